@@ -1,0 +1,36 @@
+# Two commands do everything: `make bench` and `make test`. Both set up .venv first if need be.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# --no-deps: the locks are complete, and pip left to itself would add CUDA builds.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+
+.PHONY: bench test test-all lint audit setup clean
+
+setup: $(READY)
+
+$(READY): $(wildcard requirements/*.lock) pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "draftgate needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu -r requirements/torch-cpu.lock
+	$(PIP) -r requirements/cpu.lock -r requirements/dev.lock
+	$(PIP) --no-build-isolation --editable .
+	touch $(READY)
+
+bench: $(READY)
+	$(BIN)/python -m pytest bench_suites
+
+test: $(READY)
+	$(BIN)/python -m pytest tests/unit tests/engine -m "not nightly"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) results

@@ -1,0 +1,189 @@
+"""From the steps of speculative decoding to acceptance, tau and tokens per step.
+
+Pure: no input, no output, no engine. One `Tally` holds the sums that every figure is a ratio of;
+tallies add up, so that a prompt, a cell and a language are all read the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+
+METRIC_VERSION = 1
+"""Changes when a definition below changes: results of two versions are never compared."""
+
+
+def histogram_of(accepted: Iterable[int], k: int) -> tuple[int, ...]:
+    """How many verify steps accepted exactly j tokens, for j in 0..k.
+
+    Raises:
+        ValueError: a step accepted less than 0 or more than k tokens.
+    """
+    counts = [0] * (k + 1)
+    for tokens in accepted:
+        if not 0 <= tokens <= k:
+            raise ValueError(f"a verify step accepted {tokens} tokens, but k is {k}")
+        counts[tokens] += 1
+    return tuple(counts)
+
+
+def histogram_from_positions(drafts: int, per_position: Sequence[int]) -> tuple[int, ...]:
+    """The same from vLLM's counters: h[j] = A_j - A_(j+1), with A_0 the number of verify steps.
+
+    Args:
+        drafts: verify steps.
+        per_position: verify steps that accepted more than i tokens, for i in 0..k-1.
+
+    Raises:
+        ValueError: the counts rise with the position, which no engine can mean.
+    """
+    at_least = (drafts, *per_position, 0)
+    counts = tuple(a - b for a, b in itertools.pairwise(at_least))
+    if min(counts) < 0:
+        raise ValueError(f"accepted tokens per position rise: {drafts} drafts, then {list(per_position)}")
+    return counts
+
+
+def undrafted_steps(
+    *, histogram: Sequence[int], last_accepted: int | None, output_tokens: int, decode_steps_seen: int | None
+) -> int:
+    """Decode steps that had nothing to verify.
+
+    The tokens say `undrafted - overshoot`, since the engine counts acceptance before it trims the
+    last step at a stop or at max_tokens; the number of decode steps seen settles the rest.
+
+    Args:
+        histogram: verify steps by accepted tokens.
+        last_accepted: tokens that the last verify step accepted: the most it can have overshot by;
+            None where the engine does not say (then k).
+        output_tokens: tokens of the answer, the first one included.
+        decode_steps_seen: pieces that the answer was streamed in after the first, or iterations of
+            the engine; fewer than there were where pieces arrived merged. None where unknown.
+
+    Returns:
+        The number of undrafted steps, at least 0. Where the steps seen fit no overshoot that is
+        possible, the smallest number that the tokens allow.
+    """
+    verify = sum(histogram)
+    surplus = output_tokens - 1 - sum((j + 1) * steps for j, steps in enumerate(histogram))
+    most = len(histogram) - 1 if last_accepted is None else last_accepted
+    smallest = max(0, surplus)
+    if decode_steps_seen is None or verify == 0:
+        return smallest
+    seen = decode_steps_seen - verify
+    return seen if smallest <= seen <= max(smallest, surplus + most) else smallest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Sums over decode steps, of one prompt or of many.
+
+    `at_least[j]` is the number of verify steps that accepted at least j tokens, j in 0..k, so
+    `at_least[0]` is the number of verify steps.
+    """
+
+    at_least: tuple[int, ...]
+    undrafted: int
+    committed: int
+    """Tokens committed after the first: in full where the answer ran into max_tokens, cut at the
+    stop token where it stopped (`docs/measuring.md` says why)."""
+    output_tokens: int
+    drafted: int | None
+    """Draft tokens proposed; None where the engine does not report them."""
+
+    @property
+    def k(self) -> int:
+        """Draft tokens per step at most."""
+        return len(self.at_least) - 1
+
+    @property
+    def verify_steps(self) -> int:
+        """Decode steps that had drafts to check."""
+        return self.at_least[0]
+
+    @property
+    def decode_steps(self) -> int:
+        """Target forward passes after the first token."""
+        return self.verify_steps + self.undrafted
+
+    @property
+    def accepted(self) -> int:
+        """Draft tokens accepted."""
+        return sum(self.at_least[1:])
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        """Tokens committed / decode steps: what the user gains. None without a decode step."""
+        return self.committed / self.decode_steps if self.decode_steps else None
+
+    @property
+    def tau(self) -> float | None:
+        """Mean acceptance length, 1 + accepted / verify steps. None without a verify step."""
+        return 1 + self.accepted / self.verify_steps if self.verify_steps else None
+
+    @property
+    def accepted_per_draft(self) -> float | None:
+        """Accepted tokens / verify steps."""
+        return self.accepted / self.verify_steps if self.verify_steps else None
+
+    @property
+    def token_acceptance(self) -> float | None:
+        """Accepted tokens / draft tokens. None where either is unknown."""
+        return self.accepted / self.drafted if self.drafted else None
+
+    @property
+    def acceptance(self) -> tuple[float | None, ...]:
+        """Acceptance at position i (unconditional): at_least[i + 1] / verify steps, k values."""
+        n = self.verify_steps
+        return tuple(a / n if n else None for a in self.at_least[1:])
+
+    @property
+    def conditional(self) -> tuple[float | None, ...]:
+        """Acceptance at position i given that all before it were accepted, k values."""
+        pairs = zip(self.at_least[1:], self.at_least, strict=False)
+        return tuple(a / before if before else None for a, before in pairs)
+
+    def __add__(self, other: Tally) -> Tally:
+        """The sums of both; a smaller k counts as positions never reached."""
+        longest = max(len(self.at_least), len(other.at_least))
+        mine, theirs = (t.at_least + (0,) * (longest - len(t.at_least)) for t in (self, other))
+        known = self.drafted is not None and other.drafted is not None
+        return Tally(
+            at_least=tuple(a + b for a, b in zip(mine, theirs, strict=True)),
+            undrafted=self.undrafted + other.undrafted,
+            committed=self.committed + other.committed,
+            output_tokens=self.output_tokens + other.output_tokens,
+            drafted=(self.drafted or 0) + (other.drafted or 0) if known else None,
+        )
+
+
+EMPTY = Tally(at_least=(0,), undrafted=0, committed=0, output_tokens=0, drafted=0)
+
+
+def overshoot_of(histogram: Sequence[int], *, undrafted: int, output_tokens: int) -> int:
+    """Tokens that the last step committed and the engine trimmed; outside 0..k nothing adds up."""
+    return 1 + sum((j + 1) * steps for j, steps in enumerate(histogram)) + undrafted - output_tokens
+
+
+def tally_of(
+    histogram: Sequence[int], *, undrafted: int, output_tokens: int, stopped: bool, drafted: int | None
+) -> Tally:
+    """The tally of one answer.
+
+    Args:
+        histogram: verify steps by accepted tokens, k + 1 values (`[0]` without a drafter).
+        undrafted: decode steps without drafts.
+        output_tokens: tokens of the answer, the first one included; 1 means no decode step.
+        stopped: it ended by itself; else at max_tokens.
+        drafted: draft tokens proposed, if known.
+    """
+    at_least = tuple(sum(histogram[j:]) for j in range(len(histogram)))
+    overshoot = overshoot_of(histogram, undrafted=undrafted, output_tokens=output_tokens)
+    return Tally(
+        at_least=at_least,
+        undrafted=undrafted,
+        committed=output_tokens - 1 + (0 if stopped else max(0, overshoot)),
+        output_tokens=output_tokens,
+        drafted=drafted,
+    )

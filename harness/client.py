@@ -1,0 +1,258 @@
+"""One prompt in, one prompt record out: over `chat` or `raw`, streamed, never retried."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Self
+
+import openai
+
+from harness.acceptance import histogram_of, undrafted_steps
+from harness.errors import DraftgateError
+from harness.metrics import SpecCounters, settled
+from harness.prompts import Prompt
+from harness.records import Finding, PromptRecord, Source
+from harness.stack import Profile
+
+
+@dataclasses.dataclass
+class _Stream:
+    """What came back so far."""
+
+    text: list[str] = dataclasses.field(default_factory=list)
+    pieces: int = 0
+    """Chunks that carried tokens."""
+    tokens: int = 0
+    finish: str = ""
+    usage: Any = None
+    spec: dict[str, Any] | None = None
+    prompt_ids: list[int] | None = None
+    first: float | None = None
+    last: float | None = None
+
+
+class Client:
+    """Sends the prompts of one cell. Use as an async context manager."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        key: str,
+        model: str,
+        endpoint: str,
+        profile: Profile,
+        k: int,
+        server: str,
+        timeout_s: float,
+    ) -> None:
+        """Nothing is sent yet; `server` is the start id that goes into every record."""
+        self._openai = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=timeout_s)
+        self._model, self._endpoint, self._profile, self._k, self._server = (
+            model,
+            endpoint,
+            profile,
+            k,
+            server,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Keep connections open for all prompts."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close them."""
+        await self._openai.close()
+
+    def request(self, prompt: Prompt, *, seed: int, salt: str | None) -> dict[str, Any]:
+        """The arguments of one request: every sampling parameter, so that no server default applies.
+
+        `ignore_eos` is never among them: what comes after an answer's end is not an answer.
+        """
+        sampling = self._profile.sampling
+        extra: dict[str, Any] = {
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
+            "return_token_ids": True,
+        }
+        if salt is not None:
+            extra["cache_salt"] = salt
+        body: dict[str, Any] = {
+            "model": self._model,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "max_tokens": self._profile.max_tokens,
+            "n": 1,
+            "seed": seed,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "extra_body": extra,
+        }
+        if self._endpoint == "chat":
+            body["messages"] = [{"role": "user", "content": prompt.text}]
+        else:
+            body["prompt"] = prompt.text
+        return body
+
+    async def ask(
+        self,
+        prompt: Prompt,
+        *,
+        repeat: int,
+        seed: int,
+        salt: str | None,
+        origin: float,
+        segment: int = 0,
+        counters: Callable[[], SpecCounters] | None = None,
+    ) -> PromptRecord:
+        """Send one prompt; a request that failed gives a record that says so.
+
+        Args:
+            prompt: what to ask.
+            repeat: which pass over the prompts this is.
+            seed: the request's.
+            salt: of the prefix cache; None shares it.
+            origin: `time.perf_counter()` at the start of this segment.
+            segment: see `PromptRecord`.
+            counters: reads /metrics; given where the engine reports no acceptance per request, which
+                needs that no other request runs.
+
+        Raises:
+            ServerFailed: /metrics cannot be read.
+        """
+        before = await settled(counters) if counters else None
+        began = time.perf_counter()
+        stream = _Stream()
+        error = None
+        try:
+            async for _ in self._receive(self.request(prompt, seed=seed, salt=salt), stream):
+                pass
+        except (openai.OpenAIError, ValueError, TypeError, KeyError, AttributeError) as problem:
+            error = _failure(problem)
+        moved = (await settled(counters)) - before if counters and before and not error else None
+        record: dict[str, Any] = {
+            "prompt": prompt.id,
+            "repeat": repeat,
+            "seed": seed,
+            "language": prompt.language,
+            "prompt_hash": _hash_of(stream.prompt_ids if stream.prompt_ids is not None else prompt.text),
+            "text": "".join(stream.text),
+            "text_hash": _hash_of("".join(stream.text)),
+            "server": self._server,
+            "segment": segment,
+            "began_s": round(began - origin, 6),
+            "ttft_s": round(stream.first - began, 6) if stream.first else None,
+            "total_s": round(stream.last - began, 6) if stream.last else None,
+        }
+        if error is None and not stream.finish:
+            error = "the stream ended before the answer did"
+        if error is None and stream.usage is None:
+            error = "the stream ended without token counts (include_usage)"
+        try:
+            if error is None:
+                return PromptRecord(**record, **self._counts(stream, moved))
+        except (ValueError, TypeError, KeyError, DraftgateError) as problem:
+            error = f"its acceptance does not add up: {problem}"
+        return PromptRecord(
+            **record,
+            source="none",
+            accepted=None,
+            drafted=None,
+            histogram=(0,) * (self._k + 1),
+            draft_tokens=None,
+            undrafted=0,
+            prompt_tokens=len(stream.prompt_ids or ()),
+            output_tokens=stream.tokens,
+            finish="error",
+            findings=(Finding(code="request-failed", hard=True, text=f"{prompt.id}: {error}"),),
+        )
+
+    async def _receive(self, body: dict[str, Any], into: _Stream) -> AsyncIterator[None]:
+        chat = self._endpoint == "chat"
+        create: Any = self._openai.chat.completions.create if chat else self._openai.completions.create
+        async for chunk in await create(**body):
+            now = time.perf_counter()
+            if chunk.choices:
+                choice = chunk.choices[0]
+                piece = (choice.delta.content if chat else choice.text) or ""
+                ids = getattr(choice, "token_ids", None)
+                into.prompt_ids = (
+                    into.prompt_ids
+                    or getattr(chunk, "prompt_token_ids", None)
+                    or getattr(choice, "prompt_token_ids", None)
+                )
+                if ids or piece:
+                    into.pieces += 1
+                    into.tokens += len(ids or ())
+                    into.text.append(piece)
+                    into.first = into.first or now
+                    into.last = now
+                into.finish = choice.finish_reason or into.finish
+            if chunk.usage is not None:
+                into.usage = chunk.usage
+                into.spec = (getattr(chunk, "metrics", None) or {}).get("speculative_decoding")
+            yield
+
+    def _counts(self, stream: _Stream, moved: SpecCounters | None) -> dict[str, Any]:
+        """The part of a record that says what was drafted and accepted."""
+        output = int(stream.usage.completion_tokens)
+        source: Source = "none"
+        accepted = drafted = draft_tokens = None
+        histogram: tuple[int, ...] = (0,) * (self._k + 1)
+        seen: int | None = stream.pieces - 1
+        if self._k and moved is not None:
+            source = "counters"
+            histogram = moved.histogram
+            draft_tokens = moved.draft_tokens
+            # One iteration of the engine is the prefill; chunked ones would show as undrafted steps,
+            # but are more than the overshoot can explain and so are not believed.
+            seen = moved.iterations - 1 if moved.iterations else seen
+        elif self._k and stream.spec is not None:
+            source = "request"
+            histogram = tuple(int(n) for n in stream.spec["acceptance_histogram"])
+            draft_tokens = int(stream.spec["num_draft_tokens"])
+            if stream.spec.get("per_step_accepted") is not None:
+                accepted = tuple(int(n) for n in stream.spec["per_step_accepted"])
+                drafted = tuple(int(n) for n in stream.spec["per_step_drafted"])
+                if histogram_of(accepted, self._k) != histogram:
+                    raise ValueError(f"steps {list(accepted)} do not make the histogram {list(histogram)}")
+        elif self._k:
+            raise ValueError("the response holds no metrics.speculative_decoding")
+        if len(histogram) != self._k + 1:
+            raise ValueError(f"the engine reports k = {len(histogram) - 1}, the cell is for {self._k}")
+        return {
+            "source": source,
+            "accepted": accepted,
+            "drafted": drafted,
+            "histogram": histogram,
+            "draft_tokens": draft_tokens if self._k else 0,
+            "undrafted": undrafted_steps(
+                histogram=histogram,
+                last_accepted=accepted[-1] if accepted else None,
+                output_tokens=output,
+                decode_steps_seen=seen,
+            ),
+            "prompt_tokens": int(stream.usage.prompt_tokens),
+            "output_tokens": output,
+            "finish": stream.finish,
+        }
+
+
+def _failure(problem: Exception) -> str:
+    """One line, without the request in it (its header holds the key)."""
+    if isinstance(problem, openai.APIStatusError):
+        return f"the server answered {problem.status_code}: {str(problem.message)[:300]}"
+    cause = f" ({type(problem.__cause__).__name__})" if problem.__cause__ else ""
+    return f"{type(problem).__name__}: {str(problem)[:300]}{cause}"
+
+
+def _hash_of(value: str | list[int]) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,155 @@
+"""Mends for engine faults; vLLM loads this module into each of its processes.
+
+Nothing happens unless `DRAFTGATE_MEND` is set: "1" or "on" mends where a probe shows the fault, "probe" only
+probes. What was found is logged, and appended as a line of JSON to the file that `DRAFTGATE_MEND_REPORT`
+names, so that no result hides it. This runs inside the engine: it imports the standard library only (vLLM and
+torch when called), and nothing of the project.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import accumulate
+from random import SystemRandom
+from typing import Any
+
+MEND, REPORT = "DRAFTGATE_MEND", "DRAFTGATE_MEND_REPORT"
+_EXPAND = "expand_batch_to_tokens"
+_ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault of the engine: how it shows, and what undoes it."""
+
+    name: str
+    what: str
+    shows: Callable[[], bool]
+    mend: Callable[[], None]
+
+
+@contextmanager
+def _kernel_bound(sampler: Any) -> Iterator[None]:
+    """Bind the sampler's CPU kernel meanwhile: the engine does so itself, but only after its plug-ins ran."""
+    if import_module("vllm.triton_utils").HAS_TRITON:
+        yield
+        return
+    kernels = vars(import_module("vllm.utils.cpu_triton_utils"))
+    owner = vars(sampler).get("_expand")
+    if owner is None:  # up to vLLM 0.30 the kernel is a plain name of the sampler
+        holder, name, kernel = sampler, "expand_kernel", kernels["expand_kernel"]
+    else:
+        override = import_module("vllm.triton_utils.dispatcher").KernelOverride
+        holder, name, kernel = owner, "kernel", override(owner.kernel, kernels["_expand_kernel_impl"])
+    before = getattr(holder, name)
+    setattr(holder, name, kernel)
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)
+        vars(holder).pop("_kernel_arg_names", None)  # derived from the kernel, cached by its owner
+
+
+def _expands(expand: Callable[..., Any], dtype: str) -> bool:
+    """Whether `expand` repeats values of this type as counted, and replaces 0 by 1.
+
+    The fault returns memory as it was found. So the values are new each time, what is expected is never a
+    tensor (its memory might come back as the result), and memory about to be handed out is filled with -1.
+    """
+    torch, random = import_module("torch"), SystemRandom()
+    counts = [random.randrange(5) for _ in range(6)] + [2, 0, 3]
+    values = [
+        random.uniform(0.2, 1.8) if dtype.startswith("float") else random.randrange(2, 2**30) for _ in counts
+    ]
+    values[-1] = 0
+    x = torch.tensor(values, dtype=getattr(torch, dtype))
+    expected = [v or 1 for v, n in zip(x.tolist(), counts, strict=True) for _ in range(n)]
+    ends = torch.tensor(list(accumulate(counts)), dtype=torch.int32)
+    freed = [torch.full((len(expected),), -1, dtype=x.dtype) for _ in range(16)]
+    del freed
+    got = expand(x, ends, len(expected), replace_from=0, replace_to=1)
+    return bool(got.dtype == x.dtype and got.tolist() == expected)
+
+
+def _temperature_dropped() -> bool:
+    sampler = import_module("vllm.v1.sample.rejection_sampler")
+    # temperature and top_p are float32, top_k is int32; int64 is right even where the fault is
+    cases = [dtype for _ in range(_ROUNDS) for dtype in ("float32", "float64", "int32", "int64")]
+    with _kernel_bound(sampler):
+        return not all(_expands(getattr(sampler, _EXPAND), dtype) for dtype in cases)
+
+
+def _expand_batch_to_tokens(
+    x: Any, cu_num_tokens: Any, num_tokens: int, replace_from: int = 0, replace_to: int = 0
+) -> Any:
+    """Repeat x[i] for each token of request i, as vLLM's function of this name is meant to."""
+    counts = cu_num_tokens.diff(prepend=cu_num_tokens.new_zeros(1))
+    replaced = x.masked_fill(x == replace_from, replace_to)
+    return replaced.repeat_interleave(counts, output_size=num_tokens)
+
+
+def _mend_temperature() -> None:
+    faulty = getattr(import_module("vllm.v1.sample.rejection_sampler"), _EXPAND)
+    for module in list(sys.modules.values()):
+        if getattr(module, "__dict__", {}).get(_EXPAND) is faulty:
+            setattr(module, _EXPAND, _expand_batch_to_tokens)
+
+
+FAULTS = (
+    Fault(
+        name="cpu-temperature",
+        what=f"{_EXPAND} (temperature dropped on CPU, vLLM up to 0.32)",
+        shows=_temperature_dropped,
+        mend=_mend_temperature,
+    ),
+)
+
+
+def register() -> None:
+    """Probe this process's engine code for known faults and mend them, as `DRAFTGATE_MEND` says.
+
+    Raises:
+        RuntimeError: A fault still shows after its mend.
+    """
+    mode = os.environ.get(MEND, "")
+    if mode not in {"1", "on", "probe"} or not import_module("vllm.platforms").current_platform.is_cpu():
+        return
+    logger = import_module("vllm.logger").init_logger("vllm.draftgate")
+    for fault in FAULTS:
+        found = fault.shows()
+        mending = found and mode != "probe"
+        if mending:
+            fault.mend()
+        still = mending and fault.shows()
+        _report(fault, found=found, mended=mending and not still)
+        if still:
+            raise RuntimeError(f"draftgate: could not mend {fault.what}: probe failed before and after")
+        if mending:
+            logger.warning("draftgate: mended %s: probe failed before, passes after", fault.what)
+        elif found:
+            logger.warning("draftgate: probe failed, nothing mended (%s=%s): %s", MEND, mode, fault.what)
+        else:
+            logger.info("draftgate: probe passed, nothing mended")
+
+
+def _report(fault: Fault, *, found: bool, mended: bool) -> None:
+    """Append one line; a single write, since all processes of an engine share the file."""
+    path = os.environ.get(REPORT)
+    if not path:
+        return
+    line = {
+        "fault": fault.name,
+        "probe": "fault" if found else "healthy",
+        "mended": mended,
+        "vllm": import_module("vllm").__version__,
+        "pid": os.getpid(),
+    }
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(fd, (json.dumps(line) + "\n").encode())
+    finally:
+        os.close(fd)

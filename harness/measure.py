@@ -1,0 +1,187 @@
+"""A server and prompts -> a cell record: warm-up, passes over the prompts, a record a prompt as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness import provenance, validity
+from harness.client import Client
+from harness.errors import ServerFailed
+from harness.metrics import SpecCounters, settled
+from harness.prompts import Prompt
+from harness.records import CellRecord, Journal, PromptRecord, dump_cell, in_order, write_atomically
+from harness.server import Server
+from harness.stack import Cell
+
+Progress = Callable[[Cell, int, int], None]
+
+
+def seed_of(prompt: str, *, repeat: int, base: int) -> int:
+    """A prompt's seed: its own, the same on every machine, another one in every repeat."""
+    digest = hashlib.sha256(f"{base}/{repeat}/{prompt}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+class Measurement:
+    """One cell being measured: `prepare`, then `one_pass` for each repeat, then `finish`."""
+
+    def __init__(
+        self,
+        *,
+        server: Server,
+        cell: Cell,
+        suite: str,
+        prompts: Sequence[Prompt],
+        warmups: Sequence[Prompt],
+        repeats: int,
+        seed: int,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        """Opens the cell's journal in `folder`; prompts that are there already are not sent again.
+
+        Raises:
+            BadRecord: the journal was written under other conditions, or is damaged.
+        """
+        self._server, self._cell, self._suite = server, cell, suite
+        self._prompts, self._warmups = prompts, warmups[: cell.profile.warmups]
+        self._repeats, self._seed, self._progress = repeats, seed, progress
+        self._path = folder / f"{cell}.json"
+        self._identity = provenance.identity(cell, server)
+        self._subject = provenance.subject(cell, server)
+        head = {"cell": str(cell), "identity": self._identity, "subject": self._subject, "seed": seed}
+        self._journal = Journal(folder / f"{cell}.jsonl", head)
+        wanted = {(p.id, repeat) for p in prompts for repeat in range(repeats)}
+        self._done = {
+            (r.prompt, r.repeat): r for r in self._journal.records if (r.prompt, r.repeat) in wanted
+        }
+        self._resumed = bool(self._done)
+        self._by_counters = False
+        self._before: SpecCounters | None = None
+        self._origin = 0.0
+
+    def prepare(self) -> None:
+        """Warm up, find out where acceptance is read from, and read the counters.
+
+        Raises:
+            ServerFailed: the server is busy with other work, or reports acceptance in no way that fits.
+        """
+        if len(self._done) < self._repeats * len(self._prompts):
+            asyncio.run(self._prepare())
+        self._origin = time.perf_counter()
+
+    def one_pass(self, repeat: int) -> None:
+        """Send every prompt that this repeat still lacks."""
+        asyncio.run(self._one_pass(repeat))
+
+    def finish(self) -> CellRecord:
+        """Look at what was measured, write the cell file, and return the record."""
+        moved: dict[str, int] | None = None
+        if self._before is not None:
+            delta = asyncio.run(settled(self._server.counters)) - self._before
+            names = ("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished", "cached")
+            moved = {name: getattr(delta, name) for name in names}
+        records = in_order(self._done.values(), [p.id for p in self._prompts])
+        record = CellRecord(
+            stack=self._cell.spec.stack,
+            profile=self._cell.profile_name,
+            suite=self._suite,
+            cell=self._cell.name,
+            identity=self._identity,
+            subject=self._subject,
+            environment=provenance.environment() if not self._server.attached else {"cpu": "unverified"},
+            provenance=provenance.provenance(self._server),
+            warmups=len(self._warmups),
+            counters=moved or {},
+            findings=validity.findings(
+                self._cell.name,
+                records,
+                moved=moved if not self._resumed else None,
+                requests=len(records),
+                cache=self._cell.profile.cache,
+                mends=self._server.mends,
+            ),
+            prompts=records,
+        )
+        write_atomically(self._path, dump_cell(record))
+        return record
+
+    def _client(self) -> Client:
+        return Client(
+            url=self._server.url,
+            key=self._server.key,
+            model=self._server.model,
+            endpoint=self._cell.name.endpoint,
+            profile=self._cell.profile,
+            k=self._cell.name.k,
+            server=self._server.start_id,
+            timeout_s=self._cell.spec.request_timeout_s,
+        )
+
+    def _salt(self) -> str | None:
+        return secrets.token_hex(8) if self._cell.profile.cache == "cold" else None
+
+    async def _ask(self, client: Client, prompt: Prompt, repeat: int) -> PromptRecord:
+        return await client.ask(
+            prompt,
+            repeat=repeat,
+            seed=seed_of(prompt.id, repeat=repeat, base=self._seed),
+            salt=self._salt(),
+            origin=self._origin,
+            segment=self._journal.segment,
+            counters=self._server.counters if self._by_counters else None,
+        )
+
+    async def _prepare(self) -> None:
+        drafts = self._cell.name.k > 0
+        self._by_counters = drafts and not self._server.per_request
+        async with self._client() as client:
+            for prompt in self._warmups:
+                record = await self._ask(client, prompt, 0)
+                if self._server.attached and drafts and "metrics.speculative_decoding" in _why(record):
+                    self._by_counters = True
+        if self._by_counters and self._cell.profile.concurrency > 1:
+            raise ServerFailed(
+                "this engine reports no acceptance per request, so it is read from /metrics around each "
+                f"prompt, which needs concurrency 1 (the profile has {self._cell.profile.concurrency}): "
+                "add --concurrency 1, or use vLLM 0.28 or later"
+            )
+        self._before = await settled(self._server.counters)
+
+    async def _one_pass(self, repeat: int) -> None:
+        todo = iter([p for p in self._prompts if (p.id, repeat) not in self._done])
+        total = self._repeats * len(self._prompts)
+
+        # Written by a task of its own: a slow disk must not make the next prompt wait.
+        answered: asyncio.Queue[PromptRecord | None] = asyncio.Queue()
+
+        async def worker(client: Client) -> None:
+            for prompt in todo:  # one iterator for all workers: each prompt is taken once
+                await answered.put(await self._ask(client, prompt, repeat))
+
+        async def workers() -> None:
+            async with self._client() as client:
+                await asyncio.gather(*(worker(client) for _ in range(self._cell.profile.concurrency)))
+            await answered.put(None)
+
+        async def write() -> None:
+            while (record := await answered.get()) is not None:
+                await asyncio.to_thread(self._journal.append, record)
+                self._done[record.prompt, repeat] = record
+                self._progress(self._cell, len(self._done), total)
+
+        try:
+            await asyncio.gather(workers(), write())
+        finally:
+            while not answered.empty():  # interrupted: what came back is kept all the same
+                if (record := answered.get_nowait()) is not None:
+                    self._journal.append(record)
+
+
+def _why(record: PromptRecord) -> str:
+    return " ".join(f.text for f in record.findings)

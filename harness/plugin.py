@@ -1,0 +1,311 @@
+"""The pytest hooks: options, parametrisation, ordering, the plan, and the table at the end.
+
+Hooks only: what they do is in the modules below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import stack as stacks, tables
+from harness.errors import BadInput, DraftgateError
+from harness.records import CellRecord
+from harness.session import Options, Session
+from harness.stack import NONE, Cell, ServerSpec, Stack
+
+DATA = Path(__file__).resolve().parent.parent / "fixtures"
+DEFAULT_STACK = "smollm2-cpu"
+DEFAULT_PROFILE = "quick"
+
+SESSION = pytest.StashKey[Session]()
+CELL = pytest.StashKey[Cell]()
+_BENCHES = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of `pytest bench_suites`."""
+    group = parser.getgroup("draftgate", "speculative decoding (draftgate)")
+    add = group.addoption
+    add("--stack", metavar="NAME|PATH", default=DEFAULT_STACK, help=f"stack to measure ({DEFAULT_STACK})")
+    add("--profile", metavar="NAME", default=DEFAULT_PROFILE, help=f"quick, gate, field ({DEFAULT_PROFILE})")
+    add("--workload", metavar="W", action="append", help="workload, repeatable (instruct)")
+    add("--prompts", metavar="N", type=int, help="measure the first N prompts of each file")
+    add("--max-tokens", metavar="N", type=int, help="tokens per answer at most")
+    add("--concurrency", metavar="N", type=int, help="requests in flight")
+    add("--repeats", metavar="N", type=int, default=1, help="passes over the prompts (1)")
+    add("--seed", metavar="N", type=int, default=0, help="base of the prompts' seeds (0)")
+    add("--results", metavar="DIR", type=Path, default=Path("results"), help="where runs go (results)")
+    add("--resume", action="store_true", help="go on with the newest unfinished run of this command")
+    add("--server-url", metavar="URL", help="measure a server that runs already, and start none")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make a marker of every axis value, so that `-m "chat and zh"` is exact."""
+    config.addinivalue_line("markers", "cells: a benchmark over endpoint x language x workload x drafter x k")
+    try:
+        stack = stacks.load(stacks.find(config.getoption("--stack"), DATA / "stacks"))
+        session = Session(_options(config, stack), DATA, run=_given_run(config))
+    except BadInput as error:
+        raise pytest.UsageError(str(error)) from None
+    config.stash[SESSION] = session
+    # Our table says more; pytest-benchmark's JSON, compare and save work as ever.
+    config.option.benchmark_quiet = not config.getoption("benchmark_verbose", default=False)
+    values = [*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters]
+    values += [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k]
+    for value in dict.fromkeys(values):
+        config.addinivalue_line("markers", f"{value}: cells of {value}")
+
+
+def _given_run(config: pytest.Config) -> str | None:
+    """Workers of pytest-xdist write into the run that their controller named."""
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    return str(worker["draftgate_run"]) if worker else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist the name of the run."""
+    node.workerinput["draftgate_run"] = node.config.stash[SESSION].run
+
+
+def _options(config: pytest.Config, stack: Stack) -> Options:
+    option = config.getoption
+    name = option("--profile")
+    if name not in stack.profiles:
+        raise BadInput(f"--profile {name}: unknown profile; there are: {', '.join(stack.profiles)}")
+    profile = stack.profiles[name]
+    for flag, field in (
+        ("--prompts", "prompts"),
+        ("--max-tokens", "max_tokens"),
+        ("--concurrency", "concurrency"),
+    ):
+        value = option(flag)
+        if value is not None:
+            if value < 1:
+                raise BadInput(f"{flag} {value}: must be 1 or more")
+            profile = profile.model_copy(update={field: value})
+    if option("--repeats") < 1:
+        raise BadInput(f"--repeats {option('--repeats')}: must be 1 or more")
+    workloads = tuple(option("--workload") or ["instruct"])
+    for workload in workloads:
+        if workload not in stack.workloads:
+            raise BadInput(
+                f"--workload {workload}: unknown workload; there are: {', '.join(stack.workloads)}"
+            )
+    return Options(
+        stack=stack,
+        profile_name=name,
+        profile=profile,
+        workloads=workloads,
+        repeats=option("--repeats"),
+        seed=option("--seed"),
+        results=option("--results"),
+        resume=option("--resume"),
+        server_url=option("--server-url"),
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A case for every cell; `server` comes with it, so that pytest starts one per server."""
+    if "cell" not in metafunc.fixturenames or metafunc.definition.get_closest_marker("cells") is None:
+        return
+    options = metafunc.config.stash[SESSION].options
+    cells = stacks.cells(options.stack, options.profile_name, options.profile, workloads=options.workloads)
+    metafunc.parametrize(
+        ("server", "cell"),
+        [pytest.param(cell.spec, cell, id=str(cell), marks=_marks(cell)) for cell in cells],
+        indirect=["server"],
+        scope="session",
+    )
+
+
+def _marks(cell: Cell) -> list[pytest.MarkDecorator]:
+    name = cell.name
+    values = [name.endpoint, name.language, name.workload, name.drafter, *([f"k{name.k}"] if name.k else [])]
+    return [*(getattr(pytest.mark, value) for value in values), pytest.mark.xdist_group(cell.spec.key)]
+
+
+def cell_of(item: pytest.Item) -> Cell | None:
+    """The cell that a test case measures."""
+    callspec = getattr(item, "callspec", None)
+    cell = callspec.params.get("cell") if callspec else None
+    return cell if isinstance(cell, Cell) else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drop what is measured only by name, put cells of one server together, warn of a loose -k."""
+    named = f"{config.getoption('keyword')} {config.getoption('markexpr')}"
+    dropped = [item for item in items if _only_by_name(config, item, named)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
+    order: dict[ServerSpec, int] = {}
+    for item in items:
+        cell = cell_of(item)
+        if cell:
+            order.setdefault(cell.spec, len(order))
+    # By value of the server, not by parameter index as pytest does; other tests keep their place first.
+    items.sort(key=lambda item: _server_rank(item, order))
+    config.stash[_BENCHES] = bool(order)
+    if not hasattr(config, "workerinput"):
+        _warn_of_loose_words(config, items)
+        if config.getoption("--server-url") and len(order) > 1:
+            raise pytest.UsageError(
+                f"--server-url names one server, but the cells selected need {len(order)} "
+                f"({', '.join(spec.label for spec in order)}): name one, like -k {list(order)[-1].label}"
+            )
+
+
+def _server_rank(item: pytest.Item, order: dict[ServerSpec, int]) -> int:
+    cell = cell_of(item)
+    return order[cell.spec] if cell else -1
+
+
+def _only_by_name(config: pytest.Config, item: pytest.Item, named: str) -> bool:
+    cell = cell_of(item)
+    if cell is None or config.stash[SESSION].options.stack.drafters[cell.name.drafter].selected:
+        return False
+    by_id = any(str(cell) in argument for argument in config.invocation_params.args)
+    return not by_id and re.search(rf"\b{re.escape(cell.name.drafter)}\b", named) is None
+
+
+def _warn_of_loose_words(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`-k` matches substrings of paths and names too: say so where that selected something."""
+    stack = config.stash[SESSION].options.stack
+    values = {*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters}
+    for word in re.findall(r"[\w.]+", config.getoption("keyword") or ""):
+        if word not in values:
+            continue
+        cells = [cell for item in items if (cell := cell_of(item))]
+        loose = [c for c in cells if word not in c.name.model_dump().values()]
+        if loose:
+            hint = f' ("b{word}ch_suites" has it)' if word in "bench_suites" else f", like {loose[0]}"
+            config.issue_config_time_warning(
+                pytest.PytestWarning(
+                    f"-k {word} matches any part of a path or name: it also selected {len(loose)} cells "
+                    f'that are not {word}{hint}; -m "{config.getoption("keyword")}" is exact'
+                ),
+                stacklevel=2,
+            )
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Print the plan before the first server starts."""
+    config = session.config
+    cells = [cell for item in session.items if (cell := cell_of(item))]
+    if not cells or hasattr(config, "workerinput"):
+        return
+    run = config.stash[SESSION]
+    try:
+        for line in plan(run, cells):
+            _write(config, line)
+        if not config.getoption("collectonly"):
+            run.write(finished=False)
+    except BadInput as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def plan(run: Session, cells: list[Cell]) -> list[str]:
+    """What is about to be measured, and how long that takes by the stack's own estimate.
+
+    Raises:
+        BadInput: a prompt file is missing or unreadable.
+    """
+    servers = list(dict.fromkeys(cell.spec for cell in cells))
+    counts = sorted({len(run.prompts(cell)) for cell in cells})
+    profile = cells[0].profile
+    lines = [
+        f"draftgate: {len(cells)} cells on {len(servers)} servers ({', '.join(s.label for s in servers)}), "
+        f"{'/'.join(map(str, counts))} prompts x {profile.max_tokens} tokens"
+        + (f" x {run.options.repeats}" if run.options.repeats > 1 else "")
+        + f", T={profile.sampling.temperature:g}, concurrency {profile.concurrency}; "
+        f"about {duration(run.estimate_s(cells))}",
+        f"draftgate: records go to {run.folder}",
+    ]
+    for cell in cells:
+        run.warmups(cell)
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `5 min`, `2.5 h`."""
+    minute, hour = 60, 3600
+    if seconds < 2 * minute:
+        return f"{seconds:.0f} s"
+    return f"{seconds / minute:.0f} min" if seconds < 2 * hour else f"{seconds / hour:.1f} h"
+
+
+def _write(config: pytest.Config, text: str) -> None:
+    config.get_terminal_writer().line(text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Our own errors end in their sentence: a traceback would tell the user nothing more."""
+    report = yield
+    if call.excinfo is not None and call.excinfo.errisinstance(DraftgateError):
+        report.longrepr = str(call.excinfo.value)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run that ended by itself, however its cases came out, is not one to resume."""
+    config = session.config
+    if hasattr(config, "workerinput") or not config.stash.get(_BENCHES, False):
+        return
+    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if ended and not config.getoption("collectonly") and config.stash[SESSION].folder.exists():
+        try:
+            config.stash[SESSION].write(finished=_complete(config, session))
+        except BadInput as error:
+            _write(config, f"draftgate: {error}")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _complete(config: pytest.Config, session: pytest.Session) -> bool:
+    """Every cell that was asked for has its file."""
+    wanted = [cell for item in session.items if (cell := cell_of(item))]
+    have = {p.stem for p in config.stash[SESSION].folder.glob("*/*.json")}
+    return all(str(cell) in have for cell in wanted)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The table, and where the records are."""
+    if hasattr(config, "workerinput") or not config.stash.get(_BENCHES, _has_run(config)):
+        return
+    run = config.stash[SESSION]
+    try:
+        cells = run.cells()
+    except DraftgateError as error:
+        terminalreporter.write_line(f"draftgate: {error}", red=True)
+        return
+    if not cells:
+        return
+    terminalreporter.section("draftgate")
+    terminalreporter.write_line(tables.report(_sorted(cells, run), timed=not _parallel(config)))
+    terminalreporter.write_line(f"records: {run.folder}")
+
+
+def _has_run(config: pytest.Config) -> bool:
+    """Under pytest-xdist the controller collects nothing itself."""
+    return SESSION in config.stash and config.stash[SESSION].folder.exists()
+
+
+def _parallel(config: pytest.Config) -> bool:
+    return (config.getoption("numprocesses", default=0) or 0) > 1
+
+
+def _sorted(cells: list[CellRecord], run: Session) -> list[CellRecord]:
+    """As the stack has them: `none` first, then by drafter and k."""
+    names = [
+        str(c)
+        for c in stacks.cells(run.options.stack, "", run.options.profile, workloads=run.options.workloads)
+    ]
+    place = {name: i for i, name in enumerate(names)}
+    return sorted(cells, key=lambda c: (c.cell.drafter != NONE, place.get(str(c.cell), len(place)), c.suite))

@@ -1,0 +1,325 @@
+"""What is on disk: prompt, cell and run records, versioned, validated, written atomically.
+
+A cell file is JSON with one prompt a line, in stable order, so that a diff of it can be reviewed;
+while a cell is measured its records go to a `.jsonl` beside it, one line each as they come.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.acceptance import Tally, tally_of
+from harness.errors import BadInput, BadRecord
+
+SCHEMA = 1
+
+Source = Literal["request", "counters", "none"]
+
+
+class Record(BaseModel):
+    """Immutable, and nothing in it that we don't know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Finding(Record):
+    """Something about a measurement that its reader must know."""
+
+    code: str
+    hard: bool
+    """True: not a measurement. False: a footnote."""
+    text: str
+
+
+class PromptRecord(Record):
+    """One prompt answered once: the value that crosses every border. Times in seconds."""
+
+    prompt: str
+    repeat: int = Field(ge=0)
+    seed: int
+    language: str
+    source: Source
+    """Where acceptance was read: from the response, from the server's counters, or nowhere."""
+    accepted: tuple[int, ...] | None
+    """Per verify step; None where the engine reports the histogram alone."""
+    drafted: tuple[int, ...] | None
+    histogram: tuple[int, ...] = Field(min_length=1)
+    """Verify steps that accepted exactly j tokens, k + 1 values."""
+    draft_tokens: int | None
+    undrafted: int = Field(ge=0)
+    prompt_tokens: int = Field(ge=0)
+    prompt_hash: str
+    """Of the token ids that the server rendered; of the text where it does not return them."""
+    output_tokens: int = Field(ge=0)
+    finish: str
+    """vLLM's finish_reason; `error` where the request failed."""
+    text_hash: str
+    text: str
+    server: str
+    """Start id of the server: the same value means the same process."""
+    segment: int = 0
+    """Counts up when an interrupted cell is resumed: `began_s` is within a segment."""
+    began_s: float | None = None
+    ttft_s: float | None = None
+    total_s: float | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.accepted is not None and self.drafted is not None and len(self.accepted) != len(self.drafted):
+            raise ValueError(f"{len(self.accepted)} accepted counts, but {len(self.drafted)} drafted ones")
+        if min(self.histogram) < 0:
+            raise ValueError("a histogram holds a negative count")
+        return self
+
+    @property
+    def failed(self) -> bool:
+        """The request gave no answer."""
+        return self.finish == "error"
+
+    @property
+    def tally(self) -> Tally:
+        """The sums that every figure is derived from."""
+        return tally_of(
+            self.histogram,
+            undrafted=self.undrafted,
+            output_tokens=self.output_tokens,
+            stopped=self.finish != "length",
+            drafted=self.draft_tokens,
+        )
+
+
+class CellName(Record):
+    """Endpoint x language x workload x drafter x k."""
+
+    endpoint: str
+    language: str
+    workload: str
+    drafter: str
+    k: int
+
+    def __str__(self) -> str:
+        """`chat-zh-instruct-ngram-k4`; a drafter that drafts nothing has no k."""
+        parts = [self.endpoint, self.language, self.workload, self.drafter]
+        return "-".join([*parts, f"k{self.k}"] if self.k else parts)
+
+
+class CellRecord(Record):
+    """A measured cell: what it is, what was compared under which conditions, and its prompts."""
+
+    schema_: int = Field(alias="schema", default=SCHEMA)
+    stack: str
+    profile: str
+    suite: str
+    cell: CellName
+    identity: dict[str, Any]
+    """Must be the same for two records to be compared."""
+    subject: dict[str, Any]
+    """What a comparison is about: drafter, settings, engine version."""
+    environment: dict[str, Any]
+    """Hardware: footnoted for acceptance, refused for throughput."""
+    provenance: dict[str, Any]
+    """Command, commit, time, host. Never compared."""
+    warmups: int
+    counters: dict[str, int]
+    """What /metrics moved by while the measured prompts ran."""
+    findings: tuple[Finding, ...] = ()
+    prompts: tuple[PromptRecord, ...]
+
+    @property
+    def valid(self) -> bool:
+        """No finding says that this is not a measurement."""
+        return not any(f.hard for f in self.findings)
+
+
+class RunRecord(Record):
+    """One invocation."""
+
+    schema_: int = Field(alias="schema", default=SCHEMA)
+    run: str
+    stack: str
+    profile: str
+    options: dict[str, Any]
+    provenance: dict[str, Any]
+    environment: dict[str, Any]
+    finished: bool = False
+
+
+R = TypeVar("R", bound=Record)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `path` whole or not at all, also when the disk is full or the process is killed.
+
+    Raises:
+        BadInput: the file cannot be written, with the reason of the operating system.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = file.name
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise BadInput(f"cannot write {path}: {error.strerror}") from None
+
+
+def dump_cell(record: CellRecord) -> str:
+    """The text of a cell file: a line for each field, and one for each prompt."""
+    data = record.model_dump(mode="json", by_alias=True)
+    prompts = data.pop("prompts")
+    lines = [f'"{key}": {json.dumps(value, ensure_ascii=False)},' for key, value in data.items()]
+    body = ",\n".join(json.dumps(prompt, ensure_ascii=False) for prompt in prompts)
+    return "\n".join(["{", *lines, '"prompts": [', *([body] if body else []), "]", "}", ""])
+
+
+def load(path: Path, kind: type[R]) -> R:
+    """Read one record.
+
+    Raises:
+        BadRecord: no such file, not JSON (with the line), cut off, another schema, or a field that
+            does not fit (with its name and line).
+    """
+    text = read_text(path)
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        cut = " (the file seems cut off)" if error.pos >= len(text.rstrip()) else ""
+        raise BadRecord(f"{path}, line {error.lineno}: not JSON: {error.msg}{cut}") from None
+    except RecursionError:
+        raise BadRecord(f"{path}: nested too deeply to be a record of ours") from None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        raise BadRecord(f"{path}: schema is {schema!r}, this version of draftgate reads {SCHEMA}")
+    return _validated(data, kind, where=str(path))
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file.
+
+    Raises:
+        BadRecord: it is not there, not readable, empty, or not UTF-8 text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRecord(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise BadRecord(f"{path}: {error.strerror}") from None
+    if not text.strip():
+        raise BadRecord(f"{path}: the file is empty")
+    return text
+
+
+def _validated(data: Any, kind: type[R], *, where: str) -> R:
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "record"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise BadRecord(f"{where}: field {field}: {first['msg']}{more}") from None
+
+
+class Journal:
+    """The `.jsonl` of a cell being measured: a head line, then one line a prompt as it comes."""
+
+    def __init__(self, path: Path, head: dict[str, Any]) -> None:
+        """Open `path`, keeping what an interrupted run left there.
+
+        Args:
+            path: the file; made when absent.
+            head: what the cell is; what is already there must have been measured for the same.
+
+        Raises:
+            BadRecord: the file is another cell's, or damaged elsewhere than in its last line.
+            BadInput: it cannot be written.
+        """
+        self.path = path
+        self.records: list[PromptRecord] = []
+        head_line = json.dumps({"schema": SCHEMA, **head}, ensure_ascii=False, sort_keys=True)
+        if path.exists() and path.stat().st_size:
+            self._recover(head_line)
+        else:
+            write_atomically(path, head_line + "\n")
+        self.segment = 1 + max((record.segment for record in self.records), default=-1)
+
+    def _recover(self, head_line: str) -> None:
+        lines = self.path.read_bytes().split(b"\n")
+        torn = lines.pop()  # empty when the last write was whole
+        if torn or not lines:
+            kept = b"\n".join([*lines, b""]) if lines else b""
+            with self.path.open("rb+") as file:
+                file.truncate(len(kept))
+        if not lines:
+            write_atomically(self.path, head_line + "\n")
+            return
+        if lines[0].decode("utf-8", errors="replace") != head_line:
+            raise BadRecord(
+                f"{self.path}, line 1: these prompts were measured under other conditions "
+                f"({_first_difference(lines[0], head_line)}); start without --resume, "
+                "or move the file away"
+            )
+        for number, line in enumerate(lines[1:], start=2):
+            where = f"{self.path}, line {number}"
+            try:
+                data = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise BadRecord(f"{where}: not JSON: {error}") from None
+            self.records.append(_validated(data, PromptRecord, where=where))
+
+    def append(self, record: PromptRecord) -> None:
+        """Write one record; it is on disk when this returns.
+
+        Raises:
+            BadInput: the disk is full, or the file cannot be written.
+        """
+        line = json.dumps(record.model_dump(mode="json"), ensure_ascii=False) + "\n"
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise BadInput(
+                f"cannot write {self.path}: {error.strerror}; the {len(self.records)} prompts before "
+                "are kept, --resume goes on from there"
+            ) from None
+        self.records.append(record)
+
+
+def _first_difference(old: bytes, new: str) -> str:
+    try:
+        before, after = json.loads(old), json.loads(new)
+        for key in sorted({*before, *after}):
+            if before.get(key) != after.get(key):
+                return f"{key} was {_short(before.get(key))}, is {_short(after.get(key))}"
+    except (ValueError, AttributeError, TypeError):
+        pass
+    return "its first line is not the head of this cell"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004
+
+
+def in_order(records: Iterable[PromptRecord], prompts: Sequence[str]) -> tuple[PromptRecord, ...]:
+    """Sorted as the prompt file has them, repeats together: the order of a cell file."""
+    place = {prompt: i for i, prompt in enumerate(prompts)}
+    return tuple(sorted(records, key=lambda r: (place.get(r.prompt, len(place)), r.prompt, r.repeat)))

@@ -1,0 +1,158 @@
+"""One invocation: its options, its folder, the cells it measured. What the pytest hooks delegate to."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import secrets
+from pathlib import Path
+from typing import Any
+
+from harness import provenance
+from harness.errors import BadInput, BadRecord
+from harness.prompts import Prompt, load as load_prompts
+from harness.records import CellRecord, RunRecord, load, write_atomically
+from harness.stack import Cell, Profile, Stack
+
+RUN_FILE = "run.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line said, after the profile's values were changed by single options."""
+
+    stack: Stack
+    profile_name: str
+    profile: Profile
+    workloads: tuple[str, ...]
+    repeats: int
+    seed: int
+    results: Path
+    resume: bool
+    server_url: str | None
+
+    def recorded(self) -> dict[str, Any]:
+        """What must be the same for a run to be resumed."""
+        return {
+            "profile": self.profile.model_dump(mode="json"),
+            "workloads": list(self.workloads),
+            "repeats": self.repeats,
+            "seed": self.seed,
+            "server_url": self.server_url,
+        }
+
+
+class Session:
+    """The run folder and what is in it."""
+
+    def __init__(self, options: Options, data: Path, *, run: str | None = None) -> None:
+        """A new run, or the one named `run` (a worker's, or one to resume); nothing is written yet.
+
+        Args:
+            options: of this invocation.
+            data: the folder that holds `prompts/`.
+            run: its name.
+
+        Raises:
+            BadInput: --resume finds no run that this command could go on with.
+        """
+        self.options = options
+        self.data = data
+        self.run = run or (self._unfinished() if options.resume else _new_name(options.stack.name))
+        self.measured: dict[tuple[str, str], CellRecord] = {}
+
+    @property
+    def folder(self) -> Path:
+        """`results/<run>`."""
+        return self.options.results / self.run
+
+    def _unfinished(self) -> str:
+        runs = sorted(self.options.results.glob(f"*/{RUN_FILE}"), reverse=True)
+        for path in runs:
+            try:
+                record = load(path, RunRecord)
+            except BadRecord:
+                continue  # another version's: not ours to resume, and it is left alone
+            same = (record.stack, record.profile) == (self.options.stack.name, self.options.profile_name)
+            if not record.finished and same:
+                if record.options != self.options.recorded():
+                    differ = [k for k, v in self.options.recorded().items() if record.options.get(k) != v]
+                    raise BadInput(
+                        f"--resume: {path.parent} was begun with other options ({', '.join(differ)}); "
+                        "use the same ones, or start without --resume"
+                    )
+                return record.run
+        raise BadInput(
+            f"--resume: {self.options.results} holds no unfinished run of stack {self.options.stack.name}, "
+            f"profile {self.options.profile_name}; start without --resume"
+        )
+
+    def write(self, *, finished: bool) -> None:
+        """Write `run.json`.
+
+        Raises:
+            BadInput: the results folder cannot be written.
+        """
+        record = RunRecord(
+            run=self.run,
+            stack=self.options.stack.name,
+            profile=self.options.profile_name,
+            options=self.options.recorded(),
+            provenance=provenance.provenance(),
+            environment=provenance.environment(),
+            finished=finished,
+        )
+        write_atomically(self.folder / RUN_FILE, record.model_dump_json(by_alias=True, indent=1) + "\n")
+
+    def prompts(self, cell: Cell) -> tuple[Prompt, ...]:
+        """The prompts of a cell.
+
+        Raises:
+            BadInput: see `harness.prompts.load`.
+        """
+        return load_prompts(
+            self.data / "prompts", cell.name.workload, cell.name.language, at_most=cell.profile.prompts
+        )
+
+    def warmups(self, cell: Cell) -> tuple[Prompt, ...]:
+        """Prompts to warm up with; never among the measured ones."""
+        return load_prompts(
+            self.data / "prompts", "warmup", cell.name.language, at_most=max(1, cell.profile.warmups)
+        )
+
+    def finished_cell(self, suite: str, cell: Cell) -> CellRecord | None:
+        """The cell as this run, or the one that it resumes, has measured it already.
+
+        Raises:
+            BadRecord: its file is there but cannot be trusted.
+        """
+        known = self.measured.get((suite, str(cell)))
+        path = self.folder / suite / f"{cell}.json"
+        if known is None and path.exists():
+            known = load(path, CellRecord)
+            self.measured[suite, str(cell)] = known
+        return known
+
+    def cells(self) -> list[CellRecord]:
+        """Every cell on disk, whichever process measured it, in the order they were written.
+
+        Raises:
+            BadRecord: one of them cannot be trusted.
+        """
+        files = [p for p in self.folder.glob("*/*.json") if not p.name.startswith(".")]
+        return [load(p, CellRecord) for p in sorted(files, key=lambda p: (p.stat().st_mtime_ns, p.name))]
+
+    def estimate_s(self, cells: list[Cell]) -> float:
+        """Seconds that measuring `cells` will take, from the two figures that the stack gives."""
+        stack = self.options.stack
+        starts = len({cell.spec for cell in cells}) * stack.start_seconds
+        tokens = sum(
+            (len(self.prompts(c)) * self.options.repeats + c.profile.warmups) * c.profile.max_tokens
+            for c in cells
+        )
+        return starts + tokens / stack.tokens_per_second
+
+
+def _new_name(stack: str) -> str:
+    """Sorts by time; two runs in one second differ."""
+    return f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{stack}-{secrets.token_hex(2)}"

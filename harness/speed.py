@@ -1,0 +1,47 @@
+"""Times of prompt records -> rates. Each has one name and one formula; none stands for another."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+
+from harness.records import PromptRecord
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast a cell was, as its client saw it."""
+
+    aggregate: float
+    """Aggregate tok/s: output tokens of all prompts / wall time of the passes over them."""
+    mean_prompt: float
+    """Mean of the prompts' own rates, output tokens / total seconds, in tok/s."""
+    ttft_s: float
+    """Time to first token, median over prompts."""
+    tpot_s: float
+    """Time per output token after the first: summed seconds / summed tokens, over prompts."""
+
+
+def speed_of(records: Iterable[PromptRecord]) -> Speed | None:
+    """The speed of a cell; None where nothing was timed."""
+    timed = [
+        (r, r.began_s, r.ttft_s, r.total_s)
+        for r in records
+        if not r.failed and r.began_s is not None and r.ttft_s is not None and r.total_s
+    ]
+    later = sum(r.output_tokens - 1 for r, *_ in timed)
+    if not timed or later <= 0:
+        return None
+    # A resumed cell has several segments; the time between them is nobody's.
+    passes: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
+    for r, began, _, total in timed:
+        passes[r.segment, r.repeat].append((began, began + total))
+    wall = sum(max(end for _, end in spans) - min(start for start, _ in spans) for spans in passes.values())
+    return Speed(
+        aggregate=sum(r.output_tokens for r, *_ in timed) / wall,
+        mean_prompt=statistics.fmean(r.output_tokens / total for r, _, _, total in timed),
+        ttft_s=statistics.median(ttft for _, _, ttft, _ in timed),
+        tpot_s=sum(total - ttft for _, _, ttft, total in timed) / later,
+    )

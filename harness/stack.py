@@ -1,0 +1,358 @@
+"""A stack TOML -> `Stack`, its drafters and profiles, the cells to measure, and the servers they need."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import BadInput
+from harness.records import CellName
+
+ENDPOINTS = ("chat", "raw")
+NONE = "none"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Target(_Table):
+    """The model whose output is wanted."""
+
+    model: str
+    """A folder, a hub id, or `embedded:NAME`."""
+    revision: str | None = None
+    tokenizer: str | None = None
+    dtype: str = "auto"
+    quantization: str | None = None
+    served_name: str | None = None
+    trust_remote_code: bool = False
+
+
+class Engine(_Table):
+    """How vLLM is started: its own arguments by their names, and its environment."""
+
+    python: str | None = None
+    """The interpreter that has vLLM; draftgate's own when not given."""
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """A free one when not given."""
+    args: dict[str, Any] = {}
+    env: dict[str, str] = {}
+    start_timeout_s: float = Field(default=900, gt=0)
+    request_timeout_s: float = Field(default=300, gt=0)
+
+
+class Sampling(_Table):
+    """Every sampling parameter that vLLM knows and that changes text; all are sent, always."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = Field(default=1.0, gt=0)
+
+
+class Profile(_Table):
+    """How much, and how sampled."""
+
+    prompts: int = Field(gt=0)
+    max_tokens: int = Field(gt=0)
+    concurrency: int = Field(default=1, gt=0)
+    cache: Literal["cold", "warm", "off"] = "cold"
+    """Prefix cache: `cold` salts every prompt, so that nothing is found there; `warm` lets it fill;
+    `off` starts the engine without one."""
+    warmups: int = Field(default=2, ge=0)
+    sampling: Sampling = Sampling()
+
+
+PROFILES: dict[str, Profile] = {
+    "quick": Profile(prompts=8, max_tokens=64),
+    "gate": Profile(prompts=120, max_tokens=96),
+    "field": Profile(prompts=120, max_tokens=200, sampling=Sampling(temperature=0.7)),
+}
+
+
+class Drafter(BaseModel):
+    """A named way to propose tokens; every further key goes to vLLM's speculative config as it is."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    method: str | None = None
+    model: str | None = None
+    """A folder, a hub id, `embedded:NAME`, or `target`: the target drafts for itself."""
+    k: tuple[int, ...] = (0,)
+    selected: bool = True
+    """False: measured only when it is named with -k, -m or --drafter."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """vLLM's own fields."""
+        return dict(self.model_extra or {})
+
+
+class Stack(_Table):
+    """One target, one way to run it, and the drafters to compare."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str
+    about: str = ""
+    target: Target
+    engine: Engine = Engine()
+    drafters: dict[str, Drafter]
+    profiles: dict[str, Profile] = PROFILES
+    endpoints: tuple[str, ...] = ENDPOINTS
+    languages: tuple[str, ...] = ("en", "zh")
+    workloads: tuple[str, ...] = ("instruct", "code", "summary", "imageprompt")
+    start_seconds: float = 60
+    tokens_per_second: float = 50
+    """Both only for the estimated time of a plan."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerSpec:
+    """All that decides what a server is; two cells with equal specs share one."""
+
+    stack: str
+    target: Target
+    engine_python: str | None
+    port: int | None
+    args: str
+    """Canonical JSON of the engine's arguments."""
+    env: tuple[tuple[str, str], ...]
+    drafter: str
+    k: int
+    speculative: str | None
+    """Canonical JSON of vLLM's speculative config; None drafts nothing. Model references are still
+    unresolved, so that a plan can be made without weights."""
+    start_timeout_s: float
+    request_timeout_s: float
+
+    @property
+    def key(self) -> str:
+        """A short hash: the server's name in plans, logs and xdist groups."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+
+    @property
+    def label(self) -> str:
+        """What a reader calls it: `ngram-k4`, `none`."""
+        return f"{self.drafter}-k{self.k}" if self.k else self.drafter
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One pytest case: a name, and all that is needed to measure it."""
+
+    name: CellName
+    spec: ServerSpec
+    profile_name: str
+    profile: Profile
+
+    def __str__(self) -> str:
+        return str(self.name)
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def find(name: str, folder: Path) -> Path:
+    """The file of a stack given by name or by path.
+
+    Raises:
+        BadInput: there is none; the message lists those there are.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" or "/" in name:
+        if not path.is_file():
+            raise BadInput(f"--stack {name}: no such file")
+        return path
+    path = folder / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml"))) or "none"
+        raise BadInput(f"--stack {name}: unknown stack; there are: {known} (or give a path to a TOML file)")
+    return path
+
+
+def load(path: Path) -> Stack:
+    """Read and validate a stack.
+
+    Raises:
+        BadInput: with file, line and key of the first thing that is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise BadInput(f"{path}: nested too deeply to be a stack") from None
+    _fill_profiles(data)
+    try:
+        stack = Stack.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        loc = tuple(str(part) for part in first["loc"])
+        raise BadInput(f"{path}, {place(text, loc)}: {first['msg']}") from None
+    _check(stack, path, text)
+    return _anchored(stack, path.parent.resolve())
+
+
+def _fill_profiles(data: dict[str, Any]) -> None:
+    """A stack's profile table changes single values of the built-in one of that name."""
+    given = data.get("profiles", {})
+    if not isinstance(given, dict):
+        return
+    merged: dict[str, Any] = {name: p.model_dump() for name, p in PROFILES.items()}
+    for name, table in given.items():
+        if isinstance(table, dict) and name in merged:
+            sampling = table.get("sampling", {})
+            base = merged[name]["sampling"]
+            table = {**table, "sampling": {**base, **sampling} if isinstance(sampling, dict) else sampling}  # noqa: PLW2901
+            merged[name] = {**merged[name], **table}
+        else:
+            merged[name] = table
+    data["profiles"] = merged
+
+
+def place(text: str, loc: tuple[str, ...]) -> str:
+    """Where a key stands in a TOML text: `line 12, key drafters.ngram.k`, as near as it can be told."""
+    table: tuple[str, ...] = ()
+    best, best_line = 0, 0
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = raw.strip()
+        header = re.match(r"\[\[?\s*([^\[\]]+?)\s*\]\]?", line)
+        if header:
+            table = tuple(part.strip(" \"'") for part in header[1].split("."))
+            path = table
+        elif "=" in line and not line.startswith("#"):
+            path = (*table, *(part.strip(" \"'") for part in line.split("=", 1)[0].split(".")))
+        else:
+            continue
+        shared = 0
+        while shared < min(len(path), len(loc)) and path[shared] == loc[shared]:
+            shared += 1
+        if shared == len(path) and shared > best:
+            best, best_line = shared, number
+    key = f"key {'.'.join(loc)}" if loc else "the file"
+    return f"line {best_line}, {key}" if best_line else key
+
+
+def _check(stack: Stack, path: Path, text: str) -> None:
+    for name in (stack.name, *stack.drafters, *stack.workloads, *stack.languages, *stack.profiles):
+        allowed = name if name != stack.name else name.replace("-", "")
+        if not _NAME.fullmatch(allowed):
+            loc = ("drafters", name) if name in stack.drafters else ("name",)
+            raise BadInput(f"{path}, {place(text, loc)}: {name!r} is not a name (letters, digits, . and _)")
+    for endpoint in stack.endpoints:
+        if endpoint not in ENDPOINTS:
+            raise BadInput(
+                f"{path}, {place(text, ('endpoints',))}: unknown endpoint {endpoint!r}; "
+                f"there are: {', '.join(ENDPOINTS)}"
+            )
+    values = (*ENDPOINTS, *stack.languages, *stack.workloads, *stack.drafters)
+    for name in (*stack.drafters, *stack.workloads):
+        for value in values:
+            if value != name and value.lower() in name.lower():
+                loc = ("drafters", name) if name in stack.drafters else ("workloads",)
+                raise BadInput(
+                    f"{path}, {place(text, loc)}: the name {name!r} contains {value!r}, "
+                    f"so that -k {value} would select it too; rename it"
+                )
+    for name, drafter in stack.drafters.items():
+        _check_drafter(name, drafter, f"{path}, {place(text, ('drafters', name, 'k'))}")
+
+
+def _check_drafter(name: str, drafter: Drafter, where: str) -> None:
+    if drafter.method is None:
+        if name != NONE or drafter.k != (0,) or drafter.model or drafter.settings:
+            raise BadInput(f"{where}: drafter {name!r} has no method; only {NONE!r} drafts nothing")
+        return
+    if name == NONE:
+        raise BadInput(f"{where}: the drafter {NONE!r} drafts nothing: it takes no method")
+    if not drafter.k or drafter.k == (0,):
+        raise BadInput(f"{where}: drafter {name!r} has no k (num_speculative_tokens), like k = [2, 4]")
+    for k in drafter.k:
+        if k <= 0:
+            raise BadInput(f"{where}: k is {k}, it must be 1 or more")
+    if len(set(drafter.k)) != len(drafter.k):
+        raise BadInput(f"{where}: k holds a value twice: {list(drafter.k)}")
+    for own in ("num_speculative_tokens",):
+        if own in drafter.settings:
+            raise BadInput(f"{where}: drafter {name!r} sets {own}; that is k here")
+
+
+def _anchored(stack: Stack, folder: Path) -> Stack:
+    """Relative paths of a stack are relative to its file."""
+
+    def absolute(reference: str | None) -> str | None:
+        if reference is None or not reference.startswith((".", "~", "/")):
+            return reference
+        return str((folder / Path(reference).expanduser()).resolve())
+
+    target = stack.target.model_copy(
+        update={
+            "model": absolute(stack.target.model),
+            "tokenizer": absolute(stack.target.tokenizer),
+        }
+    )
+    engine = stack.engine.model_copy(update={"python": absolute(stack.engine.python)})
+    drafters = {name: d.model_copy(update={"model": absolute(d.model)}) for name, d in stack.drafters.items()}
+    return stack.model_copy(update={"target": target, "engine": engine, "drafters": drafters})
+
+
+def server_spec(stack: Stack, drafter_name: str, k: int, *, prefix_cache: bool = True) -> ServerSpec:
+    """The server that measures `drafter_name` at `k`."""
+    drafter = stack.drafters[drafter_name]
+    speculative = None
+    if drafter.method is not None:
+        config = {"method": drafter.method, "num_speculative_tokens": k, **drafter.settings}
+        if drafter.model is not None:
+            config["model"] = drafter.model
+        speculative = canonical(config)
+    args = dict(stack.engine.args)
+    if not prefix_cache:
+        args["enable_prefix_caching"] = False
+    return ServerSpec(
+        stack=stack.name,
+        target=stack.target,
+        engine_python=stack.engine.python,
+        port=stack.engine.port,
+        args=canonical(args),
+        env=tuple(sorted(stack.engine.env.items())),
+        drafter=drafter_name,
+        k=k,
+        speculative=speculative,
+        start_timeout_s=stack.engine.start_timeout_s,
+        request_timeout_s=stack.engine.request_timeout_s,
+    )
+
+
+def cells(stack: Stack, profile_name: str, profile: Profile, *, workloads: tuple[str, ...]) -> Iterator[Cell]:
+    """Every cell of a stack, drafter by drafter so that those of one server stand together."""
+    for drafter_name, drafter in stack.drafters.items():
+        for k in drafter.k:
+            spec = server_spec(stack, drafter_name, k, prefix_cache=profile.cache != "off")
+            for endpoint in stack.endpoints:
+                for language in stack.languages:
+                    for workload in workloads:
+                        name = CellName(
+                            endpoint=endpoint, language=language, workload=workload, drafter=drafter_name, k=k
+                        )
+                        yield Cell(name=name, spec=spec, profile_name=profile_name, profile=profile)

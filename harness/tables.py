@@ -1,0 +1,135 @@
+"""Records -> rows -> text. What was not measured is an em dash, never a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from tabulate import tabulate
+
+from harness import validity
+from harness.records import CellRecord
+from harness.speed import Speed, speed_of
+
+DASH = "—"
+
+
+def number(value: float | None, digits: int = 2, *, scale: float = 1) -> str:
+    """A figure, or an em dash."""
+    return DASH if value is None else f"{value * scale:.{digits}f}"
+
+
+def acceptance_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the acceptance table.
+
+    `pos i` is acceptance at position i, `i|j` the same given that position j was accepted, `tok acc`
+    accepted of drafted tokens; all in percent.
+    """
+    deepest = max((c.cell.k for c in cells), default=0)
+    header = ["cell", "n", "tok/step", "tau", "acc/draft", "tok acc"]
+    header += [f"pos {i}" for i in range(deepest)] + [f"{i}|{i - 1}" for i in range(1, deepest)]
+    rows = []
+    for cell in cells:
+        tally = validity.total(cell.prompts)
+        rows.append(
+            [
+                str(cell.cell),
+                str(sum(validity.countable(r) for r in cell.prompts)),
+                number(tally.tokens_per_step),
+                number(tally.tau),
+                number(tally.accepted_per_draft),
+                number(tally.token_acceptance, 1, scale=100),
+                *_padded(tally.acceptance, deepest),
+                *_padded(tally.conditional[1:], deepest - 1),
+            ]
+        )
+    return header, rows
+
+
+def _padded(rates: Iterable[float | None], length: int) -> list[str]:
+    shown = [number(rate, 1, scale=100) for rate in rates]
+    return shown + [DASH] * (length - len(shown))
+
+
+def speed_up(cell: CellRecord, cells: Iterable[CellRecord]) -> float | None:
+    """Aggregate tok/s over that of the same cell of `none` in the same run, if that was measured."""
+    where = (cell.cell.endpoint, cell.cell.language, cell.cell.workload)
+    for other in cells:
+        same = (other.cell.endpoint, other.cell.language, other.cell.workload)
+        if other.cell.k == 0 and cell.cell.k and same == where:
+            mine, base = speed_of(cell.prompts), speed_of(other.prompts)
+            return mine.aggregate / base.aggregate if mine and base else None
+    return None
+
+
+def speed_rows(cells: Sequence[CellRecord], *, timed: bool) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the speed table.
+
+    Args:
+        cells: of one run.
+        timed: False where several workers shared a device: then no time means anything.
+    """
+    header = ["cell", "aggregate tok/s", "mean-prompt tok/s", "TTFT ms", "TPOT ms", "speed-up"]
+    rows = []
+    for cell in cells:
+        speed: Speed | None = speed_of(cell.prompts) if timed else None
+        rows.append(
+            [
+                str(cell.cell),
+                number(speed.aggregate if speed else None, 1),
+                number(speed.mean_prompt if speed else None, 1),
+                number(speed.ttft_s if speed else None, 0, scale=1000),
+                number(speed.tpot_s if speed else None, 1, scale=1000),
+                number(speed_up(cell, cells) if speed else None),
+            ]
+        )
+    return header, rows
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """For a terminal; first column left, figures right."""
+    align = ["left"] + ["right"] * (len(header) - 1)
+    text: str = tabulate(rows, headers=header, tablefmt="plain", colalign=align, disable_numparse=True)
+    return text
+
+
+def common_lines(cells: Sequence[CellRecord]) -> list[str]:
+    """What all cells of a run share, to stand above its tables."""
+    first = cells[0]
+    identity, subject, environment = first.identity, first.subject, first.environment
+    sampling = identity["sampling"]
+    lines = [
+        (
+            f"stack {first.stack} · profile {first.profile} · target {identity['target']} "
+            f"{identity['dtype']} · vLLM {subject['engine']} · T={sampling['temperature']:g} · "
+            f"max_tokens {identity['max_tokens']} · concurrency {identity['concurrency']} · "
+            f"prefix cache {identity['cache']}"
+        )
+    ]
+    gpus: list[Mapping[str, str]] = environment.get("gpus") or []
+    device = ", ".join(gpu.get("name", "GPU") for gpu in gpus) or environment.get("cpu", "unverified")
+    threads = environment.get("threads")
+    lines.append(f"device {device}" + (f" · {threads} threads" if threads and not gpus else ""))
+    return lines
+
+
+def footnotes(cells: Sequence[CellRecord]) -> list[str]:
+    """The findings, the same one of many cells on one line; what makes a cell invalid comes first."""
+    where: dict[tuple[bool, str], list[str]] = {}
+    for cell in cells:
+        for finding in cell.findings:
+            where.setdefault((not finding.hard, finding.text), []).append(str(cell.cell))
+    lines = []
+    for (soft, text), names in sorted(where.items(), key=lambda item: item[0]):
+        mark = "note" if soft else "INVALID"
+        every = f"all {len(cells)} cells" if len(names) == len(cells) and len(names) > 1 else ", ".join(names)
+        lines.append(f"{mark}: {every}: {text}")
+    return lines
+
+
+def report(cells: Sequence[CellRecord], *, timed: bool) -> str:
+    """Everything that the end of a run prints about its cells."""
+    parts = common_lines(cells)
+    parts += ["", "acceptance (tok acc, positions and i|j, given the one before: %)"]
+    parts += [text_table(*acceptance_rows(cells)), "", text_table(*speed_rows(cells, timed=timed))]
+    notes = footnotes(cells)
+    return "\n".join([*parts, *([""] if notes else []), *notes])
