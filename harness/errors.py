@@ -28,3 +28,7 @@ class ServerFailed(DraftgateError):  # noqa: N818
 
 class PortTaken(ServerFailed):
     """Somebody else listens on the port."""
+
+
+class GateWarning(UserWarning):
+    """Something that the reader of a green run should know."""

@@ -6,6 +6,7 @@ Hooks only: what they do is in the modules below.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 import pytest
 
 from harness import stack as stacks, tables
-from harness.errors import BadInput, DraftgateError
+from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.records import CellRecord
-from harness.session import Options, Session
+from harness.session import RUN_FILE, Options, Session
 from harness.stack import NONE, Cell, ServerSpec, Stack
 
 DATA = Path(__file__).resolve().parent.parent / "fixtures"
@@ -42,6 +43,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--results", metavar="DIR", type=Path, default=Path("results"), help="where runs go (results)")
     add("--resume", action="store_true", help="go on with the newest unfinished run of this command")
     add("--server-url", metavar="URL", help="measure a server that runs already, and start none")
+    add("--gate", choices=("off", "warn", "on", "strict"), default="on", help="what fails a case (on)")
+    add("--baselines", metavar="DIR", type=Path, help="where baselines lie (baselines)")
+    add("--update-baselines", action="store_true", help="make what this run measures the baseline")
+    add("--update-baselines-new-only", action="store_true", help="the same for cells that have none yet")
+    add("--compare", metavar="RUN", type=Path, help="judge against a run's folder, not the baselines")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -107,7 +113,18 @@ def _options(config: pytest.Config, stack: Stack) -> Options:
         results=option("--results"),
         resume=option("--resume"),
         server_url=option("--server-url"),
+        baselines=option("--baselines") or config.rootpath / "baselines",
+        gate=option("--gate"),
+        update="all" if option("--update-baselines") else "new" * option("--update-baselines-new-only"),
+        compare=_existing_run(option("--compare")),
+        command="pytest " + shlex.join(config.invocation_params.args),
     )
+
+
+def _existing_run(path: Path | None) -> Path | None:
+    if path is not None and not (path / RUN_FILE).is_file():
+        raise BadInput(f"--compare {path}: no run lies there (a folder with {RUN_FILE})")
+    return path
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -187,7 +204,7 @@ def _warn_of_loose_words(config: pytest.Config, items: list[pytest.Item]) -> Non
         if loose:
             hint = f' ("b{word}ch_suites" has it)' if word in "bench_suites" else f", like {loose[0]}"
             config.issue_config_time_warning(
-                pytest.PytestWarning(
+                GateWarning(
                     f"-k {word} matches any part of a path or name: it also selected {len(loose)} cells "
                     f'that are not {word}{hint}; -m "{config.getoption("keyword")}" is exact'
                 ),
@@ -287,8 +304,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     if not cells:
         return
+    cells = _sorted(cells, run)
     terminalreporter.section("draftgate")
-    terminalreporter.write_line(tables.report(_sorted(cells, run), timed=not _parallel(config)))
+    terminalreporter.write_line(tables.report(cells, timed=not _parallel(config)))
+    if run.options.gate != "off" and not run.options.update:
+        try:
+            verdicts = [(cell, run.verdict(cell)) for cell in cells]
+        except DraftgateError as error:
+            terminalreporter.write_line(f"draftgate: {error}", red=True)
+        else:
+            terminalreporter.write_line("\n" + tables.verdict_report(verdicts))
     terminalreporter.write_line(f"records: {run.folder}")
 
 
@@ -299,6 +324,11 @@ def _has_run(config: pytest.Config) -> bool:
 
 def _parallel(config: pytest.Config) -> bool:
     return (config.getoption("numprocesses", default=0) or 0) > 1
+
+
+def _whole_matrix(config: pytest.Config) -> bool:
+    """Nothing was deselected, so that a baseline without a cell is an orphan."""
+    return not (config.getoption("keyword") or config.getoption("markexpr"))
 
 
 def _sorted(cells: list[CellRecord], run: Session) -> list[CellRecord]:

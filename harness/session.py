@@ -8,8 +8,9 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from harness import provenance
+from harness import baseline, provenance
 from harness.errors import BadInput, BadRecord
+from harness.gate import Verdict, judge, worst
 from harness.prompts import Prompt, load as load_prompts
 from harness.records import CellRecord, RunRecord, load, write_atomically
 from harness.stack import Cell, Profile, Stack
@@ -30,6 +31,15 @@ class Options:
     results: Path
     resume: bool
     server_url: str | None
+    baselines: Path
+    gate: str
+    """off, warn, on or strict."""
+    update: str
+    """What to do with baselines: nothing (empty), `all`, or `new`."""
+    compare: Path | None
+    """A run to judge against instead of the baselines."""
+    command: str
+    """To print where a baseline is missing."""
 
     def recorded(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed."""
@@ -151,6 +161,46 @@ class Session:
             for c in cells
         )
         return starts + tokens / stack.tokens_per_second
+
+    def update_baseline(self, record: CellRecord) -> str | None:
+        """Store `record` as the command line asks for; what was done, or None where nothing was to do.
+
+        Raises:
+            BadInput: the record is not valid, or the file cannot be written.
+        """
+        folder, update = self.options.baselines, self.options.update
+        known = baseline.find(folder, record) if update else None
+        if not update or (update == "new" and known is not None):
+            return None
+        path = baseline.store(folder, record)
+        return f"{'replaced' if known else 'new'} baseline {path}"
+
+    def verdict(self, record: CellRecord) -> Verdict:
+        """The verdict on a cell of this run: against its baseline and its anchor, or the run to compare with.
+
+        Raises:
+            BadRecord: a baseline is there but cannot be trusted.
+        """
+        across = self.options.stack.subject
+        if self.options.compare is not None:
+            path = self.options.compare / record.suite / f"{record.cell}.json"
+            if not path.exists():
+                return Verdict(
+                    kind="invalid", text=f"{self.options.compare} has no such cell to compare with"
+                )
+            return judge(load(path, CellRecord), record, across=across, against=self.options.compare.name)
+        old = baseline.find(self.options.baselines, record)
+        if old is None:
+            if not record.valid:
+                return Verdict(kind="invalid", text=baseline.hard_text(record))
+            return Verdict(
+                kind="invalid",
+                text=f"no baseline at {baseline.path_of(self.options.baselines, record)}: "
+                f"make one with: {self.options.command} --update-baselines-new-only",
+            )
+        anchor = baseline.find_anchor(self.options.baselines, record)
+        against = [(old, "baseline"), *([(anchor, "anchor")] if anchor else [])]
+        return worst([judge(o, record, across=across, against=name) for o, name in against])
 
 
 def _new_name(stack: str) -> str:

@@ -115,6 +115,8 @@ class Stack(_Table):
     endpoints: tuple[str, ...] = ENDPOINTS
     languages: tuple[str, ...] = ("en", "zh")
     workloads: tuple[str, ...] = ("instruct", "code", "summary", "imageprompt")
+    subject: tuple[str, ...] = ()
+    """Fields of a record's identity that may differ from its baseline, like `quantization`."""
     start_seconds: float = 60
     tokens_per_second: float = 50
     """Both only for the estimated time of a plan."""

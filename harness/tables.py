@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from tabulate import tabulate
 
 from harness import validity
+from harness.gate import Verdict, signed
 from harness.records import CellRecord
 from harness.speed import Speed, speed_of
 
@@ -121,9 +122,53 @@ def footnotes(cells: Sequence[CellRecord]) -> list[str]:
     lines = []
     for (soft, text), names in sorted(where.items(), key=lambda item: item[0]):
         mark = "note" if soft else "INVALID"
-        every = f"all {len(cells)} cells" if len(names) == len(cells) and len(names) > 1 else ", ".join(names)
-        lines.append(f"{mark}: {every}: {text}")
+        lines.append(f"{mark}: {_named(names, len(cells))}: {text}")
     return lines
+
+
+MARKS = {"identical": "=", "ok": "~", "improved": "▲", "regressed": "▼", "inconclusive": "?", "invalid": "✗"}
+LEGEND = "= identical  ~ no worse  ▲ improved  ▼ regressed  ? can't tell  ✗ invalid or not comparable"
+
+
+def verdict_rows(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the paired table: tokens per step then and now, the change with its interval."""
+    header = ["cell", "n", "baseline", "now", "change %", "95 % CI", "", "same text"]
+    rows = []
+    for record, verdict in verdicts:
+        primary, interval = verdict.primary, verdict.interval
+        rows.append(
+            [
+                str(record.cell),
+                str(verdict.prompts) if primary else DASH,
+                number(primary.r0 if primary else None),
+                number(primary.r1 if primary else None),
+                signed(verdict.change) if verdict.change is not None else DASH,
+                f"{signed(interval[0])}..{signed(interval[1])}" if interval else DASH,
+                MARKS[verdict.kind],
+                f"{verdict.same_text}/{verdict.prompts}" if primary else DASH,
+            ]
+        )
+    return header, rows
+
+
+def verdict_report(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> str:
+    """The paired table with what limits its reading below."""
+    lines = ["tokens per step against the baseline", text_table(*verdict_rows(verdicts)), LEGEND]
+    notes: dict[str, list[str]] = {}
+    for record, verdict in verdicts:
+        for note in verdict.notes:
+            notes.setdefault(note, []).append(str(record.cell))
+    lines += [f"note: {_named(names, len(verdicts))}: {note}" for note, names in notes.items()]
+    lines += [
+        f"{MARKS[v.kind]} {record.cell}: {v.text}"
+        for record, v in verdicts
+        if v.fails or v.kind in ("inconclusive", "improved") or v.lower
+    ]
+    return "\n".join(lines)
+
+
+def _named(names: Sequence[str], of: int) -> str:
+    return f"all {of} cells" if len(names) == of > 1 else ", ".join(names)
 
 
 def report(cells: Sequence[CellRecord], *, timed: bool) -> str:

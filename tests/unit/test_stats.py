@@ -231,7 +231,8 @@ def test_the_same_rates_with_other_counts_are_no_change_but_not_identical(estima
 
 
 def test_differing_counts_prompts_of_the_same_x_over_another_n() -> None:
-    assert paired_log_ratio((4, 4, 4), (2, 2, 2), (4, 4, 4), (2, 1, 2)).differing == 1
+    change = paired_log_ratio((4, 4, 4), (2, 2, 2), (4, 4, 4), (2, 1, 2))
+    assert (change.differing, change.identical) == (1, False)
 
 
 @BOTH
@@ -299,13 +300,15 @@ def test_sign_flips_of_few_prompts_are_enumerated(change: tuple[int, ...], expec
 @given(data=arms(), seed=st.integers(0, 1000))
 def test_sign_flips_are_the_permutation_test_that_really_swaps_the_sides(data: Arms, seed: int) -> None:
     order = rng(seed).permutation(len(data[0]))[:6]
-    x0, n, x1, _ = (a[order] for a in data)  # with common n the log ratio orders all swaps alike
+    x0, n0, x1, n1 = (a[order] for a in data)
     changes = []
     for swap in itertools.product([False, True], repeat=len(x0)):
-        swapped = paired_log_ratio(np.where(swap, x1, x0), n, np.where(swap, x0, x1), n)
-        changes.append(swapped.estimate)
-    expected = np.mean(np.array(changes) <= changes[0] + 1e-9)
-    assert sign_flip_p(x0, n, x1, n, rng=rng(0)) == pytest.approx(expected)
+        xs, ns = np.where(swap, x1, x0), np.where(swap, n1, n0)
+        new_ns = n0 + n1 - ns
+        swapped = paired_difference(xs, ns, x0 + x1 - xs, new_ns)
+        changes.append(swapped.estimate * ns.sum() * new_ns.sum())  # what sum(z) is proportional to
+    expected = np.mean(np.array(changes) <= changes[0] + 1e-6)
+    assert sign_flip_p(x0, n0, x1, n1, rng=rng(0)) == pytest.approx(expected)
 
 
 def test_sampled_sign_flips_find_the_known_tail() -> None:

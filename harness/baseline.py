@@ -1,0 +1,218 @@
+"""Stored cells: where they lie, how two are matched prompt by prompt, and when they can't be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BadInput
+from harness.records import CellName, CellRecord, PromptRecord, dump_cell, load, write_atomically
+from harness.validity import countable
+
+ENOUGH_IN_COMMON = 0.9
+"""Share of the prompts that both sides must have."""
+ANCHOR = ".anchor.json"
+
+_RENDERING = frozenset({"endpoint", "language", "target", "tokenizer", "chat_template", "workload"})
+"""Comparing across one of these, no prompt is rendered to the same tokens: they pair by id."""
+
+
+class Refused(Exception):  # noqa: N818 - a verdict, not a failure of ours
+    """Two records that say nothing about each other; the text says why."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """What two cells have in common: for each prompt, the records of both sides."""
+
+    prompts: tuple[tuple[tuple[PromptRecord, ...], tuple[PromptRecord, ...]], ...]
+    notes: tuple[str, ...]
+    """What limits the reading, for a footnote."""
+
+    @property
+    def same_text(self) -> int:
+        """Prompts whose answers are the same on both sides."""
+        return sum([r.text_hash for r in old] == [r.text_hash for r in new] for old, new in self.prompts)
+
+    @property
+    def identical(self) -> bool:
+        """Every histogram, every undrafted step and every answer's length are the same."""
+
+        def steps(records: tuple[PromptRecord, ...]) -> list[tuple[object, ...]]:
+            return [(r.histogram, r.undrafted, r.output_tokens, r.finish) for r in records]
+
+        return all(steps(old) == steps(new) for old, new in self.prompts)
+
+
+def device_name(environment: Mapping[str, Any]) -> str:
+    """The folder of a device: `cpu`, `nvidia-h200`, or `unverified` for a server elsewhere."""
+    gpus = environment.get("gpus") or []
+    if gpus:
+        name = re.sub(r"[^a-z0-9]+", "-", str(gpus[0].get("name", "gpu")).lower()).strip("-")
+        return f"{name}-x{len(gpus)}" if len(gpus) > 1 else name
+    return "unverified" if environment.get("cpu") == "unverified" else "cpu"
+
+
+def path_of(folder: Path, record: CellRecord) -> Path:
+    """`<stack>/<device>/<profile>/<suite>/<cell>.json` below `folder`."""
+    device = device_name(record.environment)
+    return folder / record.stack / device / record.profile / record.suite / f"{record.cell}.json"
+
+
+def find(folder: Path, record: CellRecord) -> CellRecord | None:
+    """The baseline of the same cell; None where there is none.
+
+    Raises:
+        BadRecord: it is there but cannot be trusted; it is never taken for an empty one.
+    """
+    path = path_of(folder, record)
+    return load(path, CellRecord) if path.exists() else None
+
+
+def find_anchor(folder: Path, record: CellRecord) -> CellRecord | None:
+    """The frozen baseline that small losses are added up against; None where there is none.
+
+    Raises:
+        BadRecord: it is there but cannot be trusted.
+    """
+    path = path_of(folder, record).with_suffix(ANCHOR)
+    return load(path, CellRecord) if path.exists() else None
+
+
+def store(folder: Path, record: CellRecord) -> Path:
+    """Make `record` the baseline of its cell, and its anchor too if it has none yet.
+
+    Raises:
+        BadInput: the record is not valid, or the file cannot be written.
+        BadRecord: what is there now is damaged: it is not overwritten.
+    """
+    if not record.valid:
+        raise BadInput(f"{record.cell} is not a valid measurement, so it is no baseline: {hard_text(record)}")
+    path = path_of(folder, record)
+    if path.exists():
+        load(path, CellRecord)
+    text = dump_cell(untimed(record))
+    write_atomically(path, text)
+    anchor = path.with_suffix(ANCHOR)
+    if not anchor.exists():
+        write_atomically(anchor, dump_cell(_with_reason(untimed(record), "the first baseline of this cell")))
+    return path
+
+
+def move_anchor(path: Path, reason: str) -> Path:
+    """Make the baseline at `path` the anchor of its cell.
+
+    Raises:
+        BadInput: no reason, or `path` is an anchor itself.
+        BadRecord: the baseline cannot be trusted.
+    """
+    if not reason.strip():
+        raise BadInput("an anchor moves for a reason: say which with --reason")
+    if path.name.endswith(ANCHOR):
+        raise BadInput(f"{path} is an anchor: give the baseline beside it")
+    record = load(path, CellRecord)
+    anchor = path.with_suffix(ANCHOR)
+    write_atomically(anchor, dump_cell(_with_reason(record, reason.strip())))
+    return anchor
+
+
+def _with_reason(record: CellRecord, reason: str) -> CellRecord:
+    return record.model_copy(update={"provenance": {**record.provenance, "anchor_reason": reason}})
+
+
+def untimed(record: CellRecord) -> CellRecord:
+    """Without times and start ids: they say nothing later, and would make every line of a diff differ."""
+    nothing = {"began_s": None, "ttft_s": None, "total_s": None, "server": "", "segment": 0}
+    provenance = {k: v for k, v in record.provenance.items() if k not in ("server", "host")}
+    return record.model_copy(
+        update={
+            "prompts": tuple(r.model_copy(update=nothing) for r in record.prompts),
+            "provenance": provenance,
+        }
+    )
+
+
+def hard_text(record: CellRecord) -> str:
+    """Why a record is not a measurement."""
+    return "; ".join(f.text for f in record.findings if f.hard)
+
+
+def pair(old: CellRecord, new: CellRecord, *, across: Collection[str] = ()) -> Pairs:
+    """Match two cells prompt by prompt.
+
+    Args:
+        old: the baseline.
+        new: what is judged.
+        across: fields of the identity that may differ, because the comparison is about them.
+
+    Raises:
+        Refused: one is not a measurement, a field of the identity differs (named, with both values),
+            or too few prompts are in common.
+    """
+    for side, record in (("the baseline", old), ("this run", new)):
+        if not record.valid:
+            raise Refused(f"{side} is not a measurement: {hard_text(record)}")
+    for field in sorted({*old.identity, *new.identity}):
+        before, after = old.identity.get(field), new.identity.get(field)
+        if before != after and field not in across:
+            raise Refused(
+                f"{field} differs: {json.dumps(before)} in the baseline, {json.dumps(after)} now "
+                f"(--across {field} compares across it)"
+            )
+    by_id = bool(_RENDERING & {f for f in across if old.identity.get(f) != new.identity.get(f)})
+    left, right = _by_prompt(old, by_id=by_id), _by_prompt(new, by_id=by_id)
+    common = [key for key in left if key in right]
+    larger = max(len(left), len(right))
+    if larger == 0 or len(common) < ENOUGH_IN_COMMON * larger:
+        raise Refused(
+            f"{len(common)} of {larger} prompts are in common (baseline {len(left)}, now {len(right)}), "
+            f"at least {ENOUGH_IN_COMMON:.0%} must be"
+        )
+    notes = [*_environment_notes(old, new)]
+    if len(common) < larger:
+        notes.append(f"{larger - len(common)} of {larger} prompts have no partner and are left out")
+    pairs = [(left[key], right[key]) for key in common]
+    shared = [_same_seeds(a, b) for a, b in pairs]
+    if all(a for a, _ in shared):
+        pairs = shared
+    elif any(record.identity.get("sampling", {}).get("temperature") for record in (old, new)):
+        notes.append("other seeds: paired by prompt alone, which takes more prompts for the same certainty")
+    return Pairs(prompts=tuple(pairs), notes=tuple(notes))
+
+
+def _by_prompt(record: CellRecord, *, by_id: bool) -> dict[str, tuple[PromptRecord, ...]]:
+    groups: dict[str, list[PromptRecord]] = defaultdict(list)
+    for r in record.prompts:
+        if countable(r):
+            groups[r.prompt if by_id else r.prompt_hash].append(r)
+    return {key: tuple(sorted(rs, key=lambda r: (r.seed, r.repeat))) for key, rs in groups.items()}
+
+
+def _same_seeds(
+    old: tuple[PromptRecord, ...], new: tuple[PromptRecord, ...]
+) -> tuple[tuple[PromptRecord, ...], tuple[PromptRecord, ...]]:
+    seeds = {r.seed for r in old} & {r.seed for r in new}
+    return tuple(r for r in old if r.seed in seeds), tuple(r for r in new if r.seed in seeds)
+
+
+def _environment_notes(old: CellRecord, new: CellRecord) -> list[str]:
+    fields = sorted({*old.environment, *new.environment})
+    differ = [f for f in fields if old.environment.get(f) != new.environment.get(f)]
+    return [
+        f"another environment: {f} was {_brief(old.environment.get(f))}, is {_brief(new.environment.get(f))}"
+        for f in differ
+    ]
+
+
+def _brief(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def same_place(a: CellName, b: CellName) -> bool:
+    """Same endpoint, language and workload: what two drafters are compared on."""
+    return (a.endpoint, a.language, a.workload) == (b.endpoint, b.language, b.workload)

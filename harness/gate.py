@@ -1,0 +1,223 @@
+"""Two paired cells -> a verdict. The method, and where each number comes from: `docs/gating.md`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection
+from typing import Literal
+
+from harness import stats
+from harness.acceptance import EMPTY, Tally
+from harness.baseline import Pairs, Refused, pair
+from harness.records import CellRecord, PromptRecord
+
+Kind = Literal["identical", "ok", "improved", "regressed", "inconclusive", "invalid"]
+
+_WORST_FIRST: tuple[Kind, ...] = ("invalid", "regressed", "inconclusive", "ok", "improved", "identical")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Position:
+    """What conditional acceptance at one position did."""
+
+    index: int
+    change: stats.PairedRatio
+    p: float
+    """One-sided p of a loss, Holm-corrected over the positions tested."""
+    lost: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a comparison says, and how sure it is."""
+
+    kind: Kind
+    text: str
+    """One sentence without the cell's name."""
+    primary: stats.PairedRatio | None = None
+    positions: tuple[Position, ...] = ()
+    prompts: int = 0
+    same_text: int = 0
+    lower: bool = False
+    """`ok`, but significantly lower inside the margin."""
+    notes: tuple[str, ...] = ()
+    against: str = "baseline"
+
+    @property
+    def fails(self) -> bool:
+        """The case fails, whatever --gate says of inconclusive ones."""
+        return self.kind in ("regressed", "invalid")
+
+    @property
+    def change(self) -> float | None:
+        """Relative change of tokens per step; None where nothing was compared."""
+        return math.expm1(self.primary.estimate) if self.primary else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its 95 % interval, relative; None where nothing was compared or nothing varied."""
+        if self.primary is None or self.primary.identical:
+            return None
+        low, high = self.primary.ci()
+        return math.expm1(low), math.expm1(high)
+
+
+def judge(
+    old: CellRecord, new: CellRecord, *, across: Collection[str] = (), against: str = "baseline"
+) -> Verdict:
+    """The verdict on `new`, paired prompt by prompt against `old`; never raises for bad pairs."""
+    try:
+        pairs = pair(old, new, across=across)
+        return judge_pairs(pairs, against=against)
+    except Refused as refusal:
+        return Verdict(kind="invalid", text=f"not comparable with the {against}: {refusal}", against=against)
+
+
+def judge_pairs(pairs: Pairs, *, against: str = "baseline") -> Verdict:
+    """The verdict on pairs that may be compared.
+
+    Raises:
+        Refused: there are fewer than 8 of them, or one side has no decode step.
+    """
+    m = len(pairs.prompts)
+    if m < stats.MIN_PROMPTS:
+        raise Refused(f"{m} prompts are too few for a verdict, {stats.MIN_PROMPTS} are the least")
+    old = [_sum(side) for side, _ in pairs.prompts]
+    new = [_sum(side) for _, side in pairs.prompts]
+    try:
+        primary = stats.paired_log_ratio(
+            [t.committed for t in old],
+            [t.decode_steps for t in old],
+            [t.committed for t in new],
+            [t.decode_steps for t in new],
+        )
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    if pairs.identical:
+        bound = stats.share_bound(m)
+        text = (
+            f"tokens per step {primary.r1:.2f}, identical in all {m} prompts "
+            f"(95 % sure that fewer than {bound:.1%} of such prompts differ)"
+        )
+        return Verdict(
+            kind="identical", text=text, primary=primary, prompts=m, same_text=pairs.same_text,
+            notes=pairs.notes, against=against,
+        )  # fmt: skip
+    # `differing` counts prompts by tokens and steps; with the 8 of `quick` all of them must differ.
+    enough = primary.differing >= min(stats.MIN_DIFFERING, m)
+    positions = _positions(old, new) if m >= stats.MIN_PROMPTS_POSITION and enough else ()
+    significant = primary.p_loss() <= stats.ALPHA_PRIMARY
+    lost = enough and significant and primary.estimate <= -stats.LOG_MARGIN
+    gained = enough and primary.p_gain() <= stats.ALPHA_PRIMARY and primary.estimate >= stats.LOG_MARGIN
+    kind: Kind
+    if lost or any(position.lost for position in positions):
+        kind = "regressed"
+    elif gained:
+        kind = "improved"
+    elif primary.lower_bound() > -stats.LOG_MARGIN:
+        kind = "ok"
+    else:
+        kind = "inconclusive"
+    lower = kind == "ok" and significant and primary.se > 0
+    return Verdict(
+        kind=kind,
+        text=_sentence(kind, primary, positions, pairs, lower=lower, against=against),
+        primary=primary,
+        positions=positions,
+        prompts=m,
+        same_text=pairs.same_text,
+        lower=lower,
+        notes=pairs.notes,
+        against=against,
+    )
+
+
+def worst(verdicts: Collection[Verdict]) -> Verdict:
+    """The one that decides: against a baseline and an anchor, the worse of the two."""
+    return min(verdicts, key=lambda v: _WORST_FIRST.index(v.kind))
+
+
+def _sum(records: Collection[PromptRecord]) -> Tally:
+    return sum((r.tally for r in records), EMPTY)
+
+
+def _positions(old: list[Tally], new: list[Tally]) -> tuple[Position, ...]:
+    """Every position that both sides have and that has enough trials, Holm-corrected together."""
+    depth = min(max(t.k for t in old), max(t.k for t in new))
+    tested: list[tuple[int, stats.PairedRatio]] = []
+    for j in range(1, depth + 1):
+        x0, n0, x1, n1 = (
+            [_at(t, i) for t in side] for side, i in ((old, j), (old, j - 1), (new, j), (new, j - 1))
+        )
+        events = (sum(x0), sum(n0) - sum(x0), sum(x1), sum(n1) - sum(x1))
+        if min(events) < stats.MIN_EVENTS:
+            continue
+        change = stats.paired_difference(x0, n0, x1, n1)
+        if change.differing >= stats.MIN_DIFFERING and change.m >= stats.MIN_PROMPTS_POSITION:
+            tested.append((j - 1, change))
+    adjusted = stats.holm([change.p_loss() for _, change in tested])
+    return tuple(
+        Position(
+            index=index,
+            change=change,
+            p=p,
+            lost=p <= stats.ALPHA_POSITION and change.estimate <= -stats.MARGIN_POSITION,
+        )
+        for (index, change), p in zip(tested, adjusted, strict=True)
+    )
+
+
+def _at(tally: Tally, index: int) -> int:
+    return tally.at_least[index] if index < len(tally.at_least) else 0
+
+
+def _sentence(
+    kind: Kind,
+    primary: stats.PairedRatio,
+    positions: tuple[Position, ...],
+    pairs: Pairs,
+    *,
+    lower: bool,
+    against: str,
+) -> str:
+    m = len(pairs.prompts)
+    low, high = (math.expm1(end) for end in primary.ci())
+    parts = [
+        (
+            f"tokens per step {primary.r0:.2f} -> {primary.r1:.2f} ({percent(math.expm1(primary.estimate))}, "
+            f"95 % CI {signed(low)}..{signed(high)})"
+        )
+    ]
+    gone = [position for position in positions if position.lost]
+    if gone:
+        names = ", ".join(
+            f"{p.index} ({p.change.r0:.1%} -> {p.change.r1:.1%} of those that got there)" for p in gone
+        )
+        parts[0] += f", lost at position {names}"
+    if lower:
+        parts[0] += ", lower but inside the margin of 2 %"
+    if kind == "inconclusive":
+        parts.append(_what_would_settle(primary))
+    same = f"{m} with the same text" if pairs.same_text == m else f"{pairs.same_text} with the same text"
+    where = "" if against == "baseline" else f" against the {against}"
+    parts.append(f"paired over {m} prompts{where}, {same}")
+    return "; ".join(parts)
+
+
+def _what_would_settle(primary: stats.PairedRatio) -> str:
+    seen = stats.minimum_detectable_loss(primary.se, primary.m)
+    more = stats.prompts_to_settle(primary.estimate, primary.se, primary.m)
+    settle = f"about {more} prompts would settle it" if more else "no number of such prompts would settle it"
+    return f"could have seen a loss of {seen:.1%} or more; {settle}"
+
+
+def percent(value: float) -> str:
+    """`+1.2 %`, `-6.9 %`."""
+    return f"{signed(value)} %"
+
+
+def signed(value: float) -> str:
+    """A share as percent with its sign, without the unit; no minus zero."""
+    shown = f"{100 * value:+.1f}"
+    return "0.0" if shown in ("+0.0", "-0.0") else shown

@@ -1,0 +1,134 @@
+"""Real vLLM CPU engines, one at a time, shared by all tests that ask for the same one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness import stack as stacks
+from harness.measure import Measurement
+from harness.plugin import DATA
+from harness.prompts import load
+from harness.records import CellName, CellRecord
+from harness.server import Server, running
+from harness.stack import Cell, Profile, Sampling, Stack
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def stack() -> Stack:
+    return stacks.load(stacks.find("smollm2-cpu", DATA / "stacks"))
+
+
+@pytest.fixture(scope="session")
+def engine(
+    request: pytest.FixtureRequest, stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A server for (drafter, k, mend), started once for all tests that want it, ended before the next."""
+    drafter, k, mend = request.param
+    spec = stacks.server_spec(stack, drafter, k)
+    with running(spec, folder=tmp_path_factory.mktemp("server"), say=print, mend=mend) as server:
+        yield server
+
+
+@pytest.fixture
+def record_of(engine: Server, tmp_path: Path) -> Callable[..., CellRecord]:
+    """Measures one cell on the engine, through the code that the suites use."""
+
+    def measured(
+        *,
+        prompts: int = 8,
+        max_tokens: int = 48,
+        temperature: float = 0.0,
+        concurrency: int = 1,
+        endpoint: str = "chat",
+        language: str = "en",
+        cache: str = "cold",
+        server: Server = engine,
+        seed: int = 0,
+        folder: str = "cells",
+    ) -> CellRecord:
+        spec = server.spec
+        profile = Profile(
+            prompts=prompts,
+            max_tokens=max_tokens,
+            concurrency=concurrency,
+            cache=cache,
+            sampling=Sampling(temperature=temperature),
+        )
+        name = CellName(
+            endpoint=endpoint, language=language, workload="instruct", drafter=spec.drafter, k=spec.k
+        )
+        measurement = Measurement(
+            server=server,
+            cell=Cell(name=name, spec=spec, profile_name="test", profile=profile),
+            suite="acceptance",
+            prompts=load(DATA / "prompts", "instruct", language, at_most=prompts),
+            warmups=load(DATA / "prompts", "warmup", language, at_most=2),
+            repeats=1,
+            seed=seed,
+            folder=tmp_path / folder,
+            progress=lambda *_: None,
+        )
+        measurement.prepare()
+        measurement.one_pass(0)
+        return measurement.finish()
+
+    return measured
+
+
+class Draftgate:
+    """`pytest bench_suites` as a user runs it, in a process of its own."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+
+    def command(self, *words: str) -> list[str]:
+        return [
+            sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench_suites",
+            "--results", str(self.results), *words,
+        ]  # fmt: skip
+
+    def run(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*words), cwd=ROOT, env={**os.environ, **(env or {})},
+            capture_output=True, text=True, timeout=600, check=False,
+        )  # fmt: skip
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def lines(self) -> list[dict[str, object]]:
+        """Prompt records that are on disk, in whatever cell."""
+        found = []
+        for path in sorted(self.results.glob("*/*/*.jsonl")):
+            found += [json.loads(line) for line in path.read_text().splitlines()[1:]]
+        return found
+
+
+@pytest.fixture
+def draftgate(tmp_path: Path) -> Draftgate:
+    return Draftgate(tmp_path / "results")
+
+
+def engines_of(results: Path) -> list[psutil.Process]:
+    """Processes whose command line or environment points into `results`: what a run of ours started."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            report = process.environ().get("DRAFTGATE_MEND_REPORT", "")
+            if report.startswith(str(results)) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found

@@ -1,0 +1,167 @@
+"""A run that is interrupted leaves no engine behind and loses no prompt; then it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.records import CellRecord, RunRecord, load
+from tests.engine.conftest import Draftgate, engines_of
+
+MOUNT, UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
+CELL = ("-m", "chat and en and ngram and k4", "--prompts", "6", "--max-tokens", "48")
+
+
+def wait_for(what: str, condition: object, *, within_s: float) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {within_s} s for {what}"
+        time.sleep(0.1)
+
+
+def interrupt(draftgate: Draftgate, number: signal.Signals, *, after_prompts: int) -> tuple[int, str]:
+    """Start a run, end it with a signal once so many prompts are on disk; exit code and output."""
+    process = draftgate.start(*CELL)
+    try:
+        wait_for("prompts", lambda: len(draftgate.lines()) >= after_prompts, within_s=180)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    except BaseException:
+        process.kill()
+        raise
+    return process.returncode, output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_engine_is_left_and_resume_repeats_no_prompt(draftgate: Draftgate, number: signal.Signals) -> None:
+    code, output = interrupt(draftgate, number, after_prompts=2)
+    wait_for("the engine's end", lambda: not engines_of(draftgate.results), within_s=15)
+    before = draftgate.lines()
+
+    assert code != 0
+    assert "Traceback" not in output
+    assert 2 <= len(before) < 6
+
+    resumed = draftgate.run(*CELL, "--resume", "--benchmark-json", str(draftgate.results / "benchmark.json"))
+
+    assert resumed.returncode == 0, resumed.stdout
+    after = draftgate.lines()
+    assert after[: len(before)] == before
+    assert len(after) == 6
+    assert len({line["prompt"] for line in after}) == 6
+    (path,) = draftgate.results.glob("*/acceptance/*.json")
+    record = load(path, CellRecord)
+    assert record.valid, record.findings
+    assert {r.segment for r in record.prompts} == {0, 1}
+    assert load(path.parents[1] / "run.json", RunRecord).finished
+    benchmark = json.loads((draftgate.results / "benchmark.json").read_text())
+    assert benchmark["benchmarks"][0]["extra_info"]["tokens_per_step"] > 1
+    assert not engines_of(draftgate.results)
+
+
+def test_a_server_that_dies_while_loading_is_quoted(draftgate: Draftgate, tmp_path: Path) -> None:
+    stack = tmp_path / "broken.toml"
+    stack.write_text(
+        (Path("fixtures/stacks/smollm2-cpu.toml").read_text()).replace(
+            "max_model_len = 2048", "max_model_len = 100000000"
+        )
+    )
+    done = draftgate.run("--stack", str(stack), *CELL)
+
+    assert done.returncode == 1
+    assert "server ngram-k4 died while loading (exit code 1):" in done.stdout
+    assert "max_model_len (100000000) is greater than" in done.stdout
+    assert "Traceback" not in done.stdout.split("the end of")[0]
+    assert not engines_of(draftgate.results)
+
+
+def test_an_argument_that_vllm_does_not_know_is_quoted(draftgate: Draftgate, tmp_path: Path) -> None:
+    stack = tmp_path / "broken.toml"
+    stack.write_text(
+        Path("fixtures/stacks/smollm2-cpu.toml").read_text().replace("max_model_len", "max_modle_len")
+    )
+    done = draftgate.run("--stack", str(stack), *CELL)
+
+    assert done.returncode == 1
+    assert "unrecognized arguments: --max-modle-len" in done.stdout
+
+
+def test_a_port_in_use_is_said(draftgate: Draftgate, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        stack = tmp_path / "port.toml"
+        text = Path("fixtures/stacks/smollm2-cpu.toml").read_text()
+        stack.write_text(text.replace("[engine.args]", f"[engine]\nport = {port}\n\n[engine.args]"))
+        done = draftgate.run("--stack", str(stack), *CELL)
+
+    assert done.returncode == 1
+    assert f"port {port} is in use" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("drafter", "said"),
+    [
+        ('method = "draft_model"\nmodel = "./no/such/folder"', "drafter 'ngram': the model folder"),
+        ('method = "tarot"', "does not know the method 'tarot' of drafter 'ngram'"),
+    ],
+)
+def test_a_drafter_that_cannot_be_is_said_before_anything_starts(
+    draftgate: Draftgate, tmp_path: Path, drafter: str, said: str
+) -> None:
+    stack = tmp_path / "drafter.toml"
+    text = Path("fixtures/stacks/smollm2-cpu.toml").read_text()
+    head, rest = text.split('method = "ngram"')
+    rest = rest.replace("prompt_lookup_min = 2\nprompt_lookup_max = 4\n", "")
+    stack.write_text(head + drafter + rest)
+    done = draftgate.run("--stack", str(stack), *CELL)
+
+    assert done.returncode == 1
+    assert said in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_a_full_disk_ends_in_a_sentence_and_keeps_what_was_measured(tmp_path: Path) -> None:
+    """A small tmpfs as the results folder; needs the right to mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        [MOUNT, "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        draftgate = Draftgate(folder)
+        process = draftgate.start(*CELL)
+        wait_for("a prompt", lambda: len(draftgate.lines()) >= 1, within_s=180)
+        filler = folder / "filler"
+        with filler.open("wb") as file:  # what another program does to a disk
+            try:
+                while True:
+                    file.write(b"x" * 512)
+                    file.flush()
+            except OSError:
+                pass
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 1, output
+        assert "No space left on device" in output
+        assert "Traceback" not in output
+        kept = draftgate.lines()
+        assert kept
+        filler.unlink()
+        resumed = draftgate.run(*CELL, "--resume")
+        assert resumed.returncode == 0, resumed.stdout
+        assert draftgate.lines()[: len(kept)] == kept
+        assert len(draftgate.lines()) == 6
+    finally:
+        subprocess.run([UMOUNT, "-l", str(folder)], check=False)

@@ -1,0 +1,169 @@
+"""One drafting server: where acceptance is read from, and whether all of it agrees."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.client import Client
+from harness.errors import ServerFailed
+from harness.records import CellRecord, dump_cell, load
+from harness.server import Server, attach
+from harness.speed import speed_of
+from tests.engine.conftest import Draftgate
+
+Measure = Callable[..., CellRecord]
+pytestmark = pytest.mark.parametrize("engine", [("ngram", 4, "1")], indirect=True, ids=["ngram-k4"])
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "raw"])
+def test_steps_tokens_and_counters_agree(record_of: Measure, endpoint: str) -> None:
+    record = record_of(endpoint=endpoint)
+
+    assert record.valid, record.findings
+    assert {r.source for r in record.prompts} == {"request"}
+    assert record.counters["drafts"] == sum(sum(r.histogram) for r in record.prompts)
+    assert record.counters["generated"] == sum(r.output_tokens for r in record.prompts)
+    assert sum(r.undrafted for r in record.prompts) > 0  # ngram finds no match in most steps
+
+
+def test_chat_renders_a_template_and_raw_does_not(record_of: Measure) -> None:
+    chat, raw = record_of(endpoint="chat", prompts=2), record_of(endpoint="raw", prompts=2)
+
+    for a, b in zip(chat.prompts, raw.prompts, strict=True):
+        assert a.prompt_tokens > b.prompt_tokens + 20
+        assert a.prompt_hash != b.prompt_hash
+
+
+def test_the_counters_give_the_same_steps_as_the_responses(engine: Server, record_of: Measure) -> None:
+    """An engine that reports nothing per request is read through /metrics, one prompt at a time."""
+    older = dataclasses.replace(engine, per_request=False)
+    by_request = record_of(folder="request")
+    by_counters = record_of(server=older, folder="counters")
+
+    assert {r.source for r in by_counters.prompts} == {"counters"}
+    for a, b in zip(by_request.prompts, by_counters.prompts, strict=True):
+        assert (a.text, a.histogram, a.undrafted) == (b.text, b.histogram, b.undrafted)
+
+
+def test_counters_cannot_tell_prompts_apart_that_run_together(engine: Server, record_of: Measure) -> None:
+    older = dataclasses.replace(engine, per_request=False)
+
+    with pytest.raises(ServerFailed, match="--concurrency 1"):
+        record_of(server=older, concurrency=4)
+
+
+def test_text_at_zero_does_not_move_with_concurrency(record_of: Measure) -> None:
+    alone, together = record_of(folder="alone"), record_of(concurrency=8, folder="together")
+
+    assert [r.text_hash for r in alone.prompts] == [r.text_hash for r in together.prompts]
+    assert [r.histogram for r in alone.prompts] == [r.histogram for r in together.prompts]
+
+
+def test_a_seed_gives_the_same_sampled_text_again_and_another_one_another(record_of: Measure) -> None:
+    one = record_of(temperature=0.7, prompts=4, folder="one")
+    again = record_of(temperature=0.7, prompts=4, folder="again")
+    other = record_of(temperature=0.7, prompts=4, seed=1, folder="other")
+
+    assert [r.text_hash for r in one.prompts] == [r.text_hash for r in again.prompts]
+    assert all(a.text_hash != b.text_hash for a, b in zip(one.prompts, other.prompts, strict=True))
+
+
+def test_a_cold_cache_is_cold_and_a_warm_one_is_said_to_be_warm(record_of: Measure) -> None:
+    """The prompts of `summary` are longer than one cache block; these are not, so ask for longer ones."""
+    cold = record_of(cache="cold", folder="cold")
+
+    assert cold.counters["cached"] == 0
+    assert "warm-cache" not in {f.code for f in cold.findings}
+
+
+def test_times_are_those_of_a_stream(record_of: Measure) -> None:
+    record = record_of(prompts=3)
+
+    for r in record.prompts:
+        assert r.ttft_s is not None
+        assert r.total_s is not None
+        assert 0 < r.ttft_s < r.total_s
+    assert speed_of(record.prompts) is not None
+
+
+def test_a_cell_file_reads_back_as_it_was(record_of: Measure, tmp_path: Path) -> None:
+    record = record_of(prompts=2)
+
+    assert load(tmp_path / "cells" / "chat-en-instruct-ngram-k4.json", CellRecord) == record
+    assert dump_cell(record).count("\n") == len(CellRecord.model_fields) + 2 + 2
+
+
+def test_foreign_traffic_makes_a_cell_invalid(
+    engine: Server, record_of: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Client.ask
+
+    async def ask_twice(self: Client, *args: object, **kwargs: object) -> object:
+        await asyncio.sleep(0)
+        await ask(self, *args, **kwargs)  # type: ignore[arg-type]
+        return await ask(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Client, "ask", ask_twice)
+    record = record_of(prompts=2)
+
+    assert not record.valid
+    assert {"foreign-traffic", "counters-disagree"} <= {f.code for f in record.findings}
+
+
+def test_the_key_is_in_no_record_no_log_and_no_process_list(
+    engine: Server, record_of: Measure, tmp_path: Path
+) -> None:
+    record_of(prompts=1)
+    written = "".join(p.read_text(errors="replace") for p in tmp_path.rglob("*") if p.is_file())
+    assert engine.log is not None
+    listed = b"".join(p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline") if os.access(p, os.R_OK))
+
+    assert engine.key not in written
+    assert engine.key not in engine.log.read_text()
+    assert engine.key.encode() not in listed
+
+
+def test_attaching_checks_what_the_server_tells(engine: Server) -> None:
+    attached = attach(engine.url, engine.spec, key=engine.key)
+    assert attached.version == engine.version
+
+    with pytest.raises(ServerFailed, match="answers 401"):
+        attach(engine.url, engine.spec, key=None)
+    with pytest.raises(ServerFailed, match="for k = 2"):
+        attach(engine.url, dataclasses.replace(engine.spec, k=2), key=engine.key)
+    with pytest.raises(ServerFailed, match="which does not"):
+        attach(
+            engine.url,
+            dataclasses.replace(engine.spec, drafter="none", k=0, speculative=None),
+            key=engine.key,
+        )
+    other = engine.spec.target.model_copy(update={"served_name": "another-model"})
+    with pytest.raises(ServerFailed, match="serves smollm2-135m-instruct, the stack wants 'another-model'"):
+        attach(engine.url, dataclasses.replace(engine.spec, target=other), key=engine.key)
+
+
+def test_a_suite_runs_against_a_server_that_is_there_already(engine: Server, draftgate: Draftgate) -> None:
+    done = draftgate.run(
+        "--server-url", engine.url, "-m", "chat and zh and ngram and k4", "--prompts", "2", "--max-tokens", "16",
+        env={"DRAFTGATE_API_KEY": engine.key},
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout
+    (path,) = draftgate.results.glob("*/acceptance/*.json")
+    record = load(path, CellRecord)
+    assert record.provenance["server"]["attached"]
+    assert record.subject["resolved_config"] == "unverified"
+
+
+def test_one_server_cannot_be_two_drafters(engine: Server, draftgate: Draftgate) -> None:
+    done = draftgate.run("--server-url", engine.url)
+
+    assert done.returncode == 4
+    assert "--server-url names one server" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

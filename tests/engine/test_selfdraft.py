@@ -1,0 +1,46 @@
+"""The target drafting for itself: acceptance is known, so this is whether the instrument works."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from harness import validity
+from harness.records import CellRecord
+from harness.server import Server
+
+Measure = Callable[..., CellRecord]
+
+
+def falling_and_alive(acceptance: tuple[float | None, ...]) -> bool:
+    """What T=0.7 must look like: every position accepts less than the one before, and none is dead."""
+    rates = [rate or 0.0 for rate in acceptance]
+    return all(a > b for a, b in itertools.pairwise(rates)) and min(rates) > 0.15
+
+
+@pytest.mark.parametrize("engine", [("self", 3, "1")], indirect=True, ids=["mended"])
+def test_with_the_mend_self_drafting_is_as_it_must_be(engine: Server, record_of: Measure) -> None:
+    at_zero = record_of(temperature=0.0)
+    sampled = record_of(temperature=0.7, prompts=12, folder="sampled")
+
+    assert at_zero.valid, at_zero.findings
+    assert min(rate or 0 for rate in validity.total(at_zero.prompts).acceptance) >= 0.97
+    assert sampled.valid, sampled.findings
+    assert falling_and_alive(validity.total(sampled.prompts).acceptance)
+    assert any(mend["mended"] for mend in engine.mends)
+    assert "engine-mended" in {f.code for f in at_zero.findings}
+    assert engine.log is not None
+    assert "draftgate: mended expand_batch_to_tokens" in engine.log.read_text()
+
+
+@pytest.mark.parametrize("engine", [("self", 3, "probe")], indirect=True, ids=["unmended"])
+def test_without_the_mend_the_same_check_fails_at_a_temperature(engine: Server, record_of: Measure) -> None:
+    at_zero = record_of(temperature=0.0)
+    sampled = record_of(temperature=0.7, prompts=12, folder="sampled")
+
+    assert min(rate or 0 for rate in validity.total(at_zero.prompts).acceptance) >= 0.97
+    assert not falling_and_alive(validity.total(sampled.prompts).acceptance)
+    assert {mend["probe"] for mend in engine.mends} == {"fault"}
+    assert not any(mend["mended"] for mend in engine.mends)
