@@ -104,7 +104,7 @@ class Measurement:
                 moved=moved if not self._resumed else None,
                 requests=len(records),
                 cache=self._cell.profile.cache,
-                mends=self._server.mends,
+                mends=provenance.mends_of(self._server),
             ),
             prompts=records,
         )

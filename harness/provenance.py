@@ -66,8 +66,14 @@ def subject(cell: Cell, server: Server) -> dict[str, Any]:
         "engine_args": json.loads(cell.spec.args),
         "resolved_config": resolved_config(server.log),
         "trust_remote_code": cell.spec.target.trust_remote_code,
-        "mends": list(server.mends[:1]),
+        "mends": mends_of(server),
     }
+
+
+def mends_of(server: Server) -> list[dict[str, Any]]:
+    """What the engine plug-in did, once, however many processes the engine has."""
+    kept = ({key: m.get(key) for key in ("fault", "probe", "mended")} for m in server.mends)
+    return [json.loads(text) for text in sorted({json.dumps(m, sort_keys=True) for m in kept})]
 
 
 @functools.cache
@@ -75,6 +81,7 @@ def environment() -> dict[str, Any]:
     """The hardware that this machine has; a server attached to may have other."""
     return {
         "cpu": _cpu_name(),
+        "isa": _instruction_sets(),
         "threads": len(os.sched_getaffinity(0)),
         "isa_limit": os.environ.get("ONEDNN_MAX_CPU_ISA"),
         "gpus": _gpus(),
@@ -158,6 +165,16 @@ def _cpu_name() -> str:
     except OSError:
         found = None
     return found[1].strip() if found else platform.processor() or UNVERIFIED
+
+
+def _instruction_sets() -> list[str]:
+    """Those that decide which kernels a math library takes, and so the last bits of a sum."""
+    try:
+        found = re.search(r"flags\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        return []
+    have = set(found[1].split()) if found else set()
+    return [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in have]
 
 
 def _gpus() -> list[dict[str, str]]:

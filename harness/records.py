@@ -6,6 +6,7 @@ while a cell is measured its records go to a `.jsonl` beside it, one line each a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -174,9 +175,10 @@ def write_atomically(path: Path, text: str) -> None:
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise BadInput(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)  # it is gone already where all went well
 
 
 def dump_cell(record: CellRecord) -> str:
@@ -201,10 +203,12 @@ def load(path: Path, kind: type[R]) -> R:
     except json.JSONDecodeError as error:
         cut = " (the file seems cut off)" if error.pos >= len(text.rstrip()) else ""
         raise BadRecord(f"{path}, line {error.lineno}: not JSON: {error.msg}{cut}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise BadRecord(f"{path}: not JSON: {error}") from None
     except RecursionError:
         raise BadRecord(f"{path}: nested too deeply to be a record of ours") from None
     schema = data.get("schema") if isinstance(data, dict) else None
-    if schema != SCHEMA:
+    if schema != SCHEMA or schema is True:
         raise BadRecord(f"{path}: schema is {schema!r}, this version of draftgate reads {SCHEMA}")
     return _validated(data, kind, where=str(path))
 
@@ -279,7 +283,7 @@ class Journal:
             where = f"{self.path}, line {number}"
             try:
                 data = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise BadRecord(f"{where}: not JSON: {error}") from None
             self.records.append(_validated(data, PromptRecord, where=where))
 
@@ -290,12 +294,17 @@ class Journal:
             BadInput: the disk is full, or the file cannot be written.
         """
         line = json.dumps(record.model_dump(mode="json"), ensure_ascii=False) + "\n"
+        whole = None
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line)
+            with self.path.open("ab") as file:
+                whole = file.tell()
+                file.write(line.encode())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            if whole is not None:
+                with contextlib.suppress(OSError):  # half a line must not be glued to the next one
+                    os.truncate(self.path, whole)
             raise BadInput(
                 f"cannot write {self.path}: {error.strerror}; the {len(self.records)} prompts before "
                 "are kept, --resume goes on from there"
@@ -309,7 +318,7 @@ def _first_difference(old: bytes, new: str) -> str:
         for key in sorted({*before, *after}):
             if before.get(key) != after.get(key):
                 return f"{key} was {_short(before.get(key))}, is {_short(after.get(key))}"
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         pass
     return "its first line is not the head of this cell"
 

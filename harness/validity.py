@@ -99,7 +99,7 @@ def findings(
     found += _soft_findings(cell, records)
     found += [
         _soft("engine-mended", f"the engine runs with a mend: {mend.get('fault')}")
-        for mend in mends[:1]
+        for mend in mends
         if mend.get("mended")
     ]
     return tuple(found)

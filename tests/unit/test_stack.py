@@ -1,0 +1,528 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, strategies as st
+
+from harness.errors import BadInput
+from harness.plugin import DATA
+from harness.stack import PROFILES, Cell, Profile, Stack, cells, find, load, place, server_spec
+
+HEAD = 'schema = 1\nname = "tiny"\n\n[target]\nmodel = "org/tiny"\n\n'
+"""Six lines: what a test appends begins at line 7."""
+NONE = "[drafters.none]\n"
+NGRAM = '[drafters.ngram]\nmethod = "ngram"\nk = [2, 4]\n'
+
+Loader = Callable[[str], Stack]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tiny.toml"
+
+
+@pytest.fixture
+def loaded(path: Path) -> Loader:
+    def write_and_load(text: str) -> Stack:
+        path.write_text(text, encoding="utf-8")
+        return load(path)
+
+    return write_and_load
+
+
+def names(stack: Stack, profile: Profile = PROFILES["quick"]) -> list[str]:
+    return [str(cell) for cell in cells(stack, "quick", profile, workloads=("instruct",))]
+
+
+# What a stack says
+
+
+def test_a_small_stack_has_the_documented_defaults(loaded: Loader) -> None:
+    stack = loaded(HEAD + NONE)
+
+    assert stack.endpoints == ("chat", "raw")
+    assert stack.languages == ("en", "zh")
+    assert stack.workloads == ("instruct", "code", "summary", "imageprompt")
+    assert (stack.target.dtype, stack.target.quantization, stack.engine.port) == ("auto", None, None)
+    assert stack.drafters["none"].k == (0,)
+    assert stack.drafters["none"].selected
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts", "max_tokens", "temperature"),
+    [("quick", 8, 64, 0.0), ("gate", 120, 96, 0.0), ("field", 120, 200, 0.7)],
+)
+def test_the_profiles_are_the_documented_ones(
+    loaded: Loader, name: str, prompts: int, max_tokens: int, temperature: float
+) -> None:
+    profile = loaded(HEAD + NONE).profiles[name]
+
+    assert (profile.prompts, profile.max_tokens) == (prompts, max_tokens)
+    assert profile.sampling.temperature == temperature
+    assert (profile.concurrency, profile.cache) == (1, "cold")
+
+
+def test_a_profile_changes_single_values_of_the_built_in_one(loaded: Loader) -> None:
+    stack = loaded(HEAD + NONE + "[profiles.field]\nconcurrency = 8\n[profiles.field.sampling]\ntop_p = 0.9\n")
+
+    field = stack.profiles["field"]
+    assert (field.prompts, field.max_tokens, field.concurrency) == (120, 200, 8)
+    assert (field.sampling.temperature, field.sampling.top_p) == (0.7, 0.9)
+    assert stack.profiles["gate"] == PROFILES["gate"]
+
+
+def test_a_profile_of_a_new_name_stands_for_itself(loaded: Loader) -> None:
+    stack = loaded(HEAD + NONE + "[profiles.soak]\nprompts = 3\nmax_tokens = 5\n")
+
+    assert stack.profiles["soak"] == Profile(prompts=3, max_tokens=5)
+    assert set(stack.profiles) == {"quick", "gate", "field", "soak"}
+
+
+def test_further_keys_of_a_drafter_are_vllms(loaded: Loader) -> None:
+    stack = loaded(HEAD + NONE + NGRAM + "prompt_lookup_max = 4\n")
+
+    assert stack.drafters["ngram"].settings == {"prompt_lookup_max": 4}
+
+
+def test_the_shipped_stacks_load() -> None:
+    for shipped in (DATA / "stacks").glob("*.toml"):
+        assert load(shipped).name == shipped.stem
+
+
+def test_the_self_drafter_of_the_embedded_stack_is_measured_only_by_name() -> None:
+    stack = load(find("smollm2-cpu", DATA / "stacks"))
+
+    assert [name for name, drafter in stack.drafters.items() if not drafter.selected] == ["self"]
+
+
+# What is wrong with a stack
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param(HEAD + "nonsense\n", "not TOML: .*line 7", id="malformed line"),
+        pytest.param(HEAD + 'a = "unclosed\n', "not TOML: .*line 7", id="unclosed string"),
+        pytest.param(HEAD + NONE + "[drafters.none]\n", "not TOML: .*line 8", id="table twice"),
+        pytest.param("a = " + "[" * 50_000, "nested too deeply", id="nested"),
+        pytest.param("a = " + "1" * 5000, "not TOML: .*digits", id="number of 5000 digits"),
+        pytest.param("", "key schema: Field required", id="empty"),
+        pytest.param('schema = 2\nname = "tiny"\n', "line 1, key schema: Input should be 1", id="schema"),
+        pytest.param(HEAD, "key drafters: Field required", id="no drafters"),
+        pytest.param(
+            HEAD + 'dtyp = "float16"\n' + NONE,
+            "line 7, key target.dtyp: Extra inputs are not permitted",
+            id="unknown key",
+        ),
+        pytest.param(
+            HEAD + "[engin]\nport = 1\n" + NONE, "line 7, key engin: Extra inputs", id="unknown table"
+        ),
+        pytest.param(
+            HEAD + "[engine]\nport = 0\n" + NONE, "line 8, key engine.port: Input should be", id="port 0"
+        ),
+        pytest.param(
+            HEAD + "[engine.env]\nA = 2\n" + NONE,
+            "line 8, key engine.env.A: Input should be a valid string",
+            id="number in the environment",
+        ),
+        pytest.param(
+            HEAD + NONE + NGRAM.replace("[2, 4]", '["two"]'),
+            "line 10, key drafters.ngram.k.0: Input should be a valid integer",
+            id="k a word",
+        ),
+        pytest.param(
+            HEAD + "drafters = 4\n", "line 7, key target.drafters: Extra inputs", id="key in the wrong table"
+        ),
+        pytest.param(
+            HEAD + NONE + "[profiles.gate]\nconcurrency = 0\n",
+            "line 9, key profiles.gate.concurrency: Input should be greater than 0",
+            id="concurrency 0",
+        ),
+        pytest.param(
+            HEAD + NONE + '[profiles.gate]\ncache = "hot"\n',
+            "line 9, key profiles.gate.cache: Input should be 'cold', 'warm' or 'off'",
+            id="unknown cache state",
+        ),
+        pytest.param(
+            HEAD + NONE + "[profiles.gate.sampling]\ntemprature = 1\n",
+            "line 9, key profiles.gate.sampling.temprature: Extra inputs",
+            id="unknown sampling parameter",
+        ),
+        pytest.param(
+            HEAD + NONE + "[profiles]\ngate = 4\n", "line 9, key profiles.gate: Input", id="profile a number"
+        ),
+        pytest.param(
+            HEAD + NONE + "[profiles.gate]\nsampling = 4\n",
+            "line 9, key profiles.gate.sampling: Input",
+            id="sampling a number",
+        ),
+        pytest.param(
+            HEAD + NONE + "[profiles.soak]\nmax_tokens = 4\n",
+            "line 8, key profiles.soak.prompts: Field required",
+            id="new profile without prompts",
+        ),
+        pytest.param("profiles = 4\n" + HEAD + NONE, "line 1, key profiles: Input", id="profiles a number"),
+    ],
+)
+def test_bad_text_is_refused_with_its_line_and_key(
+    loaded: Loader, path: Path, text: str, says: str
+) -> None:
+    with pytest.raises(BadInput, match=says) as caught:
+        loaded(text)
+
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("k", "says"),
+    [
+        ("[0]", "drafter 'ngram' has no k"),
+        ("[]", "drafter 'ngram' has no k"),
+        ("[4, -1]", "k is -1, it must be 1 or more"),
+        ("[4, 0]", "k is 0, it must be 1 or more"),
+        ("[2, 4, 2]", r"k holds a value twice: \[2, 4, 2\]"),
+    ],
+)
+def test_a_k_that_cannot_be_is_refused(loaded: Loader, k: str, says: str) -> None:
+    with pytest.raises(BadInput, match=f"line 10, key drafters.ngram.k: {says}"):
+        loaded(HEAD + NONE + NGRAM.replace("[2, 4]", k))
+
+
+@pytest.mark.parametrize(
+    ("drafters", "says"),
+    [
+        ("[drafters.ngram]\nk = [2]\n", "line 8, .*drafter 'ngram' has no method; only 'none' drafts nothing"),
+        ("[drafters.none]\nk = [2]\n", "line 8, .*drafter 'none' has no method"),
+        ("[drafters.none]\nprompt_lookup_max = 2\n", "line 7, .*drafter 'none' has no method"),
+        ('[drafters.none]\nmethod = "ngram"\nk = [2]\n', "line 9, .*'none' drafts nothing: it takes no method"),
+        ('[drafters.ngram]\nmethod = "ngram"\n', "line 7, .*drafter 'ngram' has no k"),
+        (NGRAM + "num_speculative_tokens = 4\n", "line 9, .*sets num_speculative_tokens; that is k here"),
+    ],
+)
+def test_a_drafter_that_cannot_be_is_refused(loaded: Loader, drafters: str, says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        loaded(HEAD + drafters)
+
+
+@pytest.mark.parametrize(
+    ("name", "contained"),
+    [
+        ("dflashen", "en"),
+        ("frozen", "en"),
+        ("ZHead", "zh"),
+        ("rawhead", "raw"),
+        ("decoder", "code"),
+        ("ngramsuffix", "ngram"),
+        ("mark4", "k4"),
+        ("zh", "zh"),
+        ("chat", "chat"),
+    ],
+)
+def test_a_drafter_called_like_another_value_is_refused(loaded: Loader, name: str, contained: str) -> None:
+    text = HEAD + NONE + NGRAM + f'[drafters.{name}]\nmethod = "suffix"\nk = [4]\n'
+
+    with pytest.raises(BadInput) as caught:
+        loaded(text)
+
+    assert f"line 11, key drafters.{name}: the name {name!r} contains {contained!r}" in str(caught.value)
+
+
+def test_a_workload_called_like_another_value_is_refused(loaded: Loader) -> None:
+    text = 'workloads = ["instruct", "screenplay"]\n' + HEAD + NONE
+
+    with pytest.raises(BadInput, match="line 1, key workloads: the name 'screenplay' contains 'en'"):
+        loaded(text)
+
+
+def test_one_k_may_begin_like_another(loaded: Loader) -> None:
+    stack = loaded(HEAD + NONE + NGRAM.replace("[2, 4]", "[1, 16]"))
+
+    assert stack.drafters["ngram"].k == (1, 16)
+
+
+@pytest.mark.parametrize("name", ["skip", "xfail", "parametrize", "cells", "not", "and"])
+def test_a_drafter_called_like_a_word_of_pytest_is_refused(loaded: Loader, name: str) -> None:
+    with pytest.raises(BadInput, match=f"key drafters.{name}: '{name}' has a meaning to pytest"):
+        loaded(HEAD + NONE + f'[drafters.{name}]\nmethod = "suffix"\nk = [4]\n')
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (HEAD + NONE + '[drafters."a b"]\nmethod = "x"\nk = [1]\n', "line 8, .*'a b' is not a name"),
+        (HEAD + NONE + '[drafters."a-b"]\nmethod = "x"\nk = [1]\n', "line 8, .*'a-b' is not a name"),
+        (HEAD.replace("tiny", "../tiny") + NONE, "line 2, key name: '../tiny' is not a name"),
+        ('languages = ["zh TW"]\n' + HEAD + NONE, "line 1, key languages: 'zh TW' is not a name"),
+        ('workloads = ["a/b"]\n' + HEAD + NONE, "line 1, key workloads: 'a/b' is not a name"),
+        (HEAD + NONE + '[profiles."a/b"]\nprompts = 1\nmax_tokens = 1\n', "line 8, .*'a/b' is not a name"),
+        ('languages = ["en", "en"]\n' + HEAD + NONE, "line 1, key languages: 'en' stands there twice"),
+    ],
+)
+def test_what_is_not_a_name_is_refused(loaded: Loader, text: str, says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        loaded(text)
+
+
+def test_a_stack_may_have_dashes_in_its_name(loaded: Loader) -> None:
+    assert loaded(HEAD.replace('name = "tiny"', 'name = "gemma4-26b-gb10"') + NONE).name == "gemma4-26b-gb10"
+
+
+def test_an_unknown_endpoint_is_refused(loaded: Loader) -> None:
+    with pytest.raises(BadInput, match="line 1, key endpoints: unknown endpoint 'rest'; there are: chat, raw"):
+        loaded('endpoints = ["chat", "rest"]\n' + HEAD + NONE)
+
+
+@pytest.mark.parametrize("value", ["2026-11-21", "12:00:00", "nan", "inf"])
+def test_a_value_that_vllm_cannot_be_told_is_refused(loaded: Loader, value: str) -> None:
+    with pytest.raises(BadInput, match="line 8, key engine.args.seed: .*cannot be given to vLLM"):
+        loaded(HEAD + f"[engine.args]\nseed = {value}\n" + NONE)
+    with pytest.raises(BadInput, match="line 11, key drafters.ngram.when: .*cannot be given to vLLM"):
+        loaded(HEAD + NONE + NGRAM + f"when = {value}\n")
+
+
+@pytest.mark.parametrize("name", ["port", "api_key", "speculative_config", "served-model-name"])
+def test_an_engine_argument_that_has_its_own_place_is_refused(loaded: Loader, name: str) -> None:
+    with pytest.raises(BadInput, match=f"line 8, key engine.args.{name}: "):
+        loaded(HEAD + f'[engine.args]\n{name} = "1"\n' + NONE)
+
+
+def test_a_file_that_is_no_text_is_refused(path: Path) -> None:
+    path.write_bytes(b'name = "\xff"')
+
+    with pytest.raises(BadInput, match=r"not UTF-8 text \(byte 8\)"):
+        load(path)
+
+
+def test_a_folder_is_no_stack(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="Is a directory"):
+        load(tmp_path)
+
+
+toml_like = st.lists(
+    st.sampled_from(
+        [HEAD, NONE, NGRAM, "[profiles.gate]\n", "k = []\n", "k = 3\n", "method = 4\n", "model = 'target'\n",
+         "[[drafters]]\n", "profiles = 1\n", "[engine.args]\n", "x = 1979-05-27\n", "[target]\n", "name = ''\n",
+         "endpoints = []\n", "[profiles.quick.sampling]\n", "temperature = nan\n"]
+    ) | st.text(max_size=12),
+    max_size=6,
+).map("".join)  # fmt: skip
+
+
+@example("\x00")
+@example("a." * 5000 + "a = 1")
+@example("\ufeff" + HEAD + NONE)
+@given(st.text() | toml_like | toml_like.map(lambda text: HEAD + text))
+def test_any_text_is_a_stack_or_refused(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.toml"
+        path.write_text(text, encoding="utf-8", newline="")
+        try:
+            stack = load(path)
+        except BadInput as error:
+            assert str(error).startswith(str(path))  # noqa: PT017 - success is allowed too
+        else:
+            assert all(cell.spec.key for cell in cells(stack, "quick", PROFILES["quick"], workloads=("code",)))
+
+
+@given(st.text(), st.lists(st.text(max_size=5)))
+def test_any_place_is_told_or_only_its_key(text: str, loc: list[str]) -> None:
+    told = place(text, tuple(loc))
+
+    assert told.endswith(f"key {'.'.join(loc)}" if loc else "the file")
+
+
+def test_a_place_is_the_nearest_line_that_belongs_to_the_key() -> None:
+    text = '# k = 1\n[drafters.a]\nmethod = "b"\nk = [1]\n[ "drafters" . "c" ]\nd.e = 4\n'
+
+    assert place(text, ("drafters", "a", "k")) == "line 4, key drafters.a.k"
+    assert place(text, ("drafters", "a", "x")) == "line 2, key drafters.a.x"
+    assert place(text, ("drafters", "c", "d", "e")) == "line 6, key drafters.c.d.e"
+    assert place(text, ("k",)) == "key k"
+
+
+# Finding one
+
+
+def test_a_stack_is_found_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").touch()
+
+    assert find("a", tmp_path) == tmp_path / "a.toml"
+
+
+def test_an_unknown_name_lists_those_there_are(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.toml").touch()
+
+    with pytest.raises(BadInput, match="--stack c: unknown stack; there are: a, b "):
+        find("c", tmp_path)
+
+
+def test_an_unknown_name_among_none_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="there are: none"):
+        find("c", tmp_path)
+
+
+def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").touch()
+
+    assert find(str(tmp_path / "a.toml"), tmp_path / "elsewhere") == tmp_path / "a.toml"
+
+
+@pytest.mark.parametrize("name", ["missing.toml", "some/where"])
+def test_a_path_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match=f"--stack {name}: no such file"):
+        find(name, tmp_path)
+
+
+# Paths in it
+
+
+def test_relative_paths_start_at_the_stack_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.chdir("/")
+    (tmp_path / "stacks").mkdir()
+    path = tmp_path / "stacks" / "tiny.toml"
+    path.write_text(
+        'schema = 1\nname = "tiny"\n[target]\nmodel = "../models/tiny"\ntokenizer = "~/tok"\n'
+        '[engine]\npython = "./venv/bin/python"\n'
+        '[drafters.head]\nmethod = "eagle3"\nmodel = "/abs/head"\nk = [2]\n'
+        '[drafters.mtp]\nmethod = "mtp"\nmodel = "org/assistant"\nk = [2]\n'
+        '[drafters.twin]\nmethod = "draft_model"\nmodel = "target"\nk = [2]\n',
+        encoding="utf-8",
+    )
+
+    stack = load(path)
+
+    assert stack.target.model == str(tmp_path / "models/tiny")
+    assert stack.target.tokenizer == "/home/someone/tok"
+    assert stack.engine.python == str(tmp_path / "stacks/venv/bin/python")
+    assert {name: d.model for name, d in stack.drafters.items()} == {
+        "head": "/abs/head",
+        "mtp": "org/assistant",
+        "twin": "target",
+    }
+
+
+# Servers
+
+
+def test_equal_stacks_need_equal_servers(loaded: Loader) -> None:
+    text = HEAD + "[engine.args]\na = 1\nb = 2\n" + NONE + NGRAM
+    other = HEAD + "[engine.args]\nb = 2\na = 1\n" + NONE + NGRAM
+
+    first, second = server_spec(loaded(text), "ngram", 4), server_spec(loaded(other), "ngram", 4)
+
+    assert first == second
+    assert hash(first) == hash(second)
+    assert first.key == second.key
+    assert len(first.key) == 12
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("org/tiny", "org/small"),
+        ("prompt_lookup_max = 4", "prompt_lookup_max = 3"),
+        ('method = "ngram"', 'method = "suffix"'),
+        ("max_model_len = 64", "max_model_len = 65"),
+        ('A = "1"', 'A = "2"'),
+        ('name = "tiny"', 'name = "other"'),
+    ],
+)
+def test_what_decides_a_server_makes_another_key(loaded: Loader, before: str, after: str) -> None:
+    text = (
+        HEAD + '[engine.args]\nmax_model_len = 64\n[engine.env]\nA = "1"\n' + NGRAM + "prompt_lookup_max = 4\n"
+    )
+
+    first, second = (
+        server_spec(loaded(text), "ngram", 4),
+        server_spec(loaded(text.replace(before, after)), "ngram", 4),
+    )
+
+    assert first != second
+    assert first.key != second.key
+
+
+def test_k_and_drafter_and_prefix_cache_make_other_servers(loaded: Loader) -> None:
+    stack = loaded(HEAD + NONE + NGRAM)
+    specs = [
+        server_spec(stack, "none", 0),
+        server_spec(stack, "ngram", 2),
+        server_spec(stack, "ngram", 4),
+        server_spec(stack, "ngram", 4, prefix_cache=False),
+    ]
+
+    assert len({spec.key for spec in specs}) == 4
+    assert [spec.label for spec in specs] == ["none", "ngram-k2", "ngram-k4", "ngram-k4"]
+
+
+def test_a_servers_key_does_not_change_between_processes(loaded: Loader) -> None:
+    spec = server_spec(loaded(HEAD + NONE), "none", 0)
+
+    assert dataclasses.replace(spec).key == spec.key
+    assert spec.speculative is None
+
+
+def test_the_speculative_config_has_method_k_settings_and_model(loaded: Loader) -> None:
+    stack = loaded(HEAD + '[drafters.mtp]\nmethod = "mtp"\nmodel = "org/m"\nk = [3]\nquantization = "fp8"\n')
+
+    assert json.loads(server_spec(stack, "mtp", 3).speculative or "") == {
+        "method": "mtp",
+        "num_speculative_tokens": 3,
+        "quantization": "fp8",
+        "model": "org/m",
+    }
+
+
+def test_without_a_prefix_cache_the_engine_is_told(loaded: Loader) -> None:
+    stack = loaded(HEAD + "[engine.args]\nenable_prefix_caching = true\n" + NONE)
+
+    assert json.loads(server_spec(stack, "none", 0, prefix_cache=False).args) == {
+        "enable_prefix_caching": False
+    }
+    assert json.loads(server_spec(stack, "none", 0).args) == {"enable_prefix_caching": True}
+
+
+# Cells
+
+
+def test_cells_stand_drafter_by_drafter(loaded: Loader) -> None:
+    assert names(loaded(HEAD + NONE + NGRAM)) == [
+        "chat-en-instruct-none",
+        "chat-zh-instruct-none",
+        "raw-en-instruct-none",
+        "raw-zh-instruct-none",
+        "chat-en-instruct-ngram-k2",
+        "chat-zh-instruct-ngram-k2",
+        "raw-en-instruct-ngram-k2",
+        "raw-zh-instruct-ngram-k2",
+        "chat-en-instruct-ngram-k4",
+        "chat-zh-instruct-ngram-k4",
+        "raw-en-instruct-ngram-k4",
+        "raw-zh-instruct-ngram-k4",
+    ]
+
+
+def test_a_stack_may_have_fewer_endpoints_and_languages(loaded: Loader) -> None:
+    assert names(loaded('endpoints = ["raw"]\nlanguages = ["zh"]\n' + HEAD + NONE)) == ["raw-zh-instruct-none"]
+
+
+def test_cells_of_one_drafter_and_k_share_their_server(loaded: Loader) -> None:
+    stack = loaded(HEAD + NONE + NGRAM)
+    made: list[Cell] = list(cells(stack, "quick", PROFILES["quick"], workloads=("instruct", "code")))
+
+    assert len(made) == 24
+    assert [cell.spec.label for cell in made] == ["none"] * 8 + ["ngram-k2"] * 8 + ["ngram-k4"] * 8
+    assert len({cell.spec for cell in made}) == 3
+
+
+def test_a_profile_without_a_cache_starts_servers_without_one(loaded: Loader) -> None:
+    stack = loaded(HEAD + NONE)
+    cell = next(cells(stack, "x", Profile(prompts=1, max_tokens=1, cache="off"), workloads=("code",)))
+
+    assert json.loads(cell.spec.args) == {"enable_prefix_caching": False}
