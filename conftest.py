@@ -1,1 +1,1 @@
-pytest_plugins = ["harness.plugin", "fixtures.servers", "fixtures.measurement"]
+pytest_plugins = ["harness.plugin", "fixtures.servers", "fixtures.measurement", "fixtures.speed"]

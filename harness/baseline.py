@@ -167,7 +167,8 @@ def pair(old: CellRecord, new: CellRecord, *, across: Collection[str] = ()) -> P
     by_id = bool(_RENDERING & {f for f in across if old.identity.get(f) != new.identity.get(f)})
     left, right = _by_prompt(old, by_id=by_id), _by_prompt(new, by_id=by_id)
     common = [key for key in left if key in right]
-    larger = max(len(left), len(right))
+    # Stopped early on purpose: the prompts that were not asked are not missing.
+    larger = len(right) if new.stopped_at is not None else max(len(left), len(right))
     if larger == 0 or len(common) < ENOUGH_IN_COMMON * larger:
         raise Refused(
             f"{len(common)} of {larger} prompts are in common (baseline {len(left)}, now {len(right)}), "

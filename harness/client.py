@@ -52,6 +52,7 @@ class Client:
     ) -> None:
         """Nothing is sent yet; `server` is the start id that goes into every record."""
         self._openai = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=timeout_s)
+        self._key = key
         self._model, self._endpoint, self._profile, self._k, self._server = (
             model,
             endpoint,
@@ -135,7 +136,7 @@ class Client:
             async for _ in self._receive(self.request(prompt, seed=seed, salt=salt), stream):
                 pass
         except (openai.OpenAIError, ValueError, TypeError, KeyError, AttributeError) as problem:
-            error = _failure(problem)
+            error = _failure(problem).replace(self._key, "***")  # a server may send our headers back
         moved = (await settled(counters)) - before if counters and before and not error else None
         record: dict[str, Any] = {
             "prompt": prompt.id,
@@ -191,6 +192,7 @@ class Client:
                 if ids or piece:
                     into.pieces += 1
                     into.tokens += len(ids or ())
+                    piece.encode()  # half of a surrogate pair is no text, and could not be stored
                     into.text.append(piece)
                     into.first = into.first or now
                     into.last = now

@@ -69,13 +69,18 @@ def judge(
     """The verdict on `new`, paired prompt by prompt against `old`; never raises for bad pairs."""
     try:
         pairs = pair(old, new, across=across)
-        return judge_pairs(pairs, against=against)
+        return judge_pairs(pairs, against=against, look=new.stopped_at)
     except Refused as refusal:
         return Verdict(kind="invalid", text=f"not comparable with the {against}: {refusal}", against=against)
 
 
-def judge_pairs(pairs: Pairs, *, against: str = "baseline") -> Verdict:
+def judge_pairs(pairs: Pairs, *, against: str = "baseline", look: int | None = None) -> Verdict:
     """The verdict on pairs that may be compared.
+
+    Args:
+        pairs: the prompts of both sides.
+        against: what the old side is called.
+        look: of a sequential measurement, one of `stats.LOOKS`: its bounds are wider.
 
     Raises:
         Refused: there are fewer than 8 of them, or one side has no decode step.
@@ -107,7 +112,7 @@ def judge_pairs(pairs: Pairs, *, against: str = "baseline") -> Verdict:
     # `differing` counts prompts by tokens and steps; with the 8 of `quick` all of them must differ.
     enough = primary.differing >= min(stats.MIN_DIFFERING, m)
     positions = _positions(old, new) if m >= stats.MIN_PROMPTS_POSITION and enough else ()
-    significant = primary.p_loss() <= stats.ALPHA_PRIMARY
+    significant, surely_inside = _bounds(primary, look)
     lost = enough and significant and primary.estimate <= -stats.LOG_MARGIN
     gained = enough and primary.p_gain() <= stats.ALPHA_PRIMARY and primary.estimate >= stats.LOG_MARGIN
     kind: Kind
@@ -115,7 +120,7 @@ def judge_pairs(pairs: Pairs, *, against: str = "baseline") -> Verdict:
         kind = "regressed"
     elif gained:
         kind = "improved"
-    elif primary.lower_bound() > -stats.LOG_MARGIN:
+    elif surely_inside:
         kind = "ok"
     else:
         kind = "inconclusive"
@@ -131,6 +136,15 @@ def judge_pairs(pairs: Pairs, *, against: str = "baseline") -> Verdict:
         notes=pairs.notes,
         against=against,
     )
+
+
+def _bounds(primary: stats.PairedRatio, look: int | None) -> tuple[bool, bool]:
+    """Whether the loss is significant, and whether it is surely inside the margin."""
+    if look is None:
+        return primary.p_loss() <= stats.ALPHA_PRIMARY, primary.lower_bound() > -stats.LOG_MARGIN
+    regressed, ok = stats.sequential_thresholds(look, primary.m)
+    lost = primary.estimate < 0 and primary.estimate <= -regressed * primary.se
+    return lost, primary.estimate - ok * primary.se > -stats.LOG_MARGIN
 
 
 def worst(verdicts: Collection[Verdict]) -> Verdict:

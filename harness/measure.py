@@ -75,19 +75,28 @@ class Measurement:
             asyncio.run(self._prepare())
         self._origin = time.perf_counter()
 
-    def one_pass(self, repeat: int) -> None:
-        """Send every prompt that this repeat still lacks."""
-        asyncio.run(self._one_pass(repeat))
+    def one_pass(self, repeat: int, *, first: int | None = None) -> None:
+        """Send every prompt that this repeat still lacks, of the first `first` or of all."""
+        asyncio.run(self._one_pass(repeat, self._prompts[:first]))
 
-    def finish(self) -> CellRecord:
+    def so_far(self, stopped_at: int) -> CellRecord:
+        """The record of a sequential measurement at one of its looks; nothing is written."""
+        return self._record(moved=None, stopped_at=stopped_at)
+
+    def finish(self, *, stopped_at: int | None = None) -> CellRecord:
         """Look at what was measured, write the cell file, and return the record."""
         moved: dict[str, int] | None = None
         if self._before is not None:
             delta = asyncio.run(settled(self._server.counters)) - self._before
             names = ("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished", "cached")
             moved = {name: getattr(delta, name) for name in names}
+        record = self._record(moved=moved, stopped_at=stopped_at)
+        write_atomically(self._path, dump_cell(record))
+        return record
+
+    def _record(self, *, moved: dict[str, int] | None, stopped_at: int | None) -> CellRecord:
         records = in_order(self._done.values(), [p.id for p in self._prompts])
-        record = CellRecord(
+        return CellRecord(
             stack=self._cell.spec.stack,
             profile=self._cell.profile_name,
             suite=self._suite,
@@ -96,6 +105,7 @@ class Measurement:
             subject=self._subject,
             environment=provenance.environment() if not self._server.attached else {"cpu": "unverified"},
             provenance=provenance.provenance(self._server),
+            stopped_at=stopped_at,
             warmups=len(self._warmups),
             counters=moved or {},
             findings=validity.findings(
@@ -108,8 +118,6 @@ class Measurement:
             ),
             prompts=records,
         )
-        write_atomically(self._path, dump_cell(record))
-        return record
 
     def _client(self) -> Client:
         return Client(
@@ -153,8 +161,8 @@ class Measurement:
             )
         self._before = await settled(self._server.counters)
 
-    async def _one_pass(self, repeat: int) -> None:
-        todo = iter([p for p in self._prompts if (p.id, repeat) not in self._done])
+    async def _one_pass(self, repeat: int, prompts: Sequence[Prompt]) -> None:
+        todo = iter([p for p in prompts if (p.id, repeat) not in self._done])
         total = self._repeats * len(self._prompts)
 
         # Written by a task of its own: a slow disk must not make the next prompt wait.

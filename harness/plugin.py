@@ -18,6 +18,7 @@ from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.records import CellRecord
 from harness.session import RUN_FILE, Options, Session
 from harness.stack import NONE, Cell, ServerSpec, Stack
+from harness.stats import LOOKS
 
 DATA = Path(__file__).resolve().parent.parent / "fixtures"
 DEFAULT_STACK = "smollm2-cpu"
@@ -47,6 +48,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--baselines", metavar="DIR", type=Path, help="where baselines lie (baselines)")
     add("--update-baselines", action="store_true", help="make what this run measures the baseline")
     add("--update-baselines-new-only", action="store_true", help="the same for cells that have none yet")
+    add("--pairs", metavar="N", type=int, default=6, help="pairs of server starts for a speed-up (6)")
+    add(
+        "--sequential",
+        action="store_true",
+        help="stop a cell at the first look (16 to 80 prompts) that decides",
+    )
     add("--compare", metavar="RUN", type=Path, help="judge against a run's folder, not the baselines")
 
 
@@ -95,8 +102,14 @@ def _options(config: pytest.Config, stack: Stack) -> Options:
             if value < 1:
                 raise BadInput(f"{flag} {value}: must be 1 or more")
             profile = profile.model_copy(update={field: value})
-    if option("--repeats") < 1:
-        raise BadInput(f"--repeats {option('--repeats')}: must be 1 or more")
+    for flag, least in (("--repeats", 1), ("--pairs", 2)):
+        if option(flag) < least:
+            raise BadInput(f"{flag} {option(flag)}: must be {least} or more")
+    if option("--sequential") and (profile.prompts < LOOKS[0] or option("--repeats") > 1):
+        raise BadInput(
+            f"--sequential looks at {', '.join(map(str, LOOKS))} prompts, once: use --profile gate, "
+            "without --repeats"
+        )
     workloads = tuple(option("--workload") or ["instruct"])
     for workload in workloads:
         if workload not in stack.workloads:
@@ -116,6 +129,8 @@ def _options(config: pytest.Config, stack: Stack) -> Options:
         baselines=option("--baselines") or config.rootpath / "baselines",
         gate=option("--gate"),
         update="all" if option("--update-baselines") else "new" * option("--update-baselines-new-only"),
+        pairs=option("--pairs"),
+        sequential=option("--sequential"),
         compare=_existing_run(option("--compare")),
         command="pytest " + shlex.join(config.invocation_params.args),
     )
@@ -129,13 +144,19 @@ def _existing_run(path: Path | None) -> Path | None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A case for every cell; `server` comes with it, so that pytest starts one per server."""
-    if "cell" not in metafunc.fixturenames or metafunc.definition.get_closest_marker("cells") is None:
+    marker = metafunc.definition.get_closest_marker("cells")
+    if "cell" not in metafunc.fixturenames or marker is None:
         return
+    own_servers, drafting = marker.kwargs.get("own_servers", False), marker.kwargs.get("drafting", False)
     options = metafunc.config.stash[SESSION].options
     cells = stacks.cells(options.stack, options.profile_name, options.profile, workloads=options.workloads)
     metafunc.parametrize(
         ("server", "cell"),
-        [pytest.param(cell.spec, cell, id=str(cell), marks=_marks(cell)) for cell in cells],
+        [
+            pytest.param(None if own_servers else cell.spec, cell, id=str(cell), marks=_marks(cell))
+            for cell in cells
+            if cell.name.k or not drafting
+        ],
         indirect=["server"],
         scope="session",
     )
@@ -185,8 +206,14 @@ def _server_rank(item: pytest.Item, order: dict[ServerSpec, int]) -> int:
 
 
 def _only_by_name(config: pytest.Config, item: pytest.Item, named: str) -> bool:
-    cell = cell_of(item)
-    if cell is None or config.stash[SESSION].options.stack.drafters[cell.name.drafter].selected:
+    cell, marker = cell_of(item), item.get_closest_marker("cells")
+    if cell is None or marker is None:
+        return False
+    if marker.kwargs.get("by_path") and not any(
+        item.path.name in arg for arg in config.invocation_params.args
+    ):
+        return True
+    if config.stash[SESSION].options.stack.drafters[cell.name.drafter].selected:
         return False
     by_id = any(str(cell) in argument for argument in config.invocation_params.args)
     return not by_id and re.search(rf"\b{re.escape(cell.name.drafter)}\b", named) is None
@@ -215,17 +242,38 @@ def _warn_of_loose_words(config: pytest.Config, items: list[pytest.Item]) -> Non
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Print the plan before the first server starts."""
     config = session.config
-    cells = [cell for item in session.items if (cell := cell_of(item))]
-    if not cells or hasattr(config, "workerinput"):
+    cells = [cell for item in session.items if (cell := cell_of(item)) and not _owns_servers(item)]
+    pairs = [cell for item in session.items if (cell := cell_of(item)) and _owns_servers(item)]
+    if not (cells or pairs) or hasattr(config, "workerinput"):
         return
     run = config.stash[SESSION]
     try:
-        for line in plan(run, cells):
+        for line in [*plan(run, cells), *speed_plan(run, pairs), f"draftgate: records go to {run.folder}"]:
             _write(config, line)
         if not config.getoption("collectonly"):
             run.write(finished=False)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def _owns_servers(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("cells")
+    return marker is not None and bool(marker.kwargs.get("own_servers"))
+
+
+def speed_plan(run: Session, cells: list[Cell]) -> list[str]:
+    """The same for a suite that starts servers of its own.
+
+    Raises:
+        BadInput: a prompt file is missing or unreadable.
+    """
+    starts = 2 * run.options.pairs * len(cells)
+    seconds = 2 * run.options.pairs * sum(run.estimate_s([cell]) for cell in cells)
+    return (
+        [f"draftgate: {len(cells)} speed-ups, {starts} server starts; about {duration(seconds)}"]
+        if cells
+        else []
+    )
 
 
 def plan(run: Session, cells: list[Cell]) -> list[str]:
@@ -234,6 +282,8 @@ def plan(run: Session, cells: list[Cell]) -> list[str]:
     Raises:
         BadInput: a prompt file is missing or unreadable.
     """
+    if not cells:
+        return []
     servers = list(dict.fromkeys(cell.spec for cell in cells))
     counts = sorted({len(run.prompts(cell)) for cell in cells})
     profile = cells[0].profile
@@ -243,7 +293,6 @@ def plan(run: Session, cells: list[Cell]) -> list[str]:
         + (f" x {run.options.repeats}" if run.options.repeats > 1 else "")
         + f", T={profile.sampling.temperature:g}, concurrency {profile.concurrency}; "
         f"about {duration(run.estimate_s(cells))}",
-        f"draftgate: records go to {run.folder}",
     ]
     for cell in cells:
         run.warmups(cell)
@@ -314,6 +363,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(f"draftgate: {error}", red=True)
         else:
             terminalreporter.write_line("\n" + tables.verdict_report(verdicts))
+            if not (config.getoption("keyword") or config.getoption("markexpr")):
+                for path in run.orphans(cells[0]):
+                    terminalreporter.write_line(f"orphan: {path}: the stack has no such cell any more")
     terminalreporter.write_line(f"records: {run.folder}")
 
 
@@ -324,11 +376,6 @@ def _has_run(config: pytest.Config) -> bool:
 
 def _parallel(config: pytest.Config) -> bool:
     return (config.getoption("numprocesses", default=0) or 0) > 1
-
-
-def _whole_matrix(config: pytest.Config) -> bool:
-    """Nothing was deselected, so that a baseline without a cell is an orphan."""
-    return not (config.getoption("keyword") or config.getoption("markexpr"))
 
 
 def _sorted(cells: list[CellRecord], run: Session) -> list[CellRecord]:

@@ -128,6 +128,9 @@ class CellRecord(Record):
     """Hardware: footnoted for acceptance, refused for throughput."""
     provenance: dict[str, Any]
     """Command, commit, time, host. Never compared."""
+    stopped_at: int | None = None
+    """The look at which a sequential measurement was decided: so many prompts were planned up to it.
+    None where all prompts were measured."""
     warmups: int
     counters: dict[str, int]
     """What /metrics moved by while the measured prompts ran."""

@@ -25,12 +25,6 @@ from harness.errors import BadInput, PortTaken, ServerFailed
 from harness.models import Say, resolve
 from harness.stack import ServerSpec
 
-OWN_ARGS = frozenset(
-    {"model", "host", "port", "served_model_name", "api_key", "speculative_config", "tokenizer", "revision"}
-    | {"dtype", "quantization", "trust_remote_code", "per_request_spec_decode_metrics"}
-)
-"""Arguments that a stack gives elsewhere, or that are the server's own."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineFacts:

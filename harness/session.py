@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import hashlib
 import secrets
 from pathlib import Path
 from typing import Any
 
-from harness import baseline, provenance
+from harness import baseline, provenance, stack as stacks, stats
 from harness.errors import BadInput, BadRecord
 from harness.gate import Verdict, judge, worst
 from harness.prompts import Prompt, load as load_prompts
@@ -36,6 +37,10 @@ class Options:
     """off, warn, on or strict."""
     update: str
     """What to do with baselines: nothing (empty), `all`, or `new`."""
+    pairs: int
+    """Pairs of server starts for a speed-up."""
+    sequential: bool
+    """Stop a cell when it is decided."""
     compare: Path | None
     """A run to judge against instead of the baselines."""
     command: str
@@ -48,6 +53,8 @@ class Options:
             "workloads": list(self.workloads),
             "repeats": self.repeats,
             "seed": self.seed,
+            "sequential": self.sequential,
+            "pairs": self.pairs,
             "server_url": self.server_url,
         }
 
@@ -124,6 +131,15 @@ class Session:
             self.data / "prompts", cell.name.workload, cell.name.language, at_most=cell.profile.prompts
         )
 
+    def in_sequence(self, cell: Cell) -> tuple[Prompt, ...]:
+        """The prompts of a sequential measurement: as many as its last look wants, always mixed alike.
+
+        Raises:
+            BadInput: see `harness.prompts.load`.
+        """
+        mixed = sorted(self.prompts(cell), key=lambda p: hashlib.sha256(p.id.encode()).digest())
+        return tuple(mixed[: stats.LOOKS[-1]])
+
     def warmups(self, cell: Cell) -> tuple[Prompt, ...]:
         """Prompts to warm up with; never among the measured ones."""
         return load_prompts(
@@ -149,8 +165,15 @@ class Session:
         Raises:
             BadRecord: one of them cannot be trusted.
         """
-        files = [p for p in self.folder.glob("*/*.json") if not p.name.startswith(".")]
+        files = [p for p in self.folder.glob("acceptance/*.json") if not p.name.startswith(".")]
         return [load(p, CellRecord) for p in sorted(files, key=lambda p: (p.stat().st_mtime_ns, p.name))]
+
+    def orphans(self, record: CellRecord) -> list[Path]:
+        """Baselines beside that of `record` that no cell of the stack has any more."""
+        stack, profile = self.options.stack, self.options.profile
+        names = {str(c) for c in stacks.cells(stack, "", profile, workloads=stack.workloads)}
+        folder = baseline.path_of(self.options.baselines, record).parent
+        return sorted(p for p in folder.glob("*.json") if p.name.split(".")[0] not in names)
 
     def estimate_s(self, cells: list[Cell]) -> float:
         """Seconds that measuring `cells` will take, from the two figures that the stack gives."""

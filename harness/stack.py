@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,17 @@ ENDPOINTS = ("chat", "raw")
 NONE = "none"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*")
+_PYTESTS = frozenset(
+    {"and", "or", "not", "cells", "xdist_group"}
+    | {"skip", "skipif", "xfail", "parametrize", "usefixtures", "filterwarnings"}
+)
+"""Names that pytest would take for something else when they are markers."""
+
+OWN_ARGS = frozenset(
+    {"model", "host", "port", "served_model_name", "api_key", "speculative_config", "tokenizer", "revision"}
+    | {"dtype", "quantization", "trust_remote_code", "per_request_spec_decode_metrics"}
+)
+"""Arguments of vLLM that a stack gives elsewhere, or that are the server's own."""
 
 
 class _Table(BaseModel):
@@ -201,7 +212,7 @@ def load(path: Path) -> Stack:
         raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOML's own error, or a number of thousands of digits
         raise BadInput(f"{path}: not TOML: {error}") from None
     except RecursionError:
         raise BadInput(f"{path}: nested too deeply to be a stack") from None
@@ -256,29 +267,73 @@ def place(text: str, loc: tuple[str, ...]) -> str:
     return f"line {best_line}, {key}" if best_line else key
 
 
+_Loc = tuple[str, ...]
+_Wrong = Callable[[_Loc, str], BadInput]
+
+
 def _check(stack: Stack, path: Path, text: str) -> None:
-    for name in (stack.name, *stack.drafters, *stack.workloads, *stack.languages, *stack.profiles):
-        allowed = name if name != stack.name else name.replace("-", "")
-        if not _NAME.fullmatch(allowed):
-            loc = ("drafters", name) if name in stack.drafters else ("name",)
-            raise BadInput(f"{path}, {place(text, loc)}: {name!r} is not a name (letters, digits, . and _)")
-    for endpoint in stack.endpoints:
-        if endpoint not in ENDPOINTS:
-            raise BadInput(
-                f"{path}, {place(text, ('endpoints',))}: unknown endpoint {endpoint!r}; "
-                f"there are: {', '.join(ENDPOINTS)}"
-            )
-    values = (*ENDPOINTS, *stack.languages, *stack.workloads, *stack.drafters)
-    for name in (*stack.drafters, *stack.workloads):
-        for value in values:
-            if value != name and value.lower() in name.lower():
-                loc = ("drafters", name) if name in stack.drafters else ("workloads",)
-                raise BadInput(
-                    f"{path}, {place(text, loc)}: the name {name!r} contains {value!r}, "
-                    f"so that -k {value} would select it too; rename it"
-                )
+    def wrong(loc: _Loc, says: str) -> BadInput:
+        return BadInput(f"{path}, {place(text, loc)}: {says}")
+
+    _check_names(stack, wrong)
+    _check_axes(stack, wrong)
+    _check_arguments(stack, wrong)
     for name, drafter in stack.drafters.items():
         _check_drafter(name, drafter, f"{path}, {place(text, ('drafters', name, 'k'))}")
+
+
+def _named(stack: Stack) -> tuple[list[tuple[_Loc, str]], list[tuple[_Loc, str]]]:
+    """Where each drafter and workload stands, and each language."""
+    drafters: list[tuple[_Loc, str]] = [(("drafters", name), name) for name in stack.drafters]
+    workloads: list[tuple[_Loc, str]] = [(("workloads",), name) for name in stack.workloads]
+    return drafters + workloads, [(("languages",), name) for name in stack.languages]
+
+
+def _check_names(stack: Stack, wrong: _Wrong) -> None:
+    if not _NAME.fullmatch(stack.name.replace("-", "")):
+        raise wrong(("name",), f"{stack.name!r} is not a name (letters, digits, ., _ and -)")
+    values, languages = _named(stack)
+    for loc, name in (*values, *languages, *((("profiles", name), name) for name in stack.profiles)):
+        if not _NAME.fullmatch(name):
+            raise wrong(loc, f"{name!r} is not a name (letters, digits, . and _)")
+        if name in _PYTESTS and loc[0] != "profiles":
+            raise wrong(loc, f"{name!r} has a meaning to pytest; rename it")
+
+
+def _check_axes(stack: Stack, wrong: _Wrong) -> None:
+    """No value twice, none of two axes, and none inside the name of another."""
+    axes = {"endpoints": stack.endpoints, "workloads": stack.workloads, "languages": stack.languages}
+    for axis, names in axes.items():
+        twice = [name for i, name in enumerate(names) if name in names[:i]]
+        if twice:
+            raise wrong((axis,), f"{twice[0]!r} stands there twice")
+    for endpoint in stack.endpoints:
+        if endpoint not in ENDPOINTS:
+            there = ", ".join(ENDPOINTS)
+            raise wrong(("endpoints",), f"unknown endpoint {endpoint!r}; there are: {there}")
+    values, languages = _named(stack)
+    ks = [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k > 0]
+    others: list[tuple[_Loc, str]] = [((), value) for value in (*ENDPOINTS, *ks)]
+    for loc, name in values:
+        for other, value in (*others, *languages, *values):
+            if (other, value) != (loc, name) and value.lower() in name.lower():
+                also = f"so that -k {value} would select it too; rename it"
+                raise wrong(loc, f"the name {name!r} contains {value!r}, {also}")
+
+
+def _check_arguments(stack: Stack, wrong: _Wrong) -> None:
+    """What goes to vLLM as it is must be JSON, and not be said elsewhere."""
+    for name in stack.engine.args:
+        if name.replace("-", "_") in OWN_ARGS:
+            raise wrong(("engine", "args", name), f"{name} is not given here: a stack has another key for it")
+    given: list[tuple[_Loc, dict[str, Any]]] = [(("engine", "args"), stack.engine.args)]
+    given += [(("drafters", name), drafter.settings) for name, drafter in stack.drafters.items()]
+    for loc, values in given:
+        for name, value in values.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError):
+                raise wrong((*loc, name), f"{value} cannot be given to vLLM (it takes JSON)") from None
 
 
 def _check_drafter(name: str, drafter: Drafter, where: str) -> None:

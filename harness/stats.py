@@ -206,7 +206,6 @@ def minimum_detectable_loss(
         ValueError: se or log_margin negative or not finite, m < 2, alpha or power outside (0, 1).
     """
     _require_scale(se, log_margin)
-    _require_share("power", power)
     significant = (_t(power, m) - _t(alpha, m)) * se  # -t(alpha) is t(1-alpha), exact for a tiny alpha
     return -math.expm1(-max(significant, log_margin + float(special.ndtri(power)) * se))
 

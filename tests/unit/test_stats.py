@@ -319,6 +319,11 @@ def test_sampled_sign_flips_find_the_known_tail() -> None:
     assert low <= sign_flip_p(x0, n, x1, n, rng=rng(3)) * 10_001 - 1 <= high
 
 
+def test_sign_flips_enumerate_the_few_that_changed_among_many_prompts() -> None:
+    n, x0 = np.full(40, 10.0), np.full(40, 20.0)
+    assert sign_flip_p(x0, n, x0 - (np.arange(40) < 3), n, rng=rng(0), flips=1) == 1 / 8
+
+
 def test_sampled_sign_flips_are_never_zero_and_follow_their_seed() -> None:
     n, x0 = np.full(60, 10.0), np.full(60, 20.0)
     assert sign_flip_p(x0, n, x0 - 1, n, rng=rng(0), flips=99) == 1 / 100
@@ -379,7 +384,7 @@ def test_wilson_refuses_what_is_no_rate(successes: float, trials: float) -> None
     ("raw", "adjusted"),
     [
         ((0.01, 0.04, 0.03, 0.005), (0.03, 0.06, 0.06, 0.02)),
-        ((0.5, 0.6), (1.0, 1.0)),
+        ((0.7, 0.6), (1.0, 1.0)),
         ((0.02, 0.02), (0.04, 0.04)),
         ((0.3,), (0.3,)),
         ((), ()),
@@ -509,14 +514,21 @@ def test_prompts_to_settle_no_loss_are_the_fewest_that_show_it(estimate: float, 
     assert shown(n) > math.log(0.98) >= shown(n - 1)
 
 
-def test_prompts_to_settle_uses_its_alpha_and_its_margin() -> None:
+@pytest.mark.parametrize(
+    ("setting", "more"),
+    [
+        ({"alpha": 1e-5}, True),
+        ({"power": 0.95}, True),
+        ({"log_margin": 0.055}, True),
+        ({"log_margin": 0.2}, False),
+    ],
+)
+def test_prompts_to_settle_a_loss_follow_each_setting(setting: dict[str, float], more: bool) -> None:  # noqa: FBT001
     base = stats.prompts_to_settle(-0.06, 0.02, 80)
-    strict = stats.prompts_to_settle(-0.06, 0.02, 80, alpha=0.00001)
-    tolerant = stats.prompts_to_settle(-0.06, 0.02, 80, log_margin=0.2)
+    other = stats.prompts_to_settle(-0.06, 0.02, 80, **setting)  # type: ignore[arg-type]
     assert base is not None
-    assert strict is not None
-    assert tolerant is not None
-    assert tolerant < base < strict
+    assert other is not None
+    assert other > base if more else other < base
 
 
 def test_no_number_of_prompts_settles_a_loss_of_just_the_margin() -> None:
