@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.records import CellName, CellRecord, PromptRecord, dump_cell, load, write_atomically
+from harness.records import UNTIMED, CellName, CellRecord, PromptRecord, dump_cell, load, write_atomically
 from harness.validity import countable
 
 ENOUGH_IN_COMMON = 0.9
@@ -127,7 +127,7 @@ def _with_reason(record: CellRecord, reason: str) -> CellRecord:
 
 def untimed(record: CellRecord) -> CellRecord:
     """Without times and start ids: they say nothing later, and would make every line of a diff differ."""
-    nothing = {"began_s": None, "ttft_s": None, "total_s": None, "server": "", "segment": 0}
+    nothing = {**UNTIMED, "server": "", "segment": 0}
     provenance = {k: v for k, v in record.provenance.items() if k not in ("server", "host")}
     return record.model_copy(
         update={

@@ -19,6 +19,10 @@ from harness.records import Finding, PromptRecord, Source
 from harness.stack import Profile
 
 
+NO_KEY = "none"
+"""Sent to a server that wants none."""
+
+
 @dataclasses.dataclass
 class _Stream:
     """What came back so far."""
@@ -136,7 +140,9 @@ class Client:
             async for _ in self._receive(self.request(prompt, seed=seed, salt=salt), stream):
                 pass
         except (openai.OpenAIError, ValueError, TypeError, KeyError, AttributeError) as problem:
-            error = _failure(problem).replace(self._key, "***")  # a server may send our headers back
+            error = _failure(problem)
+            if self._key != NO_KEY:  # a server may send our headers back
+                error = error.replace(self._key, "***")
         moved = (await settled(counters)) - before if counters and before and not error else None
         record: dict[str, Any] = {
             "prompt": prompt.id,

@@ -14,7 +14,7 @@ from harness.client import Client
 from harness.errors import ServerFailed
 from harness.metrics import SpecCounters, settled
 from harness.prompts import Prompt
-from harness.records import CellRecord, Journal, PromptRecord, dump_cell, in_order, write_atomically
+from harness.records import UNTIMED, CellRecord, Journal, PromptRecord, dump_cell, in_order, write_atomically
 from harness.server import Server
 from harness.stack import Cell
 
@@ -40,6 +40,7 @@ class Measurement:
         warmups: Sequence[Prompt],
         repeats: int,
         seed: int,
+        timed: bool,
         folder: Path,
         progress: Progress,
     ) -> None:
@@ -50,7 +51,7 @@ class Measurement:
         """
         self._server, self._cell, self._suite = server, cell, suite
         self._prompts, self._warmups = prompts, warmups[: cell.profile.warmups]
-        self._repeats, self._seed, self._progress = repeats, seed, progress
+        self._repeats, self._seed, self._timed, self._progress = repeats, seed, timed, progress
         self._path = folder / f"{cell}.json"
         self._identity = provenance.identity(cell, server)
         self._subject = provenance.subject(cell, server)
@@ -96,6 +97,8 @@ class Measurement:
 
     def _record(self, *, moved: dict[str, int] | None, stopped_at: int | None) -> CellRecord:
         records = in_order(self._done.values(), [p.id for p in self._prompts])
+        if not self._timed:
+            records = tuple(r.model_copy(update=UNTIMED) for r in records)
         return CellRecord(
             stack=self._cell.spec.stack,
             profile=self._cell.profile_name,

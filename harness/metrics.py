@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import http.client
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -143,7 +143,7 @@ def fetch(url: str, *, timeout_s: float = 10.0) -> SpecCounters:
     try:
         with urllib.request.urlopen(f"{url}/metrics", timeout=timeout_s) as answer:
             page: str = answer.read().decode("utf-8", errors="replace")
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ServerFailed(f"no answer from {url}/metrics: {error}") from None
     return parse(page)
 

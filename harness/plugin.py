@@ -5,15 +5,17 @@ Hooks only: what they do is in the modules below.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import stack as stacks, tables
+from harness import provenance, stack as stacks, tables
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.records import CellRecord
 from harness.session import RUN_FILE, Options, Session
@@ -62,10 +64,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cells: a benchmark over endpoint x language x workload x drafter x k")
     try:
         stack = stacks.load(stacks.find(config.getoption("--stack"), DATA / "stacks"))
-        session = Session(_options(config, stack), DATA, run=_given_run(config))
+        worker: dict[str, Any] = getattr(config, "workerinput", {})
+        session = Session(_options(config, stack), DATA, run=worker.get("draftgate_run"))
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[SESSION] = session
+    session.timed = worker.get("draftgate_alone", True)
+    if worker and session.timed and worker["workercount"] > 1:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(worker["workerid"]).removeprefix("gw"))
     # Our table says more; pytest-benchmark's JSON, compare and save work as ever.
     config.option.benchmark_quiet = not config.getoption("benchmark_verbose", default=False)
     values = [*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters]
@@ -74,16 +80,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{value}: cells of {value}")
 
 
-def _given_run(config: pytest.Config) -> str | None:
-    """Workers of pytest-xdist write into the run that their controller named."""
-    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
-    return str(worker["draftgate_run"]) if worker else None
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist the name of the run."""
+    """Tell a worker of pytest-xdist the name of the run, and whether it has a device of its own."""
     node.workerinput["draftgate_run"] = node.config.stash[SESSION].run
+    workers = node.config.getoption("numprocesses") or 1
+    node.workerinput["draftgate_alone"] = workers == 1 or workers <= len(provenance.environment()["gpus"])
 
 
 def _options(config: pytest.Config, stack: Stack) -> Options:
@@ -244,12 +246,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     cells = [cell for item in session.items if (cell := cell_of(item)) and not _owns_servers(item)]
     pairs = [cell for item in session.items if (cell := cell_of(item)) and _owns_servers(item)]
-    if not (cells or pairs) or hasattr(config, "workerinput"):
+    if not (cells or pairs):
         return
+    # Ended like Ctrl-C: what was measured is kept and shown.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = config.stash[SESSION]
     try:
         for line in [*plan(run, cells), *speed_plan(run, pairs), f"draftgate: records go to {run.folder}"]:
-            _write(config, line)
+            if not hasattr(config, "workerinput"):
+                _write(config, line)
         if not config.getoption("collectonly"):
             run.write(finished=False)
     except BadInput as error:
@@ -323,7 +328,7 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, An
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A run that ended by itself, however its cases came out, is not one to resume."""
     config = session.config
-    if hasattr(config, "workerinput") or not config.stash.get(_BENCHES, False):
+    if hasattr(config, "workerinput") or not config.stash.get(_BENCHES, _has_run(config)):
         return
     ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     if ended and not config.getoption("collectonly") and config.stash[SESSION].folder.exists():
@@ -335,8 +340,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def _complete(config: pytest.Config, session: pytest.Session) -> bool:
-    """Every cell that was asked for has its file."""
-    wanted = [cell for item in session.items if (cell := cell_of(item))]
+    """Every cell that was asked for has its file; the controller of workers cannot know, and believes so."""
+    wanted = [cell for item in getattr(session, "items", ()) if (cell := cell_of(item))]
     have = {p.stem for p in config.stash[SESSION].folder.glob("*/*.json")}
     return all(str(cell) in have for cell in wanted)
 
@@ -355,7 +360,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     cells = _sorted(cells, run)
     terminalreporter.section("draftgate")
-    terminalreporter.write_line(tables.report(cells, timed=not _parallel(config)))
+    terminalreporter.write_line(tables.report(cells))
     if run.options.gate != "off" and not run.options.update:
         try:
             verdicts = [(cell, run.verdict(cell)) for cell in cells]
@@ -372,10 +377,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def _has_run(config: pytest.Config) -> bool:
     """Under pytest-xdist the controller collects nothing itself."""
     return SESSION in config.stash and config.stash[SESSION].folder.exists()
-
-
-def _parallel(config: pytest.Config) -> bool:
-    return (config.getoption("numprocesses", default=0) or 0) > 1
 
 
 def _sorted(cells: list[CellRecord], run: Session) -> list[CellRecord]:

@@ -97,6 +97,10 @@ class PromptRecord(Record):
         )
 
 
+UNTIMED = {"began_s": None, "ttft_s": None, "total_s": None}
+"""The times of a prompt record, not measured."""
+
+
 class CellName(Record):
     """Endpoint x language x workload x drafter x k."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import http.client
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import metrics, supervisor
+from harness.client import NO_KEY
 from harness.errors import BadInput, PortTaken, ServerFailed
 from harness.models import Say, resolve
 from harness.stack import ServerSpec
@@ -336,7 +338,7 @@ def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
     """
     url = url.rstrip("/").removesuffix("/v1")
     models = _get_json(f"{url}/v1/models", key)
-    served = [str(m.get("id")) for m in models.get("data", []) if isinstance(m, dict)]
+    served = [str(m.get("id")) for m in models.get("data") or [] if isinstance(m, dict)]
     wanted = served_name(spec)
     if wanted not in served:
         raise ServerFailed(
@@ -358,7 +360,7 @@ def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
     version = _get_json(f"{url}/version", key).get("version")
     return Server(
         url=url,
-        key=key or "none",
+        key=key or NO_KEY,
         spec=spec,
         model=wanted,
         start_id=f"attached-{int(counters.started)}",
@@ -370,13 +372,13 @@ def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
 
 
 def _get_json(url: str, key: str | None) -> dict[str, Any]:
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
         with urllib.request.urlopen(request, timeout=10) as answer:
             data = json.loads(answer.read())
     except urllib.error.HTTPError as error:
         hint = "; set DRAFTGATE_API_KEY to its key" if error.code == 401 else ""  # noqa: PLR2004
         raise ServerFailed(f"{url} answers {error.code} {error.reason}{hint}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ServerFailed(f"no usable answer from {url}: {error}") from None
     return data if isinstance(data, dict) else {}

@@ -76,6 +76,8 @@ class Session:
         self.options = options
         self.data = data
         self.run = run or (self._unfinished() if options.resume else _new_name(options.stack.name))
+        self.timed = True
+        """False where workers share a device: then no time means anything."""
         self.measured: dict[tuple[str, str], CellRecord] = {}
 
     @property

@@ -61,9 +61,11 @@ def _end_all(process: subprocess.Popen[bytes], *, patience_s: float) -> None:
     while _descendants():
         _signal_all(process, signal.SIGKILL)
         process.poll()
-        _reap(process)
         time.sleep(0.02)
     process.wait()
+    with contextlib.suppress(ChildProcessError):  # orphans that became ours: leave no zombies behind
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _signal_all(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -71,14 +73,6 @@ def _signal_all(process: subprocess.Popen[bytes], number: signal.Signals) -> Non
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
     process.poll()
-
-
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Collect orphans that became ours; the engine itself is `process`'s to collect."""
-    for pid in _descendants():
-        if pid != process.pid:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
 
 
 def _descendants() -> list[int]:

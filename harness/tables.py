@@ -62,17 +62,12 @@ def speed_up(cell: CellRecord, cells: Iterable[CellRecord]) -> float | None:
     return None
 
 
-def speed_rows(cells: Sequence[CellRecord], *, timed: bool) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the speed table.
-
-    Args:
-        cells: of one run.
-        timed: False where several workers shared a device: then no time means anything.
-    """
+def speed_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the speed table."""
     header = ["cell", "aggregate tok/s", "mean-prompt tok/s", "TTFT ms", "TPOT ms", "speed-up"]
     rows = []
     for cell in cells:
-        speed: Speed | None = speed_of(cell.prompts) if timed else None
+        speed: Speed | None = speed_of(cell.prompts)
         rows.append(
             [
                 str(cell.cell),
@@ -171,10 +166,10 @@ def _named(names: Sequence[str], of: int) -> str:
     return f"all {of} cells" if len(names) == of > 1 else ", ".join(names)
 
 
-def report(cells: Sequence[CellRecord], *, timed: bool) -> str:
+def report(cells: Sequence[CellRecord]) -> str:
     """Everything that the end of a run prints about its cells."""
     parts = common_lines(cells)
     parts += ["", "acceptance (tok acc, positions and i|j, given the one before: %)"]
-    parts += [text_table(*acceptance_rows(cells)), "", text_table(*speed_rows(cells, timed=timed))]
+    parts += [text_table(*acceptance_rows(cells)), "", text_table(*speed_rows(cells))]
     notes = footnotes(cells)
     return "\n".join([*parts, *([""] if notes else []), *notes])

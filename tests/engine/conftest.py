@@ -75,6 +75,7 @@ def record_of(engine: Server, tmp_path: Path) -> Callable[..., CellRecord]:
             warmups=load(DATA / "prompts", "warmup", language, at_most=2),
             repeats=1,
             seed=seed,
+            timed=True,
             folder=tmp_path / folder,
             progress=lambda *_: None,
         )

@@ -223,8 +223,8 @@ class Bench:
         if result["failed"] or result["completed"] != len(prompts):
             errors = [error.strip().splitlines()[-1] for error in result["errors"] if error.strip()]
             raise ServerFailed(
-                f"vLLM's bench client completed {result['completed']} of {len(prompts)} prompts "
-                f"(it leaves out those under 4 and over 1,024 tokens): {errors[0] if errors else 'no error told'}"
+                f"vLLM's bench client completed {result['completed']} of {len(prompts)} prompts (it leaves "
+                f"out those under 4 and over 1,024 tokens): {errors[0] if errors else 'it tells no error'}"
             )
         return Pass(
             tokens=result["total_output_tokens"],

@@ -18,7 +18,7 @@ Arms = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDAr
 Estimator = Callable[..., PairedRatio]
 
 BOTH = pytest.mark.parametrize("estimator", [paired_log_ratio, paired_difference])
-repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=60)
+repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 
 
 def rng(seed: int) -> np.random.Generator:
@@ -597,7 +597,7 @@ def test_policy_is_what_the_documents_promise() -> None:
 @pytest.mark.parametrize("m", [8, 20, 80])
 @pytest.mark.parametrize("effect", [1.0, 0.9])
 def test_intervals_cover_the_truth_as_often_as_they_say(m: int, effect: float) -> None:
-    runs = 4000
+    runs = 3000
     truth_0, truth_1 = true_rate(1.0), true_rate(effect)
     cells = zip(*clustered(100 + m, runs, m, effect=effect), strict=True)
     covered_log = covered_difference = 0

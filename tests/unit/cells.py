@@ -1,0 +1,108 @@
+"""Simulated cells to judge. A drafter is a table: what a step that begins at token t of a prompt accepts.
+
+Two cells over the same table answer alike, as at T=0; a changed table changes the steps and leaves the text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.records import CellRecord, Finding, PromptRecord
+from tests.unit.making import cell_record, prompt_record
+
+Table = NDArray[np.int64]
+"""Accepted tokens by prompt and token; UNDRAFTED where nothing is proposed."""
+
+UNDRAFTED = -1
+TOKENS = 96
+PROMPTS = 120
+STRONG = (0.6, 0.6, 0.6, 0.6)
+WEAK = (0.35, 0.35, 0.4, 0.4)
+IDENTITY = {
+    "endpoint": "chat",
+    "language": "en",
+    "workload": "instruct",
+    "target": "smollm2-135m-instruct",
+    "chat_template": "872be49dbb638044",
+    "dtype": "bfloat16",
+    "quantization": None,
+    "sampling": {"temperature": 0.0},
+    "max_tokens": TOKENS,
+    "concurrency": 1,
+    "cache": "cold",
+}
+SAMPLED = IDENTITY | {"sampling": {"temperature": 0.7}}
+HARD = Finding(code="foreign-traffic", hard=True, text="the server finished 9 requests while 8 of ours ran")
+
+
+def drafter(seed: int, rates: tuple[float, ...] = STRONG, *, prompts: int = PROMPTS) -> Table:
+    """A drafter with these conditional acceptances, better at some prompts than at others."""
+    rng = np.random.default_rng(seed)
+    ease = rng.uniform(0.7, 1.3, size=(prompts, 1, 1))
+    held = rng.random((prompts, TOKENS, len(rates))) < np.array(rates) * ease
+    return held.cumprod(axis=2).sum(axis=2)
+
+
+def worse(table: Table, loss: float, *, seed: int = 99) -> Table:
+    """The same, but `loss` of the drafts fail at their first token."""
+    failed = np.random.default_rng(seed).random(table.shape) < loss
+    return np.where(failed & (table > 0), 0, table)
+
+
+def dead_from(table: Table, position: int) -> Table:
+    """The same, but nothing at `position` or deeper is ever accepted."""
+    return np.minimum(table, position)
+
+
+def silent(table: Table, *, below: int) -> Table:
+    """The same, but it proposes nothing where less than `below` tokens would be accepted."""
+    return np.where(table < below, UNDRAFTED, table)
+
+
+def cell(table: Table, *, text: str = "t", seed: int = 0, k: int = 4, **changes: Any) -> CellRecord:
+    """The cell that a drafter with this table makes; `text` and `seed` set its answers apart."""
+    prompts = (answer(i, row, text=text, seed=seed, k=k) for i, row in enumerate(table))
+    return cell_record(*prompts, **({"profile": "gate", "identity": IDENTITY} | changes))
+
+
+def answer(number: int, row: NDArray[np.int64], *, text: str, seed: int, k: int) -> PromptRecord:
+    """One prompt, answered until TOKENS are there."""
+    accepted: list[int] = []
+    at, undrafted = 1, 0
+    while at < TOKENS:
+        tokens = int(row[at])
+        at += 1
+        if tokens == UNDRAFTED:
+            undrafted += 1
+        else:
+            accepted.append(tokens)
+            at += tokens
+    return prompt_record(
+        f"instruct-{number:03}",
+        seed=1000 * seed + number,
+        accepted=tuple(accepted),
+        drafted=(k,) * len(accepted),
+        histogram=tuple(accepted.count(j) for j in range(k + 1)),
+        draft_tokens=k * len(accepted),
+        undrafted=undrafted,
+        prompt_hash=f"hash-{number:03}",
+        output_tokens=TOKENS,
+        text_hash=f"{text}-{number:03}",
+    )
+
+
+def some(record: CellRecord, count: int, **changes: Any) -> CellRecord:
+    """The same cell with its first `count` prompts alone."""
+    return record.model_copy(update={"prompts": record.prompts[:count], **changes})
+
+
+def edited(record: CellRecord, count: int) -> CellRecord:
+    """The same cell, but the text of its first `count` prompts was changed."""
+    prompts = tuple(
+        p.model_copy(update={"prompt_hash": f"{p.prompt_hash}-edited"}) if i < count else p
+        for i, p in enumerate(record.prompts)
+    )
+    return record.model_copy(update={"prompts": prompts})

@@ -1,0 +1,391 @@
+from __future__ import annotations
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from harness import stats, validity
+from harness.gate import Kind, Verdict, judge, worst
+from harness.records import CellRecord
+from tests.unit.cells import (
+    HARD,
+    IDENTITY,
+    SAMPLED,
+    STRONG,
+    WEAK,
+    cell,
+    dead_from,
+    drafter,
+    edited,
+    silent,
+    some,
+    worse,
+)
+
+
+def tokens_per_step(record: CellRecord) -> float:
+    rate = validity.total(record.prompts).tokens_per_step
+    assert rate is not None
+    return rate
+
+
+def lost_positions(verdict: Verdict) -> list[int]:
+    return [p.index for p in verdict.positions if p.lost]
+
+
+def test_the_same_answers_by_the_same_steps_are_identical_and_the_text_says_what_that_is_worth() -> None:
+    verdict = judge(cell(drafter(1)), cell(drafter(1)))
+    assert verdict.kind == "identical"
+    assert not verdict.fails
+    assert verdict.change == 0
+    assert verdict.interval is None
+    assert verdict.text == (
+        "tokens per step 2.11, identical in all 120 prompts "
+        "(95 % sure that fewer than 2.5% of such prompts differ)"
+    )
+
+
+def test_identical_is_a_matter_of_steps_and_a_swapped_pair_of_them_is_not() -> None:
+    """Two steps of 1 against one of 0 and one of 2: as many tokens in as many steps."""
+    old = cell(drafter(1))
+    steps = list(old.prompts[0].histogram)
+    steps = [steps[0] + 1, steps[1] - 2, steps[2] + 1, *steps[3:]]
+    moved = old.prompts[0].model_copy(update={"histogram": tuple(steps), "accepted": None, "drafted": None})
+    verdict = judge(old, old.model_copy(update={"prompts": (moved, *old.prompts[1:])}))
+    assert verdict.kind == "ok"
+    assert verdict.change == 0
+
+
+def test_a_small_change_that_is_surely_inside_the_margin_is_ok() -> None:
+    table = drafter(2)
+    verdict = judge(cell(table), cell(worse(table, 0.002)))
+    assert verdict.kind == "ok"
+    assert not verdict.fails
+    assert not verdict.lower
+    assert verdict.same_text == 120
+    assert "inside" not in verdict.text
+
+
+def test_a_loss_reads_as_what_by_how_much_how_sure() -> None:
+    table = drafter(3)
+    old, new = cell(table), cell(worse(table, 0.1))
+    verdict = judge(old, new)
+    assert verdict.kind == "regressed"
+    assert verdict.fails
+    change = tokens_per_step(new) / tokens_per_step(old) - 1
+    assert verdict.change == pytest.approx(change)
+    assert -0.15 < change < -0.05
+    assert verdict.interval is not None
+    low, high = verdict.interval
+    assert low < change < high < 0
+    assert re.fullmatch(
+        rf"tokens per step {tokens_per_step(old):.2f} -> {tokens_per_step(new):.2f} "
+        rf"\({100 * change:+.1f} %, 95 % CI {100 * low:+.1f}\.\.{100 * high:+.1f}\), lost at position 0; "
+        r"paired over 120 prompts, 120 with the same text; position 0 6\d\.\d -> 5\d\.\d % of steps",
+        verdict.text,
+    ), verdict.text
+
+
+def test_a_gain_is_improved_and_no_position_can_say_otherwise_alone() -> None:
+    table = drafter(3)
+    verdict = judge(cell(worse(table, 0.1)), cell(table))
+    assert verdict.kind == "improved"
+    assert not verdict.fails
+    assert verdict.text.startswith("tokens per step 1.9")
+    assert "(+" in verdict.text
+    assert "lost" not in verdict.text
+
+
+def test_a_gain_over_all_does_not_hide_a_position_that_died() -> None:
+    table = drafter(4, WEAK)
+    better = np.where(table == 0, np.random.default_rng(1).integers(0, 2, table.shape), table)
+    verdict = judge(cell(table), cell(dead_from(better, 3)))
+    assert verdict.change is not None
+    assert verdict.change > 0.05
+    assert verdict.kind == "regressed"
+    assert 3 in lost_positions(verdict)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_dead_position_is_found_though_it_costs_one_percent(seed: int) -> None:
+    table = drafter(seed, WEAK)
+    verdict = judge(cell(table), cell(dead_from(table, 3)))
+    assert verdict.change is not None
+    assert -0.02 < verdict.change < -0.005
+    assert verdict.kind == "regressed"
+    assert lost_positions(verdict) == [3]
+    assert ", lost at position 3; paired over 120 prompts, " in verdict.text
+    assert re.search(r"; position 3 \d\d\.\d -> 0\.0 % of steps that accepted all before$", verdict.text)
+
+
+def test_a_position_that_nothing_reaches_any_more_is_not_tested() -> None:
+    table = drafter(5, WEAK)
+    verdict = judge(cell(table), cell(dead_from(table, 2)))
+    assert lost_positions(verdict) == [2]
+    assert [p.index for p in verdict.positions] == [0, 1, 2]
+
+
+def test_a_position_with_few_events_is_not_tested() -> None:
+    """Twenty accepted and twenty refused a side; 120 prompts of this drafter have fewer at position 3."""
+    table = drafter(6, (0.3, 0.2, 0.2, 0.2))
+    verdict = judge(cell(table), cell(dead_from(table, 3)))
+    assert verdict.kind == "ok"
+    assert 3 not in [p.index for p in verdict.positions]
+
+
+def test_positions_need_twenty_prompts() -> None:
+    table = drafter(7, WEAK, prompts=200)
+    table[:, 90:] = 4  # enough events in few prompts
+    old, new = cell(table), cell(dead_from(table, 3))
+    assert judge(some(old, 19), some(new, 19)).positions == ()
+    assert judge(some(old, 20), some(new, 20)).positions != ()
+
+
+def test_a_cell_of_another_k_is_compared_at_the_positions_that_both_have() -> None:
+    table = drafter(8)
+    verdict = judge(cell(table), cell(dead_from(table, 2), k=2))
+    assert verdict.kind == "regressed"
+    assert {p.index for p in verdict.positions} == {0, 1}
+    assert lost_positions(verdict) == []
+
+
+def test_significant_but_inside_the_margin_is_ok_and_says_lower() -> None:
+    table = drafter(9, prompts=400)
+    verdict = judge(cell(table), cell(worse(table, 0.012)))
+    assert verdict.primary is not None
+    assert verdict.primary.p_loss() <= stats.ALPHA_PRIMARY
+    assert verdict.kind == "ok"
+    assert verdict.lower
+    assert not verdict.fails
+    assert ", lower but inside the margin of 2 %; paired over 400 prompts" in verdict.text
+
+
+def test_inconclusive_says_what_could_have_been_seen_and_what_would_settle_it() -> None:
+    """Other texts, so that 24 prompts say little."""
+    old = cell(drafter(10, prompts=24), identity=SAMPLED, seed=1, text="a")
+    new = cell(drafter(11, prompts=24), identity=SAMPLED, seed=2, text="b")
+    verdict = judge(old, new)
+    assert verdict.kind == "inconclusive"
+    assert not verdict.fails
+    assert verdict.primary is not None
+    seen = stats.minimum_detectable_loss(verdict.primary.se, verdict.primary.m)
+    settle = stats.prompts_to_settle(verdict.primary.estimate, verdict.primary.se, verdict.primary.m)
+    assert f"; could have seen a loss of {seen:.1%} or more; " in verdict.text
+    assert f"; about {settle} prompts would settle it; paired over 24 prompts, 0 with" in verdict.text
+
+
+def test_a_drafter_that_drafts_less_is_regressed_though_tau_rose() -> None:
+    table = drafter(12, WEAK)
+    old, new = cell(table), cell(silent(table, below=2))
+    tau = [validity.total(r.prompts).tau for r in (old, new)]
+    assert tau[0] is not None
+    assert tau[1] is not None
+    assert tau[1] > 1.5 * tau[0]
+    verdict = judge(old, new)
+    assert verdict.kind == "regressed"
+    assert verdict.change is not None
+    assert verdict.change < -0.1
+
+
+def test_fewer_than_eight_prompts_are_no_comparison() -> None:
+    old, new = cell(drafter(13)), cell(worse(drafter(13), 0.5))
+    verdict = judge(some(old, 7), some(new, 7))
+    assert verdict.kind == "invalid"
+    assert verdict.fails
+    assert verdict.primary is None
+    assert verdict.change is None
+    assert verdict.interval is None
+    assert verdict.text == (
+        "not comparable with the baseline: 7 prompts are too few for a verdict, 8 are the least"
+    )
+    assert judge(some(old, 8), some(new, 8)).kind == "regressed"
+
+
+def test_less_than_nine_tenths_in_common_is_refused() -> None:
+    old, new = cell(drafter(14)), cell(drafter(14))
+    verdict = judge(old, edited(new, 13))
+    assert verdict.kind == "invalid"
+    assert "107 of 120 prompts are in common (baseline 120, now 120), at least 90% must be" in verdict.text
+    assert judge(old, edited(new, 12)).kind == "identical"
+
+
+@pytest.mark.parametrize("side", ["old", "new"])
+def test_the_larger_side_counts(side: str) -> None:
+    whole, part = cell(drafter(14)), some(cell(drafter(14)), 107)
+    verdict = judge(part, whole) if side == "old" else judge(whole, part)
+    assert verdict.kind == "invalid"
+    assert "107 of 120 prompts are in common" in verdict.text
+
+
+@pytest.mark.parametrize(("count", "said"), [(6, "6 of 120 prompts have"), (1, "1 of 120 prompts have")])
+def test_an_edited_prompt_is_left_out_and_said(count: int, said: str) -> None:
+    verdict = judge(cell(drafter(15)), edited(cell(drafter(15)), count))
+    assert verdict.kind == "identical"
+    assert verdict.prompts == 120 - count
+    assert [note for note in verdict.notes if note.startswith(said)] == [
+        f"{said} no partner and are left out"
+    ]
+    assert f"identical in all {120 - count} prompts" in verdict.text
+
+
+def test_raw_against_chat_is_refused_with_both_named() -> None:
+    raw = cell(drafter(16), identity=IDENTITY | {"endpoint": "raw", "chat_template": None})
+    verdict = judge(cell(drafter(16)), raw)
+    assert verdict.kind == "invalid"
+    assert 'chat_template differs: "872be49dbb638044" in the baseline, null now' in verdict.text
+    only = cell(drafter(16), identity=IDENTITY | {"endpoint": "raw"})
+    text = judge(cell(drafter(16)), only).text
+    assert 'endpoint differs: "chat" in the baseline, "raw" now (--across endpoint compares across it)' in text
+
+
+def test_across_lets_it_through_and_pairs_by_prompt_id() -> None:
+    new = edited(cell(drafter(17), identity=IDENTITY | {"endpoint": "raw"}), 120)
+    verdict = judge(cell(drafter(17)), new, across=["endpoint"])
+    assert verdict.kind == "identical"
+    assert verdict.prompts == 120
+
+
+def test_across_what_does_not_change_the_prompts_still_pairs_by_their_hash() -> None:
+    new = edited(cell(drafter(17), identity=IDENTITY | {"quantization": "fp8"}), 3)
+    verdict = judge(cell(drafter(17)), new, across=["quantization"])
+    assert verdict.prompts == 117
+
+
+def test_another_environment_is_a_footnote_with_both_values() -> None:
+    other = {"cpu": "Another CPU", "threads": 4, "gpus": []}
+    verdict = judge(cell(drafter(18)), cell(drafter(18), environment=other))
+    assert verdict.kind == "identical"
+    assert verdict.notes == (
+        "another environment: cpu was A CPU, is Another CPU",
+        "another environment: threads was 2, is 4",
+    )
+
+
+@pytest.mark.parametrize(("seed", "noted"), [(0, False), (1, True)])
+def test_other_seeds_are_noted_where_they_matter(*, seed: int, noted: bool) -> None:
+    old, new = cell(drafter(19), identity=SAMPLED), cell(drafter(19), identity=SAMPLED, seed=seed)
+    assert any(note.startswith("other seeds: paired by prompt alone") for note in judge(old, new).notes) is noted
+    assert judge(cell(drafter(19)), cell(drafter(19), seed=seed)).notes == ()
+
+
+@pytest.mark.parametrize(("side", "name"), [(0, "the baseline"), (1, "this run")])
+def test_a_hard_finding_on_either_side_is_invalid(side: int, name: str) -> None:
+    sides = [cell(drafter(20)), cell(drafter(20))]
+    sides[side] = sides[side].model_copy(update={"findings": (HARD,)})
+    verdict = judge(*sides)
+    assert verdict.kind == "invalid"
+    assert verdict.text.endswith(f"{name} is not a measurement: {HARD.text}")
+
+
+def test_a_soft_finding_is_not_in_the_way() -> None:
+    soft = HARD.model_copy(update={"hard": False})
+    assert judge(cell(drafter(20)), cell(drafter(20), findings=(soft,))).kind == "identical"
+
+
+def test_cells_without_a_decode_step_are_not_comparable() -> None:
+    old = cell(drafter(20))
+    none = [p.model_copy(update={"histogram": (0,), "accepted": None, "undrafted": 0}) for p in old.prompts]
+    verdict = judge(old, old.model_copy(update={"prompts": tuple(none)}))
+    assert verdict.kind == "invalid"
+    assert "the new side" in verdict.text
+
+
+def test_ten_small_losses_pass_one_by_one_and_the_anchor_sees_them() -> None:
+    """0.8 % a release: inside the margin each time, 8 % after ten."""
+    releases = [drafter(21)]
+    for number in range(10):
+        releases.append(worse(releases[-1], 0.0145, seed=number))
+    cells = [cell(table) for table in releases]
+    rolling = [judge(old, new) for old, new in itertools.pairwise(cells)]
+    assert [v.kind for v in rolling] == ["ok"] * 10
+    changes = [v.change for v in rolling if v.change is not None]
+    assert -0.01 < sum(changes) / len(changes) < -0.006
+    against_anchor = judge(cells[0], cells[-1], against="anchor")
+    assert against_anchor.kind == "regressed"
+    assert "paired over 120 prompts against the anchor, 120 with the same text" in against_anchor.text
+    assert worst([rolling[-1], against_anchor]) is against_anchor
+
+
+def test_the_order_of_prompts_does_not_matter() -> None:
+    table = drafter(22)
+    old, new = cell(table), cell(worse(table, 0.05))
+    turned = new.model_copy(update={"prompts": new.prompts[::-1]})
+    assert judge(old, new).text == judge(old, turned).text
+    shuffled = old.model_copy(update={"prompts": old.prompts[60:] + old.prompts[:60]})
+    assert judge(old, new).text == judge(shuffled, turned).text
+
+
+def test_seeds_of_a_prompt_are_summed_and_only_shared_ones_count() -> None:
+    tables = [drafter(s, prompts=30) for s in (23, 24)]
+    both = [cell(t, identity=SAMPLED, seed=s) for s, t in enumerate(tables)]
+    old = both[0].model_copy(update={"prompts": both[0].prompts + both[1].prompts})
+    same = judge(old, old)
+    assert (same.kind, same.prompts) == ("identical", 30)
+    part = judge(old, both[1])
+    assert (part.kind, part.prompts, part.notes) == ("identical", 30, ())
+
+
+def eight(fewer: int, table: np.ndarray) -> tuple[CellRecord, CellRecord]:
+    """Of 8 prompts, the first `fewer` lose three in ten of their drafts."""
+    bad = worse(table, 0.3)
+    bad[fewer:] = table[fewer:]
+    return cell(table), cell(bad)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_quick_trips_on_a_large_loss_in_all_of_its_prompts(seed: int) -> None:
+    verdict = judge(*eight(8, drafter(seed, prompts=8)))
+    assert verdict.kind == "regressed"
+    assert verdict.positions == ()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_quick_does_not_call_a_loss_in_seven(seed: int) -> None:
+    verdict = judge(*eight(7, drafter(seed, prompts=8)))
+    assert verdict.kind == "inconclusive"
+
+
+@pytest.mark.parametrize(("differing", "kind"), [(9, "ok"), (10, "regressed")])
+def test_ten_prompts_must_differ(differing: int, kind: Kind) -> None:
+    """Of ten: with nine a p far below alpha is not enough."""
+    old = cell(drafter(25, STRONG, prompts=10))
+    slower = [
+        p.model_copy(update={"undrafted": p.undrafted + 9, "output_tokens": p.output_tokens + 9})
+        for p in old.prompts[:differing]
+    ]
+    new = old.model_copy(update={"prompts": (*slower, *old.prompts[differing:])})
+    verdict = judge(old, new)
+    assert verdict.primary is not None
+    assert verdict.primary.differing == differing
+    assert (verdict.kind == "regressed") is (kind == "regressed")
+
+
+def test_the_worst_verdict_decides() -> None:
+    order: list[Kind] = ["invalid", "regressed", "inconclusive", "ok", "improved", "identical"]
+    verdicts = [Verdict(kind=kind, text="") for kind in order]
+    for i in range(len(order)):
+        assert worst(verdicts[i:][::-1]).kind == order[i]
+    first, second = Verdict(kind="ok", text="one"), Verdict(kind="ok", text="two")
+    assert worst([first, second]) is first
+
+
+@pytest.mark.parametrize(("look", "kind"), [(16, "inconclusive"), (None, "regressed")])
+def test_a_sequential_look_takes_more_than_a_single_one(look: int | None, kind: Kind) -> None:
+    """A t between the two bounds: 3.9 standard errors of 16 prompts."""
+    table = drafter(2, prompts=16)
+    old, new = cell(table), cell(worse(table, 0.09, seed=2), stopped_at=look)
+    verdict = judge(old, new)
+    assert verdict.primary is not None
+    bound = stats.sequential_thresholds(16, 16)[0]
+    single = -stats.stats_t if hasattr(stats, "stats_t") else 0
+    assert bound > single
+    assert verdict.kind == kind, verdict.primary.estimate / verdict.primary.se
+
+
+def test_prompts_not_asked_after_an_early_stop_are_not_missing() -> None:
+    old, new = cell(drafter(26)), cell(worse(drafter(26), 0.3))
+    assert judge(old, some(new, 16)).kind == "invalid"
+    stopped = judge(old, some(new, 16, stopped_at=16))
+    assert (stopped.kind, stopped.prompts) == ("regressed", 16)
