@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import http.client
+import itertools
 import time
 import urllib.request
 from collections.abc import Callable
@@ -57,8 +58,8 @@ class SpecCounters:
         for field in dataclasses.fields(self):
             if field.name not in gauges:
                 moved[field.name] = getattr(self, field.name) - getattr(before, field.name)
-        old = before.per_position + (0,) * (len(self.per_position) - len(before.per_position))
-        positions = tuple(a - b for a, b in zip(self.per_position, old, strict=False))
+        pairs = itertools.zip_longest(self.per_position, before.per_position, fillvalue=0)
+        positions = tuple(a - b for a, b in pairs)
         fell = [name for name, by in moved.items() if by < 0] + ["per_position"] * any(
             p < 0 for p in positions
         )

@@ -16,7 +16,7 @@ from harness.records import CellRecord, RunRecord, load
 from tests.engine.conftest import Draftgate, engines_of
 
 MOUNT, UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
-CELL = ("-m", "chat and en and ngram and k4", "--prompts", "6", "--max-tokens", "48")
+CELL = ("-m", "chat and en and ngram and k4", "--prompts", "6", "--max-tokens", "48", "--gate", "off")
 
 
 def wait_for(what: str, condition: object, *, within_s: float) -> None:

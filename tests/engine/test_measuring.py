@@ -150,7 +150,8 @@ def test_attaching_checks_what_the_server_tells(engine: Server) -> None:
 
 def test_a_suite_runs_against_a_server_that_is_there_already(engine: Server, draftgate: Draftgate) -> None:
     done = draftgate.run(
-        "--server-url", engine.url, "-m", "chat and zh and ngram and k4", "--prompts", "2", "--max-tokens", "16",
+        "--server-url", engine.url, "-m", "chat and zh and ngram and k4",
+        "--prompts", "2", "--max-tokens", "16", "--gate", "off",
         env={"DRAFTGATE_API_KEY": engine.key},
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import validity
+from harness import gate, validity
 from harness.records import CellRecord
 from harness.server import Server
 
@@ -20,10 +20,18 @@ def falling_and_alive(acceptance: tuple[float | None, ...]) -> bool:
     return all(a > b for a, b in itertools.pairwise(rates)) and min(rates) > 0.15
 
 
+@pytest.fixture(scope="module")
+def mended() -> dict[str, CellRecord]:
+    """What the mended engine gave at a temperature: the baseline that the other one is judged against."""
+    return {}
+
+
 @pytest.mark.parametrize("engine", [("self", 3, "1")], indirect=True, ids=["mended"])
-def test_with_the_mend_self_drafting_is_as_it_must_be(engine: Server, record_of: Measure) -> None:
+def test_with_the_mend_self_drafting_is_as_it_must_be(
+    engine: Server, record_of: Measure, mended: dict[str, CellRecord]
+) -> None:
     at_zero = record_of(temperature=0.0)
-    sampled = record_of(temperature=0.7, prompts=12, folder="sampled")
+    sampled = mended["sampled"] = record_of(temperature=0.7, prompts=12, folder="sampled")
 
     assert at_zero.valid, at_zero.findings
     assert min(rate or 0 for rate in validity.total(at_zero.prompts).acceptance) >= 0.97
@@ -36,7 +44,9 @@ def test_with_the_mend_self_drafting_is_as_it_must_be(engine: Server, record_of:
 
 
 @pytest.mark.parametrize("engine", [("self", 3, "probe")], indirect=True, ids=["unmended"])
-def test_without_the_mend_the_same_check_fails_at_a_temperature(engine: Server, record_of: Measure) -> None:
+def test_without_the_mend_the_same_check_fails_at_a_temperature(
+    engine: Server, record_of: Measure, mended: dict[str, CellRecord]
+) -> None:
     at_zero = record_of(temperature=0.0)
     sampled = record_of(temperature=0.7, prompts=12, folder="sampled")
 
@@ -44,3 +54,5 @@ def test_without_the_mend_the_same_check_fails_at_a_temperature(engine: Server, 
     assert not falling_and_alive(validity.total(sampled.prompts).acceptance)
     assert {mend["probe"] for mend in engine.mends} == {"fault"}
     assert not any(mend["mended"] for mend in engine.mends)
+    if mended:  # not when this test runs alone
+        assert gate.judge(mended["sampled"], sampled).kind in ("regressed", "invalid")
