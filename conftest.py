@@ -1,1 +1,1 @@
-pytest_plugins = ["harness.plugin", "fixtures.servers", "fixtures.measurement", "fixtures.speed"]
+pytest_plugins = ["harness.plugin", "fixtures.servers", "fixtures.measurement", "fixtures.speed", "pytester"]

@@ -18,7 +18,6 @@ from harness.prompts import Prompt
 from harness.records import Finding, PromptRecord, Source
 from harness.stack import Profile
 
-
 NO_KEY = "none"
 """Sent to a server that wants none."""
 

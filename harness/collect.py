@@ -1,4 +1,4 @@
-"""Folders and files -> cells, and which cell of one side belongs to which of another. By their heads alone."""
+"""Folders and files -> cells, by their heads alone; and which cells of two sides belong together."""
 
 from __future__ import annotations
 
@@ -82,16 +82,9 @@ def collect(path: Path) -> Side:
         return Side(name=str(path), path=path, entries=(_entry(path),))
     if not path.is_dir():
         raise BadInput(f"{path}: no such file or folder")
-    entries, starts = [], 0
-    for file in sorted(path.rglob("*.json")):
-        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-        if hidden or file.name == RUN_FILE or file.name.endswith(ANCHOR) or not file.is_file():
-            continue
-        entry = None if _is_speed(file) else _entry(file)
-        if entry is None or entry.suite.startswith(_STARTS):
-            starts += 1
-        else:
-            entries.append(entry)
+    found = [_cell_or_speed(file) for file in sorted(path.rglob("*.json")) if _may_be_cell(file, path)]
+    entries = [entry for entry in found if entry]
+    starts = len(found) - len(entries)
     notes = [f"{starts} files of speed-ups over pairs of starts are not compared here"] if starts else []
     if not entries:
         raise BadInput(f"{path} holds no cell" + (f" ({notes[0]})" if notes else ""))
@@ -103,6 +96,27 @@ def collect(path: Path) -> Side:
     return Side(
         name=name, path=path, entries=tuple(sorted(entries, key=lambda e: e.order)), notes=tuple(notes)
     )
+
+
+def _may_be_cell(file: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    other = file.name == RUN_FILE or file.name.endswith(ANCHOR)
+    return not hidden and not other and file.is_file()
+
+
+def _cell_or_speed(file: Path) -> Entry | None:
+    """None for what the speed suite wrote: a speed-up over pairs of starts, or one of the starts."""
+    try:
+        entry = _entry(file)
+    except BadRecord:
+        try:
+            load(file, SpeedRecord)
+        except BadRecord:
+            pass
+        else:
+            return None
+        raise
+    return None if entry.suite.startswith(_STARTS) else entry
 
 
 def _entry(path: Path) -> Entry:
@@ -125,18 +139,6 @@ def _head(path: Path) -> _Head | CellRecord:
     except (ValueError, OSError):
         return load(path, CellRecord)
     return head if head.schema_ == SCHEMA else load(path, CellRecord)
-
-
-def _is_speed(path: Path) -> bool:
-    """The file is a speed-up over pairs of starts, which lie beside cells."""
-    try:
-        with path.open("rb") as file:
-            if b'"ratios"' not in file.read(1 << 20):
-                return False
-        load(path, SpeedRecord)
-    except (OSError, BadRecord):
-        return False
-    return True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

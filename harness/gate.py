@@ -164,8 +164,9 @@ def _positions(old: list[Tally], new: list[Tally]) -> tuple[Position, ...]:
         x0, n0, x1, n1 = (
             [_at(t, i) for t in side] for side, i in ((old, j), (old, j - 1), (new, j), (new, j - 1))
         )
-        events = (sum(x0), sum(n0) - sum(x0), sum(x1), sum(n1) - sum(x1))
-        if min(events) < stats.MIN_EVENTS:
+        # As many as both together would have: a position that died accepted none, and is to be found.
+        trials, accepted, reached = min(sum(n0), sum(n1)), sum(x0) + sum(x1), sum(n0) + sum(n1)
+        if trials * min(accepted, reached - accepted) < stats.MIN_EVENTS * reached or not trials:
             continue
         change = stats.paired_difference(x0, n0, x1, n1)
         if change.differing >= stats.MIN_DIFFERING and change.m >= stats.MIN_PROMPTS_POSITION:
@@ -205,10 +206,7 @@ def _sentence(
     ]
     gone = [position for position in positions if position.lost]
     if gone:
-        names = ", ".join(
-            f"{p.index} ({p.change.r0:.1%} -> {p.change.r1:.1%} of those that got there)" for p in gone
-        )
-        parts[0] += f", lost at position {names}"
+        parts[0] += f", lost at position {', '.join(str(position.index) for position in gone)}"
     if lower:
         parts[0] += ", lower but inside the margin of 2 %"
     if kind == "inconclusive":
@@ -216,7 +214,14 @@ def _sentence(
     same = f"{m} with the same text" if pairs.same_text == m else f"{pairs.same_text} with the same text"
     where = "" if against == "baseline" else f" against the {against}"
     parts.append(f"paired over {m} prompts{where}, {same}")
+    parts += [_what_was_lost(position) for position in gone]
     return "; ".join(parts)
+
+
+def _what_was_lost(position: Position) -> str:
+    change = position.change
+    steps = "steps that accepted all before it" if position.index else "verify steps"
+    return f"position {position.index}: {100 * change.r0:.1f} -> {100 * change.r1:.1f} % of {steps}"
 
 
 def _what_would_settle(primary: stats.PairedRatio) -> str:

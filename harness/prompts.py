@@ -42,7 +42,7 @@ def load(folder: Path, workload: str, language: str, *, at_most: int) -> tuple[P
         where = f"{path}, line {number}"
         try:
             data = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(f"{where}: not JSON: {error}") from None
         if not isinstance(data, dict):
             raise BadInput(f"{where}: not an object with id and text")
@@ -50,6 +50,8 @@ def load(folder: Path, workload: str, language: str, *, at_most: int) -> tuple[P
             value = data.get(field)
             if not isinstance(value, str) or not value.strip():
                 raise BadInput(f"{where}: field {field} is missing or empty")
+            if any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise BadInput(f"{where}: field {field} is no Unicode text (half of a surrogate pair)")
         if data["id"] in seen:
             raise BadInput(f"{where}: the id {data['id']!r} stands in an earlier line too")
         seen.add(data["id"])

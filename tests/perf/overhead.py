@@ -116,6 +116,7 @@ def ours(server: Server, cell: Cell, prompts: Sequence[Prompt], folder: Path) ->
         warmups=(),
         repeats=1,
         seed=0,
+        timed=True,
         folder=folder,
         progress=lambda _cell, _done, _total: None,
     )

@@ -43,7 +43,8 @@ def drafter(seed: int, rates: tuple[float, ...] = STRONG, *, prompts: int = PROM
     rng = np.random.default_rng(seed)
     ease = rng.uniform(0.7, 1.3, size=(prompts, 1, 1))
     held = rng.random((prompts, TOKENS, len(rates))) < np.array(rates) * ease
-    return held.cumprod(axis=2).sum(axis=2)
+    table: Table = held.cumprod(axis=2).sum(axis=2)
+    return table
 
 
 def worse(table: Table, loss: float, *, seed: int = 99) -> Table:

@@ -56,7 +56,7 @@ def fake_vllm(**replies: Reply) -> Iterator[FakeVllm]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802 - the base class's name
+        def do_GET(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
             body = json.loads(self.rfile.read(length)) if length else None
             fake.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))

@@ -20,7 +20,9 @@ CHAT = "/v1/chat/completions"
 RAW = "/v1/completions"
 
 
-def chunk(text: str = "", ids: tuple[int, ...] = (), *, finish: str | None = None, **more: Any) -> dict[str, Any]:
+def chunk(
+    text: str = "", ids: tuple[int, ...] = (), *, finish: str | None = None, **more: Any
+) -> dict[str, Any]:
     """One event of a chat stream, as vLLM sends them."""
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish, "token_ids": list(ids) or None}
     return {
@@ -114,9 +116,9 @@ def ask(vllm: FakeVllm) -> Ask:
 
 def counters(**changes: Any) -> SpecCounters:
     values: dict[str, Any] = {
-        "present": True, "drafts": 0, "draft_tokens": 0, "accepted": 0, "per_position": (0, 0), "generated": 0,
-        "prompted": 0, "finished": 0, "iterations": 0, "cached": 0, "running": 0, "waiting": 0, "kv_usage": 0.0,
-        "started": 1.0,
+        "present": True, "drafts": 0, "draft_tokens": 0, "accepted": 0, "per_position": (0, 0), 
+        "generated": 0, "prompted": 0, "finished": 0, "iterations": 0, "cached": 0, "running": 0, 
+        "waiting": 0, "kv_usage": 0.0, "started": 1.0,
     }  # fmt: skip
     return SpecCounters(**values | changes)
 
@@ -163,10 +165,15 @@ def test_without_rendered_tokens_the_hash_is_of_the_text(ask: Ask) -> None:
 
 
 def test_the_raw_endpoint_gives_the_same_record(ask: Ask) -> None:
-    pieces = [raw_chunk(" Bread", (1,)), raw_chunk(" is", (2,)), raw_chunk("\n燈", (3, 4, 5), finish="length")]
+    pieces = [
+        raw_chunk(" Bread", (1,)),
+        raw_chunk(" is", (2,)),
+        raw_chunk("\n燈", (3, 4, 5), finish="length"),
+    ]
 
-    record = ask(as_events(*pieces, usage(5, spec(acceptance_histogram=[1, 0, 1], per_step_accepted=[0, 2],
-                                                  per_step_drafted=[1, 2])), "[DONE]"), endpoint="raw")  # fmt: skip
+    steps = spec(acceptance_histogram=[1, 0, 1], per_step_accepted=[0, 2], per_step_drafted=[1, 2])
+
+    record = ask(as_events(*pieces, usage(5, steps), "[DONE]"), endpoint="raw")
 
     assert record.findings == ()
     assert (record.text, record.finish) == (" Bread is\n燈", "length")
@@ -233,7 +240,12 @@ def test_without_a_salt_none_is_sent_and_raw_sends_the_text_alone(ask: Ask, vllm
 def failed_text(record: PromptRecord) -> str:
     """The one finding of a record that is no measurement."""
     [finding] = record.findings
-    assert (finding.code, finding.hard, record.finish, record.source) == ("request-failed", True, "error", "none")
+    assert (finding.code, finding.hard, record.finish, record.source) == (
+        "request-failed",
+        True,
+        "error",
+        "none",
+    )
     assert (record.histogram, record.undrafted) == ((0, 0, 0), 0)
     assert record.failed
     assert finding.text.startswith("instruct-001: ")
@@ -249,7 +261,9 @@ def failed_text(record: PromptRecord) -> str:
             "the server answered 500: ",
             id="500",
         ),
-        pytest.param(Reply(b"<html>bad gateway", 502, "text/html"), "the server answered 502: ", id="not JSON"),
+        pytest.param(
+            Reply(b"<html>bad gateway", 502, "text/html"), "the server answered 502: ", id="not JSON"
+        ),
         pytest.param(
             as_json({"error": {"message": f"bad header: Bearer {KEY}"}}, 401),
             "the server answered 401: ",
@@ -280,7 +294,9 @@ def failed_text(record: PromptRecord) -> str:
             id="no acceptance",
         ),
         pytest.param(
-            as_events(*PIECES, usage(8, spec(acceptance_histogram=[1, 1, 1, 0], per_step_accepted=None)), "[DONE]"),
+            as_events(
+                *PIECES, usage(8, spec(acceptance_histogram=[1, 1, 1, 0], per_step_accepted=None)), "[DONE]"
+            ),
             "the engine reports k = 3, the cell is for 2",
             id="another k",
         ),
@@ -309,14 +325,12 @@ def failed_text(record: PromptRecord) -> str:
             "does not add up: ",
             id="histogram null",
         ),
-        pytest.param(
-            as_events(*PIECES, usage(8) | {"metrics": [1]}, "[DONE]"), "Error", id="metrics a list"
-        ),
+        pytest.param(as_events(*PIECES, usage(8) | {"metrics": [1]}, "[DONE]"), "Error", id="metrics a list"),
         pytest.param(
             as_events(*PIECES, usage(8) | {"usage": {}}, "[DONE]"), "does not add up: ", id="empty usage"
         ),
     ],
-)  # fmt: skip
+)
 def test_a_request_that_failed_is_a_record_that_says_why(ask: Ask, reply: Reply, says: str) -> None:
     assert says in failed_text(ask(reply))
 

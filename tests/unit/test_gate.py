@@ -13,7 +13,6 @@ from tests.unit.cells import (
     HARD,
     IDENTITY,
     SAMPLED,
-    STRONG,
     WEAK,
     cell,
     dead_from,
@@ -42,7 +41,7 @@ def test_the_same_answers_by_the_same_steps_are_identical_and_the_text_says_what
     assert verdict.change == 0
     assert verdict.interval is None
     assert verdict.text == (
-        "tokens per step 2.11, identical in all 120 prompts "
+        "tokens per step 2.32, identical in all 120 prompts "
         "(95 % sure that fewer than 2.5% of such prompts differ)"
     )
 
@@ -70,7 +69,7 @@ def test_a_small_change_that_is_surely_inside_the_margin_is_ok() -> None:
 
 def test_a_loss_reads_as_what_by_how_much_how_sure() -> None:
     table = drafter(3)
-    old, new = cell(table), cell(worse(table, 0.1))
+    old, new = cell(table), cell(worse(table, 0.2))
     verdict = judge(old, new)
     assert verdict.kind == "regressed"
     assert verdict.fails
@@ -83,7 +82,7 @@ def test_a_loss_reads_as_what_by_how_much_how_sure() -> None:
     assert re.fullmatch(
         rf"tokens per step {tokens_per_step(old):.2f} -> {tokens_per_step(new):.2f} "
         rf"\({100 * change:+.1f} %, 95 % CI {100 * low:+.1f}\.\.{100 * high:+.1f}\), lost at position 0; "
-        r"paired over 120 prompts, 120 with the same text; position 0 6\d\.\d -> 5\d\.\d % of steps",
+        r"paired over 120 prompts, 120 with the same text; position 0: 58\.1 -> 47\.6 % of verify steps",
         verdict.text,
     ), verdict.text
 
@@ -93,8 +92,7 @@ def test_a_gain_is_improved_and_no_position_can_say_otherwise_alone() -> None:
     verdict = judge(cell(worse(table, 0.1)), cell(table))
     assert verdict.kind == "improved"
     assert not verdict.fails
-    assert verdict.text.startswith("tokens per step 1.9")
-    assert "(+" in verdict.text
+    assert verdict.text.startswith("tokens per step 2.18 -> 2.28 (+4.5 %, 95 % CI +3.6..+5.4); paired")
     assert "lost" not in verdict.text
 
 
@@ -117,7 +115,7 @@ def test_a_dead_position_is_found_though_it_costs_one_percent(seed: int) -> None
     assert verdict.kind == "regressed"
     assert lost_positions(verdict) == [3]
     assert ", lost at position 3; paired over 120 prompts, " in verdict.text
-    assert re.search(r"; position 3 \d\d\.\d -> 0\.0 % of steps that accepted all before$", verdict.text)
+    assert re.search(r"; position 3: \d\d\.\d -> 0\.0 % of steps that accepted all before it$", verdict.text)
 
 
 def test_a_position_that_nothing_reaches_any_more_is_not_tested() -> None:
@@ -237,7 +235,9 @@ def test_raw_against_chat_is_refused_with_both_named() -> None:
     assert 'chat_template differs: "872be49dbb638044" in the baseline, null now' in verdict.text
     only = cell(drafter(16), identity=IDENTITY | {"endpoint": "raw"})
     text = judge(cell(drafter(16)), only).text
-    assert 'endpoint differs: "chat" in the baseline, "raw" now (--across endpoint compares across it)' in text
+    assert (
+        'endpoint differs: "chat" in the baseline, "raw" now (--across endpoint compares across it)' in text
+    )
 
 
 def test_across_lets_it_through_and_pairs_by_prompt_id() -> None:
@@ -266,7 +266,9 @@ def test_another_environment_is_a_footnote_with_both_values() -> None:
 @pytest.mark.parametrize(("seed", "noted"), [(0, False), (1, True)])
 def test_other_seeds_are_noted_where_they_matter(*, seed: int, noted: bool) -> None:
     old, new = cell(drafter(19), identity=SAMPLED), cell(drafter(19), identity=SAMPLED, seed=seed)
-    assert any(note.startswith("other seeds: paired by prompt alone") for note in judge(old, new).notes) is noted
+    assert (
+        any(note.startswith("other seeds: paired by prompt alone") for note in judge(old, new).notes) is noted
+    )
     assert judge(cell(drafter(19)), cell(drafter(19), seed=seed)).notes == ()
 
 
@@ -328,8 +330,8 @@ def test_seeds_of_a_prompt_are_summed_and_only_shared_ones_count() -> None:
 
 
 def eight(fewer: int, table: np.ndarray) -> tuple[CellRecord, CellRecord]:
-    """Of 8 prompts, the first `fewer` lose three in ten of their drafts."""
-    bad = worse(table, 0.3)
+    """Of 8 prompts, the first `fewer` lose half of their drafts."""
+    bad = worse(table, 0.5)
     bad[fewer:] = table[fewer:]
     return cell(table), cell(bad)
 
@@ -347,19 +349,18 @@ def test_quick_does_not_call_a_loss_in_seven(seed: int) -> None:
     assert verdict.kind == "inconclusive"
 
 
-@pytest.mark.parametrize(("differing", "kind"), [(9, "ok"), (10, "regressed")])
+@pytest.mark.parametrize(("differing", "kind"), [(9, "inconclusive"), (10, "regressed")])
 def test_ten_prompts_must_differ(differing: int, kind: Kind) -> None:
-    """Of ten: with nine a p far below alpha is not enough."""
-    old = cell(drafter(25, STRONG, prompts=10))
-    slower = [
-        p.model_copy(update={"undrafted": p.undrafted + 9, "output_tokens": p.output_tokens + 9})
-        for p in old.prompts[:differing]
-    ]
-    new = old.model_copy(update={"prompts": (*slower, *old.prompts[differing:])})
-    verdict = judge(old, new)
+    """Those lose at every second token; the tenth accepts nothing before or after. No p makes up for it."""
+    table = drafter(25, prompts=10)
+    table[differing:] = 0
+    bad = table.copy()
+    bad[:, ::2] = 0
+    verdict = judge(cell(table), cell(bad))
     assert verdict.primary is not None
     assert verdict.primary.differing == differing
-    assert (verdict.kind == "regressed") is (kind == "regressed")
+    assert verdict.primary.p_loss() < stats.ALPHA_PRIMARY
+    assert verdict.kind == kind
 
 
 def test_the_worst_verdict_decides() -> None:
@@ -373,15 +374,12 @@ def test_the_worst_verdict_decides() -> None:
 
 @pytest.mark.parametrize(("look", "kind"), [(16, "inconclusive"), (None, "regressed")])
 def test_a_sequential_look_takes_more_than_a_single_one(look: int | None, kind: Kind) -> None:
-    """A t between the two bounds: 3.9 standard errors of 16 prompts."""
-    table = drafter(2, prompts=16)
-    old, new = cell(table), cell(worse(table, 0.09, seed=2), stopped_at=look)
-    verdict = judge(old, new)
+    """4.3 standard errors of 16 prompts: one test needs 3.8, the first of five looks 5.5."""
+    table = drafter(3, prompts=16)
+    verdict = judge(cell(table), cell(worse(table, 0.1, seed=3), stopped_at=look))
     assert verdict.primary is not None
-    bound = stats.sequential_thresholds(16, 16)[0]
-    single = -stats.stats_t if hasattr(stats, "stats_t") else 0
-    assert bound > single
-    assert verdict.kind == kind, verdict.primary.estimate / verdict.primary.se
+    assert -4.4 < verdict.primary.estimate / verdict.primary.se < -4.2
+    assert verdict.kind == kind
 
 
 def test_prompts_not_asked_after_an_early_stop_are_not_missing() -> None:

@@ -165,8 +165,8 @@ def test_a_difference_is_what_moved_and_gauges_as_they_are_now() -> None:
     )  # fmt: skip
 
     assert later - READ == SpecCounters(
-        present=True, drafts=4, draft_tokens=12, accepted=6, per_position=(3, 2, 1), generated=10, prompted=10,
-        finished=1, iterations=5, cached=0, running=0, waiting=0, kv_usage=0.5, started=1763719203.0,
+        present=True, drafts=4, draft_tokens=12, accepted=6, per_position=(3, 2, 1), generated=10,
+        prompted=10, finished=1, iterations=5, cached=0, running=0, waiting=0, kv_usage=0.5, started=1763719203.0,
     )  # fmt: skip
 
 
@@ -196,12 +196,12 @@ def test_a_counter_that_fell_is_named(name: str) -> None:
 
 
 def test_a_position_that_fell_is_named() -> None:
-    with pytest.raises(ServerFailed, match="fell between two readings: per_position$"):
+    with pytest.raises(ServerFailed, match=r"fell between two readings: per_position$"):
         _ = dataclasses.replace(READ, per_position=(20, 10, 5)) - READ
 
 
 def test_positions_that_vanished_are_named() -> None:
-    with pytest.raises(ServerFailed, match="fell between two readings: per_position$"):
+    with pytest.raises(ServerFailed, match=r"fell between two readings: per_position$"):
         _ = dataclasses.replace(READ, per_position=(20,)) - READ
 
 

@@ -245,7 +245,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_file_alone(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(BadInput, match="cannot write .*run.json: No space left on device"):
+    with pytest.raises(BadInput, match=r"cannot write .*run.json: No space left on device"):
         write_atomically(path, "new")
 
     assert path.read_text() == "old"
@@ -255,7 +255,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_file_alone(
 def test_a_target_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
 
-    with pytest.raises(BadInput, match="cannot write .*: (Not a directory|File exists)"):
+    with pytest.raises(BadInput, match=r"cannot write .*: (Not a directory|File exists)"):
         write_atomically(tmp_path / "file" / "run.json", "new")
 
     assert (tmp_path / "file").read_text() == "old"
@@ -264,7 +264,7 @@ def test_a_target_below_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_folder_in_the_target_place_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "run.json").mkdir()
 
-    with pytest.raises(BadInput, match="cannot write .*run.json: Is a directory"):
+    with pytest.raises(BadInput, match=r"cannot write .*run.json: Is a directory"):
         write_atomically(tmp_path / "run.json", "new")
 
     assert files_in(tmp_path) == ["run.json"]
@@ -381,7 +381,7 @@ def test_a_journal_of_other_conditions_is_refused_naming_them(
 def test_a_journal_without_a_head_of_ours_is_refused(journal_path: Path, head: bytes) -> None:
     journal_path.write_bytes(head + b"\n")
 
-    with pytest.raises(BadRecord, match=", line 1: .*its first line is not the head of this cell"):
+    with pytest.raises(BadRecord, match=r", line 1: .*its first line is not the head of this cell"):
         Journal(journal_path, HEAD)
 
 

@@ -68,7 +68,9 @@ def test_the_profiles_are_the_documented_ones(
 
 
 def test_a_profile_changes_single_values_of_the_built_in_one(loaded: Loader) -> None:
-    stack = loaded(HEAD + NONE + "[profiles.field]\nconcurrency = 8\n[profiles.field.sampling]\ntop_p = 0.9\n")
+    stack = loaded(
+        HEAD + NONE + "[profiles.field]\nconcurrency = 8\n[profiles.field.sampling]\ntop_p = 0.9\n"
+    )
 
     field = stack.profiles["field"]
     assert (field.prompts, field.max_tokens, field.concurrency) == (120, 200, 8)
@@ -169,9 +171,7 @@ def test_the_self_drafter_of_the_embedded_stack_is_measured_only_by_name() -> No
         pytest.param("profiles = 4\n" + HEAD + NONE, "line 1, key profiles: Input", id="profiles a number"),
     ],
 )
-def test_bad_text_is_refused_with_its_line_and_key(
-    loaded: Loader, path: Path, text: str, says: str
-) -> None:
+def test_bad_text_is_refused_with_its_line_and_key(loaded: Loader, path: Path, text: str, says: str) -> None:
     with pytest.raises(BadInput, match=says) as caught:
         loaded(text)
 
@@ -196,10 +196,16 @@ def test_a_k_that_cannot_be_is_refused(loaded: Loader, k: str, says: str) -> Non
 @pytest.mark.parametrize(
     ("drafters", "says"),
     [
-        ("[drafters.ngram]\nk = [2]\n", "line 8, .*drafter 'ngram' has no method; only 'none' drafts nothing"),
+        (
+            "[drafters.ngram]\nk = [2]\n",
+            "line 8, .*drafter 'ngram' has no method; only 'none' drafts nothing",
+        ),
         ("[drafters.none]\nk = [2]\n", "line 8, .*drafter 'none' has no method"),
         ("[drafters.none]\nprompt_lookup_max = 2\n", "line 7, .*drafter 'none' has no method"),
-        ('[drafters.none]\nmethod = "ngram"\nk = [2]\n', "line 9, .*'none' drafts nothing: it takes no method"),
+        (
+            '[drafters.none]\nmethod = "ngram"\nk = [2]\n',
+            "line 9, .*'none' drafts nothing: it takes no method",
+        ),
         ('[drafters.ngram]\nmethod = "ngram"\n', "line 7, .*drafter 'ngram' has no k"),
         (NGRAM + "num_speculative_tokens = 4\n", "line 9, .*sets num_speculative_tokens; that is k here"),
     ],
@@ -273,15 +279,17 @@ def test_a_stack_may_have_dashes_in_its_name(loaded: Loader) -> None:
 
 
 def test_an_unknown_endpoint_is_refused(loaded: Loader) -> None:
-    with pytest.raises(BadInput, match="line 1, key endpoints: unknown endpoint 'rest'; there are: chat, raw"):
+    with pytest.raises(
+        BadInput, match="line 1, key endpoints: unknown endpoint 'rest'; there are: chat, raw"
+    ):
         loaded('endpoints = ["chat", "rest"]\n' + HEAD + NONE)
 
 
 @pytest.mark.parametrize("value", ["2026-11-21", "12:00:00", "nan", "inf"])
 def test_a_value_that_vllm_cannot_be_told_is_refused(loaded: Loader, value: str) -> None:
-    with pytest.raises(BadInput, match="line 8, key engine.args.seed: .*cannot be given to vLLM"):
+    with pytest.raises(BadInput, match=r"line 8, key engine.args.seed: .*cannot be given to vLLM"):
         loaded(HEAD + f"[engine.args]\nseed = {value}\n" + NONE)
-    with pytest.raises(BadInput, match="line 11, key drafters.ngram.when: .*cannot be given to vLLM"):
+    with pytest.raises(BadInput, match=r"line 11, key drafters.ngram.when: .*cannot be given to vLLM"):
         loaded(HEAD + NONE + NGRAM + f"when = {value}\n")
 
 
@@ -305,12 +313,29 @@ def test_a_folder_is_no_stack(tmp_path: Path) -> None:
 
 toml_like = st.lists(
     st.sampled_from(
-        [HEAD, NONE, NGRAM, "[profiles.gate]\n", "k = []\n", "k = 3\n", "method = 4\n", "model = 'target'\n",
-         "[[drafters]]\n", "profiles = 1\n", "[engine.args]\n", "x = 1979-05-27\n", "[target]\n", "name = ''\n",
-         "endpoints = []\n", "[profiles.quick.sampling]\n", "temperature = nan\n"]
-    ) | st.text(max_size=12),
+        [
+            HEAD,
+            NONE,
+            NGRAM,
+            "[profiles.gate]\n",
+            "k = []\n",
+            "k = 3\n",
+            "method = 4\n",
+            "model = 'target'\n",
+            "[[drafters]]\n",
+            "profiles = 1\n",
+            "[engine.args]\n",
+            "x = 1979-05-27\n",
+            "[target]\n",
+            "name = ''\n",
+            "endpoints = []\n",
+            "[profiles.quick.sampling]\n",
+            "temperature = nan\n",
+        ]
+    )
+    | st.text(max_size=12),
     max_size=6,
-).map("".join)  # fmt: skip
+).map("".join)
 
 
 @example("\x00")
@@ -326,7 +351,9 @@ def test_any_text_is_a_stack_or_refused(text: str) -> None:
         except BadInput as error:
             assert str(error).startswith(str(path))  # noqa: PT017 - success is allowed too
         else:
-            assert all(cell.spec.key for cell in cells(stack, "quick", PROFILES["quick"], workloads=("code",)))
+            assert all(
+                cell.spec.key for cell in cells(stack, "quick", PROFILES["quick"], workloads=("code",))
+            )
 
 
 @given(st.text(), st.lists(st.text(max_size=5)))
@@ -436,7 +463,10 @@ def test_equal_stacks_need_equal_servers(loaded: Loader) -> None:
 )
 def test_what_decides_a_server_makes_another_key(loaded: Loader, before: str, after: str) -> None:
     text = (
-        HEAD + '[engine.args]\nmax_model_len = 64\n[engine.env]\nA = "1"\n' + NGRAM + "prompt_lookup_max = 4\n"
+        HEAD
+        + '[engine.args]\nmax_model_len = 64\n[engine.env]\nA = "1"\n'
+        + NGRAM
+        + "prompt_lookup_max = 4\n"
     )
 
     first, second = (
@@ -509,7 +539,9 @@ def test_cells_stand_drafter_by_drafter(loaded: Loader) -> None:
 
 
 def test_a_stack_may_have_fewer_endpoints_and_languages(loaded: Loader) -> None:
-    assert names(loaded('endpoints = ["raw"]\nlanguages = ["zh"]\n' + HEAD + NONE)) == ["raw-zh-instruct-none"]
+    assert names(loaded('endpoints = ["raw"]\nlanguages = ["zh"]\n' + HEAD + NONE)) == [
+        "raw-zh-instruct-none"
+    ]
 
 
 def test_cells_of_one_drafter_and_k_share_their_server(loaded: Loader) -> None:

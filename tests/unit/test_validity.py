@@ -11,8 +11,9 @@ from harness.validity import countable, findings, in_language, loops, total
 from tests.unit.making import cell_name, failed_record, prompt_record
 
 ENGLISH = (
-    "The lighthouse keeper found a postcard under the door. It was addressed to the sea, in a hand he did not "
-    "know, and the stamp showed a ship that had gone down before he was born. He read it twice and went up."
+    "The lighthouse keeper found a postcard under the door. It was addressed to the sea, in a hand he did "
+    "not know, and the stamp showed a ship that had gone down before he was born. He read it twice "
+    "and went up."
 )
 CHINESE = (
     "燈塔管理員在門縫下發現一張明信片，收信人寫的是「大海」，字跡他從沒見過，郵票上的那艘船在他出生以前就沉沒了。"
@@ -69,7 +70,8 @@ def test_no_answer_is_in_two_languages(text: str, language: str) -> None:
     "text",
     [
         ENGLISH + " and went up." * 30,
-        ENGLISH + " 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1.",
+        ENGLISH
+        + " 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1.",
         CHINESE + "他又讀了一遍，" * 10,
         CHINESE + "啊" * 60,
         CODE + "    return merged\n" * 12,
@@ -124,7 +126,14 @@ def test_anything_often_enough_repeated_is_a_loop(piece: str, before: str) -> No
 
 def moved(**changes: int) -> dict[str, int]:
     """What /metrics moves by for two records as `prompt_record` makes them."""
-    values = {"drafts": 12, "draft_tokens": 48, "accepted": 22, "generated": 40, "prompted": 22, "finished": 2}
+    values = {
+        "drafts": 12,
+        "draft_tokens": 48,
+        "accepted": 22,
+        "generated": 40,
+        "prompted": 22,
+        "finished": 2,
+    }
     return {**values, "cached": 0, **changes}
 
 
@@ -148,9 +157,7 @@ def test_a_clean_cell_has_no_findings() -> None:
 
 
 def test_a_clean_cell_without_a_drafter_has_no_findings() -> None:
-    plain = pair(
-        source="none", accepted=None, drafted=None, histogram=(0,), draft_tokens=0, undrafted=19
-    )
+    plain = pair(source="none", accepted=None, drafted=None, histogram=(0,), draft_tokens=0, undrafted=19)
     nothing = moved(drafts=0, draft_tokens=0, accepted=0)
 
     assert judged(plain, cell=cell_name(drafter="none", k=0), moved=nothing) == {}
@@ -172,20 +179,26 @@ SPRUNG: list[tuple[str, bool, Callable[[], dict[str, Finding]], str]] = [
     (
         "request-failed",
         True,
-        lambda: judged([prompt_record(findings=[{"code": "request-failed", "hard": True, "text": "it died"}])],
-                       moved=None),
+        lambda: judged(
+            [prompt_record(findings=[{"code": "request-failed", "hard": True, "text": "it died"}])],
+            moved=None,
+        ),
         "it died",
     ),
     (
         "not-reconciled",
         True,
-        lambda: judged([prompt_record(), prompt_record("instruct-002", output_tokens=21)], moved=moved(generated=41)),
+        lambda: judged(
+            [prompt_record(), prompt_record("instruct-002", output_tokens=21)], moved=moved(generated=41)
+        ),
         "instruct-002: steps and tokens do not add up: 21 output tokens, but 1 + 19 from its steps",
     ),
     (
         "not-reconciled",
         True,
-        lambda: judged([prompt_record(), prompt_record("instruct-002", output_tokens=15)], moved=moved(generated=35)),
+        lambda: judged(
+            [prompt_record(), prompt_record("instruct-002", output_tokens=15)], moved=moved(generated=35)
+        ),
         "instruct-002: steps and tokens do not add up: 15 output tokens, but 1 + 19 from its steps",
     ),
     (
@@ -215,15 +228,19 @@ SPRUNG: list[tuple[str, bool, Callable[[], dict[str, Finding]], str]] = [
     (
         "no-drafts",
         True,
-        lambda: judged(pair(accepted=(), drafted=(), histogram=(0,) * 5, draft_tokens=0, undrafted=19),
-                       moved=moved(drafts=0, draft_tokens=0, accepted=0)),
+        lambda: judged(
+            pair(accepted=(), drafted=(), histogram=(0,) * 5, draft_tokens=0, undrafted=19),
+            moved=moved(drafts=0, draft_tokens=0, accepted=0),
+        ),
         "the drafter proposed nothing in any step",
     ),
     (
         "dead-drafter",
         True,
-        lambda: judged(pair(accepted=None, drafted=None, histogram=(25, 0, 0, 0, 0), undrafted=0, output_tokens=26),
-                       moved=moved(drafts=50, accepted=0, generated=52)),
+        lambda: judged(
+            pair(accepted=None, drafted=None, histogram=(25, 0, 0, 0, 0), undrafted=0, output_tokens=26),
+            moved=moved(drafts=50, accepted=0, generated=52),
+        ),
         "none of 50 drafts had its first token accepted",
     ),
     (
@@ -232,28 +249,47 @@ SPRUNG: list[tuple[str, bool, Callable[[], dict[str, Finding]], str]] = [
         lambda: judged([prompt_record(), prompt_record("instruct-002", text=CHINESE)]),
         "1 of 2 answers are not in the prompt's language (en)",
     ),
-    ("loops", False, lambda: judged([prompt_record(), prompt_record("instruct-002", text="la " * 30)]),
-     "1 of 2 answers end in a loop"),
+    (
+        "loops",
+        False,
+        lambda: judged([prompt_record(), prompt_record("instruct-002", text="la " * 30)]),
+        "1 of 2 answers end in a loop",
+    ),
     (
         "left-out",
         False,
-        lambda: judged([*pair(), prompt_record("instruct-003", accepted=(), drafted=(), histogram=(0,) * 5,
-                                               draft_tokens=0, undrafted=0, output_tokens=1)],
-                       moved=moved(generated=41, finished=3)),
+        lambda: judged(
+            [
+                *pair(),
+                prompt_record(
+                    "instruct-003",
+                    accepted=(),
+                    drafted=(),
+                    histogram=(0,) * 5,
+                    draft_tokens=0,
+                    undrafted=0,
+                    output_tokens=1,
+                ),
+            ],
+            moved=moved(generated=41, finished=3),
+        ),
         "1 of 3 answers ended before their first decode step",
     ),
     (
         "engine-mended",
         False,
-        lambda: judged(pair(), mends=[{"fault": "cpu-temperature", "mended": True}] * 2),
+        lambda: judged(pair(), mends=[{"fault": "cpu-temperature", "mended": True}]),
         "the engine runs with a mend: cpu-temperature",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("code", "hard", "sprung", "says"), SPRUNG)
 def test_each_finding_is_sprung_alone(
-    code: str, hard: bool, sprung: Callable[[], dict[str, Finding]], says: str  # noqa: FBT001
+    code: str,
+    hard: bool,  # noqa: FBT001
+    sprung: Callable[[], dict[str, Finding]],
+    says: str,
 ) -> None:
     found = sprung()
 

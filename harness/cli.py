@@ -1,0 +1,128 @@
+"""The command `draftgate`. Thin: what it does is in the modules below; it parses, prints and exits."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from harness import baseline, export, formats
+from harness.collect import collect
+from harness.compare import compare
+from harness.comparison import Axis, document
+from harness.errors import BadInput, DraftgateError
+from harness.records import write_atomically
+
+INVALID = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code.
+
+    Whatever a user gave that cannot be used ends in one sentence on standard error and exit code 2.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser, commands = _parsers()
+    try:
+        if argv and argv[0] in commands:
+            # By itself a subparser takes no option between positionals, as in `compare BASE --across x NEW`.
+            options = commands[argv[0]].parse_intermixed_args(argv[1:])
+        else:
+            options = parser.parse_args(argv)
+        code: int = options.run(options)
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0)
+    except DraftgateError as error:
+        sys.stderr.write(_plain(f"draftgate: {formats.visible(str(error))}\n", sys.stderr.encoding))
+        return INVALID
+    return code
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(
+        prog="draftgate", description="Judge speculative decoding by paired statistics."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    comparing = commands.add_parser(
+        "compare",
+        help="set runs, baselines or cells side by side",
+        description="Set runs, baselines or cells side by side. "
+        "Exit code: 0 nothing regressed, 1 regressed, 2 refused or invalid, 3 inconclusive under --strict.",
+    )
+    add = comparing.add_argument
+    what = "BASE NEW [NEW...]: runs, folders of baselines or cells, or cell files; each NEW against BASE"
+    add("paths", metavar="PATH", nargs="+", type=Path, help=what)
+    across = (
+        "a field of the identity that may differ, like endpoint or quantization; then there is no verdict"
+    )
+    add("--across", metavar="FIELD", action="append", default=[], help=across)
+    add("--pivot", choices=get_args(Axis), help="make an axis columns (table, markdown); one PATH is enough")
+    add("--format", choices=("table", "markdown", "csv", "json"), default="table", help="(table)")
+    add("--output", metavar="FILE", type=Path, help="write there, not to standard output")
+    add("--strict", action="store_true", help="exit with 3 where a cell is inconclusive")
+    comparing.set_defaults(run=_compare)
+    moving = commands.add_parser(
+        "anchor",
+        help="make baselines the anchors of their cells",
+        description="Make baselines the anchors of their cells, which every later run is judged against too.",
+    )
+    moving.add_argument(
+        "baselines", metavar="BASELINE", nargs="+", type=Path, help="a cell file of baselines/"
+    )
+    moving.add_argument("--reason", metavar="TEXT", required=True, help="why; it is kept in the anchor")
+    moving.set_defaults(run=_anchor)
+    return parser, {"compare": comparing, "anchor": moving}
+
+
+def _compare(options: argparse.Namespace) -> int:
+    if len(options.paths) == 1 and not options.pivot:
+        raise BadInput(f"{options.paths[0]} alone: name what to compare it with, or --pivot an axis")
+    result = compare([collect(path) for path in options.paths], across=tuple(dict.fromkeys(options.across)))
+    code = result.exit_code(strict=options.strict)
+    if options.format == "json":
+        text = formats.as_json(export.as_data(result, exit_code=code))
+    elif options.format == "csv":
+        text = formats.as_csv(*export.csv_rows(result))
+    else:
+        page = document(result, pivot=options.pivot)
+        text = formats.as_text(page) if options.format == "table" else formats.as_markdown(page)
+    if options.output:
+        write_atomically(options.output, text)
+    else:
+        _print(text)
+    return code
+
+
+def _anchor(options: argparse.Namespace) -> int:
+    for path in options.baselines:
+        _print(formats.visible(f"anchor {baseline.move_anchor(path, options.reason)}") + "\n")
+    return 0
+
+
+def _print(text: str) -> None:
+    """Write to standard output.
+
+    Raises:
+        BadInput: it cannot be written to. A reader that stopped reading, like `head`, is no error.
+    """
+    try:
+        sys.stdout.write(_plain(text, sys.stdout.encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would complain again when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise BadInput(f"cannot write to standard output: {error.strerror}") from None
+
+
+def _plain(text: str, encoding: str | None) -> str:
+    """What this stream can write: a terminal that has no em dash gets an escape, not a traceback."""
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

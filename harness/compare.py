@@ -1,0 +1,256 @@
+"""Sets of cells -> what changed between them, as values; `comparison.py` makes tables of it.
+
+Cells are loaded pair after pair and reduced to a row, so that thousands of them never stand in memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+
+from harness.baseline import Refused, hard_text, pair
+from harness.collect import Entry, Side, match, names_of
+from harness.errors import BadInput
+from harness.gate import Verdict, judge_pairs
+from harness.notes import conditions_of, noise_of, subject_notes, text_notes
+from harness.records import CellRecord, load
+from harness.speed import speed_of
+from harness.stack import NONE
+from harness.validity import countable, total
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What one cell measured, over all its prompts; None for what it did not."""
+
+    entry: Entry
+    invalid: str | None
+    """Why it is not a measurement; then it has no figures."""
+    prompts: int
+    tokens_per_step: float | None
+    tau: float | None
+    accepted_per_draft: float | None
+    acceptance: tuple[float | None, ...]
+    tok_s: float | None
+    """Aggregate."""
+    speed_up: float | None
+    """Over `none` of the same run. From one start each: a description, no claim."""
+    findings: tuple[str, ...]
+    """Of the measurement, those that a reader must know but that do not make it invalid."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PositionChange:
+    """Conditional acceptance at one position, over the prompts that both sides have."""
+
+    index: int
+    old: float | None
+    new: float | None
+    tested: bool
+    lost: bool
+    p: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Against:
+    """A cell of another side, compared with that of the first."""
+
+    figures: Figures
+    verdict: Verdict
+    positions: tuple[PositionChange, ...]
+    same_environment: bool
+    """Else no speed stands beside another."""
+    notes: tuple[str, ...]
+    """What limits the reading."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A cell of the first side and what it was compared with: for each other side one, or None."""
+
+    figures: Figures
+    against: tuple[Against | None, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Column:
+    """A side, and the conditions its cells were measured under: by name, every value met."""
+
+    name: str
+    path: str
+    conditions: Mapping[str, tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything that a table can show."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    across: tuple[str, ...]
+    notes: tuple[str, ...]
+    one_sided: tuple[int, ...]
+    """For each other side, cells that it or the first alone has."""
+
+    def geomean(self, column: int) -> tuple[float, int] | None:
+        """Change of the geometric mean of ratios of tokens per step, and over how many cells.
+
+        Args:
+            column: of `against`.
+        """
+        logs = [
+            a.verdict.primary.estimate
+            for row in self.rows
+            if (a := row.against[column]) and a.verdict.primary
+        ]
+        return (math.expm1(statistics.fmean(logs)), len(logs)) if logs else None
+
+    def exit_code(self, *, strict: bool) -> int:
+        """0 nothing regressed, 1 regressed, 2 something is invalid, 3 inconclusive where that matters."""
+        kinds = {a.verdict.kind for row in self.rows for a in row.against if a}
+        if "invalid" in kinds or any(row.figures.invalid for row in self.rows):
+            return 2
+        if self.across:
+            return 0
+        return 1 if "regressed" in kinds else 3 if strict and "inconclusive" in kinds else 0
+
+
+def compare(sides: Sequence[Side], *, across: Collection[str] = ()) -> Comparison:
+    """Every side against the first; of a single side its figures alone.
+
+    Raises:
+        BadInput: a side has nothing in common with the first, or `across` names no field of them.
+        BadRecord: a cell cannot be trusted.
+    """
+    base, others = sides[0], sides[1:]
+    matches = [match(base, other, across=across) for other in others]
+    partners = [dict(m.pairs) for m in matches]
+    reader = _Reader(len(sides), across)
+    rows = []
+    for entry in base.entries:
+        found = [partner.get(entry) for partner in partners]
+        if any(found) or not others:
+            rows.append(reader.row(entry, found))
+    notes = [f"{side.name}: {note}" for side in sides for note in side.notes]
+    for other, m in zip(others, matches, strict=True):
+        for there, here, alone in ((base, other, m.base_only), (other, base, m.new_only)):
+            if alone:
+                notes.append(f"only in {there.name}, not in {here.name}: {names_of(alone)}")
+    return Comparison(
+        columns=tuple(
+            Column(name=side.name, path=str(side.path), conditions=conditions)
+            for side, conditions in zip(sides, reader.conditions(), strict=True)
+        ),
+        rows=tuple(rows),
+        across=tuple(across),
+        notes=(*notes, *reader.across_notes()),
+        one_sided=tuple(len(m.base_only) + len(m.new_only) for m in matches),
+    )
+
+
+class _Reader:
+    """Loads cells, reduces them, and keeps what the table says once for all of them."""
+
+    def __init__(self, sides: int, across: Collection[str]) -> None:
+        self._across = across
+        self._met: list[dict[str, dict[str, None]]] = [{} for _ in range(sides)]
+        self._plain: dict[str, float | None] = {}
+        """tok/s of `none`, by file."""
+
+    def row(self, entry: Entry, partners: Sequence[Entry | None]) -> Row:
+        old = load(entry.path, CellRecord)
+        self._meet(0, old)
+        figures = self._figures(entry, old)
+        against: list[Against | None] = []
+        for column, partner in enumerate(partners, start=1):
+            if partner is None:
+                against.append(None)
+                continue
+            new = load(partner.path, CellRecord)
+            self._meet(column, new)
+            against.append(self._against(old, new, figures, self._figures(partner, new)))
+        return Row(
+            figures=figures, against=tuple(against), notes=tuple(noise_of(old) if any(partners) else ())
+        )
+
+    def _against(self, old: CellRecord, new: CellRecord, base: Figures, figures: Figures) -> Against:
+        self._check_across(old, new)
+        positions: tuple[PositionChange, ...] = ()
+        try:
+            pairs = pair(old, new, across=self._across)
+            verdict = judge_pairs(pairs)
+        except Refused as refusal:
+            verdict = Verdict(kind="invalid", text=f"not comparable: {refusal}")
+        else:
+            sums = [total(r for sides in pairs.prompts for r in sides[i]).conditional for i in (0, 1)]
+            tested = {p.index: p for p in verdict.positions}
+            positions = tuple(
+                PositionChange(
+                    index=i, old=before, new=after, tested=i in tested,
+                    lost=i in tested and tested[i].lost, p=tested[i].p if i in tested else None,
+                )
+                for i, (before, after) in enumerate(zip(*sums, strict=False))
+            )  # fmt: skip
+        same = old.environment == new.environment
+        notes = [*verdict.notes]
+        if verdict.primary and not same and (base.tok_s or figures.tok_s):
+            notes.append("speed is not compared across environments")
+        if verdict.primary:
+            notes += subject_notes(old, new)
+        if verdict.primary and not self._across:
+            notes += text_notes(old, prompts=verdict.prompts, same_text=verdict.same_text)
+        return Against(
+            figures=figures, verdict=verdict, positions=positions, same_environment=same, notes=tuple(notes)
+        )
+
+    def _check_across(self, old: CellRecord, new: CellRecord) -> None:
+        known = {*old.identity, *new.identity}
+        for field in self._across:
+            if field not in known:
+                raise BadInput(
+                    f"--across {field}: no field of a cell's identity; there are: {', '.join(sorted(known))} "
+                    "(drafter, k and engine may differ without it)"
+                )
+
+    def across_notes(self) -> list[str]:
+        """A field that was to be the subject, but is the same everywhere."""
+        values = {f: {v for met in self._met for v in met.get(f, ())} for f in self._across}
+        return [f"{f} is the same on every side" for f, v in values.items() if len(v) == 1 and self._met[1:]]
+
+    def _figures(self, entry: Entry, record: CellRecord) -> Figures:
+        prompts = record.prompts if record.valid else ()
+        tally, speed = total(prompts), speed_of(prompts)
+        plain = self._plain_tok_s(entry) if speed and record.cell.k else None
+        return Figures(
+            entry=entry,
+            invalid=None if record.valid else hard_text(record),
+            prompts=len({r.prompt for r in prompts if countable(r)}),
+            tokens_per_step=tally.tokens_per_step,
+            tau=tally.tau,
+            accepted_per_draft=tally.accepted_per_draft,
+            acceptance=tally.acceptance,
+            tok_s=speed.aggregate if speed else None,
+            speed_up=speed.aggregate / plain if speed and plain else None,
+            findings=tuple(f.text for f in record.findings if not f.hard),
+        )
+
+    def _plain_tok_s(self, entry: Entry) -> float | None:
+        """tok/s of `none` in the same place of the same run: its file lies beside."""
+        name = entry.cell.model_copy(update={"drafter": NONE, "k": 0})
+        path = entry.path.with_name(f"{name}.json")
+        if str(path) not in self._plain:
+            record = load(path, CellRecord) if path.is_file() else None
+            speed = speed_of(record.prompts) if record and record.valid and record.cell == name else None
+            self._plain[str(path)] = speed.aggregate if speed else None
+        return self._plain[str(path)]
+
+    def _meet(self, column: int, record: CellRecord) -> None:
+        for name, value in conditions_of(record, self._across).items():
+            self._met[column].setdefault(name, {})[value] = None
+
+    def conditions(self) -> list[dict[str, tuple[str, ...]]]:
+        """For each side, every value of every condition."""
+        return [{name: tuple(values) for name, values in met.items()} for met in self._met]

@@ -1,0 +1,90 @@
+"""What stands around the figures of a comparison: its conditions, and what limits its reading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+from harness.gate import judge, percent, signed
+from harness.records import CellName, CellRecord
+
+_SHOWN_ABOVE = frozenset({"drafter", "k", "engine", "mends"})
+"""Of the subject: the table shows them elsewhere."""
+_FEW = 3
+_LONG = 80
+
+
+def drafting(cell: CellName) -> str:
+    """`ngram-k4`; `none` has no k."""
+    return f"{cell.drafter}-k{cell.k}" if cell.k else cell.drafter
+
+
+def conditions_of(record: CellRecord, across: Collection[str] = ()) -> dict[str, str]:
+    """What a table says above its rows, or between its sides; `unverified` where a record lacks it."""
+    identity, environment = record.identity, record.environment
+    gpus = environment.get("gpus") or []
+    names = [str(gpu.get("name", "GPU")) for gpu in gpus if isinstance(gpu, dict)]
+    target = [identity.get("target", "unverified"), identity.get("dtype"), identity.get("quantization")]
+    values = {
+        "stack": record.stack,
+        "profile": record.profile,
+        "target": " ".join(_brief(part) for part in target if part is not None),
+        "drafter": drafting(record.cell),
+        "vLLM": record.subject.get("engine", "unverified"),
+        "T": "unverified" if temperature(record) is None else temperature(record),
+        "max_tokens": identity.get("max_tokens", "unverified"),
+        "concurrency": identity.get("concurrency", "unverified"),
+        "prefix cache": identity.get("cache", "unverified"),
+        "device": ", ".join(names) or environment.get("cpu", "unverified"),
+        "threads": None if names else environment.get("threads"),
+    }
+    values |= {field: identity.get(field) for field in across}
+    return {name: _brief(value) for name, value in values.items() if value is not None or name in across}
+
+
+def noise_of(record: CellRecord) -> list[str]:
+    """How much two passes of the baseline itself differ; nothing where it has one."""
+    first, second = (
+        record.model_copy(update={"prompts": tuple(r for r in record.prompts if r.repeat == repeat)})
+        for repeat in (0, 1)
+    )
+    verdict = judge(first, second) if second.prompts else None
+    if verdict is None or verdict.change is None:
+        return []
+    if verdict.interval is None:
+        return [f"noise: two passes of the baseline are identical in all {verdict.prompts} prompts"]
+    low, high = verdict.interval
+    change, interval = percent(verdict.change), f"{signed(low)}..{signed(high)}"
+    return [f"noise: two passes of the baseline differ by {change} (95 % CI {interval})"]
+
+
+def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:
+    """What the engine or the drafter was told differently."""
+    notes = []
+    for field in sorted(old.subject.keys() & new.subject.keys() - _SHOWN_ABOVE):
+        before, after = old.subject[field], new.subject[field]
+        if before == after:
+            continue
+        texts = [_brief(before), _brief(after)]
+        if field == "resolved_config":  # thousands of characters: only the parts that differ
+            parts = [text.split(", ") for text in texts]
+            gone = [[p for p in parts[i] if p not in set(parts[1 - i])] for i in (0, 1)]
+            texts = [", ".join(g[:_FEW]) + (", ..." if len(g) > _FEW else "") for g in gone]
+        before, after = (t if len(t) <= _LONG else t[: _LONG - 3] + "..." for t in texts)
+        notes.append(f"{field.replace('_', ' ')}: {before} -> {after}")
+    return notes
+
+
+def _brief(value: Any) -> str:
+    """As a person would write it: 0, not 0.0."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def text_notes(old: CellRecord, *, prompts: int, same_text: int) -> list[str]:
+    """Without sampling, the target alone decides the text: another drafter may not change it."""
+    if same_text == prompts or temperature(old):
+        return []
+    return [f"{prompts - same_text} of {prompts} answers have another text, though nothing is sampled (T=0)"]

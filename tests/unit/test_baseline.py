@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import baseline
+from harness.baseline import (
+    ANCHOR,
+    Refused,
+    device_name,
+    find,
+    find_anchor,
+    move_anchor,
+    pair,
+    path_of,
+    store,
+)
+from harness.errors import BadInput, BadRecord
+from harness.records import CellRecord, dump_cell, load
+from tests.unit.cells import HARD, IDENTITY, SAMPLED, cell, drafter, edited, some, worse
+from tests.unit.making import cell_name, failed_record, prompt_record
+
+
+@pytest.fixture
+def first() -> CellRecord:
+    return cell(drafter(1, prompts=10))
+
+
+@pytest.fixture
+def second() -> CellRecord:
+    return cell(worse(drafter(1, prompts=10), 0.3))
+
+
+def test_a_baseline_lies_under_stack_device_profile_and_suite(tmp_path: Path, first: CellRecord) -> None:
+    path = store(tmp_path, first)
+    where = tmp_path / "smollm2-cpu" / "cpu" / "gate" / "acceptance"
+    assert path == where / "chat-en-instruct-ngram-k4.json"
+    assert path == path_of(tmp_path, first)
+    assert sorted(p.name for p in where.iterdir()) == [path.with_suffix(ANCHOR).name, path.name]
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({"cpu": "AMD EPYC", "gpus": []}, "cpu"),
+        ({"cpu": "AMD EPYC"}, "cpu"),
+        ({"cpu": "AMD EPYC", "gpus": [{"name": "NVIDIA H200"}]}, "nvidia-h200"),
+        ({"gpus": [{"name": "NVIDIA H200"}] * 2}, "nvidia-h200-x2"),
+        ({"gpus": [{"name": "NVIDIA GB10 (128 GB)"}]}, "nvidia-gb10-128-gb"),
+        ({"cpu": "unverified", "gpus": []}, "unverified"),
+    ],
+)
+def test_devices_have_folders(environment: dict[str, object], name: str) -> None:
+    assert device_name(environment) == name
+
+
+def test_no_baseline_is_none(tmp_path: Path, first: CellRecord) -> None:
+    assert find(tmp_path, first) is None
+    assert find_anchor(tmp_path, first) is None
+
+
+def test_what_is_stored_is_found(tmp_path: Path, first: CellRecord, second: CellRecord) -> None:
+    store(tmp_path, first)
+    assert find(tmp_path, second) == baseline.untimed(first)
+    assert find(tmp_path, second.model_copy(update={"cell": cell_name(k=2)})) is None
+
+
+def test_the_anchor_is_made_once_and_not_moved_by_later_baselines(
+    tmp_path: Path, first: CellRecord, second: CellRecord
+) -> None:
+    store(tmp_path, first)
+    store(tmp_path, second)
+    now, anchor = find(tmp_path, first), find_anchor(tmp_path, first)
+    assert now is not None
+    assert anchor is not None
+    assert now.prompts == baseline.untimed(second).prompts
+    assert anchor.prompts == baseline.untimed(first).prompts
+    assert anchor.provenance["anchor_reason"] == "the first baseline of this cell"
+    assert "anchor_reason" not in now.provenance
+
+
+def test_an_anchor_moves_for_a_reason(tmp_path: Path, first: CellRecord, second: CellRecord) -> None:
+    store(tmp_path, first)
+    path = store(tmp_path, second)
+    for nothing in ("", "  \n"):
+        with pytest.raises(BadInput, match="--reason"):
+            move_anchor(path, nothing)
+    assert find_anchor(tmp_path, first) != find(tmp_path, first)
+    assert move_anchor(path, " a new engine ") == path.with_suffix(ANCHOR)
+    anchor = find_anchor(tmp_path, first)
+    assert anchor is not None
+    assert anchor.prompts == baseline.untimed(second).prompts
+    assert anchor.provenance["anchor_reason"] == "a new engine"
+
+
+def test_an_anchor_does_not_move_to_itself_nor_to_a_damaged_baseline(
+    tmp_path: Path, first: CellRecord
+) -> None:
+    path = store(tmp_path, first)
+    before = path.with_suffix(ANCHOR).read_bytes()
+    with pytest.raises(BadInput, match="is an anchor: give the baseline beside it"):
+        move_anchor(path.with_suffix(ANCHOR), "why not")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(BadRecord, match="cut off"):
+        move_anchor(path, "why not")
+    with pytest.raises(BadRecord, match="No such file"):
+        move_anchor(path.with_name("another.json"), "why not")
+    assert path.with_suffix(ANCHOR).read_bytes() == before
+
+
+def test_what_is_no_measurement_is_no_baseline(tmp_path: Path, first: CellRecord) -> None:
+    with pytest.raises(BadInput, match=r"chat-en-instruct-ngram-k4 is not a valid.*finished 9 requests"):
+        store(tmp_path, first.model_copy(update={"findings": (HARD,)}))
+    assert not list(tmp_path.iterdir())
+
+
+def damaged(text: str, how: str) -> str:
+    if how == "schema":
+        return text.replace('"schema": 1', '"schema": 99')
+    return {"cut": text[: len(text) // 2], "empty": "", "field": text.replace('"stack"', '"stick"')}[how]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("cut", r"line \d+: not JSON.*cut off"),
+        ("empty", "the file is empty"),
+        ("schema", "schema is 99, this version of draftgate reads 1"),
+        ("field", "field stack"),
+    ],
+)
+def test_a_damaged_baseline_is_named_and_never_overwritten(
+    tmp_path: Path, first: CellRecord, second: CellRecord, how: str, said: str
+) -> None:
+    path = store(tmp_path, first)
+    anchor = path.with_suffix(ANCHOR)
+    for file in (path, anchor):
+        file.write_text(damaged(file.read_text(encoding="utf-8"), how), encoding="utf-8")
+    before = [file.read_bytes() for file in (path, anchor)]
+    with pytest.raises(BadRecord, match=said) as raised:
+        find(tmp_path, first)
+    assert str(path) in str(raised.value)
+    with pytest.raises(BadRecord, match=said) as raised:
+        find_anchor(tmp_path, first)
+    assert str(anchor) in str(raised.value)
+    with pytest.raises(BadRecord, match=said):
+        store(tmp_path, second)
+    assert [file.read_bytes() for file in (path, anchor)] == before
+
+
+def test_a_folder_in_the_place_of_a_baseline_is_not_an_empty_one(tmp_path: Path, first: CellRecord) -> None:
+    path_of(tmp_path, first).mkdir(parents=True)
+    with pytest.raises(BadRecord, match="Is a directory"):
+        find(tmp_path, first)
+
+
+def test_a_baseline_has_no_time_and_no_start_in_it(tmp_path: Path, first: CellRecord) -> None:
+    named = first.model_copy(
+        update={"provenance": {"host": "here", "commit": "c0ffee", "server": {"start": "f00d", "log": "x"}}}
+    )
+    text = store(tmp_path, named).read_text(encoding="utf-8")
+    for line in json.loads(text)["prompts"]:
+        assert [line[f] for f in ("began_s", "ttft_s", "total_s")] == [None] * 3
+        assert (line["server"], line["segment"]) == ("", 0)
+    assert '"provenance": {"commit": "c0ffee"},' in text
+    assert "f00d" not in text
+    assert "here" not in json.loads(text)["provenance"]
+
+
+def test_untimed_keeps_all_that_a_verdict_rests_on(first: CellRecord) -> None:
+    assert all(r.total_s is not None for r in first.prompts)
+    left = baseline.untimed(first)
+    assert [r.tally for r in left.prompts] == [r.tally for r in first.prompts]
+    assert [r.text_hash for r in left.prompts] == [r.text_hash for r in first.prompts]
+    assert baseline.untimed(left) == left
+
+
+def test_two_measurements_that_agree_are_stored_alike(tmp_path: Path, first: CellRecord) -> None:
+    again = first.model_copy(
+        update={
+            "prompts": tuple(
+                r.model_copy(update={"began_s": 9.0, "ttft_s": 8.0, "total_s": 7.0, "server": "beef"})
+                for r in first.prompts
+            )
+        }
+    )
+    text = store(tmp_path / "a", first).read_bytes()
+    assert store(tmp_path / "b", again).read_bytes() == text
+
+
+def test_a_stored_baseline_is_one_prompt_a_line(tmp_path: Path, first: CellRecord) -> None:
+    lines = store(tmp_path, first).read_text(encoding="utf-8").splitlines()
+    assert sum(line.startswith('{"prompt": ') for line in lines) == 10
+    loaded = load(path_of(tmp_path, first), CellRecord)
+    assert dump_cell(loaded).splitlines() == lines
+
+
+def test_answers_without_a_decode_step_have_no_partner(first: CellRecord) -> None:
+    failed = failed_record(first.prompts[0].prompt).model_copy(
+        update={"prompt_hash": first.prompts[0].prompt_hash}
+    )
+    one = first.model_copy(update={"prompts": (failed, *first.prompts[1:])})
+    pairs = pair(first, one)
+    assert len(pairs.prompts) == 9
+    assert pairs.notes == ("1 of 10 prompts have no partner and are left out",)
+    brief = first.prompts[0].model_copy(update={"output_tokens": 1, "histogram": (0,), "accepted": None})
+    assert len(pair(first.model_copy(update={"prompts": (brief, *first.prompts[1:])}), first).prompts) == 9
+
+
+def test_an_empty_cell_is_refused(first: CellRecord) -> None:
+    nothing = some(first, 0)
+    with pytest.raises(Refused, match=r"0 of 0 prompts are in common"):
+        pair(nothing, nothing)
+
+
+def test_a_field_that_one_side_lacks_differs(first: CellRecord) -> None:
+    more = first.model_copy(update={"identity": {**IDENTITY, "metric_version": 2}})
+    for old, new, said in (
+        (first, more, "null in the baseline, 2 now"),
+        (more, first, "2 in the baseline, null"),
+    ):
+        with pytest.raises(Refused, match=f"metric_version differs: {said}"):
+            pair(old, new)
+
+
+@pytest.mark.parametrize(
+    "field", ["endpoint", "language", "target", "tokenizer", "chat_template", "workload"]
+)
+def test_across_what_changes_the_prompts_they_pair_by_id(first: CellRecord, field: str) -> None:
+    other = edited(first.model_copy(update={"identity": IDENTITY | {field: "another"}}), 10)
+    pairs = pair(first, other, across=[field])
+    assert [(a[0].prompt, b[0].prompt) for a, b in pairs.prompts] == [
+        (r.prompt, r.prompt) for r in first.prompts
+    ]
+
+
+def test_across_a_field_that_is_the_same_changes_nothing(first: CellRecord) -> None:
+    with pytest.raises(Refused, match="0 of 10 prompts are in common"):
+        pair(first, edited(first, 10), across=["endpoint"])
+
+
+def test_across_one_field_does_not_excuse_another(first: CellRecord) -> None:
+    other = first.model_copy(update={"identity": IDENTITY | {"endpoint": "raw", "dtype": "float16"}})
+    with pytest.raises(Refused, match=r'dtype differs: "bfloat16" in the baseline, "float16" now'):
+        pair(first, other, across=["endpoint"])
+
+
+def seeds(*values: int) -> CellRecord:
+    """One record a seed for each of ten prompts."""
+    records = [
+        prompt_record(f"p{i}", prompt_hash=f"h{i}", seed=seed, text_hash=f"t{i}-{seed}")
+        for seed in values
+        for i in range(10)
+    ]
+    return cell(drafter(1, prompts=0), identity=SAMPLED).model_copy(update={"prompts": tuple(records)})
+
+
+def test_pairs_are_made_by_prompt_and_seed_where_seeds_are_shared() -> None:
+    pairs = pair(seeds(1, 2, 3), seeds(3, 2))
+    assert [[r.seed for r in side] for side in pairs.prompts[0]] == [[2, 3], [2, 3]]
+    assert pairs.same_text == 10
+    assert pairs.notes == ()
+
+
+def test_pairs_are_made_by_prompt_alone_where_no_seed_is_shared() -> None:
+    pairs = pair(seeds(1, 2), seeds(3))
+    assert [[r.seed for r in side] for side in pairs.prompts[0]] == [[1, 2], [3]]
+    assert pairs.same_text == 0
+    assert pairs.notes[0].startswith("other seeds: paired by prompt alone")
