@@ -76,6 +76,12 @@ def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:
     return notes
 
 
+def temperature(record: CellRecord) -> Any:
+    """None where the record does not say."""
+    sampling = record.identity.get("sampling")
+    return sampling.get("temperature") if isinstance(sampling, dict) else None
+
+
 def _brief(value: Any) -> str:
     """As a person would write it: 0, not 0.0."""
     if isinstance(value, float):
