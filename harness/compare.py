@@ -181,7 +181,7 @@ class _Reader:
         positions: tuple[PositionChange, ...] = ()
         try:
             pairs = pair(old, new, across=self._across)
-            verdict = judge_pairs(pairs)
+            verdict = judge_pairs(pairs, look=new.stopped_at)
         except Refused as refusal:
             verdict = Verdict(kind="invalid", text=f"not comparable: {refusal}")
         else:
