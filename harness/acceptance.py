@@ -161,6 +161,21 @@ class Tally:
 EMPTY = Tally(at_least=(0,), undrafted=0, committed=0, output_tokens=0, drafted=0)
 
 
+def added(tallies: Iterable[Tally]) -> Tally:
+    """The same as adding them up one by one, without a tally for every step of it."""
+    ts = list(tallies)
+    if len(ts) <= 1:
+        return ts[0] if ts else EMPTY
+    drafted = [t.drafted for t in ts if t.drafted is not None]
+    return Tally(
+        at_least=tuple(map(sum, itertools.zip_longest(*[t.at_least for t in ts], fillvalue=0))),
+        undrafted=sum([t.undrafted for t in ts]),
+        committed=sum([t.committed for t in ts]),
+        output_tokens=sum([t.output_tokens for t in ts]),
+        drafted=sum(drafted) if len(drafted) == len(ts) else None,
+    )
+
+
 def overshoot_of(histogram: Sequence[int], *, undrafted: int, output_tokens: int) -> int:
     """Tokens that the last step committed and the engine trimmed; outside 0..k nothing adds up."""
     return 1 + sum((j + 1) * steps for j, steps in enumerate(histogram)) + undrafted - output_tokens
@@ -178,8 +193,10 @@ def tally_of(
         stopped: it ended by itself; else at max_tokens.
         drafted: draft tokens proposed, if known.
     """
-    at_least = tuple(sum(histogram[j:]) for j in range(len(histogram)))
-    overshoot = overshoot_of(histogram, undrafted=undrafted, output_tokens=output_tokens)
+    at_least = tuple(itertools.accumulate(reversed(histogram)))[::-1]
+    overshoot = (
+        1 + sum(at_least) + undrafted - output_tokens
+    )  # `overshoot_of`, since sum (j+1) h[j] = sum A[j]
     return Tally(
         at_least=at_least,
         undrafted=undrafted,

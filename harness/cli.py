@@ -12,8 +12,9 @@ from typing import get_args
 from harness import baseline, export, formats
 from harness.collect import collect
 from harness.compare import compare
-from harness.comparison import Axis, document
+from harness.comparison import document
 from harness.errors import BadInput, DraftgateError
+from harness.labels import Axis
 from harness.records import write_atomically
 
 INVALID = 2

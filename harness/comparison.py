@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator
 
-from harness.collect import Entry
 from harness.compare import Against, Comparison, Figures, PositionChange, Row
 from harness.errors import BadInput
 from harness.formats import Block, Document, raised
 from harness.gate import signed
-from harness.notes import drafting
+from harness.labels import Axis, Labels, axis_value
 from harness.tables import DASH, LEGEND, MARKS, number
 
-Axis = Literal["endpoint", "language", "workload", "drafter"]
-
-_SHORT = 16
-"""Characters of a column's label; what is longer stands above the table."""
-_MANY = 4
-"""Values of a condition worth a line."""
 _POSITIONS_LEGEND = "positions: ▼ lost  ~ tested, not lost  = identical  no mark: too few events to test"
 _SPEED_LEGEND = "speed-up: tok/s over that of none in the same run, one start each: a description, no claim"
 
@@ -33,13 +25,15 @@ def document(comparison: Comparison, *, pivot: Axis | None = None) -> Document:
     Raises:
         BadInput: two cells of a side would share a place in the pivot.
     """
-    page = _Page(comparison)
+    labels = Labels(comparison)
+    page = _Page(comparison, labels)
     blocks = [page.pivot(pivot)] if pivot else [page.table(), page.positions()]
     legend = [LEGEND] if comparison.columns[1:] and not comparison.across else []
-    legend += [] if pivot else [_POSITIONS_LEGEND, _SPEED_LEGEND]
+    legend += [_POSITIONS_LEGEND] if legend and not pivot else []
+    legend += [_SPEED_LEGEND] if len(comparison.columns) == 2 and not pivot else []  # noqa: PLR2004
     return Document(
-        title=page.title(pivot),
-        above=tuple(page.above()),
+        title=labels.title(pivot),
+        above=tuple(labels.above()),
         blocks=tuple(block for block in blocks if block.rows),
         footnotes=tuple(page.footnotes),
         notes=(*page.geomean_notes(), *comparison.notes),
@@ -49,59 +43,13 @@ def document(comparison: Comparison, *, pivot: Axis | None = None) -> Document:
 
 
 class _Page:
-    """Labels of columns and rows, and the footnotes as the rows raise them."""
+    """The tables of one comparison, and the footnotes as their rows raise them."""
 
-    def __init__(self, comparison: Comparison) -> None:
+    def __init__(self, comparison: Comparison, labels: Labels) -> None:
         self._of = comparison
         self.footnotes: dict[str, int] = {}
-        self._by_drafter = False
-        self._labels = self._column_labels()
-        entries = [row.figures.entry for row in comparison.rows]
-        parts = ("stack", "device", "profile", "suite")
-        self._varying = [p for p in parts if len({getattr(e, p) for e in entries}) > 1]
-
-    def _column_labels(self) -> list[str]:
-        """What tells the sides apart, if it is short: a field compared across, drafters, engines, names."""
-        columns = self._of.columns
-        for name in (*self._of.across, "drafter", "vLLM"):
-            values = [column.conditions.get(name, ()) for column in columns]
-            texts = [f"vLLM {v[0]}" if name == "vLLM" else v[0] for v in values if len(v) == 1]
-            if _tell_apart(texts, len(columns)):
-                self._by_drafter = name == "drafter"
-                return texts
-        names = [column.name for column in columns]
-        news = ["new", *(f"new {i}" for i in range(2, len(columns)))]
-        return names if _tell_apart(names, len(columns)) else ["base", *news][: len(columns)]
-
-    def title(self, pivot: Axis | None) -> str:
-        if len(self._labels) == 1:
-            return f"{self._of.columns[0].name} by {pivot}"
-        sides = f"{self._labels[0]} → {', '.join(self._labels[1:])}"
-        if self._of.across:
-            fields = ", ".join(self._of.across)
-            return f"tokens per step across {fields}: {sides} (the subject is {fields}: no verdict is given)"
-        return f"tokens per step: {sides}"
-
-    def above(self) -> Iterator[str]:
-        """What all sides share, then what each has of its own."""
-        columns = self._of.columns
-        first = ["stack", "profile", "target", "vLLM", "T", "max_tokens", "concurrency", "prefix cache"]
-        names = list(dict.fromkeys([*first, "device", "threads", *self._of.across]))
-        values = {name: [column.conditions.get(name, ()) for column in columns] for name in names}
-        shared = {name: v[0] for name, v in values.items() if all(set(v[0]) == set(other) for other in v)}
-        for line in (first, names[len(first) :]):
-            text = " · ".join(_condition(n, shared[n]) for n in line if shared.get(n))
-            if text:
-                yield text
-        if len(columns) == 1:
-            return
-        own = [name for name in names if name not in shared]
-        drafters = [column.conditions.get("drafter", ()) for column in columns]
-        if len(set(drafters)) > 1 and all(len(drafter) == 1 for drafter in drafters):
-            own.append("drafter")
-        for label, column in zip(self._labels, columns, strict=True):
-            told = [_condition(n, column.conditions[n]) for n in own if column.conditions.get(n)]
-            yield " · ".join([f"{label}: {column.name}", *told])
+        self._rows = labels
+        self._labels = labels.columns
 
     def table(self) -> Block:
         """A line a cell: two sides in full; of more, each against the first."""
@@ -128,7 +76,7 @@ class _Page:
         v, primary, interval = a.verdict, a.verdict.primary, a.verdict.interval
         timed = primary is not None and a.same_environment
         return [
-            self._row_label(row),
+            self._rows.row(row),
             str(v.prompts) if primary else DASH,
             *self._value_and_change(a, base=True),
             f"{signed(interval[0])}..{signed(interval[1])}" if interval else DASH,
@@ -140,7 +88,7 @@ class _Page:
         ]
 
     def _many_sided(self, row: Row) -> list[str]:
-        cells = [self._row_label(row), str(row.figures.prompts), number(row.figures.tokens_per_step)]
+        cells = [self._rows.row(row), str(row.figures.prompts), number(row.figures.tokens_per_step)]
         for a in row.against:
             cells += [*self._value_and_change(a), self._mark(a)] if a else [DASH, DASH, ""]
         return [*cells, self._raise(row)]
@@ -166,9 +114,11 @@ class _Page:
         """Where the sets of cells differ, the mean is over those that were compared."""
         for column, label in enumerate(self._labels[1:]):
             mean = self._of.geomean(column)
-            left_out = len(self._of.rows) - (mean[1] if mean else 0) + self._of.one_sided[column]
+            found = [row.against[column] for row in self._of.rows]
+            refused = sum(a is not None and a.verdict.primary is None for a in found)
+            left_out = refused + self._of.one_sided[column]
             if mean and left_out and len(self._of.rows) > 1:
-                yield f"geomean of {label}: over the {mean[1]} cells compared; {left_out} are not in it"
+                yield f"geomean of {label}: over the {mean[1]} cells compared; {left_out} left out"
 
     def positions(self) -> Block:
         """Conditional acceptance, a column a position."""
@@ -179,15 +129,22 @@ class _Page:
         for row in self._of.rows:
             for label, a in zip(self._labels[1:], row.against, strict=True):
                 if a and a.positions:
-                    cells = [_change(p, a.verdict.kind == "identical") for p in a.positions]
+                    cells = [_change(p, self._position_mark(p, a)) for p in a.positions]
                     cells += [DASH] * (depth - len(cells))
-                    rows.append((self._row_label(row), *([label] if several else []), *cells))
+                    rows.append((self._rows.row(row), *([label] if several else []), *cells))
         return Block(
             title="acceptance at each position, % of the steps that got there (change in points)",
             header=tuple(header),
             rows=tuple(rows),
             align="l" * (len(header) - depth) + "r" * depth,
         )
+
+    def _position_mark(self, p: PositionChange, a: Against) -> str:
+        if self._of.across:
+            return ""
+        if a.verdict.kind == "identical":
+            return MARKS["identical"]
+        return MARKS["regressed"] if p.lost else MARKS["ok"] if p.tested else ""
 
     def pivot(self, axis: Axis) -> Block:
         """Rows without the axis, its values as columns; a line a side."""
@@ -198,8 +155,8 @@ class _Page:
             sides += [(a.figures, a) for a in row.against if a]
             columns = [0, *(i for i, a in enumerate(row.against, start=1) if a)]
             for column, (figures, a) in zip(columns, sides, strict=True):
-                place = places.setdefault((self._place(figures.entry, axis), column), {})
-                value = _axis_value(figures.entry, axis)
+                place = places.setdefault((self._rows.place(figures.entry, axis), column), {})
+                value = axis_value(figures.entry, axis)
                 if value in place:
                     paths = f"{place[value][0].entry.path} and {figures.entry.path}"
                     raise BadInput(f"{paths} are the same cell twice: name a narrower folder")
@@ -232,23 +189,6 @@ class _Page:
         change = f"{signed(a.verdict.change or 0)} {self._mark(a)}" if a else ""
         return [*cells, change][:width]
 
-    def _place(self, entry: Entry, axis: Axis) -> str:
-        parts = [(name, value) for name, value in _parts(entry) if name != axis]
-        return self._prefix(entry) + "-".join(value for _, value in parts)
-
-    def _row_label(self, row: Row) -> str:
-        """The cell's name; `a→b` in the part that differs between the sides, unless a header says it."""
-        entries = [row.figures.entry, *(a.figures.entry for a in row.against if a)]
-        parts = []
-        for part in zip(*(_parts(e) for e in entries), strict=True):
-            values = list(dict.fromkeys(value for _, value in part))
-            if not (self._by_drafter and part[0][0] == "drafter"):
-                parts.append("→".join([values[0], *([",".join(values[1:])] if values[1:] else [])]))
-        return self._prefix(entries[0]) + "-".join(parts)
-
-    def _prefix(self, entry: Entry) -> str:
-        return "".join(f"{getattr(entry, part)}/" for part in self._varying)
-
     def _raise(self, *rows: Row) -> str:
         """The numbers of the footnotes of some rows."""
         several = len(self._labels) > 2  # noqa: PLR2004
@@ -276,42 +216,18 @@ class _Page:
         """A line for each cell that somebody should look at."""
         for row in self._of.rows:
             if row.figures.invalid and not row.against:
-                yield f"{MARKS['invalid']} {self._row_label(row)}: not a measurement: {row.figures.invalid}"
+                yield f"{MARKS['invalid']} {self._rows.row(row)}: not a measurement: {row.figures.invalid}"
             for label, a in zip(self._labels[1:], row.against, strict=True):
                 v = a.verdict if a else None
                 if v is None or (self._of.across and v.kind != "invalid"):
                     continue
                 if v.fails or v.kind in ("inconclusive", "improved") or v.lower:
                     side = f" ({label})" if len(self._labels) > 2 else ""  # noqa: PLR2004
-                    yield f"{MARKS[v.kind]} {self._row_label(row)}{side}: {v.text}"
+                    yield f"{MARKS[v.kind]} {self._rows.row(row)}{side}: {v.text}"
 
 
-def _tell_apart(texts: Sequence[str], columns: int) -> bool:
-    return len(texts) == columns == len(set(texts)) and columns > 1 and max(map(len, texts)) <= _SHORT
-
-
-def _condition(name: str, values: Sequence[str]) -> str:
-    shown = ", ".join([*values[:_MANY], *(["..."] if len(values) > _MANY else [])])
-    return f"{name}={shown}" if name == "T" else f"{name} {shown}"
-
-
-def _parts(entry: Entry) -> list[tuple[str, str]]:
-    cell = entry.cell
-    return [
-        ("endpoint", cell.endpoint),
-        ("language", cell.language),
-        ("workload", cell.workload),
-        ("drafter", drafting(cell)),
-    ]
-
-
-def _axis_value(entry: Entry, axis: Axis) -> str:
-    return dict(_parts(entry))[axis]
-
-
-def _change(p: PositionChange, identical: bool) -> str:  # noqa: FBT001
+def _change(p: PositionChange, mark: str) -> str:
     text = f"{number(p.old, 1, scale=100)} → {number(p.new, 1, scale=100)}"
     if p.old is None or p.new is None:
         return text
-    mark = "=" if identical else "▼" if p.lost else "~" if p.tested else ""
     return f"{text} ({signed(p.new - p.old)}) {mark}".rstrip()

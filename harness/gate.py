@@ -8,9 +8,9 @@ from collections.abc import Collection
 from typing import Literal
 
 from harness import stats
-from harness.acceptance import EMPTY, Tally
+from harness.acceptance import Tally, added
 from harness.baseline import Pairs, Refused, pair
-from harness.records import CellRecord, PromptRecord
+from harness.records import CellRecord
 
 Kind = Literal["identical", "ok", "improved", "regressed", "inconclusive", "invalid"]
 
@@ -88,8 +88,8 @@ def judge_pairs(pairs: Pairs, *, against: str = "baseline", look: int | None = N
     m = len(pairs.prompts)
     if m < stats.MIN_PROMPTS:
         raise Refused(f"{m} prompts are too few for a verdict, {stats.MIN_PROMPTS} are the least")
-    old = [_sum(side) for side, _ in pairs.prompts]
-    new = [_sum(side) for _, side in pairs.prompts]
+    old = [added(r.tally for r in side) for side, _ in pairs.prompts]
+    new = [added(r.tally for r in side) for _, side in pairs.prompts]
     try:
         primary = stats.paired_log_ratio(
             [t.committed for t in old],
@@ -150,10 +150,6 @@ def _bounds(primary: stats.PairedRatio, look: int | None) -> tuple[bool, bool]:
 def worst(verdicts: Collection[Verdict]) -> Verdict:
     """The one that decides: against a baseline and an anchor, the worse of the two."""
     return min(verdicts, key=lambda v: _WORST_FIRST.index(v.kind))
-
-
-def _sum(records: Collection[PromptRecord]) -> Tally:
-    return sum((r.tally for r in records), EMPTY)
 
 
 def _positions(old: list[Tally], new: list[Tally]) -> tuple[Position, ...]:

@@ -59,6 +59,13 @@ def noise_of(record: CellRecord) -> list[str]:
     return [f"noise: two passes of the baseline differ by {change} (95 % CI {interval})"]
 
 
+def drafter_notes(old: CellRecord, new: CellRecord) -> list[str]:
+    """What a position of two drafters does not mean."""
+    if drafting(old.cell) == drafting(new.cell) or not (old.cell.k and new.cell.k):
+        return []
+    return ["different drafters draft at different steps: positions compare what each one reached"]
+
+
 def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:
     """What the engine or the drafter was told differently."""
     notes = []

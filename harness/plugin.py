@@ -1,12 +1,8 @@
-"""The pytest hooks: options, parametrisation, ordering, the plan, and the table at the end.
-
-Hooks only: what they do is in the modules below.
-"""
+"""The pytest hooks: options, parametrisation, ordering, outcome, and the table at the end."""
 
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import signal
 from collections.abc import Generator
@@ -17,7 +13,9 @@ import pytest
 
 from harness import provenance, stack as stacks, tables
 from harness.errors import BadInput, DraftgateError, GateWarning
+from harness.plan import plan, speed_plan
 from harness.records import CellRecord
+from harness.selection import cell_of, loose_words, marks_of, only_by_name, owns_servers, server_rank
 from harness.session import RUN_FILE, Options, Session
 from harness.stack import NONE, Cell, ServerSpec, Stack
 from harness.stats import LOOKS
@@ -155,7 +153,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(
         ("server", "cell"),
         [
-            pytest.param(None if own_servers else cell.spec, cell, id=str(cell), marks=_marks(cell))
+            pytest.param(None if own_servers else cell.spec, cell, id=str(cell), marks=marks_of(cell))
             for cell in cells
             if cell.name.k or not drafting
         ],
@@ -164,24 +162,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     )
 
 
-def _marks(cell: Cell) -> list[pytest.MarkDecorator]:
-    name = cell.name
-    values = [name.endpoint, name.language, name.workload, name.drafter, *([f"k{name.k}"] if name.k else [])]
-    return [*(getattr(pytest.mark, value) for value in values), pytest.mark.xdist_group(cell.spec.key)]
-
-
-def cell_of(item: pytest.Item) -> Cell | None:
-    """The cell that a test case measures."""
-    callspec = getattr(item, "callspec", None)
-    cell = callspec.params.get("cell") if callspec else None
-    return cell if isinstance(cell, Cell) else None
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drop what is measured only by name, put cells of one server together, warn of a loose -k."""
     named = f"{config.getoption('keyword')} {config.getoption('markexpr')}"
-    dropped = [item for item in items if _only_by_name(config, item, named)]
+    arguments, stack = config.invocation_params.args, config.stash[SESSION].options.stack
+    dropped = [i for i in items if only_by_name(i, stack, arguments=arguments, named=named)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
@@ -191,10 +177,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if cell:
             order.setdefault(cell.spec, len(order))
     # By value of the server, not by parameter index as pytest does; other tests keep their place first.
-    items.sort(key=lambda item: _server_rank(item, order))
+    items.sort(key=lambda item: server_rank(item, order))
     config.stash[_BENCHES] = bool(order)
     if not hasattr(config, "workerinput"):
-        _warn_of_loose_words(config, items)
+        for text in loose_words(config.getoption("keyword") or "", items, stack):
+            config.issue_config_time_warning(GateWarning(text), stacklevel=2)
         if config.getoption("--server-url") and len(order) > 1:
             raise pytest.UsageError(
                 f"--server-url names one server, but the cells selected need {len(order)} "
@@ -202,54 +189,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             )
 
 
-def _server_rank(item: pytest.Item, order: dict[ServerSpec, int]) -> int:
-    cell = cell_of(item)
-    return order[cell.spec] if cell else -1
-
-
-def _only_by_name(config: pytest.Config, item: pytest.Item, named: str) -> bool:
-    cell, marker = cell_of(item), item.get_closest_marker("cells")
-    if cell is None or marker is None:
-        return False
-    if marker.kwargs.get("by_path") and not any(
-        item.path.name in arg for arg in config.invocation_params.args
-    ):
-        return True
-    if config.stash[SESSION].options.stack.drafters[cell.name.drafter].selected:
-        return False
-    by_id = any(str(cell) in argument for argument in config.invocation_params.args)
-    return not by_id and re.search(rf"\b{re.escape(cell.name.drafter)}\b", named) is None
-
-
-def _warn_of_loose_words(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`-k` matches substrings of paths and names too: say so where that selected something."""
-    stack = config.stash[SESSION].options.stack
-    values = {*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters}
-    for word in re.findall(r"[\w.]+", config.getoption("keyword") or ""):
-        if word not in values:
-            continue
-        cells = [cell for item in items if (cell := cell_of(item))]
-        loose = [c for c in cells if word not in c.name.model_dump().values()]
-        if loose:
-            hint = f' ("b{word}ch_suites" has it)' if word in "bench_suites" else f", like {loose[0]}"
-            config.issue_config_time_warning(
-                GateWarning(
-                    f"-k {word} matches any part of a path or name: it also selected {len(loose)} cells "
-                    f'that are not {word}{hint}; -m "{config.getoption("keyword")}" is exact'
-                ),
-                stacklevel=2,
-            )
-
-
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Print the plan before the first server starts."""
     config = session.config
-    cells = [cell for item in session.items if (cell := cell_of(item)) and not _owns_servers(item)]
-    pairs = [cell for item in session.items if (cell := cell_of(item)) and _owns_servers(item)]
+    cells = [cell for item in session.items if (cell := cell_of(item)) and not owns_servers(item)]
+    pairs = [cell for item in session.items if (cell := cell_of(item)) and owns_servers(item)]
     if not (cells or pairs):
         return
-    # Ended like Ctrl-C: what was measured is kept and shown.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = config.stash[SESSION]
     try:
         for line in [*plan(run, cells), *speed_plan(run, pairs), f"draftgate: records go to {run.folder}"]:
@@ -257,59 +203,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                 _write(config, line)
         if not config.getoption("collectonly"):
             run.write(finished=False)
+            # Ended like Ctrl-C: what was measured is kept and shown.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
-
-
-def _owns_servers(item: pytest.Item) -> bool:
-    marker = item.get_closest_marker("cells")
-    return marker is not None and bool(marker.kwargs.get("own_servers"))
-
-
-def speed_plan(run: Session, cells: list[Cell]) -> list[str]:
-    """The same for a suite that starts servers of its own.
-
-    Raises:
-        BadInput: a prompt file is missing or unreadable.
-    """
-    starts = 2 * run.options.pairs * len(cells)
-    seconds = 2 * run.options.pairs * sum(run.estimate_s([cell]) for cell in cells)
-    return (
-        [f"draftgate: {len(cells)} speed-ups, {starts} server starts; about {duration(seconds)}"]
-        if cells
-        else []
-    )
-
-
-def plan(run: Session, cells: list[Cell]) -> list[str]:
-    """What is about to be measured, and how long that takes by the stack's own estimate.
-
-    Raises:
-        BadInput: a prompt file is missing or unreadable.
-    """
-    if not cells:
-        return []
-    servers = list(dict.fromkeys(cell.spec for cell in cells))
-    counts = sorted({len(run.prompts(cell)) for cell in cells})
-    profile = cells[0].profile
-    lines = [
-        f"draftgate: {len(cells)} cells on {len(servers)} servers ({', '.join(s.label for s in servers)}), "
-        f"{'/'.join(map(str, counts))} prompts x {profile.max_tokens} tokens"
-        + (f" x {run.options.repeats}" if run.options.repeats > 1 else "")
-        + f", T={profile.sampling.temperature:g}, concurrency {profile.concurrency}; "
-        f"about {duration(run.estimate_s(cells))}",
-    ]
-    for cell in cells:
-        run.warmups(cell)
-    return lines
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `5 min`, `2.5 h`."""
-    minute, hour = 60, 3600
-    if seconds < 2 * minute:
-        return f"{seconds:.0f} s"
-    return f"{seconds / minute:.0f} min" if seconds < 2 * hour else f"{seconds / hour:.1f} h"
 
 
 def _write(config: pytest.Config, text: str) -> None:
@@ -317,10 +214,10 @@ def _write(config: pytest.Config, text: str) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     """Our own errors end in their sentence: a traceback would tell the user nothing more."""
     report = yield
-    if call.excinfo is not None and call.excinfo.errisinstance(DraftgateError):
+    if cell_of(item) and call.excinfo is not None and call.excinfo.errisinstance(DraftgateError):
         report.longrepr = str(call.excinfo.value)
     return report
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from harness.acceptance import EMPTY, Tally, overshoot_of
+from harness.acceptance import Tally, added, overshoot_of
 from harness.records import CellName, Finding, PromptRecord
 
 ENOUGH_STEPS = 50
@@ -22,7 +22,7 @@ _SCRIPTS = {"zh": _HAN, "en": _LATIN}
 
 def total(records: Iterable[PromptRecord]) -> Tally:
     """The tally of all answers that had a decode step."""
-    return sum((r.tally for r in records if countable(r)), EMPTY)
+    return added(r.tally for r in records if countable(r))
 
 
 def countable(record: PromptRecord) -> bool:

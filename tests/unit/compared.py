@@ -99,5 +99,6 @@ def write_run(folder: Path, *cells: CellRecord, finished: bool = True) -> Path:
         run=folder.name, stack="tiny", profile="gate", options={}, provenance={}, environment={},
         finished=finished,
     )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(run.model_dump_json(by_alias=True), encoding="utf-8")
     return folder

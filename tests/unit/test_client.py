@@ -116,8 +116,8 @@ def ask(vllm: FakeVllm) -> Ask:
 
 def counters(**changes: Any) -> SpecCounters:
     values: dict[str, Any] = {
-        "present": True, "drafts": 0, "draft_tokens": 0, "accepted": 0, "per_position": (0, 0), 
-        "generated": 0, "prompted": 0, "finished": 0, "iterations": 0, "cached": 0, "running": 0, 
+        "present": True, "drafts": 0, "draft_tokens": 0, "accepted": 0, "per_position": (0, 0),
+        "generated": 0, "prompted": 0, "finished": 0, "iterations": 0, "cached": 0, "running": 0,
         "waiting": 0, "kv_usage": 0.0, "started": 1.0,
     }  # fmt: skip
     return SpecCounters(**values | changes)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from harness import stats, validity
-from harness.gate import Kind, Verdict, judge, worst
+from harness.gate import Kind, Verdict, judge, percent, signed, worst
 from harness.records import CellRecord
 from tests.unit.cells import (
     HARD,
@@ -55,6 +55,15 @@ def test_identical_is_a_matter_of_steps_and_a_swapped_pair_of_them_is_not() -> N
     verdict = judge(old, old.model_copy(update={"prompts": (moved, *old.prompts[1:])}))
     assert verdict.kind == "ok"
     assert verdict.change == 0
+
+
+@pytest.mark.parametrize("field", ["undrafted", "output_tokens", "finish"])
+def test_identical_means_all_of_the_steps(field: str) -> None:
+    old = cell(drafter(1))
+    first = old.prompts[0]
+    other = {"undrafted": first.undrafted + 1, "output_tokens": first.output_tokens - 1, "finish": "stop"}
+    moved = first.model_copy(update={field: other[field]})
+    assert judge(old, old.model_copy(update={"prompts": (moved, *old.prompts[1:])})).kind != "identical"
 
 
 def test_a_small_change_that_is_surely_inside_the_margin_is_ok() -> None:
@@ -133,6 +142,36 @@ def test_a_position_with_few_events_is_not_tested() -> None:
     assert 3 not in [p.index for p in verdict.positions]
 
 
+def test_a_position_that_hardly_ever_refuses_is_not_tested() -> None:
+    table = drafter(6, (0.4, 1.4, 0.5, 0.5))
+    verdict = judge(cell(table), cell(worse(table, 0.1)))
+    assert [p.index for p in verdict.positions] == [0, 2, 3]
+
+
+def test_a_position_that_neither_side_reaches_is_not_tested() -> None:
+    table = dead_from(drafter(5), 2)
+    verdict = judge(cell(table), cell(worse(table, 0.1)))
+    assert [p.index for p in verdict.positions] == [0, 1]
+
+
+def test_a_position_of_which_few_prompts_differ_is_not_tested() -> None:
+    table = drafter(5)
+    old, dead = cell(table), cell(dead_from(table, 3))
+    slower = [
+        p.model_copy(update={"histogram": (p.histogram[0] + 1, p.histogram[1] - 1, *p.histogram[2:])})
+        for p in old.prompts[9:40]
+    ]
+    new = old.model_copy(update={"prompts": (*dead.prompts[:9], *slower, *old.prompts[40:])})
+    assert [p.index for p in judge(old, new).positions] == [0, 1]
+
+
+def test_the_p_of_positions_are_corrected_together() -> None:
+    table = drafter(5)
+    positions = judge(cell(table), cell(worse(table, 0.03))).positions
+    assert len(positions) == 4
+    assert tuple(p.p for p in positions) == stats.holm([p.change.p_loss() for p in positions])
+
+
 def test_positions_need_twenty_prompts() -> None:
     table = drafter(7, WEAK, prompts=200)
     table[:, 90:] = 4  # enough events in few prompts
@@ -160,6 +199,14 @@ def test_significant_but_inside_the_margin_is_ok_and_says_lower() -> None:
     assert ", lower but inside the margin of 2 %; paired over 400 prompts" in verdict.text
 
 
+def test_a_significant_gain_inside_the_margin_is_ok() -> None:
+    table = drafter(9, prompts=400)
+    verdict = judge(cell(worse(table, 0.012)), cell(table))
+    assert verdict.primary is not None
+    assert verdict.primary.p_gain() <= stats.ALPHA_PRIMARY
+    assert (verdict.kind, verdict.lower) == ("ok", False)
+
+
 def test_inconclusive_says_what_could_have_been_seen_and_what_would_settle_it() -> None:
     """Other texts, so that 24 prompts say little."""
     old = cell(drafter(10, prompts=24), identity=SAMPLED, seed=1, text="a")
@@ -183,8 +230,9 @@ def test_a_drafter_that_drafts_less_is_regressed_though_tau_rose() -> None:
     assert tau[1] > 1.5 * tau[0]
     verdict = judge(old, new)
     assert verdict.kind == "regressed"
-    assert verdict.change is not None
-    assert verdict.change < -0.1
+    change = tokens_per_step(new) / tokens_per_step(old) - 1
+    assert verdict.change == pytest.approx(change)
+    assert change < -0.1
 
 
 def test_fewer_than_eight_prompts_are_no_comparison() -> None:
@@ -361,6 +409,14 @@ def test_ten_prompts_must_differ(differing: int, kind: Kind) -> None:
     assert verdict.primary.differing == differing
     assert verdict.primary.p_loss() < stats.ALPHA_PRIMARY
     assert verdict.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0123, "+1.2"), (-0.069, "-6.9"), (0.0, "0.0"), (-0.0004, "0.0"), (0.0004, "0.0")]
+)
+def test_shares_are_shown_with_their_sign(value: float, shown: str) -> None:
+    assert signed(value) == shown
+    assert percent(value) == f"{shown} %"
 
 
 def test_the_worst_verdict_decides() -> None:

@@ -41,6 +41,7 @@ def merge(ranges):
         (CHINESE, "zh", True),
         (CHINESE, "en", False),
         ("請用 Python 的 asyncio 模組寫一個網路爬蟲，並且加上重試的機制。", "zh", True),
+        ("請用 Python 的 asyncio 與 aiohttp 寫爬蟲", "zh", True),
         ("The word 海 means sea, and 山 means mountain, in Chinese and in Japanese.", "en", True),
         ("Café résumé naïve Übergröße", "en", True),
         (CODE, "en", True),
@@ -96,7 +97,7 @@ def test_an_answer_that_ends_in_one_piece_over_and_over_loops(text: str) -> None
         ENGLISH,
         CHINESE,
         CODE,
-        (ENGLISH + "\n") * 2,  # twice is no loop
+        "Here it is:" + ("\n" + ENGLISH) * 2,  # twice is no loop
         "very " * 20 + ENGLISH,  # in the beginning, not at the end
         ENGLISH * 1 + "-" * 20,  # a short rule at the end is less than 30 %
         "\n".join(f"{i}. Point number {i} is about {i * 7919} things" for i in range(1, 20)),

@@ -1,0 +1,74 @@
+"""Which cells a command line selects, in which order, and whether -k took more than was meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import pytest
+
+from harness.stack import Cell, ServerSpec, Stack
+
+
+def marks_of(cell: Cell) -> list[pytest.MarkDecorator]:
+    """A marker for each axis value, so that -m is exact; and the group that keeps a server on one worker."""
+    name = cell.name
+    values = [name.endpoint, name.language, name.workload, name.drafter, *([f"k{name.k}"] if name.k else [])]
+    return [*(getattr(pytest.mark, value) for value in values), pytest.mark.xdist_group(cell.spec.key)]
+
+
+def cell_of(item: pytest.Item) -> Cell | None:
+    """The cell that a test case measures."""
+    callspec = getattr(item, "callspec", None)
+    cell = callspec.params.get("cell") if callspec else None
+    return cell if isinstance(cell, Cell) else None
+
+
+def owns_servers(item: pytest.Item) -> bool:
+    """Its suite starts servers of its own."""
+    marker = item.get_closest_marker("cells")
+    return marker is not None and bool(marker.kwargs.get("own_servers"))
+
+
+def server_rank(item: pytest.Item, order: Mapping[ServerSpec, int]) -> int:
+    """Where its server stands in the order; what has none comes first."""
+    cell = cell_of(item)
+    return order[cell.spec] if cell else -1
+
+
+def only_by_name(item: pytest.Item, stack: Stack, *, arguments: Sequence[str], named: str) -> bool:
+    """It is measured only when it is named, and this command line does not.
+
+    Args:
+        item: a case.
+        stack: it is one of.
+        arguments: of the command line.
+        named: the expressions of -k and -m.
+    """
+    cell, marker = cell_of(item), item.get_closest_marker("cells")
+    if cell is None or marker is None:
+        return False
+    if marker.kwargs.get("by_path") and not any(item.path.name in arg for arg in arguments):
+        return True
+    if stack.drafters[cell.name.drafter].selected:
+        return False
+    by_id = any(str(cell) in argument for argument in arguments)
+    return not by_id and re.search(rf"\b{re.escape(cell.name.drafter)}\b", named) is None
+
+
+def loose_words(keyword: str, items: Iterable[pytest.Item], stack: Stack) -> list[str]:
+    """What to say where -k, which matches any part of a path or name, selected more than its words mean."""
+    cells = [cell for item in items if (cell := cell_of(item))]
+    said = []
+    values = {*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters}
+    for word in re.findall(r"[\w.]+", keyword):
+        if word not in values:
+            continue
+        loose = [c for c in cells if word not in c.name.model_dump().values()]
+        if loose:
+            hint = f' ("b{word}ch_suites" has it)' if word in "bench_suites" else f", like {loose[0]}"
+            said.append(
+                f"-k {word} matches any part of a path or name: it also selected {len(loose)} cells "
+                f'that are not {word}{hint}; -m "{keyword}" is exact'
+            )
+    return said

@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import formats
+from harness.baseline import ANCHOR
+from harness.cli import main
+from harness.records import CellRecord, Finding, load
+from tests.unit.compared import answer, cell, plain, write_cell, write_run
+from tests.unit.making import prompt_record
+
+GOLDEN = Path(__file__).parent / "golden"
+LOOPS = Finding(code="loops", hard=False, text="1 of 24 answers end in a loop")
+HOSTILE = "a|b<script>`x`\x1b[31m\nc"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def before() -> str:
+    return str(write_run(Path("before"), plain(seconds=4.0), cell(), cell("zh")))
+
+
+@pytest.fixture
+def after() -> str:
+    """English lost, Chinese is the same, one cell is new."""
+    return str(
+        write_run(
+            Path("after"),
+            plain(seconds=4.0),
+            cell(worse=3, findings=(LOOPS,)),
+            cell("zh"),
+            cell(endpoint="raw"),
+        )
+    )
+
+
+def output_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = main(["compare", *arguments])
+    out, err = capsys.readouterr()
+    assert not err
+    return code, out
+
+
+def refusal_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one sentence on standard error."""
+    code = main(list(arguments))
+    out, err = capsys.readouterr()
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("draftgate: ")
+    return err
+
+
+# Tables as they stand on the page
+
+
+@pytest.mark.parametrize(
+    ("golden", "arguments"),
+    [
+        ("compare.txt", []),
+        ("compare.md", ["--format", "markdown"]),
+        ("pivot.txt", ["--pivot", "language"]),
+        ("across.txt", ["--across", "quantization"]),
+    ],
+)
+def test_a_table_is_as_reviewed(
+    golden: str, arguments: list[str], before: str, after: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out = output_of(capsys, before, after, *arguments)
+    assert out == (GOLDEN / golden).read_text(encoding="utf-8")
+    assert code == (0 if "--across" in arguments else 1)
+
+
+def test_three_columns_set_each_against_the_first(
+    before: str, after: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    third = str(write_run(Path("third"), cell(), cell("zh", worse=3)))
+    code, out = output_of(capsys, before, after, third)
+    assert out == (GOLDEN / "three.txt").read_text(encoding="utf-8")
+    assert code == 1
+
+
+def test_one_run_is_shown_by_language(before: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out = output_of(capsys, before, "--pivot", "language")
+    assert out == (GOLDEN / "single.txt").read_text(encoding="utf-8")
+    assert code == 0
+
+
+def close(value: Any) -> Any:
+    """Numbers to nine digits: the last ones are the machine's."""
+    if isinstance(value, float):
+        return pytest.approx(value, rel=1e-9)
+    if isinstance(value, dict):
+        return {key: close(inner) for key, inner in value.items()}
+    return [close(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_json_says_everything(before: str, after: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out = output_of(capsys, before, after, "--format", "json")
+    data = json.loads(out)
+    assert data == close(json.loads((GOLDEN / "compare.json").read_text(encoding="utf-8")))
+    assert data["exit_code"] == code == 1
+
+
+def test_csv_has_a_line_a_cell_with_numbers_in_full(
+    before: str, after: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out = output_of(capsys, before, after, "--format", "csv")
+    golden = (GOLDEN / "compare.csv").read_text(encoding="utf-8")
+    rows, expected = (list(csv.reader(io.StringIO(text))) for text in (out, golden))
+    assert rows[0] == expected[0]
+    assert [[number(v) for v in row] for row in rows[1:]] == [
+        [close(number(v)) for v in row] for row in expected[1:]
+    ]
+    lost = dict(zip(rows[0], rows[2], strict=True))
+    assert lost["verdict"] == "regressed"
+    assert float(lost["change"]) == pytest.approx(-0.1175, abs=1e-4)
+    assert len(lost["change"]) > 12
+
+
+def number(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+# Exit codes
+
+
+def test_nothing_regressed_is_0(before: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert output_of(capsys, before, before, "--strict")[0] == 0
+
+
+def noisy(language: str = "en") -> CellRecord:
+    """As many prompts gained as lost, and much."""
+    prompts = tuple(answer(i, worse=6 if i % 2 else 0, language=language) for i in range(24))
+    return cell(language, prompts=prompts)
+
+
+def test_inconclusive_is_3_under_strict_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    mirrored = tuple(answer(i, worse=0 if i % 2 else 6) for i in range(24))
+    a = str(write_cell(Path("a"), noisy()))
+    b = str(write_cell(Path("b"), cell(prompts=mirrored)))
+    code, out = output_of(capsys, a, b)
+    assert code == 0
+    assert "? chat-en-instruct-ngram-k4: " in out
+    assert "would settle it" in out
+    assert output_of(capsys, a, b, "--strict")[0] == 3
+
+
+def test_an_invalid_cell_is_2_and_outweighs_a_regressed_one(
+    before: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = Finding(code="dead-drafter", hard=True, text="no draft was accepted")
+    new = str(write_run(Path("new"), cell(worse=3), cell("zh", findings=(dead,))))
+    code, out = output_of(capsys, before, new)
+    assert code == 2
+    assert "✗ chat-zh-instruct-ngram-k4: not comparable: this run is not a measurement: no draft" in out
+    assert "▼ chat-en-instruct-ngram-k4: " in out
+
+
+def test_an_invalid_cell_of_a_single_run_is_2_and_shows_no_figures(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dead = Finding(code="dead-drafter", hard=True, text="no draft was accepted")
+    code, out = output_of(capsys, str(write_run(Path("run"), cell(findings=(dead,)))), "--pivot", "language")
+    assert code == 2
+    assert "✗ chat-en-instruct-ngram-k4: not a measurement: no draft was accepted" in out
+    assert [line.split() for line in out.splitlines() if line.startswith("chat-instruct")] == [
+        ["chat-instruct-ngram-k4", "—", "—", "—", "—"]
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["anchor", "--help"]])
+def test_help_is_0(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    assert "usage: draftgate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["compare"], ["gate"], ["compare", "a", "--format", "xml"], ["anchor", "a"]]
+)
+def test_a_wrong_command_line_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert "usage: draftgate" in capsys.readouterr().err
+
+
+# Refusals: one sentence, never a traceback
+
+
+def test_a_path_that_is_not_there(before: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nowhere: no such file or folder" in refusal_of(capsys, "compare", before, "nowhere")
+
+
+def test_a_folder_without_cells(before: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("empty"))
+    assert "empty holds no cell" in refusal_of(capsys, "compare", before, "empty")
+
+
+def test_a_run_file_is_not_a_cell(before: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "name its folder" in refusal_of(capsys, "compare", before, "before/run.json")
+
+
+def test_one_path_needs_a_pivot(before: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "before alone: name what to compare it with" in refusal_of(capsys, "compare", before)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda text: text[: len(text) // 2], "not JSON"),
+        (lambda text: text[:-40], "not JSON"),
+        (lambda text: text.replace('"schema": 1', '"schema": 2'), "schema is 2"),
+        (lambda _: "", "the file is empty"),
+        (lambda _: "[]", "schema is None"),
+        (lambda text: text.replace('"suite": ', '"sweet": '), "field suite"),
+        (lambda text: text.replace('"gpus": []', '"gpus": ["?"]'), "field environment"),
+    ],
+)
+def test_a_damaged_cell_is_named_with_its_reason(
+    damage: Any, reason: str, before: str, after: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(after, "acceptance", "chat-en-instruct-ngram-k4.json")
+    path.write_text(damage(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for arguments in ([before, after], [after, before], [before, str(path)]):
+        error = refusal_of(capsys, "compare", *arguments)
+        assert str(path) in error
+        assert reason in error
+
+
+def test_raw_against_chat_is_refused_with_both_named(capsys: pytest.CaptureFixture[str]) -> None:
+    chat, raw = (str(write_cell(Path(e), cell(endpoint=e))) for e in ("chat", "raw"))
+    code, out = output_of(capsys, chat, raw)
+    assert code == 2
+    assert 'not comparable: endpoint differs: "chat" in the baseline, "raw" now' in out
+    assert "3.51" not in out
+    error = refusal_of(capsys, "compare", "chat", "raw")
+    assert "have no cell in common" in error
+    assert "endpoint is chat in one and raw in the other (--across endpoint" in error
+
+
+def test_across_an_unknown_field_names_those_there_are(
+    before: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = refusal_of(capsys, "compare", before, before, "--across", "drafter")
+    assert "--across drafter: no field of a cell's identity; there are: cache, concurrency" in error
+
+
+def test_output_that_cannot_be_written(before: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("folder").mkdir()
+    assert "cannot write folder" in refusal_of(capsys, "compare", before, before, "--output", "folder")
+
+
+# Output
+
+
+def test_a_terminal_without_an_em_dash_gets_an_escape(
+    before: str, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+    assert main(["compare", before, after]) == 1
+    stream.seek(0)
+    assert "\\u2014" in stream.read()
+
+
+def test_output_goes_to_a_file_alone(before: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out = output_of(capsys, before, before, "--output", "deep/table.txt")
+    assert (code, out) == (0, "")
+    assert Path("deep/table.txt").read_text(encoding="utf-8").startswith("tokens per step: base → new\n")
+    assert [p.name for p in Path("deep").iterdir()] == ["table.txt"]
+
+
+def test_options_may_stand_between_paths(before: str, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = output_of(capsys, before, before, "--format", "csv", "--strict")
+    assert output_of(capsys, before, "--format", "csv", before, "--strict") == expected
+
+
+@pytest.fixture
+def hostile(capsys: pytest.CaptureFixture[str]) -> Any:
+    """The same pair of cells in any format: a drafter, an answer, an engine and a finding that mean ill."""
+    found = Finding(code="x", hard=False, text=f"=1+1 {HOSTILE} [l](javascript:x)")
+    prompts = tuple(answer(i, text=HOSTILE) for i in range(24))
+    new = tuple(answer(i, text=HOSTILE, worse=3) for i in range(24))
+    subject = {"drafter": "x", "engine": HOSTILE, "settings": {"\ud800": "\u202e"}}
+    for folder, asked in (("a", prompts), ("b", new)):
+        record = cell(
+            drafter="=cmd()", prompts=asked, findings=(found,), subject=subject, stack="+1", suite="@x"
+        )
+        Path(folder).mkdir()
+        Path(folder, "cell.json").write_text(_dumped(record), encoding="utf-8")
+
+    def render(kind: str) -> str:
+        code, out = output_of(capsys, "a/cell.json", "b/cell.json", "--format", kind)
+        assert code == 1
+        return out
+
+    return render
+
+
+def _dumped(record: CellRecord) -> str:
+    return json.dumps(record.model_dump(by_alias=True))  # ASCII: a lone surrogate is valid JSON
+
+
+def test_nothing_from_a_record_colours_a_terminal(hostile: Any) -> None:
+    out = hostile("table")
+    assert "\x1b" not in out
+    assert r"a|b<script>`x`\x1b[31m\nc" in out
+    assert "chat-en-instruct-=cmd()-k4" in out
+
+
+def test_nothing_from_a_record_is_markup(hostile: Any) -> None:
+    out = hostile("markdown")
+    assert not any(bad in out for bad in ("<script", "`", "\x1b", "](javascript"))
+    tables = [line for line in out.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in tables} == {12, 6}
+    assert "a&#124;b&lt;script&gt;" in out
+
+
+def test_nothing_from_a_record_is_a_formula(hostile: Any) -> None:
+    header, row = csv.reader(io.StringIO(hostile("csv")))
+    named = dict(zip(header, row, strict=True))
+    assert named["base_drafter"] == "'=cmd()"
+    assert named["base_suite"] == "'@x"
+    assert named["change"].startswith("-0.1")
+    assert not any(value.startswith(("=", "+", "@")) for value in row)
+
+
+def test_json_of_hostile_records_is_json(hostile: Any) -> None:
+    out = hostile("json")
+    assert json.loads(out)["cells"][0]["base"]["cell"]["drafter"] == "=cmd()"
+    assert not {"\x1b", "\u202e", "\ud800"} & set(out)
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\tx", "\rx"])
+def test_a_text_that_would_be_a_formula_gets_an_apostrophe(text: str) -> None:
+    out = formats.as_csv(["name", "value"], [[text, -1.5]])
+    (_, row) = csv.reader(io.StringIO(out))
+    assert row[0].startswith("'")
+    assert row[1] == "-1.5"
+
+
+def test_chinese_text_keeps_columns_straight() -> None:
+    block = formats.Block(header=("cell", "n"), rows=(("中文", "1"), ("en", "22")), align="lr")
+    empty: tuple[str, ...] = ()
+    page = formats.Document(
+        title="t", above=empty, blocks=(block,), footnotes=empty, notes=empty, sentences=empty, legend=empty
+    )
+    assert formats.as_text(page) == "t\n\ncell      n\n中文      1\nen       22\n"
+
+
+# Anchors
+
+
+def test_an_anchor_moves_for_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_cell(Path("baselines"), cell())
+    assert main(["anchor", str(path), "--reason", "smaller drafter, #123"]) == 0
+    anchor = path.with_suffix(ANCHOR)
+    assert capsys.readouterr().out == f"anchor {anchor}\n"
+    assert load(anchor, CellRecord).provenance["anchor_reason"] == "smaller drafter, #123"
+
+
+def test_an_anchor_without_reason_or_baseline_does_not_move(capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write_cell(Path("baselines"), cell(prompts=(prompt_record(),))))
+    assert "for a reason" in refusal_of(capsys, "anchor", path, "--reason", " ")
+    assert "No such file" in refusal_of(capsys, "anchor", "nowhere.json", "--reason", "x")
+    assert [p.name for p in Path("baselines").iterdir()] == [Path(path).name]
