@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import http.client
 import itertools
+import math
 import time
 import urllib.request
 from collections.abc import Callable
@@ -115,7 +116,7 @@ def parse(text: str) -> SpecCounters:
         running=count.get("num_requests_running", 0),
         waiting=count.get("num_requests_waiting", 0),
         kv_usage=kv_usage,
-        started=sums.get("process_start_time_seconds", 0.0),
+        started=started if math.isfinite(started := sums.get("process_start_time_seconds", 0.0)) else 0.0,
     )
 
 

@@ -105,7 +105,7 @@ class Drafter(BaseModel):
     """A folder, a hub id, `embedded:NAME`, or `target`: the target drafts for itself."""
     k: tuple[int, ...] = (0,)
     selected: bool = True
-    """False: measured only when it is named with -k, -m or --drafter."""
+    """False: measured only when it is named with -k or -m."""
 
     @property
     def settings(self) -> dict[str, Any]:

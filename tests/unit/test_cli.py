@@ -3,6 +3,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from tests.unit.compared import answer, cell, plain, write_cell, write_run
 from tests.unit.making import prompt_record
 
 GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).parents[2]
 LOOPS = Finding(code="loops", hard=False, text="1 of 24 answers end in a loop")
 HOSTILE = "a|b<script>`x`\x1b[31m\nc"
 
@@ -93,6 +97,23 @@ def test_one_run_is_shown_by_language(before: str, capsys: pytest.CaptureFixture
     code, out = output_of(capsys, before, "--pivot", "language")
     assert out == (GOLDEN / "single.txt").read_text(encoding="utf-8")
     assert code == 0
+
+
+def test_two_drafters_stand_in_the_header(capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = write_run(Path("a"), cell(k=2)), write_run(Path("b"), cell("en", "suffix", 2))
+    _, out = output_of(capsys, str(a), str(b))
+    lines = out.splitlines()
+    assert lines[0] == "tokens per step: ngram-k2 → suffix-k2"
+    assert "ngram-k2: a · drafter ngram-k2" in lines
+    assert lines[6].split()[:4] == ["cell", "n", "ngram-k2", "suffix-k2"]
+    assert lines[7].split()[0] == "chat-en-instruct"
+
+
+def test_the_same_cell_twice_has_no_place_in_a_pivot(capsys: pytest.CaptureFixture[str]) -> None:
+    for run in ("1", "2"):
+        write_run(Path("runs", run), cell())
+    error = refusal_of(capsys, "compare", "runs", "--pivot", "language")
+    assert "are the same cell twice: name a narrower folder" in error
 
 
 def close(value: Any) -> Any:
@@ -272,6 +293,33 @@ def test_a_terminal_without_an_em_dash_gets_an_escape(
     assert main(["compare", before, after]) == 1
     stream.seek(0)
     assert "\\u2014" in stream.read()
+
+
+def command(*arguments: str, stdout: Any) -> tuple[int, str]:
+    """The command in a process of its own: it gives its standard output away."""
+    line = [sys.executable, "-m", "harness.cli", "compare", *arguments]
+    done = subprocess.run(
+        line, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def test_a_reader_that_stops_reading_is_no_error(before: str, after: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as pipe:  # noqa: PTH123 - a file descriptor
+        assert command(before, after, stdout=pipe) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_one_sentence(before: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        code, error = command(before, before, stdout=full)
+    assert (code, error) == (
+        2,
+        "draftgate: cannot write to standard output: No space left on device\n",
+    )
 
 
 def test_output_goes_to_a_file_alone(before: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -304,3 +304,9 @@ def test_text_of_cells_is_never_rewritten() -> None:
     path = write_cell(Path("a"), cell())
     compared(path, path)
     assert path.read_text(encoding="utf-8") == dump_cell(cell())
+
+
+def test_positions_of_two_drafters_are_noted_as_such() -> None:
+    assert pair_of(cell(), cell("en", "suffix")).notes == (
+        "different drafters draft at different steps: positions compare what each one reached",
+    )
