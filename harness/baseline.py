@@ -33,6 +33,8 @@ class Pairs:
     prompts: tuple[tuple[tuple[PromptRecord, ...], tuple[PromptRecord, ...]], ...]
     notes: tuple[str, ...]
     """What limits the reading, for a footnote."""
+    same_drafter: bool = True
+    """False where another drafter or another k drafts at other steps, so that a position is not the same."""
 
     @property
     def same_text(self) -> int:
@@ -183,7 +185,8 @@ def pair(old: CellRecord, new: CellRecord, *, across: Collection[str] = ()) -> P
         pairs = shared
     elif any(record.identity.get("sampling", {}).get("temperature") for record in (old, new)):
         notes.append("other seeds: paired by prompt alone, which takes more prompts for the same certainty")
-    return Pairs(prompts=tuple(pairs), notes=tuple(notes))
+    same_drafter = (old.cell.drafter, old.cell.k) == (new.cell.drafter, new.cell.k)
+    return Pairs(prompts=tuple(pairs), notes=tuple(notes), same_drafter=same_drafter)
 
 
 def _by_prompt(record: CellRecord, *, by_id: bool) -> dict[str, tuple[PromptRecord, ...]]:

@@ -12,11 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.baseline import ANCHOR, device_name
 from harness.errors import BadInput, BadRecord
-from harness.records import SCHEMA, CellName, CellRecord, RunRecord, load
+from harness.records import RUN_FILE, SCHEMA, CellName, CellRecord, RunRecord, load
 from harness.speedup import SpeedRecord
 
-RUN_FILE = "run.json"
-"""As in `session`, which loads an engine's client: two seconds that a comparison has no use for."""
 _FEW = 8
 """Cells named in a message; the rest are counted."""
 _STARTS = "speed/"

@@ -111,7 +111,9 @@ def judge_pairs(pairs: Pairs, *, against: str = "baseline", look: int | None = N
         )  # fmt: skip
     # `differing` counts prompts by tokens and steps; with the 8 of `quick` all of them must differ.
     enough = primary.differing >= min(stats.MIN_DIFFERING, m)
-    positions = _positions(old, new) if m >= stats.MIN_PROMPTS_POSITION and enough else ()
+    positions = (
+        _positions(old, new, decide=pairs.same_drafter) if m >= stats.MIN_PROMPTS_POSITION and enough else ()
+    )
     significant, surely_inside = _bounds(primary, look)
     lost = enough and significant and primary.estimate <= -stats.LOG_MARGIN
     gained = enough and primary.p_gain() <= stats.ALPHA_PRIMARY and primary.estimate >= stats.LOG_MARGIN
@@ -152,7 +154,7 @@ def worst(verdicts: Collection[Verdict]) -> Verdict:
     return min(verdicts, key=lambda v: _WORST_FIRST.index(v.kind))
 
 
-def _positions(old: list[Tally], new: list[Tally]) -> tuple[Position, ...]:
+def _positions(old: list[Tally], new: list[Tally], *, decide: bool) -> tuple[Position, ...]:
     """Every position that both sides have and that has enough trials, Holm-corrected together."""
     depth = min(max(t.k for t in old), max(t.k for t in new))
     tested: list[tuple[int, stats.PairedRatio]] = []
@@ -173,7 +175,7 @@ def _positions(old: list[Tally], new: list[Tally]) -> tuple[Position, ...]:
             index=index,
             change=change,
             p=p,
-            lost=p <= stats.ALPHA_POSITION and change.estimate <= -stats.MARGIN_POSITION,
+            lost=decide and p <= stats.ALPHA_POSITION and change.estimate <= -stats.MARGIN_POSITION,
         )
         for (index, change), p in zip(tested, adjusted, strict=True)
     )

@@ -14,9 +14,9 @@ import pytest
 from harness import provenance, stack as stacks, tables
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.plan import plan, speed_plan
-from harness.records import CellRecord
+from harness.records import RUN_FILE, CellRecord
 from harness.selection import cell_of, loose_words, marks_of, only_by_name, owns_servers, server_rank
-from harness.session import RUN_FILE, Options, Session
+from harness.session import Options, Session
 from harness.stack import NONE, Cell, ServerSpec, Stack
 from harness.stats import LOOKS
 

@@ -21,6 +21,7 @@ from harness.acceptance import Tally, tally_of
 from harness.errors import BadInput, BadRecord
 
 SCHEMA = 1
+RUN_FILE = "run.json"
 
 Source = Literal["request", "counters", "none"]
 

@@ -13,10 +13,8 @@ from harness import baseline, provenance, stack as stacks, stats
 from harness.errors import BadInput, BadRecord
 from harness.gate import Verdict, judge, worst
 from harness.prompts import Prompt, load as load_prompts
-from harness.records import CellRecord, RunRecord, load, write_atomically
+from harness.records import RUN_FILE, CellRecord, RunRecord, load, write_atomically
 from harness.stack import Cell, Profile, Stack
-
-RUN_FILE = "run.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

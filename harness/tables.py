@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
 from harness import validity
 from harness.gate import Verdict, signed
+from harness.notes import conditions_of
 from harness.records import CellRecord
 from harness.speed import Speed, speed_of
 
@@ -90,22 +91,11 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def common_lines(cells: Sequence[CellRecord]) -> list[str]:
     """What all cells of a run share, to stand above its tables."""
-    first = cells[0]
-    identity, subject, environment = first.identity, first.subject, first.environment
-    sampling = identity["sampling"]
-    lines = [
-        (
-            f"stack {first.stack} · profile {first.profile} · target {identity['target']} "
-            f"{identity['dtype']} · vLLM {subject['engine']} · T={sampling['temperature']:g} · "
-            f"max_tokens {identity['max_tokens']} · concurrency {identity['concurrency']} · "
-            f"prefix cache {identity['cache']}"
-        )
-    ]
-    gpus: list[Mapping[str, str]] = environment.get("gpus") or []
-    device = ", ".join(gpu.get("name", "GPU") for gpu in gpus) or environment.get("cpu", "unverified")
-    threads = environment.get("threads")
-    lines.append(f"device {device}" + (f" · {threads} threads" if threads and not gpus else ""))
-    return lines
+    known = conditions_of(cells[0])
+    known.pop("drafter")
+    machine = [f"{name} {known.pop(name)}" for name in ("device", "threads") if name in known]
+    shared = [f"{name}={value}" if name == "T" else f"{name} {value}" for name, value in known.items()]
+    return [" · ".join(shared), " · ".join(machine)]
 
 
 def footnotes(cells: Sequence[CellRecord]) -> list[str]:

@@ -127,7 +127,7 @@ def test_what_all_cells_share_stands_above() -> None:
             "stack smollm2-cpu · profile quick · target smollm2-135m-instruct bfloat16 · vLLM 0.32.0 · T=0 · "
             "max_tokens 64 · concurrency 1 · prefix cache cold"
         ),
-        "device A CPU · 2 threads",
+        "device A CPU · threads 2",
     ]
 
 
