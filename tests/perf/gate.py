@@ -80,8 +80,7 @@ def write(folder: Path, source: CellRecord, cells: int) -> int:
         for record in records:
             text = dump_cell(record)
             name = f'"drafter": {json.dumps(record.cell.drafter)}, "k"'
-            head, tail = text.split(name, 1)
-            texts.append((head.encode(), tail.encode()))
+            texts.append([part.encode() for part in text.split(name, 1)])
         for number in range(cells):
             head, tail = texts[number % len(texts)]
             drafter = f"d{number:05}"

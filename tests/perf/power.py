@@ -1,0 +1,480 @@
+"""How often the gate is wrong, and what it sees, by simulation over real prompt records.
+
+    python -m tests.perf.power [--quick] [--records FILE_OR_FOLDER ...]
+
+Cells are drawn with replacement from the prompts of recorded ones. Two recordings of a cell with different
+seeds make honest pairs, sides swapped at random so that nothing is lost: `sampled` takes the other seed's
+record for every prompt, `diverged` for a share of them. Where a cell was recorded once, the record of another
+prompt stands in, which scatters more (`stand-in`). A loss is made by letting accepted drafts fail at a
+position, each with the same chance: the answer then ends that many tokens earlier, after as many steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from scipy import special
+from tabulate import tabulate
+
+from harness import stats
+from harness.acceptance import Tally
+from harness.baseline import ANCHOR
+from harness.errors import BadInput
+from harness.records import CellRecord, PromptRecord, load
+from harness.validity import countable
+from tests.perf import ROOT, carry_out, say
+
+Counts = NDArray[np.int64]
+"""(..., k + 3): tokens committed, decode steps, and verify steps by accepted tokens."""
+Reals = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+WHERE = (ROOT / "baselines/smollm2-cpu/cpu/gate", ROOT / "tests/data/recordings")
+SIZES = (8, 20, 40, 80, 120)
+LOSSES = tuple(range(1, 11))
+FIXED = 0.05
+ENOUGH_PROMPTS = 40
+BATCH = 1000
+METHODS = ("gate", "primary", "position", "welch", "fixed", "fixed_position")
+TITLES = ("gate", "of it primary", "of it positions", "Welch, unpaired", "5 %", "5 % a position")
+PLANNED = 0.03  # the loss that prompts are planned for
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The prompts of one recorded cell."""
+
+    name: str
+    first: Counts
+    second: Counts | None
+    """The same prompts with another seed; None where there is no such recording."""
+
+    @property
+    def k(self) -> int:
+        """Draft tokens per step."""
+        return int(self.first.shape[-1]) - 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noise:
+    """How the second side of an honest pair differs from the first."""
+
+    name: str
+    share: float
+    """Of the prompts that have another text."""
+    seeds: bool
+    """It is that of another seed; else of another prompt."""
+
+
+NOISES = (
+    Noise(name="identical", share=0.0, seeds=False),
+    Noise(name="diverged 10 %", share=0.1, seeds=True),
+    Noise(name="diverged 30 %", share=0.3, seeds=True),
+    Noise(name="sampled", share=1.0, seeds=True),
+    Noise(name="stand-in 10 %", share=0.1, seeds=False),
+    Noise(name="stand-in 30 %", share=0.3, seeds=False),
+    Noise(name="stand-in all", share=1.0, seeds=False),
+)
+
+
+def counts_of(records: Iterable[PromptRecord], k: int) -> list[int]:
+    """A row of Counts: the records of one prompt, summed."""
+    row = [0] * (k + 3)
+    for record in records:
+        tally: Tally = record.tally
+        row[0] += tally.committed
+        row[1] += tally.decode_steps
+        for tokens, steps in enumerate(record.histogram):
+            row[2 + tokens] += steps
+    return row
+
+
+def pools(paths: Sequence[Path]) -> list[Pool]:
+    """What the cell files at `paths` hold, every seed of a cell beside the others.
+
+    Raises:
+        BadInput: no cell with a drafter and enough prompts.
+        BadRecord: one cannot be trusted.
+    """
+    groups: dict[str, dict[str, dict[tuple[int, int], PromptRecord]]] = {}
+    depth: dict[str, int] = {}
+    for path in paths:
+        for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
+            if file.name.endswith(ANCHOR) or file.name == "run.json":
+                continue
+            cell = load(file, CellRecord)
+            if cell.cell.k and cell.valid:
+                temperature = cell.identity.get("sampling", {}).get("temperature", 0)
+                name = f"{cell.cell} T={temperature:g} {cell.identity.get('max_tokens')} tokens"
+                depth[name] = cell.cell.k
+                prompts = groups.setdefault(name, {})
+                for r in filter(countable, cell.prompts):
+                    # At T=0 a seed says nothing, and a second recording is no second sample.
+                    key = (r.seed, r.repeat) if temperature else (0, 0)
+                    prompts.setdefault(r.prompt_hash, {})[key] = r
+    found = []
+    for name, prompts in groups.items():
+        if len(prompts) < ENOUGH_PROMPTS:
+            continue
+        seeds = [[group[key] for key in sorted(group)] for group in prompts.values()]
+        both = [s for s in seeds if len(s) > 1]
+        paired = len(both) >= ENOUGH_PROMPTS
+        sides = [np.array([counts_of(s[i : i + 1], depth[name]) for s in (both if paired else seeds)])
+                 for i in ((0, 1) if paired else (0,))]  # fmt: skip
+        found.append(Pool(name=name, first=sides[0], second=sides[1] if paired else None))
+    if not found:
+        raise BadInput(f"no cell with a drafter and {ENOUGH_PROMPTS} prompts in {', '.join(map(str, paths))}")
+    return found
+
+
+def draw(pool: Pool, noise: Noise, m: int, cells: int, rng: Generator) -> tuple[Counts, Counts]:
+    """Honest cells of m prompts, both sides: arrays (cells, m, k + 3)."""
+    chosen = rng.integers(len(pool.first), size=(cells, m))
+    old = pool.first[chosen]
+    if noise.seeds and pool.second is not None:
+        other = pool.second[chosen]
+    else:
+        other = pool.first[rng.integers(len(pool.first), size=(cells, m))]
+    new = np.where((rng.random((cells, m)) < noise.share)[..., None], other, old)
+    swapped = (rng.random((cells, m)) < 0.5)[..., None]
+    return np.where(swapped, new, old), np.where(swapped, old, new)
+
+
+def fail(counts: Counts, position: int, chance: float, rng: Generator) -> Counts:
+    """The same with accepted drafts failing at `position`, each with this chance."""
+    made = counts.copy()
+    for tokens in range(position + 1, counts.shape[-1] - 2):
+        gone = rng.binomial(counts[..., 2 + tokens], chance)
+        made[..., 2 + tokens] -= gone
+        made[..., 2 + position] += gone
+        made[..., 0] -= gone * (tokens - position)
+    return made
+
+
+def chance_of(pool: Pool, position: int, loss: float) -> float:
+    """The chance to fail at `position` that costs this share of tokens per step; above 1 there is none."""
+    tokens = np.arange(pool.k + 1)
+    both = pool.first if pool.second is None else np.concatenate([pool.first, pool.second])
+    most = (both[:, 2:].sum(axis=0) * np.clip(tokens - position, 0, None)).sum()
+    return float(loss * both[:, 0].sum() / most) if most else math.inf
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What every method says of many cells."""
+
+    estimate: Reals
+    se: Reals
+    differing: Counts
+    alarms: dict[str, Flags]
+    """By METHODS."""
+
+
+def judged(old: Counts, new: Counts) -> Judged:
+    """`harness.gate.judge_pairs` on arrays, and what else is in use."""
+    m = old.shape[1]
+    estimate, se = _log_ratio(old, new)
+    differing = ((old[..., :2] != new[..., :2]).any(axis=-1)).sum(axis=1)
+    enough = differing >= min(stats.MIN_DIFFERING, m)
+    primary = enough & (_p_loss(estimate, se, m) <= stats.ALPHA_PRIMARY) & (estimate <= -stats.LOG_MARGIN)
+    sides = [np.flip(np.flip(s[..., 2:], -1).cumsum(axis=-1), -1) for s in (old, new)]
+    lost = np.zeros(len(old), dtype=bool)
+    if m >= stats.MIN_PROMPTS_POSITION:
+        lost = enough & _positions(*sides)
+    change = np.expm1(estimate)
+    rates = [a.sum(axis=1)[:, 1:] / np.maximum(1, a.sum(axis=1)[:, :1]) for a in sides]
+    return Judged(
+        estimate=estimate,
+        se=se,
+        differing=differing,
+        alarms={
+            "gate": primary | lost,
+            "primary": primary,
+            "position": lost,
+            "welch": _welch(old, new),
+            "fixed": change <= -FIXED,
+            "fixed_position": ((rates[1] <= (1 - FIXED) * rates[0]) & (rates[0] > 0)).any(axis=1),
+        },
+    )
+
+
+def _log_ratio(old: Counts, new: Counts) -> tuple[Reals, Reals]:
+    (x0, n0), (x1, n1) = ((s[..., 0].astype(float), s[..., 1].astype(float)) for s in (old, new))
+    m = x0.shape[1]
+    total = [a.sum(axis=1, keepdims=True) for a in (x0, n0, x1, n1)]
+    e = m * ((x1 * total[3] - total[2] * n1) / (total[2] * total[3])
+             - (x0 * total[1] - total[0] * n0) / (total[0] * total[1]))  # fmt: skip
+    estimate = np.log(total[2] * total[1] / (total[0] * total[3]))[:, 0]
+    return estimate, e.std(axis=1, ddof=1) / math.sqrt(m)
+
+
+def _p_loss(estimate: Reals, se: Reals, m: int | Reals) -> Reals:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p: Reals = np.where(se > 0, special.stdtr(np.asarray(m) - 1, estimate / se), estimate >= 0)
+    return p
+
+
+def _positions(old: Counts, new: Counts) -> Flags:
+    """Whether a position was lost: (cells, m, k + 1) verify steps that accepted at least j."""
+    ps, changes = [], []
+    for j in range(1, old.shape[-1]):
+        x0, n0, x1, n1 = (
+            s[..., i].astype(float) for s, i in ((old, j), (old, j - 1), (new, j), (new, j - 1))
+        )
+        total = [a.sum(axis=1, keepdims=True) for a in (x0, n0, x1, n1)]
+        trials = np.minimum(total[1], total[3])
+        accepted, reached = total[0] + total[2], total[1] + total[3]
+        events = trials * np.minimum(accepted, reached - accepted) >= stats.MIN_EVENTS * reached
+        used = ((n0 > 0) | (n1 > 0)).sum(axis=1)
+        differing = ((x0 != x1) | (n0 != n1)).sum(axis=1)
+        tested: Flags = events[:, 0] & (trials[:, 0] > 0) & (differing >= stats.MIN_DIFFERING)
+        tested = tested & (used >= stats.MIN_PROMPTS_POSITION)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            q = (x1 * total[3] - total[2] * n1) / total[3] ** 2 - (x0 * total[1] - total[0] * n0) / total[
+                1
+            ] ** 2
+            change = (total[2] / total[3] - total[0] / total[1])[:, 0]
+            se = np.sqrt(used * (q**2).sum(axis=1) / (used - 1))
+            p = _p_loss(change, se, used)
+        ps.append(np.where(tested, p, np.inf))
+        changes.append(np.where(tested, change, 0.0))
+    p, change = np.stack(ps, axis=1), np.stack(changes, axis=1)
+    order = p.argsort(axis=1)
+    left = np.isfinite(p).sum(axis=1, keepdims=True) - np.arange(p.shape[1])
+    with np.errstate(invalid="ignore"):
+        adjusted = np.maximum.accumulate(np.take_along_axis(p, order, axis=1) * np.maximum(left, 1), axis=1)
+    material = np.take_along_axis(change, order, axis=1) <= -stats.MARGIN_POSITION
+    lost: Flags = ((adjusted <= stats.ALPHA_POSITION) & material).any(axis=1)
+    return lost
+
+
+def _welch(old: Counts, new: Counts) -> Flags:
+    """Unpaired, on tokens per step of each prompt, at the same alpha and margin."""
+    values = [s[..., 0] / s[..., 1] for s in (old, new)]
+    m = old.shape[1]
+    variances = [v.var(axis=1, ddof=1) / m for v in values]
+    means = [v.mean(axis=1) for v in values]
+    both = variances[0] + variances[1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = both**2 * (m - 1) / (variances[0] ** 2 + variances[1] ** 2)
+        p = special.stdtr(df, (means[1] - means[0]) / np.sqrt(both))
+    flags: Flags = (p <= stats.ALPHA_PRIMARY) & (means[1] <= (1 - stats.MARGIN) * means[0])
+    return flags
+
+
+def usable(pool: Pool, noise: Noise) -> bool:
+    """It can be made of this pool; a stand-in only where there is no second seed."""
+    return noise.share == 0 or noise.seeds == (pool.second is not None)
+
+
+def alarms(
+    found: Sequence[Pool],
+    noise: Noise,
+    m: int,
+    *,
+    cells: int,
+    rng: Generator,
+    loss: tuple[int, float] | None = None,
+) -> dict[str, Any] | None:
+    """How many cells each method calls regressed, over all pools alike; None where no pool can have it.
+
+    Args:
+        found: the pools.
+        noise: of the honest pairs.
+        m: prompts a cell.
+        cells: how many, at least.
+        rng: source of chance.
+        loss: a position (-1 is the deepest) and the share of tokens per step lost there; None for none.
+    """
+    hits = dict.fromkeys(METHODS, 0)
+    worst, made, inside = 0.0, 0, 0
+    able = []
+    for pool in found:
+        position = loss[0] % pool.k if loss else 0
+        chance = chance_of(pool, position, loss[1]) if loss else 0.0
+        if usable(pool, noise) and chance <= 1:
+            able.append((pool, position, chance))
+    for pool, position, chance in able:
+        mine = np.zeros(len(METHODS), dtype=np.int64)
+        share = math.ceil(cells / len(able))
+        for size in [BATCH] * (share // BATCH) + [share % BATCH] * bool(share % BATCH):
+            old, new = draw(pool, noise, m, size, rng)
+            if chance:
+                new = fail(new, position, chance, rng)
+            said = judged(old, new)
+            mine += [int(said.alarms[name].sum()) for name in METHODS]
+            half = float(special.stdtrit(m - 1, 0.975)) * said.se
+            truth = math.log1p(-loss[1]) if loss else 0.0
+            inside += int((np.abs(said.estimate - truth) <= half).sum())
+        for name, hit in zip(METHODS, mine, strict=True):
+            hits[name] += int(hit)
+        worst, made = max(worst, mine[0] / share), made + share
+    return (
+        {"cells": made, "alarms": hits, "worst": round(worst, 6), "covered": round(inside / made, 4)}
+        if made
+        else None
+    )
+
+
+def prompts_needed(
+    pool: Pool, noise: Noise, rng: Generator, position: int = 0
+) -> tuple[int | None, int | None] | None:
+    """For a loss of 3 % with power 0.8: paired, and unpaired; from the scatter of a large resample."""
+    loss = PLANNED
+    chance = chance_of(pool, position, loss)
+    if chance > 1:
+        return None
+    many = 20_000
+    old, new = draw(pool, noise, many, 1, rng)
+    new = fail(new, position, chance, rng)
+    _, se = _log_ratio(old, new)
+    still = np.ones_like(old)  # a side that never changes leaves the scatter of the other alone
+    alone = [_log_ratio(still, side)[1][0] for side in (old, new)]
+    planned = [
+        stats.prompts_to_settle(math.log1p(-loss), float(scatter), many)
+        for scatter in (se[0], math.hypot(*alone))
+    ]
+    return planned[0], planned[1]
+
+
+def job(paths: Sequence[Path], cells: int, seed: int) -> dict[str, Any]:
+    """All tables, and their figures.
+
+    Raises:
+        BadInput: see `pools`.
+        BadRecord: see `pools`.
+    """
+    found = pools(paths)
+    rng = np.random.default_rng(seed)
+    for pool in found:
+        seeds = "two seeds" if pool.second is not None else "one recording"
+        print(f"{pool.name}: {len(pool.first)} prompts, {seeds}, tokens per step {_rate(pool.first):.2f}")
+    noises = [noise for noise in NOISES if any(usable(pool, noise) for pool in found)]
+    figures: dict[str, Any] = {"seed": seed, "pools": [pool.name for pool in found]}
+    say("(a)")
+    figures["a"] = coverage(found, noises, cells, rng)
+    say("(b)")
+    figures["b"] = false_alarms(found, noises, cells, rng)
+    say("(c)")
+    figures["c"] = power(found, noises, max(200, cells // 20), rng)
+    say("(d)")
+    figures["d"] = needed(found, noises, rng)
+    return figures
+
+
+def _rate(counts: Counts) -> float:
+    return float(counts[..., 0].sum() / counts[..., 1].sum())
+
+
+def _show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print(f"\n{title}")
+    print(tabulate(rows, headers=header, disable_numparse=True, stralign="right"), flush=True)
+
+
+def coverage(
+    found: Sequence[Pool], noises: Sequence[Noise], cells: int, rng: Generator
+) -> list[dict[str, Any]]:
+    """(a) Of the 95 % interval, around a true loss of 3 % at position 0."""
+    figures = []
+    for noise in noises:
+        for m in SIZES:
+            result = alarms(found, noise, m, cells=cells, rng=rng, loss=(0, PLANNED))
+            if result:
+                figures.append({"noise": noise.name, "m": m, "covered": result["covered"]})
+    names = list(dict.fromkeys(f["noise"] for f in figures))
+    rows = [[n, *(f"{100 * f['covered']:.1f}" for f in figures if f["noise"] == n)] for n in names]
+    _show(
+        "(a) coverage of the 95 % interval, %, true loss 3 %",
+        ["other text", *(f"m={m}" for m in SIZES)],
+        rows,
+    )
+    return figures
+
+
+def false_alarms(
+    found: Sequence[Pool], noises: Sequence[Noise], cells: int, rng: Generator
+) -> list[dict[str, Any]]:
+    """(b) In cells that lost nothing."""
+    figures = []
+    for noise in noises:
+        for m in SIZES:
+            result = alarms(found, noise, m, cells=cells, rng=rng)
+            if result:
+                figures.append({"noise": noise.name, "m": m, **result})
+    rows = [
+        [f["noise"], str(f["m"]), str(f["cells"]), *(f"{100 * f['alarms'][n] / f['cells']:.3f}" for n in METHODS),
+         f"{100 * f['worst']:.3f}"]
+        for f in figures
+    ]  # fmt: skip
+    _show("(b) false alarms, % of cells", ["other text", "m", "cells", *TITLES, "gate, worst pool"], rows)
+    return figures
+
+
+def power(found: Sequence[Pool], noises: Sequence[Noise], cells: int, rng: Generator) -> list[dict[str, Any]]:
+    """(c) Cells of 120 prompts that are called regressed, by what they truly lost."""
+    figures = []
+    for position, where in ((0, "position 0"), (-1, "the last position")):
+        for noise in noises:
+            for loss in LOSSES:
+                result = alarms(found, noise, SIZES[-1], cells=cells, rng=rng, loss=(position, loss / 100))
+                if result:
+                    figures.append({"noise": noise.name, "at": where, "loss": loss, **result})
+    rows = [
+        [
+            f["at"],
+            f["noise"],
+            f"{f['loss']} %",
+            *(f"{100 * f['alarms'][n] / f['cells']:.1f}" for n in METHODS),
+        ]
+        for f in figures
+    ]
+    _show(
+        f"(c) power over {SIZES[-1]} prompts, % of cells",
+        ["lost at", "other text", "true loss", *TITLES],
+        rows,
+    )
+    return figures
+
+
+def needed(found: Sequence[Pool], noises: Sequence[Noise], rng: Generator) -> list[dict[str, Any]]:
+    """(d) Prompts for a loss of 3 %."""
+    figures = [
+        {"pool": pool.name, "noise": noise.name, "paired": many[0], "unpaired": many[1]}
+        for pool in found
+        for noise in noises
+        if usable(pool, noise) and (many := prompts_needed(pool, noise, rng))
+    ]
+    rows = [[str(value) for value in f.values()] for f in figures]
+    header = ["cell", "other text", "paired", "unpaired"]
+    _show(f"(d) prompts for a loss of {PLANNED:.0%} at position 0, found with power 0.8", header, rows)
+    return figures
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.perf.power",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--records", type=Path, nargs="+", help="cell files or folders of them (the baselines and recordings)"
+    )
+    parser.add_argument("--quick", action="store_true", help="a fifth of the cells: about a minute")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    paths = options.records or [path for path in WHERE if path.exists()]
+    return carry_out(lambda: job(paths, 20_000 if options.quick else 100_000, options.seed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
