@@ -7,6 +7,7 @@ while a cell is measured its records go to a `.jsonl` beside it, one line each a
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -22,6 +23,9 @@ from harness.errors import BadInput, BadRecord
 
 SCHEMA = 1
 RUN_FILE = "run.json"
+
+_tally_of = functools.lru_cache(maxsize=512)(tally_of)
+"""A comparison asks for the tally of each prompt of two cells several times."""
 
 Source = Literal["request", "counters", "none"]
 
@@ -90,8 +94,8 @@ class PromptRecord(Record):
     @property
     def tally(self) -> Tally:
         """The sums that every figure is derived from."""
-        return tally_of(
-            self.histogram,
+        return _tally_of(
+            tuple(self.histogram),
             undrafted=self.undrafted,
             output_tokens=self.output_tokens,
             stopped=self.finish != "length",

@@ -1,6 +1,6 @@
 """Seconds and memory that `draftgate compare` takes for N cells a side, each with 100 prompts.
 
-The cells are real prompt records under made-up drafter names; of four new cells one is the same, one has a
+The cells are real prompt records under made-up drafter names; of four new ones one is the same, one has a
 prompt in ten with other steps, one has all of them so, one was lost at the last position. Every N is compared
 by a fresh process, whose processor time and peak memory are those the system counts for it and its children.
 """
@@ -8,12 +8,12 @@ by a fresh process, whose processor time and peak memory are those the system co
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from tabulate import tabulate
 
 from harness.errors import BadInput
 from harness.gate import judge
-from harness.records import CellName, CellRecord, PromptRecord, dump_cell, load
+from harness.records import CellRecord, PromptRecord, dump_cell, load
 from tests.perf import ROOT, carry_out, positive, say
 
-SOURCE = ROOT / "baselines/smollm2-cpu/cpu/gate/acceptance/chat-en-instruct-ngram-k4.json"
+GATE = ROOT / "baselines/smollm2-cpu/cpu/gate/acceptance"
+CELLS = ("chat-en-instruct-ngram-k4", "chat-zh-instruct-ngram-k4", "raw-zh-instruct-ngram-k2")
 PROMPTS = 100
 WANTED = "wanted: 10,000 cells in 20 s and 1 GiB on 2 cores that nobody else uses"
 CHILD = """
@@ -69,25 +70,20 @@ def variants(source: CellRecord) -> tuple[CellRecord, list[CellRecord]]:
     return cell(prompts), [cell(prompts), every(10, deepest), every(1, 0), every(1, deepest)]
 
 
-def write(folder: Path, source: CellRecord, cells: int) -> int:
+def write(folder: Path, sources: Sequence[CellRecord], cells: int) -> int:
     """Both sides; the bytes written. Each text is made once and renamed, since making it is not measured."""
-    base, news = variants(source)
     size = 0
-    for side, records in (("base", [base]), ("new", news)):
+    made = [variants(source) for source in sources]
+    for side in ("base", "new"):
         place = folder / side
         place.mkdir()
-        texts = []
-        for record in records:
-            text = dump_cell(record)
-            name = f'"drafter": {json.dumps(record.cell.drafter)}, "k"'
-            texts.append([part.encode() for part in text.split(name, 1)])
+        texts = [[dump_cell(r) for r in (news if side == "new" else [base])] for base, news in made]
         for number in range(cells):
-            head, tail = texts[number % len(texts)]
-            drafter = f"d{number:05}"
-            cell = CellName.model_validate(source.cell.model_dump() | {"drafter": drafter})
-            content = head + f'"drafter": "{drafter}", "k"'.encode() + tail
-            (place / f"{cell}.json").write_bytes(content)
-            size += len(content)
+            turn, which = divmod(number, len(sources))
+            source, text = sources[which], texts[which][turn % len(texts[which])]
+            cell = source.cell.model_copy(update={"drafter": f"d{number:05}"})
+            was, now = (f'"drafter": "{drafter}", "k"' for drafter in (source.cell.drafter, cell.drafter))
+            size += (place / f"{cell}.json").write_bytes(text.replace(was, now, 1).encode())
     return size
 
 
@@ -113,19 +109,18 @@ def measured(folder: Path) -> dict[str, float]:
     return {"seconds": wall, "processor_s": processor, "mib": own / 1024, "largest_child_mib": others / 1024}
 
 
-def job(sizes: Sequence[int], source: CellRecord) -> dict[str, Any]:
+def job(sizes: Sequence[int], sources: Sequence[CellRecord]) -> dict[str, Any]:
     """All sizes, one after the other, as a table and as figures.
 
     Raises:
         BadInput: see `measured`.
     """
-    base, news = variants(source)
-    kinds = [judge(base, new).kind for new in news]
+    kinds = Counter(judge(base, new).kind for base, news in map(variants, sources) for new in news)
     rows: list[dict[str, float]] = []
     for cells in sizes:
         with tempfile.TemporaryDirectory(prefix="draftgate-perf-") as name:
             say(f"writing {cells} cells a side")
-            size = write(Path(name), source, cells)
+            size = write(Path(name), sources, cells)
             os.sync()  # or writing them back would be measured too
             say("comparing them")
             rows.append({"cells": cells, "file_mib": size / 2**20, **measured(Path(name))})
@@ -154,7 +149,8 @@ def job(sizes: Sequence[int], source: CellRecord) -> dict[str, Any]:
         ]
         for row, before in zip(rows, [None, *rows], strict=False)
     ]
-    print(f"{PROMPTS} prompts a cell, of {source.cell}; a quarter each: {', '.join(kinds)}")
+    shares = ", ".join(f"{n / kinds.total():.0%} {kind}" for kind, n in kinds.items())
+    print(f"{PROMPTS} prompts a cell, of {', '.join(str(s.cell) for s in sources)}: {shares}")
     print(tabulate(table, headers=header, disable_numparse=True, stralign="right"))
     cores, load_now = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     print(f"{cores} cores, load {load_now:.1f}; {WANTED}")
@@ -167,9 +163,15 @@ def main() -> int:
     parser.add_argument(
         "--cells", type=positive, nargs="+", default=[1000, 3000, 10_000], help="sizes (%(default)s)"
     )
-    parser.add_argument("--source", type=Path, default=SOURCE, help="a cell file with 100 prompts or more")
+    parser.add_argument(
+        "--sources",
+        type=Path,
+        nargs="+",
+        default=[GATE / f"{cell}.json" for cell in CELLS],
+        help="cell files, 100 prompts or more",
+    )
     options = parser.parse_args()
-    return carry_out(lambda: job(options.cells, load(options.source, CellRecord)))
+    return carry_out(lambda: job(options.cells, [load(path, CellRecord) for path in options.sources]))
 
 
 if __name__ == "__main__":

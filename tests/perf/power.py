@@ -118,9 +118,9 @@ def pools(paths: Sequence[Path]) -> list[Pool]:
                 depth[name] = cell.cell.k
                 prompts = groups.setdefault(name, {})
                 for r in filter(countable, cell.prompts):
-                    # At T=0 a seed says nothing, and a second recording is no second sample.
+                    # At T=0 a seed says nothing, and of several recordings the first one counts.
                     key = (r.seed, r.repeat) if temperature else (0, 0)
-                    prompts.setdefault(r.prompt_hash, {})[key] = r
+                    prompts.setdefault(r.prompt_hash, {}).setdefault(key, r)
     found = []
     for name, prompts in groups.items():
         if len(prompts) < ENOUGH_PROMPTS:
@@ -236,8 +236,8 @@ def _positions(old: Counts, new: Counts) -> Flags:
         events = trials * np.minimum(accepted, reached - accepted) >= stats.MIN_EVENTS * reached
         used = ((n0 > 0) | (n1 > 0)).sum(axis=1)
         differing = ((x0 != x1) | (n0 != n1)).sum(axis=1)
-        tested: Flags = events[:, 0] & (trials[:, 0] > 0) & (differing >= stats.MIN_DIFFERING)
-        tested = tested & (used >= stats.MIN_PROMPTS_POSITION)
+        tested = events[:, 0] & (trials[:, 0] > 0) & (differing >= stats.MIN_DIFFERING)
+        tested = np.logical_and(tested, used >= stats.MIN_PROMPTS_POSITION)
         with np.errstate(divide="ignore", invalid="ignore"):
             q = (x1 * total[3] - total[2] * n1) / total[3] ** 2 - (x0 * total[1] - total[0] * n0) / total[
                 1
@@ -253,7 +253,7 @@ def _positions(old: Counts, new: Counts) -> Flags:
     with np.errstate(invalid="ignore"):
         adjusted = np.maximum.accumulate(np.take_along_axis(p, order, axis=1) * np.maximum(left, 1), axis=1)
     material = np.take_along_axis(change, order, axis=1) <= -stats.MARGIN_POSITION
-    lost: Flags = ((adjusted <= stats.ALPHA_POSITION) & material).any(axis=1)
+    lost: Flags = np.asarray(((adjusted <= stats.ALPHA_POSITION) & material).any(axis=1))
     return lost
 
 
@@ -411,10 +411,15 @@ def false_alarms(
             if result:
                 figures.append({"noise": noise.name, "m": m, **result})
     rows = [
-        [f["noise"], str(f["m"]), str(f["cells"]), *(f"{100 * f['alarms'][n] / f['cells']:.3f}" for n in METHODS),
-         f"{100 * f['worst']:.3f}"]
+        [
+            f["noise"],
+            str(f["m"]),
+            str(f["cells"]),
+            *(f"{100 * f['alarms'][name] / f['cells']:.3f}" for name in METHODS),
+            f"{100 * f['worst']:.3f}",
+        ]
         for f in figures
-    ]  # fmt: skip
+    ]
     _show("(b) false alarms, % of cells", ["other text", "m", "cells", *TITLES, "gate, worst pool"], rows)
     return figures
 

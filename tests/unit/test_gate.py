@@ -22,6 +22,7 @@ from tests.unit.cells import (
     some,
     worse,
 )
+from tests.unit.making import cell_name
 
 
 def tokens_per_step(record: CellRecord) -> float:
@@ -125,6 +126,15 @@ def test_a_dead_position_is_found_though_it_costs_one_percent(seed: int) -> None
     assert lost_positions(verdict) == [3]
     assert ", lost at position 3; paired over 120 prompts, " in verdict.text
     assert re.search(r"; position 3: \d\d\.\d -> 0\.0 % of steps that accepted all before it$", verdict.text)
+
+
+def test_between_two_drafters_a_position_is_told_and_decides_nothing() -> None:
+    table = drafter(0, WEAK)
+    other = cell(dead_from(table, 3), cell=cell_name(drafter="suffix"))
+    verdict = judge(cell(table), other)
+    assert verdict.kind == "ok"
+    assert 3 in [p.index for p in verdict.positions]
+    assert lost_positions(verdict) == []
 
 
 def test_a_position_that_nothing_reaches_any_more_is_not_tested() -> None:

@@ -1,0 +1,99 @@
+"""Verdicts on real runs of our own engine, recorded: what the gate says where the truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+from harness.gate import Verdict, judge
+from harness.records import CellRecord, load
+from harness.validity import total
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDED = ROOT / "tests/data/recordings"
+GATE = ROOT / "baselines/smollm2-cpu/cpu/gate/acceptance"
+CELL = "chat-en-instruct-ngram-k4.json"
+
+
+def baseline(name: str = CELL) -> CellRecord:
+    return load(GATE / name, CellRecord)
+
+
+def verdict_on(recording: str) -> Verdict:
+    return judge(baseline(), load(RECORDED / recording / CELL, CellRecord))
+
+
+def test_the_same_again_is_no_worse() -> None:
+    verdict = verdict_on("aa")
+
+    assert verdict.kind in ("identical", "ok")
+    assert verdict.same_text >= 118
+
+
+@pytest.mark.parametrize("cell", [CELL, "chat-zh-instruct-ngram-k4.json"])
+def test_a_drafter_that_proposes_less_is_regressed_though_its_tau_rose(cell: str) -> None:
+    old, new = baseline(cell), load(RECORDED / "shy" / cell, CellRecord)
+    before, after = total(old.prompts), total(new.prompts)
+    assert (after.tau or 0) > (before.tau or 0)
+
+    verdict = judge(old, new)
+
+    assert verdict.kind == "regressed"
+    assert verdict.change is not None
+    assert verdict.change < -0.05
+    assert "-> 1.12 (-7.9 %" in verdict.text or cell != CELL
+
+
+def test_another_kind_of_cpu_cannot_be_told_from_a_small_loss_and_is_footnoted() -> None:
+    verdict = verdict_on("isa")
+
+    assert verdict.kind == "inconclusive"
+    assert verdict.same_text == 27
+    assert "prompts would settle it" in verdict.text
+    assert any("isa_limit" in note for note in verdict.notes)
+
+
+def test_other_seeds_at_a_temperature_are_no_regression() -> None:
+    one, other = (load(RECORDED / f"sampled-{n}" / CELL, CellRecord) for n in (0, 1))
+
+    verdict = judge(one, other)
+
+    assert verdict.kind in ("ok", "inconclusive")
+    assert verdict.same_text == 0
+    assert any("other seeds" in note for note in verdict.notes)
+
+
+def test_raw_against_chat_is_refused_with_both_named() -> None:
+    verdict = judge(baseline(), baseline("raw-en-instruct-ngram-k4.json"))
+
+    assert verdict.kind == "invalid"
+    assert 'endpoint differs: "chat" in the baseline, "raw" now' in verdict.text
+
+
+def test_another_k_is_not_regressed_because_its_positions_are_reached_at_other_steps() -> None:
+    verdict = judge(baseline("chat-en-instruct-ngram-k2.json"), baseline())
+
+    assert verdict.kind == "improved"
+    assert not any(position.lost for position in verdict.positions)
+
+
+def test_what_a_bench_without_prompts_in_common_says() -> None:
+    verdict = judge(baseline(), baseline().model_copy(update={"prompts": baseline().prompts[:60]}))
+
+    assert verdict.kind == "invalid"
+    assert "60 of 120 prompts are in common" in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("new", "code"),
+    [("aa", 0), ("shy", 1), ("isa", 0), ("no-such-run", 2)],
+)
+def test_exit_codes_of_compare(new: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(GATE / CELL), str(RECORDED / new / CELL)]) == code
+    assert "Traceback" not in "".join(capsys.readouterr())
+
+
+def test_strict_makes_inconclusive_a_failure() -> None:
+    assert main(["compare", "--strict", str(GATE / CELL), str(RECORDED / "isa" / CELL)]) == 3
