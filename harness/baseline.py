@@ -95,6 +95,11 @@ def store(folder: Path, record: CellRecord) -> Path:
     """
     if not record.valid:
         raise BadInput(f"{record.cell} is not a valid measurement, so it is no baseline: {hard_text(record)}")
+    if record.stopped_at is not None:
+        raise BadInput(
+            f"{record.cell} was stopped at {record.stopped_at} prompts by --sequential: "
+            "a baseline has all of them"
+        )
     path = path_of(folder, record)
     if path.exists():
         load(path, CellRecord)

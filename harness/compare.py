@@ -6,9 +6,12 @@ Cells are loaded pair after pair and reduced to a row, so that thousands of them
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+import os
 import statistics
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 
 from harness.baseline import Refused, hard_text, pair
 from harness.collect import Entry, Side, match, names_of
@@ -129,11 +132,8 @@ def compare(sides: Sequence[Side], *, across: Collection[str] = ()) -> Compariso
     matches = [match(base, other, across=across) for other in others]
     partners = [dict(m.pairs) for m in matches]
     reader = _Reader(len(sides), across)
-    rows = []
-    for entry in base.entries:
-        found = [partner.get(entry) for partner in partners]
-        if any(found) or not others:
-            rows.append(reader.row(entry, found))
+    jobs = [(entry, [partner.get(entry) for partner in partners]) for entry in base.entries]
+    rows = reader.rows([job for job in jobs if any(job[1]) or not others])
     notes = [f"{side.name}: {note}" for side in sides for note in side.notes]
     for other, m in zip(others, matches, strict=True):
         for there, here, alone in ((base, other, m.base_only), (other, base, m.new_only)):
@@ -151,6 +151,15 @@ def compare(sides: Sequence[Side], *, across: Collection[str] = ()) -> Compariso
     )
 
 
+_Job = tuple[Entry, Sequence[Entry | None]]
+_WORTH_A_PROCESS, _PART = 250, 100
+
+
+def _read(reader: _Reader, jobs: Sequence[_Job]) -> tuple[_Reader, list[Row]]:
+    """In a process of its own: a copy of `reader` comes back with what it met."""
+    return reader, [reader.row(*job) for job in jobs]
+
+
 class _Reader:
     """Loads cells, reduces them, and keeps what the table says once for all of them."""
 
@@ -159,6 +168,21 @@ class _Reader:
         self._met: list[dict[str, dict[str, None]]] = [{} for _ in range(sides)]
         self._plain: dict[str, float | None] = {}
         """tok/s of `none`, by file."""
+
+    def rows(self, jobs: Sequence[_Job]) -> list[Row]:
+        """In order; of many, a part each in processes of their own."""
+        workers = min(len(os.sched_getaffinity(0)), len(jobs) // _WORTH_A_PROCESS)
+        if workers < 2:  # noqa: PLR2004
+            return [self.row(*job) for job in jobs]
+        parts = [jobs[i : i + _PART] for i in range(0, len(jobs), _PART)]
+        rows: list[Row] = []
+        with ProcessPoolExecutor(workers) as pool:
+            for reader, part in pool.map(_read, itertools.repeat(self), parts):
+                rows += part
+                for met, theirs in zip(self._met, reader._met, strict=True):
+                    for name, values in theirs.items():
+                        met.setdefault(name, {}).update(values)
+        return rows
 
     def row(self, entry: Entry, partners: Sequence[Entry | None]) -> Row:
         old = load(entry.path, CellRecord)

@@ -64,23 +64,34 @@ class Verdict:
 
 
 def judge(
-    old: CellRecord, new: CellRecord, *, across: Collection[str] = (), against: str = "baseline"
+    old: CellRecord,
+    new: CellRecord,
+    *,
+    across: Collection[str] = (),
+    against: str = "baseline",
+    positions: bool = True,
 ) -> Verdict:
-    """The verdict on `new`, paired prompt by prompt against `old`; never raises for bad pairs."""
+    """The verdict on `new`, paired prompt by prompt against `old`; never raises for bad pairs.
+
+    `positions` is False at the looks of a sequential measurement: they are tested once, at its stop.
+    """
     try:
         pairs = pair(old, new, across=across)
-        return judge_pairs(pairs, against=against, look=new.stopped_at)
+        return judge_pairs(pairs, against=against, look=new.stopped_at, test_positions=positions)
     except Refused as refusal:
         return Verdict(kind="invalid", text=f"not comparable with the {against}: {refusal}", against=against)
 
 
-def judge_pairs(pairs: Pairs, *, against: str = "baseline", look: int | None = None) -> Verdict:
+def judge_pairs(
+    pairs: Pairs, *, against: str = "baseline", look: int | None = None, test_positions: bool = True
+) -> Verdict:
     """The verdict on pairs that may be compared.
 
     Args:
         pairs: the prompts of both sides.
         against: what the old side is called.
         look: of a sequential measurement, one of `stats.LOOKS`: its bounds are wider.
+        test_positions: whether a lost position may decide.
 
     Raises:
         Refused: there are fewer than 8 of them, or one side has no decode step.
@@ -111,12 +122,11 @@ def judge_pairs(pairs: Pairs, *, against: str = "baseline", look: int | None = N
         )  # fmt: skip
     # `differing` counts prompts by tokens and steps; with the 8 of `quick` all of them must differ.
     enough = primary.differing >= min(stats.MIN_DIFFERING, m)
-    positions = (
-        _positions(old, new, decide=pairs.same_drafter) if m >= stats.MIN_PROMPTS_POSITION and enough else ()
-    )
-    significant, surely_inside = _bounds(primary, look)
+    testable = test_positions and enough and m >= stats.MIN_PROMPTS_POSITION
+    positions = _positions(old, new, decide=pairs.same_drafter) if testable else ()
+    significant, surely_higher, surely_inside = _bounds(primary, look)
     lost = enough and significant and primary.estimate <= -stats.LOG_MARGIN
-    gained = enough and primary.p_gain() <= stats.ALPHA_PRIMARY and primary.estimate >= stats.LOG_MARGIN
+    gained = enough and surely_higher and primary.estimate >= stats.LOG_MARGIN
     kind: Kind
     if lost or any(position.lost for position in positions):
         kind = "regressed"
@@ -140,13 +150,15 @@ def judge_pairs(pairs: Pairs, *, against: str = "baseline", look: int | None = N
     )
 
 
-def _bounds(primary: stats.PairedRatio, look: int | None) -> tuple[bool, bool]:
-    """Whether the loss is significant, and whether it is surely inside the margin."""
+def _bounds(primary: stats.PairedRatio, look: int | None) -> tuple[bool, bool, bool]:
+    """Whether a loss is significant, whether a gain is, and whether a loss is surely inside the margin."""
     if look is None:
-        return primary.p_loss() <= stats.ALPHA_PRIMARY, primary.lower_bound() > -stats.LOG_MARGIN
-    regressed, ok = stats.sequential_thresholds(look, primary.m)
-    lost = primary.estimate < 0 and primary.estimate <= -regressed * primary.se
-    return lost, primary.estimate - ok * primary.se > -stats.LOG_MARGIN
+        inside = primary.lower_bound() > -stats.LOG_MARGIN
+        return primary.p_loss() <= stats.ALPHA_PRIMARY, primary.p_gain() <= stats.ALPHA_PRIMARY, inside
+    significant, ok = stats.sequential_thresholds(look, primary.m)
+    least = significant * primary.se
+    d = primary.estimate
+    return d < 0 and d <= -least, d > 0 and d >= least, d - ok * primary.se > -stats.LOG_MARGIN
 
 
 def worst(verdicts: Collection[Verdict]) -> Verdict:

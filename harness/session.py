@@ -198,7 +198,7 @@ class Session:
         path = baseline.store(folder, record)
         return f"{'replaced' if known else 'new'} baseline {path}"
 
-    def verdict(self, record: CellRecord) -> Verdict:
+    def verdict(self, record: CellRecord, *, positions: bool = True) -> Verdict:
         """The verdict on a cell of this run: against its baseline and its anchor, or the run to compare with.
 
         Raises:
@@ -211,7 +211,13 @@ class Session:
                 return Verdict(
                     kind="invalid", text=f"{self.options.compare} has no such cell to compare with"
                 )
-            return judge(load(path, CellRecord), record, across=across, against=self.options.compare.name)
+            return judge(
+                load(path, CellRecord),
+                record,
+                across=across,
+                against=self.options.compare.name,
+                positions=positions,
+            )
         old = baseline.find(self.options.baselines, record)
         if old is None:
             if not record.valid:
@@ -223,7 +229,9 @@ class Session:
             )
         anchor = baseline.find_anchor(self.options.baselines, record)
         against = [(old, "baseline"), *([(anchor, "anchor")] if anchor else [])]
-        return worst([judge(o, record, across=across, against=name) for o, name in against])
+        return worst(
+            [judge(o, record, across=across, against=name, positions=positions) for o, name in against]
+        )
 
 
 def _new_name(stack: str) -> str:

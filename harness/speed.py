@@ -36,9 +36,13 @@ def speed_of(records: Iterable[PromptRecord]) -> Speed | None:
         return None
     # A resumed cell has several segments; the time between them is nobody's.
     passes: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
+    wall = 0.0
     for r, began, _, total in timed:
-        passes[r.segment, r.repeat].append((began, began + total))
-    wall = sum(max(end for _, end in spans) - min(start for start, _ in spans) for spans in passes.values())
+        if r.source == "counters":  # one at a time; what lies between two is our wait for the counters
+            wall += total
+        else:
+            passes[r.segment, r.repeat].append((began, began + total))
+    wall += sum(max(end for _, end in spans) - min(start for start, _ in spans) for spans in passes.values())
     return Speed(
         aggregate=sum(r.output_tokens for r, *_ in timed) / wall,
         mean_prompt=statistics.fmean(r.output_tokens / total for r, _, _, total in timed),

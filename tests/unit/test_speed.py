@@ -71,3 +71,15 @@ def test_what_was_not_timed_has_no_speed(changes: dict[str, Any]) -> None:
 
 def test_nothing_has_no_speed() -> None:
     assert speed_of([]) is None
+
+
+def test_waiting_for_the_counters_between_two_prompts_is_nobodys_time() -> None:
+    """Read from /metrics, prompts run one at a time and each waits until the counters have settled."""
+    times = {"source": "counters", "ttft_s": 0.1, "total_s": 1.0}
+    first = prompt_record("a", output_tokens=11, began_s=0.0, **times)
+    second = prompt_record("b", output_tokens=9, began_s=5.0, **times)
+
+    speed = speed_of([first, second])
+
+    assert speed is not None
+    assert speed.aggregate == 10.0
