@@ -165,7 +165,7 @@ class _Reader:
 
     def __init__(self, sides: int, across: Collection[str]) -> None:
         self._across = across
-        self._met: list[dict[str, dict[str, None]]] = [{} for _ in range(sides)]
+        self.met: list[dict[str, dict[str, None]]] = [{} for _ in range(sides)]
         self._plain: dict[str, float | None] = {}
         """tok/s of `none`, by file."""
 
@@ -179,7 +179,7 @@ class _Reader:
         with ProcessPoolExecutor(workers) as pool:
             for reader, part in pool.map(_read, itertools.repeat(self), parts):
                 rows += part
-                for met, theirs in zip(self._met, reader._met, strict=True):
+                for met, theirs in zip(self.met, reader.met, strict=True):
                     for name, values in theirs.items():
                         met.setdefault(name, {}).update(values)
         return rows
@@ -241,8 +241,8 @@ class _Reader:
 
     def across_notes(self) -> list[str]:
         """A field that was to be the subject, but is the same everywhere."""
-        values = {f: {v for met in self._met for v in met.get(f, ())} for f in self._across}
-        return [f"{f} is the same on every side" for f, v in values.items() if len(v) == 1 and self._met[1:]]
+        values = {f: {v for met in self.met for v in met.get(f, ())} for f in self._across}
+        return [f"{f} is the same on every side" for f, v in values.items() if len(v) == 1 and self.met[1:]]
 
     def _figures(self, entry: Entry, record: CellRecord) -> Figures:
         prompts = record.prompts if record.valid else ()
@@ -273,8 +273,8 @@ class _Reader:
 
     def _meet(self, column: int, record: CellRecord) -> None:
         for name, value in conditions_of(record, self._across).items():
-            self._met[column].setdefault(name, {})[value] = None
+            self.met[column].setdefault(name, {})[value] = None
 
     def conditions(self) -> list[dict[str, tuple[str, ...]]]:
         """For each side, every value of every condition."""
-        return [{name: tuple(values) for name, values in met.items()} for met in self._met]
+        return [{name: tuple(values) for name, values in met.items()} for met in self.met]
