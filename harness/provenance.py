@@ -91,7 +91,9 @@ def environment() -> dict[str, Any]:
 def provenance(server: Server | None = None) -> dict[str, Any]:
     """Command, commit, time, host, packages: to find out later, never to compare."""
     home = str(Path.home())
-    command = " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name  # python -m pytest
+    command = shlex.join([name, *sys.argv[1:]])
     known: dict[str, Any] = {
         "command": command.replace(home, "~") if home != "/" else command,
         "commit": _git("rev-parse", "HEAD"),
