@@ -119,7 +119,7 @@ class Draftgate:
     def lines(self) -> list[dict[str, object]]:
         """Prompt records that are on disk, in whatever cell."""
         found = []
-        for path in sorted(self.results.glob("*/*/*.jsonl")):
+        for path in sorted(self.results.glob("*/acceptance/*.jsonl")):
             found += [json.loads(line) for line in path.read_text().splitlines()[1:]]
         return found
 
