@@ -13,7 +13,7 @@ import pytest
 from harness import gate
 from harness.client import Client
 from harness.errors import ServerFailed
-from harness.records import CellRecord, dump_cell, load
+from harness.records import CellRecord, load
 from harness.server import Server, attach
 from harness.speed import speed_of
 from tests.engine.conftest import Draftgate
@@ -99,7 +99,6 @@ def test_a_cell_file_reads_back_as_it_was(record_of: Measure, tmp_path: Path) ->
     record = record_of(prompts=2)
 
     assert load(tmp_path / "cells" / "chat-en-instruct-ngram-k4.json", CellRecord) == record
-    assert dump_cell(record).count("\n") == len(CellRecord.model_fields) + 2 + 2
 
 
 def test_foreign_traffic_makes_a_cell_invalid(
