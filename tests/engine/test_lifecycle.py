@@ -136,13 +136,13 @@ def test_a_full_disk_ends_in_a_sentence_and_keeps_what_was_measured(tmp_path: Pa
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(
-        [MOUNT, "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)], capture_output=True, check=False
+        [MOUNT, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("mounting a tmpfs needs root")
+    draftgate = Draftgate(folder)
+    process = draftgate.start(*CELL)
     try:
-        draftgate = Draftgate(folder)
-        process = draftgate.start(*CELL)
         wait_for("a prompt", lambda: len(draftgate.lines()) >= 1, within_s=180)
         filler = folder / "filler"
         with filler.open("wb") as file:  # what another program does to a disk
@@ -164,4 +164,6 @@ def test_a_full_disk_ends_in_a_sentence_and_keeps_what_was_measured(tmp_path: Pa
         assert draftgate.lines()[: len(kept)] == kept
         assert len(draftgate.lines()) == 6
     finally:
+        process.kill()
+        process.communicate()
         subprocess.run([UMOUNT, "-l", str(folder)], check=False)
