@@ -145,11 +145,10 @@ def test_a_full_disk_ends_in_a_sentence_and_keeps_what_was_measured(tmp_path: Pa
     try:
         wait_for("a prompt", lambda: len(draftgate.lines()) >= 1, within_s=180)
         filler = folder / "filler"
-        with filler.open("wb") as file:  # what another program does to a disk
+        with filler.open("wb", buffering=0) as file:  # what another program does to a disk
             try:
                 while True:
                     file.write(b"x" * 512)
-                    file.flush()
             except OSError:
                 pass
         output, _ = process.communicate(timeout=120)
@@ -165,5 +164,5 @@ def test_a_full_disk_ends_in_a_sentence_and_keeps_what_was_measured(tmp_path: Pa
         assert len(draftgate.lines()) == 6
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
         subprocess.run([UMOUNT, "-l", str(folder)], check=False)
