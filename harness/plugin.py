@@ -15,7 +15,15 @@ from harness import provenance, stack as stacks, tables
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.plan import plan, speed_plan
 from harness.records import RUN_FILE, CellRecord
-from harness.selection import cell_of, loose_words, marks_of, only_by_name, owns_servers, server_rank
+from harness.selection import (
+    cell_of,
+    loose_words,
+    marks_of,
+    no_cell_matches,
+    only_by_name,
+    owns_servers,
+    server_rank,
+)
 from harness.session import Options, Session
 from harness.stack import NONE, Cell, ServerSpec, Stack
 from harness.stats import LOOKS
@@ -171,6 +179,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
+    if not items and named.strip() and any("bench_suites" in argument for argument in arguments):
+        raise pytest.UsageError(no_cell_matches(named.strip(), stack))
     order: dict[ServerSpec, int] = {}
     for item in items:
         cell = cell_of(item)

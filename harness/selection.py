@@ -72,3 +72,15 @@ def loose_words(keyword: str, items: Iterable[pytest.Item], stack: Stack) -> lis
                 f'that are not {word}{hint}; -m "{keyword}" is exact'
             )
     return said
+
+
+def no_cell_matches(named: str, stack: Stack) -> str:
+    """What to say where -k or -m left nothing: the values there are to choose from."""
+    axes = {
+        "endpoints": stack.endpoints,
+        "languages": stack.languages,
+        "workloads": stack.workloads,
+        "drafters": tuple(stack.drafters),
+    }
+    there = "; ".join(f"{axis} {', '.join(values)}" for axis, values in axes.items())
+    return f"no cell matches {named!r}: stack {stack.name} has {there} (other workloads by --workload)"

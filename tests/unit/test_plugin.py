@@ -3,6 +3,8 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -300,3 +302,18 @@ def test_one_server_may_be_named_by_its_url(collect: Collect) -> None:
 
 def test_the_shipped_suites_are_what_is_tested_here() -> None:
     assert {path.name for path in Path(SUITE).parent.glob("test_*.py")} >= {SUITE.name, SPEED.name}
+
+
+@pytest.mark.parametrize("option", ["-k", "-m"])
+def test_a_value_that_the_stack_lacks_is_answered_with_those_it_has(option: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "bench_suites", "--collect-only", option, "klingon"],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+
+    assert done.returncode == 4
+    assert (
+        "no cell matches 'klingon': stack smollm2-cpu has endpoints chat, raw; languages en, zh"
+        in done.stderr
+    )
+    assert "Traceback" not in done.stdout + done.stderr
