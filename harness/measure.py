@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness import provenance, validity
+from harness.cells import Cell
 from harness.client import Client
 from harness.errors import ServerFailed
 from harness.metrics import SpecCounters, settled
 from harness.prompts import Prompt
 from harness.records import UNTIMED, CellRecord, Journal, PromptRecord, dump_cell, in_order, write_atomically
 from harness.server import Server
-from harness.stack import Cell
 
 Progress = Callable[[Cell, int, int], None]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from harness.cells import Cell
 from harness.session import Session
-from harness.stack import Cell
 
 
 def plan(run: Session, cells: list[Cell]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness import provenance, stack as stacks, tables
+from harness.cells import Cell, ServerSpec, cells as cells_of
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.plan import plan, speed_plan
 from harness.records import RUN_FILE, CellRecord
@@ -25,7 +26,7 @@ from harness.selection import (
     server_rank,
 )
 from harness.session import Options, Session
-from harness.stack import NONE, Cell, ServerSpec, Stack
+from harness.stack import NONE, Stack
 from harness.stats import LOOKS
 
 DATA = Path(__file__).resolve().parent.parent / "fixtures"
@@ -157,7 +158,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     own_servers, drafting = marker.kwargs.get("own_servers", False), marker.kwargs.get("drafting", False)
     options = metafunc.config.stash[SESSION].options
-    cells = stacks.cells(options.stack, options.profile_name, options.profile, workloads=options.workloads)
+    cells = cells_of(options.stack, options.profile_name, options.profile, workloads=options.workloads)
     metafunc.parametrize(
         ("server", "cell"),
         [
@@ -289,8 +290,7 @@ def _has_run(config: pytest.Config) -> bool:
 def _sorted(cells: list[CellRecord], run: Session) -> list[CellRecord]:
     """As the stack has them: `none` first, then by drafter and k."""
     names = [
-        str(c)
-        for c in stacks.cells(run.options.stack, "", run.options.profile, workloads=run.options.workloads)
+        str(c) for c in cells_of(run.options.stack, "", run.options.profile, workloads=run.options.workloads)
     ]
     place = {name: i for i, name in enumerate(names)}
     return sorted(cells, key=lambda c: (c.cell.drafter != NONE, place.get(str(c.cell), len(place)), c.suite))

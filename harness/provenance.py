@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.acceptance import METRIC_VERSION
+from harness.cells import Cell
 from harness.models import cache_folder, sha256_of
 from harness.records import write_atomically
 from harness.server import Server
-from harness.stack import Cell
 
 UNVERIFIED = "unverified"
 

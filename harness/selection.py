@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
 
-from harness.stack import Cell, ServerSpec, Stack
+from harness.cells import Cell, ServerSpec
+from harness.stack import Stack
 
 
 def marks_of(cell: Cell) -> list[pytest.MarkDecorator]:

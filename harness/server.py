@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import metrics, supervisor
+from harness.cells import ServerSpec
 from harness.client import NO_KEY
 from harness.errors import BadInput, PortTaken, ServerFailed
 from harness.models import Say, resolve
-from harness.stack import ServerSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,13 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from harness import baseline, provenance, stack as stacks, stats
+from harness import baseline, provenance, stats
+from harness.cells import Cell, cells as cells_of
 from harness.errors import BadInput, BadRecord
 from harness.gate import Verdict, judge, worst
 from harness.prompts import Prompt, load as load_prompts
 from harness.records import RUN_FILE, CellRecord, RunRecord, load, write_atomically
-from harness.stack import Cell, Profile, Stack
+from harness.stack import Profile, Stack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,7 @@ class Session:
     def orphans(self, record: CellRecord) -> list[Path]:
         """Baselines beside that of `record` that no cell of the stack has any more."""
         stack, profile = self.options.stack, self.options.profile
-        names = {str(c) for c in stacks.cells(stack, "", profile, workloads=stack.workloads)}
+        names = {str(c) for c in cells_of(stack, "", profile, workloads=stack.workloads)}
         folder = baseline.path_of(self.options.baselines, record).parent
         return sorted(p for p in folder.glob("*.json") if p.name.split(".")[0] not in names)
 

@@ -14,12 +14,13 @@ import psutil
 import pytest
 
 from harness import stack as stacks
+from harness.cells import Cell, server_spec
 from harness.measure import Measurement
 from harness.plugin import DATA
 from harness.prompts import load
 from harness.records import CellName, CellRecord
 from harness.server import Server, running
-from harness.stack import Cell, Profile, Sampling, Stack
+from harness.stack import Profile, Sampling, Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +36,7 @@ def engine(
 ) -> Iterator[Server]:
     """A server for (drafter, k, mend), started once for all tests that want it, ended before the next."""
     drafter, k, mend = request.param
-    spec = stacks.server_spec(stack, drafter, k)
+    spec = server_spec(stack, drafter, k)
     with running(spec, folder=tmp_path_factory.mktemp("server"), say=print, mend=mend) as server:
         yield server
 

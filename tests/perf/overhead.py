@@ -46,6 +46,7 @@ from typing import Any, Self
 
 from tabulate import tabulate
 
+from harness.cells import Cell, ServerSpec, server_spec
 from harness.errors import BadInput, ServerFailed
 from harness.measure import Measurement
 from harness.metrics import settled
@@ -53,7 +54,7 @@ from harness.prompts import Prompt, load as load_prompts
 from harness.records import CellName
 from harness.server import Server, running
 from harness.speed import speed_of
-from harness.stack import Cell, Profile, ServerSpec, server_spec
+from harness.stack import Profile
 from tests import perf
 
 AIM = 0.99

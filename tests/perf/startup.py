@@ -40,9 +40,9 @@ import psutil
 from tabulate import tabulate
 
 from harness import supervisor
+from harness.cells import server_spec
 from harness.errors import ServerFailed
 from harness.server import Server, running
-from harness.stack import server_spec
 from tests import perf
 
 LOOK_S, SCAN_S = 0.02, 0.1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.cells import ServerSpec, canonical
 from harness.records import CellName, CellRecord, PromptRecord
-from harness.stack import ServerSpec, Target, canonical
+from harness.stack import Target
 
 
 def prompt_record(prompt: str = "instruct-001", **changes: Any) -> PromptRecord:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from harness import supervisor
+from harness.cells import ServerSpec, canonical
 from harness.errors import PortTaken, ServerFailed
 from harness.server import (
     attach,
@@ -25,7 +26,7 @@ from harness.server import (
     running,
     served_name,
 )
-from harness.stack import ServerSpec, Target, canonical
+from harness.stack import Target
 from tests.unit.fakes import FakeVllm, Reply, as_json, fake_vllm
 from tests.unit.making import server_spec
 
