@@ -99,10 +99,8 @@ def _embedded(name: str, *, say: Say, python: str) -> Path:
     if _intact(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_suffix(".lock"))
-    if not lock.is_locked:
-        say(f"draftgate: preparing {name} in {folder.parent} (once, half a minute)")
-    with lock:
+    say(f"draftgate: preparing {name} in {folder.parent} (once, half a minute)")
+    with FileLock(folder.with_suffix(".lock")):
         if not _intact(folder):  # another process may have made it while we waited
             _convert(name, known, folder, say=say, python=python)
     return folder
