@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # --no-deps: the locks are complete, and pip left to itself would add CUDA builds.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: bench test test-all lint audit setup clean
+.PHONY: bench test test-all lint setup clean
 
 setup: $(READY)
 
