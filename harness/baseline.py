@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.records import UNTIMED, CellName, CellRecord, PromptRecord, dump_cell, load, write_atomically
+from harness.records import UNTIMED, CellRecord, PromptRecord, dump_cell, load, write_atomically
 from harness.validity import countable
 
 ENOUGH_IN_COMMON = 0.9
@@ -220,8 +220,3 @@ def _environment_notes(old: CellRecord, new: CellRecord) -> list[str]:
 
 def _brief(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def same_place(a: CellName, b: CellName) -> bool:
-    """Same endpoint, language and workload: what two drafters are compared on."""
-    return (a.endpoint, a.language, a.workload) == (b.endpoint, b.language, b.workload)

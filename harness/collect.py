@@ -181,7 +181,7 @@ def match(base: Side, new: Side, *, across: Collection[str] = ()) -> Matches:
     if axes:
         for key in _levels(lambda e: str(_without(e.cell, axes))):
             join(list(left.values()), list(right.values()), key)
-    for key in _levels(lambda e: _place(_without(e.cell, axes))):
+    for key in _levels(lambda e: _without(e.cell, axes).place):
         join(_drafting(base.entries, key), _drafting(new.entries, key), key)
     if not pairs:
         raise BadInput(_nothing_in_common(base, new))
@@ -220,10 +220,6 @@ def _drafting(entries: Iterable[Entry], key: _Key) -> list[Entry]:
 
 def _without(cell: CellName, axes: Iterable[str]) -> CellName:
     return cell.model_copy(update=dict.fromkeys(axes, "*"))
-
-
-def _place(cell: CellName) -> tuple[str, str, str]:
-    return cell.endpoint, cell.language, cell.workload
 
 
 def _refuse_ambiguous(base: Side, new: Side, left: Iterable[Entry], right: Iterable[Entry]) -> None:

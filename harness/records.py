@@ -116,6 +116,11 @@ class CellName(Record):
     drafter: str
     k: int
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Endpoint, language and workload: what two drafters are compared on."""
+        return self.endpoint, self.language, self.workload
+
     def __str__(self) -> str:
         """`chat-zh-instruct-ngram-k4`; a drafter that drafts nothing has no k."""
         parts = [self.endpoint, self.language, self.workload, self.drafter]

@@ -54,10 +54,8 @@ def _padded(rates: Iterable[float | None], length: int) -> list[str]:
 
 def speed_up(cell: CellRecord, cells: Iterable[CellRecord]) -> float | None:
     """Aggregate tok/s over that of the same cell of `none` in the same run, if that was measured."""
-    where = (cell.cell.endpoint, cell.cell.language, cell.cell.workload)
     for other in cells:
-        same = (other.cell.endpoint, other.cell.language, other.cell.workload)
-        if other.cell.k == 0 and cell.cell.k and same == where:
+        if other.cell.k == 0 and cell.cell.k and other.cell.place == cell.cell.place:
             mine, base = speed_of(cell.prompts), speed_of(other.prompts)
             return mine.aggregate / base.aggregate if mine and base else None
     return None
