@@ -173,7 +173,9 @@ def resolve_speculative(spec: ServerSpec, *, target: str, say: Say) -> str | Non
 
 
 @contextlib.contextmanager
-def running(spec: ServerSpec, *, folder: Path, say: Say, mend: str = "1") -> Iterator[Server]:
+def running(
+    spec: ServerSpec, *, folder: Path, say: Say, mend: str = "1", locked: bool = True
+) -> Iterator[Server]:
     """Start a server, and stop it at the end whatever happens.
 
     Args:
@@ -181,6 +183,7 @@ def running(spec: ServerSpec, *, folder: Path, say: Say, mend: str = "1") -> Ite
         folder: its log goes there.
         say: told what takes long.
         mend: the engine plug-in's DRAFTGATE_MEND: `1` mends, `probe` only looks.
+        locked: a key of its own is needed to use it; without, anybody on this machine may.
 
     Raises:
         ServerFailed: it died or was not ready in time; the message quotes its reason.
@@ -201,13 +204,13 @@ def running(spec: ServerSpec, *, folder: Path, say: Say, mend: str = "1") -> Ite
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{spec.label}-{start_id}.log"
     report = folder / f"{spec.label}-{start_id}.mends.jsonl"
-    key = secrets.token_urlsafe(24)
+    key = secrets.token_urlsafe(24) if locked else NO_KEY
     environment = {
         **os.environ,
         "VLLM_NO_USAGE_STATS": "1",
         **({"HF_HUB_OFFLINE": "1"} if target.startswith("/") else {}),
         **dict(spec.env),
-        "VLLM_API_KEY": key,
+        **({"VLLM_API_KEY": key} if locked else {}),
         "DRAFTGATE_MEND": mend,
         "DRAFTGATE_MEND_REPORT": str(report),
     }

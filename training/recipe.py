@@ -1,0 +1,222 @@
+"""A recipe TOML -> `Recipe`: what a drafter is made from, and how. Clear errors for bad input."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import BadInput
+from harness.stack import Engine, Target, place
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Table):
+    """One source of prompts, and its share of the mix."""
+
+    kind: Literal["self", "template", "jsonl", "hub"]
+    """`self`: the target writes them itself, into an empty user turn; `template`: a TOML file of
+    templates and words; `jsonl`: a file with `text` or `messages`; `hub`: a data set by name."""
+    language: str = "en"
+    workload: str = "instruct"
+    weight: float = Field(gt=0)
+    """Its share of the prompts, against the other sources' weights."""
+    path: str | None = None
+    """For `template` and `jsonl`: relative to the recipe, or a name in training/prompts."""
+    dataset: str | None = None
+    """For `hub`: a data set's id."""
+    split: str = "train"
+    field: str = "prompt"
+    """For `hub`: the column that holds the prompt."""
+    temperature: float = Field(default=1.0, ge=0)
+    """For `self`: how prompts are sampled."""
+
+    @model_validator(mode="after")
+    def _named(self) -> Source:
+        if self.kind in {"template", "jsonl"} and not self.path:
+            raise ValueError(f"a source of kind {self.kind!r} needs a path")
+        if self.kind == "hub" and not self.dataset:
+            raise ValueError("a source of kind 'hub' needs a dataset")
+        return self
+
+
+class Prompts(_Table):
+    """How many prompts, from where."""
+
+    count: int = Field(gt=0)
+    sources: tuple[Source, ...] = Field(min_length=1)
+    seed: int = 0
+    max_characters: int = Field(default=2000, gt=0)
+    overlap_words: int = Field(default=8, gt=1)
+    """A prompt that shares a run of so many words with a benchmark prompt is dropped."""
+
+
+class Responses(_Table):
+    """The target's own answers, which the drafter learns to foresee."""
+
+    max_tokens: int = Field(default=512, gt=0)
+    temperatures: dict[str, float] = {"0.0": 1.0}
+    """Temperature -> share of the answers sampled so."""
+    concurrency: int = Field(default=256, gt=0)
+    seed: int = 0
+    drop_cut_off: bool = False
+    """Answers that ended at max_tokens are kept unless this is set; they are counted either way."""
+    drop_degenerate: bool = True
+    """Answers that loop, by the harness's own rule."""
+    keep_language: bool = False
+    """An answer to a Chinese prompt is kept only where it is Chinese itself."""
+    min_tokens: int = Field(default=8, gt=0)
+
+
+class Dataset(_Table):
+    """What the trainer reads."""
+
+    seq_length: int = Field(default=2048, gt=8)
+    draft_vocab_size: int | None = Field(default=8192, gt=0)
+    validation: float = Field(default=0.05, gt=0, lt=0.5)
+    """Share of the rows held out; the contract's held-out prompts are drawn from them."""
+
+
+class HiddenStates(_Table):
+    """How the target's hidden states reach the trainer."""
+
+    mode: Literal["ahead", "online"] = "ahead"
+    """`ahead`: extracted in the trainer's own order, many requests in flight, into `folder`, while the
+    trainer follows. `online`: the trainer's workers ask for each sample when they need it (its default;
+    here to be compared with)."""
+    layers: tuple[int, ...] | None = None
+    """The target's layers that the drafter sees; by default those that the trainer chooses."""
+    concurrency: int = Field(default=256, gt=0)
+    folder: str | None = None
+    """A RAM disk; /dev/shm where it is large enough, else the work folder."""
+    gpu_memory: float = Field(default=0.3, gt=0, lt=1)
+    """The server's share of the GPU's memory while server and trainer share it."""
+    max_missing: float = Field(default=0.01, ge=0, lt=1)
+    """More samples than this without hidden states end the stage."""
+    args: dict[str, Any] = {}
+    """More of vLLM's arguments for this server."""
+
+
+class Train(_Table):
+    """The trainer's settings, by its own names where they differ from it in nothing."""
+
+    algorithm: Literal["eagle3", "dflash", "peagle"] = "eagle3"
+    from_pretrained: str | None = None
+    """A drafter to start from: a folder, relative to the recipe."""
+    num_layers: int = Field(default=1, gt=0)
+    ttt_steps: int = Field(default=4, gt=0)
+    epochs: int = Field(default=1, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
+    total_seq_len: int = Field(default=8192, gt=8)
+    """Tokens of one packed step."""
+    seed: int = 42
+    checkpoint_steps: int = Field(default=200, gt=0)
+    keep_last: int = Field(default=2, gt=0)
+    patience: int | None = Field(default=None, gt=0)
+    """Epochs without a better validation loss after which it stops; None never stops early."""
+    max_empty: float = Field(default=0.01, ge=0, lt=1)
+    """More samples than this that reached a step empty end the training."""
+    max_steps: int | None = Field(default=None, gt=0)
+    num_workers: int = Field(default=6, ge=0)
+    log_steps: int = Field(default=10, gt=0)
+    gpus: int = Field(default=1, gt=0)
+    """More than one: through torchrun."""
+    args: dict[str, Any] = {}
+    """More of the trainer's own arguments, by their names."""
+
+
+class Check(_Table):
+    """How the drafter is measured once it is served."""
+
+    stack: str = "smollm2-cpu"
+    k: tuple[int, ...] = (4,)
+    profile: str = "gate"
+    prompts: int | None = Field(default=None, gt=0)
+    max_tokens: int | None = Field(default=None, gt=0)
+    held_out: int = Field(default=60, gt=0)
+    """Prompts of the training's own kind that the drafter has not seen."""
+
+
+class Recipe(_Table):
+    """From a target to a served, measured drafter."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    drafter: str = Field(pattern=r"^[a-z0-9][a-z0-9.]*$")
+    """The exported drafter's name, as a stack calls it."""
+    about: str = ""
+    target: Target
+    engine: Engine = Engine()
+    prompts: Prompts
+    responses: Responses = Responses()
+    dataset: Dataset = Dataset()
+    hidden_states: HiddenStates = HiddenStates()
+    train: Train = Train()
+    check: Check = Check()
+
+
+def find(name: str) -> Path:
+    """The file of a recipe given by name or by path.
+
+    Raises:
+        BadInput: there is none; the message lists those there are.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        return path
+    shipped = RECIPES / f"{path.stem if path.suffix == '.toml' else name}.toml"
+    if "/" not in name and shipped.is_file():
+        return shipped
+    known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+    raise BadInput(f"recipe {name}: no such file; there are: {known} (or give a path to a TOML file)")
+
+
+def load(path: Path) -> Recipe:
+    """Read and validate a recipe.
+
+    Raises:
+        BadInput: with file, line and key of the first thing that is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise BadInput(f"{path}: not TOML: {error}") from None
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        loc = tuple(str(part) for part in first["loc"])
+        raise BadInput(f"{path}, {place(text, loc)}: {first['msg']}") from None
+    return _anchored(recipe, path.parent.resolve())
+
+
+def _anchored(recipe: Recipe, folder: Path) -> Recipe:
+    """Relative paths of a recipe are relative to its file."""
+
+    def absolute(reference: str) -> str:
+        return str((folder / Path(reference).expanduser()).resolve())
+
+    updates: dict[str, Any] = {}
+    if recipe.target.model.startswith((".", "~")):
+        updates["target"] = recipe.target.model_copy(update={"model": absolute(recipe.target.model)})
+    if recipe.train.from_pretrained:
+        start = absolute(recipe.train.from_pretrained)
+        updates["train"] = recipe.train.model_copy(update={"from_pretrained": start})
+    sources = tuple(
+        s.model_copy(update={"path": absolute(s.path)}) if s.path and s.path.startswith((".", "~")) else s
+        for s in recipe.prompts.sources
+    )
+    updates["prompts"] = recipe.prompts.model_copy(update={"sources": sources})
+    return recipe.model_copy(update=updates)
