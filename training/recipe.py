@@ -109,7 +109,7 @@ class Train(_Table):
 
     algorithm: Literal["eagle3", "dflash", "peagle"] = "eagle3"
     from_pretrained: str | None = None
-    """A drafter to start from: a folder, relative to the recipe."""
+    """A drafter to start from: a hub id, or a folder, relative to the recipe."""
     num_layers: int = Field(default=1, gt=0)
     ttt_steps: int = Field(default=4, gt=0)
     epochs: int = Field(default=1, gt=0)
@@ -211,7 +211,7 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     updates: dict[str, Any] = {}
     if recipe.target.model.startswith((".", "~")):
         updates["target"] = recipe.target.model_copy(update={"model": absolute(recipe.target.model)})
-    if recipe.train.from_pretrained:
+    if recipe.train.from_pretrained and recipe.train.from_pretrained.startswith((".", "~", "/")):
         start = absolute(recipe.train.from_pretrained)
         updates["train"] = recipe.train.model_copy(update={"from_pretrained": start})
     sources = tuple(

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("speculators")
+
+from safetensors.torch import save_file  # noqa: E402
+from speculators.train.distributed_batch_sampler import MultipackDistributedBatchSamplerV2  # noqa: E402
+
+from training import recipe as recipes  # noqa: E402
+from training.hidden_states import check, finished, roomy, trainers_order  # noqa: E402
+from training.transfer import ENDED, MISSING, AheadTransfer  # noqa: E402
+
+RECIPE = recipes.load(recipes.find("smoke-cpu"))
+
+
+def sample(path: Path, tokens: int) -> Path:
+    states = torch.zeros(tokens, 4, 8, dtype=torch.bfloat16)
+    save_file({"hidden_states": states, "token_ids": torch.arange(tokens)}, path)
+    return path
+
+
+def test_the_order_is_the_one_in_which_the_trainer_asks() -> None:
+    lengths = [30 + 7 * (i % 13) for i in range(50)]
+    order = trainers_order(lengths, split=40, recipe=RECIPE)
+    assert sorted(order) == list(range(50))
+    sampler = MultipackDistributedBatchSamplerV2(
+        RECIPE.train.total_seq_len, lengths[:40], num_replicas=1, rank=0, seed=RECIPE.train.seed
+    )
+    asked = [int(row) for batch in sampler for row in batch]
+    assert order[: len(asked)] == asked
+    assert set(order[40:]) == set(range(40, 50))
+
+
+def test_a_whole_file_passes(tmp_path: Path) -> None:
+    check(sample(tmp_path / "hs_0.safetensors", 5), tokens=5)
+
+
+def test_a_file_of_another_sample_does_not(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="5 tokens, not 6"):
+        check(sample(tmp_path / "hs_0.safetensors", 5), tokens=6)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 40, -1])
+def test_a_file_that_was_cut_off_does_not(tmp_path: Path, keep: int) -> None:
+    path = sample(tmp_path / "hs_0.safetensors", 5)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError):  # noqa: PT011 - the header's own error, or ours
+        check(path, tokens=5)
+
+
+def test_what_is_no_safetensors_file_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "hs_0.safetensors"
+    path.write_bytes(struct.pack("<Q", 1 << 40) + b"x" * 64)
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        check(path, tokens=5)
+
+
+def test_the_trainer_waits_for_a_file_that_comes(tmp_path: Path) -> None:
+    def later() -> None:
+        time.sleep(0.1)
+        sample(tmp_path / "part", 5).rename(tmp_path / "hs_3.safetensors")
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    found = AheadTransfer(tmp_path, patience_s=30).get_cached(3)
+    thread.join()
+    assert found is not None
+    assert found["token_ids"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_trainer_does_not_wait_for_one_that_was_lost(tmp_path: Path) -> None:
+    (tmp_path / f"hs_3{MISSING}").touch()
+    assert AheadTransfer(tmp_path, patience_s=30).get_cached(3) is None
+
+
+def test_nor_after_the_end(tmp_path: Path) -> None:
+    sample(tmp_path / "hs_1.safetensors", 2)
+    finished(tmp_path, ended=True)
+    waiting = AheadTransfer(tmp_path, patience_s=30)
+    assert waiting.get_cached(0) is None
+    assert waiting.get_cached(1) is not None
+
+
+def test_nor_for_ever(tmp_path: Path) -> None:
+    assert AheadTransfer(tmp_path, patience_s=0.05).get_cached(0) is None
+
+
+def test_a_new_try_asks_again_for_what_was_lost(tmp_path: Path) -> None:
+    (tmp_path / f"hs_3{MISSING}").touch()
+    finished(tmp_path, ended=True)
+    finished(tmp_path, ended=False)
+    assert not (tmp_path / ENDED).exists()
+    assert not list(tmp_path.glob(f"*{MISSING}"))
+
+
+def test_room_is_looked_for_where_the_recipe_says(tmp_path: Path) -> None:
+    place, free = roomy(1, given=str(tmp_path), work=tmp_path / "work")
+    assert place == tmp_path
+    assert free > 0
+
+
+def test_without_room_anywhere_the_last_place_is_named(tmp_path: Path) -> None:
+    place, free = roomy(1 << 60, given=None, work=tmp_path)
+    assert place == tmp_path
+    assert free < 1 << 60

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import BadInput
+from training import recipe as recipes, stages
+from training.engines import Engines
+from training.recipe import Recipe
+from training.stages import Context, Stage
+
+
+class Kitchen:
+    """Two stages that note when they are done."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.fail: str | None = None
+
+    def stage(self, name: str, inputs: Any) -> Stage:
+        def run(context: Context) -> dict[str, Any]:
+            (context.folder / "half").write_text("half")
+            if self.fail == name:
+                raise KeyboardInterrupt
+            self.done.append(name)
+            return {"upstream": sorted(context.upstream)}
+
+        return Stage(name=name, version=1, inputs=inputs, run=run)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (self.stage("first", lambda r: r.prompts.count), self.stage("second", lambda r: r.train.lr))
+
+
+@pytest.fixture
+def kitchen() -> Kitchen:
+    return Kitchen()
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Context:
+    recipe = recipes.load(recipes.find("smoke-cpu"))
+    return Context(
+        recipe=recipe,
+        work=tmp_path,
+        engines=Engines(tmp_path / "servers", lambda _: None),
+        say=lambda _: None,
+    )
+
+
+def changed(base: Context, **train: Any) -> Context:
+    recipe: Recipe = base.recipe
+    return dataclasses.replace(
+        base, recipe=recipe.model_copy(update={"train": recipe.train.model_copy(update=train)})
+    )
+
+
+def test_all_once_then_nothing(kitchen: Kitchen, base: Context) -> None:
+    records = stages.carry_out(kitchen.stages, base)
+    assert kitchen.done == ["first", "second"]
+    assert records["second"]["counts"] == {"upstream": ["first"]}
+    assert stages.carry_out(kitchen.stages, base) == records
+    assert kitchen.done == ["first", "second"]
+
+
+def test_a_change_redoes_that_stage_and_those_after_it(kitchen: Kitchen, base: Context) -> None:
+    stages.carry_out(kitchen.stages, base)
+    stages.carry_out(kitchen.stages, changed(base, lr=0.5))
+    assert kitchen.done == ["first", "second", "second"]
+    more = base.recipe.prompts.model_copy(update={"count": 1})
+    other = dataclasses.replace(base, recipe=base.recipe.model_copy(update={"prompts": more}))
+    stages.carry_out(kitchen.stages, other)
+    assert kitchen.done[3:] == ["first", "second"]
+
+
+def test_recipes_that_agree_share_a_stage(kitchen: Kitchen, base: Context) -> None:
+    mine, other = (stages.plan(c.recipe, kitchen.stages, base.work) for c in (base, changed(base, lr=0.5)))
+    assert mine[0].folder == other[0].folder
+    assert mine[1].folder != other[1].folder
+
+
+def test_a_stage_that_was_cut_off_is_not_done(kitchen: Kitchen, base: Context) -> None:
+    kitchen.fail = "second"
+    with pytest.raises(KeyboardInterrupt):
+        stages.carry_out(kitchen.stages, base)
+    kitchen.fail = None
+    stages.carry_out(kitchen.stages, base)
+    assert kitchen.done == ["first", "second"]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"schema": 9}'])
+def test_a_record_that_cannot_be_read_counts_for_nothing(kitchen: Kitchen, base: Context, text: str) -> None:
+    stages.carry_out(kitchen.stages, base)
+    planned = stages.plan(base.recipe, kitchen.stages, base.work)
+    (planned[0].folder / stages.DONE).write_text(text)
+    stages.carry_out(kitchen.stages, base)
+    assert kitchen.done == ["first", "second", "first"]
+
+
+def test_only_one_stage(kitchen: Kitchen, base: Context) -> None:
+    with pytest.raises(BadInput, match="first is not done yet"):
+        stages.carry_out(kitchen.stages, base, only="second")
+    stages.carry_out(kitchen.stages, base, only="first")
+    assert kitchen.done == ["first"]
+    stages.carry_out(kitchen.stages, base, only="second")
+    assert kitchen.done == ["first", "second"]
+
+
+def test_from_a_stage_on_again(kitchen: Kitchen, base: Context) -> None:
+    stages.carry_out(kitchen.stages, base)
+    stages.carry_out(kitchen.stages, base, start="second")
+    assert kitchen.done == ["first", "second", "second"]
+    stages.carry_out(kitchen.stages, base, start="first")
+    assert kitchen.done[3:] == ["first", "second"]
+
+
+@pytest.mark.parametrize("how", ["only", "start"])
+def test_an_unknown_stage_names_those_there_are(kitchen: Kitchen, base: Context, how: str) -> None:
+    with pytest.raises(BadInput, match="unknown stage 'third'; there are: first, second"):
+        stages.carry_out(kitchen.stages, base, **{how: "third"})
+
+
+def test_the_record_says_what_it_was_made_from(kitchen: Kitchen, base: Context) -> None:
+    stages.carry_out(kitchen.stages, base)
+    first, second = stages.plan(base.recipe, kitchen.stages, base.work)
+    record = json.loads((second.folder / stages.DONE).read_text())
+    assert record["inputs"] == base.recipe.train.lr
+    assert record["upstream"] == {"first": first.folder.name}

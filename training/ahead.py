@@ -1,0 +1,127 @@
+"""Extraction that runs ahead of the trainer, through stalls of the server."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness.cells import ServerSpec
+from harness.models import Say
+from harness.server import Server
+from harness.watchdog import Guard, guarded
+from training import metrics
+from training.engines import Engines
+from training.errors import TrainingFailed
+from training.hidden_states import Extractor, Gone, Progress
+
+STALLS = 3
+"""The server is started again after a stall; the third one ends the stage."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Ahead:
+    """All rows' hidden states, in the trainer's order, while the trainer follows."""
+
+    rows: Callable[[int], Sequence[int]]
+    order: list[int]
+    folder: Path
+    spec: ServerSpec
+    engines: Engines
+    trainer: subprocess.Popen[bytes]
+    metrics_file: Path
+    progress: Progress
+    concurrency: int
+    max_missing: float
+    stall_seconds: float
+    say: Say
+    server_s: float = 0.0
+    """Until the first server was ready."""
+    seconds: float = 0.0
+    """Spent extracting."""
+    stalls: int = 0
+
+    def run(self) -> None:
+        """Extract until all is there or the trainer has ended; both may be.
+
+        Raises:
+            TrainingFailed: more samples than allowed got no hidden states, or the third stall.
+        """
+        began = time.monotonic()
+        while True:
+            server = self.engines.get(self.spec)
+            self.server_s = self.server_s or time.monotonic() - began
+            why = self._once(server)
+            self._complain(server)
+            if self.trainer.poll() is not None or self.progress.done >= self.progress.wanted:
+                return
+            self.stalls += 1
+            self.engines.drop()
+            if self.stalls == STALLS:
+                raise TrainingFailed(
+                    f"the server stalled {STALLS} times while it extracted hidden states: {why}; its log is "
+                    f"{server.log}; run the same command to go on with the {self._left()} rows that are left"
+                )
+            self.say(f"the server stalled ({self.stalls} of {STALLS}): {why}; evidence beside {server.log}")
+
+    def _left(self) -> int:
+        return self.progress.wanted - self.progress.done
+
+    def _complain(self, server: Server) -> None:
+        told = self.progress
+        if told.missing > self.max_missing * told.wanted:
+            raise TrainingFailed(
+                f"{told.missing} of {told.wanted} samples got no hidden states; the recipe allows "
+                f"{self.max_missing:.1%} (hidden_states.max_missing); the server's log is {server.log}"
+            )
+
+    def _once(self, server: Server) -> str:
+        """With one server until it stalls or all is done; why it stopped."""
+        told, halt, gone = self.progress, threading.Event(), []
+        told.done = told.kept = 0
+        start = time.monotonic()
+        with guarded(server, stall_seconds=self.stall_seconds, in_flight=lambda: told.in_flight) as guard:
+
+            def work() -> None:
+                try:
+                    self._extractor(server, halt, guard).run(self.order)
+                except Gone as error:
+                    gone.append(str(error))
+
+            thread = threading.Thread(target=work, name="extraction")
+            thread.start()
+            try:
+                while thread.is_alive():
+                    thread.join(0.5)
+                    self._show(time.monotonic() - start)
+                    lost = told.missing > self.max_missing * told.wanted
+                    if lost or self.trainer.poll() is not None:
+                        halt.set()
+            finally:
+                halt.set()
+                thread.join()
+        self.seconds += time.monotonic() - start
+        return str(guard.stalled or (gone[0] if gone else "it ended"))
+
+    def _extractor(self, server: Server, halt: threading.Event, guard: Guard) -> Extractor:
+        return Extractor(
+            rows=self.rows,
+            server=server,
+            folder=self.folder,
+            concurrency=self.concurrency,
+            progress=self.progress,
+            stop=lambda: halt.is_set() or guard.stalled is not None,
+        )
+
+    def _show(self, seconds: float) -> None:
+        told = self.progress
+        rate = (told.done - told.kept) / seconds if seconds else 0.0
+        left = self._left() / rate if rate else math.nan
+        self.say(
+            f"\rhidden states {told.done}/{told.wanted}, {rate:.0f}/s, {left:.0f} s left; "
+            f"{metrics.last_line(self.metrics_file)}"
+        )

@@ -1,0 +1,206 @@
+"""speculators' trainer in a process of its own, with what a night alone asks for.
+
+    python -m training.trainer SETTINGS.json       (or through torchrun)
+
+Added to it: checkpoints by step that are complete or not there, the best kept, early stop, a stop at a loss
+that is not finite, samples that arrived empty counted and fatal past a limit, and the time spent waiting.
+How it ended is written to `outcome.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from hs_connectors import HiddenStatesBackend
+from speculators.train import cli, trainer
+from speculators.train.config import TrainConfig
+from speculators.train.distributed import get_rank
+
+from harness.records import write_atomically
+from training import cpu_shim
+from training.checkpoints import Checkpoints, Step
+from training.transfer import AheadBackend
+
+
+class Stop(Exception):  # noqa: N818 - not all are errors
+    """Training ends here; `kind` says how, the text why."""
+
+    def __init__(self, kind: str, why: str) -> None:
+        super().__init__(why)
+        self.kind = kind
+
+
+class Waiting(trainer.BatchRecoveryCoordinator):  # type: ignore[misc]
+    """Sees every batch as it arrives: the time it took to come, and the samples that did not."""
+
+    samples = 0
+    empty_samples = 0
+    empty_steps = 0
+    waited_s = 0.0
+    idle_since = 0.0
+    limit = 1.0
+
+    def consume(self, batch: dict[str, Any], *, synchronize: bool = False) -> None:
+        """Count, then do what speculators does."""
+        if self.phase == "training":
+            mine = Waiting
+            if mine.idle_since:
+                mine.waited_s += time.perf_counter() - mine.idle_since
+            arrived = int(batch["document_ids"].max()) + 1
+            lost = int(batch["error_records"])
+            nothing = lost > 0 and not bool(batch["loss_mask"].any())
+            mine.samples += lost + (0 if nothing else arrived)
+            mine.empty_samples += lost
+            mine.empty_steps += nothing
+            if mine.samples >= 100 and mine.empty_samples > mine.limit * mine.samples:  # noqa: PLR2004
+                share = mine.empty_samples / mine.samples
+                raise Stop(
+                    "empty",
+                    f"{mine.empty_samples} of {mine.samples} samples ({share:.1%}) had no hidden states; "
+                    f"the recipe allows {mine.limit:.1%} (train.max_empty)",
+                )
+        super().consume(batch, synchronize=synchronize)
+
+
+class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
+    """Saves by step, keeps the best, stops when there is reason to."""
+
+    settings: dict[str, Any] = {}  # noqa: RUF012 - set once, before the only instance is made
+    interrupted = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._store = Checkpoints(Path(self.settings["checkpoints"]), keep_last=self.settings["keep_last"])
+        self._newest: Step | None = None
+        self._losses: list[torch.Tensor] = []
+        super().__init__(*args, **kwargs)
+        self.model.register_forward_hook(self._saw)
+        if get_rank() == 0:
+            logging.getLogger("speculators.metrics").addHandler(_Lines(Path(self.settings["metrics"])))
+
+    def _saw(self, _module: Any, _args: Any, outcome: Any) -> None:
+        self._losses = [*self._losses[-99:], outcome[1].detach()]
+
+    def train_epoch(self, epoch: int, *, step_callback: Any = None) -> None:
+        """One epoch; `step_callback` is ours."""
+        del step_callback
+        skipped = self._resume_local_step if epoch == self.current_epoch else 0
+        self._epoch, self._epoch_base = epoch, self.global_step - skipped
+        Waiting.idle_since = time.perf_counter()
+        super().train_epoch(epoch, step_callback=self._stepped)
+        Waiting.idle_since = 0.0
+
+    def _stepped(self) -> None:
+        if self.global_step % self.config.log_freq == 0:
+            self._check_losses()
+        if self.global_step % self.settings["checkpoint_steps"] == 0:
+            self._save(self._epoch, self.global_step - self._epoch_base)
+        Waiting.idle_since = time.perf_counter()
+
+    def _check_losses(self) -> None:
+        if self._losses and not bool(torch.isfinite(torch.stack(self._losses)).all()):
+            raise Stop("diverged", f"the loss is not finite at step {self.global_step}")
+        self._losses = []
+
+    def _save(self, epoch: int, local_step: int) -> None:
+        """Whole precision, unlike speculators' own call, which rounds weights and optimizer to bf16."""
+        self._check_losses()
+        finite = all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
+        if not finite:
+            raise Stop("diverged", f"the weights are not finite at step {self.global_step}")
+        self.checkpointer.save_checkpoint(self.model, self.optimizers, ".saving", float_dtype=torch.float32)
+        if self.schedulers:
+            self.checkpointer.save_scheduler_state_dict(self.schedulers, ".saving")
+        if get_rank() == 0:
+            self._newest = self._store.keep(
+                self.checkpointer.path / ".saving",
+                epoch=epoch,
+                local_step=local_step,
+                global_step=self.global_step,
+            )
+
+    def maybe_save_checkpoint(self, epoch: int | str, local_step: int = 0) -> None:
+        """At an epoch's end, and when interrupted."""
+        if epoch == "interrupted":
+            SteppedTrainer.interrupted = True
+            self._save(self._epoch, self.global_step - self._epoch_base)
+        else:
+            self._save(int(epoch), local_step)
+
+    def maybe_update_best(self, epoch: int, val_metrics: dict[str, float] | None) -> None:
+        """After a validation: crown, go on, or stop early."""
+        if val_metrics is None or self._newest is None:
+            return
+        loss = val_metrics["loss_epoch"]
+        if not math.isfinite(loss):
+            raise Stop("diverged", f"the validation loss is not finite after epoch {epoch + 1}")
+        best = self._store.best_loss()
+        if best is None or loss < best[0]:
+            self._store.crown(self._newest, {**val_metrics, "loss_epoch": loss})
+            best = (loss, epoch)
+        patience = self.settings["patience"]
+        if patience and epoch - best[1] >= patience:
+            raise Stop("early", f"no better validation loss for {patience} epochs")
+        if self.config.max_steps and self.global_step >= self.config.max_steps:
+            # speculators would run one step of every further epoch
+            raise Stop("done", f"max_steps = {self.config.max_steps} reached")
+
+
+class _Lines(logging.Handler):
+    """speculators' metrics, a JSON line each."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not isinstance(record.msg, dict):
+            return
+        counts = {
+            "step": getattr(record, "step", None),
+            "at": time.time(),
+            "waited_s": round(Waiting.waited_s, 3),
+            "samples": Waiting.samples,
+            "empty_samples": Waiting.empty_samples,
+            "empty_steps": Waiting.empty_steps,
+        }
+        with self._path.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({**record.msg, **counts}, default=float) + "\n")
+
+
+def main(settings_file: Path) -> int:
+    """Train as `settings_file` says; 0 where there is a drafter to export at the end."""
+    settings = json.loads(settings_file.read_text(encoding="utf-8"))
+    if settings["device"] == "cpu":
+        cpu_shim.install()
+    elif settings["gpu_memory"]:
+        torch.cuda.set_per_process_memory_fraction(settings["gpu_memory"])
+    Waiting.limit = settings["max_empty"]
+    SteppedTrainer.settings = settings
+    trainer.BatchRecoveryCoordinator = Waiting
+    trainer.tqdm = lambda batches, **_: batches  # our own progress is read from the metrics
+    cli.Trainer = SteppedTrainer
+    if settings["ahead"]:
+        HiddenStatesBackend.registry["file"] = AheadBackend
+    kind, why = "done", "all epochs done"
+    try:
+        cli.main(TrainConfig.resolve(settings["arguments"]))
+    except Stop as stop:
+        kind, why = stop.kind, str(stop)
+    if SteppedTrainer.interrupted:
+        kind, why = "interrupted", "interrupted"
+    good = Checkpoints(Path(settings["checkpoints"]), keep_last=settings["keep_last"]).steps()
+    outcome = {"kind": kind, "why": why, "last_good": good[-1].path.name if good else None}
+    if get_rank() == 0:
+        write_atomically(Path(settings["outcome"]), json.dumps(outcome))
+    return 0 if kind in {"done", "early"} else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

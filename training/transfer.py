@@ -1,0 +1,47 @@
+"""Hidden states that are extracted ahead of the trainer: it waits for a file instead of asking for it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from hs_connectors.transfer import FileBackend, FileTransfer
+
+ENDED = "extraction-ended"
+"""In the folder once no further file will come."""
+MISSING = ".missing"
+"""In place of `.safetensors` where a sample could not be had."""
+
+
+class AheadTransfer(FileTransfer):  # type: ignore[misc]
+    """Samples from a folder that another process is filling."""
+
+    def __init__(self, folder: Path, patience_s: float) -> None:
+        super().__init__(folder)
+        self._patience_s = patience_s
+
+    def get_cached(self, file_idx: int) -> dict[str, Any] | None:
+        """The sample, or None where it never came: an empty sample, which the trainer counts."""
+        path = self.hidden_states_path / f"hs_{file_idx}.safetensors"
+        lost = (path.with_suffix(MISSING), self.hidden_states_path / ENDED)
+        deadline = time.monotonic() + self._patience_s
+        while not path.exists():
+            if any(sign.exists() for sign in lost) and not path.exists():
+                return None
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.005)
+        loaded: dict[str, Any] = super().get_cached(file_idx)
+        return loaded
+
+
+class AheadBackend(FileBackend):  # type: ignore[misc]
+    """speculators' `file` backend with `AheadTransfer` in it."""
+
+    patience_s = 3600.0
+
+    @staticmethod
+    def from_train_args(args: Any, data_path: str) -> AheadTransfer:  # noqa: ARG004
+        """What the trainer's data loader reads from."""
+        return AheadTransfer(Path(args.hidden_states_path), AheadBackend.patience_s)
