@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,11 +179,15 @@ def find(name: str) -> Path:
     raise BadInput(f"recipe {name}: no such file; there are: {known} (or give a path to a TOML file)")
 
 
-def load(path: Path) -> Recipe:
+def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe.
 
+    Args:
+        path: a TOML file.
+        changes: single values in place of the file's, like `train.epochs=2`.
+
     Raises:
-        BadInput: with file, line and key of the first thing that is wrong.
+        BadInput: with file, line and key of the first thing that is wrong, or with the change that is.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -193,13 +198,35 @@ def load(path: Path) -> Recipe:
         raise BadInput(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise BadInput(f"{path}: not TOML: {error}") from None
+    for change in changes:
+        _change(data, change)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # A key that is unknown explains one that is missing.
+        found = error.errors(include_url=False)
+        first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
         loc = tuple(str(part) for part in first["loc"])
         raise BadInput(f"{path}, {place(text, loc)}: {first['msg']}") from None
     return _anchored(recipe, path.parent.resolve())
+
+
+def _change(data: dict[str, Any], change: str) -> None:
+    """Set one value: `train.epochs=2`, `drafter=eagle3once`."""
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise BadInput(f"--set {change}: not of the form KEY=VALUE, like train.epochs=2")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except ValueError:
+        value = text.strip()  # a bare word
+    *tables, last = (part.strip() for part in key.split("."))
+    at = data
+    for table in tables:
+        at = at.setdefault(table, {})
+        if not isinstance(at, dict):
+            raise BadInput(f"--set {change}: {table} is no table of a recipe")
+    at[last] = value
 
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:

@@ -1,0 +1,133 @@
+"""The wall time from a data set to trained weights: hidden states ahead of the trainer, and its own default.
+
+    python -m tests.perf.extraction RECIPE --work DIR [--epochs 2] [--set KEY=VALUE ...]
+
+Both train the same drafter on the same data, on the same device, one after the other, each with a server of
+its own; the default is speculators' as it comes: 12 loader workers, each asking for one sample when it needs
+it. Times count from the server that answers to the last checkpoint, and with the server's start beside it.
+Before that, the default's way is taken apart for some samples: how long a request takes, how long the lock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from training import recipe as recipes, stages, train
+from training.__main__ import speaker
+from training.engines import Engines, base_spec, is_cpu
+from training.hidden_states import server_spec
+from training.pipeline import STAGES
+from training.stages import Context
+
+SAMPLES = 60
+
+
+def apart(context: Context) -> dict[str, float]:
+    """Median milliseconds of one sample's request and of the wait for its file, one in flight."""
+    import datasets  # noqa: PLC0415
+    import openai  # noqa: PLC0415
+    from hs_connectors.transfer import FileTransfer  # noqa: PLC0415
+    from speculators.data_generation.vllm_client import generate_hidden_states  # noqa: PLC0415
+
+    rows = datasets.load_from_disk(str(context.upstream["dataset"] / "data")).with_format(None)
+    base, target = base_spec(context.recipe, say=context.say, python=sys.executable)
+    folder = context.folder / "apart"
+    folder.mkdir(parents=True, exist_ok=True)
+    cpu = is_cpu(context.recipe, sys.executable)
+    spec = server_spec(context.recipe, base, target=target, folder=folder, cpu=cpu, shared=True)
+    server = context.engines.get(spec)
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0)
+    transfer = FileTransfer(folder)
+    asked, waited = [], []
+    for row in range(min(SAMPLES, len(rows))):
+        began = time.perf_counter()
+        item: Any = {"input_ids": rows[row]["input_ids"]}
+        handle, params = generate_hidden_states(client, server.model, item, timeout=60)
+        between = time.perf_counter()
+        transfer.get_generated(params)
+        transfer.delete(handle)
+        asked.append(between - began)
+        waited.append(time.perf_counter() - between)
+    context.engines.drop()
+    shutil.rmtree(folder)
+    return {
+        "request_ms": 1000 * statistics.median(asked),
+        "file_ms": 1000 * statistics.median(waited),
+        "file_over_90_ms": sum(w > 0.09 for w in waited) / len(waited),
+    }
+
+
+def once(context: Context, mode: str, folder: Path) -> dict[str, Any]:
+    """One training in one mode; its report."""
+    states = context.recipe.hidden_states.model_copy(update={"mode": mode})
+    workers = {"num_workers": 12} if mode == "online" else {}
+    settings = context.recipe.train.model_copy(update=workers)
+    recipe = context.recipe.model_copy(update={"hidden_states": states, "train": settings})
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    mine = Context(
+        recipe=recipe,
+        work=context.work,
+        engines=context.engines,
+        say=context.say,
+        folder=folder,
+        upstream=context.upstream,
+    )
+    report = train.run(mine)
+    context.engines.drop()
+    return report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--work", type=Path, default=Path("results/training"))
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--modes", nargs="+", default=["ahead", "online"])
+    parser.add_argument("--set", dest="changes", action="append", default=[])
+    options = parser.parse_args(argv)
+    changes = [*options.changes, f"train.epochs={options.epochs}"]
+    recipe = recipes.load(recipes.find(options.recipe), changes)
+    say = speaker(options.work / "extraction.log")
+    engines = Engines(options.work / "servers", say)
+    base = Context(recipe=recipe, work=options.work, engines=engines, say=say)
+    try:
+        stages.carry_out(STAGES[:3], base)  # up to the data set
+        base.upstream |= {p.stage.name: p.folder for p in stages.plan(recipe, STAGES, options.work)[:3]}
+        base.folder = options.work / "extraction"
+        parts = apart(base)
+        reports = {mode: once(base, mode, base.folder / mode) for mode in options.modes}
+    finally:
+        engines.drop()
+    rows = []
+    for mode, told in reports.items():
+        times = told["times"]
+        validation = told["validation"] or {}
+        ready = times["total_s"] - times["server_ready_s"]
+        waited = told["fetch_frac"]
+        rate = told["extraction"]["samples_per_s"]
+        rows.append(
+            [mode, told["steps"], ready, times["total_s"], waited, rate, validation.get("loss")]
+            + [f"{100 * a:.1f}" for a in validation.get("full_acc", [])]
+        )
+    print(f"one sample, one request in flight: {json.dumps({k: round(v, 3) for k, v in parts.items()})}")
+    head = ["mode", "steps", "s from ready", "s in all", "fetch_frac", "extracted/s", "validation loss"]
+    print(tabulate(rows, headers=[*head, *(f"acc {i} %" for i in range(8))], floatfmt=".3f"))
+    if len(rows) == 2:
+        print(f"{rows[1][2] / rows[0][2]:.2f} x from ready, {rows[1][3] / rows[0][3]:.2f} x in all")
+    (options.work / "extraction.json").write_text(json.dumps({"apart": parts, **reports}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import BadInput
+from training import recipe as recipes
+
+SHIPPED = sorted(recipes.RECIPES.glob("*.toml"))
+PLAIN = """schema = 1
+name = "mine"
+drafter = "mine"
+[target]
+model = "embedded:smollm2-135m-instruct"
+[prompts]
+count = 10
+[[prompts.sources]]
+kind = "self"
+weight = 1
+"""
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(PLAIN)
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    assert recipes.load(path).name == path.stem
+
+
+def test_shipped_drafters_have_names_of_their_own() -> None:
+    names = [recipes.load(path).drafter for path in SHIPPED]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("count = 10", "cuont = 10", "line 7, key prompts.cuont: Extra inputs are not permitted"),
+        ("count = 10", "count = 0", "line 7, key prompts.count: Input should be greater than 0"),
+        ('kind = "self"', 'kind = "magic"', "key prompts.sources.0.kind"),
+        ('kind = "self"', 'kind = "jsonl"', "a source of kind 'jsonl' needs a path"),
+        ('kind = "self"', 'kind = "hub"', "a source of kind 'hub' needs a dataset"),
+        ('drafter = "mine"', 'drafter = "Mine!"', "line 3, key drafter"),
+        ("schema = 1", "schema = 2", "line 1, key schema"),
+        ("[target]", "[target", "not TOML"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(plain: Path, old: str, new: str, says: str) -> None:
+    plain.write_text(PLAIN.replace(old, new))
+    with pytest.raises(BadInput) as caught:
+        recipes.load(plain)
+    assert says in str(caught.value)
+    assert str(plain) in str(caught.value)
+
+
+def test_an_unknown_recipe_names_those_there_are() -> None:
+    with pytest.raises(BadInput, match=r"there are: .*smoke-cpu"):
+        recipes.find("nonsense")
+
+
+def test_a_recipe_by_name_and_by_path(plain: Path) -> None:
+    assert recipes.find("smoke-cpu") == recipes.RECIPES / "smoke-cpu.toml"
+    assert recipes.find(str(plain)) == plain
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such file"):
+        recipes.find(str(tmp_path / "none.toml"))
+
+
+def test_single_values_can_be_changed(plain: Path) -> None:
+    changes = ["train.epochs=3", "drafter=other", 'responses.temperatures={ "0.7" = 1 }']
+    recipe = recipes.load(plain, changes)
+    assert recipe.train.epochs == 3
+    assert recipe.drafter == "other"
+    assert recipe.responses.temperatures == {"0.7": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("epochs", "not of the form KEY=VALUE"),
+        ("=3", "not of the form KEY=VALUE"),
+        ("name.epochs=3", "name is no table"),
+        ("train.epoch=3", "key train.epoch: Extra inputs"),
+    ],
+)
+def test_a_change_that_makes_no_sense(plain: Path, change: str, says: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        recipes.load(plain, [change])
+    assert says in str(caught.value)
+
+
+def test_paths_are_relative_to_the_recipe(plain: Path) -> None:
+    text = PLAIN.replace('kind = "self"', 'kind = "jsonl"\npath = "./mine.jsonl"')
+    plain.write_text(text + '[train]\nfrom_pretrained = "./drafter"\n')
+    recipe = recipes.load(plain)
+    assert recipe.prompts.sources[0].path == str(plain.parent / "mine.jsonl")
+    assert recipe.train.from_pretrained == str(plain.parent / "drafter")
+
+
+def test_a_hub_id_stays_one(plain: Path) -> None:
+    plain.write_text(PLAIN + '[train]\nfrom_pretrained = "org/drafter"\n')
+    assert recipes.load(plain).train.from_pretrained == "org/drafter"

@@ -1,0 +1,113 @@
+"""python -m training run RECIPE.toml: from a target to a served, measured drafter."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import DraftgateError
+from harness.models import Say
+from training import recipe as recipes, stages
+from training.engines import Engines
+from training.pipeline import STAGES, outlook
+
+INVALID, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code: 0 done, 1 a stage failed, 2 bad input, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(words)
+    names = ", ".join(stage.name for stage in STAGES)
+    try:
+        recipe = recipes.load(recipes.find(options.recipe), options.changes)
+        say = speaker(options.work / f"{recipe.name}.log")
+        if options.dry_run:
+            sys.stdout.write(outlook(recipe, options.work) + "\n")
+            return 0
+        say(f"recipe {recipe.name}: {recipe.about} (stages: {names})")
+        base = stages.Context(
+            recipe=recipe,
+            work=options.work,
+            engines=Engines(options.work / "servers", say),
+            say=say,
+            stall_seconds=options.stall_seconds,
+            keep_hidden_states=options.keep_hidden_states,
+        )
+        try:
+            stages.carry_out(STAGES, base, only=options.only, start=options.start)
+        finally:
+            base.engines.drop()
+    except KeyboardInterrupt:
+        again = shlex.join(["python", "-m", "training", *words])
+        sys.stderr.write(f"\ntraining: interrupted; what is done is kept. To go on: {again}\n")
+        return INTERRUPTED
+    except DraftgateError as error:
+        sys.stderr.write(f"\ntraining: {error}\n")
+        return INVALID if type(error).__name__.startswith("Bad") else 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description="Make drafters from recipes.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    run = commands.add_parser("run", help="carry out a recipe", description="Carry out a recipe.")
+    run.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of one in training/recipes")
+    run.add_argument(
+        "--work", type=Path, default=Path("results/training"), help="all folders go there (%(default)s)"
+    )
+    run.add_argument(
+        "--set",
+        dest="changes",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="one value in place of the recipe's, like train.epochs=2; may be given again",
+    )
+    run.add_argument("--only", metavar="STAGE", help="this stage alone; those before it must be done")
+    run.add_argument("--from", dest="start", metavar="STAGE", help="this stage and all after it, done or not")
+    run.add_argument("--dry-run", action="store_true", help="say what would be done, and how much")
+    run.add_argument(
+        "--stall-seconds",
+        type=float,
+        default=180,
+        help="a server that works on nothing for so long is started again (%(default)s)",
+    )
+    run.add_argument(
+        "--keep-hidden-states", action="store_true", help="leave them on the RAM disk for another recipe"
+    )
+    return parser
+
+
+def speaker(log: Path) -> Say:
+    """Writes progress to standard error and, but for lines that are written over, to a log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    terminal = sys.stderr.isatty()
+    last = 0.0
+
+    def say(text: str) -> None:
+        nonlocal last
+        text = text.rstrip("\n")
+        if not text:
+            return
+        if text.startswith("\r"):
+            if terminal:
+                sys.stderr.write(f"\r\x1b[2K{text[1:]}")
+            elif time.monotonic() - last > 20:  # noqa: PLR2004 - a line every 20 s where nobody looks
+                last = time.monotonic()
+                sys.stderr.write(f"{text[1:]}\n")
+        else:
+            sys.stderr.write(("\r\x1b[2K" if terminal else "") + text + "\n")
+            with log.open("a", encoding="utf-8") as lines:
+                lines.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        sys.stderr.flush()
+
+    return say
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""The answers become what the trainer reads: arranged so that its validation split is one that we know."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from harness.models import Say
+from training import lines, rows as rows_of, subcommand
+from training.errors import TrainingFailed
+from training.recipe import Recipe
+from training.rows import Row
+
+COLUMNS = frozenset({"input_ids", "loss_mask", "seq_len"})
+SHUFFLE_SEED = 0
+"""prepare-data shuffles with it, twice."""
+HIDDEN_BYTES = 2
+"""bfloat16."""
+ROWS_PER_WORKER = 2000
+MOST_WORKERS = 8
+
+
+@dataclasses.dataclass
+class Frequencies:
+    """How often each token stands in an answer."""
+
+    training: Counter[int] = dataclasses.field(default_factory=Counter)
+    validation: dict[str, Counter[int]] = dataclasses.field(default_factory=lambda: defaultdict(Counter))
+    """By language."""
+
+
+def run(
+    folder: Path, responses_file: Path, recipe: Recipe, *, target: str, say: Say
+) -> dict[str, int | float | str]:
+    """The stage: from responses.jsonl to `data/` and held_out.jsonl. Begun again, it starts over.
+
+    Args:
+        folder: the stage's own.
+        responses_file: what the stage before it wrote.
+        recipe: its `dataset` table.
+        target: the folder or hub id of the target, whose processor prepare-data loads.
+        say: told what takes long.
+
+    Raises:
+        BadInput: responses.jsonl lacks a column, or holds a row that is none; the disk is full.
+        TrainingFailed: too few rows are left, or speculators made something else of them.
+    """
+    length = recipe.dataset.seq_length
+    rows, unsupervised = rows_of.index(responses_file, length)
+    ratio = train_ratio(recipe.dataset.validation)
+    trained = train_rows(len(rows), ratio)
+    if not trained or trained == len(rows):
+        raise TrainingFailed(
+            f"{responses_file}: training and validation need a row each at least, and there are {len(rows)} "
+            f"(another {unsupervised} have no answer within dataset.seq_length = {length}): ask for more "
+            "prompts, or raise seq_length"
+        )
+    rows = rows_of.arranged(rows, trained, seed=recipe.prompts.seed)
+    part, data = folder / "data.part", folder / "data"
+    for left_over in (part, data):  # prepare-data would keep old rows, and the trainer old frequencies
+        shutil.rmtree(left_over, ignore_errors=True)
+    say(f"preparing {len(rows)} rows")
+    frequencies = _prepare(folder, responses_file, rows, trained, length=length, target=target)
+    verify(part, rows)
+    vocabulary = write_vocabulary(part, frequencies.training, recipe.dataset.draft_vocab_size)
+    held_out = _write_held_out(folder, responses_file, rows[trained:], recipe.check.held_out)
+    part.replace(data)
+    by_language = sorted(frequencies.validation.items())
+    return {
+        "rows": len(rows),
+        "tokens": sum(r.tokens for r in rows),
+        "supervised_tokens": sum(r.supervised for r in rows),
+        "train_rows": trained,
+        "train_tokens": sum(r.tokens for r in rows[:trained]),
+        "validation_rows": len(rows) - trained,
+        "train_ratio": ratio,
+        "cut_at_seq_length": sum(r.cut for r in rows),
+        "dropped_unsupervised": unsupervised,
+        **{f"rows_{language}": n for language, n in sorted(Counter(r.language for r in rows).items())},
+        "distinct_tokens": len(frequencies.training),
+        "coverage": coverage(sum(frequencies.validation.values(), Counter[int]()), vocabulary),
+        **{f"coverage_{language}": coverage(tokens, vocabulary) for language, tokens in by_language},
+        **{f"held_out_{language}": n for language, n in sorted(held_out.items())},
+    }
+
+
+def needed_bytes(tokens: int, *, layers: int, hidden_size: int) -> int:
+    """Room for the hidden states of so many tokens.
+
+    Args:
+        tokens: of all rows, the prompts' included.
+        layers: extracted ones, the last layer included.
+        hidden_size: the target's.
+    """
+    return tokens * layers * hidden_size * HIDDEN_BYTES
+
+
+def train_ratio(validation: float) -> float:
+    """speculators' train_data_ratio for a recipe's share of validation rows."""
+    return round(1 - validation, 9)
+
+
+def train_rows(rows: int, ratio: float) -> int:
+    """Rows before the split, reckoned as speculators does; those from there on are the validation."""
+    return int(rows * ratio)
+
+
+def coverage(tokens: Mapping[int, int], vocabulary: frozenset[int] | None) -> float:
+    """The share of the tokens that the draft vocabulary holds; 1 where it is the target's own."""
+    if vocabulary is None:
+        return 1.0
+    total = sum(tokens.values())
+    held = sum(n for token, n in tokens.items() if token in vocabulary)
+    return round(held / total, 5) if total else 0.0
+
+
+def laid_out(count: int) -> list[int]:
+    """For each place in prepare-data's input, the place that its row gets in the output."""
+    shuffle = np.random.default_rng(SHUFFLE_SEED).permutation(count)
+    places = np.empty(count, dtype=np.int64)
+    places[shuffle[shuffle]] = np.arange(count)  # it shuffles once as it reads, and once more at the end
+    return [int(place) for place in places]
+
+
+def _prepare(
+    folder: Path, responses_file: Path, rows: Sequence[Row], trained: int, *, length: int, target: str
+) -> Frequencies:
+    """prepare-data into `data.part`, its rows in the order of `rows`; the tokens, counted on the way."""
+    frequencies = Frequencies()
+    source, cache = folder / "rows.jsonl", folder / "cache"
+    places = laid_out(len(rows))
+    with lines.writing(source) as file:
+        contents = rows_of.again(responses_file, (rows[place] for place in places))
+        for place, content in zip(places, contents, strict=True):
+            ids, mask = rows_of.within(content, length)
+            row = rows[place]
+            counter = frequencies.training if place < trained else frequencies.validation[row.language]
+            counter.update(token for token, m in zip(ids, mask, strict=True) if m)
+            file.write(lines.as_line({"input_ids": ids, "loss_mask": mask}))
+    environment = {
+        "HF_DATASETS_CACHE": str(cache),
+        **({"HF_HUB_OFFLINE": "1"} if target.startswith("/") else {}),
+    }
+    workers = max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // 2, len(rows) // ROWS_PER_WORKER))
+    try:
+        subcommand.run(
+            [
+                "prepare-data",
+                *("--model", target),
+                *("--data", str(source)),
+                *("--output", str(folder / "data.part")),
+                *("--seq-length", str(length)),
+                *("--seed", str(SHUFFLE_SEED)),
+                *("--num-preprocessing-workers", str(workers)),
+                "--skip-token-freq",  # it would count the validation's tokens too
+            ],
+            log=folder / "log.txt",
+            environment=environment,
+        )
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+        source.unlink(missing_ok=True)
+    return frequencies
+
+
+def verify(data: Path, rows: Sequence[Row]) -> None:
+    """What speculators wrote are these rows, in this order.
+
+    Raises:
+        TrainingFailed: it is not.
+    """
+    from datasets import load_from_disk  # noqa: PLC0415 - only where speculators is installed
+
+    try:
+        written = load_from_disk(str(data))
+    except (OSError, ValueError) as error:
+        raise TrainingFailed(f"{data}: not a data set that can be read: {error}") from None
+    missing = sorted(COLUMNS - set(written.column_names))
+    if missing:
+        there = ", ".join(written.column_names) or "none"
+        raise TrainingFailed(f"{data}: there is no column {', '.join(missing)}; there are: {there}")
+    if len(written) != len(rows):
+        raise TrainingFailed(
+            f"{data}: speculators made {len(written)} rows of {len(rows)}; see log.txt there"
+        )
+    place = 0
+    for batch in written.with_format("numpy").iter(batch_size=500):
+        for ids, mask in zip(batch["input_ids"], batch["loss_mask"], strict=True):
+            if rows_of.digest(ids, mask) != rows[place].digest:
+                raise TrainingFailed(
+                    f"{data}: row {place} is not {rows[place].id}: this version of speculators shuffles "
+                    "otherwise, or changes rows; use the one that draftgate's extra `train` names"
+                )
+            place += 1
+
+
+def write_vocabulary(data: Path, tokens: Mapping[int, int], size: int | None) -> frozenset[int] | None:
+    """token_freq.pt of the training rows; the draft vocabulary that the trainer will choose by it.
+
+    None where the drafter has the target's own vocabulary.
+    """
+    import torch  # noqa: PLC0415 - seconds
+    from speculators.train.vocab_mapping import build_vocab_mappings_from_distribution  # noqa: PLC0415
+
+    torch.save(dict(tokens), data / "token_freq.pt")
+    if size is None:
+        return None
+    _, chosen = build_vocab_mappings_from_distribution(dict(tokens), size, max(size, max(tokens) + 1))
+    return frozenset(chosen.nonzero().flatten().tolist())
+
+
+def _write_held_out(folder: Path, responses_file: Path, rows: Sequence[Row], at_most: int) -> dict[str, int]:
+    """Prompts of validation rows with a greedy answer, the first ones of each language; how many."""
+    found = {row.language: 0 for row in rows}
+    chosen = []
+    for row in rows:
+        if row.temperature == 0 and found[row.language] < at_most:
+            found[row.language] += 1
+            chosen.append(row)
+    chosen.sort(key=lambda row: row.language)
+    with lines.writing(folder / "held_out.jsonl") as file:
+        for content in rows_of.again(responses_file, chosen):
+            told = {name: content[name] for name in ("id", "language", "source")}
+            told |= {"workload": content.get("workload", "instruct"), "text": content["prompt"]}
+            file.write(lines.as_line({**told, "finish_reason": content.get("finish_reason")}))
+    return found

@@ -1,0 +1,17 @@
+"""What training raises for its user, beside the harness's own errors."""
+
+from __future__ import annotations
+
+from harness.errors import DraftgateError
+
+
+class TrainingFailed(DraftgateError):  # noqa: N818 - reads as what it is
+    """A stage cannot go on; what it did until then is kept."""
+
+
+class Stalled(TrainingFailed):
+    """The server does not get on: start it again, and the work that is left goes on."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
