@@ -1,1 +1,8 @@
-pytest_plugins = ["harness.plugin", "fixtures.servers", "fixtures.measurement", "fixtures.speed", "pytester"]
+pytest_plugins = [
+    "harness.plugin",
+    "fixtures.servers",
+    "fixtures.measurement",
+    "fixtures.speed",
+    "fixtures.contract",
+    "pytester",
+]

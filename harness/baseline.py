@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections import defaultdict
@@ -10,6 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.acceptance import Tally, added
 from harness.errors import BadInput
 from harness.records import UNTIMED, CellRecord, PromptRecord, dump_cell, load, write_atomically
 from harness.validity import countable
@@ -36,7 +38,13 @@ class Pairs:
     same_drafter: bool = True
     """False where another drafter or another k drafts at other steps, so that a position is not the same."""
 
-    @property
+    @functools.cached_property
+    def tallies(self) -> tuple[list[Tally], list[Tally]]:
+        """Of both sides, prompt by prompt, the seeds of one summed."""
+        old, new = ([added([r.tally for r in sides[i]]) for sides in self.prompts] for i in (0, 1))
+        return old, new
+
+    @functools.cached_property
     def same_text(self) -> int:
         """Prompts whose answers are the same on both sides."""
         return sum([r.text_hash for r in old] == [r.text_hash for r in new] for old, new in self.prompts)
@@ -199,12 +207,17 @@ def _by_prompt(record: CellRecord, *, by_id: bool) -> dict[str, tuple[PromptReco
     for r in record.prompts:
         if countable(r):
             groups[r.prompt if by_id else r.prompt_hash].append(r)
-    return {key: tuple(sorted(rs, key=lambda r: (r.seed, r.repeat))) for key, rs in groups.items()}
+    for rs in groups.values():
+        if len(rs) > 1:
+            rs.sort(key=lambda r: (r.seed, r.repeat))
+    return {key: tuple(rs) for key, rs in groups.items()}
 
 
 def _same_seeds(
     old: tuple[PromptRecord, ...], new: tuple[PromptRecord, ...]
 ) -> tuple[tuple[PromptRecord, ...], tuple[PromptRecord, ...]]:
+    if [r.seed for r in old] == [r.seed for r in new]:
+        return old, new
     seeds = {r.seed for r in old} & {r.seed for r in new}
     return tuple(r for r in old if r.seed in seeds), tuple(r for r in new if r.seed in seeds)
 

@@ -38,6 +38,22 @@ class _Stream:
     last: float | None = None
 
 
+class InFlight:
+    """How many requests were sent and are not answered: the client counts, the watchdog reads."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.count = 0
+
+    def __enter__(self) -> None:
+        """One more."""
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        """One less, however it ended."""
+        self.count -= 1
+
+
 class Client:
     """Sends the prompts of one cell. Use as an async context manager."""
 
@@ -52,8 +68,10 @@ class Client:
         k: int,
         server: str,
         timeout_s: float,
+        in_flight: InFlight | None = None,
     ) -> None:
         """Nothing is sent yet; `server` is the start id that goes into every record."""
+        self._in_flight = in_flight or InFlight()
         self._openai = openai.AsyncOpenAI(
             base_url=f"{url}/v1",
             api_key=key,
@@ -142,7 +160,8 @@ class Client:
         stream = _Stream()
         error = None
         try:
-            await self._receive(self.request(prompt, seed=seed, salt=salt), stream)
+            with self._in_flight:
+                await self._receive(self.request(prompt, seed=seed, salt=salt), stream)
         except Exception as problem:  # noqa: BLE001 - whatever a server does to one request is a finding
             error = _failure(problem)
             if self._key != NO_KEY:  # a server may send our headers back

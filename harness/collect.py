@@ -47,6 +47,8 @@ class Side:
     name: str
     path: Path
     entries: tuple[Entry, ...]
+    subject: tuple[str, ...] = ()
+    """Fields that the stack of the run gates across."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -88,12 +90,17 @@ def collect(path: Path) -> Side:
     if not entries:
         raise BadInput(f"{path} holds no cell" + (f" ({notes[0]})" if notes else ""))
     name = str(path)
+    subject: tuple[str, ...] = ()
     if (path / RUN_FILE).is_file():
         run = load(path / RUN_FILE, RunRecord)
-        name = path.resolve().name
+        name, subject = path.resolve().name, run.subject
         notes += [] if run.finished else ["the run is not finished: what it has not measured is missing"]
     return Side(
-        name=name, path=path, entries=tuple(sorted(entries, key=lambda e: e.order)), notes=tuple(notes)
+        name=name,
+        path=path,
+        entries=tuple(sorted(entries, key=lambda e: e.order)),
+        subject=subject,
+        notes=tuple(notes),
     )
 
 
@@ -218,8 +225,8 @@ def _drafting(entries: Iterable[Entry], key: _Key) -> list[Entry]:
     return [e for e in entries if e.cell.k or key(e) not in drafting]
 
 
-def _without(cell: CellName, axes: Iterable[str]) -> CellName:
-    return cell.model_copy(update=dict.fromkeys(axes, "*"))
+def _without(cell: CellName, axes: Collection[str]) -> CellName:
+    return cell.model_copy(update=dict.fromkeys(axes, "*")) if axes else cell
 
 
 def _refuse_ambiguous(base: Side, new: Side, left: Iterable[Entry], right: Iterable[Entry]) -> None:

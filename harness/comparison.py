@@ -9,6 +9,7 @@ from harness.errors import BadInput
 from harness.formats import Block, Document, raised
 from harness.gate import signed
 from harness.labels import Axis, Labels, axis_value
+from harness.notes import holm_notes
 from harness.tables import DASH, LEGEND, MARKS, number
 
 _POSITIONS_LEGEND = "positions: ▼ lost  ~ tested, not lost  = identical  no mark: too few events to test"
@@ -28,7 +29,7 @@ def document(comparison: Comparison, *, pivot: Axis | None = None) -> Document:
     labels = Labels(comparison)
     page = _Page(comparison, labels)
     blocks = [page.pivot(pivot)] if pivot else [page.table(), page.positions()]
-    legend = [LEGEND] if comparison.columns[1:] and not comparison.across else []
+    legend = [LEGEND] if comparison.columns[1:] and comparison.judged else []
     legend += [_POSITIONS_LEGEND] if legend and not pivot else []
     legend += [_SPEED_LEGEND] if len(comparison.columns) == 2 and not pivot else []  # noqa: PLR2004
     return Document(
@@ -36,7 +37,7 @@ def document(comparison: Comparison, *, pivot: Axis | None = None) -> Document:
         above=tuple(labels.above()),
         blocks=tuple(block for block in blocks if block.rows),
         footnotes=tuple(page.footnotes),
-        notes=(*page.geomean_notes(), *comparison.notes),
+        notes=(*page.geomean_notes(), *page.holm_notes(), *comparison.notes),
         sentences=tuple(page.sentences()),
         legend=tuple(legend),
     )
@@ -100,7 +101,7 @@ class _Page:
         return values
 
     def _mark(self, a: Against) -> str:
-        return DASH if self._of.across and a.verdict.kind != "invalid" else MARKS[a.verdict.kind]
+        return MARKS[a.verdict.kind] if self._of.judged or a.verdict.kind == "invalid" else DASH
 
     def _geomean_row(self, width: int) -> list[str]:
         cells = [""] * width
@@ -119,6 +120,19 @@ class _Page:
             left_out = refused + self._of.one_sided[column]
             if mean and left_out and len(self._of.rows) > 1:
                 yield f"geomean of {label}: over the {mean[1]} cells compared; {left_out} left out"
+
+    def holm_notes(self) -> list[str]:
+        """Which of the regressed cells are so as one of many."""
+        found = [
+            (self._rows.row(row) + self._side(label), a.verdict)
+            for row in self._of.rows
+            for label, a in zip(self._labels[1:], row.against, strict=True)
+            if a
+        ]
+        return holm_notes(found) if self._of.judged else []
+
+    def _side(self, label: str) -> str:
+        return f" ({label})" if len(self._labels) > 2 else ""  # noqa: PLR2004
 
     def positions(self) -> Block:
         """Conditional acceptance, a column a position."""
@@ -140,7 +154,7 @@ class _Page:
         )
 
     def _position_mark(self, p: PositionChange, a: Against) -> str:
-        if self._of.across:
+        if not self._of.judged:
             return ""
         if a.verdict.kind == "identical":
             return MARKS["identical"]
@@ -219,11 +233,10 @@ class _Page:
                 yield f"{MARKS['invalid']} {self._rows.row(row)}: not a measurement: {row.figures.invalid}"
             for label, a in zip(self._labels[1:], row.against, strict=True):
                 v = a.verdict if a else None
-                if v is None or (self._of.across and v.kind != "invalid"):
+                if v is None or not (self._of.judged or v.kind == "invalid"):
                     continue
                 if v.fails or v.kind in ("inconclusive", "improved") or v.lower:
-                    side = f" ({label})" if len(self._labels) > 2 else ""  # noqa: PLR2004
-                    yield f"{MARKS[v.kind]} {self._rows.row(row)}{side}: {v.text}"
+                    yield f"{MARKS[v.kind]} {self._rows.row(row)}{self._side(label)}: {v.text}"
 
 
 def _change(p: PositionChange, mark: str) -> str:

@@ -34,7 +34,7 @@ def csv_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
         for side, a in zip(others, row.against, strict=True):
             if a is not None:
                 values = [base, *_name(row.figures.entry), side, *_name(a.figures.entry)]
-                values += [*_judged(a, judged=not comparison.across), *_side_by_side(row.figures, a)]
+                values += [*_judged(a, judged=comparison.judged), *_side_by_side(row.figures, a)]
                 positions = [value for p in a.positions for value in (p.old, p.new)]
                 values += [*positions, *[None] * (2 * depth - len(positions))]
                 rows.append([*values, "; ".join([a.verdict.text, *row.notes, *a.notes, *_findings(row, a)])])
@@ -86,7 +86,7 @@ def as_data(comparison: Comparison, *, exit_code: int) -> dict[str, Any]:
                 "base": _figures_data(row.figures),
                 "notes": list(row.notes),
                 "against": [
-                    _against_data(a, i, judged=not comparison.across)
+                    _against_data(a, i, judged=comparison.judged)
                     for i, a in enumerate(row.against, start=1)
                     if a
                 ],

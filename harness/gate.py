@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Collection
 from typing import Literal
 
+import numpy as np
+
 from harness import stats
-from harness.acceptance import Tally, added
+from harness.acceptance import Tally
 from harness.baseline import Pairs, Refused, pair
 from harness.records import CellRecord
 
@@ -41,6 +44,9 @@ class Verdict:
     same_text: int = 0
     lower: bool = False
     """`ok`, but significantly lower inside the margin."""
+    p: float | None = None
+    """Of a loss, in tokens per step or at a position (`stats.cell_p`). None where nothing was compared, or
+    where there were several looks, since a p-value counts on a single one."""
     notes: tuple[str, ...] = ()
     against: str = "baseline"
 
@@ -99,8 +105,7 @@ def judge_pairs(
     m = len(pairs.prompts)
     if m < stats.MIN_PROMPTS:
         raise Refused(f"{m} prompts are too few for a verdict, {stats.MIN_PROMPTS} are the least")
-    old = [added(r.tally for r in side) for side, _ in pairs.prompts]
-    new = [added(r.tally for r in side) for _, side in pairs.prompts]
+    old, new = pairs.tallies
     try:
         primary = stats.paired_log_ratio(
             [t.committed for t in old],
@@ -118,7 +123,7 @@ def judge_pairs(
         )
         return Verdict(
             kind="identical", text=text, primary=primary, prompts=m, same_text=pairs.same_text,
-            notes=pairs.notes, against=against,
+            notes=pairs.notes, against=against, p=1.0 if look is None else None,
         )  # fmt: skip
     # `differing` counts prompts by tokens and steps; with the 8 of `quick` all of them must differ.
     enough = primary.differing >= min(stats.MIN_DIFFERING, m)
@@ -137,6 +142,9 @@ def judge_pairs(
     else:
         kind = "inconclusive"
     lower = kind == "ok" and significant and primary.se > 0
+    deciding = positions if pairs.same_drafter else ()
+    # Where too few prompts differ for a loss to be called, none can be significant either.
+    p = stats.cell_p(primary.p_loss(), min((d.p for d in deciding), default=1.0)) if enough else 1.0
     return Verdict(
         kind=kind,
         text=_sentence(kind, primary, positions, pairs, lower=lower, against=against),
@@ -147,6 +155,7 @@ def judge_pairs(
         lower=lower,
         notes=pairs.notes,
         against=against,
+        p=p if look is None else None,
     )
 
 
@@ -168,14 +177,12 @@ def worst(verdicts: Collection[Verdict]) -> Verdict:
 
 def _positions(old: list[Tally], new: list[Tally], *, decide: bool) -> tuple[Position, ...]:
     """Every position that both sides have and that has enough trials, Holm-corrected together."""
-    depth = min(max(t.k for t in old), max(t.k for t in new))
+    before, after = _by_depth(old), _by_depth(new)
     tested: list[tuple[int, stats.PairedRatio]] = []
-    for j in range(1, depth + 1):
-        x0, n0, x1, n1 = (
-            [_at(t, i) for t in side] for side, i in ((old, j), (old, j - 1), (new, j), (new, j - 1))
-        )
+    for j in range(1, min(len(before), len(after))):
+        x0, n0, x1, n1 = before[j], before[j - 1], after[j], after[j - 1]
         # As many as both together would have: a position that died accepted none, and is to be found.
-        trials, accepted, reached = min(sum(n0), sum(n1)), sum(x0) + sum(x1), sum(n0) + sum(n1)
+        trials, accepted, reached = min(n0.sum(), n1.sum()), x0.sum() + x1.sum(), n0.sum() + n1.sum()
         if trials * min(accepted, reached - accepted) < stats.MIN_EVENTS * reached or not trials:
             continue
         change = stats.paired_difference(x0, n0, x1, n1)
@@ -193,8 +200,10 @@ def _positions(old: list[Tally], new: list[Tally], *, decide: bool) -> tuple[Pos
     )
 
 
-def _at(tally: Tally, index: int) -> int:
-    return tally.at_least[index] if index < len(tally.at_least) else 0
+def _by_depth(side: list[Tally]) -> stats.FloatArray:
+    """Row j: of each prompt, the verify steps that accepted at least j tokens."""
+    rows = itertools.zip_longest(*[t.at_least for t in side], fillvalue=0)
+    return np.array(list(rows), dtype=np.float64)
 
 
 def _sentence(

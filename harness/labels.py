@@ -48,7 +48,8 @@ class Labels:
         sides = f"{self.columns[0]} → {', '.join(self.columns[1:])}"
         if self._of.across:
             fields = ", ".join(self._of.across)
-            return f"tokens per step across {fields}: {sides} (the subject is {fields}: no verdict is given)"
+            told = ", as the stack declares" if self._of.judged else ": no verdict is given"
+            return f"tokens per step across {fields}: {sides} (the subject is {fields}{told})"
         return f"tokens per step: {sides}"
 
     def above(self) -> Iterator[str]:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness import provenance, validity
 from harness.cells import Cell
-from harness.client import Client
+from harness.client import Client, InFlight
 from harness.errors import ServerFailed
 from harness.metrics import SpecCounters, settled
 from harness.prompts import Prompt
 from harness.records import UNTIMED, CellRecord, Journal, PromptRecord, dump_cell, in_order, write_atomically
 from harness.server import Server
+from harness.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall, guarded, stalls_in
 
 Progress = Callable[[Cell, int, int], None]
+Renew = Callable[[str], Server]
+"""Told why, it gives another server like the one that stalled."""
 
 
 def seed_of(prompt: str, *, repeat: int, base: int) -> int:
@@ -43,8 +49,12 @@ class Measurement:
         timed: bool,
         folder: Path,
         progress: Progress,
+        renew: Renew | None = None,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         """Opens the cell's journal in `folder`; prompts that are there already are not sent again.
+
+        A server that stalls is ended; without `renew`, the measurement ends with it.
 
         Raises:
             BadRecord: the journal was written under other conditions, or is damaged.
@@ -65,6 +75,15 @@ class Measurement:
         self._by_counters = False
         self._before: SpecCounters | None = None
         self._origin = 0.0
+        self._renew, self._stall_seconds = renew, stall_seconds
+        self._evidence = server.log.parent if server.log else folder.parent / "servers"
+        self._note = f"{suite}/{cell}"
+        self._restarts = stalls_in(self._evidence, self._note)
+        self._stalls = 0
+        self._in_flight = InFlight()
+        self._guard: Guard
+        self._prepared = False
+        self._writing = threading.Lock()
 
     def prepare(self) -> None:
         """Warm up, find out where acceptance is read from, and read the counters.
@@ -73,12 +92,17 @@ class Measurement:
             ServerFailed: the server is busy with other work, or reports acceptance in no way that fits.
         """
         if len(self._done) < self._repeats * len(self._prompts):
-            asyncio.run(self._prepare())
-        self._origin = time.perf_counter()
+            self._run(self._prepare)
 
     def one_pass(self, repeat: int, *, first: int | None = None) -> None:
-        """Send every prompt that this repeat still lacks, of the first `first` or of all."""
-        asyncio.run(self._one_pass(repeat, self._prompts[:first]))
+        """Send every prompt that this repeat still lacks, of the first `first` or of all.
+
+        Raises:
+            ServerFailed: the server stalled, and either too often or it is not ours to start anew.
+        """
+        prompts = self._prompts[:first]
+        if self._lacking(repeat, prompts):
+            self._run(lambda: self._one_pass(repeat, prompts))
 
     def so_far(self, stopped_at: int) -> CellRecord:
         """The record of a sequential measurement at one of its looks; nothing is written."""
@@ -118,6 +142,7 @@ class Measurement:
                 requests=len(records),
                 cache=self._cell.profile.cache,
                 mends=provenance.mends_of(self._server),
+                restarts=self._restarts,
             ),
             prompts=records,
         )
@@ -132,7 +157,70 @@ class Measurement:
             k=self._cell.name.k,
             server=self._server.start_id,
             timeout_s=self._cell.spec.request_timeout_s,
+            in_flight=self._in_flight,
         )
+
+    def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do `work` under the watchdog; after a stall again, with a server started anew."""
+        while True:
+            with guarded(
+                self._server,
+                stall_seconds=self._stall_seconds,
+                in_flight=lambda: self._in_flight.count,
+                folder=self._evidence,
+                note=self._note,
+            ) as self._guard:
+                try:
+                    asyncio.run(self._until_stalled(work()))
+                except ServerFailed:
+                    if not asyncio.run(self._lost()):
+                        raise
+            if self._guard.stalled is None:
+                return
+            self._start_anew(self._guard.stalled)
+
+    async def _until_stalled(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for `work`, and give it up on a stall: an attached server would never break off a request."""
+        guard, loop, task = self._guard, asyncio.get_running_loop(), asyncio.create_task(work)
+
+        def give_up(_: Stall) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: the work is done
+                loop.call_soon_threadsafe(task.cancel)
+
+        guard.on_stall = give_up
+        if guard.stalled:
+            task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            this = asyncio.current_task()
+            if guard.stalled is None or (this and this.cancelling()):  # Ctrl-C
+                raise
+
+    async def _lost(self) -> bool:
+        """After something failed: the server is no more, or hangs. One that hangs is waited for to stall."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.to_thread(self._guard.look) is not None
+
+    def _start_anew(self, stall: Stall) -> None:
+        self._stalls += 1
+        kept = f"the {len(self._done)} prompts measured before are kept, --resume goes on from there"
+        evidence = f" (evidence: {stall.evidence})" if stall.evidence else ""
+        seen = f"{self._cell}: the server stalled: {stall.reason}{evidence}"
+        if self._renew is None or self._server.attached:
+            raise ServerFailed(f"{seen}; it is not started anew here; {kept}")
+        if self._stalls == MOST_STALLS:
+            raise ServerFailed(f"{seen}; that was stall {self._stalls} of this cell; {kept}")
+        try:
+            self._server = self._renew(stall.reason)
+        except ServerFailed as error:
+            raise ServerFailed(f"{seen}; it could not be started anew; {kept}: {error}") from None
+        self._restarts.append(stall.reason)
+        self._prepared = False
+        self._journal.segment += 1
+        # As after a resume: no server's counters hold all prompts.
+        self._resumed = bool(self._done)
 
     def _salt(self) -> str | None:
         return secrets.token_hex(8) if self._cell.profile.cache == "cold" else None
@@ -163,9 +251,16 @@ class Measurement:
                 "add --concurrency 1, or use vLLM 0.28 or later"
             )
         self._before = await settled(self._server.counters)
+        self._prepared = True
+        self._origin = time.perf_counter()
+
+    def _lacking(self, repeat: int, prompts: Sequence[Prompt]) -> list[Prompt]:
+        return [p for p in prompts if (p.id, repeat) not in self._done]
 
     async def _one_pass(self, repeat: int, prompts: Sequence[Prompt]) -> None:
-        todo = iter([p for p in prompts if (p.id, repeat) not in self._done])
+        if not self._prepared:
+            await self._prepare()
+        todo = iter(self._lacking(repeat, prompts))
         total = self._repeats * len(self._prompts)
 
         # Written by a task of its own: a slow disk must not make the next prompt wait.
@@ -173,7 +268,10 @@ class Measurement:
 
         async def worker(client: Client) -> None:
             for prompt in todo:  # one iterator for all workers: each prompt is taken once
-                await answered.put(await self._ask(client, prompt, repeat))
+                record = await self._ask(client, prompt, repeat)
+                if record.failed and await self._lost():
+                    return  # not the prompt's fault: the next server is asked it again
+                await answered.put(record)
 
         async def workers() -> None:
             async with self._client() as client:
@@ -182,8 +280,7 @@ class Measurement:
 
         async def write() -> None:
             while (record := await answered.get()) is not None:
-                await asyncio.to_thread(self._journal.append, record)
-                self._done[record.prompt, repeat] = record
+                await asyncio.to_thread(self._keep, record)
                 self._progress(self._cell, len(self._done), total)
 
         try:
@@ -191,7 +288,12 @@ class Measurement:
         finally:
             while not answered.empty():  # interrupted: what came back is kept all the same
                 if (record := answered.get_nowait()) is not None:
-                    self._journal.append(record)
+                    self._keep(record)
+
+    def _keep(self, record: PromptRecord) -> None:
+        with self._writing:  # interrupted, two threads may be here
+            self._journal.append(record)
+            self._done[record.prompt, record.repeat] = record
 
 
 def _why(record: PromptRecord) -> str:

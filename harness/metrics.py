@@ -8,6 +8,7 @@ import http.client
 import itertools
 import math
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,10 @@ from harness.acceptance import histogram_from_positions
 from harness.errors import ServerFailed
 
 _PREFIX = "vllm:"
+
+
+class NotMetrics(ServerFailed):
+    """Somebody answers, but not with vLLM's counters."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,7 @@ def parse(text: str) -> SpecCounters:
     Only `_total` samples are counters: `_created` ones hold a time and would be summed with them.
 
     Raises:
-        ServerFailed: the page is not in Prometheus' text format, or not vLLM's.
+        NotMetrics: the page is not in Prometheus' text format, or not vLLM's.
     """
     sums: dict[str, float] = {}
     positions: dict[int, float] = {}
@@ -99,9 +104,9 @@ def parse(text: str) -> SpecCounters:
         count = {name: int(value) for name, value in sums.items() if name in _COUNTED}
         per_position = tuple(int(positions[i]) for i in range(len(positions)))
     except (ValueError, KeyError, OverflowError, IndexError, TypeError) as error:
-        raise ServerFailed(f"/metrics is not readable as Prometheus text: {error!r}") from None
+        raise NotMetrics(f"/metrics is not readable as Prometheus text: {error!r}") from None
     if "generation_tokens_total" not in count:
-        raise ServerFailed("/metrics has no vllm:generation_tokens_total: not vLLM, or --disable-log-stats")
+        raise NotMetrics("/metrics has no vllm:generation_tokens_total: not vLLM, or --disable-log-stats")
     return SpecCounters(
         present="spec_decode_num_drafts_total" in count,
         drafts=count.get("spec_decode_num_drafts_total", 0),
@@ -136,18 +141,31 @@ _COUNTED = frozenset(
 )
 
 
+def page_of(url: str, *, timeout_s: float = 10.0) -> str:
+    """The text of `url`/metrics.
+
+    Raises:
+        NotMetrics: the server has no such page, or does not show it to us.
+        ServerFailed: no answer.
+    """
+    try:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=timeout_s) as answer:
+            page: str = answer.read().decode("utf-8", errors="replace")
+    except urllib.error.HTTPError as error:
+        kind = NotMetrics if error.code < 500 else ServerFailed  # noqa: PLR2004
+        raise kind(f"{url}/metrics answers {error.code} {error.reason}") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise ServerFailed(f"no answer from {url}/metrics: {error}") from None
+    return page
+
+
 def fetch(url: str, *, timeout_s: float = 10.0) -> SpecCounters:
     """Read `url`/metrics.
 
     Raises:
         ServerFailed: no answer, or an unreadable one.
     """
-    try:
-        with urllib.request.urlopen(f"{url}/metrics", timeout=timeout_s) as answer:
-            page: str = answer.read().decode("utf-8", errors="replace")
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise ServerFailed(f"no answer from {url}/metrics: {error}") from None
-    return parse(page)
+    return parse(page_of(url, timeout_s=timeout_s))
 
 
 async def settled(

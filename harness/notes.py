@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from harness.gate import judge, percent, signed
+from harness import stats
+from harness.gate import Verdict, judge, percent, signed
 from harness.records import CellName, CellRecord
 
 _SHOWN_ABOVE = frozenset({"drafter", "k", "engine", "mends"})
@@ -81,6 +82,23 @@ def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:
         before, after = (t if len(t) <= _LONG else t[: _LONG - 3] + "..." for t in texts)
         notes.append(f"{field.replace('_', ' ')}: {before} -> {after}")
     return notes
+
+
+def holm_notes(verdicts: Sequence[tuple[str, Verdict]]) -> list[str]:
+    """What is left of the regressed cells when all cells of a table count as one family of tests.
+
+    No verdict depends on it: it would change with the cells that were selected.
+    """
+    family = [(name, v, v.p) for name, v in verdicts if v.p is not None]
+    adjusted = stats.holm([p for *_, p in family])
+    regressed = [(n, p) for (n, v, _), p in zip(family, adjusted, strict=True) if v.kind == "regressed"]
+    if len(family) == 1 or not regressed:
+        return []
+    gone = [f"{name} (p {p:.2g})" for name, p in regressed if p > stats.ALPHA_CELL]
+    together = f"significant at {stats.ALPHA_CELL:g} over all {len(family)} cells together (Holm)"
+    text = f"{together}: {len(regressed) - len(gone)} of {len(regressed)} regressed"
+    more = [f"and {len(gone) - _FEW} more"] if len(gone) > _FEW else []
+    return [f"{text}; not {', '.join([*gone[:_FEW], *more])}" if gone else text]
 
 
 def temperature(record: CellRecord) -> Any:

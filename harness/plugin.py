@@ -28,6 +28,7 @@ from harness.selection import (
 from harness.session import Options, Session
 from harness.stack import NONE, Stack
 from harness.stats import LOOKS
+from harness.watchdog import STALL_SECONDS
 
 DATA = Path(__file__).resolve().parent.parent / "fixtures"
 DEFAULT_STACK = "smollm2-cpu"
@@ -63,6 +64,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="stop a cell at the first look (16 to 80 prompts) that decides",
     )
+    stalled = f"restart a server that has work and does nothing for so long ({STALL_SECONDS})"
+    add("--stall-seconds", metavar="N", type=int, default=STALL_SECONDS, help=stalled)
     add("--compare", metavar="RUN", type=Path, help="judge against a run's folder, not the baselines")
 
 
@@ -111,7 +114,7 @@ def _options(config: pytest.Config, stack: Stack) -> Options:
             if value < 1:
                 raise BadInput(f"{flag} {value}: must be 1 or more")
             profile = profile.model_copy(update={field: value})
-    for flag, least in (("--repeats", 1), ("--pairs", 2)):
+    for flag, least in (("--repeats", 1), ("--pairs", 2), ("--stall-seconds", 1)):
         if option(flag) < least:
             raise BadInput(f"{flag} {option(flag)}: must be {least} or more")
     if option("--sequential") and (profile.prompts < LOOKS[0] or option("--repeats") > 1):
@@ -141,6 +144,7 @@ def _options(config: pytest.Config, stack: Stack) -> Options:
         pairs=option("--pairs"),
         sequential=option("--sequential"),
         compare=_existing_run(option("--compare")),
+        stall_seconds=option("--stall-seconds"),
         command="pytest " + shlex.join(config.invocation_params.args),
     )
 

@@ -166,6 +166,8 @@ class RunRecord(Record):
     stack: str
     profile: str
     options: dict[str, Any]
+    subject: tuple[str, ...] = ()
+    """Fields of the identity that its stack declares the subject: it is gated across them."""
     provenance: dict[str, Any]
     environment: dict[str, Any]
     finished: bool = False
@@ -173,7 +175,7 @@ class RunRecord(Record):
 
 R = TypeVar("R", bound=Record)
 
-_AS_WRITTEN = re.compile(r'\{\s*"schema": ' + str(SCHEMA) + ",")
+_AS_WRITTEN = re.compile(rb'\{\s*"schema": %d,' % SCHEMA)
 """How a file of ours begins: it is parsed once, into the record."""
 
 
@@ -218,10 +220,11 @@ def load(path: Path, kind: type[R]) -> R:
         BadRecord: no such file, not JSON (with the line), cut off, another schema, or a field that
             does not fit (with its name and line).
     """
+    with contextlib.suppress(OSError, ValidationError):  # what is wrong with it is told below
+        written = path.read_bytes()
+        if _AS_WRITTEN.match(written):
+            return kind.model_validate_json(written)
     text = read_text(path)
-    if _AS_WRITTEN.match(text):
-        with contextlib.suppress(ValidationError):  # what is wrong with it is told below
-            return kind.model_validate_json(text)
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:

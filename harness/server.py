@@ -64,10 +64,22 @@ class Server:
     pid: int | None = None
     started_s: float | None = None
     """Seconds from start to ready."""
+    process: subprocess.Popen[bytes] | None = dataclasses.field(default=None, repr=False, compare=False)
+    """The supervisor of the engine; None where the server is not ours."""
 
     def counters(self) -> metrics.SpecCounters:
         """Read /metrics."""
         return metrics.fetch(self.url)
+
+    def ended(self) -> str | None:
+        """How its process ended; None while it runs, or where it is not ours."""
+        code = self.process.poll() if self.process else None
+        return None if code is None else f"its process ended (exit code {code})"
+
+    def stop(self) -> None:
+        """End the engine and all that it started, a frozen one too; a server that is not ours is left."""
+        if self.process:
+            _stop(self.process)
 
 
 @functools.cache
@@ -235,6 +247,7 @@ def running(
             speculative=speculative,
             pid=process.pid,
             started_s=started_s,
+            process=process,
         )
     finally:
         _stop(process)
@@ -322,6 +335,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     """End the engine: close the pipe, which asks; then ask harder."""
     if process.stdin:
         process.stdin.close()
+    process.send_signal(signal.SIGCONT)  # a supervisor that is frozen itself would end nobody
     try:
         process.wait(timeout=supervisor.GRACE_S + 10)
     except subprocess.TimeoutExpired:
@@ -330,6 +344,27 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             process.wait(timeout=5)
         process.kill()
         process.wait()
+
+
+def unhealthy(url: str, *, timeout_s: float = 5.0) -> str | None:
+    """Why the server at `url` is dead; None where it is not.
+
+    Raises:
+        TimeoutError: it does not answer, but somebody listens.
+    """
+    problem: object
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=timeout_s):
+            return None
+    except urllib.error.HTTPError as error:  # vLLM says 503 when its engine is dead
+        return f"its /health answers {error.code}" if error.code >= 500 else None  # noqa: PLR2004
+    except urllib.error.URLError as error:
+        problem = error.reason
+    except (OSError, http.client.HTTPException) as error:
+        problem = error
+    if isinstance(problem, TimeoutError):
+        raise problem
+    return f"nobody answers on its port ({problem})" if isinstance(problem, ConnectionError) else None
 
 
 def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:

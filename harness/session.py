@@ -16,6 +16,7 @@ from harness.gate import Verdict, judge, worst
 from harness.prompts import Prompt, load as load_prompts
 from harness.records import RUN_FILE, CellRecord, RunRecord, load, write_atomically
 from harness.stack import Profile, Stack
+from harness.watchdog import STALL_SECONDS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class Options:
     """A run to judge against instead of the baselines."""
     command: str
     """To print where a baseline is missing."""
+    stall_seconds: float = STALL_SECONDS
+    """How long a server may have work and do nothing."""
 
     def recorded(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed."""
@@ -116,6 +119,7 @@ class Session:
             stack=self.options.stack.name,
             profile=self.options.profile_name,
             options=self.options.recorded(),
+            subject=self.options.stack.subject,
             provenance=provenance.provenance(),
             environment=provenance.environment(),
             finished=finished,

@@ -32,6 +32,7 @@ MARGIN_POSITION = 0.02
 """Conditional acceptance that a position may lose, absolute."""
 ALPHA_PRIMARY = 0.0008  # one-sided false alarms of a cell: on its primary metric
 ALPHA_POSITION = 0.0002  # and on all its positions together, Holm-corrected
+ALPHA_CELL = ALPHA_PRIMARY + ALPHA_POSITION
 ALPHA_OK = 0.05  # one-sided: how often a loss of exactly the margin may be called non-inferior
 POWER = 0.8
 
@@ -191,6 +192,20 @@ def holm(pvalues: Sequence[float]) -> tuple[float, ...]:
     steps = ((len(order) - rank) * pvalues[i] for rank, i in enumerate(order))
     adjusted = dict(zip(order, itertools.accumulate(steps, max), strict=True))
     return tuple(min(1.0, adjusted[i]) for i in range(len(pvalues)))
+
+
+def cell_p(primary: float, positions: float = 1.0) -> float:
+    """One p-value of a loss from a cell's two tests: at most ALPHA_CELL just where one is significant.
+
+    min(1, p_primary * ALPHA_CELL / ALPHA_PRIMARY, p_positions * ALPHA_CELL / ALPHA_POSITION): Bonferroni,
+    weighted as alpha is split between them (Rosenthal and Rubin 1983).
+
+    Raises:
+        ValueError: a p-value outside 0..1.
+    """
+    if not (0 <= primary <= 1 and 0 <= positions <= 1):
+        raise ValueError(f"p-values must lie in 0..1: {primary}, {positions}")
+    return min(1.0, primary * ALPHA_CELL / ALPHA_PRIMARY, positions * ALPHA_CELL / ALPHA_POSITION)
 
 
 def minimum_detectable_loss(

@@ -55,6 +55,7 @@ def main(command: list[str]) -> int:
 def _end_all(process: subprocess.Popen[bytes], *, patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
     _signal_all(process, signal.SIGTERM)
+    _signal_all(process, signal.SIGCONT)  # a frozen one takes no signal but this one and SIGKILL
     while time.monotonic() < deadline and _descendants():
         process.poll()
         time.sleep(0.05)

@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from harness import validity
 from harness.gate import Verdict, signed
-from harness.notes import conditions_of
+from harness.notes import conditions_of, holm_notes
 from harness.records import CellRecord
 from harness.speed import Speed, speed_of
 
@@ -142,6 +142,7 @@ def verdict_report(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> str:
         for note in verdict.notes:
             notes.setdefault(note, []).append(str(record.cell))
     lines += [f"note: {_named(names, len(verdicts))}: {note}" for note, names in notes.items()]
+    lines += [f"note: {note}" for note in holm_notes([(str(record.cell), v) for record, v in verdicts])]
     lines += [
         f"{MARKS[v.kind]} {record.cell}: {v.text}"
         for record, v in verdicts

@@ -72,6 +72,7 @@ def findings(
     requests: int,
     cache: str,
     mends: Sequence[dict[str, object]],
+    restarts: Sequence[str] = (),
 ) -> tuple[Finding, ...]:
     """What a reader must know of a cell.
 
@@ -83,6 +84,7 @@ def findings(
         requests: ours, failed ones included.
         cache: the profile's.
         mends: what the engine plug-in did.
+        restarts: why the server was started anew while the cell was measured, each time.
     """
     found = [f for r in records for f in r.findings]
     found += _unreconciled(records)
@@ -102,6 +104,9 @@ def findings(
         for mend in mends
         if mend.get("mended")
     ]
+    if restarts:
+        times = f"{len(restarts)} time{'s' * (len(restarts) > 1)}"
+        found.append(_soft("server-restarted", f"the server was restarted {times}: {'; '.join(restarts)}"))
     return tuple(found)
 
 

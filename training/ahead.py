@@ -105,7 +105,7 @@ class Ahead:
                 halt.set()
                 thread.join()
         self.seconds += time.monotonic() - start
-        return str(guard.stalled or (gone[0] if gone else "it ended"))
+        return guard.stalled.reason if guard.stalled else gone[0] if gone else "it ended"
 
     def _extractor(self, server: Server, halt: threading.Event, guard: Guard) -> Extractor:
         return Extractor(

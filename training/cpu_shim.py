@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from speculators.train import checkpointer, dataloader, trainer
 
+
 def install() -> None:
     """Patch speculators in this process."""
     torch.accelerator.synchronize = lambda *_: None

@@ -125,7 +125,8 @@ def curves(path: Path, picture: Path, *, title: str) -> None:
                 held = [(v["step"], v[name][i]) for v in done if len(v[name]) > i]
                 axis.plot(*zip(*held, strict=True), "o", color=drawn.get_color()) if held else None
         axis.set(xlabel="step", ylabel=name, ylim=(0, 1))
-        axis.legend()
+        if axis.lines:  # other algorithms count otherwise
+            axis.legend()
     figure.suptitle(f"{title}: lines training, dots validation")
     figure.savefig(picture, dpi=100)
     plt.close(figure)

@@ -129,6 +129,8 @@ class Train(_Table):
     log_steps: int = Field(default=10, gt=0)
     gpus: int = Field(default=1, gt=0)
     """More than one: through torchrun."""
+    compile: bool = False
+    """Let the trainer use torch.compile: torch 2.11 fails on its fused loss."""
     args: dict[str, Any] = {}
     """More of the trainer's own arguments, by their names."""
 

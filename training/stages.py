@@ -114,7 +114,7 @@ def carry_out(
             raise BadInput(f"--only {only}: {name} is not done yet; run without --only first")
         else:
             context = dataclasses.replace(base, folder=planned.folder, upstream=dict(upstream))
-            record = _do(planned, context)
+            record = _do(planned, context, again=again)
         records[name] = record
         upstream[name] = planned.folder
         if name == only:
@@ -122,10 +122,14 @@ def carry_out(
     return records
 
 
-def _do(planned: Planned, context: Context) -> dict[str, Any]:
+def _do(planned: Planned, context: Context, *, again: bool) -> dict[str, Any]:
     name, folder, say = planned.stage.name, planned.folder, context.say
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
+        done = planned.record
+        if done is not None and not again:  # by another recipe, while we waited for it
+            say(f"{name}: done meanwhile ({folder})")
+            return done
         (folder / DONE).unlink(missing_ok=True)
         say(f"{name}: {folder}")
         began = time.monotonic()

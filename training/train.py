@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from harness.models import Say
 from harness.records import write_atomically
-from training import metrics
+from training import metrics, predict
 from training.ahead import Ahead
 from training.checkpoints import Checkpoints, forget_after
 from training.dataset import needed_bytes, train_ratio, train_rows
@@ -33,6 +36,7 @@ from training.hidden_states import (
 from training.recipe import Recipe
 from training.stages import Context
 
+UNCOMPILED = {"draft_attn_impl": "sdpa", "loss_implementation": "eager"}
 ON_CPU = {"draft_attn_impl": "sdpa", "loss_implementation": "eager", "hidden_states_dtype": "float32"}
 """The trainer does not run on a CPU without them: flex attention has no backward pass there, the fused
 losses need Triton, and bf16 would be emulated."""
@@ -87,7 +91,8 @@ def run(context: Context) -> dict[str, Any]:
                 stall_seconds=context.stall_seconds,
                 say=say,
             )
-            ahead.run()
+            with FileLock(hidden.with_suffix(".lock")):  # another recipe may want the same files
+                ahead.run()
             finished(hidden, ended=True)
             context.engines.drop()  # its memory is the trainer's now
             times |= {"server_ready_s": ahead.server_s, "extraction_s": ahead.seconds}
@@ -95,6 +100,23 @@ def run(context: Context) -> dict[str, Any]:
             _follow(trainer, folder, say)
     times["total_s"] = time.monotonic() - began
     _judge(folder)
+    if recipe.hidden_states.mode == "ahead":
+        context.engines.drop()
+        predict.run(
+            folder,
+            recipe,
+            checkpoint=store.best,
+            target=Path(target),
+            samples=predict.held_out(
+                context.upstream["dataset"],
+                context.upstream["responses"] / "responses.jsonl",
+                hidden,
+                first=split,
+                length=recipe.dataset.seq_length,
+            ),
+            device="cpu" if cpu else "cuda",
+            say=say,
+        )
     if not context.keep_hidden_states:
         shutil.rmtree(hidden, ignore_errors=True)
     report = metrics.report(
@@ -155,6 +177,8 @@ def trainer_settings(
         arguments["on_missing"] = "warn"
     if cpu:
         arguments |= ON_CPU
+    elif not train.compile:
+        arguments |= UNCOMPILED
     arguments |= train.args
     return {
         "arguments": _flags(arguments),
@@ -210,7 +234,12 @@ def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator
     write_atomically(file, json.dumps(settings, indent=1) + "\n")
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
-            command(recipe, file), stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            command(recipe, file),
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, **({} if recipe.train.compile else {"TORCH_COMPILE_DISABLE": "1"})},
         )
     try:
         yield process

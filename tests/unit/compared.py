@@ -91,13 +91,13 @@ def write_cell(folder: Path, record: CellRecord) -> Path:
     return path
 
 
-def write_run(folder: Path, *cells: CellRecord, finished: bool = True) -> Path:
+def write_run(folder: Path, *cells: CellRecord, finished: bool = True, subject: tuple[str, ...] = ()) -> Path:
     """Write a run folder; its path."""
     for record in cells:
         write_cell(folder / record.suite, record)
     run = RunRecord(
         run=folder.name, stack="tiny", profile="gate", options={}, provenance={}, environment={},
-        finished=finished,
+        finished=finished, subject=subject,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(run.model_dump_json(by_alias=True), encoding="utf-8")

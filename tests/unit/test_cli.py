@@ -236,6 +236,38 @@ def test_one_path_needs_a_pivot(before: str, capsys: pytest.CaptureFixture[str])
     assert "before alone: name what to compare it with" in refusal_of(capsys, "compare", before)
 
 
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_a_line_a_cell_has_no_pivot_and_one_path_needs_none(
+    kind: str, before: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = refusal_of(capsys, "compare", before, "--pivot", "language", "--format", kind)
+    assert f"{kind} has every cell apart" in error
+    code, out = output_of(capsys, before, "--format", kind)
+    assert code == 0
+    cells = json.loads(out)["cells"] if kind == "json" else out.splitlines()[1:]
+    assert len(cells) == 3
+
+
+def test_a_run_whose_stack_declares_the_subject_is_gated_across_it(
+    before: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fp8 = {"quantization": "fp8"}
+    after = str(
+        write_run(
+            Path("after"), cell(worse=3, identity=fp8), cell("zh", identity=fp8), subject=("quantization",)
+        )
+    )
+    code, out = output_of(capsys, before, after, "--across", "quantization")
+    assert code == 1
+    assert out.splitlines()[0].endswith("(the subject is quantization, as the stack declares)")
+    assert "▼ chat-en-instruct-ngram-k4: tokens per step" in out
+    assert output_of(capsys, after, before, "--across", "quantization")[0] == 0
+    _, out = output_of(capsys, before, after, "--across", "quantization", "--across", "dtype")
+    assert "no verdict is given" in out
+    data = json.loads(output_of(capsys, before, after, "--across", "quantization", "--format", "json")[1])
+    assert [a["verdict"] for c in data["cells"] for a in c["against"]] == ["regressed", "identical"]
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [

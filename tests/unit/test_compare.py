@@ -186,6 +186,18 @@ def test_across_gives_no_verdict_but_the_change() -> None:
     assert only(result).verdict.change == pytest.approx(-0.1175, abs=1e-4)
 
 
+def test_across_is_judged_where_every_new_side_declares_it() -> None:
+    fp8 = {"quantization": "fp8"}
+    base = write_run(Path("base"), cell())
+    declared = write_run(Path("declared"), cell(worse=3, identity=fp8), subject=("quantization", "dtype"))
+    silent = write_run(Path("silent"), cell(worse=3, identity=fp8))
+    assert compared(base, declared, across=("quantization",)).exit_code(strict=False) == 1
+    assert compared(base, declared, silent, across=("quantization",)).exit_code(strict=False) == 0
+    assert compared(base, declared, across=("quantization", "max_tokens")).exit_code(strict=False) == 0
+    alone = declared / "acceptance" / "chat-en-instruct-ngram-k4.json"
+    assert not compared(base, alone, across=("quantization",)).judged
+
+
 def test_the_geomean_is_of_ratios_over_cells_with_both_sides() -> None:
     a = write_run(Path("a"), cell(), cell("zh"), cell(endpoint="raw"))
     b = write_run(Path("b"), cell(worse=3), cell("zh"))

@@ -14,6 +14,7 @@ from tests.unit.cells import (
     IDENTITY,
     SAMPLED,
     WEAK,
+    Table,
     cell,
     dead_from,
     drafter,
@@ -446,6 +447,37 @@ def test_a_sequential_look_takes_more_than_a_single_one(look: int | None, kind: 
     assert verdict.primary is not None
     assert -4.4 < verdict.primary.estimate / verdict.primary.se < -4.2
     assert verdict.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(drafter(3), worse(drafter(3), 0.1)), (drafter(0, WEAK), dead_from(drafter(0, WEAK), 3))],
+    ids=["tokens per step", "position"],
+)
+def test_what_regressed_has_a_p_within_the_alpha_of_a_cell(old: Table, new: Table) -> None:
+    verdict = judge(cell(old), cell(new))
+    assert verdict.kind == "regressed"
+    assert verdict.p is not None
+    assert verdict.p <= stats.ALPHA_CELL
+    back = judge(cell(new), cell(old)).p
+    assert back is not None
+    assert back > stats.ALPHA_CELL
+
+
+def test_where_too_few_prompts_differ_or_positions_are_not_the_same_they_lend_no_p() -> None:
+    old = cell(drafter(3))
+    some_worse = cell(np.concatenate([worse(drafter(3), 0.4)[:9], drafter(3)[9:]]))
+    assert judge(old, some_worse).p == 1.0
+    weak, dead = drafter(5, WEAK), dead_from(drafter(5, WEAK), 3)
+    other = judge(cell(weak), cell(dead, cell=cell_name(drafter="other")))
+    assert other.primary is not None
+    assert other.p == stats.cell_p(other.primary.p_loss())
+
+
+@pytest.mark.parametrize("new", [worse(drafter(3, prompts=16), 0.3), drafter(3, prompts=16)])
+def test_after_several_looks_or_none_there_is_no_p(new: Table) -> None:
+    assert judge(cell(drafter(3, prompts=16)), cell(new, stopped_at=16)).p is None
+    assert judge(cell(drafter(3, prompts=16)), some(cell(new), 4)).p is None
 
 
 def test_prompts_not_asked_after_an_early_stop_are_not_missing() -> None:

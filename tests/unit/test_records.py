@@ -104,6 +104,17 @@ def test_a_file_that_is_not_there_is_named(path: Path) -> None:
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xed\xa0\x80"], ids=["no byte", "half", "surrogate"])
+def test_a_whole_record_with_a_byte_that_is_no_utf8_is_refused(
+    cell: CellRecord, path: Path, bad: bytes
+) -> None:
+    whole = dump_cell(cell).encode()
+    at = whole.index(b'"text": "', whole.index(b'"prompts"')) + len(b'"text": "')
+    path.write_bytes(whole[:at] + bad + whole[at:])
+    with pytest.raises(BadRecord, match=rf"not UTF-8 text \(byte {at}\)"):
+        load(path, CellRecord)
+
+
 def test_a_folder_is_no_record(tmp_path: Path) -> None:
     with pytest.raises(BadRecord, match="Is a directory"):
         load(tmp_path, CellRecord)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from harness import supervisor
 from harness.cells import ServerSpec, canonical
 from harness.errors import PortTaken, ServerFailed
 from harness.server import (
+    Server,
     attach,
     command_line,
     engine_facts,
@@ -371,27 +371,28 @@ def test_a_wrong_key_is_told_from_other_failures(vllm: FakeVllm) -> None:
     assert "sk-wrong" not in str(caught.value)
 
 
-@pytest.fixture
-def no_http() -> Iterator[Reply]:
-    """An answer of something that is no HTTP server; Python's own client leaves its socket open then."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield Reply(raw=b"SSH-2.0-OpenSSH_9.6\r\n")
-        gc.collect()
+NO_HTTP = Reply(raw=b"SSH-2.0-OpenSSH_9.6\r\n")
+"""Something that is no HTTP server; Python's own client leaves its socket open then."""
+open_socket = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 
-def test_something_that_is_no_http_server_is_refused(vllm: FakeVllm, no_http: Reply) -> None:
-    vllm.replies["/v1/models"] = no_http
+@open_socket
+def test_something_that_is_no_http_server_is_refused(vllm: FakeVllm) -> None:
+    vllm.replies["/v1/models"] = NO_HTTP
 
     with pytest.raises(ServerFailed, match=f"no usable answer from {vllm.url}/v1/models: SSH-2.0"):
         attach(vllm.url, at_k2(), key=None)
 
 
-def test_metrics_that_are_no_http_are_refused(vllm: FakeVllm, no_http: Reply) -> None:
-    vllm.replies["/metrics"] = no_http
+@open_socket
+def test_metrics_that_are_no_http_are_refused(vllm: FakeVllm) -> None:
+    vllm.replies["/metrics"] = NO_HTTP
 
     with pytest.raises(ServerFailed, match=f"no answer from {vllm.url}/metrics: SSH-2.0"):
         attach(vllm.url, at_k2(), key=None)
+    gc.collect()
 
 
 @pytest.mark.parametrize(
@@ -524,6 +525,20 @@ def test_the_end_of_the_pipe_ends_the_whole_tree(tree: Callable[[str], Tree]) ->
     assert one.process.wait(timeout=20) == 128 + signal.SIGTERM
 
 
+def test_a_frozen_child_is_ended_without_waiting_for_its_patience_to_end(
+    tree: Callable[[str], Tree],
+) -> None:
+    one = tree("sleep 1009 & exec sleep 1009")
+    sleepers = grown(one.process.pid, "1009", 2)
+    for sleeper in sleepers:
+        sleeper.suspend()
+
+    one.close_pipe()
+
+    assert one.process.wait(timeout=20) == 128 + signal.SIGTERM  # not SIGKILL
+    assert gone(sleepers)
+
+
 def test_a_child_that_left_its_parent_and_its_session_is_ended_too(tree: Callable[[str], Tree]) -> None:
     one = tree("setsid sh -c 'sleep 1002 & sleep 1002' & sleep 0.1; exec sleep 1003")
     sleepers = grown(one.process.pid, "1002", 2) + grown(one.process.pid, "1003", 1)
@@ -568,6 +583,25 @@ def test_a_terminated_supervisor_ends_its_tree(tree: Callable[[str], Tree]) -> N
     one.process.terminate()
 
     assert gone(sleepers)
+
+
+def test_a_server_ends_with_all_that_it_started_though_its_supervisor_is_frozen(
+    tree: Callable[[str], Tree],
+) -> None:
+    one = tree("sleep 1010 & exec sleep 1010")
+    sleepers = grown(one.process.pid, "1010", 2)
+    server = Server(
+        url="http://127.0.0.1:1", key="", spec=plain(), model="tiny", start_id="1", version="0",
+        attached=False, per_request=False, log=None, process=one.process,
+    )  # fmt: skip
+    assert server.ended() is None
+    psutil.Process(one.process.pid).suspend()
+
+    server.stop()
+    server.stop()  # once more does no harm
+
+    assert gone(sleepers)
+    assert server.ended() == f"its process ended (exit code {128 + signal.SIGTERM})"
 
 
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 137)])

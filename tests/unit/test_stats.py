@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from numpy.typing import NDArray
 
 from harness import stats
@@ -409,6 +409,36 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(raw: list[float], alp
 def test_holm_refuses_what_is_no_p_value(bad: float) -> None:
     with pytest.raises(ValueError, match=r"0\.\.1"):
         stats.holm([0.5, bad])
+
+
+@pytest.mark.parametrize(
+    ("primary", "positions", "p"),
+    [
+        (0.0008, 1.0, 0.001),
+        (1.0, 0.0002, 0.001),
+        (0.4, 0.02, 0.1),  # 5 times that of the positions, which have a fifth of alpha
+        (0.04, 0.02, 0.05),  # 5/4 times that of the primary
+        (0.9, 0.9, 1.0),
+        (0.0, 1.0, 0.0),
+    ],
+)
+def test_the_p_of_a_cell_by_hand(primary: float, positions: float, p: float) -> None:
+    assert stats.cell_p(primary, positions) == pytest.approx(p)
+
+
+@repeatable
+@given(st.floats(0, 0.002), st.floats(0, 0.002))
+def test_a_cell_is_significant_where_one_of_its_tests_is(primary: float, positions: float) -> None:
+    assume(abs(primary - stats.ALPHA_PRIMARY) > 1e-12)
+    assume(abs(positions - stats.ALPHA_POSITION) > 1e-12)
+    either = primary <= stats.ALPHA_PRIMARY or positions <= stats.ALPHA_POSITION
+    assert (stats.cell_p(primary, positions) <= stats.ALPHA_CELL) == either
+
+
+@pytest.mark.parametrize("ps", [(-0.1, 1.0), (0.5, 1.1), (math.nan, 0.5)])
+def test_the_p_of_a_cell_refuses_what_is_no_p_value(ps: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"0\.\.1"):
+        stats.cell_p(*ps)
 
 
 def test_share_bound_is_where_seeing_no_difference_has_a_chance_of_5_percent() -> None:

@@ -1,0 +1,437 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from fixtures import contract as fixture_module
+from harness.contract import Contract, compare, ended, rows
+from harness.prediction import Predicted, dump, walk
+from harness.prompts import Prompt
+from harness.records import CellRecord, Finding, PromptRecord
+from harness.tables import DASH, text_table
+from harness.validity import total
+from tests.unit.making import cell_name, cell_record, failed_record, prompt_record
+
+K = 4
+TOKENS = 97
+PROMPTS = 60
+
+
+def reaches(seed: int, rate: float = 0.6, *, prompts: int = PROMPTS) -> list[list[int]]:
+    """How far each start of each answer reaches, with guesses that are right at this rate."""
+    rng = np.random.default_rng(seed)
+    right = (rng.random((prompts, TOKENS - 1, K)) < rate).cumprod(axis=2).sum(axis=2)
+    return [[min(int(n), TOKENS - 1 - start) for start, n in enumerate(row)] for row in right]
+
+
+def predicted(reach: Sequence[Sequence[int]], *, language: str = "en") -> list[Predicted]:
+    return [
+        Predicted.of(
+            id=f"p{i:03}", language=language, tokens=len(row) + 1, prompt_hash=f"hash-{i}",
+            text_hash=f"text-{i}", reach=tuple(row), outside=(), not_argmax=0,
+            full_restricted=tuple(sum(n > j for n in row) for j in range(K)),
+        )
+        for i, row in enumerate(reach)
+    ]  # fmt: skip
+
+
+def answer(i: int, reach: Sequence[int], *, past_end: int = 0, k: int = K, **changes: Any) -> PromptRecord:
+    """As an engine with these guesses serves the answer; its last step may accept past the answer's end."""
+    steps = walk(reach, k=k, tokens=len(reach) + 1)
+    if sum(steps) + len(steps) > len(reach):  # all guesses up to the end were right
+        steps[-1] = min(k, steps[-1] + past_end)
+    known: dict[str, Any] = {
+        "accepted": tuple(steps),
+        "drafted": (k,) * len(steps),
+        "histogram": tuple(steps.count(j) for j in range(k + 1)),
+        "draft_tokens": k * len(steps),
+        "undrafted": 0,
+        "output_tokens": len(reach) + 1,
+        "prompt_hash": f"hash-{i}",
+        "text_hash": f"text-{i}",
+    }
+    return prompt_record(f"p{i:03}", **(known | changes))
+
+
+def served(reach: Sequence[Sequence[int]], *, k: int = K, **changes: Any) -> CellRecord:
+    answers = [answer(i, row, k=k) for i, row in enumerate(reach)]
+    return cell_record(*answers, **({"suite": "contract", "cell": cell_name(k=k)} | changes))
+
+
+def spoiled(reach: list[list[int]], loss: float, *, seed: int = 9) -> list[list[int]]:
+    """The same guesses, but this share of the starts has a wrong first one."""
+    rng = np.random.default_rng(seed)
+    return [[0 if rng.random() < loss else n for n in row] for row in reach]
+
+
+def judged(before: list[list[int]], after: list[list[int]], **changes: Any) -> Contract:
+    return compare(predicted(before), served(after, **changes), max_tokens=400)
+
+
+def test_an_engine_that_guesses_as_the_trainer_does_keeps_the_contract_exactly() -> None:
+    reach = reaches(1)
+
+    found = judged(reach, reach)
+
+    assert found.kind == "kept"
+    assert found.primary is not None
+    assert found.primary.identical
+    assert found.primary.estimate == 0
+    assert (found.prompts, found.same_text) == (PROMPTS, PROMPTS)
+    assert all(p.gap is not None and p.gap.estimate == 0 for p in found.positions)
+
+
+def test_what_the_engine_accepts_past_the_end_changes_nothing() -> None:
+    reach = reaches(1)
+    record = cell_record(*(answer(i, row, past_end=4) for i, row in enumerate(reach)), suite="contract")
+
+    found = compare(predicted(reach), record, max_tokens=400)
+
+    assert found.primary is not None
+    assert found.primary.identical
+    assert all(p.gap is not None and p.gap.estimate == 0 for p in found.positions)
+
+
+@pytest.mark.parametrize(("past_end", "last"), [(0, 1), (2, 1), (3, 1)])
+def test_the_last_step_is_cut_at_the_answers_end(past_end: int, last: int) -> None:
+    tally = ended(answer(0, [4, 3, 2, 1, 0, 1], past_end=past_end))  # 5 tokens, then one and its bonus token
+
+    assert tally.committed == 6
+    assert tally.decode_steps == 2
+    assert tally.at_least == (2, 2, 1, 1, 1)
+    assert tally.accepted == 4 + last
+
+
+def test_a_histogram_alone_keeps_its_steps_and_loses_no_token() -> None:
+    tally = ended(answer(0, [4, 3, 2, 1, 0, 1], past_end=3, accepted=None, drafted=None))
+
+    assert (tally.committed, tally.decode_steps) == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind"), [(0.0, "kept"), (0.005, "kept"), (0.12, "broken"), (0.5, "broken"), (1.0, "broken")]
+)
+def test_a_break_fails_and_a_trifle_does_not(loss: float, kind: str) -> None:
+    reach = reaches(2)
+
+    found = judged(reach, spoiled(reach, loss))
+
+    assert found.kind == kind
+    assert found.fails == (kind == "broken")
+
+
+def test_the_bounds_are_one_sided_students_at_three_percent() -> None:
+    """Near the margin the verdict follows the bound that the text gives, computed here by hand."""
+    kinds = set()
+    for seed in range(30):
+        reach = reaches(seed, prompts=12)
+        after = spoiled(reach, 0.06, seed=seed)
+        found = judged(reach, after)
+        x0 = x1 = np.full(12, TOKENS - 1.0)
+        n0, n1 = (np.array([len(walk(r, k=K, tokens=TOKENS)) for r in side]) for side in (reach, after))
+        d = math.log(n0.sum() / n1.sum())
+        e = (x1 - n1 * x1.sum() / n1.sum()) / x1.mean() - (x0 - n0 * x0.sum() / n0.sum()) / x0.mean()
+        half = scipy_stats.t.ppf(0.95, 11) * e.std(ddof=1) / math.sqrt(12)
+        expected = "inconclusive"
+        if d + half < math.log(0.97):
+            expected = "broken"
+        elif d - half > math.log(0.97):
+            expected = "kept"
+        assert found.kind == expected
+        kinds.add(found.kind)
+    assert {"broken", "inconclusive"} <= kinds
+
+
+def test_other_texts_with_as_many_right_guesses_are_no_break() -> None:
+    """An engine on other hardware writes other answers: the pairs differ, the drafter does not."""
+    broken = 0
+    for seed in range(40):
+        found = judged(reaches(2 * seed), reaches(2 * seed + 1))
+        broken += found.kind in {"broken", "better"}
+    assert broken <= 2  # of 40, where 3 % are several standard errors away
+
+
+def test_more_than_was_predicted_is_said() -> None:
+    reach = reaches(3)
+
+    found = judged(spoiled(reach, 0.3), reach)
+
+    assert found.kind == "better"
+    assert not found.fails
+    assert "not of this drafter" in found.text
+
+
+def test_a_dead_drafter_is_a_break_and_no_refusal() -> None:
+    dead = Finding(code="dead-drafter", hard=True, text="none of 99 drafts had its first token accepted")
+
+    found = judged(reaches(1), [[0] * (TOKENS - 1)] * PROMPTS, findings=(dead,))
+
+    assert found.kind == "broken"
+    assert found.positions[0].served == 0
+
+
+def test_what_is_no_measurement_is_refused() -> None:
+    foreign = Finding(code="foreign-traffic", hard=True, text="the server finished 9 requests")
+
+    found = judged(reaches(1), reaches(1), findings=(foreign,))
+
+    assert (found.kind, found.fails) == ("invalid", True)
+    assert "the server finished 9 requests" in found.text
+
+
+def test_prompts_that_are_rendered_otherwise_are_not_compared() -> None:
+    reach = reaches(1)
+    answers = [answer(i, row, prompt_hash="other" if i < 10 else f"hash-{i}") for i, row in enumerate(reach)]
+
+    found = compare(predicted(reach), cell_record(*answers), max_tokens=400)
+
+    assert found.kind == "invalid"
+    assert "50 of 60 prompts can be compared, 54 are the least" in found.text
+    assert "10 prompts are rendered to other tokens" in found.text
+
+
+def test_a_few_lost_prompts_are_counted_and_no_more() -> None:
+    reach = reaches(1)
+    answers = [answer(i, row) for i, row in enumerate(reach[:-1])]
+
+    found = compare(
+        predicted(reach), cell_record(*answers, failed_record(f"p{PROMPTS - 1:03}")), max_tokens=400
+    )
+
+    assert found.kind == "kept"
+    assert found.prompts == PROMPTS - 1
+    assert found.notes[0] == "1 prompts have no answer with a decode step"
+
+
+def test_seven_prompts_are_too_few() -> None:
+    reach = reaches(1, prompts=7)
+
+    assert judged(reach, reach).kind == "invalid"
+
+
+def test_a_smaller_k_is_predicted_from_the_same_guesses() -> None:
+    reach = reaches(4)
+
+    found = judged(reach, reach_at(reach, 2), k=2)
+
+    assert found.kind == "kept"
+    assert found.primary is not None
+    assert found.primary.identical
+    assert len(found.positions) == 2
+
+
+def reach_at(reach: list[list[int]], k: int) -> list[list[int]]:
+    return [[min(n, k) for n in row] for row in reach]
+
+
+def test_shorter_answers_are_predicted_from_the_same_guesses() -> None:
+    reach = reaches(4)
+    cut = [[min(n, 40 - 1 - start) for start, n in enumerate(row[:39])] for row in reach]
+
+    found = compare(predicted(reach), served(cut), max_tokens=40)
+
+    assert found.primary is not None
+    assert found.primary.identical
+    assert found.summary is not None
+    assert found.summary.walk == tuple(p.predicted for p in found.positions)
+
+
+def test_answers_that_differ_are_counted() -> None:
+    reach = reaches(1)
+    answers = [answer(i, row, text_hash="other" if i % 2 else f"text-{i}") for i, row in enumerate(reach)]
+
+    found = compare(predicted(reach), cell_record(*answers), max_tokens=400)
+
+    assert found.same_text == PROMPTS // 2
+    assert "30 with the same answer" in found.text
+
+
+def test_what_explains_the_trainers_figure_is_told() -> None:
+    lines = predicted(reaches(1))
+    first = lines[0]
+    unknown = tuple(s + 1 + n for s, n in enumerate(first.reach) if n < min(K, TOKENS - 1 - s))[:1]
+    known = first.model_dump(include={"id", "language", "tokens", "prompt_hash", "text_hash", "reach"})
+    lines[0] = Predicted.of(**known, outside=unknown, full_restricted=first.full, not_argmax=90)
+    lines[1:] = [line.model_copy(update={"not_argmax": 90}) for line in lines[1:]]
+
+    found = compare(lines, served([list(line.reach) for line in lines]), max_tokens=400)
+
+    told = " ".join(found.notes)
+    assert "% of first wrong guesses were for tokens the drafter cannot say" in told
+    assert "from the first 4 tokens of an answer" in told
+    assert "answers that were not greedy" in told
+
+
+def test_the_table_sets_all_figures_side_by_side() -> None:
+    reach = reaches(5)
+    found = judged(reach, spoiled(reach, 0.2))
+    benchmark = total(served(reaches(6, 0.3)).prompts)
+
+    header, body = rows(found, benchmark)
+
+    assert [row[0] for row in body] == ["position 0", "position 1", "position 2", "position 3", "tokens/step"]
+    assert found.summary is not None
+    assert body[0][1] == f"{100 * found.summary.trainer[0]:.1f}"
+    assert body[0][3] == f"{100 * float(found.positions[0].predicted or 0):.1f}"
+    assert body[0][5].startswith("-")
+    assert body[0][7] == f"{100 * float(benchmark.acceptance[0] or 0):.1f}"
+    assert body[4][3:5] == [f"{found.primary.r0:.2f}", f"{found.primary.r1:.2f}"] if found.primary else False
+    assert text_table(header, body)
+
+
+def test_a_benchmark_that_was_not_measured_is_an_em_dash() -> None:
+    reach = reaches(5)
+
+    _, body = rows(judged(reach, reach), None)
+
+    assert [row[-1] for row in body] == [DASH] * 5
+
+
+STACK = """\
+schema = 1
+name = "tiny"
+[target]
+model = "org/tiny"
+[drafters.none]
+[drafters.ngram]
+method = "ngram"
+k = [2]
+[drafters.eagle3r1]
+method = "eagle3"
+model = "./drafter"
+k = [2, 4]
+"""
+CONFTEST = """\
+import pytest
+@pytest.fixture(scope="session")
+def server(request):
+    return None
+"""
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester) -> Path:
+    """The suite, a stack with a drafter that foretells ten English answers, and no engine."""
+    folder = pytester.mkdir("bench_suites")
+    shutil.copy(Path(fixture_module.__file__).parent.parent / "bench_suites" / "test_contract.py", folder)
+    (folder / "conftest.py").write_text(CONFTEST)
+    pytester.path.joinpath("tiny.toml").write_text(STACK)
+    drafter = pytester.mkdir("drafter")
+    lines = predicted(reaches(1, prompts=10))
+    (drafter / "validation.jsonl").write_text(dump(lines))
+    held_out = [{"id": line.id, "language": "en", "text": "Hi"} for line in lines]
+    held_out.append({"id": "zh1", "language": "zh", "text": "你好"})  # nothing is predicted for it
+    (drafter / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held_out))
+    return drafter
+
+
+def run(pytester: pytest.Pytester, *words: str) -> pytest.RunResult:
+    plugins = ["harness.plugin", "fixtures.servers", "fixtures.measurement", "fixtures.contract"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)  # they are imported already
+        return pytester.runpytest_inprocess(
+            *(word for plugin in plugins for word in ("-p", plugin)), "-p", "no:cacheprovider", "-q",
+            "--stack", "./tiny.toml", *words,
+        )  # fmt: skip
+
+
+def collected(result: pytest.RunResult) -> list[str]:
+    found = [re.search(r"\[(chat|raw)-(.+)\]$", line) for line in result.outlines]
+    return [f"{match[1]}-{match[2]}" for match in found if match]
+
+
+@pytest.mark.usefixtures("suite")
+def test_cells_with_a_prediction_are_the_cases(pytester: pytest.Pytester) -> None:
+    result = run(pytester, "--collect-only", "bench_suites/test_contract.py")
+
+    assert collected(result) == ["chat-en-instruct-eagle3r1-k2", "chat-en-instruct-eagle3r1-k4"]
+
+
+@pytest.mark.usefixtures("suite")
+def test_the_suite_runs_by_its_path_alone(pytester: pytest.Pytester) -> None:
+    assert collected(run(pytester, "--collect-only", "bench_suites")) == []
+
+
+def test_without_a_drafter_of_ours_it_says_what_would_have_a_prediction(
+    pytester: pytest.Pytester, suite: Path
+) -> None:
+    (suite / "validation.jsonl").unlink()
+
+    result = run(pytester, "--collect-only", "bench_suites/test_contract.py")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*no drafter of stack tiny comes with a prediction*python -m training*"])
+
+
+def test_beside_other_suites_a_drafter_without_a_prediction_is_only_said(
+    pytester: pytest.Pytester, suite: Path
+) -> None:
+    (suite / "validation.jsonl").unlink()
+    pytester.path.joinpath("bench_suites", "test_other.py").write_text("def test_it(): pass\n")
+
+    result = run(pytester, "bench_suites/test_other.py", "bench_suites/test_contract.py")
+
+    result.assert_outcomes(passed=1, deselected=12, warnings=1)
+    result.stdout.fnmatch_lines(["*GateWarning: no drafter of stack tiny comes with a prediction*"])
+
+
+def test_a_damaged_prediction_is_named(pytester: pytest.Pytester, suite: Path) -> None:
+    (suite / "validation.jsonl").write_text("{}\n")
+
+    result = run(pytester, "--collect-only", "bench_suites/test_contract.py")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*validation.jsonl, line 1: id: Field required*"])
+
+
+@pytest.mark.usefixtures("suite")
+@pytest.mark.parametrize(
+    ("loss", "words", "outcome"),
+    [
+        (0.0, (), {"passed": 1}),
+        (0.6, (), {"failed": 1}),
+        (0.6, ("--gate", "warn"), {"passed": 1, "warnings": 1}),
+    ],
+)
+def test_a_case_fails_on_a_break_and_shows_its_table(
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    loss: float,
+    words: tuple[str, ...],
+    outcome: dict[str, int],
+) -> None:
+    asked: list[Any] = []
+
+    def serve(cell: Any, prompts: list[Prompt], max_tokens: int, **_: Any) -> CellRecord:
+        asked.append((str(cell), [p.id for p in prompts], max_tokens))
+        return served(spoiled(reaches(1, prompts=10), loss))
+
+    monkeypatch.setattr(fixture_module, "_served", serve)
+
+    result = run(pytester, "-s", "bench_suites/test_contract.py", "-k", "k4", *words)
+
+    result.assert_outcomes(**outcome)
+    assert asked == [("chat-en-instruct-eagle3r1-k4", [f"p{i:03}" for i in range(10)], TOKENS)]
+    result.stdout.fnmatch_lines(["*trainer*all starts*predicted*served*", "position 0 *", "tokens/step *"])
+    if "failed" in outcome:
+        result.stdout.fnmatch_lines(["*chat-en-instruct-eagle3r1-k4: broken: tokens per step*"])
+
+
+@pytest.mark.usefixtures("suite")
+def test_a_k_that_nothing_was_predicted_for_is_refused(pytester: pytest.Pytester) -> None:
+    pytester.path.joinpath("tiny.toml").write_text(STACK.replace("[2, 4]", "[6]"))
+
+    result = run(pytester, "bench_suites/test_contract.py")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*k is 6, but its validation foretells 4*"])

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+
+from harness import stats
+from harness.gate import Kind, Verdict
+from harness.notes import holm_notes
+from harness.tables import verdict_report
+from tests.unit.cells import cell, drafter, worse
+from tests.unit.making import cell_name
+
+
+def judged(kind: Kind, p: float | None) -> Verdict:
+    return Verdict(kind=kind, text="so it is", p=p)
+
+
+def test_of_many_cells_the_clear_losses_stay_and_the_others_are_named_with_their_p() -> None:
+    """Five p-values: the smallest counts five times, the second four times, and so on."""
+    verdicts = [
+        ("a", judged("regressed", 0.0001)),
+        ("b", judged("ok", 0.5)),
+        ("c", judged("regressed", 0.0009)),
+        ("d", judged("identical", 1.0)),
+        ("e", judged("inconclusive", 0.2)),
+    ]
+    assert holm_notes(verdicts) == [
+        "significant at 0.001 over all 5 cells together (Holm): 1 of 2 regressed; not c (p 0.0036)"
+    ]
+
+
+def test_at_the_level_itself_a_loss_is_still_significant() -> None:
+    verdicts = [("a", judged("regressed", stats.ALPHA_CELL / 2)), ("b", judged("ok", 0.3))]
+    assert holm_notes(verdicts)[0].endswith("(Holm): 1 of 1 regressed")
+
+
+def test_of_many_names_three_are_told() -> None:
+    verdicts = [(f"c{i}", judged("regressed", 0.0009)) for i in range(5)]
+    assert holm_notes(verdicts)[0].endswith("; not c0 (p 0.0045), c1 (p 0.0045), c2 (p 0.0045), and 2 more")
+
+
+@pytest.mark.parametrize(
+    "verdicts",
+    [
+        [],
+        [("a", judged("regressed", 0.0001))],
+        [("a", judged("ok", 0.0001)), ("b", judged("ok", 0.5))],
+        [("a", judged("regressed", None)), ("b", judged("regressed", None))],
+        [("a", judged("regressed", 0.0001)), ("b", judged("invalid", None))],
+    ],
+    ids=["nothing", "one cell", "no loss", "several looks", "one that was judged"],
+)
+def test_without_a_loss_among_several_cells_there_is_nothing_to_say(
+    verdicts: list[tuple[str, Verdict]],
+) -> None:
+    assert holm_notes(verdicts) == []
+
+
+def test_the_report_of_a_run_says_it_and_changes_no_verdict() -> None:
+    lost, same = cell(worse(drafter(3), 0.1)), cell(drafter(3), cell=cell_name(language="zh"))
+    p = stats.ALPHA_CELL / 1.5
+    text = verdict_report([(lost, judged("regressed", p)), (same, judged("identical", 1.0))])
+    assert (
+        "note: significant at 0.001 over all 2 cells together (Holm): 0 of 1 regressed; "
+        "not chat-en-instruct-ngram-k4 (p 0.0013)\n▼ chat-en-instruct-ngram-k4: so it is"
+    ) in text

@@ -1,0 +1,397 @@
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from harness import prediction
+from harness.acceptance import overshoot_of
+from harness.client import _hash_of
+from harness.errors import BadInput, BadRecord
+from harness.prediction import Predicted, summarise, walk
+from tests.unit.eagle3 import tiny_eagle3
+from training import predict, recipe as recipes
+from training.drafting import Eagle3, Guesses, Sample
+
+K = 3
+PROMPT = [90, 91, 92, 93]
+ANSWER = [10, 11, 12, 13, 14, 15]
+
+
+def sample(answer: list[int] = ANSWER, **changes: Any) -> Sample:
+    known: dict[str, Any] = {
+        "id": "a",
+        "language": "en",
+        "token_ids": np.array([*PROMPT, *answer]),
+        "answer": len(PROMPT),
+        "text": f"text of {answer}",
+        "hidden_states": None,
+    }
+    return Sample(**(known | changes))
+
+
+def copying(sample: Sample, *, wrong: tuple[tuple[int, int], ...] = (), vocabulary: Any = None) -> Guesses:
+    """A drafter that knows the answer, but for its guesses (step, for token) in `wrong`."""
+    ids = sample.token_ids
+    after = [np.concatenate([ids[1 + s :], np.full(1 + s, -1)]) for s in range(K)]
+    drafted = np.stack(after)
+    for step, token in wrong:
+        drafted[step, sample.answer + token - 1 - step] = -2
+    return Guesses(drafted=drafted, best=np.append(ids[1:], -3), vocabulary=vocabulary)
+
+
+def test_a_drafter_that_copies_reaches_the_end_from_everywhere() -> None:
+    line = predict.compared(sample(), copying(sample()))
+
+    assert line.reach == (3, 3, 3, 2, 1)
+    assert line.tokens == 6
+    assert line.positions == 5
+    assert line.full == (5, 4, 3)
+    assert line.histogram == (
+        0,
+        1,
+        0,
+        1,
+    )  # tokens 1 to 4 in one step, then the last with a bonus past the end
+    assert line.full_restricted == (5, 4, 3)  # of 6 tokens: what follows the last is not known
+    assert (line.outside, line.vocab_misses, line.not_argmax) == ((), 0, 0)
+
+
+def test_a_wrong_guess_ends_its_own_draft_and_no_other() -> None:
+    line = predict.compared(sample(), copying(sample(), wrong=((1, 3),)))
+
+    assert line.reach == (3, 1, 3, 2, 1)  # of the draft from token 1, guess 1 is the one for token 3
+
+
+def test_a_first_guess_that_is_wrong_is_met_only_where_serving_starts() -> None:
+    line = predict.compared(sample(), copying(sample(), wrong=((0, 2), (0, 5))))
+
+    assert line.reach == (3, 0, 3, 2, 0)
+    assert line.histogram == (1, 0, 0, 1)  # the wrong guess for token 2 is skipped, the one for 5 is not
+    assert line.full == (3, 3, 2)
+
+
+def test_drafts_from_inside_the_prompt_do_not_count() -> None:
+    guesses = copying(sample())
+    guesses.drafted[:, : len(PROMPT)] = -2
+
+    assert predict.compared(sample(), guesses).reach == (3, 3, 3, 2, 1)
+
+
+def test_a_token_outside_the_draft_vocabulary_is_a_miss_that_the_trainer_does_not_count() -> None:
+    vocabulary = np.ones(100, dtype=bool)
+    vocabulary[12] = False
+    guesses = copying(sample(), vocabulary=vocabulary)
+    at = len(PROMPT) + 1  # where the guess for token 2 of the answer starts
+    for step in range(K):
+        guesses.drafted[step, at - step] = 50
+    guesses.best[at] = 50
+
+    line = predict.compared(sample(), guesses)
+
+    assert line.outside == (2,)
+    assert line.reach == (1, 0, 3, 2, 1)
+    assert line.vocab_misses == 2
+    assert line.full_restricted == (5, 4, 3)
+    assert line.not_argmax == 0
+
+
+def test_an_answer_that_was_not_greedy_shows() -> None:
+    guesses = copying(sample())
+    guesses.best[len(PROMPT) + 2] = 77
+
+    assert predict.compared(sample(), guesses).not_argmax == 1
+
+
+def test_prompt_and_answer_are_known_by_the_hashes_that_a_client_gives_them() -> None:
+    line = predict.compared(sample(), copying(sample()))
+
+    assert line.prompt_hash == _hash_of(PROMPT)
+    assert line.text_hash == _hash_of(f"text of {ANSWER}")
+
+
+def test_an_answer_of_one_token_has_no_decode_step() -> None:
+    assert [line.tokens for line in predict.predict([sample([10]), sample([10, 11])], copying)] == [2]
+
+
+@pytest.mark.parametrize(("mask", "start"), [([0, 0, 1, 1], 2), ([0, 1], 1)])
+def test_an_answer_begins_where_the_mask_does(mask: list[int], start: int) -> None:
+    assert predict.answer_of(mask) == start
+
+
+@pytest.mark.parametrize("mask", [[], [0, 0], [1, 1], [0, 1, 0], [0, 1, 0, 1]])
+def test_a_mask_of_anything_but_prompt_and_answer_is_refused(mask: list[int]) -> None:
+    with pytest.raises(BadInput, match="zeros, then ones"):
+        predict.answer_of(mask)
+
+
+reaches = st.integers(1, 5).flatmap(
+    lambda k: st.tuples(st.just(k), st.lists(st.integers(0, k), min_size=1, max_size=40))
+)
+
+
+@given(reaches, st.integers(1, 6), st.integers(2, 50))
+def test_a_walk_is_a_record_that_reconciles(drawn: tuple[int, list[int]], k: int, limit: int) -> None:
+    most, raw = drawn
+    tokens = len(raw) + 1
+    reach = tuple(min(right, tokens - 1 - start) for start, right in enumerate(raw))
+
+    line = Predicted.of(
+        id="a", language="en", tokens=tokens, prompt_hash="p", text_hash=None, reach=reach, outside=(),
+        full_restricted=(0,) * most, not_argmax=0,
+    )  # fmt: skip
+    steps = walk(reach, k=most, tokens=tokens)
+
+    assert sum(n + 1 for n in steps) - (tokens - 1) in (0, 1)
+    assert overshoot_of(line.histogram, undrafted=0, output_tokens=tokens) in (0, 1)
+    cut = line.tally(k=min(k, most), max_tokens=limit)
+    assert cut.committed == min(tokens, limit) - 1
+    assert cut.decode_steps <= cut.committed
+    assert Predicted.model_validate_json(line.model_dump_json(by_alias=True)) == line
+
+
+def test_all_right_takes_a_step_every_k_and_one_tokens_and_all_wrong_one_every_token() -> None:
+    assert walk([4] * 20, k=4, tokens=21) == [4, 4, 4, 4]
+    assert walk([0] * 20, k=4, tokens=21) == [0] * 20
+    assert walk([4] * 20, k=2, tokens=8) == [2, 2, 1]
+
+
+def test_serving_meets_hard_starts_more_often_than_they_stand_in_the_answer() -> None:
+    line = Predicted.of(
+        id="a", language="en", tokens=25, prompt_hash="p", text_hash=None, reach=(1, 1, 0) * 8, outside=(),
+        full_restricted=(16,), not_argmax=0,
+    )  # fmt: skip
+
+    found = summarise([line])
+
+    assert found.full == (2 / 3,)  # two starts of three are easy, but one in two that serving meets
+    assert found.walk == (1 / 2,)
+    assert found.tokens_per_step == 1.5
+
+
+def test_a_summary_holds_the_figures_by_language(tmp_path: Path) -> None:
+    one = predict.compared(sample(), copying(sample()))
+    other = predict.compared(
+        sample(id="b", language="zh"), copying(sample(), wrong=tuple((0, t) for t in range(1, 6)))
+    )
+
+    found = predict.write(tmp_path / "validation.jsonl", [other, one])
+
+    assert prediction.load(tmp_path / "validation.jsonl") == (one, other)
+    assert found["all"]["prompts"] == 2
+    assert found["en"]["tokens_per_step"] == 2.5  # five tokens after the first in two steps
+    assert found["zh"]["tokens_per_step"] == 1.0
+    assert found["all"]["trainer"][0] == 5 / 12
+    assert found["zh"]["vocab_share"] == 0.0
+    assert found["en"]["accepted_first"] == 3.0
+    assert found["en"]["accepted_rest"] == 1.5
+
+
+def test_nothing_predicted_is_no_prediction(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no held-out answer"):
+        predict.write(tmp_path / "validation.jsonl", [])
+
+
+def test_more_guesses_than_there_were_cannot_be_foretold() -> None:
+    with pytest.raises(ValueError, match="k is 4"):
+        summarise([predict.compared(sample(), copying(sample()))], k=4)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"histogram": [9, 0, 0, 0]}, "histogram is .* but reach makes it"),
+        ({"reach": [4, 3, 3, 2, 1]}, "4 right guesses"),
+        ({"reach": [1]}, "6 tokens have 5 starts"),
+        ({"tokens": "six"}, "tokens"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_a_line_that_does_not_add_up_is_named(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    path = tmp_path / "validation.jsonl"
+    line = predict.compared(sample(), copying(sample()))
+    text = prediction.dump([line])
+    path.write_text(text + json.dumps({**json.loads(text), "id": "b", **change}) + "\n", encoding="utf-8")
+
+    with pytest.raises(BadRecord, match=f"line 2: .*{says}"):
+        prediction.load(path)
+
+
+def test_a_prompt_predicted_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "validation.jsonl"
+    path.write_text(2 * prediction.dump([predict.compared(sample(), copying(sample()))]), encoding="utf-8")
+
+    with pytest.raises(BadRecord, match="line 2: the prompt 'a'"):
+        prediction.load(path)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_validation_file_or_is_refused(text: str) -> None:
+    path = Path(__file__).parent / "no such file"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prediction, "read_text", lambda _: text)
+        for load in (prediction.load, prediction.load_held_out):
+            with contextlib.suppress(BadRecord):
+                assert load(path) == ()
+
+
+def test_held_out_prompts_are_read_by_id_language_and_text(tmp_path: Path) -> None:
+    path = tmp_path / "held_out.jsonl"
+    path.write_text('{"id": "a", "language": "zh", "text": "你好嗎", "source": "x"}\n', encoding="utf-8")
+
+    assert [(p.id, p.language, p.text) for p in prediction.load_held_out(path)] == [("a", "zh", "你好嗎")]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return tiny_eagle3(tmp_path_factory.mktemp("tiny"))
+
+
+def hidden_sample(tokens: int = 120) -> Sample:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(1)
+    return Sample(
+        id="a",
+        language="en",
+        token_ids=torch.randint(0, 96, (tokens,)).numpy(),
+        answer=6,
+        text=None,
+        hidden_states=torch.randn(tokens, 4, 32),
+    )
+
+
+def test_the_trainers_own_count_comes_out_of_the_guesses(tiny: tuple[Path, Path]) -> None:
+    torch = pytest.importorskip("torch")
+    losses = pytest.importorskip("speculators.losses")
+    drafter, given_sample = Eagle3(*tiny), hidden_sample()
+    model: Any = drafter._model
+    ids, states = torch.from_numpy(given_sample.token_ids), given_sample.hidden_states
+    mask = torch.arange(len(ids)) >= given_sample.answer
+
+    with torch.inference_mode():
+        _, _, metrics = model(
+            hidden_states=states[None, :-1, :3].flatten(2),
+            input_ids=ids[None, 1:],
+            document_ids=torch.zeros(1, len(ids) - 1, dtype=torch.long),
+            position_ids=torch.arange(1, len(ids))[None],
+            loss_mask=mask[None, 1:],
+            verifier_last_hidden_states=states[None, 1:, -1],
+            ttt_steps=3,
+            loss_config=losses.resolve_loss_config("kl_div", "eager"),
+        )
+    line = predict.compared(given_sample, drafter(given_sample))
+
+    sums = [metrics[f"full_acc_{i}_sum"].item() for i in range(3)]
+    assert list(line.full_restricted) == sums
+    assert sums[0] > 0
+    assert [metrics[f"full_acc_{i}_total"].item() for i in range(3)] == [line.tokens] * 3
+
+
+@pytest.mark.parametrize("start", [6, 11, 100])
+def test_an_answer_that_goes_as_a_step_by_step_draft_says_is_reached(
+    tiny: tuple[Path, Path], start: int
+) -> None:
+    """A draft from one start, made as serving makes it: on what is known there, then on its own guesses."""
+    drafter, given_sample = Eagle3(*tiny), hidden_sample()
+    ids = given_sample.token_ids.tolist()
+    for step in range(3):
+        known = [*ids[: start + 1 + step], *[0] * (3 - step)]
+        cut = dataclasses.replace(
+            given_sample,
+            token_ids=np.array(known),
+            hidden_states=given_sample.hidden_states[: len(known)],
+        )
+        ids[start + 1 + step] = int(drafter(cut).drafted[step, start])
+    answered = dataclasses.replace(given_sample, token_ids=np.array(ids))
+
+    assert predict.compared(answered, drafter(answered)).reach[start - answered.answer] == 3
+
+
+def test_all_guesses_are_tokens_of_the_draft_vocabulary(tiny: tuple[Path, Path]) -> None:
+    guesses = Eagle3(*tiny)(hidden_sample())
+
+    assert guesses.vocabulary is not None
+    assert guesses.drafted.shape == (3, 120)
+    assert guesses.vocabulary[guesses.drafted[:, 1:]].all()
+    assert guesses.vocabulary[guesses.best[1:]].all()
+
+
+def test_hidden_states_are_read_with_their_tokens(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    path = tmp_path / "hs_0.safetensors"
+    states = {"hidden_states": torch.zeros(4, 4, 8, dtype=torch.bfloat16), "token_ids": torch.arange(4)}
+    save_file(states, path)
+
+    read = predict.read_sample(path, id="a", language="en", loss_mask=[0, 0, 1, 1], text="x")
+
+    assert read.token_ids.tolist() == [0, 1, 2, 3]
+    assert (read.answer, read.hidden_states.shape) == (2, (4, 4, 8))
+    with pytest.raises(BadInput, match="a mask of 3"):
+        predict.read_sample(path, id="a", language="en", loss_mask=[0, 1, 1], text="x")
+    path.write_bytes(b"not a tensor")
+    with pytest.raises(BadInput, match="no hidden states"):
+        predict.read_sample(path, id="a", language="en", loss_mask=[0, 1, 1], text="x")
+    with pytest.raises(BadInput, match="hs_1"):
+        predict.read_sample(tmp_path / "hs_1.safetensors", id="a", language="en", loss_mask=[0, 1], text=None)
+
+
+def test_held_out_samples_are_the_validation_rows_of_the_held_out_prompts(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    datasets = pytest.importorskip("datasets")
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    answers = {name: [n, 5, 6, 7, 8] for n, name in enumerate("abcd")}
+    order = ["d", "a", "c", "b"]  # as the trainer has them; the last three are the validation
+    mask = [0, 1, 1, 1]
+    data = [answers[name][:4] for name in order]
+    datasets.Dataset.from_dict({"input_ids": data, "loss_mask": [mask] * 4}).save_to_disk(tmp_path / "data")
+    held = [{"id": name, "language": "en", "text": "x"} for name in "abc"]
+    (tmp_path / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
+    rows = [
+        {"id": name, "language": "en", "input_ids": ids, "loss_mask": [*mask, 1], "answer": f"answer {name}"}
+        for name, ids in answers.items()
+    ]
+    (tmp_path / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in (0, 1, 3):  # those of c were lost
+        states = {"hidden_states": torch.full((4, 4, 8), float(row)), "token_ids": torch.tensor(data[row])}
+        save_file(states, tmp_path / f"hs_{row}.safetensors")
+
+    found = list(predict.held_out(tmp_path, tmp_path / "responses.jsonl", tmp_path, first=1, length=4))
+
+    assert [(s.id, s.token_ids.tolist(), s.answer) for s in found] == [
+        ("a", [0, 5, 6, 7], 1),
+        ("b", [1, 5, 6, 7], 1),
+    ]
+    assert [float(s.hidden_states[0, 0, 0]) for s in found] == [1.0, 3.0]
+    assert found[0].text is None  # it was cut: no server sends what is left of it
+
+
+def test_the_trained_checkpoint_predicts_what_serving_gives(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    known = recipes.load(recipes.find("smollm2-eagle3-en"))
+    how: dict[str, Any] = {"checkpoint": tiny[0], "target": tiny[1], "device": "cpu"}
+    said: list[str] = []
+
+    found = predict.run(tmp_path, known, samples=[hidden_sample()], say=said.append, **how)
+
+    assert found == predict.summaries(prediction.load(tmp_path / "validation.jsonl"))
+    assert found is not None
+    assert found["en"]["prompts"] == 1
+    assert predict.run(tmp_path / "none", known, samples=[], say=said.append, **how) is None
+    other = known.model_copy(update={"train": known.train.model_copy(update={"algorithm": "dflash"})})
+    assert predict.run(tmp_path / "none", other, samples=[hidden_sample()], say=said.append, **how) is None
+    assert not (tmp_path / "none").exists()
+    assert "dflash drafters are not run here" in said[-1]
+
+
+def test_a_folder_without_an_eagle3_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no checkpoint of speculators"):
+        Eagle3(tmp_path, tmp_path)
+    (tmp_path / "config.json").write_text('{"speculators_model_type": "dflash"}', encoding="utf-8")
+    with pytest.raises(BadInput, match="this is 'dflash'"):
+        Eagle3(tmp_path, tmp_path)

@@ -1,0 +1,151 @@
+"""The stages of a recipe, bound to what does them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from harness.errors import ServerFailed
+from harness.server import Server
+from harness.watchdog import guarded
+from training import check, dataset, export, prompts, responses, stages, train
+from training.engines import base_spec
+from training.errors import Stalled
+from training.recipe import Recipe, Source
+from training.responses import Stall
+from training.selfmade import SelfMade
+from training.stages import Context, Stage
+
+TOKENS_PER_ANSWER = 250
+"""Only for the outlook of a dry run."""
+
+
+@contextlib.contextmanager
+def _serve(context: Context) -> Iterator[tuple[Server, Stall]]:
+    """The target's server under the watchdog; another one after a stall."""
+    spec, _ = base_spec(context.recipe, say=context.say, python=sys.executable)
+    server = context.engines.get(spec)
+    try:
+        with guarded(server, stall_seconds=context.stall_seconds) as guard:
+            yield server, lambda: guard.stalled.reason if guard.stalled else None
+    except Stalled:
+        context.engines.drop()
+        raise
+
+
+def _prompts(context: Context) -> dict[str, Any]:
+    """Starts a server only where a source asks the target; a server that stalled is asked again, anew."""
+    with contextlib.ExitStack() as opened:
+        served: list[tuple[SelfMade, Stall]] = []
+
+        def ask(source: Source, first: int, number: int) -> list[str | None]:
+            for attempt in range(1, responses.MOST_STALLS + 1):
+                if not served:
+                    server, stalled = opened.enter_context(_serve(context))
+                    served.append((SelfMade(server, context.recipe), stalled))
+                write, stalled = served[0]
+                try:
+                    return write(source, first, number)
+                except ServerFailed:
+                    if not stalled() or attempt == responses.MOST_STALLS:
+                        raise
+                    context.say(f"the server stalled ({attempt} of {responses.MOST_STALLS}): {stalled()}")
+                    opened.close()
+                    context.engines.drop()
+                    served.clear()
+            raise AssertionError
+
+        return prompts.run(context.folder, context.recipe, ask=ask, say=context.say)
+
+
+def _responses(context: Context) -> dict[str, Any]:
+    _, target = base_spec(context.recipe, say=context.say, python=sys.executable)
+    return responses.run(
+        context.folder,
+        context.upstream["prompts"] / "prompts.jsonl",
+        context.recipe,
+        target=target,
+        serve=lambda: _serve(context),
+        say=context.say,
+    )
+
+
+def _dataset(context: Context) -> dict[str, Any]:
+    _, target = base_spec(context.recipe, say=context.say, python=sys.executable)
+    return dataset.run(
+        context.folder,
+        context.upstream["responses"] / "responses.jsonl",
+        context.recipe,
+        target=target,
+        say=context.say,
+    )
+
+
+def _prompt_inputs(recipe: Recipe) -> Any:
+    return [recipe.target.model_dump(), prompts.inputs(recipe)]
+
+
+STAGES = (
+    Stage(name="prompts", version=1, inputs=_prompt_inputs, run=_prompts),
+    Stage(
+        name="responses",
+        version=1,
+        inputs=lambda r: [r.responses.model_dump(exclude={"concurrency"}), r.engine.args],
+        run=_responses,
+    ),
+    Stage(
+        name="dataset", version=1, inputs=lambda r: [r.dataset.model_dump(), r.check.held_out], run=_dataset
+    ),
+    Stage(
+        name="train",
+        version=1,
+        inputs=lambda r: [
+            r.train.model_dump(exclude={"num_workers", "keep_last", "compile"}),
+            r.hidden_states.model_dump(include={"mode", "layers", "args"}),
+        ],
+        run=train.run,
+    ),
+    Stage(name="export", version=1, inputs=lambda r: [r.drafter, r.about], run=export.run),
+    Stage(name="check", version=1, inputs=lambda r: r.check.model_dump(), run=check.run),
+)
+
+
+def outlook(recipe: Recipe, work: Path) -> str:
+    """What a run would do: stages, tokens, disk, and the trainer's command."""
+    config = _outline(recipe)
+    rows = []
+    for planned in stages.plan(recipe, STAGES, work):
+        record = planned.record
+        told = f"done in {record['seconds']:.0f} s" if record else "to do"
+        rows.append([planned.stage.name, told, config.get(planned.stage.name, ""), str(planned.folder)])
+    command = " ".join(train.command(recipe, Path("SETTINGS.json")))
+    return f"{tabulate(rows, headers=['stage', 'state', 'how much', 'folder'])}\n\ntrainer: {command}"
+
+
+def _outline(recipe: Recipe) -> dict[str, str]:
+    count = recipe.prompts.count
+    at_most = count * recipe.responses.max_tokens
+    likely = count * min(TOKENS_PER_ANSWER, recipe.responses.max_tokens)
+    steps = -(-likely // recipe.train.total_seq_len) * recipe.train.epochs
+    return {
+        "prompts": f"{count:,} prompts",
+        "responses": f"about {likely:,} tokens, at most {at_most:,}",
+        "dataset": f"draft vocabulary {recipe.dataset.draft_vocab_size or 'of the target'}",
+        "train": f"about {steps:,} steps; hidden states: {_room(recipe, likely)}",
+        "export": recipe.drafter,
+        "check": f"k {', '.join(map(str, recipe.check.k))} on stack {recipe.check.stack}",
+    }
+
+
+def _room(recipe: Recipe, tokens: int) -> str:
+    """Room for hidden states, where the target's size is known without fetching it."""
+    size = train.target_size(recipe)
+    if size is None:
+        return "— (the target is not here)"
+    layers, width = size
+    return f"about {dataset.needed_bytes(tokens, layers=layers, hidden_size=width) / 1e9:.1f} GB"
