@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 0 done, 1 a stage failed, 2 bad input, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(words)
+    options.work = options.work.resolve()
     names = ", ".join(stage.name for stage in STAGES)
     try:
         recipe = recipes.load(recipes.find(options.recipe), options.changes)

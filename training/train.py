@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from harness.errors import BadInput
 from harness.models import Say
 from harness.records import write_atomically
 from training import metrics, predict
@@ -102,21 +103,24 @@ def run(context: Context) -> dict[str, Any]:
     _judge(folder)
     if recipe.hidden_states.mode == "ahead":
         context.engines.drop()
-        predict.run(
-            folder,
-            recipe,
-            checkpoint=store.best,
-            target=Path(target),
-            samples=predict.held_out(
-                context.upstream["dataset"],
-                context.upstream["responses"] / "responses.jsonl",
-                hidden,
-                first=split,
-                length=recipe.dataset.seq_length,
-            ),
-            device="cpu" if cpu else "cuda",
-            say=say,
-        )
+        try:
+            predict.run(
+                folder,
+                recipe,
+                checkpoint=store.best,
+                target=Path(target),
+                samples=predict.held_out(
+                    context.upstream["dataset"],
+                    context.upstream["responses"] / "responses.jsonl",
+                    hidden,
+                    first=split,
+                    length=recipe.dataset.seq_length,
+                ),
+                device="cpu" if cpu else "cuda",
+                say=say,
+            )
+        except (BadInput, RuntimeError) as error:  # what was trained stands without it
+            say(f"no prediction of what serving gives: {error}")
     if not context.keep_hidden_states:
         shutil.rmtree(hidden, ignore_errors=True)
     report = metrics.report(
