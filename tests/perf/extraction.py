@@ -1,11 +1,11 @@
 """The wall time from a data set to trained weights: hidden states ahead of the trainer, and its own default.
 
-    python -m tests.perf.extraction RECIPE --work DIR [--epochs 2] [--set KEY=VALUE ...]
+    python -m tests.perf.extraction RECIPE --work DIR [--epochs 1] [--modes ahead online]
 
-Both train the same drafter on the same data, on the same device, one after the other, each with a server of
-its own; the default is speculators' as it comes: 12 loader workers, each asking for one sample when it needs
-it. Times count from the server that answers to the last checkpoint, and with the server's start beside it.
-Before that, the default's way is taken apart for some samples: how long a request takes, how long the lock.
+Both train the same drafter on the same data and device, one after the other, each with a server of its own.
+The default is speculators' as it comes: 12 loader workers, each asking for one sample when it needs it. Times
+count from the server that answers to the last checkpoint, and with the server's start beside it. Before the
+default's run its way is taken apart for some samples: how long a request takes, how long the file.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ def apart(context: Context) -> dict[str, float]:
 
     rows = datasets.load_from_disk(str(context.upstream["dataset"] / "data")).with_format(None)
     base, target = base_spec(context.recipe, say=context.say, python=sys.executable)
-    folder = context.folder / "apart"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = train._hidden_folder(context, target, tokens=0)
     cpu = is_cpu(context.recipe, sys.executable)
-    spec = server_spec(context.recipe, base, target=target, folder=folder, cpu=cpu, shared=True)
-    server = context.engines.get(spec)
+    # The same server that the trainer will ask: it is kept.
+    server = context.engines.get(
+        server_spec(context.recipe, base, target=target, folder=folder, cpu=cpu, shared=True)
+    )
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0)
     transfer = FileTransfer(folder)
     asked, waited = [], []
@@ -58,8 +59,6 @@ def apart(context: Context) -> dict[str, float]:
         transfer.delete(handle)
         asked.append(between - began)
         waited.append(time.perf_counter() - between)
-    context.engines.drop()
-    shutil.rmtree(folder)
     return {
         "request_ms": 1000 * statistics.median(asked),
         "file_ms": 1000 * statistics.median(waited),
@@ -67,15 +66,16 @@ def apart(context: Context) -> dict[str, float]:
     }
 
 
-def once(context: Context, mode: str, folder: Path) -> dict[str, Any]:
-    """One training in one mode; its report."""
+def once(context: Context, mode: str, folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """One training in one mode: its report, and the default taken apart."""
     states = context.recipe.hidden_states.model_copy(update={"mode": mode})
     workers = {"num_workers": 12} if mode == "online" else {}
     settings = context.recipe.train.model_copy(update=workers)
     recipe = context.recipe.model_copy(update={"hidden_states": states, "train": settings})
-    for place in (Path("/dev/shm"), context.work):  # noqa: S108 - nothing is there already
+    given = context.recipe.hidden_states.folder
+    for place in [Path(given)] if given else [Path("/dev/shm"), context.work]:  # noqa: S108
         for left in place.glob(f"draftgate-{context.upstream['dataset'].name}-*"):
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(left, ignore_errors=True)  # nothing is there already
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     mine = Context(
@@ -86,51 +86,59 @@ def once(context: Context, mode: str, folder: Path) -> dict[str, Any]:
         folder=folder,
         upstream=context.upstream,
     )
+    parts = apart(mine) if mode == "online" else {}
     report = train.run(mine)
     context.engines.drop()
-    return report
+    return report, parts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("--work", type=Path, default=Path("results/training"))
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--modes", nargs="+", default=["ahead", "online"])
     parser.add_argument("--set", dest="changes", action="append", default=[])
     options = parser.parse_args(argv)
-    options.work = options.work.resolve()
+    work = options.work.resolve()
     changes = [*options.changes, f"train.epochs={options.epochs}"]
     recipe = recipes.load(recipes.find(options.recipe), changes)
-    say = speaker(options.work / "extraction.log")
-    engines = Engines(options.work / "servers", say)
-    base = Context(recipe=recipe, work=options.work, engines=engines, say=say)
+    say = speaker(work / "extraction.log")
+    engines = Engines(work / "servers", say)
+    base = Context(recipe=recipe, work=work, engines=engines, say=say)
+    reports: dict[str, Any] = {}
+    parts: dict[str, float] = {}
     try:
         stages.carry_out(STAGES[:3], base)  # up to the data set
-        base.upstream |= {p.stage.name: p.folder for p in stages.plan(recipe, STAGES, options.work)[:3]}
-        base.folder = options.work / "extraction"
-        parts = apart(base)
-        reports = {mode: once(base, mode, base.folder / mode) for mode in options.modes}
+        engines.drop()
+        base.upstream |= {p.stage.name: p.folder for p in stages.plan(recipe, STAGES, work)[:3]}
+        for mode in options.modes:
+            reports[mode], found = once(base, mode, work / "extraction" / mode)
+            parts |= found
+            told = json.dumps({"apart": parts, **reports}, indent=1)
+            (work / f"extraction-{'-'.join(options.modes)}.json").write_text(told)
     finally:
         engines.drop()
+    table(reports, parts)
+    return 0
+
+
+def table(reports: dict[str, Any], parts: dict[str, float]) -> None:
+    """Print what was measured."""
     rows = []
     for mode, told in reports.items():
         times = told["times"]
         validation = told["validation"] or {}
         ready = times["total_s"] - times["server_ready_s"]
-        waited = told["fetch_frac"]
         rate = told["extraction"]["samples_per_s"]
-        rows.append(
-            [mode, told["steps"], ready, times["total_s"], waited, rate, validation.get("loss")]
-            + [f"{100 * a:.1f}" for a in validation.get("full_acc", [])]
-        )
-    print(f"one sample, one request in flight: {json.dumps({k: round(v, 3) for k, v in parts.items()})}")
+        row = [mode, told["steps"], ready, times["total_s"], told["fetch_frac"], rate, validation.get("loss")]
+        rows.append(row + [f"{100 * a:.1f}" for a in validation.get("full_acc", [])])
+    if parts:
+        print(f"one sample, one request in flight: {json.dumps({k: round(v, 3) for k, v in parts.items()})}")
     head = ["mode", "steps", "s from ready", "s in all", "fetch_frac", "extracted/s", "validation loss"]
     print(tabulate(rows, headers=[*head, *(f"acc {i} %" for i in range(8))], floatfmt=".3f"))
     if len(rows) == 2:
         print(f"{rows[1][2] / rows[0][2]:.2f} x from ready, {rows[1][3] / rows[0][3]:.2f} x in all")
-    (options.work / "extraction.json").write_text(json.dumps({"apart": parts, **reports}, indent=1))
-    return 0
 
 
 if __name__ == "__main__":
