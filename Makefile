@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # --no-deps: the locks are complete, and pip left to itself would add CUDA builds.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: bench test test-all lint setup clean
+.PHONY: bench test test-all lint audit setup clean
 
 setup: $(READY)
 
@@ -14,7 +14,7 @@ $(READY): $(wildcard requirements/*.lock) pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "draftgate needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu -r requirements/torch-cpu.lock
-	$(PIP) -r requirements/cpu.lock -r requirements/dev.lock
+	$(PIP) -r requirements/cpu.lock -r requirements/train.lock -r requirements/dev.lock
 	$(PIP) --no-build-isolation --editable .
 	touch $(READY)
 
@@ -25,7 +25,14 @@ test: $(READY)
 	$(BIN)/python -m pytest tests/unit tests/engine -m "not nightly"
 
 test-all: $(READY)
-	$(BIN)/python -m pytest tests
+	DRAFTGATE_FUZZ=long $(BIN)/python -m pytest tests
+
+# Known vulnerabilities of what the locks name. Needs the network and may turn red by itself: no part of CI.
+audit:
+	set -e; audit=$$(mktemp -d); trap 'rm -rf "$$audit"' EXIT; $(PYTHON) -m venv "$$audit"; \
+	"$$audit/bin/python" -m pip install --quiet --disable-pip-version-check pip-audit; \
+	sed 's/+cpu$$//' requirements/*.lock > "$$audit/all.txt"; \
+	"$$audit/bin/pip-audit" --strict --no-deps --disable-pip --progress-spinner off -r "$$audit/all.txt"
 
 lint: $(READY)
 	$(BIN)/ruff check .

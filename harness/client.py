@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -14,12 +13,13 @@ import openai
 from harness.acceptance import histogram_of, undrafted_steps
 from harness.errors import DraftgateError
 from harness.metrics import SpecCounters, settled
-from harness.prompts import Prompt
+from harness.prompts import Prompt, hash_of
 from harness.records import Finding, PromptRecord, Source
 from harness.stack import Profile
 
 NO_KEY = "none"
 """Sent to a server that wants none."""
+_MOST_TOKENS = 2**31
 
 
 @dataclasses.dataclass
@@ -172,15 +172,17 @@ class Client:
             "repeat": repeat,
             "seed": seed,
             "language": prompt.language,
-            "prompt_hash": _hash_of(stream.prompt_ids if stream.prompt_ids is not None else prompt.text),
+            "prompt_hash": hash_of(stream.prompt_ids if stream.prompt_ids is not None else prompt.text),
             "text": "".join(stream.text),
-            "text_hash": _hash_of("".join(stream.text)),
+            "text_hash": hash_of("".join(stream.text)),
             "server": self._server,
             "segment": segment,
             "began_s": round(began - origin, 6),
             "ttft_s": round(stream.first - began, 6) if stream.first else None,
             "total_s": round(stream.last - began, 6) if stream.last else None,
         }
+        if error is None and stream.finish == "error":
+            error = "the server ended it with finish_reason error"
         if error is None and not stream.finish:
             error = "the stream ended before the answer did"
         if error is None and stream.usage is None:
@@ -188,7 +190,7 @@ class Client:
         try:
             if error is None:
                 return PromptRecord(**record, **self._counts(stream, stream.usage or {}, moved))
-        except (ValueError, TypeError, KeyError, DraftgateError) as problem:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, DraftgateError) as problem:
             error = f"its acceptance does not add up: {problem}"
         return PromptRecord(
             **record,
@@ -225,9 +227,9 @@ class Client:
             raise ValueError(f"the server broke off: {json.dumps(chunk['error'])}")
         for choice in chunk.get("choices") or ():
             piece = (choice["delta"].get("content") if chat else choice["text"]) or ""
-            ids = choice.get("token_ids") or ()
-            into.prompt_ids = (
-                into.prompt_ids or chunk.get("prompt_token_ids") or choice.get("prompt_token_ids")
+            ids = _ids(choice.get("token_ids")) or ()
+            into.prompt_ids = into.prompt_ids or _ids(
+                chunk.get("prompt_token_ids") or choice.get("prompt_token_ids")
             )
             if ids or piece:
                 into.pieces += 1
@@ -286,14 +288,22 @@ class Client:
         }
 
 
+def _ids(value: Any) -> list[int] | None:
+    """Token ids, where there are some.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    if value and not (
+        isinstance(value, list) and all(type(i) is int and 0 <= i < _MOST_TOKENS for i in value)
+    ):
+        raise ValueError("its token ids are none")
+    return value or None
+
+
 def _failure(problem: Exception) -> str:
     """One line, without the request in it (its header holds the key)."""
     if isinstance(problem, openai.APIStatusError):
         return f"the server answered {problem.status_code}: {str(problem.message)[:300]}"
     cause = f" ({type(problem.__cause__).__name__})" if problem.__cause__ else ""
     return f"{type(problem).__name__}: {str(problem)[:300]}{cause}"
-
-
-def _hash_of(value: str | list[int]) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

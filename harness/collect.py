@@ -142,7 +142,7 @@ def _head(path: Path) -> _Head | CellRecord:
         with path.open(encoding="utf-8") as file:
             lines = list(itertools.takewhile(lambda line: not line.startswith('"prompts"'), file))
         head = _Head.model_validate_json("".join(lines).rstrip().rstrip(",") + "}")
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return load(path, CellRecord)
     return head if head.schema_ == SCHEMA else load(path, CellRecord)
 

@@ -23,7 +23,7 @@ from harness.notes import conditions_of, drafter_notes, noise_of, subject_notes,
 from harness.records import CellRecord, load
 from harness.speed import speed_of
 from harness.stack import NONE
-from harness.validity import countable
+from harness.validity import countable, mostly_degenerate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ class Figures:
     """Aggregate."""
     speed_up: float | None
     """Over `none` of the same run. From one start each: a description, no claim."""
+    degenerate: bool
+    """Most of its answers are, so it has no speed-up."""
     findings: tuple[str, ...]
     """Of the measurement, those that a reader must know but that do not make it invalid."""
 
@@ -254,7 +256,8 @@ class _Reader:
         prompts = record.prompts if record.valid else ()
         counted = [r for r in prompts if countable(r)]
         tally, speed = added([r.tally for r in counted]), speed_of(prompts)
-        plain = self._plain_tok_s(entry) if speed and record.cell.k else None
+        degenerate = mostly_degenerate(record.findings)
+        plain = self._plain_tok_s(entry) if speed and record.cell.k and not degenerate else None
         return Figures(
             entry=entry,
             invalid=None if record.valid else hard_text(record),
@@ -265,7 +268,8 @@ class _Reader:
             acceptance=tally.acceptance,
             tok_s=speed.aggregate if speed else None,
             speed_up=speed.aggregate / plain if speed and plain else None,
-            findings=tuple(f.text for f in record.findings if not f.hard),
+            degenerate=degenerate,
+            findings=(*(f.text for f in record.findings if not f.hard), *record.trusted),
         )
 
     def _plain_tok_s(self, entry: Entry) -> float | None:
@@ -274,7 +278,9 @@ class _Reader:
         path = entry.path.with_name(f"{name}.json")
         if str(path) not in self._plain:
             record = load(path, CellRecord) if path.is_file() else None
-            speed = speed_of(record.prompts) if record and record.valid and record.cell == name else None
+            if record and (record.cell != name or not record.valid or mostly_degenerate(record.findings)):
+                record = None
+            speed = speed_of(record.prompts) if record else None
             self._plain[str(path)] = speed.aggregate if speed else None
         return self._plain[str(path)]
 

@@ -10,6 +10,7 @@ from harness.formats import Block, Document, raised
 from harness.gate import signed
 from harness.labels import Axis, Labels, axis_value
 from harness.notes import holm_notes
+from harness.sources import Sources
 from harness.tables import DASH, LEGEND, MARKS, number
 
 _POSITIONS_LEGEND = "positions: ▼ lost  ~ tested, not lost  = identical  no mark: too few events to test"
@@ -51,6 +52,7 @@ class _Page:
         self.footnotes: dict[str, int] = {}
         self._rows = labels
         self._labels = labels.columns
+        self._sources = Sources(comparison)
 
     def table(self) -> Block:
         """A line a cell: two sides in full; of more, each against the first."""
@@ -69,7 +71,8 @@ class _Page:
             rows = [self._many_sided(row) for row in self._of.rows]
         if len(rows) > 1 and any(map(self._of.geomean, range(len(self._labels) - 1))):
             rows.append(self._geomean_row(len(header)))
-        return Block(header=tuple(header), rows=tuple(map(tuple, rows)), align=align)
+        block = Block(header=tuple(header), rows=tuple(map(tuple, rows)), align=align)
+        return self._sources.of_table(block)
 
     def _two_sided(self, row: Row) -> list[str]:
         a = row.against[0]
@@ -146,12 +149,13 @@ class _Page:
                     cells = [_change(p, self._position_mark(p, a)) for p in a.positions]
                     cells += [DASH] * (depth - len(cells))
                     rows.append((self._rows.row(row), *([label] if several else []), *cells))
-        return Block(
+        block = Block(
             title="acceptance at each position, % of the steps that got there (change in points)",
             header=tuple(header),
             rows=tuple(rows),
             align="l" * (len(header) - depth) + "r" * depth,
         )
+        return self._sources.of_positions(block)
 
     def _position_mark(self, p: PositionChange, a: Against) -> str:
         if not self._of.judged:
@@ -177,15 +181,18 @@ class _Page:
                 place[value] = (figures, a, row)
         values = list(dict.fromkeys(value for place in places.values() for value in place))
         order = {label: i for i, label in enumerate(dict.fromkeys(label for label, _ in places))}
-        rows = []
+        rows, sources = [], []
         for (label, column), place in sorted(places.items(), key=lambda i: (order[i[0][0]], i[0][1])):
             cells = [cell for value in values for cell in self._pivot_cells(place.get(value))]
             notes = self._raise(*(row for *_, row in place.values()))
             rows.append((label, *([self._labels[column]] if several else []), *cells, notes))
+            found = [place.get(value) for value in values]
+            sources.append((column, [(at[2], at[0].entry) if at else None for at in found]))
         names = ["tok/s", "pos 0 %", "acc/draft", "tok/step", *(["change %"] if several else [])]
         header = ["cell", *(["side"] if several else []), *(f"{v} {name}" for v in values for name in names)]
         align = "l" * (1 + several) + "r" * (len(values) * len(names)) + "l"
-        return Block(header=(*header, ""), rows=tuple(rows), align=align)
+        block = Block(header=(*header, ""), rows=tuple(rows), align=align)
+        return self._sources.of_pivot(block, sources, labels=1 + several)
 
     def _pivot_cells(self, found: tuple[Figures, Against | None, Row] | None) -> list[str]:
         width = 5 if len(self._labels) > 1 else 4
@@ -200,8 +207,14 @@ class _Page:
             number(figures.accepted_per_draft),
             number(figures.tokens_per_step),
         ]
-        change = f"{signed(a.verdict.change or 0)} {self._mark(a)}" if a else ""
-        return [*cells, change][:width]
+        return [*cells, self._pivot_change(a)][:width]
+
+    def _pivot_change(self, a: Against | None) -> str:
+        if a is None:
+            return ""
+        ends = a.verdict.interval
+        between = f" ({signed(ends[0])}..{signed(ends[1])})" if ends and ends[0] != ends[1] else ""
+        return f"{signed(a.verdict.change or 0)}{between} {self._mark(a)}"
 
     def _raise(self, *rows: Row) -> str:
         """The numbers of the footnotes of some rows."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import re
 import unicodedata
@@ -18,7 +19,7 @@ from typing import Any
 from tabulate import tabulate
 
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_MARKDOWN = str.maketrans({c: f"&#{ord(c)};" for c in "|`[]*~\\"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_MARKDOWN = str.maketrans({c: f"&#{ord(c)};" for c in "|`[]*~\\#"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -33,6 +34,10 @@ class Block:
     align: str
     """`l` or `r` for each column."""
     title: str = ""
+    comment: str = ""
+    """For Markdown: says where the figures come from, and is not shown."""
+    comments: tuple[str, ...] = ()
+    """The same of each row; the last rows may have none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,11 @@ def visible(text: str) -> str:
     )
 
 
+def visible_lines(text: str) -> str:
+    """The same for a text of several lines, which stay."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def as_text(document: Document) -> str:
     """For a terminal."""
     parts = ["\n".join(map(visible, (document.title, *document.above)))]
@@ -75,19 +85,22 @@ def as_text(document: Document) -> str:
         )  # fmt: skip
         lines = [line.rstrip() for line in table.split("\n")]
         parts.append("\n".join([*([visible(block.title)] if block.title else []), *lines]))
-    parts += ["\n".join(map(visible, lines)) for lines in _below(document) if lines]
+    parts += ["\n".join(map(visible, block)) for block in _below(document) if block]
     return "\n\n".join(parts) + "\n"
 
 
 def as_markdown(document: Document) -> str:
     """For a pull request."""
-    first, *above = (_markdown(line) for line in (document.title, *document.above))
+    first, *above = (markdown(line) for line in (document.title, *document.above))
     parts = [f"**{first}**", *(["<br>\n".join(above)] if above else [])]
     for block in document.blocks:
         rules = [":---" if a == "l" else "---:" for a in block.align]
-        table = [_markdown_row(block.header), f"|{'|'.join(rules)}|", *map(_markdown_row, block.rows)]
-        parts += [*([_markdown(block.title)] if block.title else []), "\n".join(table)]
-    parts += ["<br>\n".join(map(_markdown, lines)) for lines in _below(document) if lines]
+        table = [_markdown_row(block.header), f"|{'|'.join(rules)}|"]
+        rows = itertools.zip_longest(block.rows, block.comments, fillvalue="")
+        table += [_markdown_row(cells, comment) for cells, comment in rows]
+        above = [part for part in (markdown(block.title), block.comment) if part]
+        parts += [*above, "\n".join(table)]
+    parts += ["<br>\n".join(map(markdown, block)) for block in _below(document) if block]
     return "\n\n".join(parts) + "\n"
 
 
@@ -98,11 +111,12 @@ def _below(document: Document) -> Iterable[Sequence[str]]:
     yield document.legend
 
 
-def _markdown_row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(_markdown(cell) for cell in cells) + " |"
+def _markdown_row(cells: Iterable[str], comment: str = "") -> str:
+    return "| " + " | ".join(markdown(cell) for cell in cells) + f" {comment}{' ' * bool(comment)}|"
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
+    """Text that stays in its cell, and is no markup."""
     return visible(text).translate(_MARKDOWN)
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from harness.collect import Entry
 from harness.compare import Comparison, Row
 from harness.notes import drafting
+from harness.validity import MARK
 
 Axis = Literal["endpoint", "language", "workload", "drafter"]
 
@@ -81,14 +82,18 @@ class Labels:
         return self._prefix(entry) + "-".join(value for _, value in parts)
 
     def row(self, row: Row) -> str:
-        """The cell's name; `a→b` in the part that differs between the sides, unless a header says it."""
+        """The cell's name; `a→b` in the part that differs between the sides, unless a header says it.
+
+        With a mark where most answers of a side are degenerate.
+        """
         entries = [row.figures.entry, *(a.figures.entry for a in row.against if a)]
         parts = []
         for part in zip(*(_parts(e) for e in entries), strict=True):
             values = list(dict.fromkeys(value for _, value in part))
             if not (self._by_drafter and part[0][0] == "drafter"):
                 parts.append("→".join([values[0], *([",".join(values[1:])] if values[1:] else [])]))
-        return self._prefix(entries[0]) + "-".join(parts)
+        stuck = any(f.degenerate for f in (row.figures, *(a.figures for a in row.against if a)))
+        return self._prefix(entries[0]) + "-".join(parts) + (f" {MARK}" if stuck else "")
 
     def _prefix(self, entry: Entry) -> str:
         return "".join(f"{getattr(entry, part)}/" for part in self._varying)

@@ -143,6 +143,8 @@ class Measurement:
                 cache=self._cell.profile.cache,
                 mends=provenance.mends_of(self._server),
                 restarts=self._restarts,
+                max_tokens=self._cell.profile.max_tokens,
+                remembers=validity.remembers(self._subject),
             ),
             prompts=records,
         )

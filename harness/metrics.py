@@ -101,8 +101,8 @@ def parse(text: str) -> SpecCounters:
                     kv_usage = max(kv_usage, sample.value)
                 else:
                     sums[name] = sums.get(name, 0.0) + sample.value
-        count = {name: int(value) for name, value in sums.items() if name in _COUNTED}
-        per_position = tuple(int(positions[i]) for i in range(len(positions)))
+        count = {name: _count(value) for name, value in sums.items() if name in _COUNTED}
+        per_position = tuple(_count(positions[i]) for i in range(len(positions)))
     except (ValueError, KeyError, OverflowError, IndexError, TypeError) as error:
         raise NotMetrics(f"/metrics is not readable as Prometheus text: {error!r}") from None
     if "generation_tokens_total" not in count:
@@ -120,11 +120,18 @@ def parse(text: str) -> SpecCounters:
         cached=count.get("prefix_cache_hits_total", 0),
         running=count.get("num_requests_running", 0),
         waiting=count.get("num_requests_waiting", 0),
-        kv_usage=kv_usage,
+        kv_usage=kv_usage if math.isfinite(kv_usage) else 0.0,
         started=started if math.isfinite(started := sums.get("process_start_time_seconds", 0.0)) else 0.0,
     )
 
 
+def _count(value: float) -> int:
+    if not 0 <= value <= _MOST:
+        raise ValueError(f"{value} is no count")
+    return int(value)
+
+
+_MOST = 2**53
 _COUNTED = frozenset(
     {
         "spec_decode_num_drafts_total",

@@ -76,6 +76,12 @@ def resolve(reference: str, *, say: Say, python: str | None = None) -> str:
         if not (Path(reference) / "config.json").is_file():
             what = "holds no config.json" if Path(reference).is_dir() else "is not there"
             raise BadInput(f"the model folder {reference} {what}")
+        pickles = sorted(f.name for kind in ("*.bin", "*.pt", "*.pth") for f in Path(reference).glob(kind))
+        if pickles and not any(Path(reference).glob("*.safetensors")):
+            raise BadInput(
+                f"the model folder {reference} holds weights as pickles alone ({pickles[0]}), which can run "
+                "code when they are loaded: convert them to safetensors"
+            )
         return reference
     if not _HUB_ID.fullmatch(reference):
         raise BadInput(

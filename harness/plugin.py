@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness import provenance, stack as stacks, tables
+from harness import formats, provenance, stack as stacks, tables
 from harness.cells import Cell, ServerSpec, cells as cells_of
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.plan import plan, speed_plan
@@ -225,7 +225,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _write(config: pytest.Config, text: str) -> None:
-    config.get_terminal_writer().line(text)
+    config.get_terminal_writer().line(formats.visible_lines(text))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -233,7 +233,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Our own errors end in their sentence: a traceback would tell the user nothing more."""
     report = yield
     if cell_of(item) and call.excinfo is not None and call.excinfo.errisinstance(DraftgateError):
-        report.longrepr = str(call.excinfo.value)
+        report.longrepr = formats.visible_lines(str(call.excinfo.value))
     return report
 
 
@@ -266,7 +266,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     try:
         cells = run.cells()
     except DraftgateError as error:
-        terminalreporter.write_line(f"draftgate: {error}", red=True)
+        terminalreporter.write_line(formats.visible_lines(f"draftgate: {error}"), red=True)
         return
     if not cells:
         return
@@ -277,13 +277,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         try:
             verdicts = [(cell, run.verdict(cell)) for cell in cells]
         except DraftgateError as error:
-            terminalreporter.write_line(f"draftgate: {error}", red=True)
+            terminalreporter.write_line(formats.visible_lines(f"draftgate: {error}"), red=True)
         else:
             terminalreporter.write_line("\n" + tables.verdict_report(verdicts))
             if not (config.getoption("keyword") or config.getoption("markexpr")):
                 for path in run.orphans(cells[0]):
-                    terminalreporter.write_line(f"orphan: {path}: the stack has no such cell any more")
-    terminalreporter.write_line(f"records: {run.folder}")
+                    gone = f"orphan: {path}: the stack has no such cell any more"
+                    terminalreporter.write_line(formats.visible(gone))
+    terminalreporter.write_line(formats.visible(f"records: {run.folder}"))
 
 
 def _has_run(config: pytest.Config) -> bool:

@@ -7,9 +7,8 @@ guesses agree with them, serving accepts. Pure but for reading the two files.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,8 +16,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from harness.acceptance import Tally, added, histogram_of, tally_of
 from harness.errors import BadRecord
-from harness.prompts import Prompt
-from harness.records import Record, read_text
+from harness.prompts import Prompt, objects
+from harness.records import Count, Record
 
 VALIDATION = "validation.jsonl"
 HELD_OUT = "held_out.jsonl"
@@ -43,10 +42,10 @@ class Predicted(Record):
     """For each start: guesses that agree before the first that does not, within the answer; at most k."""
     outside: tuple[int, ...]
     """Tokens that are not in the draft vocabulary: no guess can be one."""
-    full_restricted: tuple[int, ...]
+    full_restricted: tuple[Count, ...] = Field(min_length=1)
     """As the trainer counts `full_acc`: starts whose guesses 0..i are all the target's best token of the
     draft vocabulary. The trainer divides by `tokens`."""
-    not_argmax: int = Field(ge=0)
+    not_argmax: Count
     """Tokens of the draft vocabulary that are not the best one of it by the hidden states: none, where the
     answer was sampled greedily and numerics agree."""
     positions: int
@@ -189,16 +188,6 @@ def _share(part: float, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def hash_of(token_ids: Sequence[int]) -> str:
-    """The hash that a prompt record has of the token ids that the server rendered."""
-    return hash_of_text(json.dumps([int(token) for token in token_ids]))
-
-
-def hash_of_text(text: str) -> str:
-    """The hash that a prompt record has of its answer."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def dump(lines: Iterable[Predicted]) -> str:
     """The text of a validation file, sorted by id."""
     ordered = sorted(lines, key=lambda line: line.id)
@@ -213,7 +202,7 @@ def load(path: Path) -> tuple[Predicted, ...]:
         BadRecord: a line is not one, with its number, or two are of one prompt.
     """
     lines: dict[str, Predicted] = {}
-    for where, data in _rows(path):
+    for where, data in objects(path):
         try:
             line = Predicted.model_validate(data)
         except ValidationError as error:
@@ -230,26 +219,14 @@ def load_held_out(path: Path) -> tuple[Prompt, ...]:
     """The prompts of a held-out file: id, language and text; what else a line says is ignored.
 
     Raises:
-        BadRecord: a line lacks one of them, with its number.
+        BadRecord: a line lacks one of them, with its number, or two are of one prompt.
     """
-    prompts = []
-    for where, data in _rows(path):
+    prompts: dict[str, Prompt] = {}
+    for where, data in objects(path):
         for field in ("id", "language", "text"):
             if not isinstance(data.get(field), str) or not data[field].strip():
                 raise BadRecord(f"{where}: {field} is missing or empty")
-        prompts.append(Prompt(id=data["id"], language=data["language"], text=data["text"]))
-    return tuple(prompts)
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, text in enumerate(read_text(path).split("\n"), start=1):
-        where = f"{path}, line {number}"
-        if not text.strip():
-            continue
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BadRecord(f"{where}: not JSON: {error}") from None
-        if not isinstance(data, dict):
-            raise BadRecord(f"{where}: not an object")
-        yield where, data
+        if data["id"] in prompts:
+            raise BadRecord(f"{where}: the prompt {data['id']!r} stands in an earlier line too")
+        prompts[data["id"]] = Prompt(id=data["id"], language=data["language"], text=data["text"])
+    return tuple(prompts.values())

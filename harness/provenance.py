@@ -60,10 +60,12 @@ def subject(cell: Cell, server: Server) -> dict[str, Any]:
         "drafter": cell.name.drafter,
         "k": cell.name.k,
         "method": config.pop("method", None),
-        "settings": {key: value for key, value in sorted(config.items()) if key != "num_speculative_tokens"},
+        "settings": without_home(
+            {key: value for key, value in sorted(config.items()) if key != "num_speculative_tokens"}
+        ),
         "weights": weights_hash(model) if model else None,
         "engine": server.version,
-        "engine_args": json.loads(cell.spec.args),
+        "engine_args": without_home(json.loads(cell.spec.args)),
         "resolved_config": resolved_config(server.log),
         "trust_remote_code": cell.spec.target.trust_remote_code,
         "mends": mends_of(server),
@@ -90,12 +92,11 @@ def environment() -> dict[str, Any]:
 
 def provenance(server: Server | None = None) -> dict[str, Any]:
     """Command, commit, time, host, packages: to find out later, never to compare."""
-    home = str(Path.home())
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name  # python -m pytest
     command = shlex.join([name, *sys.argv[1:]])
     known: dict[str, Any] = {
-        "command": command.replace(home, "~") if home != "/" else command,
+        "command": without_home(command),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(status) if (status := _git("status", "--porcelain")) != UNVERIFIED else UNVERIFIED,
         "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -113,6 +114,20 @@ def provenance(server: Server | None = None) -> dict[str, Any]:
     return known
 
 
+def without_home(value: Any) -> Any:
+    """A value without the user's home folder in its texts, nor a name and password in its URLs."""
+    if isinstance(value, dict):
+        return {key: without_home(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_home(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    homes = {str(Path.home()), os.path.realpath(Path.home())} - {"/"}
+    for home in sorted(homes, key=len, reverse=True):
+        value = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", value)
+    return re.sub(r"://[^/@\s]*@", "://***@", value)
+
+
 def resolved_config(log: Path | None) -> str:
     """The configuration as the engine logs it when it starts; `unverified` where there is no log."""
     if log is None:
@@ -125,7 +140,7 @@ def resolved_config(log: Path | None) -> str:
     if not found:
         return UNVERIFIED
     # Folders are of one machine; what was in them is told by hashes.
-    return re.sub(r"'/[^']*/([^'/]*)'", r"'\1'", found[1]).strip()
+    return str(without_home(re.sub(r"'/[^']*/([^'/]*)'", r"'\1'", found[1]).strip()))
 
 
 def weights_hash(folder: str | None) -> str:

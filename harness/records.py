@@ -14,26 +14,51 @@ import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.acceptance import Tally, tally_of
 from harness.errors import BadInput, BadRecord
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 RUN_FILE = "run.json"
 
 _tally_of = functools.lru_cache(maxsize=512)(tally_of)
 """A comparison asks for the tally of each prompt of two cells several times."""
 
+TRUSTED = "the engine ran code that came with the model (trust_remote_code)"
+
 Source = Literal["request", "counters", "none"]
+
+_MOST = 2**53
+"""What a float still holds exactly: no figure overflows."""
+MOST_K = 1024
+"""No engine drafts as many tokens a step."""
+_NAMED_AT_MOST = 64
+"""Characters: the parts of a cell's name make a file name together."""
+
+
+def _one_folder(name: str) -> str:
+    """A part of a path, so that what a file says leads nowhere else."""
+    if not name or name.startswith(".") or len(name) > _NAMED_AT_MOST or re.search(r"[/\\\0]", name):
+        raise ValueError(f"{name[:80]!r} is not a name: it would lead to another folder, or to none")
+    return name
+
+
+def _folders(name: str) -> str:
+    return "/".join(_one_folder(part) for part in name.split("/"))
+
+
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+Seconds = Annotated[float, Field(ge=0, le=_MOST)]
+Name = Annotated[str, AfterValidator(_one_folder)]
 
 
 class Record(BaseModel):
     """Immutable, and nothing in it that we don't know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Finding(Record):
@@ -49,41 +74,39 @@ class PromptRecord(Record):
     """One prompt answered once: the value that crosses every border. Times in seconds."""
 
     prompt: str
-    repeat: int = Field(ge=0)
+    repeat: Count
     seed: int
     language: str
     source: Source
     """Where acceptance was read: from the response, from the server's counters, or nowhere."""
-    accepted: tuple[int, ...] | None
+    accepted: tuple[Count, ...] | None
     """Per verify step; None where the engine reports the histogram alone."""
-    drafted: tuple[int, ...] | None
-    histogram: tuple[int, ...] = Field(min_length=1)
+    drafted: tuple[Count, ...] | None
+    histogram: tuple[Count, ...] = Field(min_length=1, max_length=MOST_K + 1)
     """Verify steps that accepted exactly j tokens, k + 1 values."""
-    draft_tokens: int | None
-    undrafted: int = Field(ge=0)
-    prompt_tokens: int = Field(ge=0)
+    draft_tokens: Count | None
+    undrafted: Count
+    prompt_tokens: Count
     prompt_hash: str
     """Of the token ids that the server rendered; of the text where it does not return them."""
-    output_tokens: int = Field(ge=0)
+    output_tokens: Count
     finish: str
     """vLLM's finish_reason; `error` where the request failed."""
     text_hash: str
     text: str
     server: str
     """Start id of the server: the same value means the same process."""
-    segment: int = 0
+    segment: Count = 0
     """Counts up when an interrupted cell is resumed: `began_s` is within a segment."""
     began_s: float | None = None
-    ttft_s: float | None = None
-    total_s: float | None = None
+    ttft_s: Seconds | None = None
+    total_s: Seconds | None = None
     findings: tuple[Finding, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.accepted is not None and self.drafted is not None and len(self.accepted) != len(self.drafted):
             raise ValueError(f"{len(self.accepted)} accepted counts, but {len(self.drafted)} drafted ones")
-        if min(self.histogram) < 0:
-            raise ValueError("a histogram holds a negative count")
         return self
 
     @property
@@ -110,11 +133,11 @@ UNTIMED = {"began_s": None, "ttft_s": None, "total_s": None}
 class CellName(Record):
     """Endpoint x language x workload x drafter x k."""
 
-    endpoint: str
-    language: str
-    workload: str
-    drafter: str
-    k: int
+    endpoint: Name
+    language: Name
+    workload: Name
+    drafter: Name
+    k: int = Field(ge=0, le=MOST_K)
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -130,10 +153,10 @@ class CellName(Record):
 class CellRecord(Record):
     """A measured cell: what it is, what was compared under which conditions, and its prompts."""
 
-    schema_: int = Field(alias="schema", default=SCHEMA)
-    stack: str
-    profile: str
-    suite: str
+    schema_: Literal[1] = Field(alias="schema", default=SCHEMA)
+    stack: Name
+    profile: Name
+    suite: Annotated[str, AfterValidator(_folders)]
     cell: CellName
     identity: dict[str, Any]
     """Must be the same for two records to be compared."""
@@ -157,11 +180,16 @@ class CellRecord(Record):
         """No finding says that this is not a measurement."""
         return not any(f.hard for f in self.findings)
 
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """What every table says of a cell whose model brought code of its own."""
+        return (TRUSTED,) if self.subject.get("trust_remote_code") else ()
+
 
 class RunRecord(Record):
     """One invocation."""
 
-    schema_: int = Field(alias="schema", default=SCHEMA)
+    schema_: Literal[1] = Field(alias="schema", default=SCHEMA)
     run: str
     stack: str
     profile: str
@@ -210,7 +238,9 @@ def dump_cell(record: CellRecord) -> str:
     prompts = data.pop("prompts")
     lines = [f'"{key}": {json.dumps(value, ensure_ascii=False)},' for key, value in data.items()]
     body = ",\n".join(json.dumps(prompt, ensure_ascii=False) for prompt in prompts)
-    return "\n".join(["{", *lines, '"prompts": [', *([body] if body else []), "]", "}", ""])
+    text = "\n".join(["{", *lines, '"prompts": [', *([body] if body else []), "]", "}", ""])
+    # Half of a surrogate pair, which a record read from ASCII may hold, is JSON only as an escape.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def load(path: Path, kind: type[R]) -> R:
@@ -284,35 +314,41 @@ class Journal:
         self.path = path
         self.records: list[PromptRecord] = []
         head_line = json.dumps({"schema": SCHEMA, **head}, ensure_ascii=False, sort_keys=True)
-        if path.exists() and path.stat().st_size:
-            self._recover(head_line)
-        else:
+        try:
+            left = path.read_bytes() if path.exists() else b""
+            torn = self._recover(left, head_line) if left else None
+            if torn:
+                os.truncate(path, len(left) - torn)
+        except OSError as error:
+            raise BadRecord(f"{path}: {error.strerror}") from None
+        if torn is None or torn == len(left):
             write_atomically(path, head_line + "\n")
         self.segment = 1 + max((record.segment for record in self.records), default=-1)
 
-    def _recover(self, head_line: str) -> None:
-        lines = self.path.read_bytes().split(b"\n")
+    def _recover(self, left: bytes, head_line: str) -> int:
+        """Take the records over; the bytes of a torn last line. Nothing is written."""
+        lines = left.split(b"\n")
         torn = lines.pop()  # empty when the last write was whole
-        if torn or not lines:
-            kept = b"\n".join([*lines, b""]) if lines else b""
-            with self.path.open("rb+") as file:
-                file.truncate(len(kept))
-        if not lines:
-            write_atomically(self.path, head_line + "\n")
-            return
-        if lines[0].decode("utf-8", errors="replace") != head_line:
+        whole = lines[0] == head_line.encode() if lines else head_line.encode().startswith(torn)
+        if not whole:
             raise BadRecord(
                 f"{self.path}, line 1: these prompts were measured under other conditions "
-                f"({_first_difference(lines[0], head_line)}); start without --resume, "
+                f"({_first_difference([*lines, torn][0], head_line)}); start without --resume, "
                 "or move the file away"
             )
+        seen = set()
         for number, line in enumerate(lines[1:], start=2):
             where = f"{self.path}, line {number}"
             try:
                 data = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise BadRecord(f"{where}: not JSON: {error}") from None
-            self.records.append(_validated(data, PromptRecord, where=where))
+            record = _validated(data, PromptRecord, where=where)
+            if (record.prompt, record.repeat) in seen:
+                raise BadRecord(f"{where}: the prompt {record.prompt!r} stands in an earlier line too")
+            seen.add((record.prompt, record.repeat))
+            self.records.append(record)
+        return len(torn)
 
     def append(self, record: PromptRecord) -> None:
         """Write one record; it is on disk when this returns.

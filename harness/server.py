@@ -326,8 +326,9 @@ def reason(lines: list[str]) -> str:
 
 
 def _mends(report: Path) -> tuple[dict[str, Any], ...]:
-    with contextlib.suppress(OSError, ValueError):
-        return tuple(json.loads(line) for line in report.read_text(encoding="utf-8").splitlines())
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        told = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
+        return tuple(mend for mend in told if isinstance(mend, dict))
     return ()
 
 
@@ -376,7 +377,8 @@ def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
     """
     url = url.rstrip("/").removesuffix("/v1")
     models = _get_json(f"{url}/v1/models", key)
-    served = [str(m.get("id")) for m in models.get("data") or [] if isinstance(m, dict)]
+    listed = models.get("data")
+    served = [str(m.get("id")) for m in listed if isinstance(m, dict)] if isinstance(listed, list) else []
     wanted = served_name(spec)
     if wanted not in served:
         raise ServerFailed(
@@ -411,12 +413,14 @@ def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
 
 def _get_json(url: str, key: str | None) -> dict[str, Any]:
     try:
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
+        request = urllib.request.Request(url)
+        if key:  # not for the host that a redirect names
+            request.add_unredirected_header("Authorization", f"Bearer {key}")
         with urllib.request.urlopen(request, timeout=10) as answer:
             data = json.loads(answer.read())
     except urllib.error.HTTPError as error:
         hint = "; set DRAFTGATE_API_KEY to its key" if error.code == 401 else ""  # noqa: PLR2004
         raise ServerFailed(f"{url} answers {error.code} {error.reason}{hint}") from None
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
         raise ServerFailed(f"no usable answer from {url}: {error}") from None
     return data if isinstance(data, dict) else {}

@@ -57,7 +57,7 @@ class Options:
             "seed": self.seed,
             "sequential": self.sequential,
             "pairs": self.pairs,
-            "server_url": self.server_url,
+            "server_url": provenance.without_home(self.server_url),
         }
 
 
@@ -102,7 +102,7 @@ class Session:
                         f"--resume: {path.parent} was begun with other options ({', '.join(differ)}); "
                         "use the same ones, or start without --resume"
                     )
-                return record.run
+                return path.parent.name  # not what the file says: it may have been moved, or mean another one
         raise BadInput(
             f"--resume: {self.options.results} holds no unfinished run of stack {self.options.stack.name}, "
             f"profile {self.options.profile_name}; start without --resume"

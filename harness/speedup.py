@@ -12,14 +12,14 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from scipy import special
 
 from harness.baseline import device_name
 from harness.gate import Kind, Verdict, percent
-from harness.records import SCHEMA, CellName, Record, load, write_atomically
+from harness.records import SCHEMA, CellName, Name, Record, load, write_atomically
 from harness.stats import ALPHA_OK, ALPHA_PRIMARY
 
 MIN_PAIRS = 6
@@ -31,15 +31,15 @@ _LOG_MARGIN = -math.log(1 - MARGIN)
 class SpeedRecord(Record):
     """A speed-up, measured over pairs of starts."""
 
-    schema_: int = Field(alias="schema", default=SCHEMA)
-    stack: str
-    profile: str
+    schema_: Literal[1] = Field(alias="schema", default=SCHEMA)
+    stack: Name
+    profile: Name
     cell: CellName
     identity: dict[str, Any]
     subject: dict[str, Any]
     environment: dict[str, Any]
     provenance: dict[str, Any]
-    ratios: tuple[float, ...]
+    ratios: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...]
     """Aggregate tok/s of the drafter over that of `none`, a value a pair of starts, in order."""
 
 

@@ -12,11 +12,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import BadInput
+from harness.records import MOST_K
 
 ENDPOINTS = ("chat", "raw")
 NONE = "none"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,63}")
 _PYTESTS = frozenset(
     {"and", "or", "not", "cells", "xdist_group"}
     | {"skip", "skipif", "xfail", "parametrize", "usefixtures", "filterwarnings"}
@@ -24,14 +25,17 @@ _PYTESTS = frozenset(
 """Names that pytest would take for something else when they are markers."""
 
 OWN_ARGS = frozenset(
-    {"model", "host", "port", "served_model_name", "api_key", "speculative_config", "tokenizer", "revision"}
+    {"model", "host", "port", "served_model_name", "speculative_config", "tokenizer", "revision"}
     | {"dtype", "quantization", "trust_remote_code", "per_request_spec_decode_metrics"}
 )
 """Arguments of vLLM that a stack gives elsewhere, or that are the server's own."""
 
+SECRET_ARGS = frozenset({"api_key", "hf_token", "ssl_keyfile_password"})
+"""Arguments of vLLM that `ps` and the records would show."""
+
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Target(_Table):
@@ -125,8 +129,8 @@ class Stack(_Table):
     workloads: tuple[str, ...] = ("instruct", "code", "summary", "imageprompt")
     subject: tuple[str, ...] = ()
     """Fields of a record's identity that may differ from its baseline, like `quantization`."""
-    start_seconds: float = 60
-    tokens_per_second: float = 50
+    start_seconds: float = Field(default=60, ge=0)
+    tokens_per_second: float = Field(default=50, gt=0)
     """Both only for the estimated time of a plan."""
 
 
@@ -154,17 +158,7 @@ def load(path: Path) -> Stack:
     Raises:
         BadInput: with file, line and key of the first thing that is wrong.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
-    except ValueError as error:  # TOML's own error, or a number of thousands of digits
-        raise BadInput(f"{path}: not TOML: {error}") from None
-    except RecursionError:
-        raise BadInput(f"{path}: nested too deeply to be a stack") from None
+    text, data = read_toml(path)
     _fill_profiles(data)
     try:
         stack = Stack.model_validate(data)
@@ -173,7 +167,29 @@ def load(path: Path) -> Stack:
         loc = tuple(str(part) for part in first["loc"])
         raise BadInput(f"{path}, {place(text, loc)}: {first['msg']}") from None
     _check(stack, path, text)
-    return _anchored(stack, path.parent.resolve())
+    try:
+        return _anchored(stack, path.parent.resolve())
+    except (ValueError, OSError, RuntimeError) as error:  # a NUL in a path, or ~nobody
+        raise BadInput(f"{path}: a path in it cannot be used: {error}") from None
+
+
+def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a TOML file, and what it says.
+
+    Raises:
+        BadInput: it cannot be read, or is not TOML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    except ValueError as error:  # TOML's own error, or a number of thousands of digits
+        raise BadInput(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise BadInput(f"{path}: nested too deeply to be one of ours") from None
 
 
 def _fill_profiles(data: dict[str, Any]) -> None:
@@ -227,6 +243,8 @@ def _check(stack: Stack, path: Path, text: str) -> None:
     _check_names(stack, wrong)
     _check_axes(stack, wrong)
     _check_arguments(stack, wrong)
+    if "\\u0000" in json.dumps(stack.model_dump(mode="json"), default=str):
+        raise wrong((), "a text in it holds a NUL, which no command line can")
     for name, drafter in stack.drafters.items():
         _check_drafter(name, drafter, f"{path}, {place(text, ('drafters', name, 'k'))}")
 
@@ -239,7 +257,7 @@ def _named(stack: Stack) -> tuple[list[tuple[_Loc, str]], list[tuple[_Loc, str]]
 
 
 def _check_names(stack: Stack, wrong: _Wrong) -> None:
-    if not _NAME.fullmatch(stack.name.replace("-", "")):
+    if not _NAME.fullmatch(stack.name.replace("-", "_").lstrip("_")):
         raise wrong(("name",), f"{stack.name!r} is not a name (letters, digits, ., _ and -)")
     values, languages = _named(stack)
     for loc, name in (*values, *languages, *((("profiles", name), name) for name in stack.profiles)):
@@ -273,6 +291,11 @@ def _check_axes(stack: Stack, wrong: _Wrong) -> None:
 def _check_arguments(stack: Stack, wrong: _Wrong) -> None:
     """What goes to vLLM as it is must be JSON, and not be said elsewhere."""
     for name in stack.engine.args:
+        if name.replace("-", "_") in SECRET_ARGS:
+            why = (
+                "a secret stands in the environment: as an argument every user of this machine could read it"
+            )
+            raise wrong(("engine", "args", name), f"{name} is not given here: {why}")
         if name.replace("-", "_") in OWN_ARGS:
             raise wrong(("engine", "args", name), f"{name} is not given here: a stack has another key for it")
     given: list[tuple[_Loc, dict[str, Any]]] = [(("engine", "args"), stack.engine.args)]
@@ -281,8 +304,11 @@ def _check_arguments(stack: Stack, wrong: _Wrong) -> None:
         for name, value in values.items():
             try:
                 json.dumps(value, allow_nan=False)
-            except (TypeError, ValueError):
-                raise wrong((*loc, name), f"{value} cannot be given to vLLM (it takes JSON)") from None
+            except (TypeError, ValueError, RecursionError):
+                what = (
+                    f"{type(value).__name__} {str(value)[:80] if not isinstance(value, dict) else ''}".strip()
+                )
+                raise wrong((*loc, name), f"{what} cannot be given to vLLM (it takes JSON)") from None
 
 
 def _check_drafter(name: str, drafter: Drafter, where: str) -> None:
@@ -295,8 +321,9 @@ def _check_drafter(name: str, drafter: Drafter, where: str) -> None:
     if not drafter.k or drafter.k == (0,):
         raise BadInput(f"{where}: drafter {name!r} has no k (num_speculative_tokens), like k = [2, 4]")
     for k in drafter.k:
-        if k <= 0:
-            raise BadInput(f"{where}: k is {k}, it must be 1 or more")
+        if not 0 < k <= MOST_K:
+            bound = "1 or more" if k <= 0 else f"{MOST_K} or less"
+            raise BadInput(f"{where}: k is {k}, it must be {bound}")
     if len(set(drafter.k)) != len(drafter.k):
         raise BadInput(f"{where}: k holds a value twice: {list(drafter.k)}")
     for own in ("num_speculative_tokens",):

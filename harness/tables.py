@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
-from harness import validity
+from harness import formats, validity
 from harness.gate import Verdict, signed
 from harness.notes import conditions_of, holm_notes
 from harness.records import CellRecord
@@ -18,6 +18,11 @@ DASH = "—"
 def number(value: float | None, digits: int = 2, *, scale: float = 1) -> str:
     """A figure, or an em dash."""
     return DASH if value is None else f"{value * scale:.{digits}f}"
+
+
+def marked(cell: CellRecord) -> str:
+    """Its name, with a mark where most answers are degenerate."""
+    return f"{cell.cell} {validity.MARK}" if validity.mostly_degenerate(cell.findings) else str(cell.cell)
 
 
 def acceptance_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[str]]]:
@@ -34,7 +39,7 @@ def acceptance_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[s
         tally = validity.total(cell.prompts)
         rows.append(
             [
-                str(cell.cell),
+                marked(cell),
                 str(sum(validity.countable(r) for r in cell.prompts)),
                 number(tally.tokens_per_step),
                 number(tally.tau),
@@ -53,9 +58,14 @@ def _padded(rates: Iterable[float | None], length: int) -> list[str]:
 
 
 def speed_up(cell: CellRecord, cells: Iterable[CellRecord]) -> float | None:
-    """Aggregate tok/s over that of the same cell of `none` in the same run, if that was measured."""
+    """Aggregate tok/s over that of the same cell of `none` in the same run, if that was measured.
+
+    None where most answers of either are degenerate.
+    """
     for other in cells:
         if other.cell.k == 0 and cell.cell.k and other.cell.place == cell.cell.place:
+            if any(validity.mostly_degenerate(c.findings) for c in (cell, other)):
+                return None
             mine, base = speed_of(cell.prompts), speed_of(other.prompts)
             return mine.aggregate / base.aggregate if mine and base else None
     return None
@@ -69,7 +79,7 @@ def speed_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[str]]]
         speed: Speed | None = speed_of(cell.prompts)
         rows.append(
             [
-                str(cell.cell),
+                marked(cell),
                 number(speed.aggregate if speed else None, 1),
                 number(speed.mean_prompt if speed else None, 1),
                 number(speed.ttft_s if speed else None, 0, scale=1000),
@@ -83,7 +93,11 @@ def speed_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[str]]]
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """For a terminal; first column left, figures right."""
     align = ["left"] + ["right"] * (len(header) - 1)
-    text: str = tabulate(rows, headers=header, tablefmt="plain", colalign=align, disable_numparse=True)
+    shown = [[formats.visible(cell) for cell in row] for row in rows]
+    text: str = tabulate(
+        shown, headers=[formats.visible(h) for h in header], tablefmt="plain", colalign=align,
+        disable_numparse=True,
+    )  # fmt: skip
     return text
 
 
@@ -93,7 +107,7 @@ def common_lines(cells: Sequence[CellRecord]) -> list[str]:
     known.pop("drafter")
     machine = [f"{name} {known.pop(name)}" for name in ("device", "threads") if name in known]
     shared = [f"{name}={value}" if name == "T" else f"{name} {value}" for name, value in known.items()]
-    return [" · ".join(shared), " · ".join(machine)]
+    return [formats.visible(" · ".join(part)) for part in (shared, machine)]
 
 
 def footnotes(cells: Sequence[CellRecord]) -> list[str]:
@@ -102,10 +116,12 @@ def footnotes(cells: Sequence[CellRecord]) -> list[str]:
     for cell in cells:
         for finding in cell.findings:
             where.setdefault((not finding.hard, finding.text), []).append(str(cell.cell))
+        for text in cell.trusted:
+            where.setdefault((True, text), []).append(str(cell.cell))
     lines = []
     for (soft, text), names in sorted(where.items(), key=lambda item: item[0]):
         mark = "note" if soft else "INVALID"
-        lines.append(f"{mark}: {_named(names, len(cells))}: {text}")
+        lines.append(formats.visible(f"{mark}: {_named(names, len(cells))}: {text}"))
     return lines
 
 
@@ -121,7 +137,7 @@ def verdict_rows(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> tuple[list[s
         primary, interval = verdict.primary, verdict.interval
         rows.append(
             [
-                str(record.cell),
+                marked(record),
                 str(verdict.prompts) if primary else DASH,
                 number(primary.r0 if primary else None),
                 number(primary.r1 if primary else None),
@@ -136,7 +152,8 @@ def verdict_rows(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> tuple[list[s
 
 def verdict_report(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> str:
     """The paired table with what limits its reading below."""
-    lines = ["tokens per step against the baseline", text_table(*verdict_rows(verdicts)), LEGEND]
+    table = text_table(*verdict_rows(verdicts))
+    lines = []
     notes: dict[str, list[str]] = {}
     for record, verdict in verdicts:
         for note in verdict.notes:
@@ -148,7 +165,7 @@ def verdict_report(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> str:
         for record, v in verdicts
         if v.fails or v.kind in ("inconclusive", "improved") or v.lower
     ]
-    return "\n".join(lines)
+    return "\n".join(["tokens per step against the baseline", table, LEGEND, *map(formats.visible, lines)])
 
 
 def _named(names: Sequence[str], of: int) -> str:

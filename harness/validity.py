@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from harness.acceptance import Tally, added, overshoot_of
+from harness.degenerate import degenerate
+from harness.language import in_language
 from harness.records import CellName, Finding, PromptRecord
 
 ENOUGH_STEPS = 50
 """Verify steps below which 0 accepted tokens may be bad luck."""
-ENOUGH_LETTERS = 12
-LOOP_SHARE = 0.3
-"""Share of an answer, from its end, that must be one piece over and over."""
-LOOP_TIMES = 3
-
-_HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
-_LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
-_SCRIPTS = {"zh": _HAN, "en": _LATIN}
+MOSTLY = "mostly-loops"
+"""The code of `loops` where it is more than half of the answers."""
+MARK = "↻"
+"""Of such a cell, in every table."""
 
 
 def total(records: Iterable[PromptRecord]) -> Tally:
@@ -30,38 +29,15 @@ def countable(record: PromptRecord) -> bool:
     return not record.failed and record.output_tokens > 1
 
 
-def in_language(text: str, language: str) -> bool | None:
-    """More than half of the letters are of the language's script; None where that can't be told.
-
-    Latin and Han letters are told apart; a word of four Latin letters weighs as one Han letter, since it
-    says about as much.
-    """
-    if language not in _SCRIPTS:
-        return None
-    weights = {
-        name: len(script.findall(text)) / (4 if name == "en" else 1) for name, script in _SCRIPTS.items()
-    }
-    if sum(weights.values()) < ENOUGH_LETTERS / 4:
-        return None
-    return weights[language] * 2 > sum(weights.values())
+def remembers(subject: Mapping[str, Any]) -> bool:
+    """Suffix decoding keeps earlier answers, unless it is told to keep none."""
+    kept = subject.get("settings", {}).get("suffix_decoding_max_cached_requests")
+    return subject.get("method") == "suffix" and kept != 0
 
 
-def loops(text: str) -> bool:
-    """The end of the answer is one piece over and over.
-
-    True where the last 30 % or more of it, 24 characters at least, are a piece of any length repeated
-    three times or more. Characters, not words: it must work in every language and in code.
-    """
-    text = text.rstrip()
-    least = max(24, int(len(text) * LOOP_SHARE))
-    for period in range(1, len(text) // LOOP_TIMES + 1):
-        length = 0
-        while length < len(text) - period and text[-1 - length] == text[-1 - length - period]:
-            length += 1
-        repeated = length + period
-        if length and repeated >= least and repeated >= LOOP_TIMES * period:
-            return True
-    return False
+def mostly_degenerate(found: Iterable[Finding]) -> bool:
+    """The cell measures how well loops are guessed; it makes no claim about speed."""
+    return any(finding.code == MOSTLY for finding in found)
 
 
 def findings(
@@ -73,6 +49,8 @@ def findings(
     cache: str,
     mends: Sequence[dict[str, object]],
     restarts: Sequence[str] = (),
+    max_tokens: int | None = None,
+    remembers: bool = False,
 ) -> tuple[Finding, ...]:
     """What a reader must know of a cell.
 
@@ -85,9 +63,17 @@ def findings(
         cache: the profile's.
         mends: what the engine plug-in did.
         restarts: why the server was started anew while the cell was measured, each time.
+        max_tokens: the profile's.
+        remembers: the drafter drafts from earlier answers, of whichever request.
     """
     found = [f for r in records for f in r.findings]
     found += _unreconciled(records)
+    unfinished = [r for r in records if r.finish == "length"]
+    too_early = [r for r in unfinished if r.output_tokens < (max_tokens or 0)]
+    cut_off = [r for r in unfinished if r.output_tokens >= (max_tokens or 0)]
+    found += _cut_by_the_engine(too_early, len(records), max_tokens)
+    if remembers and cache != "warm":
+        found += _seen_before(records, cache)
     if moved is not None:
         found += _against_counters(records, moved, requests, cache)
     tally = total(records)
@@ -98,7 +84,7 @@ def findings(
             found.append(
                 _hard("dead-drafter", f"none of {tally.verify_steps} drafts had its first token accepted")
             )
-    found += _soft_findings(cell, records)
+    found += _soft_findings(cell, records, cut_off=cut_off)
     found += [
         _soft("engine-mended", f"the engine runs with a mend: {mend.get('fault')}")
         for mend in mends
@@ -137,6 +123,36 @@ def _unreconciled(records: Sequence[PromptRecord]) -> list[Finding]:
     return found
 
 
+def _cut_by_the_engine(cut: Sequence[PromptRecord], of: int, max_tokens: int | None) -> list[Finding]:
+    """An answer that ran out of room before max_tokens met max_model_len: another one than was asked for."""
+    if not cut:
+        return []
+    first = cut[0]
+    return [
+        _hard(
+            "cut-by-max-model-len",
+            f"{len(cut)} of {of} answers were cut before max_tokens ({max_tokens}), as {first.prompt} "
+            f"at {first.prompt_tokens} + {first.output_tokens} tokens: raise max_model_len",
+        )
+    ]
+
+
+def _seen_before(records: Sequence[PromptRecord], cache: str) -> list[Finding]:
+    """No salt keeps a drafter from the answers that its server gave before."""
+    asked = Counter((r.server, r.prompt) for r in records if not r.failed)
+    again = [prompt for (_, prompt), times in asked.items() if times > 1]
+    if not again:
+        return []
+    return [
+        _hard(
+            "warm-suffix-cache",
+            f"{len(again)} prompts were asked more than once of one server, and the drafter drafts from "
+            f"earlier answers, though the cache should be {cache}: set suffix_decoding_max_cached_requests "
+            "to 0, measure one repeat, or name the cache warm",
+        )
+    ]
+
+
 def _against_counters(
     records: Sequence[PromptRecord], moved: dict[str, int], requests: int, cache: str
 ) -> list[Finding]:
@@ -168,7 +184,9 @@ def _against_counters(
     return found
 
 
-def _soft_findings(cell: CellName, records: Sequence[PromptRecord]) -> list[Finding]:
+def _soft_findings(
+    cell: CellName, records: Sequence[PromptRecord], *, cut_off: Sequence[PromptRecord]
+) -> list[Finding]:
     answered = [r for r in records if not r.failed]
     found = []
 
@@ -179,8 +197,35 @@ def _soft_findings(cell: CellName, records: Sequence[PromptRecord]) -> list[Find
     if cell.workload != "code":  # an answer in code has its own language
         other = [r for r in answered if in_language(r.text, cell.language) is False]
         tell("other-language", other, f"answers are not in the prompt's language ({cell.language})")
-    tell("loops", [r for r in answered if loops(r.text)], "answers end in a loop")
+    found += _loops(cell, records)
+    tell("cut-off", cut_off, "answers were cut off at max_tokens")
     tell(
         "left-out", [r for r in answered if not countable(r)], "answers ended before their first decode step"
     )
     return found
+
+
+def _loops(cell: CellName, records: Sequence[PromptRecord]) -> list[Finding]:
+    """How many answers got stuck, and what the others alone would say."""
+    stuck = [not r.failed and degenerate(r.text) for r in records]
+    if not any(stuck):
+        return []
+    mostly = sum(stuck) * 2 > len(records)
+    text = f"{sum(stuck)} of {len(records)} answers end in a loop"
+    if cell.k:
+        rest = [r for r, is_stuck in zip(records, stuck, strict=True) if not is_stuck]
+        text += f"; {_without(rest, records)}"
+    if mostly:
+        text += f" ({MARK} mostly degenerate: no claim about speed)"
+    return [_soft(MOSTLY if mostly else "loops", text)]
+
+
+def _without(rest: Sequence[PromptRecord], records: Sequence[PromptRecord]) -> str:
+    left, everything = total(rest), total(records)
+    if left.tokens_per_step is None or everything.tokens_per_step is None:
+        return "without them nothing is left to measure"
+    parts = [f"tok/step {left.tokens_per_step:.2f} (with: {everything.tokens_per_step:.2f})"]
+    if left.verify_steps:
+        before, after = everything.acceptance[0], left.acceptance[0]
+        parts.append(f"pos 0 {(after or 0) * 100:.1f} % (with: {(before or 0) * 100:.1f} %)")
+    return f"without them {', '.join(parts)}"

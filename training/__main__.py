@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import shlex
 import sys
 import time
@@ -13,7 +15,7 @@ from harness.errors import DraftgateError
 from harness.models import Say
 from training import recipe as recipes, stages
 from training.engines import Engines
-from training.pipeline import STAGES, outlook
+from training.pipeline import STAGES, look_for_room, outlook
 
 INVALID, INTERRUPTED = 2, 130
 
@@ -26,10 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = ", ".join(stage.name for stage in STAGES)
     try:
         recipe = recipes.load(recipes.find(options.recipe), options.changes)
-        say = speaker(options.work / f"{recipe.name}.log")
+        stages.known(STAGES, options.only, options.start)
         if options.dry_run:
             sys.stdout.write(outlook(recipe, options.work) + "\n")
             return 0
+        say = speaker(options.work / f"{recipe.name}.log")
+        quiet(options.work / "libraries.log")
         say(f"recipe {recipe.name}: {recipe.about} (stages: {names})")
         base = stages.Context(
             recipe=recipe,
@@ -39,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stall_seconds=options.stall_seconds,
             keep_hidden_states=options.keep_hidden_states,
         )
+        if options.only in {None, "train"}:
+            look_for_room(recipe, options.work, say)
         try:
             stages.carry_out(STAGES, base, only=options.only, start=options.start)
         finally:
@@ -82,6 +88,16 @@ def _parser() -> argparse.ArgumentParser:
         "--keep-hidden-states", action="store_true", help="leave them on the RAM disk for another recipe"
     )
     return parser
+
+
+def quiet(log: Path) -> None:
+    """Keep what libraries say of themselves off the terminal: notes into a log, progress bars nowhere."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    with contextlib.suppress(ImportError):  # speculators logs with it
+        from loguru import logger  # noqa: PLC0415
+
+        logger.remove()
+        logger.add(log)
 
 
 def speaker(log: Path) -> Say:

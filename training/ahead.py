@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import subprocess
 import threading
 import time
@@ -52,6 +51,9 @@ class Ahead:
             TrainingFailed: more samples than allowed got no hidden states, or the third stall.
         """
         began = time.monotonic()
+        if self._all_there():
+            self.progress.done = self.progress.wanted
+            return
         while True:
             server = self.engines.get(self.spec)
             self.server_s = self.server_s or time.monotonic() - began
@@ -68,6 +70,10 @@ class Ahead:
                 )
             self.say(f"the server stalled ({self.stalls} of {STALLS}): {why}; evidence beside {server.log}")
 
+    def _all_there(self) -> bool:
+        """They are where a training is resumed that had extracted all: no server is needed."""
+        return all((self.folder / f"hs_{row}.safetensors").exists() for row in self.order)
+
     def _left(self) -> int:
         return self.progress.wanted - self.progress.done
 
@@ -82,7 +88,8 @@ class Ahead:
     def _once(self, server: Server) -> str:
         """With one server until it stalls or all is done; why it stopped."""
         told, halt, gone = self.progress, threading.Event(), []
-        told.done = told.kept = 0
+        told.done = told.missing = 0
+        before = told.written
         start = time.monotonic()
         with guarded(server, stall_seconds=self.stall_seconds, in_flight=lambda: told.in_flight) as guard:
 
@@ -97,7 +104,7 @@ class Ahead:
             try:
                 while thread.is_alive():
                     thread.join(0.5)
-                    self._show(time.monotonic() - start)
+                    self._show(told.written - before, time.monotonic() - start)
                     lost = told.missing > self.max_missing * told.wanted
                     if lost or self.trainer.poll() is not None:
                         halt.set()
@@ -117,11 +124,11 @@ class Ahead:
             stop=lambda: halt.is_set() or guard.stalled is not None,
         )
 
-    def _show(self, seconds: float) -> None:
+    def _show(self, written: int, seconds: float) -> None:
         told = self.progress
-        rate = (told.done - told.kept) / seconds if seconds else 0.0
-        left = self._left() / rate if rate else math.nan
+        rate = written / seconds if seconds else 0.0
+        left = f", {self._left() / rate:.0f} s left" if rate else ""
         self.say(
-            f"\rhidden states {told.done}/{told.wanted}, {rate:.0f}/s, {left:.0f} s left; "
+            f"\rhidden states {told.done}/{told.wanted}, {rate:.0f}/s{left}; "
             f"{metrics.last_line(self.metrics_file)}"
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from harness.formats import markdown, visible
 from harness.plan import duration
 from harness.tables import DASH, number
 
@@ -47,10 +48,11 @@ def _head(records: Records) -> str:
 def _use(records: Records) -> str:
     get = _getter(records)
     k = get("recipe.train.ttt_steps")
-    settings = f'{{"method": "{_say(get("recipe.train.algorithm"))}", "model": "FOLDER"'
+    method, target = (visible(str(get(name) or DASH)) for name in ("recipe.train.algorithm", "target"))
+    settings = f'{{"method": "{method}", "model": "FOLDER"'
     return (
         "## Use\n\n"
-        f"    vllm serve {_say(get('target'))} --speculative-config "
+        f"    vllm serve {target} --speculative-config "
         f"'{settings}, \"num_speculative_tokens\": {_say(k)}}}'\n\n"
         "FOLDER is this one. Where it has no embeddings, the engine shares the target's with it."
     )
@@ -79,7 +81,7 @@ def _data(records: Records) -> str:
     ]
     dropped = get("data.dropped")
     if dropped is not None:
-        told = ", ".join(f"{rule.replace('_', ' ')} {n:,}" for rule, n in dropped.items() if n)
+        told = ", ".join(f"{markdown(rule.replace('_', ' '))} {n:,}" for rule, n in dropped.items() if n)
         parts.append(f"Answers dropped, by rule: {told or 'none'}.")
     parts.append(
         f"Rows: {_count(get('data.train_rows'))} trained on, {_count(get('data.validation_rows'))} held out; "
@@ -118,7 +120,7 @@ def _training(records: Records) -> str:
         ],
         ["samples without them", _count(get("training.empty_samples"))],
         ["trained on", _say(get("device"))],
-        ["versions", ", ".join(f"{n} {v}" for n, v in (get("versions") or {}).items()) or DASH],
+        ["versions", markdown(", ".join(f"{n} {v}" for n, v in (get("versions") or {}).items())) or DASH],
     ]
     epochs = get("training.validations") or []
     table = [
@@ -211,6 +213,8 @@ def _limits(records: Records) -> str:
         f"Its validation cannot tell how it does elsewhere. Served so far: {_measured(served)}.",
         "An acceptance is no speed-up: that depends on the target, the device and how many requests run.",
     ]
+    if get("recipe.target.trust_remote_code") or get("recipe.train.args.trust_remote_code"):
+        lines.append("Its recipe let the target run code that came with it (trust_remote_code).")
     share = get("validation.all.vocab_share")
     if share is not None:
         lines.append(
@@ -222,14 +226,20 @@ def _limits(records: Records) -> str:
 
 def _measured(served: Sequence[Mapping[str, Any]]) -> str:
     places = sorted(
-        {f"{s.get('endpoint')}, {_language(s.get('language'))}, T={s.get('temperature'):g}" for s in served}
+        {
+            f"{_say(s.get('endpoint'))}, {_language(s.get('language'))}, T={s.get('temperature'):g}"
+            for s in served
+        }
     )
     return "; ".join(places) or f"{DASH} (not measured)"
 
 
 def _files(records: Records) -> str:
     files = records.get("files") or {}
-    rows = [[name, f"{f['bytes'] / 1e6:.2f}", f"`{f['sha256']}`"] for name, f in sorted(files.items())]
+    rows = [
+        [markdown(name), f"{f['bytes'] / 1e6:.2f}", f"`{markdown(f['sha256'])}`"]
+        for name, f in sorted(files.items())
+    ]
     return f"## Files\n\n{_table(['file', 'MB', 'SHA-256'], rows)}"
 
 
@@ -245,11 +255,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _say(value: Any) -> str:
-    return DASH if value is None or value == "" else str(value)
+    return DASH if value is None or value == "" else markdown(str(value))
 
 
 def _count(value: Any) -> str:
-    return DASH if value is None else f"{value:,}"
+    return DASH if value is None else f"{value:,d}"
 
 
 def _percent(share: float | None) -> str:

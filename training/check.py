@@ -36,7 +36,10 @@ def run(context: Context) -> dict[str, Any]:
         options += ["--prompts", str(recipe.check.prompts)]
     if recipe.check.max_tokens:
         options += ["--max-tokens", str(recipe.check.max_tokens)]
-    options += ["-m", f"{recipe.drafter} and chat", "--results", str(results), "-p", "no:cacheprovider"]
+    marks = f"{recipe.drafter} and chat"
+    if recipe.check.languages:
+        marks += f" and ({' or '.join(recipe.check.languages)})"
+    options += ["-m", marks, "--results", str(results), "-p", "no:cacheprovider"]
     suites = [str(SUITES / "test_acceptance.py"), str(SUITES / "test_contract.py")]
     say(f"measuring {recipe.drafter} with stack {stack}")
     with (context.folder / "log.txt").open("ab") as log:

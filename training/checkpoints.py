@@ -64,27 +64,46 @@ class Checkpoints:
         """Lay out what speculators resumes from; the step it goes on after, None from scratch."""
         shutil.rmtree(self.current, ignore_errors=True)
         self.current.mkdir()
-        for left in self.folder.glob(".saving*"):
-            shutil.rmtree(left)
+        self._uncut()
         steps = self.steps()
         if not steps:
             return None
         _link(steps[-1].path, self.current / str(steps[-1].epoch))
         return steps[-1]
 
+    def _uncut(self) -> None:
+        """Finish a coronation that was cut off while there was no best one."""
+        made, old = self.folder / ".best", self.folder / ".best-old"
+        if old.exists() and not self.best.exists():
+            (made if made.exists() else old).rename(self.best)
+        for left in (made, old):
+            shutil.rmtree(left, ignore_errors=True)
+
     def keep(self, written: Path, *, epoch: int, local_step: int, global_step: int) -> Step:
         """Make a folder that was written completely the newest checkpoint."""
-        state = {"epoch": epoch, "local_step": local_step, "global_step": global_step}
-        (written / STATE).write_text(json.dumps(state))
+        place = self.folder / f"step-{global_step:06}"
+        step = Step(place, epoch, local_step, global_step)
+        (written / STATE).write_text(_state(step))
         for path in written.iterdir():
             _sync(path)
-        place = self.folder / f"step-{global_step:06}"
         shutil.rmtree(place, ignore_errors=True)
         written.rename(place)
         _sync(self.folder)
         for old in self.steps()[: -self._keep_last]:
             shutil.rmtree(old.path)
-        return Step(place, epoch, local_step, global_step)
+        return step
+
+    def drop_from(self, step: int) -> None:
+        """Forget checkpoints of that step and later ones: training on from it came to nothing."""
+        for found in self.steps():
+            if found.global_step >= step:
+                shutil.rmtree(found.path)
+
+    def end_epoch(self, step: Step) -> Step:
+        """Its epoch is validated: what resumes from it begins the next one."""
+        ended = dataclasses.replace(step, local_step=0)
+        write_atomically(step.path / STATE, _state(ended))
+        return ended
 
     def best_loss(self) -> tuple[float, int] | None:
         """Validation loss and epoch of the best checkpoint."""
@@ -108,19 +127,26 @@ class Checkpoints:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def forget_after(path: Path, step: int) -> None:
+def forget_after(path: Path, resumed: Step | None) -> None:
     """Drop metrics of steps that will be done again, and a line that was cut off."""
     if not path.exists():
         return
     kept = []
+    # A step's line has the number of steps before it, a validation's has that of those that led to it.
+    first = {"train": resumed.global_step if resumed else 0}
+    first["val"] = first["train"] + (resumed is not None and resumed.local_step == 0)
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             told = json.loads(line)
         except ValueError:
             continue
-        if told.get("step") is not None and told["step"] < step:
+        if any(kind in told and told["step"] < end for kind, end in first.items()):
             kept.append(line + "\n")
     write_atomically(path, "".join(kept))
+
+
+def _state(step: Step) -> str:
+    return json.dumps({"epoch": step.epoch, "local_step": step.local_step, "global_step": step.global_step})
 
 
 def _link(source: Path, place: Path) -> None:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from harness.errors import BadInput
 
 Tokens = NDArray[np.int64]
+EMBEDDINGS = "embed_tokens.weight"
+"""The target's own, where they are not in a drafter's file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,9 @@ class Eagle3:
         if kind != "eagle3":
             raise BadInput(f"{checkpoint}: a prediction is made for eagle3 drafters, this is {kind!r}")
         import torch  # noqa: PLC0415 - seconds, and not needed to read a prediction
+        from safetensors import safe_open  # noqa: PLC0415
         from speculators.models.eagle3 import Eagle3DraftModel, Eagle3SpeculatorConfig  # noqa: PLC0415
+        from speculators.utils.loading import load_model_layers  # noqa: PLC0415
 
         self._torch, self._device = torch, device
         self._dtype = torch.float32 if device == "cpu" else torch.bfloat16
@@ -85,6 +89,11 @@ class Eagle3:
         # Flex attention is for training: it would be compiled anew for every length.
         settings.transformer_layer_config._attn_implementation = "sdpa"  # noqa: SLF001
         model = Eagle3DraftModel.from_pretrained(checkpoint, config=settings, dtype=self._dtype)
+        with safe_open(checkpoint / "model.safetensors", "pt") as file:
+            if EMBEDDINGS not in file.keys():  # noqa: SIM118 - it is no dict
+                # transformers leaves there what the memory held, and speculators takes that for them.
+                own = load_model_layers([EMBEDDINGS], str(verifier))[EMBEDDINGS]
+                model.embed_tokens.load_state_dict({"weight": own})
         self._model = model.to(device, self._dtype).eval()
         self.k: int = settings.speculators_config.proposal_methods[0].speculative_tokens
         """Guesses a draft: the ttt_steps it was trained with."""

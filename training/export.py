@@ -121,7 +121,7 @@ def load(folder: Path) -> dict[str, Any]:
         known: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not JSON: {error}") from None
     if not isinstance(known, dict) or known.get("schema") != SCHEMA:
         raise BadInput(f"{path}: not the records of a drafter that this version of draftgate exports")
@@ -139,9 +139,13 @@ def add_served(folder: Path, served: list[dict[str, Any]]) -> dict[str, Any]:
         BadInput: the folder holds no drafter of ours, or cannot be written.
     """
     known = load(folder)
-    kept = {_place(one): one for one in [*known.get("served", []), *values(served)]}
-    known["served"] = [kept[place] for place in sorted(kept)]
-    _write_records(folder, known)
+    try:
+        kept = {_place(one): one for one in [*known.get("served", []), *values(served)]}
+        known["served"] = [kept[place] for place in sorted(kept)]
+        _write_records(folder, known)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"[:200]
+        raise BadInput(f"{folder / RECORDS}: no card can be written from it ({what})") from None
     return known
 
 
@@ -151,9 +155,12 @@ def _place(served: Mapping[str, Any]) -> str:
 
 
 def _write_records(folder: Path, known: Mapping[str, Any]) -> None:
-    text = json.dumps(known, indent=1, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(known, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text.encode()  # both can be written, or neither is
+    told = card.text(known)
+    told.encode()
     write_atomically(folder / RECORDS, text + "\n")
-    write_atomically(folder / "README.md", card.text(known))
+    write_atomically(folder / "README.md", told)
 
 
 def _files(folder: Path) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from harness.errors import BadInput
 from harness.stack import Target
+from training.drafting import EMBEDDINGS
 from training.portable import public_name, values
 
-_EMBEDDINGS = "embed_tokens.weight"
 _FOREIGN = ("verifier_norm.", "verifier_lm_head.")
 """The target's own, which training needs beside the drafter."""
 _THREE_LAYERS = 3
@@ -23,7 +23,11 @@ def config_of(checkpoint: Path, target: Target) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         layer, verifier = config["transformer_layer_config"], config["speculators_config"]["verifier"]
-    except (OSError, ValueError, KeyError, TypeError):
+        layers = config.get("eagle_aux_hidden_state_layer_ids") or []
+        if not all(isinstance(table, dict) for table in (layer, verifier)) or not isinstance(layers, list):
+            raise TypeError  # noqa: TRY301 - one sentence for all
+        json.dumps(config, ensure_ascii=False, allow_nan=False).encode()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BadInput(f"{path}: not the configuration of a drafter made by speculators") from None
     verifier["name_or_path"] = public_name(target)
     layer.pop("_name_or_path", None)
@@ -34,7 +38,6 @@ def config_of(checkpoint: Path, target: Target) -> dict[str, Any]:
         # three layers where their number is not told there. Without them it drafts badly, or not at all.
         layer["norm_output"] = config.get("norm_output", False)
         layer["fc_norm"] = config.get("fc_norm", False)
-        layers = config.get("eagle_aux_hidden_state_layer_ids") or ()
         layer["num_aux_hidden_states"] = len(layers) or _THREE_LAYERS
     return {name: values(value) for name, value in config.items()}
 
@@ -42,7 +45,9 @@ def config_of(checkpoint: Path, target: Target) -> dict[str, Any]:
 def _dtype(config: Mapping[str, Any], target: Target) -> str:
     """What the target is served in: the engine would cast to it anyway."""
     known = ("bfloat16", "float16", "float32")
-    return target.dtype if target.dtype in known else config.get("dtype") or known[0]
+    if target.dtype in known:
+        return target.dtype
+    return config["dtype"] if config.get("dtype") in known else known[0]
 
 
 def write_weights(
@@ -66,7 +71,7 @@ def write_weights(
             continue
         if tensor.is_floating_point():
             tensor = tensor.to(dtype)
-        if name == _EMBEDDINGS and not config.get("embed_requires_grad") and _same(tensor, verifier):
+        if name == EMBEDDINGS and not config.get("embed_requires_grad") and _same(tensor, verifier):
             continue
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise BadInput(f"{path}: {name} holds numbers that are not finite: training broke before this")
@@ -85,7 +90,7 @@ def _same(embeddings: Any, verifier: str) -> bool:
     import torch  # noqa: PLC0415
     from speculators.utils.loading import load_model_layers  # noqa: PLC0415
 
-    own = load_model_layers([_EMBEDDINGS], verifier).get(_EMBEDDINGS)
+    own = load_model_layers([EMBEDDINGS], verifier).get(EMBEDDINGS)
     return (
         own is not None
         and own.shape == embeddings.shape

@@ -13,7 +13,6 @@ import dataclasses
 import fcntl
 import json
 import os
-import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,10 +35,13 @@ class Progress:
 
     wanted: int
     done: int = 0
-    kept: int = 0
-    """Of `done`: those that were there already."""
+    """By the server that runs now, rows that were there included."""
+    written: int = 0
+    """By us, whatever the number of servers it took."""
     tokens: int = 0
+    """Of those."""
     missing: int = 0
+    """Could not be had."""
     in_flight: int = 0
 
 
@@ -160,17 +162,17 @@ class Extractor:
             if self.stop():
                 return
             place = self.folder / f"hs_{row}.safetensors"
-            if place.exists():
-                told.kept += 1
-            else:
+            if not place.exists():
                 ids = list(self.rows(row))
                 told.in_flight += 1
                 try:
                     written = await self._one(ids, place, session, threads)
                 finally:
                     told.in_flight -= 1
-                told.tokens += len(ids)
-                if not written:
+                if written:
+                    told.written += 1
+                    told.tokens += len(ids)
+                else:
                     place.with_suffix(MISSING).touch()
                     told.missing += 1
             told.done += 1
@@ -234,18 +236,6 @@ def check(path: Path, *, tokens: int) -> None:
         raise ValueError(f"{path}: {shape[0]} tokens, not {tokens}")
     if path.stat().st_size != 8 + size + end:
         raise ValueError(f"{path}: cut off")
-
-
-def roomy(needed: int, *, given: str | None, work: Path) -> tuple[Path, int]:
-    """Where `needed` bytes have room, and the free bytes there.
-
-    As given, else a RAM disk, else the work folder; the last of them where none has room.
-    """
-    places = [Path(given)] if given else [Path("/dev/shm"), work]  # noqa: S108 - it is where Linux has RAM
-    for place in places:
-        if place.is_dir() and shutil.disk_usage(place).free > needed * 1.1:
-            return place, shutil.disk_usage(place).free
-    return places[-1], shutil.disk_usage(places[-1]).free if places[-1].is_dir() else 0
 
 
 def finished(folder: Path, *, ended: bool) -> None:

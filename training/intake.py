@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from harness.validity import in_language
+from harness.language import in_language
 from training.overlap import Benchmark, id_of
 from training.recipe import Prompts, Source
 

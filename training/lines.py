@@ -72,7 +72,7 @@ def _object(raw: bytes, path: Path, number: int) -> dict[str, Any]:
     if b"\\ud" in raw.lower():  # an escape that may be half of a pair, which no file can hold again
         try:
             json.dumps(data, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
+        except (UnicodeEncodeError, RecursionError):
             raise BadInput(f"{path}, line {number}: no Unicode text (half of a surrogate pair)") from None
     return data
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from training.hidden_states import Progress
+
+COUNTED = ("samples", "empty_samples", "empty_steps")
 
 
 def lines(path: Path, *, last_bytes: int | None = None) -> list[dict[str, Any]]:
@@ -69,16 +72,21 @@ def report(path: Path, *, times: dict[str, float], extraction: Progress, mode: s
     """What a training took and reached; seconds, samples, shares.
 
     `fetch_frac` is the share of the time from the first logged step to the last in which the trainer
-    waited for data; what it waited for the first step is in the times.
+    waited for data; what it waited for the first step is in the times. A training that was resumed counts
+    from the first to the last of each of its trainers.
     """
     told = [line for line in lines(path) if "train" in line]
-    first, last = (told[0], told[-1]) if told else ({}, {})
-    seconds = last.get("at", 0.0) - first.get("at", 0.0)
-    waited = last.get("waited_s", 0.0) - first.get("waited_s", 0.0)
+    last = told[-1] if told else {}
+    trainers: dict[float, list[dict[str, Any]]] = defaultdict(list)
+    for line in told:
+        trainers[line.get("began", 0.0)].append(line)
+    spans = [(run[0], run[-1]) for run in trainers.values()]
+    seconds = sum(end["at"] - start["at"] for start, end in spans)
+    waited = sum(end["waited_s"] - start["waited_s"] for start, end in spans)
     done = validations(path)
     best = min(done, key=lambda v: v["loss"]) if done else None
     extracted = times.get("extraction_s")
-    new = extraction.done - extraction.kept
+    new = extraction.written
     return {
         "mode": mode,
         "times": {name: round(value, 1) for name, value in times.items()},
@@ -86,9 +94,8 @@ def report(path: Path, *, times: dict[str, float], extraction: Progress, mode: s
         "epochs": last.get("epoch", -1) + 1,
         "step_seconds": round(seconds, 1),
         "fetch_frac": round(waited / seconds, 4) if seconds > 0 else None,
-        "samples": last.get("samples", 0),
-        "empty_samples": last.get("empty_samples", 0),
-        "empty_steps": last.get("empty_steps", 0),
+        "trainers": len(spans),
+        **{name: sum(end[name] for _, end in spans) for name in COUNTED},
         "extraction": {
             **dataclasses.asdict(extraction),
             "samples_per_s": round(new / extracted, 1) if extracted and new else None,

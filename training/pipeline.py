@@ -11,9 +11,10 @@ from typing import Any
 from tabulate import tabulate
 
 from harness.errors import ServerFailed
+from harness.models import Say
 from harness.server import Server
 from harness.watchdog import guarded
-from training import check, dataset, export, prompts, responses, stages, train
+from training import check, dataset, export, prompts, responses, room, stages, train
 from training.engines import base_spec
 from training.errors import Stalled
 from training.recipe import Recipe, Source
@@ -127,10 +128,25 @@ def outlook(recipe: Recipe, work: Path) -> str:
     return f"{tabulate(rows, headers=['stage', 'state', 'how much', 'folder'])}\n\ntrainer: {command}"
 
 
+def look_for_room(recipe: Recipe, work: Path, say: Say) -> None:
+    """Before anything starts, where the tokens are still to be guessed; `train` knows them exactly.
+
+    Raises:
+        TrainingFailed: there is no room even for answers half as long as expected.
+    """
+    done = {planned.stage.name for planned in stages.plan(recipe, STAGES, work) if planned.record}
+    if not done & {"dataset", "train"} and recipe.hidden_states.mode == "ahead":
+        room.look_for_room(recipe, work, tokens=_likely(recipe), say=say)
+
+
+def _likely(recipe: Recipe) -> int:
+    return recipe.prompts.count * min(TOKENS_PER_ANSWER, recipe.responses.max_tokens)
+
+
 def _outline(recipe: Recipe) -> dict[str, str]:
     count = recipe.prompts.count
     at_most = count * recipe.responses.max_tokens
-    likely = count * min(TOKENS_PER_ANSWER, recipe.responses.max_tokens)
+    likely = _likely(recipe)
     steps = -(-likely // recipe.train.total_seq_len) * recipe.train.epochs
     return {
         "prompts": f"{count:,} prompts",
@@ -144,8 +160,8 @@ def _outline(recipe: Recipe) -> dict[str, str]:
 
 def _room(recipe: Recipe, tokens: int) -> str:
     """Room for hidden states, where the target's size is known without fetching it."""
-    size = train.target_size(recipe)
+    size = room.target_size(recipe)
     if size is None:
         return "— (the target is not here)"
     layers, width = size
-    return f"about {dataset.needed_bytes(tokens, layers=layers, hidden_size=width) / 1e9:.1f} GB"
+    return f"about {room.size_of(dataset.needed_bytes(tokens, layers=layers, hidden_size=width))}"

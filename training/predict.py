@@ -19,6 +19,7 @@ from harness import prediction
 from harness.errors import BadInput
 from harness.models import Say
 from harness.prediction import Predicted
+from harness.prompts import hash_of
 from harness.records import write_atomically
 from training import lines, rows
 from training.drafting import Drafter, Eagle3, Guesses, Sample, Tokens
@@ -160,8 +161,8 @@ def compared(sample: Sample, guesses: Guesses) -> Predicted:
         id=sample.id,
         language=sample.language,
         tokens=len(ids) - first,
-        prompt_hash=prediction.hash_of(ids[:first].tolist()),
-        text_hash=None if sample.text is None else prediction.hash_of_text(sample.text),
+        prompt_hash=hash_of(ids[:first].tolist()),
+        text_hash=None if sample.text is None else hash_of(sample.text),
         reach=tuple(int(n) for n in right[:, first:-1].sum(axis=0)),
         outside=tuple(int(i) for i in np.flatnonzero(~known[first:])),
         full_restricted=tuple(int(restricted[s, first:].sum()) for s in range(k)),

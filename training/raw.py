@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -94,9 +95,9 @@ class Answers:
         try:
             row = json.loads(raw)
             primary_id = str(row["primary_id"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return
         if primary_id not in self._answered:
             self._answered.add(primary_id)
-            usage = (row.get("metadata") or {}).get("usage") or {}
-            self._tokens += int(usage.get("completion_tokens") or 0)
+            with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):  # a rate, no more
+                self._tokens += int(row["metadata"]["usage"]["completion_tokens"])

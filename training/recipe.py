@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import BadInput
-from harness.stack import Engine, Target, place
+from harness.stack import Engine, Target, place, read_toml
 
 RECIPES = Path(__file__).parent / "recipes"
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Source(_Table):
@@ -140,6 +141,8 @@ class Check(_Table):
 
     stack: str = "smollm2-cpu"
     k: tuple[int, ...] = (4,)
+    languages: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Of the stack's languages those that are measured; by default all."""
     profile: str = "gate"
     prompts: int | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, gt=0)
@@ -191,15 +194,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         BadInput: with file, line and key of the first thing that is wrong, or with the change that is.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise BadInput(f"{path}: not TOML: {error}") from None
+    text, data = read_toml(path)
     for change in changes:
         _change(data, change)
     try:
@@ -210,7 +205,18 @@ def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
         first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
         loc = tuple(str(part) for part in first["loc"])
         raise BadInput(f"{path}, {place(text, loc)}: {first['msg']}") from None
-    return _anchored(recipe, path.parent.resolve())
+    try:
+        _check_plain(recipe)
+        return _anchored(recipe, path.parent.resolve())
+    except (ValueError, TypeError, OSError, RuntimeError) as error:  # a NUL in a path, or ~nobody
+        raise BadInput(f"{path}: a value or a path in it cannot be used: {error}") from None
+
+
+def _check_plain(recipe: Recipe) -> None:
+    """What goes to vLLM and the trainer as it is can be written as JSON, and as a word of a command."""
+    text = json.dumps(recipe.model_dump(), allow_nan=False)
+    if "\\u0000" in text:
+        raise ValueError("a text holds a NUL")
 
 
 def _change(data: dict[str, Any], change: str) -> None:
@@ -220,7 +226,7 @@ def _change(data: dict[str, Any], change: str) -> None:
         raise BadInput(f"--set {change}: not of the form KEY=VALUE, like train.epochs=2")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text.strip()  # a bare word
     *tables, last = (part.strip() for part in key.split("."))
     at = data

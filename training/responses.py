@@ -16,9 +16,9 @@ from harness.models import Say
 from harness.server import Server
 from training import lines, selecting, subcommand
 from training.errors import Stalled, TrainingFailed
+from training.intake import Prompt
 from training.raw import Answers, errors_of, failures
 from training.recipe import Recipe
-from training.selecting import Prompt
 
 Stall = Callable[[], str | None]
 """Why the server does not get on; None while it does."""

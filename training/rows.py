@@ -85,6 +85,8 @@ def _check(line: Line) -> None:
     line.need(_NEEDED)
     where = f"{line.path}, line {line.number}"
     ids, mask = line.data["input_ids"], line.data["loss_mask"]
+    if not 0 <= line.data["temperature"] < 100:  # noqa: PLR2004 - NaN too is none
+        raise BadInput(f"{where}: {line.data['temperature']} is not a temperature")
     if len(ids) != len(mask):
         raise BadInput(f"{where}: {len(ids)} input_ids, but {len(mask)} in loss_mask")
     if not are_tokens(ids):

@@ -9,13 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from harness.degenerate import degenerate
 from harness.errors import BadInput
+from harness.language import in_language
 from harness.records import write_atomically
-from harness.validity import in_language, loops
 from training import lines
 from training.errors import TrainingFailed
+from training.intake import Prompt
 from training.raw import failures, well_formed
 from training.recipe import Recipe, Responses
+from training.tokens import tokenizer_of
 
 Decode = Callable[[list[int]], str]
 Row = dict[str, Any]
@@ -28,17 +31,6 @@ prompt has an answer already; short: empty, or fewer tokens than min_tokens; deg
 cut_off: it ended at max_tokens; other_language: the answer to a Chinese prompt is not Chinese."""
 NOWHERE = "?"
 """Language and source of what belongs to no prompt."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """One line of prompts.jsonl."""
-
-    id: str
-    language: str
-    source: str
-    workload: str
-    text: str
 
 
 @dataclasses.dataclass
@@ -89,12 +81,7 @@ def decoder(target: str) -> Decode:
     Raises:
         BadInput: it has none.
     """
-    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds, and only this needs it
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(target)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{target}: its tokenizer cannot be loaded: {error}") from None
+    tokenizer = tokenizer_of(target)
 
     def decode(ids: list[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True))
@@ -187,7 +174,7 @@ def _judged(
     met = [
         (rule, drops)
         for rule, drops, applies in (
-            ("degenerate", settings.drop_degenerate, loops(answer)),
+            ("degenerate", settings.drop_degenerate, degenerate(answer)),
             ("cut_off", settings.drop_cut_off, row["metadata"].get("finish_reason") == "length"),
             ("other_language", settings.keep_language, not _fits(prompt, answer)),
         )

@@ -10,10 +10,11 @@ from typing import Any
 import openai
 
 from harness.client import NO_KEY
+from harness.degenerate import degenerate
 from harness.errors import BadInput, ServerFailed
 from harness.server import Server
-from harness.validity import loops
 from training.recipe import Recipe, Source
+from training.tokens import tokenizer_of
 
 MAX_TOKENS = 128
 LEAST_CHARACTERS = 10
@@ -76,13 +77,7 @@ def opening_of(target: str) -> Opening:
     Raises:
         BadInput: see `opening`; or there is no tokenizer.
     """
-    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds, and only this needs it
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(target)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{target}: its tokenizer cannot be loaded: {error}") from None
-    return opening(tokenizer, target)
+    return opening(tokenizer_of(target), target)
 
 
 def usable(text: str, finish: str, start: Opening) -> str | None:
@@ -93,7 +88,7 @@ def usable(text: str, finish: str, start: Opening) -> str | None:
         return None
     if sum(c.isalpha() for c in dense) < LEAST_LETTERS * len(dense):
         return None
-    if loops(text) or any(token in text for token in start.specials):
+    if degenerate(text) or any(token in text for token in start.specials):
         return None
     return text
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from harness.records import write_atomically
 from training.engines import Engines
 from training.recipe import Recipe
 
-DONE = "stage.json"
+DONE, LOCK = "stage.json", ".lock"
 _SCHEMA = 1
 
 
@@ -83,6 +84,14 @@ def plan(recipe: Recipe, stages: tuple[Stage, ...], work: Path) -> list[Planned]
     return found
 
 
+def known(stages: tuple[Stage, ...], *names: str | None) -> None:
+    """Raise BadInput where a stage is named that there is not."""
+    there = [stage.name for stage in stages]
+    for name in names:
+        if name is not None and name not in there:
+            raise BadInput(f"unknown stage {name!r}; there are: {', '.join(there)}")
+
+
 def carry_out(
     stages: tuple[Stage, ...], base: Context, *, only: str | None = None, start: str | None = None
 ) -> dict[str, Any]:
@@ -92,16 +101,13 @@ def carry_out(
         stages: in their order.
         base: what every stage is given; its folder and upstream are set for each.
         only: this stage alone; those before it must be done.
-        start: do this stage and all after it again, done or not.
+        start: do this stage and all after it again where they are done; what was cut off goes on.
 
     Raises:
         BadInput: an unknown stage, or one before `only` that is not done.
         DraftgateError: a stage failed.
     """
-    names = [stage.name for stage in stages]
-    for asked in (only, start):
-        if asked is not None and asked not in names:
-            raise BadInput(f"unknown stage {asked!r}; there are: {', '.join(names)}")
+    known(stages, only, start)
     records: dict[str, Any] = {}
     upstream: dict[str, Path] = {}
     again = False
@@ -122,15 +128,26 @@ def carry_out(
     return records
 
 
+def _clear(folder: Path) -> None:
+    """Leave nothing that a stage could go on with; its record goes first."""
+    (folder / DONE).unlink()
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
 def _do(planned: Planned, context: Context, *, again: bool) -> dict[str, Any]:
     name, folder, say = planned.stage.name, planned.folder, context.say
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    with FileLock(folder / LOCK):
         done = planned.record
         if done is not None and not again:  # by another recipe, while we waited for it
             say(f"{name}: done meanwhile ({folder})")
             return done
-        (folder / DONE).unlink(missing_ok=True)
+        if done is not None:  # what was cut off goes on instead
+            _clear(folder)
         say(f"{name}: {folder}")
         began = time.monotonic()
         counts = planned.stage.run(context)

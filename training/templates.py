@@ -24,7 +24,6 @@ import itertools
 import math
 import random
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
@@ -33,12 +32,16 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import BadInput
-from harness.records import read_text
+from harness.stack import read_toml
 
 SHIPPED = Path(__file__).parent / "prompts"
 PLAIN_AT_MOST = 100
 """Characters. Nobody writes a long request without capitals by haste."""
 
+MOST_NESTED = 50
+"""Lists of words within lists of words."""
+MOST_BITS = 4096
+"""Of the number of expansions: a list that takes another one twice squares it."""
 TRIES = 20
 """Random draws of a template that were had before, after which the rest is gone through."""
 
@@ -74,13 +77,11 @@ class Templates:
         """
         self.path = path
         try:
-            self._file = _File.model_validate(tomllib.loads(read_text(path)))
+            self._file = _File.model_validate(read_toml(path)[1])
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise BadInput(f"{path}, {where}: {first['msg']}") from None
-        except tomllib.TOMLDecodeError as error:
-            raise BadInput(f"{path}: not TOML: {error}") from None
         self._check()
 
     @property
@@ -174,11 +175,15 @@ class Templates:
         def size_of_list(name: str, above: tuple[str, ...]) -> int:
             if name in above:
                 raise BadInput(f"{self.path}, words.{above[-1]}: {{{name}}} leads back to itself")
+            if len(above) > MOST_NESTED:
+                raise BadInput(f"{self.path}, words.{name}: nested too deeply")
             if name not in sizes:
                 total = 0
                 for word in self.words[name]:
                     inner = Counter(_lists(word)).items()
                     total += math.prod(math.perm(size_of_list(n, (*above, name)), k) for n, k in inner)
+                    if total.bit_length() > MOST_BITS:
+                        raise BadInput(f"{self.path}, words.{name}: more expansions than can be counted")
                 sizes[name] = total
             return sizes[name]
 
@@ -197,8 +202,8 @@ class Templates:
                 raise BadInput(f"{self.path}, {place}: a brace that is no {{slot}}: {text!r}")
         if unknown := set(self._file.weights) - set(self._file.templates):
             raise BadInput(f"{self.path}, weights.{min(unknown)}: there are no templates of this kind")
-        if not all(0 < weight < math.inf for weight in self._file.weights.values()):
-            raise BadInput(f"{self.path}, weights: a weight is not more than 0")
+        if not all(1e-9 < weight < 1e9 for weight in self._file.weights.values()):  # noqa: PLR2004
+            raise BadInput(f"{self.path}, weights: a weight is not more than 0, or beyond all measure")
         for kind, text in self.all:
             if short := [name for name, times in Counter(_lists(text)).items() if times > self._sizes[name]]:
                 raise BadInput(f"{self.path}, templates.{kind}: {{{short[0]}}} has too few words: {text!r}")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from harness.errors import BadInput
 from harness.models import Say
@@ -22,21 +22,22 @@ from harness.records import write_atomically
 from training import metrics, predict
 from training.ahead import Ahead
 from training.checkpoints import Checkpoints, forget_after
-from training.dataset import needed_bytes, train_ratio, train_rows
+from training.dataset import train_ratio, train_rows
 from training.engines import base_spec, is_cpu
 from training.errors import TrainingFailed
 from training.hidden_states import (
     Progress,
     finished,
-    last_layer,
     layers_of,
-    roomy,
     server_spec,
     trainers_order,
 )
 from training.recipe import Recipe
+from training.room import hidden_folder
 from training.stages import Context
 
+LOCK = "trainer.lock"
+"""Held by a trainer as long as it lives."""
 UNCOMPILED = {"draft_attn_impl": "sdpa", "loss_implementation": "eager"}
 ON_CPU = {"draft_attn_impl": "sdpa", "loss_implementation": "eager", "hidden_states_dtype": "float32"}
 """The trainer does not run on a CPU without them: flex attention has no backward pass there, the fused
@@ -59,10 +60,11 @@ def run(context: Context) -> dict[str, Any]:
     split = train_rows(len(lengths), train_ratio(recipe.dataset.validation))
     cpu = is_cpu(recipe, sys.executable)
     base, target = base_spec(recipe, say=say, python=sys.executable)
-    hidden = _hidden_folder(context, target, tokens=sum(lengths))
+    hidden = hidden_folder(context, target, tokens=sum(lengths))
+    _alone(folder)
     store = Checkpoints(folder / "checkpoints", keep_last=recipe.train.keep_last)
     resumed = store.open()
-    forget_after(folder / "metrics.jsonl", resumed.global_step if resumed else 0)
+    forget_after(folder / "metrics.jsonl", resumed)
     if resumed:
         say(f"going on after step {resumed.global_step}")
     settings = trainer_settings(recipe, folder, data=data, hidden=hidden, target=target, cpu=cpu)
@@ -131,25 +133,13 @@ def run(context: Context) -> dict[str, Any]:
     return report
 
 
-def _hidden_folder(context: Context, target: str, *, tokens: int) -> Path:
-    """Where hidden states go, with room for them; what an earlier try left there stays."""
-    recipe = context.recipe
-    config = json.loads((Path(target) / "config.json").read_text(encoding="utf-8"))
-    width = int(config.get("text_config", config)["hidden_size"])
-    layers = (*layers_of(recipe, target), last_layer(target))
-    needed = needed_bytes(tokens, layers=len(layers), hidden_size=width)
-    name = f"draftgate-{context.upstream['dataset'].name}-{'-'.join(map(str, layers))}"
-    place, free = roomy(needed, given=recipe.hidden_states.folder, work=context.work)
-    hidden = place / name
-    there = sum(path.stat().st_size for path in hidden.glob("hs_*")) if hidden.is_dir() else 0
-    if recipe.hidden_states.mode == "ahead" and needed * 1.1 > free + there:
-        raise TrainingFailed(
-            f"{place} has {free / 1e9:.1f} GB free, hidden states of {tokens:,} tokens take "
-            f"{needed / 1e9:.1f} GB: free some, name another folder (hidden_states.folder), or train on less"
-        )
-    hidden.mkdir(parents=True, exist_ok=True)
-    finished(hidden, ended=False)
-    return hidden
+def _alone(folder: Path) -> None:
+    """Wait until a trainer whose starter was killed has ended: it takes seconds."""
+    try:
+        with FileLock(folder / LOCK, timeout=60):
+            pass
+    except Timeout:
+        raise TrainingFailed(f"{folder}: another trainer works there; end it first") from None
 
 
 def trainer_settings(
@@ -197,6 +187,7 @@ def trainer_settings(
         "max_empty": train.max_empty,
         "metrics": str(folder / "metrics.jsonl"),
         "outcome": str(folder / "outcome.json"),
+        "lock": str(folder / LOCK),
     }
 
 
@@ -241,8 +232,8 @@ def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator
             command(recipe, file),
             stdout=log,
             stderr=log,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
+            stdin=subprocess.PIPE,  # its end, however we end, is the trainer's sign to end too
+            start_new_session=True,  # Ctrl-C is for us, who then tell it
             env={**os.environ, **({} if recipe.train.compile else {"TORCH_COMPILE_DISABLE": "1"})},
         )
     try:
@@ -255,6 +246,8 @@ def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        if process.stdin:
+            process.stdin.close()
 
 
 def _follow(trainer: subprocess.Popen[bytes], folder: Path, say: Say) -> None:
@@ -280,15 +273,3 @@ def _judge(folder: Path) -> None:
             else "; no checkpoint yet"
         )
         raise TrainingFailed(f"training stopped: {outcome['why']}{good} ({folder / 'checkpoints'})")
-
-
-def target_size(recipe: Recipe) -> tuple[int, int] | None:
-    """Layers that are extracted and the hidden size; None where the target's folder is not known here."""
-    from harness.models import resolve  # noqa: PLC0415
-
-    reference = recipe.target.model
-    if not reference.startswith(("/", "embedded:")):
-        return None
-    target = resolve(reference, say=lambda _: None, python=recipe.engine.python)
-    config = json.loads((Path(target) / "config.json").read_text(encoding="utf-8"))
-    return len(layers_of(recipe, target)) + 1, int(config.get("text_config", config)["hidden_size"])

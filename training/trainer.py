@@ -4,7 +4,8 @@
 
 Added to it: checkpoints by step that are complete or not there, the best kept, early stop, a stop at a loss
 that is not finite, samples that arrived empty counted and fatal past a limit, and the time spent waiting.
-How it ended is written to `outcome.json`.
+How it ended is written to `outcome.json`. It ends at once, saving nothing, when the pipe that is its standard
+input ends: whoever started it is gone, and may be back already to go on after the last checkpoint.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from hs_connectors import HiddenStatesBackend
-from speculators.train import cli, trainer
+from speculators.train import cli, graceful_shutdown, trainer
 from speculators.train.config import TrainConfig
 from speculators.train.distributed import get_rank
 
 from harness.records import write_atomically
 from training import cpu_shim
 from training.checkpoints import Checkpoints, Step
+from training.interruption import Patient, end_with_starter
 from training.transfer import AheadBackend
 
 
@@ -50,6 +53,7 @@ class Waiting(trainer.BatchRecoveryCoordinator):  # type: ignore[misc]
     def consume(self, batch: dict[str, Any], *, synchronize: bool = False) -> None:
         """Count, then do what speculators does."""
         if self.phase == "training":
+            Patient.busy = True
             mine = Waiting
             if mine.idle_since:
                 mine.waited_s += time.perf_counter() - mine.idle_since
@@ -77,7 +81,10 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._store = Checkpoints(Path(self.settings["checkpoints"]), keep_last=self.settings["keep_last"])
-        self._newest: Step | None = None
+        self._newest: Step | None = next(reversed(self._store.steps()), None)
+        self._saved = self._newest.global_step if self._newest else 0
+        # Read once: what follows from it must be the same in every process of several GPUs.
+        self._best = self._store.best_loss()
         self._losses: list[torch.Tensor] = []
         super().__init__(*args, **kwargs)
         self.model.register_forward_hook(self._saw)
@@ -85,13 +92,18 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
             logging.getLogger("speculators.metrics").addHandler(_Lines(Path(self.settings["metrics"])))
 
     def _saw(self, _module: Any, _args: Any, outcome: Any) -> None:
-        self._losses = [*self._losses[-99:], outcome[1].detach()]
+        if self.model.training:
+            self._losses = [*self._losses[-99:], outcome[1].detach()]
 
     def train_epoch(self, epoch: int, *, step_callback: Any = None) -> None:
         """One epoch; `step_callback` is ours."""
         del step_callback
         skipped = self._resume_local_step if epoch == self.current_epoch else 0
         self._epoch, self._epoch_base = epoch, self.global_step - skipped
+        if epoch and not skipped:
+            self._stop_if_over(epoch - 1)
+        if self._enough():  # and killed before the validation
+            return
         Waiting.idle_since = time.perf_counter()
         super().train_epoch(epoch, step_callback=self._stepped)
         Waiting.idle_since = 0.0
@@ -100,16 +112,29 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         if self.global_step % self.config.log_freq == 0:
             self._check_losses()
         if self.global_step % self.settings["checkpoint_steps"] == 0:
-            self._save(self._epoch, self.global_step - self._epoch_base)
+            self._save()
         Waiting.idle_since = time.perf_counter()
+        Patient.free()
 
     def _check_losses(self) -> None:
-        if self._losses and not bool(torch.isfinite(torch.stack(self._losses)).all()):
-            raise Stop("diverged", f"the loss is not finite at step {self.global_step}")
-        self._losses = []
+        losses, self._losses = self._losses, []
+        if not losses:
+            return
+        finite = torch.isfinite(torch.stack(losses))
+        if not bool(finite.all()):
+            before = self.global_step - len(losses) + int(finite.int().argmin())
+            if get_rank() == 0:
+                self._store.drop_from(before)
+            raise Stop("diverged", f"the loss is not finite at step {before + 1}")
 
-    def _save(self, epoch: int, local_step: int) -> None:
-        """Whole precision, unlike speculators' own call, which rounds weights and optimizer to bf16."""
+    def _save(self) -> None:
+        """Whole precision, unlike speculators' own call, which rounds weights and optimizer to bf16.
+
+        Nothing where nothing was learned since the last one: at the first step of an epoch the place within
+        it, 0, would be taken for its end.
+        """
+        if self.global_step == self._saved:
+            return
         self._check_losses()
         finite = all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
         if not finite:
@@ -120,35 +145,48 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         if get_rank() == 0:
             self._newest = self._store.keep(
                 self.checkpointer.path / ".saving",
-                epoch=epoch,
-                local_step=local_step,
+                epoch=self._epoch,
+                local_step=self.global_step - self._epoch_base,
                 global_step=self.global_step,
             )
+        self._saved = self.global_step
 
     def maybe_save_checkpoint(self, epoch: int | str, local_step: int = 0) -> None:
         """At an epoch's end, and when interrupted."""
+        del local_step
         if epoch == "interrupted":
             SteppedTrainer.interrupted = True
-            self._save(self._epoch, self.global_step - self._epoch_base)
+            self._save()
         else:
-            self._save(int(epoch), local_step)
+            with Patient.held():
+                self._save()
 
     def maybe_update_best(self, epoch: int, val_metrics: dict[str, float] | None) -> None:
-        """After a validation: crown, go on, or stop early."""
-        if val_metrics is None or self._newest is None:
+        """After a validation: crown, go on, or stop early. Only now the epoch counts as over."""
+        if val_metrics is None:
             return
         loss = val_metrics["loss_epoch"]
         if not math.isfinite(loss):
             raise Stop("diverged", f"the validation loss is not finite after epoch {epoch + 1}")
-        best = self._store.best_loss()
-        if best is None or loss < best[0]:
-            self._store.crown(self._newest, {**val_metrics, "loss_epoch": loss})
-            best = (loss, epoch)
+        with Patient.held():
+            better = self._best is None or loss < self._best[0]
+            if better:
+                self._best = (loss, epoch)
+            if self._newest is not None and get_rank() == 0:
+                if better:
+                    self._store.crown(self._newest, {**val_metrics, "loss_epoch": loss})
+                self._newest = self._store.end_epoch(self._newest)
+        self._stop_if_over(epoch)
+
+    def _enough(self) -> bool:
+        return bool(self.config.max_steps) and self.global_step >= self.config.max_steps
+
+    def _stop_if_over(self, epoch: int) -> None:
+        """After an epoch that was validated, in this run or before it was resumed."""
         patience = self.settings["patience"]
-        if patience and epoch - best[1] >= patience:
+        if patience and self._best is not None and epoch - self._best[1] >= patience:
             raise Stop("early", f"no better validation loss for {patience} epochs")
-        if self.config.max_steps and self.global_step >= self.config.max_steps:
-            # speculators would run one step of every further epoch
+        if self._enough():  # speculators would run one step of every further epoch
             raise Stop("done", f"max_steps = {self.config.max_steps} reached")
 
 
@@ -158,6 +196,7 @@ class _Lines(logging.Handler):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
+        self._began = time.time()
 
     def emit(self, record: logging.LogRecord) -> None:
         if not isinstance(record.msg, dict):
@@ -165,6 +204,7 @@ class _Lines(logging.Handler):
         counts = {
             "step": getattr(record, "step", None),
             "at": time.time(),
+            "began": self._began,
             "waited_s": round(Waiting.waited_s, 3),
             "samples": Waiting.samples,
             "empty_samples": Waiting.empty_samples,
@@ -177,6 +217,14 @@ class _Lines(logging.Handler):
 def main(settings_file: Path) -> int:
     """Train as `settings_file` says; 0 where there is a drafter to export at the end."""
     settings = json.loads(settings_file.read_text(encoding="utf-8"))
+    end_with_starter()
+    if get_rank() == 0:
+        with FileLock(settings["lock"]):  # of two trainers, one would write over the other
+            return _train(settings)
+    return _train(settings)
+
+
+def _train(settings: dict[str, Any]) -> int:
     if settings["device"] == "cpu":
         cpu_shim.install()
     elif settings["gpu_memory"]:
@@ -186,6 +234,7 @@ def main(settings_file: Path) -> int:
     trainer.BatchRecoveryCoordinator = Waiting
     trainer.tqdm = lambda batches, **_: batches  # our own progress is read from the metrics
     cli.Trainer = SteppedTrainer
+    graceful_shutdown.GracefulShutdownHandler = Patient
     if settings["ahead"]:
         HiddenStatesBackend.registry["file"] = AheadBackend
     kind, why = "done", "all epochs done"

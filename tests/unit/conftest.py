@@ -4,4 +4,6 @@ from hypothesis import settings
 
 # The same examples in every run: a unit test that fails fails again.
 settings.register_profile("draftgate", derandomize=True, database=None, deadline=None, max_examples=100)
+# Other ones every night, in the tests that read what others wrote.
+settings.register_profile("long", database=None, deadline=None, print_blob=True)
 settings.load_profile("draftgate")

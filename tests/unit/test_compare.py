@@ -11,7 +11,8 @@ from harness import compare as comparing
 from harness.collect import Entry, collect, match
 from harness.compare import Comparison, compare
 from harness.errors import BadInput, BadRecord
-from harness.records import CellRecord, dump_cell, load
+from harness.labels import Labels
+from harness.records import CellRecord, Finding, dump_cell, load
 from harness.speedup import SpeedRecord, write as write_speed
 from tests.unit.compared import answer, cell, plain, write_cell, write_run
 from tests.unit.making import cell_name
@@ -222,6 +223,20 @@ def test_speed_up_is_over_none_of_the_same_run_also_for_a_single_file() -> None:
     tokens = sum(r.output_tokens for r in load(single, CellRecord).prompts)
     expected = tokens / (24 * 2.0) / (31 / 4.0)
     assert [f.speed_up for f in figures] == pytest.approx([expected, expected])
+
+
+def test_a_cell_of_loops_is_marked_and_has_no_speed_up() -> None:
+    loops = Finding(code="mostly-loops", hard=False, text="20 of 24 answers end in a loop")
+    stuck = write_run(Path("a"), cell(findings=(loops,)), cell("zh"), plain(), plain("zh", findings=(loops,)))
+    compared_rows = compared(stuck, stuck)
+    by_name = {Labels(compared_rows).row(row): row.figures.speed_up for row in compared_rows.rows}
+
+    assert by_name == {
+        "chat-en-instruct-ngram-k4 ↻": None,
+        "chat-en-instruct-none": None,
+        "chat-zh-instruct-ngram-k4": None,
+        "chat-zh-instruct-none ↻": None,
+    }
 
 
 def test_without_none_or_times_there_is_no_speed_up() -> None:

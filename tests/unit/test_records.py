@@ -176,7 +176,7 @@ def changed(record: CellRecord, change: Callable[[dict[str, Any]], None]) -> str
         (lambda d: d["prompts"][0].update(histogram=[]), "field prompts.0.histogram: Tuple should have"),
         (
             lambda d: d["prompts"][0].update(histogram=[5, -1]),
-            "field prompts.0: Value error, a histogram holds a negative count",
+            "field prompts.0.histogram.1: Input should be greater than or equal to 0",
         ),
         (
             lambda d: d["prompts"][0].update(drafted=[4]),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from wcwidth import wcswidth
 
+from harness.gate import Verdict
 from harness.records import Finding
 from harness.tables import (
     acceptance_rows,
@@ -13,6 +14,7 @@ from harness.tables import (
     speed_rows,
     speed_up,
     text_table,
+    verdict_rows,
 )
 from tests.unit.making import cell_name, cell_record, prompt_record
 
@@ -178,3 +180,20 @@ def test_a_report_has_both_tables_and_its_footnotes_last() -> None:
         "chat-en-instruct-ngram-k4", "chat-en-instruct-none",
     ] * 2  # fmt: skip
     assert lines[-2:] == ["", "note: chat-en-instruct-none: x"]
+
+
+def test_a_cell_of_loops_is_marked_in_every_table_and_has_no_speed_up() -> None:
+    loops = Finding(code="mostly-loops", hard=False, text="2 of 2 answers end in a loop")
+    stuck = NGRAM.model_copy(update={"findings": (loops,)})
+    stuck_plain = PLAIN.model_copy(update={"findings": (loops,)})
+    verdict = Verdict(kind="invalid", text="")
+
+    for header, rows in (
+        acceptance_rows([stuck]),
+        speed_rows([stuck, PLAIN]),
+        verdict_rows([(stuck, verdict)]),
+    ):
+        assert rows[0][header.index("cell")] == "chat-en-instruct-ngram-k4 ↻"
+    assert speed_up(stuck, [stuck, PLAIN]) is None
+    assert speed_up(NGRAM, [NGRAM, stuck_plain]) is None
+    assert speed_rows([stuck, PLAIN])[1][0][1:3] == ["16.0", "8.0"]

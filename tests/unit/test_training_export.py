@@ -112,6 +112,22 @@ def test_the_exported_drafter_guesses_as_its_checkpoint_does(tiny: tuple[Path, P
     assert (before.best == after.best).all()
 
 
+def test_an_exported_drafter_has_the_embeddings_of_the_verifier_it_is_run_with(
+    tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    exported(tiny, tmp_path / "tiny1")
+    # Another verifier than the one before: memory that held its embeddings must not do for these.
+    verifier = shutil.copytree(tiny[1], tmp_path / "target")
+    weights = safetensors.load_file(verifier / "model.safetensors")
+    weights["model.embed_tokens.weight"] *= -2
+    safetensors.save_file(weights, verifier / "model.safetensors", metadata={"format": "pt"})
+
+    model = Eagle3(tmp_path / "tiny1", verifier)._model
+
+    assert (model.embed_tokens.weight == weights["model.embed_tokens.weight"]).all()
+
+
 def test_the_same_checkpoint_gives_the_same_bytes(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     first = exported(tiny, tmp_path / "one")
     again = exported(tiny, tmp_path / "two")

@@ -4,6 +4,7 @@ import struct
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,8 @@ from safetensors.torch import save_file  # noqa: E402
 from speculators.train.distributed_batch_sampler import MultipackDistributedBatchSamplerV2  # noqa: E402
 
 from training import recipe as recipes  # noqa: E402
-from training.hidden_states import check, finished, roomy, trainers_order  # noqa: E402
+from training.hidden_states import check, finished, trainers_order  # noqa: E402
+from training.room import roomy  # noqa: E402
 from training.transfer import ENDED, MISSING, AheadTransfer  # noqa: E402
 
 RECIPE = recipes.load(recipes.find("smoke-cpu"))
@@ -110,3 +112,16 @@ def test_without_room_anywhere_the_last_place_is_named(tmp_path: Path) -> None:
     place, free = roomy(1 << 60, given=None, work=tmp_path)
     assert place == tmp_path
     assert free < 1 << 60
+
+
+def test_what_an_earlier_try_left_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shm" / "ours").mkdir(parents=True)
+    (tmp_path / "shm" / "ours" / "hs_0.safetensors").write_bytes(bytes(900))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=300))
+    given = str(tmp_path / "shm")
+    assert roomy(1000, given=given, work=tmp_path, name="ours") == (tmp_path / "shm", 1200)
+    assert roomy(1000, given=given, work=tmp_path, name="theirs") == (tmp_path / "shm", 300)
+
+
+def test_a_folder_that_is_not_made_yet_has_the_room_of_the_disk(tmp_path: Path) -> None:
+    assert roomy(1, given=str(tmp_path / "a" / "b"), work=tmp_path)[1] > 0

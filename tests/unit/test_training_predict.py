@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from harness import prediction
+from harness import prediction, prompts
 from harness.acceptance import overshoot_of
-from harness.client import _hash_of
 from harness.errors import BadInput, BadRecord
 from harness.prediction import Predicted, summarise, walk
+from harness.prompts import hash_of
 from tests.unit.eagle3 import tiny_eagle3
 from training import predict, recipe as recipes
 from training.drafting import Eagle3, Guesses, Sample
@@ -112,8 +112,8 @@ def test_an_answer_that_was_not_greedy_shows() -> None:
 def test_prompt_and_answer_are_known_by_the_hashes_that_a_client_gives_them() -> None:
     line = predict.compared(sample(), copying(sample()))
 
-    assert line.prompt_hash == _hash_of(PROMPT)
-    assert line.text_hash == _hash_of(f"text of {ANSWER}")
+    assert line.prompt_hash == hash_of(PROMPT)
+    assert line.text_hash == hash_of(f"text of {ANSWER}")
 
 
 def test_an_answer_of_one_token_has_no_decode_step() -> None:
@@ -235,7 +235,7 @@ def test_a_prompt_predicted_twice_is_refused(tmp_path: Path) -> None:
 def test_any_text_is_a_validation_file_or_is_refused(text: str) -> None:
     path = Path(__file__).parent / "no such file"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prediction, "read_text", lambda _: text)
+        patch.setattr(prompts, "read_text", lambda _: text)
         for load in (prediction.load, prediction.load_held_out):
             with contextlib.suppress(BadRecord):
                 assert load(path) == ()

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from harness.errors import BadInput, ServerFailed
+from harness.language import in_language
 from harness.prompts import load
-from harness.validity import in_language
 from training import lines, outside, prompts, selecting
 from training.errors import TrainingFailed
 from training.intake import FATES

@@ -18,9 +18,9 @@ from tests.unit.fakes import as_json, fake_vllm
 from tests.unit.making import server_spec
 from training import lines, responses, selecting, subcommand
 from training.errors import Stalled, TrainingFailed
+from training.intake import Prompt
 from training.raw import Answers, errors_of
 from training.recipe import Recipe
-from training.selecting import Prompt
 
 FAKE_SPECULATORS = """
 # A fake of `speculators regenerate-responses`: it answers by what the prompt says, and asks nobody.

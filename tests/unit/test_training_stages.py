@@ -112,10 +112,25 @@ def test_only_one_stage(kitchen: Kitchen, base: Context) -> None:
 
 def test_from_a_stage_on_again(kitchen: Kitchen, base: Context) -> None:
     stages.carry_out(kitchen.stages, base)
+    _, second = stages.plan(base.recipe, kitchen.stages, base.work)
+    (second.folder / "half").write_text("what it would go on with")
+    (second.folder / "results").mkdir()
     stages.carry_out(kitchen.stages, base, start="second")
     assert kitchen.done == ["first", "second", "second"]
+    assert not (second.folder / "results").exists()
     stages.carry_out(kitchen.stages, base, start="first")
     assert kitchen.done[3:] == ["first", "second"]
+
+
+def test_from_a_stage_that_was_cut_off_goes_on(kitchen: Kitchen, base: Context) -> None:
+    kitchen.fail = "second"
+    with pytest.raises(KeyboardInterrupt):
+        stages.carry_out(kitchen.stages, base)
+    _, second = stages.plan(base.recipe, kitchen.stages, base.work)
+    (second.folder / "results").mkdir()
+    kitchen.fail = None
+    stages.carry_out(kitchen.stages, base, start="second")
+    assert (second.folder / "results").exists()
 
 
 @pytest.mark.parametrize("how", ["only", "start"])

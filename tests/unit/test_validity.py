@@ -4,122 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
 
 from harness.records import Finding, PromptRecord
-from harness.validity import countable, findings, in_language, loops, total
-from tests.unit.making import cell_name, failed_record, prompt_record
+from harness.validity import MARK, countable, findings, mostly_degenerate, remembers, total
+from tests.unit.making import cell_name, failed_record, prompt_record as cut_off
+from tests.unit.texts import CHINESE, CODE
 
-ENGLISH = (
-    "The lighthouse keeper found a postcard under the door. It was addressed to the sea, in a hand he did "
-    "not know, and the stamp showed a ship that had gone down before he was born. He read it twice "
-    "and went up."
-)
-CHINESE = (
-    "燈塔管理員在門縫下發現一張明信片，收信人寫的是「大海」，字跡他從沒見過，郵票上的那艘船在他出生以前就沉沒了。"
-    "他讀了兩遍，然後慢慢走上樓梯，把信放在燈下，等著看會不會有人來取。"
-)
-CODE = """\
-def merge(ranges):
-    merged = []
-    for start, end in sorted(ranges):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
-        else:
-            merged.append((start, end))
-    return merged
-"""
-
-# Language
+LOOP = "la " * 30
 
 
-@pytest.mark.parametrize(
-    ("text", "language", "expected"),
-    [
-        (ENGLISH, "en", True),
-        (ENGLISH, "zh", False),
-        (CHINESE, "zh", True),
-        (CHINESE, "en", False),
-        ("請用 Python 的 asyncio 模組寫一個網路爬蟲，並且加上重試的機制。", "zh", True),
-        ("請用 Python 的 asyncio 與 aiohttp 寫爬蟲", "zh", True),
-        ("The word 海 means sea, and 山 means mountain, in Chinese and in Japanese.", "en", True),
-        ("Café résumé naïve Übergröße", "en", True),
-        (CODE, "en", True),
-        ("", "en", None),
-        ("OK", "en", None),
-        ("好", "zh", None),
-        ("1234 5678 90 !!! ---- \n\n\t 42.0", "en", None),
-        ("🙂🙂🙂🙂🙂🙂🙂🙂", "zh", None),
-        (ENGLISH, "ja", None),
-        ("Да, конечно, это маяк", "en", None),
-    ],
-)
-def test_the_language_of_an_answer(text: str, language: str, expected: bool | None) -> None:  # noqa: FBT001
-    assert in_language(text, language) is expected
-
-
-@given(st.text(), st.sampled_from(["en", "zh", "ja"]))
-def test_no_answer_is_in_two_languages(text: str, language: str) -> None:
-    assert in_language(text, language) in (True, False, None)
-    assert not (in_language(text, "en") and in_language(text, "zh"))
-
-
-# Loops
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        ENGLISH + " and went up." * 30,
-        ENGLISH
-        + " 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1.",
-        CHINESE + "他又讀了一遍，" * 10,
-        CHINESE + "啊" * 60,
-        CODE + "    return merged\n" * 12,
-        "!" * 64,
-        "\n\n\n" + "a b " * 20 + "\n\n",
-        "Here it is:" + ("\n" + ENGLISH) * 3,
-        "The answer is 4. " * 2 + "The answer is 4.\nThe" * 20,
-    ],
-)
-def test_an_answer_that_ends_in_one_piece_over_and_over_loops(text: str) -> None:
-    assert loops(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "   \n",
-        "OK",
-        "ha ha ha",
-        "a" * 23,
-        ENGLISH,
-        CHINESE,
-        CODE,
-        "Here it is:" + ("\n" + ENGLISH) * 2,  # twice is no loop
-        "very " * 20 + ENGLISH,  # in the beginning, not at the end
-        ENGLISH * 1 + "-" * 20,  # a short rule at the end is less than 30 %
-        "\n".join(f"{i}. Point number {i} is about {i * 7919} things" for i in range(1, 20)),
-    ],
-)
-def test_an_answer_that_goes_on_does_not_loop(text: str) -> None:
-    assert not loops(text)
-
-
-def test_long_answers_are_judged_too() -> None:
-    different = " ".join(f"word{i}" for i in range(600))
-
-    assert len(different) > 4000
-    assert not loops(different[:5000])
-    assert not loops("ab" * 1000 + "c" + different[:2900])
-    assert loops(different[:3000] + "and so on, " * 180)
-    assert loops("a" * 5000)
-
-
-@given(st.text(min_size=1, max_size=8).filter(lambda piece: piece == piece.strip()), st.text(max_size=30))
-def test_anything_often_enough_repeated_is_a_loop(piece: str, before: str) -> None:
-    assert loops(before + piece * 40)
+def prompt_record(prompt: str = "instruct-001", **changes: Any) -> PromptRecord:
+    """One that ended by itself."""
+    return cut_off(prompt, **{"finish": "stop", **changes})
 
 
 # Findings of a cell
@@ -253,8 +149,32 @@ SPRUNG: list[tuple[str, bool, Callable[[], dict[str, Finding]], str]] = [
     (
         "loops",
         False,
-        lambda: judged([prompt_record(), prompt_record("instruct-002", text="la " * 30)]),
-        "1 of 2 answers end in a loop",
+        lambda: judged([prompt_record(), prompt_record("instruct-002", text=LOOP)]),
+        "1 of 2 answers end in a loop; without them tok/step 2.38 (with: 2.38), pos 0 66.7 % (with: 66.7 %)",
+    ),
+    (
+        "mostly-loops",
+        False,
+        lambda: judged(pair(text=LOOP)),
+        (
+            "2 of 2 answers end in a loop; without them nothing is left to measure "
+            f"({MARK} mostly degenerate: no claim about speed)"
+        ),
+    ),
+    (
+        "cut-off",
+        False,
+        lambda: judged([prompt_record(), cut_off("instruct-002")], max_tokens=20),
+        "1 of 2 answers were cut off at max_tokens",
+    ),
+    (
+        "warm-suffix-cache",
+        True,
+        lambda: judged([prompt_record(), prompt_record(repeat=1)], remembers=True),
+        (
+            "1 prompts were asked more than once of one server, and the drafter drafts from earlier answers, "
+            "though the cache should be cold"
+        ),
     ),
     (
         "left-out",
@@ -335,3 +255,74 @@ def test_only_answers_with_a_decode_step_count() -> None:
 
 def test_the_total_of_nothing_has_no_figures() -> None:
     assert total([]).tau is None
+
+
+def test_the_others_alone_are_counted_without_what_the_loops_gained() -> None:
+    stuck = prompt_record(
+        "instruct-002", text=LOOP, accepted=None, drafted=None, histogram=(0, 0, 0, 0, 4), undrafted=0,
+        draft_tokens=16, output_tokens=21,
+    )  # fmt: skip
+    both = judged([prompt_record(), stuck], moved=None)["loops"].text
+
+    # 19 tokens in 8 steps, and 20 in 4; 4 of 6 drafts had a first token accepted, and 4 of 4.
+    assert both.endswith("without them tok/step 2.38 (with: 3.25), pos 0 66.7 % (with: 80.0 %)")
+
+
+def test_a_cell_without_a_drafter_has_no_acceptance_to_tell() -> None:
+    plain = pair(source="none", accepted=None, drafted=None, histogram=(0,), draft_tokens=0, undrafted=19)
+    found = judged([plain[0], plain[1].model_copy(update={"text": LOOP})], moved=None,
+                   cell=cell_name(drafter="none", k=0))  # fmt: skip
+
+    assert found["loops"].text == "1 of 2 answers end in a loop"
+
+
+def test_half_of_the_answers_is_not_most_of_them() -> None:
+    two = [prompt_record(), prompt_record("instruct-002", text=LOOP)]
+    three = [*two, prompt_record("instruct-003", text=LOOP)]
+
+    assert not mostly_degenerate(judged(two).values())
+    assert mostly_degenerate(judged(three, moved=None).values())
+
+
+def test_a_failed_request_has_no_loop() -> None:
+    failed = failed_record("instruct-002").model_copy(update={"text": LOOP})
+
+    assert judged([prompt_record(), failed], moved=None) == {}
+
+
+def test_an_answer_cut_before_max_tokens_met_the_end_of_the_context() -> None:
+    records = [prompt_record(), cut_off("instruct-002")]
+    found = judged(records, max_tokens=21)
+
+    assert set(found) == {"cut-by-max-model-len"}
+    assert found["cut-by-max-model-len"].hard
+    assert found["cut-by-max-model-len"].text == (
+        "1 of 2 answers were cut before max_tokens (21), as instruct-002 at 11 + 20 tokens: "
+        "raise max_model_len"
+    )
+    assert "cut-by-max-model-len" not in judged(records, max_tokens=20)
+    assert "cut-by-max-model-len" not in judged([prompt_record()], max_tokens=21, moved=None)
+
+
+def test_a_drafter_that_remembers_is_clean_where_it_could_not_or_should() -> None:
+    again = [prompt_record(), prompt_record(repeat=1)]
+
+    assert judged(again) == {}
+    assert judged(again, remembers=True, cache="warm") == {}
+    assert judged(pair(), remembers=True) == {}
+    assert judged([prompt_record(), prompt_record(repeat=1, server="beef")], remembers=True) == {}
+    assert set(judged(again, remembers=True, cache="off")) == {"warm-suffix-cache"}
+
+
+@pytest.mark.parametrize(
+    ("subject", "expected"),
+    [
+        ({"method": "suffix", "settings": {}}, True),
+        ({"method": "suffix", "settings": {"suffix_decoding_max_cached_requests": 5}}, True),
+        ({"method": "suffix", "settings": {"suffix_decoding_max_cached_requests": 0}}, False),
+        ({"method": "ngram", "settings": {}}, False),
+        ({"method": None}, False),
+    ],
+)
+def test_suffix_decoding_remembers_unless_told_not_to(subject: dict[str, Any], expected: bool) -> None:  # noqa: FBT001
+    assert remembers(subject) is expected

@@ -1,0 +1,95 @@
+"""Is an answer stuck: does it say the same over and over up to its end? Pure.
+
+Three signs, for every language and for code: a piece that the end consists of, n-grams that come back, and
+how little the second half adds for a compressor. `python -m tests.perf.degenerate` prints how often it errs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import zlib
+from collections import Counter
+
+WINDOW = 2400
+"""Characters from the end that are looked at: a long text of any kind repeats n-grams."""
+LOOP_SHARE = 0.3
+"""Share of them, from the end, that must be one piece over and over."""
+LOOP_TIMES = 3
+LOOP_LEAST = 24
+"""Characters of a loop; a Han letter counts as three."""
+N = 4
+"""Units of an n-gram: words, numbers, single Han letters and marks."""
+REPEATED = 0.2
+"""Share of the second half's n-grams that stand at least twice before them."""
+COST = 0.17
+"""Bytes that the second half adds to the first when deflated, per byte of it."""
+
+_HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+_UNITS = re.compile(r"[A-Za-z\u00c0-\u024f]+|\d+|\S")
+_NUMBER = re.compile(r"^[ \t]*\d{1,3}(?:[.)][ \t]+|、)(?=\S)", re.MULTILINE)
+_LAST_NUMBER = re.compile(r"\n[ \t]*\d{1,3}[.)、]?\Z")
+_CUT = "\ufffd"
+"""What is left of a letter of which max_tokens cut off a byte."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Signs:
+    """What there is to see in an answer."""
+
+    loop: bool
+    """Its end is one piece, three times or more."""
+    repeated: float
+    cost: float
+
+    @property
+    def stuck(self) -> bool:
+        """A loop, or one in which a word changes; saying something twice is none."""
+        return self.loop or (self.repeated >= REPEATED and self.cost <= COST)
+
+
+def signs(text: str) -> Signs:
+    """The signs of the end of an answer, without the numbers before the items of a list."""
+    text = text.rstrip().removesuffix(_CUT).rstrip()[-WINDOW:]
+    text = _NUMBER.sub("", _LAST_NUMBER.sub("", text))
+    return Signs(loop=_loops(text), repeated=_repeated(text), cost=_cost(text))
+
+
+def degenerate(text: str) -> bool:
+    """The answer has got stuck."""
+    return signs(text).stuck
+
+
+def _loops(text: str) -> bool:
+    for period in range(1, len(text) // LOOP_TIMES + 1):
+        length = 0
+        while length < len(text) - period and text[-1 - length] == text[-1 - length - period]:
+            length += 1
+        repeated = length + period
+        long_enough = repeated >= max(LOOP_TIMES * period, len(text) * LOOP_SHARE)
+        if length and long_enough and repeated + 2 * len(_HAN.findall(text[-repeated:])) >= LOOP_LEAST:
+            return True
+    return False
+
+
+def _repeated(text: str) -> float:
+    units = _UNITS.findall(text)
+    seen: Counter[tuple[str, ...]] = Counter()
+    looked_at = again = 0
+    for end in range(N, len(units) + 1):
+        gram = tuple(units[end - N : end])
+        if end > len(units) // 2:
+            looked_at += 1
+            again += seen[gram] >= LOOP_TIMES - 1
+        seen[gram] += 1
+    return again / looked_at if looked_at else 0.0
+
+
+def _cost(text: str) -> float:
+    whole, half = text.encode(errors="replace"), text[: len(text) // 2].encode(errors="replace")
+    return (_deflated(whole) - _deflated(half)) / (len(whole) - len(half)) if whole else 1.0
+
+
+def _deflated(data: bytes) -> int:
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return len(deflate.compress(data)) + len(deflate.flush())

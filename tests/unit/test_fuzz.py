@@ -1,0 +1,843 @@
+"""Whatever a file or a server holds: what is read is usable, or refused in a sentence that says where.
+
+A second's worth of inputs in every run; `DRAFTGATE_FUZZ=long` (make test-all): 100,000, others each time.
+"""
+# ruff: noqa: PT017 - a refusal is one of two good ends
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings, strategies as st
+
+from harness import (
+    baseline,
+    collect as collecting,
+    export,
+    formats,
+    metrics,
+    prediction,
+    prompts,
+    records,
+    server as servers,
+    speedup,
+    stack as stacks,
+    tables,
+)
+from harness.cells import cells
+from harness.client import Client
+from harness.compare import compare
+from harness.comparison import document
+from harness.errors import DraftgateError, ServerFailed
+from harness.gate import Verdict, judge
+from harness.prediction import Predicted
+from harness.prompts import Prompt
+from harness.records import CellRecord, Journal, PromptRecord, RunRecord
+from harness.session import Options, Session
+from tests.unit.compared import cell, plain, write_cell
+from tests.unit.fakes import FakeVllm, Reply, fake_vllm
+from tests.unit.making import server_spec
+from tests.unit.test_client import CHAT, GOOD, RAW, raw_chunk, usage
+from tests.unit.test_metrics import PAGE
+from tests.unit.test_training_card import RECORDS, SERVED
+from training import (
+    export as exporting,
+    folder as folders,
+    lines,
+    outside,
+    portable,
+    raw,
+    recipe as recipes,
+    rows,
+    selecting,
+)
+from training.templates import Templates
+
+TESTS = 19
+"""In this file."""
+LONG = os.environ.get("DRAFTGATE_FUZZ") == "long"
+fuzz = settings(
+    settings.get_profile("long" if LONG else "draftgate"),
+    max_examples=-(-100_000 // TESTS) if LONG else 50,
+    suppress_health_check=list(HealthCheck),
+)
+SHIPPED = Path(stacks.__file__).parent.parent
+
+# What a value may be that nobody meant.
+
+NASTY_TEXT = (
+    "",
+    " ",
+    "\0",
+    "a\0b",
+    "\ufeff",
+    "\u202eabc",
+    "\x1b[31m",
+    "\x9b1m",
+    "a\nb",
+    "a\r\nb",
+    "\u2028",
+    "a|b",
+    "<script>alert(1)</script>",
+    "../../../etc/passwd",
+    "/etc/passwd",
+    "..",
+    ".",
+    "a/b",
+    "a\\b",
+    "~nobody-here/x",
+    "./\0",
+    "=1+1",
+    "x" * 300,
+    "{x}",
+    "{",
+    "%s",
+    "\ud800",
+    "1e999",
+    "nan",
+    "-1",
+    "中文",
+    "١",
+)
+HUGE = "@a number of 5000 digits@"
+NASTY_NUMBERS = (0, -1, 1, 2, 2**31, 2**63, 10**30, 10**400, -(10**400), 0.5, 1e308, 5e-324)
+NOT_NUMBERS = (float("nan"), float("inf"), float("-inf"))
+nasty = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from(NASTY_NUMBERS),
+    st.sampled_from(NOT_NUMBERS),
+    st.sampled_from(NASTY_TEXT),
+    st.just(HUGE),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+)
+junk = st.recursive(
+    nasty,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NASTY_TEXT), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+DEEP = (b"[" * 100_000, b'{"a":' * 100_000, b'{"schema": 1,' + b'"a":{' * 50_000, b"a." * 3000 + b"a = 1")
+NASTY_BYTES = (
+    b"\0",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"\r\n",
+    b"\n",
+    b"\\ud800",
+    b"\xed\xa0\x80",
+    b"{",
+    b"}",
+    b'"',
+    b"NaN",
+)
+
+
+def places(value: Any) -> list[tuple[Any, ...]]:
+    """The path of every value in a JSON value but itself."""
+    found: list[tuple[Any, ...]] = []
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        found += [(key,), *((key, *path) for path in places(item))]
+    return found
+
+
+@st.composite
+def mutated(draw: st.DrawFn, value: Any, *, most: int = 3) -> Any:
+    """A JSON value with a few fields dropped, doubled, retyped, renamed or swapped."""
+    value = json.loads(json.dumps(value))
+    for _ in range(draw(st.integers(1, most))):
+        found = places(value)
+        if not found:
+            return draw(junk)
+        *above, last = found[draw(st.integers(0, len(found) - 1))]
+        at = value
+        for key in above:
+            at = at[key]
+        change = draw(st.sampled_from(("drop", "put", "put", "put", "double", "swap")))
+        if change == "drop":
+            del at[last]
+        elif change == "put":
+            at[last] = draw(junk)
+        elif change == "double" and isinstance(at, list):
+            at.insert(last, at[last])
+        elif change == "double":
+            at[draw(st.sampled_from(NASTY_TEXT))] = at[last]
+        else:
+            other = draw(st.sampled_from(list(at) if isinstance(at, dict) else range(len(at))))
+            at[last], at[other] = at[other], at[last]
+    return value
+
+
+def as_bytes(value: Any, *, escaped: bool = True) -> bytes:
+    """JSON, with a number that Python itself would not write."""
+    text = json.dumps(value, ensure_ascii=escaped).replace(json.dumps(HUGE), "9" * 5000)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def json_of(value: Any) -> st.SearchStrategy[bytes]:
+    return st.builds(as_bytes, mutated(value), escaped=st.booleans())
+
+
+@st.composite
+def damaged(draw: st.DrawFn, valid: bytes) -> bytes:
+    """Bytes that were a file once."""
+    how = draw(st.sampled_from(("any", "deep", "cut", "put", "lines", "lines", "encoded")))
+    if how == "any":
+        return draw(st.binary(max_size=64))
+    if how == "deep":
+        return draw(st.sampled_from(DEEP))
+    if how == "encoded":
+        text = valid.decode()
+        return draw(
+            st.sampled_from(
+                (
+                    b"\xef\xbb\xbf" + valid,
+                    text.encode("utf-16"),
+                    text.replace("\n", "\r\n").encode(),
+                    valid.replace(b" ", b"\0"),
+                    text.replace("\n", "\u2028").encode(),
+                    valid + valid,
+                )
+            )
+        )
+    at = draw(st.integers(0, len(valid)))
+    if how == "cut":
+        return valid[:at]
+    if how == "put":
+        return valid[:at] + draw(st.sampled_from(NASTY_BYTES)) + valid[at + draw(st.integers(0, 5)) :]
+    parts = valid.split(b"\n")
+    first, second = (draw(st.integers(0, len(parts) - 1)) for _ in range(2))
+    match draw(st.sampled_from(("drop", "double", "swap"))):
+        case "drop":
+            del parts[first]
+        case "double":
+            parts.insert(second, parts[first])
+        case _:
+            parts[first], parts[second] = parts[second], parts[first]
+    return b"\n".join(parts)
+
+
+TOML_VALUES = (
+    "nan",
+    "inf",
+    "-inf",
+    "-1",
+    "0",
+    "1",
+    "1e400",
+    "9" * 5000,
+    str(10**400),
+    "true",
+    '""',
+    '"\\u0000"',
+    '"./\\u0000"',
+    '"~nobody-here/x"',
+    '"../../../x"',
+    '"a/b"',
+    '"a b"',
+    "[]",
+    "{}",
+    "[[]]",
+    "1979-05-27",
+    "07:32:00",
+    "[1, 1]",
+    "[0]",
+    '["a", "a"]',
+    "{ a = nan }",
+    "{ a = 1979-05-27 }",
+    '"{x}"',
+    '["{a}"]',
+    '"\\u202e"',
+    '"x"\ny = 2',
+    "[" * 2000,
+    '"--api-key=x"',
+    "[1000000000000]",
+)
+TOML_LINES = (
+    *(
+        f"{table}.{'a.' * 2000}a = 1"
+        for table in ("engine.args", "drafters.ngram", "hidden_states.args", "train.args", "x")
+    ),
+    "[engine]",
+    "[profiles.gate]",
+    "[drafters.x]",
+    "[[drafters]]",
+    "[prompts]",
+    "port = 99999",
+    "schema = 2",
+    "\0",
+    "\ufeff",
+)
+
+
+@st.composite
+def toml_of(draw: st.DrawFn, text: str) -> bytes:
+    """A TOML file with a few values changed and lines lost, doubled, or put in."""
+    parts = text.split("\n")
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(parts) - 1))
+        key, equals, _ = parts[at].partition("=")
+        match draw(st.sampled_from(("put", "put", "put", "drop", "double", "line"))):
+            case "put" if equals:
+                parts[at] = f"{key}= {draw(st.sampled_from(TOML_VALUES))}"
+            case "drop":
+                parts[at] = ""
+            case "double":
+                parts.insert(at, parts[at])
+            case _:
+                parts.insert(at, draw(st.sampled_from(TOML_LINES)))
+    return "\n".join(parts).encode()
+
+
+Put = Callable[[bytes], Path]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+def put(folder: Path, name: str, content: bytes) -> Path:
+    """The only file of a folder."""
+    shutil.rmtree(folder / "in", ignore_errors=True)
+    path = folder / "in" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    return path
+
+
+def read(path: Path, reading: Callable[[], Any]) -> Any:
+    """What reading a file gives; None where it was refused in a sentence that names the file.
+
+    The file is as it was, and nothing lies beside it.
+    """
+    before = path.read_bytes()
+    found = None
+    try:
+        found = reading()
+    except DraftgateError as error:
+        assert path.name in str(error)
+        assert len(str(error)) < 20_000
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    return found
+
+
+def harmless(text: str) -> None:
+    """It can be written anywhere, and holds nothing that a terminal obeys."""
+    text.encode()
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]", text)
+
+
+# Stacks and recipes
+
+STACK = (SHIPPED / "fixtures/stacks/smollm2-cpu.toml").read_text(encoding="utf-8")
+RECIPE = (recipes.RECIPES / "smollm2-eagle3-en-zh.toml").read_text(encoding="utf-8")
+
+
+@fuzz
+@given(toml_of(STACK) | damaged(STACK.encode()))
+def test_a_stack(folder: Path, content: bytes) -> None:
+    path = put(folder, "s.toml", content)
+    stack = read(path, lambda: stacks.load(path))
+    if stack is None:
+        return
+    for name, profile in stack.profiles.items():
+        json.dumps(profile.model_dump(mode="json"), allow_nan=False)
+        measured = list(itertools.islice(cells(stack, name, profile, workloads=stack.workloads), 200))
+        assert measured or not (stack.endpoints and stack.languages and stack.workloads)
+        for one in measured:
+            assert Path(str(one)).name == str(one)
+            assert len(f".{one}.anchor.json.12345678") < 256
+            words = servers.command_line(
+                one.spec, model="/m", speculative=one.spec.speculative, per_request=True
+            )
+            assert all(isinstance(word, str) and "\0" not in word for word in words)
+            assert one.spec.key
+            with contextlib.suppress(DraftgateError):  # no such model here
+                servers.resolve_speculative(one.spec, target="/m", say=str)
+        options = Options(
+            stack=stack,
+            profile_name=name,
+            profile=profile,
+            workloads=stack.workloads,
+            repeats=1,
+            seed=0,
+            results=folder / "results",
+            resume=False,
+            server_url=None,
+            baselines=folder / "b",
+            gate="on",
+            update="",
+            pairs=6,
+            sequential=False,
+            compare=None,
+            command="",
+        )
+        with contextlib.suppress(DraftgateError):  # no such prompts
+            assert Session(options, SHIPPED / "fixtures").estimate_s(measured) >= 0
+
+
+@fuzz
+@given(toml_of(RECIPE) | damaged(RECIPE.encode()))
+def test_a_recipe(folder: Path, content: bytes) -> None:
+    path = put(folder, "r.toml", content)
+    recipe = read(path, lambda: recipes.load(path))
+    if recipe is not None:
+        again = path.with_name("again.toml")
+        again.write_text(portable.toml_of(recipe), encoding="utf-8")
+        recipes.load(again)
+        assert Path(recipe.name).name == recipe.name
+        assert Path(recipe.drafter).name == recipe.drafter
+
+
+@fuzz
+@given(
+    st.text(max_size=20)
+    | st.builds(
+        "{}={}".format,
+        st.sampled_from(("train.epochs", "x", "a.b.c", "name", "train", ".", "a..b", "a." * 3000)),
+        st.sampled_from(TOML_VALUES),
+    )
+)
+def test_a_change_of_a_recipe(change: str) -> None:
+    path = recipes.RECIPES / "smoke-cpu.toml"
+    with contextlib.suppress(DraftgateError):
+        recipes.load(path, [change])
+
+
+TEMPLATES = """plain = 0.1
+[templates]
+ask = ["Explain {concept} to {audience}.", "What is {concept}, and what is {concept2}?"]
+write = ["Write a {form} about {concept}."]
+[weights]
+write = 2
+[words]
+concept = ["inflation", "a {form}", "gravity"]
+audience = ["a child", "my {relative}"]
+relative = ["aunt", "uncle"]
+form = ["poem", "letter"]
+"""
+DOUBLING = "".join(f'w{chr(97 + i)} = ["{{w{chr(98 + i)}}} {{w{chr(98 + i)}2}}"]\n' for i in range(25))
+
+
+@fuzz
+@given(toml_of(TEMPLATES) | damaged(TEMPLATES.encode()))
+@example(f'[templates]\na = ["{{wa}}"]\n[words]\n{DOUBLING}wz = ["1", "2", "3"]'.encode())
+@example(
+    (
+        '[templates]\na = ["{w_}"]\n[words]\n'
+        + "".join(f'{"w" * i}_ = ["{{{"w" * (i + 1)}_}}", "x"]\n' for i in range(1, 500))
+        + f'{"w" * 500}_ = ["y"]'
+    ).encode()
+)
+@example(b'[templates]\na = ["x"]\nb = ["y"]\n[weights]\na = 1e308\nb = 1e308')
+def test_a_template_file(folder: Path, content: bytes) -> None:
+    path = put(folder, "t.toml", content)
+    templates = read(path, lambda: Templates(path))
+    if templates is not None:
+        drawn = list(itertools.islice(templates.draw(0), 20))
+        assert len(drawn) == min(20, templates.size)
+
+
+# Records
+
+CELL_FILE = records.dump_cell(cell("en", prompts=cell("en").prompts[:10])).encode()
+CELL = json.loads(CELL_FILE)
+RUN = RunRecord(
+    run="20260101-tiny",
+    stack="tiny",
+    profile="gate",
+    options={"seed": 0},
+    subject=("quantization",),
+    provenance={"host": "h"},
+    environment={"cpu": "A CPU", "gpus": []},
+).model_dump(mode="json", by_alias=True)
+SPEED = {
+    **{
+        name: CELL[name]
+        for name in ("schema", "stack", "profile", "cell", "identity", "subject", "environment")
+    },
+    "provenance": {},
+    "ratios": [1.2, 1.3, 1.25, 1.22, 1.31, 1.27],
+}
+
+
+@fuzz
+@given(json_of(CELL) | damaged(CELL_FILE))
+@example(CELL_FILE.replace(b'"findings"', b'"schema": 2, "findings"', 1))
+def test_a_cell_file(folder: Path, content: bytes) -> None:
+    path = put(folder, "c.json", content)
+    record = read(path, lambda: records.load(path, CellRecord))
+    if record is None:
+        return
+    assert record.schema_ == records.SCHEMA
+    again = path.with_name("again.json")
+    records.write_atomically(again, records.dump_cell(record))
+    assert records.load(again, CellRecord) == record
+    for kept in (
+        baseline.path_of(folder, record),
+        baseline.path_of(folder, record).with_suffix(".anchor.json"),
+    ):
+        assert kept.resolve().is_relative_to(folder)
+    harmless(tables.report([record]))
+    tables.verdict_report([(record, baseline_verdict(record))])
+
+
+def baseline_verdict(record: CellRecord) -> Verdict:
+    return judge(cell("en", prompts=cell("en").prompts[:10]), record)
+
+
+@fuzz
+@given(
+    json_of(CELL) | damaged(CELL_FILE), st.sampled_from(("table", "markdown", "csv", "json")), st.booleans()
+)
+def test_a_comparison(folder: Path, content: bytes, kind: str, first: bool) -> None:  # noqa: FBT001
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    good = write_cell(folder / "runs/a", cell("en", prompts=cell("en").prompts[:10]))
+    write_cell(folder / "runs/b", plain("en"))
+    path = folder / "runs/b/c.json"
+    path.write_bytes(content)
+    sides = (path.parent, good.parent) if first else (good.parent, path.parent)
+    try:
+        found = compare([collecting.collect(side) for side in sides])
+        if kind == "csv":
+            text = formats.as_csv(*export.csv_rows(found))
+        elif kind == "json":
+            text = formats.as_json(export.as_data(found, exit_code=found.exit_code(strict=True)))
+        else:
+            page = document(found)
+            text = formats.as_text(page) if kind == "table" else formats.as_markdown(page)
+    except DraftgateError as error:
+        assert str(error)
+        return
+    harmless(text)
+    assert path.read_bytes() == content
+
+
+@fuzz
+@given(json_of(RUN) | damaged(json.dumps(RUN).encode()))
+def test_a_run_file(folder: Path, content: bytes) -> None:
+    path = put(folder, "run.json", content)
+    record = read(path, lambda: records.load(path, RunRecord))
+    if record is not None:
+        json.loads(record.model_dump_json(by_alias=True))
+
+
+@fuzz
+@given(json_of(SPEED) | damaged(json.dumps(SPEED).encode()))
+def test_a_speed_file(folder: Path, content: bytes) -> None:
+    path = put(folder, "v.json", content)
+    record = read(path, lambda: records.load(path, speedup.SpeedRecord))
+    if record is None:
+        return
+    good = speedup.SpeedRecord.model_validate(SPEED)
+    for pair in ((good, record), (record, good)):
+        assert speedup.judge(*pair).text
+    assert speedup.path_of(folder, record).resolve().is_relative_to(folder)
+
+
+HEAD = {"cell": "chat-en-instruct-ngram-k4", "seed": 0}
+LINES = [json.dumps({"schema": 1, **HEAD}, sort_keys=True), *(json.dumps(p) for p in CELL["prompts"][:3])]
+JOURNAL = "".join(line + "\n" for line in LINES).encode()
+
+
+@st.composite
+def line_files(draw: st.DrawFn, valid: Sequence[Any]) -> bytes:
+    """A file of one object a line, one of which was changed."""
+    at = draw(st.integers(0, len(valid) - 1))
+    parts = [as_bytes(value) for value in valid]
+    parts[at] = draw(json_of(valid[at]))
+    return b"".join(part + b"\n" for part in parts)
+
+
+@fuzz
+@given(line_files([json.loads(line) for line in LINES]) | damaged(JOURNAL))
+@example(b"what somebody else wrote, without an end of line")
+@example(b"what somebody else wrote\nin lines, without an end")
+def test_a_journal(folder: Path, content: bytes) -> None:
+    path = put(folder, "j.jsonl", content)
+    try:
+        journal = Journal(path, HEAD)
+    except DraftgateError as error:
+        assert "j.jsonl" in str(error)
+        assert path.read_bytes() == content
+        return
+    known = list(journal.records)
+    journal.append(PromptRecord.model_validate(CELL["prompts"][0] | {"prompt": "new", "repeat": 7}))
+    assert [*known, journal.records[-1]] == Journal(path, HEAD).records
+    assert len({(r.prompt, r.repeat) for r in known}) == len(known)
+
+
+# Prompts and predictions
+
+PROMPTS = [{"id": f"i-{i}", "kind": "k", "language": "en", "text": f"Tell me of {i}."} for i in range(4)]
+LINE = Predicted.of(
+    id="i-1",
+    language="en",
+    tokens=6,
+    prompt_hash="p",
+    text_hash="t",
+    reach=(2, 0, 1, 1, 0),
+    outside=(3,),
+    full_restricted=(4, 2),
+    not_argmax=0,
+)
+VALIDATION = [LINE.model_dump(mode="json", by_alias=True) | {"id": f"i-{i}"} for i in range(3)]
+
+
+def jsonl(values: Sequence[Any]) -> bytes:
+    return b"".join(as_bytes(value) + b"\n" for value in values)
+
+
+@fuzz
+@given(line_files(PROMPTS) | damaged(jsonl(PROMPTS)))
+def test_a_prompt_file(folder: Path, content: bytes) -> None:
+    path = put(folder, "en.jsonl", content)
+    found = read(path, lambda: prompts.load(folder, "in", "en", at_most=10))
+    if found is not None:
+        assert found
+        assert all(p.id.strip() and prompts.hash_of(p.text) for p in found)
+
+
+@fuzz
+@given(line_files(PROMPTS) | damaged(jsonl(PROMPTS)))
+@example(jsonl([PROMPTS[0], PROMPTS[0]]))
+def test_a_held_out_file(folder: Path, content: bytes) -> None:
+    path = put(folder, "held_out.jsonl", content)
+    found = read(path, lambda: prediction.load_held_out(path))
+    if found is not None:
+        assert found
+        assert len({p.id for p in found}) == len(found)
+        assert all(prompts.hash_of(p.text) for p in found)
+
+
+@fuzz
+@given(line_files(VALIDATION) | damaged(jsonl(VALIDATION)))
+def test_a_validation_file(folder: Path, content: bytes) -> None:
+    path = put(folder, "validation.jsonl", content)
+    found = read(path, lambda: prediction.load(path))
+    if found is not None:
+        assert found
+        prediction.summarise(found)
+        prediction.dump(found).encode()
+
+
+# What training reads
+
+ROWS = [
+    {
+        "id": f"r{i}",
+        "language": "en",
+        "source": "self",
+        "prompt": "p",
+        "temperature": 0.7,
+        "text": "t",
+        "messages": [{"role": "user", "content": "c"}],
+        "input_ids": [1, 2, 3, 4 + i],
+        "loss_mask": [0, 0, 1, 1],
+        "answer": "a",
+        "primary_id": f"r{i}",
+        "metadata": {"finish_reason": "stop", "usage": {"completion_tokens": 2}},
+    }
+    for i in range(4)
+]
+
+
+@fuzz
+@given(line_files(ROWS) | damaged(jsonl(ROWS)))
+def test_answers_and_prompts_of_training(folder: Path, content: bytes) -> None:
+    path = put(folder, "rows.jsonl", content)
+    indexed = read(path, lambda: rows.index(path, 3))
+    if indexed and indexed[0]:
+        found = rows.arranged(indexed[0], len(indexed[0]) // 2, seed=0)
+        again = [rows.digest(*rows.within(data, 3)) for data in rows.again(path, found)]
+        assert again == [row.digest for row in found]
+    read(path, lambda: list(outside.local(path)))
+    read(path, lambda: selecting.read_prompts(path))
+    assert all(lines.as_line(data).encode() for data in lines.whole(path))
+    good = path.with_name("ask.jsonl")
+    good.write_bytes(jsonl(ROWS))
+    raw.Answers(good, path).waiting()
+    raw.failures(path.with_name("x.jsonl"))
+
+
+METRICS = [
+    {
+        "train": {"loss": 1.5, "full_acc_0": 0.4},
+        "epoch": 0,
+        "step": 1,
+        "at": 2.0,
+        "began": 1.0,
+        "waited_s": 0.1,
+        "samples": 4,
+        "empty_samples": 0,
+        "empty_steps": 0,
+    },
+    {"val": {"loss_epoch": 1.2, "full_acc_0_epoch": 0.5}, "epoch": 0, "step": 1},
+]
+
+
+@fuzz
+@given(line_files(METRICS) | damaged(jsonl(METRICS)))
+def test_what_a_trainer_logged(folder: Path, content: bytes) -> None:
+    from training import metrics as told  # noqa: PLC0415 - it takes torch with it: seconds
+
+    path = put(folder, "metrics.jsonl", content)
+    assert read(path, lambda: told.last_line(path))
+    read(path, lambda: told.validations(path))
+
+
+CONFIG = {
+    "speculators_model_type": "eagle3",
+    "transformer_layer_config": {"_name_or_path": "/x", "model_type": "llama"},
+    "speculators_config": {"verifier": {"name_or_path": "/x"}},
+    "dtype": "bfloat16",
+    "eagle_aux_hidden_state_layer_ids": [1, 2, 3],
+}
+TARGET = stacks.Target(model="org/tiny")
+
+
+@fuzz
+@given(json_of(CONFIG) | damaged(json.dumps(CONFIG).encode()))
+def test_a_drafters_configuration(folder: Path, content: bytes) -> None:
+    path = put(folder, "config.json", content)
+    config = read(path, lambda: folders.config_of(path.parent, TARGET))
+    if config is not None:
+        assert config["speculators_config"]["verifier"]["name_or_path"] == "org/tiny"
+
+
+@fuzz
+@given(json_of(RECORDS) | damaged(json.dumps(RECORDS, indent=1).encode()))
+def test_a_drafters_records(folder: Path, content: bytes) -> None:
+    path = put(folder, "training.json", content)
+    try:
+        exporting.add_served(path.parent, [SERVED])
+    except DraftgateError as error:
+        assert "training.json" in str(error)
+        assert path.read_bytes() == content
+        assert [p.name for p in path.parent.iterdir()] == [path.name]
+    else:
+        harmless(path.with_name("README.md").read_text(encoding="utf-8"))
+
+
+# What an engine answers
+
+
+@fuzz
+@given(
+    damaged(PAGE.encode())
+    | st.tuples(
+        st.sampled_from(PAGE.splitlines()),
+        st.sampled_from(("-1", "NaN", "+Inf", "-Inf", "1e400", "1e308", "0x1", "", "1_0")),
+    ).map(lambda put: PAGE.replace(put[0], f"{put[0].rpartition(' ')[0]} {put[1]}").encode())
+)
+def test_a_metrics_page(content: bytes) -> None:
+    try:
+        found = metrics.parse(content.decode("utf-8", errors="replace"))
+    except metrics.NotMetrics:
+        return
+    counts = {name: value for name, value in vars(found).items() if isinstance(value, int)}
+    assert all(0 <= value < 2**63 for value in (*counts.values(), *found.per_position))
+    assert 0 <= found.kv_usage < float("inf")
+    with contextlib.suppress(ValueError):  # the client makes a finding of it
+        assert found.histogram
+    assert (found - found).generated == 0
+
+
+@pytest.fixture(scope="module")
+def vllm() -> Iterator[FakeVllm]:
+    with fake_vllm() as fake:
+        yield fake
+
+
+STREAMS = {
+    "chat": list(GOOD[:-1]),
+    "raw": [
+        raw_chunk("Bread", (1,)),
+        raw_chunk(" is", (2, 3), finish="stop"),
+        usage(
+            3,
+            {
+                "acceptance_histogram": [0, 1, 0],
+                "num_draft_tokens": 2,
+                "per_step_accepted": [1],
+                "per_step_drafted": [2],
+            },
+        ),
+    ],
+}
+
+
+@st.composite
+def streams(draw: st.DrawFn, endpoint: str) -> bytes:
+    """Server-sent events, one of them changed, or bytes that were some."""
+    events = list(STREAMS[endpoint])
+    texts = [as_bytes(event) for event in events]
+    at = draw(st.integers(0, len(events) - 1))
+    texts[at] = draw(json_of(events[at]))
+    body = b"".join(b"data: " + text + b"\n\n" for text in [*texts, b"[DONE]"])
+    return draw(
+        st.just(body) | st.just(body) | damaged(body) if all(b < 128 for b in body) else st.just(body)
+    )
+
+
+@fuzz
+@given(st.data(), st.sampled_from(("chat", "raw")), st.sampled_from((0, 2)))
+def test_a_stream_of_an_engine(vllm: FakeVllm, data: st.DataObject, endpoint: str, k: int) -> None:
+    body = data.draw(streams(endpoint))
+    reply = Reply(body, kind="text/event-stream")
+    vllm.replies.update({CHAT: reply, RAW: reply})
+
+    async def asked() -> PromptRecord:
+        async with Client(
+            url=vllm.url,
+            key="sk-secret",
+            model="tiny",
+            endpoint=endpoint,
+            profile=stacks.Profile(prompts=1, max_tokens=8),
+            k=k,
+            server="f00d",
+            timeout_s=10,
+        ) as client:
+            return await client.ask(
+                Prompt(id="p", language="en", text="t"), repeat=0, seed=1, salt=None, origin=0.0
+            )
+
+    record = asyncio.run(asked())
+    assert record.failed == any(f.code == "request-failed" for f in record.findings)
+    assert len(record.histogram) == k + 1
+    json.dumps(record.model_dump(mode="json"), ensure_ascii=False, allow_nan=False).encode()
+    assert PromptRecord.model_validate_json(record.model_dump_json()) == record
+
+
+MODELS = {"object": "list", "data": [{"id": "tiny", "object": "model"}]}
+
+
+@fuzz
+@given(json_of(MODELS) | damaged(json.dumps(MODELS).encode()), json_of({"version": "0.32.0"}))
+def test_a_server_to_attach_to(vllm: FakeVllm, listed: bytes, version: bytes) -> None:
+    vllm.replies.update(
+        {"/v1/models": Reply(listed), "/version": Reply(version), "/metrics": Reply(PAGE.encode())}
+    )
+    try:
+        found = servers.attach(vllm.url, server_spec(k=3), key=None)
+    except ServerFailed as error:
+        assert vllm.url in str(error)
+    else:
+        assert found.model == "tiny"
+        harmless(formats.visible(found.version))

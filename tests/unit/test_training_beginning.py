@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("speculators")
+
+import numpy as np  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+from harness.errors import BadInput  # noqa: E402
+from harness.stack import Target  # noqa: E402
+from tests.unit.eagle3 import tiny_eagle3  # noqa: E402
+from training import beginning  # noqa: E402
+from training.drafting import EMBEDDINGS  # noqa: E402
+from training.export import export  # noqa: E402
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> tuple[Path, Path]:
+    """A drafter without embeddings, and its target."""
+    checkpoint, target = tiny_eagle3(tmp_path)
+    drafter = tmp_path / "drafter"
+    export(
+        checkpoint=checkpoint,
+        verifier=str(target),
+        target=Target(model="org/tiny", dtype="bfloat16"),
+        records={},
+        texts={},
+        to=drafter,
+    )
+    assert EMBEDDINGS not in load_file(drafter / "model.safetensors")
+    return drafter, target
+
+
+def test_an_exported_drafter_gets_the_targets_embeddings_back(
+    exported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    drafter, target = exported
+    found = beginning.arguments(str(drafter), target=str(target), to=tmp_path / "start")
+    whole = load_file(Path(found["from_pretrained"]) / "model.safetensors")
+    own = load_file(target / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(whole[EMBEDDINGS], own)
+    assert set(whole) == {*load_file(drafter / "model.safetensors"), EMBEDDINGS}
+
+
+def test_its_verifier_is_the_target_at_hand(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    drafter, target = exported
+    found = beginning.arguments(str(drafter), target=str(target), to=tmp_path / "start")
+    config = json.loads((Path(found["from_pretrained"]) / "config.json").read_text())
+    assert config["speculators_config"]["verifier"]["name_or_path"] == str(target)
+
+
+def test_it_keeps_its_own_vocabulary(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    drafter, target = exported
+    found = beginning.arguments(str(drafter), target=str(target), to=tmp_path / "start")
+    tensors = load_file(drafter / "model.safetensors")
+    assert found["draft_vocab_size"] == len(tensors["d2t"])
+    assert np.array_equal(np.load(found["d2t_path"]), tensors["d2t"].numpy())
+    assert np.array_equal(np.load(found["t2d_path"]), tensors["t2d"].numpy())
+
+
+def test_a_hub_id_is_passed_on(tmp_path: Path) -> None:
+    found = beginning.arguments("org/drafter", target="/nowhere", to=tmp_path / "start")
+    assert found == {"from_pretrained": "org/drafter"}
+
+
+@pytest.mark.parametrize("broken", ["", "{}", "{"])
+def test_what_is_no_drafter_is_refused(tmp_path: Path, broken: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text(broken)
+    with pytest.raises(BadInput, match="holds no drafter of speculators"):
+        beginning.arguments(str(folder), target="/nowhere", to=tmp_path / "start")

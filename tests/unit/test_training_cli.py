@@ -1,0 +1,177 @@
+"""`python -m training` up to the point where it would start something."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from training import __main__ as cli, recipe as recipes, room, stages, train
+from training.engines import Engines
+from training.errors import TrainingFailed
+from training.pipeline import STAGES
+from training.stages import Context
+
+NAMES = ["prompts", "responses", "dataset", "train", "export", "check"]
+
+
+class Started(Exception):  # noqa: N818
+    """Something was, where nothing should be."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*_: Any, **__: Any) -> None:
+        raise Started
+
+    monkeypatch.setattr(Engines, "get", started)
+    monkeypatch.setattr("subprocess.Popen", started)
+    monkeypatch.setattr(cli, "quiet", lambda _: None)  # it is for the whole process
+
+
+@pytest.fixture
+def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A target's folder, and a machine whose engine is one for CPUs."""
+    folder = tmp_path / "target"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"hidden_size": 576, "num_hidden_layers": 30}')
+    monkeypatch.setattr(room, "resolve", lambda *_, **__: str(folder))
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], work: Path, *words: str) -> tuple[int, str, str]:
+    code = cli.main(["run", words[0], "--work", str(work), *words[1:]])
+    told = capsys.readouterr()
+    assert "Traceback" not in told.err
+    return code, told.out, told.err
+
+
+def full(monkeypatch: pytest.MonkeyPatch, free: int = 10_000_000) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+
+
+def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, target: Path
+) -> None:
+    code, out, _ = run(capsys, tmp_path / "work", "smoke-cpu", "--dry-run")
+
+    assert code == 0
+    rows = [re.split(r"\s{2,}", line) for line in out.splitlines()[2:8]]
+    assert [row[0] for row in rows] == NAMES
+    assert {row[1] for row in rows} == {"to do"}
+    assert [row[-1].rpartition("-")[0] for row in rows] == [str(tmp_path / "work" / name) for name in NAMES]
+    assert rows[0][2] == "48 prompts"
+    assert rows[1][2] == "about 3,072 tokens, at most 3,072"
+    assert rows[3][2] == "about 12 steps; hidden states: about 14 MB"
+    assert re.search(r"^trainer: \S+ -m training.trainer SETTINGS.json$", out, re.MULTILINE)
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_dry_run_shows_what_is_done_and_how_several_gpus_are_used(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, target: Path
+) -> None:
+    first = stages.plan(recipes.load(recipes.find("smoke-cpu")), STAGES, tmp_path)[0]
+    first.folder.mkdir()
+    (first.folder / stages.DONE).write_text(json.dumps({"schema": 1, "seconds": 12.3}))
+    _, out, _ = run(capsys, tmp_path, "smoke-cpu", "--dry-run", "--set", "train.gpus=4")
+
+    assert re.search(r"^prompts +done in 12 s", out, re.MULTILINE)
+    assert re.search(r"^responses +to do", out, re.MULTILINE)
+    assert "torch.distributed.run --nproc-per-node 4 -m training.trainer SETTINGS.json" in out
+
+
+def test_a_target_that_is_not_here_is_not_fetched_for_a_dry_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, out, _ = run(capsys, tmp_path, "smoke-cpu", "--dry-run", "--set", "target.model=somebody/something")
+    assert code == 0
+    assert "hidden states: — (the target is not here)" in out
+
+
+def test_an_unknown_recipe_names_those_there_are(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = run(capsys, tmp_path / "work", "smoke-gpu")
+    assert code == 2
+    assert "training: recipe smoke-gpu: no such file; there are: " in err
+    assert "smoke-cpu" in err
+    assert not (tmp_path / "work").exists()
+
+
+def test_an_unknown_key_is_named_with_its_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = recipes.find("smoke-cpu").read_text()
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(text.replace("ttt_steps = 2", "ttt_stepz = 2"))
+    line = next(n for n, found in enumerate(text.splitlines(), start=1) if found.startswith("ttt_steps"))
+    code, _, err = run(capsys, tmp_path / "work", str(recipe))
+    assert code == 2
+    assert f"{recipe}, line {line}, key train.ttt_stepz: " in err
+
+
+def test_a_stage_alone_needs_those_before_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, target: Path
+) -> None:
+    code, _, err = run(capsys, tmp_path, "smoke-cpu", "--only", "train")
+    assert code == 2
+    assert "--only train: prompts is not done yet; run without --only first" in err
+
+
+@pytest.mark.parametrize("option", ["--from", "--only"])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_an_unknown_stage_names_those_there_are(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, option: str, more: list[str]
+) -> None:
+    code, _, err = run(capsys, tmp_path / "work", "smoke-cpu", option, "trian", *more)
+    assert code == 2
+    assert f"unknown stage 'trian'; there are: {', '.join(NAMES)}" in err
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_disk_without_room_is_said_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """3,072 tokens x 4 layers x 576 values of 2 bytes are 14.2 MB."""
+    full(monkeypatch, free=7_000_000)
+    code, _, err = run(capsys, tmp_path, "smoke-cpu")
+    assert code == 1
+    assert f"{tmp_path} has 7 MB free, hidden states of about 3,072 tokens take 14 MB: free some" in err
+    assert not list(tmp_path.glob("prompts-*"))
+
+
+def test_a_disk_that_may_do_is_only_mentioned(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full(monkeypatch)
+    said: list[str] = []
+    recipe = recipes.load(recipes.find("smoke-cpu"))
+    room.look_for_room(recipe, tmp_path, tokens=3072, say=said.append)
+    assert said
+    assert said[0].startswith("it may end for want of room: ")
+    full(monkeypatch, free=20_000_000)
+    room.look_for_room(recipe, tmp_path, tokens=3072, say=said.append)
+    assert len(said) == 1
+
+
+def test_the_exact_room_is_looked_for_before_server_and_trainer(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    pytest.importorskip("speculators")
+    data = tmp_path / "dataset-0" / "data"
+    rows = {"input_ids": [[1] * 50] * 100, "loss_mask": [[1] * 50] * 100, "seq_len": [50] * 100}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(data))
+    monkeypatch.setattr(train, "is_cpu", lambda *_: True)
+    monkeypatch.setattr(train, "base_spec", lambda *_, **__: (None, str(target)))
+    full(monkeypatch)
+    context = Context(
+        recipe=recipes.load(recipes.find("smoke-cpu")),
+        work=tmp_path,
+        engines=Engines(tmp_path / "servers", lambda _: None),
+        say=lambda _: None,
+        folder=tmp_path / "train-0",
+        upstream={"dataset": data.parent},
+    )
+    with pytest.raises(TrainingFailed, match="hidden states of 5,000 tokens take 23 MB: free some"):
+        train.run(context)

@@ -1,0 +1,172 @@
+"""How a training ends early, and what it leaves to go on from; without a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("speculators")
+
+from speculators.train.graceful_shutdown import TrainingInterruptedError  # noqa: E402
+
+from training import metrics  # noqa: E402
+from training.ahead import Ahead  # noqa: E402
+from training.checkpoints import Checkpoints  # noqa: E402
+from training.hidden_states import Progress  # noqa: E402
+from training.interruption import Patient  # noqa: E402
+from training.trainer import SteppedTrainer, Stop  # noqa: E402
+
+
+@pytest.fixture
+def patient() -> Iterator[Patient]:
+    handler = Patient()
+    handler.install()
+    yield handler
+    handler.restore()
+    Patient.busy, Patient.asked = False, None
+
+
+def test_between_two_steps_it_ends_at_once(patient: Patient) -> None:
+    with pytest.raises(TrainingInterruptedError):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_within_a_step_it_ends_after_it(patient: Patient) -> None:
+    Patient.busy = True
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(TrainingInterruptedError):
+        Patient.free()
+    Patient.free()  # once
+
+
+def test_what_is_held_is_not_cut_off(patient: Patient) -> None:
+    done = []
+
+    def work() -> None:
+        with Patient.held():
+            signal.raise_signal(signal.SIGINT)
+            done.append("all of it")
+
+    with pytest.raises(TrainingInterruptedError):
+        work()
+    assert done
+
+
+def test_a_loader_does_not_heed_it(patient: Patient) -> None:
+    patient._owner_pid = os.getpid() + 1
+    Patient.busy = True
+    signal.raise_signal(signal.SIGINT)
+    Patient.free()
+
+
+class Trainer(SteppedTrainer):
+    """One that has a number of steps behind it, and nothing else."""
+
+    def __init__(self, folder: Path, *, step: int, max_steps: int | None = None, **settings: Any) -> None:
+        self._store = Checkpoints(folder, keep_last=5)
+        for saved in (2, 4, 5):
+            (folder / "new").mkdir()
+            self._store.keep(folder / "new", epoch=0, local_step=saved, global_step=saved)
+        self.global_step = self._saved = step
+        self._losses = []
+        self._best = (1.5, 1)
+        self.settings = {"patience": None, **settings}
+        self.config = SimpleNamespace(max_steps=max_steps)
+        self.checkpointer = None  # saving would fail
+
+
+def test_nothing_is_saved_where_nothing_was_learned(tmp_path: Path) -> None:
+    """At the first step of an epoch, the place in it would read as its end."""
+    trainer = Trainer(tmp_path, step=0)
+    trainer._save()
+    assert [step.global_step for step in trainer._store.steps()] == [2, 4, 5]
+
+
+@pytest.mark.parametrize("losses", [[2.0, float("nan"), float("nan")], [2.0, float("inf"), 2.0]])
+def test_weights_that_gave_no_loss_are_not_the_last_good_ones(tmp_path: Path, losses: list[float]) -> None:
+    trainer = Trainer(tmp_path, step=6)  # so the losses are those of steps 4 to 6, after 3 to 5 others
+    trainer._losses = [torch.tensor(loss) for loss in losses]
+    with pytest.raises(Stop, match="the loss is not finite at step 5") as told:
+        trainer._check_losses()
+    assert told.value.kind == "diverged"
+    assert [step.global_step for step in trainer._store.steps()] == [2]
+
+
+def test_a_good_loss_lets_it_go_on(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, step=6)
+    trainer._losses = [torch.tensor(2.0)]
+    trainer._check_losses()
+    assert trainer._losses == []
+    assert [step.global_step for step in trainer._store.steps()] == [2, 4, 5]
+
+
+def test_a_training_that_was_over_is_over_when_it_is_resumed(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path / "a", step=6, patience=2)
+    trainer._stop_if_over(2)
+    with pytest.raises(Stop, match="no better validation loss for 2 epochs"):
+        trainer._stop_if_over(3)
+    trainer = Trainer(tmp_path / "b", step=6, max_steps=7)
+    trainer._stop_if_over(3)
+    trainer.global_step = 7
+    with pytest.raises(Stop, match="max_steps = 7 reached"):
+        trainer._stop_if_over(3)
+
+
+def test_a_report_adds_up_what_several_trainers_did(tmp_path: Path) -> None:
+    """Two trainers, 1000 s apart: steps took 6 and 4 s, of which 1 and 2 s were spent waiting."""
+    path = tmp_path / "metrics.jsonl"
+    counts = {"train": {"loss": 2.0}, "epoch": 0, "empty_samples": 1, "empty_steps": 0}
+    told = [(100.0, 110, 5.0, 3), (100.0, 116, 6.0, 9), (1100.0, 1110, 3.0, 2), (1100.0, 1114, 5.0, 6)]
+    path.write_text(
+        "".join(
+            json.dumps(
+                {**counts, "step": i, "began": began, "at": at, "waited_s": waited, "samples": samples}
+            )
+            + "\n"
+            for i, (began, at, waited, samples) in enumerate(told)
+        )
+    )
+    report = metrics.report(path, times={"extraction_s": 4.0}, extraction=Progress(wanted=9), mode="ahead")
+    assert (report["steps"], report["trainers"]) == (4, 2)
+    assert (report["step_seconds"], report["fetch_frac"]) == (10, 0.3)
+    assert (report["samples"], report["empty_samples"]) == (15, 2)
+
+
+def ahead(folder: Path) -> Ahead:
+    nothing: Any = None
+    return Ahead(
+        rows=lambda _: [1],
+        order=[1, 0],
+        folder=folder,
+        spec=nothing,
+        engines=nothing,
+        trainer=nothing,
+        metrics_file=folder / "metrics.jsonl",
+        progress=Progress(wanted=2),
+        concurrency=1,
+        max_missing=0,
+        stall_seconds=1,
+        say=lambda _: None,
+    )
+
+
+def test_no_server_is_started_where_all_hidden_states_are_there(tmp_path: Path) -> None:
+    for row in (0, 1):
+        (tmp_path / f"hs_{row}.safetensors").touch()
+    there = ahead(tmp_path)
+    there.run()
+    assert (there.progress.done, there.progress.written) == (2, 0)
+
+
+def test_one_is_where_a_row_is_not(tmp_path: Path) -> None:
+    (tmp_path / "hs_0.safetensors").touch()
+    with pytest.raises(AttributeError):  # there are no engines to get it from
+        ahead(tmp_path).run()

@@ -1,0 +1,53 @@
+"""How the trainer ends before its end: asked to, between two steps; at once, when nobody is there to ask."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from speculators.train import graceful_shutdown
+
+
+class Patient(graceful_shutdown.GracefulShutdownHandler):  # type: ignore[misc]
+    """Lets a step or a checkpoint end before it interrupts: half a step's weights belong to no step."""
+
+    busy = False
+    asked: str | None = None
+
+    def _handler(self, signum: int, frame: FrameType | None) -> None:
+        if Patient.busy and os.getpid() == self._owner_pid:
+            Patient.asked = f"signal {signum}"
+        else:
+            super()._handler(signum, frame)
+
+    @staticmethod
+    def free() -> None:
+        """What must not be interrupted is over."""
+        Patient.busy = False
+        if Patient.asked is not None:
+            asked, Patient.asked = Patient.asked, None
+            raise graceful_shutdown.TrainingInterruptedError(asked)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def held() -> Iterator[None]:
+        """The block is not interrupted."""
+        Patient.busy = True
+        yield
+        Patient.free()
+
+
+def end_with_starter() -> None:
+    """End this process when its standard input does, where that is a pipe."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        threading.Thread(target=watch, name="starter", daemon=True).start()

@@ -1,0 +1,21 @@
+"""The target's own tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.errors import BadInput
+
+
+def tokenizer_of(target: str) -> Any:
+    """The tokenizer of a folder or a hub id.
+
+    Raises:
+        BadInput: there is none.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds
+
+    try:
+        return AutoTokenizer.from_pretrained(target)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{target}: its tokenizer cannot be loaded: {error}") from None
