@@ -35,13 +35,14 @@ _MOST = 2**53
 """What a float still holds exactly: no figure overflows."""
 MOST_K = 1024
 """No engine drafts as many tokens a step."""
+_LEADS_AWAY = re.compile("[/\\\\\0\ud800-\udfff]")
 _NAMED_AT_MOST = 64
 """Characters: the parts of a cell's name make a file name together."""
 
 
 def _one_folder(name: str) -> str:
     """A part of a path, so that what a file says leads nowhere else."""
-    if not name or name.startswith(".") or len(name) > _NAMED_AT_MOST or re.search(r"[/\\\0]", name):
+    if not name or name.startswith(".") or len(name) > _NAMED_AT_MOST or _LEADS_AWAY.search(name):
         raise ValueError(f"{name[:80]!r} is not a name: it would lead to another folder, or to none")
     return name
 

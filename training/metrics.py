@@ -11,6 +11,7 @@ from typing import Any
 
 from training.hidden_states import Progress
 
+_MOST = 2**53
 COUNTED = ("samples", "empty_samples", "empty_steps")
 
 
@@ -26,10 +27,24 @@ def lines(path: Path, *, last_bytes: int | None = None) -> list[dict[str, Any]]:
         return []
     for line in text.splitlines():
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            told = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if _whole(told):
+            found.append(told)
     return found
+
+
+def _whole(line: Any) -> bool:
+    """A line of the trainer: numbers, and tables of numbers."""
+    if not isinstance(line, dict) or not all(type(line.get(name)) is int for name in ("epoch", "step")):
+        return False
+    tables = [line[name] for name in ("train", "val") if name in line]
+    if not all(isinstance(table, dict) for table in tables):
+        return False
+    numbers = [line.get(name, 0) for name in ("epoch", "step", "at", "began", "waited_s", *COUNTED)]
+    numbers += [value for table in tables for value in table.values()]
+    return all(isinstance(n, float) or (type(n) is int and abs(n) <= _MOST) for n in numbers)
 
 
 def last_line(path: Path) -> str:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from harness.errors import BadInput
 from harness.models import Say
 from harness.records import write_atomically
-from training import metrics, predict
+from training import beginning, metrics, predict
 from training.ahead import Ahead
 from training.checkpoints import Checkpoints, forget_after
 from training.dataset import train_ratio, train_rows
@@ -164,9 +164,10 @@ def trainer_settings(
         "max_steps": train.max_steps,
         "num_workers": train.num_workers,
         "log_freq": train.log_steps,
-        "from_pretrained": train.from_pretrained,
         "save_path": str(folder / "checkpoints" / "current"),
     }
+    if train.from_pretrained:
+        arguments |= beginning.arguments(train.from_pretrained, target=target, to=folder / "start")
     if recipe.hidden_states.mode == "ahead":
         arguments["on_missing"] = "warn"
     if cpu:

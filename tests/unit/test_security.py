@@ -313,7 +313,7 @@ def test_held_out_prompts_are_text_and_there_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        HEAD + f"[engine.args]\n{'a.' * 2000}a = 1\n" + NGRAM,
+        HEAD + f"[engine.args]\n{'a.' * 1100}a = 1\n" + NGRAM,
         HEAD.replace("org/tiny", "~nobody-of-this-name/x") + NGRAM,
         HEAD.replace("org/tiny", "./\\u0000") + NGRAM,
         HEAD.replace("org/tiny", "org/\\u0000") + NGRAM,
