@@ -235,7 +235,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 def dump_cell(record: CellRecord) -> str:
     """The text of a cell file: a line for each field, and one for each prompt."""
-    data = record.model_dump(mode="json", by_alias=True)
+    data = record.model_dump(by_alias=True)  # in mode "json" half of a surrogate pair raises
     prompts = data.pop("prompts")
     lines = [f'"{key}": {json.dumps(value, ensure_ascii=False)},' for key, value in data.items()]
     body = ",\n".join(json.dumps(prompt, ensure_ascii=False) for prompt in prompts)

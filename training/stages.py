@@ -68,10 +68,10 @@ class Planned:
     def record(self) -> dict[str, Any] | None:
         """What it did, once it is done."""
         try:
-            told: dict[str, Any] = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            told: Any = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
             return None
-        return told if told.get("schema") == _SCHEMA else None
+        return told if isinstance(told, dict) and told.get("schema") == _SCHEMA else None
 
 
 def plan(recipe: Recipe, stages: tuple[Stage, ...], work: Path) -> list[Planned]:

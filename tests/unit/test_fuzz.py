@@ -488,7 +488,7 @@ def test_a_cell_file(folder: Path, content: bytes) -> None:
     assert record.schema_ == records.SCHEMA
     again = path.with_name("again.json")
     records.write_atomically(again, records.dump_cell(record))
-    assert records.load(again, CellRecord) == record
+    assert records.dump_cell(records.load(again, CellRecord)) == records.dump_cell(record)  # NaN is no NaN
     for kept in (
         baseline.path_of(folder, record),
         baseline.path_of(folder, record).with_suffix(".anchor.json"),
@@ -535,7 +535,7 @@ def test_a_run_file(folder: Path, content: bytes) -> None:
     path = put(folder, "run.json", content)
     record = read(path, lambda: records.load(path, RunRecord))
     if record is not None:
-        assert json.loads(json.dumps(record.model_dump(mode="json", by_alias=True)))
+        assert json.loads(json.dumps(record.model_dump(by_alias=True)))
 
 
 @fuzz

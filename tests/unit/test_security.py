@@ -36,6 +36,7 @@ from harness.speedup import SpeedRecord
 from tests.unit.compared import cell, write_cell
 from tests.unit.fakes import Reply, as_json, fake_vllm
 from tests.unit.making import cell_name, cell_record, prompt_record, server_spec
+from training import card
 
 HOSTILE = "<script>alert(1)</script>|a`b\n\x1b[31m\x9b1m\u202ec"
 PARTS = ("endpoint", "language", "workload", "drafter")
@@ -128,6 +129,16 @@ def test_the_pytest_summary_shows_a_hostile_text_as_text() -> None:
     shown = tables.report([record]) + tables.verdict_report([(record, verdict)])
     assert not {"\x1b", "\x9b", "\u202e"} & set(shown)
     assert r"alert(1)</script>|a`b\n\x1b[31m\x9b1m\u202ec" in shown
+
+
+def test_a_card_shows_a_hostile_text_as_text() -> None:
+    data = {"sources": [{"source": HOSTILE, "language": HOSTILE, "prompts": 1, "answers": 1, "tokens": 1}]}
+    known = dict.fromkeys(("drafter", "about", "target", "device"), HOSTILE)
+    told = card.text({**known, "data": data, "recipe": {"name": HOSTILE}, "versions": {HOSTILE: HOSTILE}})
+    assert not {"\x1b", "\x9b", "\u202e"} & set(told)
+    use = "    vllm serve "  # a block of code: nothing in it is markup
+    assert not any("<script>" in line for line in told.splitlines() if not line.startswith(use))
+    assert {line.count("|") for line in told.splitlines() if line.startswith("| &lt;script")} == {6}
 
 
 @pytest.mark.parametrize("kind", ["text", "markdown", "csv", "json"])
@@ -271,7 +282,7 @@ def test_figures_that_no_measurement_gives_are_refused(change: dict[str, Any]) -
 
 def test_half_of_a_surrogate_pair_in_a_record_can_be_written_again(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
-    record = cell_record(subject={"engine": "\ud800"})
+    record = cell_record(subject={"engine": "\ud800", "settings": {"\ud800": 1}})
     records.write_atomically(path, records.dump_cell(record))
     assert records.load(path, CellRecord) == record
     assert baseline.move_anchor(path, "why").exists()

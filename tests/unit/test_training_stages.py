@@ -92,7 +92,7 @@ def test_a_stage_that_was_cut_off_is_not_done(kitchen: Kitchen, base: Context) -
     assert kitchen.done == ["first", "second"]
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"schema": 9}'])
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"schema": 9}'])
 def test_a_record_that_cannot_be_read_counts_for_nothing(kitchen: Kitchen, base: Context, text: str) -> None:
     stages.carry_out(kitchen.stages, base)
     planned = stages.plan(base.recipe, kitchen.stages, base.work)
