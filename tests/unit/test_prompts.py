@@ -129,7 +129,7 @@ def test_line_separators_inside_a_text_stay_there(tmp_path: Path) -> None:
         ('{"id": "x"}', "field text is missing or empty"),
         ('{"id": 4, "text": "why"}', "field id is missing or empty"),
         ('{"id": "x", "text": " \\n"}', "field text is missing or empty"),
-        ('{"id": "x", "text": "half \\ud83d"}', "field text is no Unicode text"),
+        ('{"id": "x", "text": "half \\ud83d"}', "no Unicode text"),
         (line(1, "again"), "the id 'instruct-001' stands in an earlier line too"),
     ],
 )
