@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import openai
@@ -20,6 +20,8 @@ from harness.stack import Profile
 NO_KEY = "none"
 """Sent to a server that wants none."""
 _MOST_TOKENS = 2**31
+Heard = Callable[[str, Sequence[int], Sequence[int]], None]
+"""Told a prompt's id, the token ids that it was rendered to, and those of its answer."""
 
 
 @dataclasses.dataclass
@@ -29,7 +31,7 @@ class _Stream:
     text: list[str] = dataclasses.field(default_factory=list)
     pieces: int = 0
     """Chunks that carried tokens."""
-    tokens: int = 0
+    ids: list[int] = dataclasses.field(default_factory=list)
     finish: str = ""
     usage: dict[str, Any] | None = None
     spec: dict[str, Any] | None = None
@@ -69,9 +71,11 @@ class Client:
         server: str,
         timeout_s: float,
         in_flight: InFlight | None = None,
+        heard: Heard | None = None,
     ) -> None:
         """Nothing is sent yet; `server` is the start id that goes into every record."""
         self._in_flight = in_flight or InFlight()
+        self._heard = heard
         self._openai = openai.AsyncOpenAI(
             base_url=f"{url}/v1",
             api_key=key,
@@ -187,6 +191,8 @@ class Client:
             error = "the stream ended before the answer did"
         if error is None and stream.usage is None:
             error = "the stream ended without token counts (include_usage)"
+        if self._heard:
+            self._heard(prompt.id, stream.prompt_ids or (), stream.ids)
         try:
             if error is None:
                 return PromptRecord(**record, **self._counts(stream, stream.usage or {}, moved))
@@ -201,7 +207,7 @@ class Client:
             draft_tokens=None,
             undrafted=0,
             prompt_tokens=len(stream.prompt_ids or ()),
-            output_tokens=stream.tokens,
+            output_tokens=len(stream.ids),
             finish="error",
             findings=(Finding(code="request-failed", hard=True, text=f"{prompt.id}: {error}"),),
         )
@@ -233,7 +239,7 @@ class Client:
             )
             if ids or piece:
                 into.pieces += 1
-                into.tokens += len(ids)
+                into.ids += ids
                 piece.encode()  # half of a surrogate pair is no text, and could not be stored
                 into.text.append(piece)
                 into.first = into.first or now
