@@ -19,7 +19,7 @@ from harness.baseline import Refused, hard_text, pair
 from harness.collect import Entry, Side, match, names_of
 from harness.errors import BadInput
 from harness.gate import Verdict, judge_pairs
-from harness.notes import conditions_of, drafter_notes, noise_of, subject_notes, text_notes
+from harness.notes import conditions_of, drafter_notes, noise_of, subject_notes, text_notes, weights_notes
 from harness.records import CellRecord, load
 from harness.speed import speed_of
 from harness.stack import NONE
@@ -231,7 +231,7 @@ class _Reader:
         if verdict.primary and not same and (base.tok_s or figures.tok_s):
             notes.append("speed is not compared across environments")
         if verdict.primary:
-            notes += [*drafter_notes(old, new), *subject_notes(old, new)]
+            notes += [*weights_notes(old, new), *drafter_notes(old, new), *subject_notes(old, new)]
         if verdict.primary and not self._across:
             notes += text_notes(old, prompts=verdict.prompts, same_text=verdict.same_text)
         return Against(

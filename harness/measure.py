@@ -5,20 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import provenance, validity
+from harness import conditions, provenance, validity, vocabulary
 from harness.cells import Cell
-from harness.client import Client, InFlight
+from harness.client import Client, Heard, InFlight
 from harness.errors import ServerFailed
 from harness.metrics import SpecCounters, settled
 from harness.prompts import Prompt
-from harness.records import UNTIMED, CellRecord, Journal, PromptRecord, dump_cell, in_order, write_atomically
+from harness.records import (
+    UNTIMED,
+    CellRecord,
+    Finding,
+    Journal,
+    PromptRecord,
+    dump_cell,
+    in_order,
+    write_atomically,
+)
 from harness.server import Server
 from harness.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall, guarded, stalls_in
 
@@ -65,6 +76,9 @@ class Measurement:
         self._path = folder / f"{cell}.json"
         self._identity = provenance.identity(cell, server)
         self._subject = provenance.subject(cell, server)
+        drafter = json.loads(server.speculative).get("model") if server.speculative else None
+        self._vocabulary = vocabulary.draft_vocabulary(provenance.folder_of(drafter, None))
+        self._emitted: Counter[int] = Counter()
         head = {"cell": str(cell), "identity": self._identity, "subject": self._subject, "seed": seed}
         self._journal = Journal(folder / f"{cell}.jsonl", head)
         wanted = {(p.id, repeat) for p in prompts for repeat in range(repeats)}
@@ -145,11 +159,22 @@ class Measurement:
                 restarts=self._restarts,
                 max_tokens=self._cell.profile.max_tokens,
                 remembers=validity.remembers(self._subject),
-            ),
+            )
+            + self._conditions(),
             prompts=records,
         )
 
-    def _client(self) -> Client:
+    def _conditions(self) -> tuple[Finding, ...]:
+        """Of the tokens that this process saw: those of an interrupted one before it are not known."""
+        known = self._vocabulary
+        return conditions.findings(
+            self._cell.name,
+            self._subject,
+            sampling=self._identity["sampling"],
+            covered=vocabulary.coverage(known, self._emitted) if known else None,
+        )
+
+    def _client(self, heard: Heard | None = None) -> Client:
         return Client(
             url=self._server.url,
             key=self._server.key,
@@ -160,6 +185,7 @@ class Measurement:
             server=self._server.start_id,
             timeout_s=self._cell.spec.request_timeout_s,
             in_flight=self._in_flight,
+            heard=heard,
         )
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -276,7 +302,7 @@ class Measurement:
                 await answered.put(record)
 
         async def workers() -> None:
-            async with self._client() as client:
+            async with self._client(lambda _prompt, _rendered, ids: self._emitted.update(ids)) as client:
                 await asyncio.gather(*(worker(client) for _ in range(self._cell.profile.concurrency)))
             await answered.put(None)
 

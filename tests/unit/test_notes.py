@@ -4,7 +4,8 @@ import pytest
 
 from harness import stats
 from harness.gate import Kind, Verdict
-from harness.notes import holm_notes
+from harness.notes import holm_notes, weights_notes
+from harness.records import CellRecord
 from harness.tables import verdict_report
 from tests.unit.cells import cell, drafter, worse
 from tests.unit.making import cell_name
@@ -63,3 +64,29 @@ def test_the_report_of_a_run_says_it_and_changes_no_verdict() -> None:
         "note: significant at 0.001 over all 2 cells together (Holm): 0 of 1 regressed; "
         "not chat-en-instruct-ngram-k4 (p 0.0013)\n▼ chat-en-instruct-ngram-k4: so it is"
     ) in text
+
+
+def with_weights(name: str, weights: str | None) -> CellRecord:
+    return cell(drafter(3), subject={"drafter": name, "engine": "0.32.0", "weights": weights})
+
+
+def test_two_names_for_the_same_weights_are_said_to_be_one_drafter() -> None:
+    old, new = with_weights("round1", "abcd"), with_weights("round2", "abcd")
+    assert weights_notes(old, new) == [
+        "round1 and round2 are the same drafter: their weights hash alike (abcd)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (("round1", "abcd"), ("round2", "beef")),
+        (("round1", "abcd"), ("round1", "abcd")),
+        (("ngram", None), ("suffix", None)),
+        (("round1", "unverified"), ("round2", "unverified")),
+    ],
+)
+def test_other_weights_one_name_or_weights_that_are_not_known_say_nothing(
+    old: tuple[str, str | None], new: tuple[str, str | None]
+) -> None:
+    assert weights_notes(with_weights(*old), with_weights(*new)) == []

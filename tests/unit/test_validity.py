@@ -150,7 +150,10 @@ SPRUNG: list[tuple[str, bool, Callable[[], dict[str, Finding]], str]] = [
         "loops",
         False,
         lambda: judged([prompt_record(), prompt_record("instruct-002", text=LOOP)]),
-        "1 of 2 answers end in a loop; without them tok/step 2.38 (with: 2.38), pos 0 66.7 % (with: 66.7 %)",
+        (
+            "1 of 2 answers end in a loop; without them tok/step 2.38 (with: 2.38), "
+            "positions 66.7 / 50.0 / 50.0 / 16.7 % (with: 66.7 / 50.0 / 50.0 / 16.7 %)"
+        ),
     ),
     (
         "mostly-loops",
@@ -265,7 +268,10 @@ def test_the_others_alone_are_counted_without_what_the_loops_gained() -> None:
     both = judged([prompt_record(), stuck], moved=None)["loops"].text
 
     # 19 tokens in 8 steps, and 20 in 4; 4 of 6 drafts had a first token accepted, and 4 of 4.
-    assert both.endswith("without them tok/step 2.38 (with: 3.25), pos 0 66.7 % (with: 80.0 %)")
+    assert both.endswith(
+        "without them tok/step 2.38 (with: 3.25), "
+        "positions 66.7 / 50.0 / 50.0 / 16.7 % (with: 80.0 / 70.0 / 70.0 / 50.0 %)"
+    )
 
 
 def test_a_cell_without_a_drafter_has_no_acceptance_to_tell() -> None:

