@@ -1,8 +1,10 @@
 pytest_plugins = [
     "harness.plugin",
     "fixtures.servers",
+    "fixtures.calibration",
     "fixtures.measurement",
     "fixtures.speed",
     "fixtures.contract",
+    "fixtures.endpoints",
     "pytester",
 ]

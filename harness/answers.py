@@ -1,0 +1,127 @@
+"""Answers with their token ids, and the probabilities that a server's target gives to a text."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+from harness import validity
+from harness.client import Client
+from harness.errors import ServerFailed
+from harness.measure import seed_of
+from harness.metrics import settled
+from harness.prompts import Prompt
+from harness.records import CellName, PromptRecord
+from harness.server import Server
+from harness.stack import Profile
+
+MOST_LOGPROBS = 100
+"""Likeliest tokens asked for at a place."""
+_REQUEST_S = 300.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One answer: our record of it, and its token ids."""
+
+    record: PromptRecord
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+
+
+def ask(
+    server: Server, prompts: Sequence[Prompt], profile: Profile, *, endpoint: str = "chat", repeats: int = 1
+) -> tuple[list[Answer], str]:
+    """Send prompts as the suites do; the answers, and what makes them no measurement (empty where nothing).
+
+    Raises:
+        ServerFailed: /metrics cannot be read.
+    """
+    return asyncio.run(_ask(server, prompts, profile, endpoint, repeats))
+
+
+async def _ask(
+    server: Server, prompts: Sequence[Prompt], profile: Profile, endpoint: str, repeats: int
+) -> tuple[list[Answer], str]:
+    heard: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    spec = server.spec
+    by_counters = server.counters if spec.k and not server.per_request else None
+    gate = asyncio.Semaphore(1 if by_counters else profile.concurrency)
+    before = await settled(server.counters)
+
+    async def one(number: int, prompt: Prompt, repeat: int) -> Answer:
+        def hear(_: str, prompt_ids: Sequence[int], ids: Sequence[int]) -> None:
+            heard[number] = (tuple(prompt_ids), tuple(ids))
+
+        client = Client(
+            url=server.url, key=server.key, model=server.model, endpoint=endpoint, profile=profile,
+            k=spec.k, server=server.start_id, timeout_s=spec.request_timeout_s, heard=hear,
+        )  # fmt: skip
+        async with gate, client:
+            seed = seed_of(prompt.id, repeat=repeat, base=0)
+            salt = f"calibration-{number}" if profile.cache == "cold" else None
+            record = await client.ask(
+                prompt, repeat=repeat, seed=seed, salt=salt, origin=0.0, counters=by_counters
+            )
+        prompt_ids, ids = heard[number]
+        return Answer(record=record, prompt_ids=prompt_ids, ids=ids)
+
+    wanted = [(prompt, repeat) for repeat in range(repeats) for prompt in prompts]
+    answers = await asyncio.gather(*(one(i, *want) for i, want in enumerate(wanted)))
+    delta = await settled(server.counters) - before
+    names = ("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished", "cached")
+    cell = CellName(endpoint=endpoint, language="en", workload="instruct", drafter=spec.drafter, k=spec.k)
+    found = validity.findings(
+        cell,
+        [answer.record for answer in answers],
+        moved={name: getattr(delta, name) for name in names},
+        requests=len(answers),
+        cache="warm",  # nothing is said of it here
+        mends=(),
+    )
+    return list(answers), "; ".join(finding.text for finding in found if finding.hard)
+
+
+def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]]:
+    """For each token of a text, log probabilities of the likeliest tokens there, at temperature 1.
+
+    The first token has none. They come from a prefill without drafts: another way than the one checked.
+
+    Raises:
+        ServerFailed: the server does not tell them.
+    """
+    allowed = json.loads(server.spec.args).get("max_logprobs", 20)
+    count = min(MOST_LOGPROBS, allowed) if isinstance(allowed, int) and allowed > 0 else MOST_LOGPROBS
+    body = {"model": server.model, "prompt": list(ids), "max_tokens": 1, "prompt_logprobs": count}
+    data = post(server, "/v1/completions", body)
+    try:
+        lists = data["choices"][0]["prompt_logprobs"]
+        return [
+            {int(token): float(entry["logprob"]) for token, entry in (here or {}).items()} for here in lists
+        ]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise ServerFailed(f"{server.url} tells no log probabilities of a prompt (prompt_logprobs)") from None
+
+
+def post(server: Server, path: str, body: dict[str, Any]) -> Any:
+    """The JSON that a server answers to a request.
+
+    Raises:
+        ServerFailed: it answers an error, none, or something else.
+    """
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {server.key}"}
+    request = urllib.request.Request(f"{server.url}{path}", json.dumps(body).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=_REQUEST_S) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        said = error.read(500).decode(errors="replace").replace(server.key, "***")
+        raise ServerFailed(f"{server.url}{path} answers {error.code}: {said}") from None
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+        raise ServerFailed(f"no usable answer from {server.url}{path}: {error}") from None
