@@ -31,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from harness import watch  # noqa: PLC0415 - half a second that no other command needs
 
         watch.add_arguments(commands["watch"])
+    if "doctor" in argv:
+        from harness import doctor  # noqa: PLC0415 - the same
+
+        doctor.add_arguments(commands["doctor"])
     try:
         if argv and argv[0] in commands:
             # By itself a subparser takes no option between positionals, as in `compare BASE --across x NEW`.
@@ -81,9 +85,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     moving.add_argument("--reason", metavar="TEXT", required=True, help="why; it is kept in the anchor")
     moving.set_defaults(run=_anchor)
     watching = commands.add_parser("watch", help="tell whether a server works or hangs, and restart it")
+    examining = commands.add_parser("doctor", help="look whether this machine can measure a stack, and truly")
     claiming = commands.add_parser("claims", help="hold the figures of a Markdown file against their records")
     claims.add_arguments(claiming)
-    return parser, {"compare": comparing, "anchor": moving, "watch": watching, "claims": claiming}
+    parsers = {"compare": comparing, "anchor": moving, "watch": watching, "doctor": examining}
+    return parser, {**parsers, "claims": claiming}
 
 
 def _compare(options: argparse.Namespace) -> int:
