@@ -10,6 +10,11 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
 METRIC_VERSION = 1
 """Changes when a definition below changes: results of two versions are never compared."""
 
@@ -203,4 +208,75 @@ def tally_of(
         committed=output_tokens - 1 + (0 if stopped else max(0, overshoot)),
         output_tokens=output_tokens,
         drafted=drafted,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tallies:
+    """The tallies of m answers as arrays of shape (m,): a comparison reads thousands of cells.
+
+    Floats, since `stats.py` works on them; counts below 2**53 are exact.
+    """
+
+    at_least: FloatArray
+    """Shape (k + 1, m). A smaller k counts as positions never reached."""
+    undrafted: FloatArray
+    committed: FloatArray
+    output_tokens: FloatArray
+    drafted: int | None
+    """Of all answers together."""
+
+    @property
+    def decode_steps(self) -> FloatArray:
+        """Of each answer."""
+        steps: FloatArray = self.at_least[0] + self.undrafted
+        return steps
+
+    def grouped(self, sizes: Sequence[int]) -> Tallies:
+        """Neighbours added up, so many at a time (at least one): the seeds of a prompt."""
+        if len(sizes) == len(self.undrafted):
+            return self
+        starts = [0, *itertools.accumulate(sizes[:-1])]
+        return dataclasses.replace(
+            self,
+            at_least=np.add.reduceat(self.at_least, starts, axis=1),
+            undrafted=np.add.reduceat(self.undrafted, starts),
+            committed=np.add.reduceat(self.committed, starts),
+            output_tokens=np.add.reduceat(self.output_tokens, starts),
+        )
+
+    def total(self) -> Tally:
+        """All of them added up."""
+        return Tally(
+            at_least=tuple(map(int, self.at_least.sum(axis=1))),
+            undrafted=int(self.undrafted.sum()),
+            committed=int(self.committed.sum()),
+            output_tokens=int(self.output_tokens.sum()),
+            drafted=self.drafted,
+        )
+
+
+def tallies_of(
+    histograms: Sequence[Sequence[int]],
+    *,
+    undrafted: Sequence[int],
+    output_tokens: Sequence[int],
+    stopped: Sequence[bool],
+    drafted: Sequence[int | None],
+) -> Tallies:
+    """`tally_of` of many answers at once."""
+    depth = max(map(len, histograms), default=1)
+    if any(len(histogram) != depth for histogram in histograms):
+        histograms = [(*histogram, *[0] * (depth - len(histogram))) for histogram in histograms]
+    steps = np.array(histograms, dtype=np.float64).reshape(-1, depth).T
+    at_least = steps[::-1].cumsum(axis=0)[::-1]
+    alone, tokens = np.array(undrafted, dtype=np.float64), np.array(output_tokens, dtype=np.float64)
+    overshoot = 1 + at_least.sum(axis=0) + alone - tokens
+    known = [n for n in drafted if n is not None]
+    return Tallies(
+        at_least=at_least,
+        undrafted=alone,
+        committed=tokens - 1 + np.where(stopped, 0, np.maximum(0, overshoot)),
+        output_tokens=tokens,
+        drafted=sum(known) if len(known) == len(drafted) else None,
     )

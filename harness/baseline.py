@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import re
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.acceptance import Tally, added
+from harness.acceptance import Tallies
 from harness.errors import BadInput
-from harness.records import UNTIMED, CellRecord, PromptRecord, dump_cell, load, write_atomically
+from harness.records import UNTIMED, CellRecord, PromptRecord, dump_cell, load, tallies, write_atomically
 from harness.validity import countable
 
 ENOUGH_IN_COMMON = 0.9
@@ -39,9 +39,12 @@ class Pairs:
     """False where another drafter or another k drafts at other steps, so that a position is not the same."""
 
     @functools.cached_property
-    def tallies(self) -> tuple[list[Tally], list[Tally]]:
+    def tallies(self) -> tuple[Tallies, Tallies]:
         """Of both sides, prompt by prompt, the seeds of one summed."""
-        old, new = ([added([r.tally for r in sides[i]]) for sides in self.prompts] for i in (0, 1))
+        old, new = (
+            tallies(list(itertools.chain.from_iterable(groups))).grouped([len(group) for group in groups])
+            for groups in ([sides[i] for sides in self.prompts] for i in (0, 1))
+        )
         return old, new
 
     @functools.cached_property
@@ -203,20 +206,22 @@ def pair(old: CellRecord, new: CellRecord, *, across: Collection[str] = ()) -> P
 
 
 def _by_prompt(record: CellRecord, *, by_id: bool) -> dict[str, tuple[PromptRecord, ...]]:
-    groups: dict[str, list[PromptRecord]] = defaultdict(list)
+    groups: dict[str, tuple[PromptRecord, ...]] = {}
     for r in record.prompts:
         if countable(r):
-            groups[r.prompt if by_id else r.prompt_hash].append(r)
-    for rs in groups.values():
-        if len(rs) > 1:
-            rs.sort(key=lambda r: (r.seed, r.repeat))
-    return {key: tuple(rs) for key, rs in groups.items()}
+            key = r.prompt if by_id else r.prompt_hash
+            groups[key] = (*groups.get(key, ()), r)
+    return {
+        key: rs if len(rs) == 1 else tuple(sorted(rs, key=lambda r: (r.seed, r.repeat)))
+        for key, rs in groups.items()
+    }
 
 
 def _same_seeds(
     old: tuple[PromptRecord, ...], new: tuple[PromptRecord, ...]
 ) -> tuple[tuple[PromptRecord, ...], tuple[PromptRecord, ...]]:
-    if [r.seed for r in old] == [r.seed for r in new]:
+    one_each = len(old) == len(new) == 1
+    if old[0].seed == new[0].seed if one_each else [r.seed for r in old] == [r.seed for r in new]:
         return old, new
     seeds = {r.seed for r in old} & {r.seed for r in new}
     return tuple(r for r in old if r.seed in seeds), tuple(r for r in new if r.seed in seeds)

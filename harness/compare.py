@@ -5,22 +5,22 @@ Cells are loaded pair after pair and reduced to a row, so that thousands of them
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import itertools
 import math
 import os
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
-from harness.acceptance import added
 from harness.baseline import Refused, hard_text, pair
 from harness.collect import Entry, Side, match, names_of
 from harness.errors import BadInput
 from harness.gate import Verdict, judge_pairs
 from harness.notes import conditions_of, drafter_notes, noise_of, subject_notes, text_notes, weights_notes
-from harness.records import CellRecord, load
+from harness.records import CellRecord, load, tallies
 from harness.speed import speed_of
 from harness.stack import NONE
 from harness.validity import countable, mostly_degenerate
@@ -139,7 +139,8 @@ def compare(sides: Sequence[Side], *, across: Collection[str] = ()) -> Compariso
     partners = [dict(m.pairs) for m in matches]
     reader = _Reader(len(sides), across)
     jobs = [(entry, [partner.get(entry) for partner in partners]) for entry in base.entries]
-    rows = reader.rows([job for job in jobs if any(job[1]) or not others])
+    with _uncollected():
+        rows = reader.rows([job for job in jobs if any(job[1]) or not others])
     notes = [f"{side.name}: {note}" for side in sides for note in side.notes]
     for other, m in zip(others, matches, strict=True):
         for there, here, alone in ((base, other, m.base_only), (other, base, m.new_only)):
@@ -164,8 +165,20 @@ _WORTH_A_PROCESS, _PART = 250, 100
 
 def _read(reader: _Reader, jobs: Sequence[_Job]) -> tuple[_Reader, list[Row]]:
     """In a process of its own: a copy of `reader` comes back with what it met."""
-    gc.disable()  # no record refers to itself; looking for some that do costs a tenth of the time
-    return reader, [reader.row(*job) for job in jobs]
+    with _uncollected():
+        return reader, [reader.row(*job) for job in jobs]
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No record refers to itself; looking for some that do costs a tenth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Reader:
@@ -217,7 +230,7 @@ class _Reader:
         except Refused as refusal:
             verdict = Verdict(kind="invalid", text=f"not comparable: {refusal}")
         else:
-            sums = [added(side).conditional for side in pairs.tallies]
+            sums = [side.total().conditional for side in pairs.tallies]
             tested = {p.index: p for p in verdict.positions}
             positions = tuple(
                 PositionChange(
@@ -255,7 +268,7 @@ class _Reader:
     def _figures(self, entry: Entry, record: CellRecord) -> Figures:
         prompts = record.prompts if record.valid else ()
         counted = [r for r in prompts if countable(r)]
-        tally, speed = added([r.tally for r in counted]), speed_of(prompts)
+        tally, speed = tallies(counted).total(), speed_of(prompts)
         degenerate = mostly_degenerate(record.findings)
         plain = self._plain_tok_s(entry) if speed and record.cell.k and not degenerate else None
         return Figures(

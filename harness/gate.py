@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Collection
 from typing import Literal
 
-import numpy as np
-
 from harness import stats
-from harness.acceptance import Tally
+from harness.acceptance import Tallies
 from harness.baseline import Pairs, Refused, pair
 from harness.records import CellRecord
 
@@ -107,12 +104,7 @@ def judge_pairs(
         raise Refused(f"{m} prompts are too few for a verdict, {stats.MIN_PROMPTS} are the least")
     old, new = pairs.tallies
     try:
-        primary = stats.paired_log_ratio(
-            [t.committed for t in old],
-            [t.decode_steps for t in old],
-            [t.committed for t in new],
-            [t.decode_steps for t in new],
-        )
+        primary = stats.paired_log_ratio(old.committed, old.decode_steps, new.committed, new.decode_steps)
     except ValueError as error:
         raise Refused(str(error)) from None
     if pairs.identical:
@@ -175,9 +167,9 @@ def worst(verdicts: Collection[Verdict]) -> Verdict:
     return min(verdicts, key=lambda v: _WORST_FIRST.index(v.kind))
 
 
-def _positions(old: list[Tally], new: list[Tally], *, decide: bool) -> tuple[Position, ...]:
+def _positions(old: Tallies, new: Tallies, *, decide: bool) -> tuple[Position, ...]:
     """Every position that both sides have and that has enough trials, Holm-corrected together."""
-    before, after = _by_depth(old), _by_depth(new)
+    before, after = old.at_least, new.at_least
     tested: list[tuple[int, stats.PairedRatio]] = []
     for j in range(1, min(len(before), len(after))):
         x0, n0, x1, n1 = before[j], before[j - 1], after[j], after[j - 1]
@@ -198,12 +190,6 @@ def _positions(old: list[Tally], new: list[Tally], *, decide: bool) -> tuple[Pos
         )
         for (index, change), p in zip(tested, adjusted, strict=True)
     )
-
-
-def _by_depth(side: list[Tally]) -> stats.FloatArray:
-    """Row j: of each prompt, the verify steps that accepted at least j tokens."""
-    rows = itertools.zip_longest(*[t.at_least for t in side], fillvalue=0)
-    return np.array(list(rows), dtype=np.float64)
 
 
 def _sentence(

@@ -47,6 +47,8 @@ def conditions_of(record: CellRecord, across: Collection[str] = ()) -> dict[str,
 
 def noise_of(record: CellRecord) -> list[str]:
     """How much two passes of the baseline itself differ; nothing where it has one."""
+    if not any(r.repeat for r in record.prompts):
+        return []
     first, second = (
         record.model_copy(update={"prompts": tuple(r for r in record.prompts if r.repeat == repeat)})
         for repeat in (0, 1)

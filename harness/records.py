@@ -7,7 +7,6 @@ while a cell is measured its records go to a `.jsonl` beside it, one line each a
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import re
@@ -18,14 +17,11 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.acceptance import Tally, tally_of
+from harness.acceptance import Tallies, Tally, tallies_of, tally_of
 from harness.errors import BadInput, BadRecord
 
 SCHEMA: Literal[1] = 1
 RUN_FILE = "run.json"
-
-_tally_of = functools.lru_cache(maxsize=512)(tally_of)
-"""A comparison asks for the tally of each prompt of two cells several times."""
 
 TRUSTED = "the engine ran code that came with the model (trust_remote_code)"
 
@@ -118,13 +114,24 @@ class PromptRecord(Record):
     @property
     def tally(self) -> Tally:
         """The sums that every figure is derived from."""
-        return _tally_of(
-            tuple(self.histogram),
+        return tally_of(
+            self.histogram,
             undrafted=self.undrafted,
             output_tokens=self.output_tokens,
             stopped=self.finish != "length",
             drafted=self.draft_tokens,
         )
+
+
+def tallies(records: Sequence[PromptRecord]) -> Tallies:
+    """`PromptRecord.tally` of many, in order."""
+    return tallies_of(
+        [r.histogram for r in records],
+        undrafted=[r.undrafted for r in records],
+        output_tokens=[r.output_tokens for r in records],
+        stopped=[r.finish != "length" for r in records],
+        drafted=[r.draft_tokens for r in records],
+    )
 
 
 UNTIMED = {"began_s": None, "ttft_s": None, "total_s": None}

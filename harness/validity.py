@@ -26,7 +26,7 @@ def total(records: Iterable[PromptRecord]) -> Tally:
 
 def countable(record: PromptRecord) -> bool:
     """The answer reached a decode step; others are left out and counted."""
-    return not record.failed and record.output_tokens > 1
+    return record.output_tokens > 1 and not record.failed
 
 
 def remembers(subject: Mapping[str, Any]) -> bool:

@@ -8,9 +8,11 @@ from hypothesis import given, strategies as st
 from harness.acceptance import (
     EMPTY,
     Tally,
+    added,
     histogram_from_positions,
     histogram_of,
     overshoot_of,
+    tallies_of,
     tally_of,
     undrafted_steps,
 )
@@ -308,3 +310,35 @@ def test_a_sum_with_an_unknown_number_of_drafts_is_unknown() -> None:
 
     assert (known + unknown).drafted is None
     assert (known + known).drafted == 4
+
+
+Counted = tuple[tuple[int, ...], int, int, bool, int | None]
+counted: st.SearchStrategy[Counted] = st.tuples(
+    st.lists(st.integers(0, 50), min_size=1, max_size=7).map(tuple),
+    st.integers(0, 50),
+    st.integers(1, 400),
+    st.booleans(),
+    st.none() | st.integers(0, 400),
+)
+
+
+@given(st.lists(st.lists(counted, min_size=1, max_size=3), max_size=6))
+def test_many_tallies_at_once_are_those_of_each(groups: list[list[Counted]]) -> None:
+    flat = [answer for group in groups for answer in group]
+    histograms, undrafted, output_tokens, stopped, drafted = zip(*flat, strict=True) if flat else ((),) * 5
+    many = tallies_of(
+        histograms, undrafted=undrafted, output_tokens=output_tokens, stopped=stopped, drafted=drafted
+    )
+    each = [
+        [tally_of(h, undrafted=u, output_tokens=n, stopped=s, drafted=d) for h, u, n, s, d in group]
+        for group in groups
+    ]
+
+    assert many.total() == added(tally for group in each for tally in group)
+    summed = many.grouped([len(group) for group in groups])
+    wanted = [added(group) for group in each]
+    assert summed.committed.tolist() == [tally.committed for tally in wanted]
+    assert summed.decode_steps.tolist() == [tally.decode_steps for tally in wanted]
+    for i, tally in enumerate(wanted):
+        reached = (*tally.at_least, *[0] * (len(summed.at_least) - len(tally.at_least)))
+        assert tuple(summed.at_least[:, i]) == reached
