@@ -22,7 +22,7 @@ bench: $(READY)
 	$(BIN)/python -m pytest bench_suites
 
 test: $(READY)
-	$(BIN)/python -m pytest tests/unit tests/engine -m "not nightly"
+	$(BIN)/python -m pytest tests/unit tests/engine -m "not nightly" --durations 10
 
 test-all: $(READY)
 	DRAFTGATE_FUZZ=long $(BIN)/python -m pytest tests

@@ -40,7 +40,14 @@ def interrupt(draftgate: Draftgate, number: signal.Signals, *, after_prompts: in
     return process.returncode, output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,  # two starts each: one stands for the three in every run
+        pytest.param(signal.SIGTERM, marks=pytest.mark.nightly),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.nightly),
+    ],
+)
 def test_no_engine_is_left_and_resume_repeats_no_prompt(draftgate: Draftgate, number: signal.Signals) -> None:
     code, output = interrupt(draftgate, number, after_prompts=2)
     wait_for("the engine's end", lambda: not engines_of(draftgate.results), within_s=15)
@@ -131,6 +138,7 @@ def test_a_drafter_that_cannot_be_is_said_before_anything_starts(
     assert "Traceback" not in done.stdout
 
 
+@pytest.mark.nightly  # two starts
 def test_a_full_disk_ends_in_a_sentence_and_keeps_what_was_measured(tmp_path: Path) -> None:
     """A small tmpfs as the results folder; needs the right to mount one."""
     folder = tmp_path / "small"

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 RESOLVE = """
 from harness.models import resolve
 said = []
@@ -22,6 +24,7 @@ def ask(cache: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.nightly  # the model is converted three times, and imported five times
 def test_two_at_once_convert_it_once_and_a_damaged_one_is_made_again(tmp_path: Path) -> None:
     both = [ask(tmp_path), ask(tmp_path)]
     answers = [process.communicate(timeout=300)[0].split() for process in both]
