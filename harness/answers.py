@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import http.client
 import json
+import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -36,9 +37,16 @@ class Answer:
 
 
 def ask(
-    server: Server, prompts: Sequence[Prompt], profile: Profile, *, endpoint: str = "chat", repeats: int = 1
+    server: Server,
+    prompts: Sequence[Prompt],
+    profile: Profile,
+    *,
+    endpoint: str = "chat",
+    repeats: Sequence[int] = (0,),
 ) -> tuple[list[Answer], str]:
     """Send prompts as the suites do; the answers, and what makes them no measurement (empty where nothing).
+
+    Each repeat has seeds of its own; the answers come repeat by repeat, in the order of the prompts.
 
     Raises:
         ServerFailed: /metrics cannot be read.
@@ -47,13 +55,13 @@ def ask(
 
 
 async def _ask(
-    server: Server, prompts: Sequence[Prompt], profile: Profile, endpoint: str, repeats: int
+    server: Server, prompts: Sequence[Prompt], profile: Profile, endpoint: str, repeats: Sequence[int]
 ) -> tuple[list[Answer], str]:
     heard: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     spec = server.spec
     by_counters = server.counters if spec.k and not server.per_request else None
     gate = asyncio.Semaphore(1 if by_counters else profile.concurrency)
-    before = await settled(server.counters)
+    before, secret = await settled(server.counters), secrets.token_hex(8)
 
     async def one(number: int, prompt: Prompt, repeat: int) -> Answer:
         def hear(_: str, prompt_ids: Sequence[int], ids: Sequence[int]) -> None:
@@ -65,14 +73,14 @@ async def _ask(
         )  # fmt: skip
         async with gate, client:
             seed = seed_of(prompt.id, repeat=repeat, base=0)
-            salt = f"calibration-{number}" if profile.cache == "cold" else None
+            salt = f"{secret}-{number}" if profile.cache == "cold" else None
             record = await client.ask(
                 prompt, repeat=repeat, seed=seed, salt=salt, origin=0.0, counters=by_counters
             )
         prompt_ids, ids = heard[number]
         return Answer(record=record, prompt_ids=prompt_ids, ids=ids)
 
-    wanted = [(prompt, repeat) for repeat in range(repeats) for prompt in prompts]
+    wanted = [(prompt, repeat) for repeat in repeats for prompt in prompts]
     answers = await asyncio.gather(*(one(i, *want) for i, want in enumerate(wanted)))
     delta = await settled(server.counters) - before
     names = ("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished", "cached")

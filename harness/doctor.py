@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Tell the command's parser what there is to say, and what to run."""
     parser.description = (
         "Look whether this machine can measure a stack, and calibrate its engine: the target drafts for "
-        "itself, and what must come of it is known. Exit code: 0 all is well, 1 something is not, 2 invalid input."
+        "itself, and what must come of it is known. Exit code: 0 all is well, 1 it is not, 2 bad input."
     )
     add = parser.add_argument
     add("--stack", metavar="NAME|PATH", default=DEFAULT_STACK, help=f"({DEFAULT_STACK})")
