@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.endpoints import (
+    CHAT,
+    RAW,
+    TEMPLATED,
+    VARIANTS,
+    Audit,
+    Rendered,
+    Shell,
+    rows,
+    shell_of,
+    template_of,
+    token_lines,
+)
+from harness.prompts import hash_of
+from harness.records import PromptRecord
+from tests.unit.making import cell_name, cell_record, prompt_record
+
+BOS, USER, END, ASSISTANT = 1, 10, 11, 12
+SHELL = Shell(before=(BOS, USER), after=(END, ASSISTANT), bos=BOS)
+WORDS = (50, 51, 52)
+WHOLE = (BOS, USER, *WORDS, END, ASSISTANT)
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (WHOLE, "present"),
+        (WORDS, "missing"),
+        ((BOS, *WORDS), "missing"),
+        ((BOS, USER, *WHOLE, END, ASSISTANT), "doubled"),
+        ((BOS, *WHOLE), "partial"),
+        ((*WORDS, END, ASSISTANT), "partial"),
+        ((), "missing"),
+    ],
+)
+def test_a_template_is_told_by_its_tokens(ids: tuple[int, ...], expected: str) -> None:
+    assert SHELL.template(ids) == expected
+
+
+def test_a_text_that_begins_twice_has_a_double_bos() -> None:
+    assert SHELL.double_bos((BOS, *WHOLE))
+    assert not SHELL.double_bos(WHOLE)
+    assert not Shell(before=(), after=(), bos=None).double_bos((3, 3))
+
+
+class Fake:
+    """A tokenizer: a token a character, the template of `SHELL` around them."""
+
+    def __init__(self, *, bos: bool) -> None:
+        self._bos = (BOS,) if bos else ()
+
+    def chat(self, text: str) -> tuple[int, ...]:
+        return (BOS, USER, *map(ord, text), END, ASSISTANT)
+
+    def raw(self, text: str, *, special: bool = True) -> tuple[int, ...]:
+        return (*(self._bos if special else ()), *map(ord, text))
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_the_template_is_what_two_prompts_have_in_common(bos: bool) -> None:  # noqa: FBT001
+    assert shell_of(Fake(bos=bos)) == SHELL  # type: ignore[arg-type]
+
+
+def audit(ids: Mapping[str, tuple[int, ...]], records: Mapping[str, list[PromptRecord]]) -> Audit:
+    """Over each variant every prompt is the same tokens."""
+    rendered = {
+        v: tuple(
+            Rendered(
+                prompt=r.prompt, variant=v, ids=ids[v], template=SHELL.template(ids[v]),
+                double_bos=SHELL.double_bos(ids[v]),
+            )
+            for r in records[v]
+        )
+        for v in VARIANTS
+    }  # fmt: skip
+    named = {CHAT: cell_name(), RAW: cell_name(endpoint="raw"), TEMPLATED: cell_name(endpoint="raw")}
+    return Audit(records={v: cell_record(*records[v], cell=named[v]) for v in VARIANTS}, rendered=rendered)
+
+
+def answers(ids: tuple[int, ...], *, easy: int = 0, **changes: Any) -> list[PromptRecord]:
+    """Eight prompts, the first `easy` of them loops that are guessed whole."""
+    hashed = {"prompt_hash": hash_of(list(ids)), **changes}
+    whole = {"accepted": None, "drafted": None, "histogram": (0, 0, 0, 0, 4), "undrafted": 0,
+             "draft_tokens": 16, "output_tokens": 21}  # fmt: skip
+    return [prompt_record(f"p{i}", **(hashed | (whole if i < easy else {}))) for i in range(8)]
+
+
+SENT = {CHAT: WHOLE, RAW: WORDS, TEMPLATED: WHOLE}
+
+
+def good() -> Audit:
+    return audit(SENT, {CHAT: answers(WHOLE), RAW: answers(WORDS, easy=4), TEMPLATED: answers(WHOLE)})
+
+
+def test_a_sound_pair_of_endpoints_differs_by_the_template_alone() -> None:
+    found = good()
+    assert found.faults() == []
+    assert found.within_noise()
+    said = found.sentences()
+    assert said[0] == "raw + template: the tokens of chat in 8 of 8 prompts, its answer in 8"
+    assert said[1].startswith("raw against chat: tokens per step +")
+    assert said[2].startswith("of it the missing template: +")
+    assert said[2].endswith("the endpoint itself: the same in all 8 prompts")
+
+
+def test_the_table_has_a_row_for_each_way() -> None:
+    header, table = rows(good())
+    assert header[:3] == ["sent over", "n", "template"]
+    assert [row[:4] for row in table] == [
+        ["chat", "8", "present", "no"],
+        ["raw", "8", "missing", "no"],
+        ["raw + template", "8", "present", "no"],
+    ]
+
+
+def test_a_template_that_chat_applies_twice_or_not_is_a_fault() -> None:
+    twice = (BOS, USER, *WHOLE, END, ASSISTANT)
+    records = {CHAT: answers(twice), RAW: answers(WORDS), TEMPLATED: answers(WHOLE)}
+    assert audit({**SENT, CHAT: twice}, records).faults() == [
+        "chat: 8 prompts, p0 first, have the template doubled"
+    ]
+    records[CHAT] = answers(WORDS)
+    assert audit({**SENT, CHAT: WORDS}, records).faults() == [
+        "chat: 8 prompts, p0 first, have the template missing"
+    ]
+
+
+def test_a_double_bos_is_told_wherever_it_is() -> None:
+    doubled = (BOS, *WHOLE)
+    records = {CHAT: answers(WHOLE), RAW: answers(WORDS), TEMPLATED: answers(doubled)}
+    found = audit({**SENT, TEMPLATED: doubled}, records)
+    assert "raw + template: 8 of 8 prompts have a double BOS" in found.sentences()
+    assert rows(found)[1][2][3] == "8 of 8"
+
+
+def test_the_same_tokens_with_another_acceptance_are_a_fault() -> None:
+    records = {CHAT: answers(WHOLE), RAW: answers(WORDS), TEMPLATED: answers(WHOLE, easy=7)}
+    assert audit(SENT, records).faults() == [
+        "raw + template sends the same tokens as chat, but another share of drafts is accepted"
+    ]
+
+
+def test_an_answer_from_other_tokens_than_the_audit_saw_is_a_fault() -> None:
+    records = {CHAT: answers(WORDS), RAW: answers(WORDS), TEMPLATED: answers(WHOLE)}
+    assert audit(SENT, records).faults() == [
+        "chat: 8 prompts, p0 first, were answered from other tokens than /tokenize tells"
+    ]
+
+
+def test_every_prompt_s_tokens_are_kept() -> None:
+    lines = [json.loads(line) for line in token_lines(good()).splitlines()]
+    assert len(lines) == 24
+    assert lines[0] == {
+        "prompt": "p0", "variant": "chat", "ids": list(WHOLE), "template": "present", "double_bos": False,
+    }  # fmt: skip
+
+
+def test_a_template_is_rendered_by_hand_as_its_file_says(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    assert template_of(tmp_path) is None
+    assert template_of(None) is None
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": {"content": "<s>"}}')
+    (tmp_path / "chat_template.jinja").write_text(
+        "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    render = template_of(tmp_path)
+    assert render is not None
+    assert render("hello") == "<s>[user]hello[assistant]"
