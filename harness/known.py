@@ -62,8 +62,9 @@ def verified(accepted: Sequence[int], drafted: Sequence[int], tokens: int) -> It
 def chance(logprobs: Sequence[float], temperature: float) -> float:
     """Probability of the likeliest token at a temperature, from the largest log probabilities at 1.
 
-    The tokens that are not given hold the rest of the mass, each no more than the last one given: half of
-    what they can add is added, which is exact to a thousandth with a hundred tokens of a usual model.
+    The tokens that are not given hold the rest of the mass, each no more than the last one given. They are
+    taken to fall with the square of their rank, so that at power a = 1/T they add 1 / (2a - 1) of the most
+    that they can; exact at T=1.
 
     Args:
         logprobs: natural logarithms, the largest first, one at least.
@@ -72,8 +73,8 @@ def chance(logprobs: Sequence[float], temperature: float) -> float:
     power = 1 / temperature
     given = math.fsum(math.exp(value * power) for value in logprobs)
     rest = max(0.0, 1 - math.fsum(math.exp(value) for value in logprobs))
-    most = rest * math.exp(logprobs[-1] * (power - 1)) if temperature <= 1 else rest
-    return math.exp(logprobs[0] * power) / (given + most / 2)
+    most = rest * math.exp(logprobs[-1] * (power - 1))
+    return math.exp(logprobs[0] * power) / (given + most / max(1.0, 2 * power - 1))
 
 
 def place_of(position: int, logprobs: Mapping[int, float], temperature: float, *, accepted: bool) -> Place:

@@ -1,0 +1,41 @@
+"""The instrument itself: sound with the mend, found broken without it, and then nothing is measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.engine.conftest import Draftgate
+
+CELL = ("-m", "chat and en and none", "--prompts", "2", "--max-tokens", "8", "--gate", "off")
+LOSSLESS = (
+    "bench_suites/test_lossless.py", "-k", "lossless", "-m", "self and chat and en",
+    "--prompts", "4", "--max-tokens", "32", "--calibration", "off",
+)  # fmt: skip
+
+
+def test_a_sound_instrument_is_remembered(draftgate: Draftgate) -> None:
+    first, again = draftgate.run(*CELL), draftgate.run(*CELL)
+
+    assert (first.returncode, again.returncode) == (0, 0), first.stdout
+    assert "calibrated: vLLM" in first.stdout
+    assert "calibrating:" not in again.stdout
+    assert "calibrated: vLLM" in again.stdout
+
+
+def test_a_broken_instrument_stops_the_run_before_anything_is_measured(draftgate: Draftgate) -> None:
+    done = draftgate.run(*CELL, env={"DRAFTGATE_MEND": "probe"})
+
+    assert done.returncode == 1
+    assert "the instrument is broken: vLLM" in done.stdout
+    assert "the target drafting for itself at T=0.7" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not list(draftgate.results.glob("*/acceptance/*"))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("mend", "code"), [("1", 0), ("probe", 1)])
+def test_the_engine_fault_is_not_lossless(draftgate: Draftgate, mend: str, code: int) -> None:
+    done = draftgate.run(*LOSSLESS, env={"DRAFTGATE_MEND": mend})
+
+    assert done.returncode == code, done.stdout
+    assert ("not lossless: T=0.7" in done.stdout) == bool(code)

@@ -1,0 +1,62 @@
+"""`draftgate doctor` without an engine: what it looks at, and its exit code."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import doctor
+from harness.cli import main
+from harness.errors import ServerFailed
+
+STACK = """
+schema = 1
+name = "tiny"
+[target]
+model = "org/tiny"
+[engine]
+{engine}
+[drafters.none]
+[drafters.ngram]
+method = "ngram"
+k = [2]
+"""
+
+
+def examine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str = "") -> int:
+    def no_engine(_: str) -> None:
+        raise ServerFailed(f"{sys.executable} has no vLLM: run `make setup`")
+
+    monkeypatch.setattr(doctor, "engine_facts", no_engine)
+    path = tmp_path / "tiny.toml"
+    path.write_text(STACK.format(engine=engine))
+    return main(["doctor", "--stack", str(path), "--results", str(tmp_path / "results")])
+
+
+def test_without_an_engine_it_says_so_and_exits_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert examine(tmp_path, monkeypatch) == 1
+    out = capsys.readouterr().out
+    assert "has no vLLM" in out
+    assert "not without an engine" in out
+    assert "ok  stack         tiny: none, ngram" in out
+
+
+def test_a_port_that_is_taken_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert examine(tmp_path, monkeypatch, f"port = {port}") == 1
+    assert f"bad port          {port}: Address already in use" in capsys.readouterr().out
+
+
+def test_an_unknown_stack_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--stack", "no-such"]) == 2
+    assert "unknown stack" in capsys.readouterr().err

@@ -1,0 +1,68 @@
+"""Whether a drafter changes what the target says: the judges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness import lossless
+from harness.lossless import Divergence, Ids
+
+
+def test_the_first_difference() -> None:
+    assert lossless.first_difference([1, 2, 3], [1, 2, 3]) is None
+    assert lossless.first_difference([1, 2, 3], [1, 9, 3]) == 1
+    assert lossless.first_difference([1, 2], [1, 2, 3]) == 2
+
+
+def parted(*gaps: float) -> list[Divergence]:
+    return [Divergence(prompt=f"p{i}", at=5 + i, gap=gap) for i, gap in enumerate(gaps)]
+
+
+def test_at_zero_only_ties_may_part() -> None:
+    assert lossless.judge_greedy([], 0, 8)[0] == "ok"
+    assert lossless.judge_greedy(parted(0.01), 0, 8)[0] == "ok"
+    outcome, text = lossless.judge_greedy(parted(0.01, 3.2), 0, 8)
+    assert outcome == "broken"
+    assert "token 6 of p1" in text
+
+
+def test_at_zero_many_ties_are_judged_against_the_noise_of_none() -> None:
+    assert lossless.judge_greedy(parted(*[0.01] * 8), 0, 8)[0] == "broken"
+    assert lossless.judge_greedy(parted(*[0.01] * 8), 6, 8)[0] == "ok"
+
+
+def answers(rng: np.random.Generator, first: float, count: int = 64) -> dict[str, list[Ids]]:
+    """Four tokens of two kinds each, the first kind with this probability but for the first token."""
+    said = {}
+    for prompt in ("a", "b", "c", "d"):
+        draws = rng.random((count, 4)) < np.array([0.6, first, first, first])
+        said[prompt] = [tuple(int(x) for x in row) for row in draws]
+    return said
+
+
+def test_an_honest_engine_passes() -> None:
+    rng = np.random.default_rng(2)
+    found = [
+        lossless.judge_sampled(answers(rng, 0.7), answers(rng, 0.7), checked=9, rng=rng)[0] for _ in range(20)
+    ]
+    assert found == ["ok"] * 20
+
+
+def test_another_distribution_is_found() -> None:
+    rng = np.random.default_rng(3)
+    outcome, text = lossless.judge_sampled(answers(rng, 0.9), answers(rng, 0.6), checked=9, rng=rng)
+    assert outcome == "broken"
+    assert "p = 0.0001" in text
+
+
+def test_where_nothing_was_drafted_nothing_is_claimed() -> None:
+    rng = np.random.default_rng(4)
+    outcome, text = lossless.judge_sampled(answers(rng, 0.9), answers(rng, 0.1), checked=0, rng=rng)
+    assert outcome == "not checked"
+    assert text.startswith("—")
+
+
+def test_a_token_that_is_not_told_is_at_most_as_likely_as_the_last() -> None:
+    assert lossless.gap_at({1: -0.1, 2: -3.0}, 1, 7) == pytest.approx(2.9)
+    assert lossless.gap_at({1: -0.1}, 1, None) == 0
