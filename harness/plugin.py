@@ -208,9 +208,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Print the plan before the first server starts."""
     config = session.config
     cells = [cell for item in session.items if (cell := cell_of(item)) and not owns_servers(item)]
-    pairs = [cell for item in session.items if (cell := cell_of(item)) and owns_servers(item)]
-    if not (cells or pairs):
+    own = [(item, cell) for item in session.items if (cell := cell_of(item)) and owns_servers(item)]
+    if not (cells or own):
         return
+    pairs = [cell for item, cell in own if "speed_pairs" in getattr(item, "fixturenames", ())]
     run = config.stash[SESSION]
     try:
         for line in [*plan(run, cells), *speed_plan(run, pairs), f"draftgate: records go to {run.folder}"]:
