@@ -57,31 +57,36 @@ def ask(
 async def _ask(
     server: Server, prompts: Sequence[Prompt], profile: Profile, endpoint: str, repeats: Sequence[int]
 ) -> tuple[list[Answer], str]:
-    heard: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     spec = server.spec
     by_counters = server.counters if spec.k and not server.per_request else None
-    gate = asyncio.Semaphore(1 if by_counters else profile.concurrency)
     before, secret = await settled(server.counters), secrets.token_hex(8)
+    wanted = [(prompt, repeat) for repeat in repeats for prompt in prompts]
+    todo, told = iter(enumerate(wanted)), dict[int, Answer]()
 
-    async def one(number: int, prompt: Prompt, repeat: int) -> Answer:
+    async def worker() -> None:
+        heard: list[tuple[int, ...]] = []
+
         def hear(_: str, prompt_ids: Sequence[int], ids: Sequence[int]) -> None:
-            heard[number] = (tuple(prompt_ids), tuple(ids))
+            heard[:] = [tuple(prompt_ids), tuple(ids)]
 
-        client = Client(
+        async with Client(
             url=server.url, key=server.key, model=server.model, endpoint=endpoint, profile=profile,
             k=spec.k, server=server.start_id, timeout_s=spec.request_timeout_s, heard=hear,
-        )  # fmt: skip
-        async with gate, client:
-            seed = seed_of(prompt.id, repeat=repeat, base=0)
-            salt = f"{secret}-{number}" if profile.cache == "cold" else None
-            record = await client.ask(
-                prompt, repeat=repeat, seed=seed, salt=salt, origin=0.0, counters=by_counters
-            )
-        prompt_ids, ids = heard[number]
-        return Answer(record=record, prompt_ids=prompt_ids, ids=ids)
+        ) as client:  # fmt: skip
+            for number, (prompt, repeat) in todo:  # one iterator for all workers
+                record = await client.ask(
+                    prompt,
+                    repeat=repeat,
+                    seed=seed_of(prompt.id, repeat=repeat, base=0),
+                    salt=f"{secret}-{number}" if profile.cache == "cold" else None,
+                    origin=0.0,
+                    counters=by_counters,
+                )
+                told[number] = Answer(record=record, prompt_ids=heard[0], ids=heard[1])
 
-    wanted = [(prompt, repeat) for repeat in repeats for prompt in prompts]
-    answers = await asyncio.gather(*(one(i, *want) for i, want in enumerate(wanted)))
+    # Read from counters, one request must run alone.
+    await asyncio.gather(*(worker() for _ in range(1 if by_counters else profile.concurrency)))
+    answers = [told[number] for number in range(len(wanted))]
     delta = await settled(server.counters) - before
     names = ("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished", "cached")
     cell = CellName(endpoint=endpoint, language="en", workload="instruct", drafter=spec.drafter, k=spec.k)
@@ -93,7 +98,7 @@ async def _ask(
         cache="warm",  # nothing is said of it here
         mends=(),
     )
-    return list(answers), "; ".join(finding.text for finding in found if finding.hard)
+    return answers, "; ".join(finding.text for finding in found if finding.hard)
 
 
 def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]]:
