@@ -34,6 +34,8 @@ from tests import perf
 from tests.perf import DATA
 
 K = 4
+AUDITED = 8
+"""Prompts of the endpoint audit, 64 tokens each."""
 ROOM = 224
 """max_model_len of the first server: enough for every trap but the one about it."""
 
@@ -137,28 +139,32 @@ def on_ngram(bench: Bench) -> Iterator[Row]:
     """What shows with a drafter that needs no weights."""
     tokens = Tokens(bench.server)
     shell = shell_of(tokens)
-    plain = load_prompts(DATA / "prompts", "instruct", "en", at_most=bench.prompts)
+    plain = load_prompts(DATA / "prompts", "instruct", "en", at_most=AUDITED)
     by_hand = template_of(Path(bench.server.target_path or "/nowhere"))
     render: Callable[[str], str] = by_hand or (lambda text: tokens.text(tokens.chat(text)))
     hand = tuple(dataclasses.replace(p, text=render(p.text)) for p in plain)
     sent = {CHAT: plain, RAW: plain, TEMPLATED: hand}
-    records = {v: bench.measure(prompts=s, endpoint=CHAT if v == CHAT else RAW) for v, s in sent.items()}
+    records = {
+        v: bench.measure(prompts=s, endpoint=CHAT if v == CHAT else RAW, max_tokens=64)
+        for v, s in sent.items()
+    }
     audit = Audit(
         records=records, rendered={v: rendered(s, v, tokens=tokens, shell=shell) for v, s in sent.items()}
     )
     suite = "`pytest bench_suites/test_endpoints.py -k ngram`"
     said = audit.sentences()
-    yield Row(trap="raw prompts lack the chat template", command=suite, answer="; ".join(said[-2:]))
+    answer = "; ".join([f"raw: template {audit.templates(RAW)}", *said[-2:]])
+    yield Row(trap="raw prompts lack the chat template", command=suite, answer=answer)
     shown = {**sent, CHAT: hand}
     doubled = Audit(
-        records={**records, CHAT: bench.measure(prompts=hand)},
+        records={**records, CHAT: bench.measure(prompts=hand, max_tokens=4)},
         rendered={v: rendered(s, v, tokens=tokens, shell=shell) for v, s in shown.items()},
     )
     yield Row(
         trap="the template is applied twice", command=f"{suite} with prompts that hold it already",
         answer=next(iter(doubled.faults()), None),
     )  # fmt: skip
-    long = tuple(dataclasses.replace(p, text=f"{p.text} " * 3) for p in plain)
+    long = tuple(dataclasses.replace(p, text=f"{p.text} " * 3) for p in plain[: bench.prompts])
     bench.measure(prompts=long, cache="warm", max_tokens=4)
     salt = Measurement._salt
     Measurement._salt = lambda _: None  # type: ignore[method-assign]
@@ -181,10 +187,10 @@ def on_ngram(bench: Bench) -> Iterator[Row]:
         trap="answers are cut by max_model_len", command=f"`max_model_len = {ROOM}`, `--max-tokens {ROOM}`",
         answer=line_of(cut, "cut-by-max-model-len"),
     )  # fmt: skip
-    idle = bench.measure(max_tokens=3)
+    idle = bench.measure(max_tokens=2)
     yield Row(
         trap="the drafter proposes nothing",
-        command="`-k ngram --max-tokens 3`",
+        command="`-k ngram --max-tokens 2`",
         answer=line_of(idle, "no-drafts"),
     )
     short = bench.measure(max_tokens=1)
@@ -219,7 +225,7 @@ def on_dead_drafter(bench: Bench) -> Iterator[Row]:
     )  # fmt: skip
 
 
-def job(stack_name: str, prompts: int, results: Path) -> dict[str, Any]:
+def job(stack_name: str, prompts: int, results: Path, *, only: str | None) -> dict[str, Any]:
     """Spring all of them.
 
     Raises:
@@ -248,6 +254,7 @@ def job(stack_name: str, prompts: int, results: Path) -> dict[str, Any]:
         (server_spec(stack, "self", 3), "probe", on_faulty_engine),
     ]
     rows: list[Row] = []
+    plan = [part for part in plan if only in (None, part[0].drafter)]
     for spec, mend, spring in plan:
         with running(spec, folder=folder / "servers", say=perf.say, mend=mend) as server:
             for row in spring(Bench(server, folder / spec.label, prompts)):
@@ -263,11 +270,12 @@ def main() -> int:
     """Exit code 1 where a trap was not seen."""
     parser = perf.options("traps", __doc__)
     parser.add_argument("--prompts", type=perf.positive, default=3, help="a cell (%(default)s)")
+    parser.add_argument("--only", metavar="DRAFTER", help="the traps of one server: ngram, round1, self")
     given = parser.parse_args()
     figures: dict[str, Any] = {}
 
     def carried() -> dict[str, Any]:
-        figures.update(job(given.stack, given.prompts, given.results))
+        figures.update(job(given.stack, given.prompts, given.results, only=given.only))
         return json.loads(json.dumps(figures))  # type: ignore[no-any-return]
 
     code = perf.carry_out(carried)
