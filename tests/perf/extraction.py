@@ -27,6 +27,7 @@ from training.__main__ import speaker
 from training.engines import Engines, base_spec, is_cpu
 from training.hidden_states import server_spec
 from training.pipeline import STAGES
+from training.room import hidden_folder
 from training.stages import Context
 
 SAMPLES = 60
@@ -41,7 +42,7 @@ def apart(context: Context) -> dict[str, float]:
 
     rows = datasets.load_from_disk(str(context.upstream["dataset"] / "data")).with_format(None)
     base, target = base_spec(context.recipe, say=context.say, python=sys.executable)
-    folder = train._hidden_folder(context, target, tokens=0)
+    folder = hidden_folder(context, target, tokens=0)
     cpu = is_cpu(context.recipe, sys.executable)
     # The same server that the trainer will ask: it is kept.
     server = context.engines.get(
