@@ -21,6 +21,7 @@ from harness.prompts import Prompt
 from harness.records import CellName, PromptRecord
 from harness.server import Server
 from harness.stack import Profile
+from harness.watchdog import STALL_SECONDS, guarded
 
 MOST_LOGPROBS = 100
 """Likeliest tokens asked for at a place."""
@@ -43,15 +44,25 @@ def ask(
     *,
     endpoint: str = "chat",
     repeats: Sequence[int] = (0,),
+    stall_seconds: float = STALL_SECONDS,
 ) -> tuple[list[Answer], str]:
     """Send prompts as the suites do; the answers, and what makes them no measurement (empty where nothing).
 
     Each repeat has seeds of its own; the answers come repeat by repeat, in the order of the prompts.
 
     Raises:
-        ServerFailed: /metrics cannot be read.
+        ServerFailed: /metrics cannot be read, or the server had work and did nothing for `stall_seconds`;
+            it is ended then, and evidence lies beside its log.
     """
-    return asyncio.run(_ask(server, prompts, profile, endpoint, repeats))
+    with guarded(server, stall_seconds=stall_seconds, note="known answers") as guard:
+        try:
+            found = asyncio.run(_ask(server, prompts, profile, endpoint, repeats))
+        except ServerFailed:
+            if guard.stalled is None:
+                raise
+    if guard.stalled:
+        raise ServerFailed(f"server {server.spec.label} stalled: {guard.stalled.reason}")
+    return found
 
 
 async def _ask(

@@ -32,6 +32,7 @@ from harness.prompts import Prompt
 from harness.records import write_atomically
 from harness.server import Server, engine_facts, running
 from harness.stack import Drafter, Profile, Sampling, Stack
+from harness.watchdog import STALL_SECONDS
 
 K = 3
 DRAFTER = "self"
@@ -129,6 +130,7 @@ def ensure(
     mend: str = "1",
     prefix_cache: bool = True,
     again: bool = False,
+    stall_seconds: float = STALL_SECONDS,
 ) -> Calibration:
     """The short calibration of a stack's engine and target: from the cache, or done now.
 
@@ -140,9 +142,10 @@ def ensure(
         mend: see `server.running`.
         prefix_cache: whether the servers that will measure have one.
         again: do it whatever the cache knows.
+        stall_seconds: how long the server may have work and do nothing.
 
     Raises:
-        ServerFailed: the engine could not be started with the target drafting for itself.
+        ServerFailed: the engine could not be started with the target drafting for itself, or it stalled.
         BadInput: the target is not there.
     """
     spec = self_spec(stack, prefix_cache=prefix_cache)
@@ -154,7 +157,7 @@ def ensure(
             return remembered
         say("draftgate: calibrating: the target drafts for itself on a server of its own (then remembered)")
         with running(spec, folder=folder, say=say, mend=mend) as server:
-            found = calibrate(server, prompts, say=say)
+            found = calibrate(server, prompts, say=say, stall_seconds=stall_seconds)
         if not found.broken:
             write_atomically(path, found.model_dump_json(by_alias=True, indent=1) + "\n")
         return found
@@ -167,11 +170,18 @@ def _remembered(path: Path) -> Calibration | None:
         return None
 
 
-def calibrate(server: Server, prompts: Sequence[Prompt], *, say: Say, max_tokens: int = 64) -> Calibration:
+def calibrate(
+    server: Server,
+    prompts: Sequence[Prompt],
+    *,
+    say: Say,
+    max_tokens: int = 64,
+    stall_seconds: float = STALL_SECONDS,
+) -> Calibration:
     """Self-drafting on `server` at T=0 and at T=0.7, against what must come of it.
 
     Raises:
-        ServerFailed: the server does not answer, or tells no log probabilities.
+        ServerFailed: the server does not answer, stalls, or tells no log probabilities.
     """
     checks, said = [], Counter[int]()
     for temperature in (0.0, TEMPERATURE):
@@ -179,7 +189,7 @@ def calibrate(server: Server, prompts: Sequence[Prompt], *, say: Say, max_tokens
         profile = Profile(
             prompts=len(prompts), max_tokens=max_tokens, sampling=Sampling(temperature=temperature)
         )
-        answers, hard = ask(server, prompts, profile)
+        answers, hard = ask(server, prompts, profile, stall_seconds=stall_seconds)
         checks.append(_check(server, answers, hard, temperature))
         if not temperature:
             said.update(token for answer in answers for token in answer.ids)

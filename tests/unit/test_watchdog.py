@@ -721,7 +721,8 @@ def bench(fake: Fake, tmp_path: Path, *words: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench_suites/test_acceptance.py",
          "--stack", str(stack),
-         "--results", str(tmp_path / "results"), "--gate", "off", "--prompts", "3", *words],
+         "--results", str(tmp_path / "results"), "--gate", "off", "--prompts", "3",
+         "--calibration", "off", *words],
         cwd=DATA.parent, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
@@ -754,6 +755,16 @@ def test_a_suite_on_a_server_that_always_hangs_ends_in_a_sentence(fake: Fake, tm
 
     assert code == 1, output
     assert "that was stall 3 of this cell; the 0 prompts measured before are kept" in output
+    assert "Traceback" not in output
+
+
+def test_a_calibration_on_a_server_that_hangs_does_not_wait_for_its_requests(
+    fake: Fake, tmp_path: Path
+) -> None:
+    fake.freeze.touch()
+    _, output = bench(fake, tmp_path, "--stall-seconds", "1", "--calibration", "on")
+
+    assert "not calibrated: the target cannot draft for itself here: server self-k3 stalled" in output
     assert "Traceback" not in output
 
 
