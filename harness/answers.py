@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import http.client
 import json
+import math
 import secrets
 import urllib.error
 import urllib.request
@@ -26,6 +27,9 @@ from harness.watchdog import STALL_SECONDS, guarded
 MOST_LOGPROBS = 100
 """Likeliest tokens asked for at a place."""
 _REQUEST_S = 300.0
+_ROUNDING = 1e-3
+_LEAST = -math.log(2**31)
+"""A vocabulary of so many tokens, all as likely."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,11 +130,19 @@ def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]
     data = post(server, "/v1/completions", body)
     try:
         lists = data["choices"][0]["prompt_logprobs"]
-        return [
+        told = [
             {int(token): float(entry["logprob"]) for token, entry in (here or {}).items()} for here in lists
         ]
-    except (LookupError, TypeError, ValueError, AttributeError):
-        raise ServerFailed(f"{server.url} tells no log probabilities of a prompt (prompt_logprobs)") from None
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        told = []
+    if len(told) == len(ids) and all(_are_logprobs(here) for here in told[1:]):
+        return told
+    raise ServerFailed(f"{server.url} tells no log probabilities of a prompt (prompt_logprobs)")
+
+
+def _are_logprobs(here: dict[int, float]) -> bool:
+    """At most 0, but for rounding; and the likeliest of a vocabulary is not as good as impossible."""
+    return bool(here) and _LEAST < max(here.values()) <= _ROUNDING and min(here.values()) > -math.inf
 
 
 def post(server: Server, path: str, body: dict[str, Any]) -> Any:

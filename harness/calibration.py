@@ -165,9 +165,11 @@ def ensure(
 
 def _remembered(path: Path) -> Calibration | None:
     try:
-        return Calibration.model_validate_json(path.read_bytes())
+        found = Calibration.model_validate_json(path.read_bytes())
     except (OSError, ValueError):  # none yet, or damaged: then it is done again
         return None
+    sound = {check.name for check in found.checks if check.outcome == "ok"}
+    return found if sound == {check.name for check in found.checks} == set(_SHORT) else None
 
 
 def calibrate(
@@ -280,6 +282,10 @@ def synthetic(stack: Stack, prompts: Sequence[Prompt], *, folder: Path, say: Say
 def name_of(temperature: float) -> str:
     """The check of self-drafting at a temperature."""
     return f"the target drafting for itself at T={temperature:g}"
+
+
+_SHORT = tuple(name_of(temperature) for temperature in (0.0, TEMPERATURE))
+"""The checks of the short form: a memory that lacks one is none."""
 
 
 def _check(server: Server, answers: Sequence[Answer], hard: str, temperature: float) -> Check:

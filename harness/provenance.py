@@ -34,6 +34,10 @@ __all__ = [
 ]  # fmt: skip
 
 
+_MOST = 2**53
+"""What a float still holds exactly."""
+
+
 def identity(cell: Cell, server: Server) -> dict[str, Any]:
     """What two records must share to be compared."""
     target = cell.spec.target
@@ -137,9 +141,16 @@ def sampling_defaults(log: Path | None) -> dict[str, Any] | str:
     found = re.search(r"sampling parameters have been overridden by [^\n]*?: `(\{[^`\n]*\})`", text)
     try:
         defaults = ast.literal_eval(found[1]) if found else {}
-    except (ValueError, SyntaxError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return UNVERIFIED
-    return defaults if isinstance(defaults, dict) else UNVERIFIED
+    if not isinstance(defaults, dict) or not all(isinstance(name, str) for name in defaults):
+        return UNVERIFIED
+    plain = all(value is None or _is_figure(value) for value in defaults.values())
+    return defaults if plain else UNVERIFIED
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < _MOST
 
 
 def _text_of(log: Path | None) -> str:

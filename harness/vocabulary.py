@@ -82,6 +82,8 @@ def _tensor(file: Path, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.ge
             if entry is None:
                 return None
             begin, end = entry["data_offsets"]
+            if not 0 <= begin <= end <= file.stat().st_size - _HEAD - length:
+                raise ValueError("it lies outside the file")  # noqa: TRY301
             data.seek(_HEAD + length + begin)
             return np.frombuffer(data.read(end - begin), dtype=_TYPES[entry["dtype"]])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:

@@ -63,8 +63,8 @@ from training import (
 )
 from training.templates import Templates
 
-TESTS = 19
-"""In this file."""
+TESTS = 28
+"""In this file and `test_fuzz_instrument.py`."""
 LONG = os.environ.get("DRAFTGATE_FUZZ") == "long"
 fuzz = settings(
     settings.get_profile("long" if LONG else "draftgate"),
