@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import metrics, supervisor
+from harness import leftovers, metrics, supervisor
 from harness.cells import ServerSpec
 from harness.client import NO_KEY
 from harness.errors import BadInput, PortTaken, ServerFailed
@@ -82,6 +82,7 @@ class Server:
         """End the engine and all that it started, a frozen one too; a server that is not ours is left."""
         if self.process:
             _stop(self.process)
+            leftovers.end(self.process.pid, self.start_id)
 
 
 @functools.cache
@@ -215,6 +216,7 @@ def running(
     target = resolve(spec.target.model, say=say, python=spec.engine_python)
     speculative = resolve_speculative(spec, target=target, say=say)
     words = command_line(spec, model=target, speculative=speculative, per_request=facts.per_request)
+    leftovers.end_left(say)
     start_id = secrets.token_hex(6)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{spec.label}-{start_id}.log"
@@ -228,10 +230,13 @@ def running(
         **({"VLLM_API_KEY": key} if locked else {}),
         "DRAFTGATE_MEND": mend,
         "DRAFTGATE_MEND_REPORT": str(report),
+        leftovers.MARK: start_id,
     }
     began = time.monotonic()
     process, port = _launch(python, words, spec, environment, log)
+    noted = None
     try:
+        noted = leftovers.note(start_id=start_id, label=spec.label, session=process.pid)
         url = f"http://127.0.0.1:{port}"
         _wait_ready(url, process, log, spec, say=say, began=began)
         started_s = round(time.monotonic() - began, 1)
@@ -254,6 +259,8 @@ def running(
         )
     finally:
         _stop(process)
+        leftovers.end(process.pid, start_id)  # where the supervisor was killed, its engine outlived it
+        leftovers.forget(noted)
 
 
 def _launch(
