@@ -20,7 +20,7 @@ from hypothesis import given, strategies as st
 
 from fixtures.servers import Keeper
 from harness import watchdog
-from harness.cells import Cell, ServerSpec
+from harness.cells import Cell
 from harness.cli import main
 from harness.errors import BadRecord, ServerFailed
 from harness.measure import Measurement
@@ -28,8 +28,9 @@ from harness.plugin import DATA
 from harness.prompts import Prompt
 from harness.records import CellRecord, load
 from harness.server import Server, running
-from harness.stack import Profile, Target
+from harness.stack import Profile
 from harness.watchdog import Evidence, Guard, Pulse, Stall, Watch, guarded, stalls_in
+from tests.unit.fake_engine import Fake, bench
 from tests.unit.fakes import FakeVllm, Reply, fake_vllm
 from tests.unit.making import cell_name, server_spec
 
@@ -369,91 +370,8 @@ def test_evidence_that_was_cut_off_is_named(vllm: FakeVllm, tmp_path: Path) -> N
 
 # An engine of our own that hangs
 
-ENGINE = '''\
-"""A fake of vLLM's API server as a process: it answers until the file in FAKE_FREEZE is there."""
-import json, os, pathlib, sys, threading, time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-freeze = pathlib.Path(os.environ["FAKE_FREEZE"])
-started, lock = time.time(), threading.Lock()
-count = {"running": 0, "generated": 0, "prompted": 0, "finished": 0}
-
-def add(**by):
-    with lock:
-        for name, n in by.items():
-            count[name] += n
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        page = f"process_start_time_seconds {started}\\n" + "".join(
-            f"vllm:{name} {count[of]}\\n" for name, of in (
-                ("num_requests_running", "running"), ("generation_tokens_total", "generated"),
-                ("prompt_tokens_total", "prompted"), ("request_success_total", "finished")))
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(page.encode() if self.path == "/metrics" else b"{}")
-
-    def do_POST(self):
-        length = int(self.headers["Content-Length"])
-        asked = json.loads(self.rfile.read(length))
-        self.send_response(500 if "refuse" in str(asked["messages"]) else 200)
-        self.end_headers()
-        add(running=1, prompted=3)
-        for i in range(4):
-            time.sleep(0.02)
-            while freeze.exists() and "warm" not in str(asked["messages"]):
-                time.sleep(0.02)
-            choice = {"index": 0, "delta": {"content": f" w{i}"}, "token_ids": [i],
-                      "finish_reason": "stop" if i == 3 else None}
-            self.event({"choices": [choice], "prompt_token_ids": [1, 2, length]})
-            add(generated=1)
-        add(running=-1, finished=1)
-        self.event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
-
-    def event(self, data):
-        self.wfile.write(f"data: {json.dumps(data)}\\n\\n".encode())
-        self.wfile.flush()
-
-    def log_message(self, *_):
-        pass
-
-port = int(sys.argv[sys.argv.index("--port") + 1])
-print("fake engine", os.getpid(), "on", port, flush=True)
-ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
-'''
-
-
 POST = "import sys, urllib.request as u; u.urlopen(sys.argv[1], b'{\"messages\": 1}').read()"
 """A client of the engine that is not ours."""
-
-
-class Fake:
-    """An interpreter whose vLLM is the engine above, and the file that freezes it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.freeze = folder / "freeze"
-        self.script = folder / "engine.py"
-        self.script.write_text(ENGINE)
-        self.python = folder / "python"
-        said = json.dumps([str(folder), "0.99.0", "vllm-fake"])
-        self.python.write_text(
-            f"#!/bin/sh\nif [ \"$1\" = -c ]; then echo '{said}'; exit; fi\n"
-            f'[ -e {folder}/broken ] && {{ echo "OSError: broken"; exit 3; }}\n'
-            f'exec {sys.executable} {self.script} "$@"\n'
-        )
-        self.python.chmod(0o755)
-        model = folder / "tiny"
-        model.mkdir()
-        (model / "config.json").write_text("{}")
-        (model / "model.safetensors").write_text("")
-
-    def spec(self) -> ServerSpec:
-        return server_spec(
-            engine_python=str(self.python), drafter="none", k=0, speculative=None,
-            target=Target(model=str(self.folder / "tiny")), env=(("FAKE_FREEZE", str(self.freeze)),),
-            start_timeout_s=30.0, request_timeout_s=30.0,
-        )  # fmt: skip
 
 
 @pytest.fixture
@@ -699,33 +617,6 @@ def test_another_program_uses_a_guarded_server(keeper: Keeper, fake: Fake) -> No
 
 
 # pytest bench_suites
-
-TINY = """\
-schema = 1
-name = "tiny"
-endpoints = ["chat"]
-languages = ["en"]
-[target]
-model = "{model}"
-[engine]
-python = "{python}"
-[engine.env]
-FAKE_FREEZE = "{freeze}"
-[drafters.none]
-"""
-
-
-def bench(fake: Fake, tmp_path: Path, *words: str) -> tuple[int, str]:
-    stack = tmp_path / "tiny.toml"
-    stack.write_text(TINY.format(model=fake.folder / "tiny", python=fake.python, freeze=fake.freeze))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench_suites/test_acceptance.py",
-         "--stack", str(stack),
-         "--results", str(tmp_path / "results"), "--gate", "off", "--prompts", "3",
-         "--calibration", "off", *words],
-        cwd=DATA.parent, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr
 
 
 def test_a_suite_goes_on_after_a_stall_and_says_so(fake: Fake, tmp_path: Path) -> None:
