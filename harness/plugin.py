@@ -37,6 +37,7 @@ DEFAULT_PROFILE = "quick"
 SESSION = pytest.StashKey[Session]()
 CELL = pytest.StashKey[Cell]()
 _BENCHES = pytest.StashKey[bool]()
+_LOST_WORKER = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -93,9 +94,22 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker of pytest-xdist the name of the run, and whether it has a device of its own."""
-    node.workerinput["draftgate_run"] = node.config.stash[SESSION].run
+    run = node.config.stash[SESSION]
+    node.workerinput["draftgate_run"] = run.run
     workers = node.config.getoption("numprocesses") or 1
+    try:
+        if not node.config.getoption("collectonly"):
+            run.claim()
+    except BadInput as error:
+        raise pytest.UsageError(str(error)) from None
     node.workerinput["draftgate_alone"] = workers == 1 or workers <= len(provenance.environment()["gpus"])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """A worker that was killed leaves cells unmeasured: such a run can be resumed."""
+    if error:
+        node.config.stash[_LOST_WORKER] = True
 
 
 def _options(config: pytest.Config, stack: Stack) -> Options:
@@ -218,6 +232,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             if not hasattr(config, "workerinput"):
                 _write(config, line)
         if not config.getoption("collectonly"):
+            if not hasattr(config, "workerinput"):
+                run.claim()
             run.write(finished=False)
             # Ended like Ctrl-C: what was measured is kept and shown.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -246,7 +262,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     if ended and not config.getoption("collectonly") and config.stash[SESSION].folder.exists():
         try:
-            config.stash[SESSION].write(finished=_complete(config, session))
+            complete = not config.stash.get(_LOST_WORKER, False) and _complete(config, session)
+            config.stash[SESSION].write(finished=complete)
         except BadInput as error:
             _write(config, f"draftgate: {error}")
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

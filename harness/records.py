@@ -47,9 +47,18 @@ def _folders(name: str) -> str:
     return "/".join(_one_folder(part) for part in name.split("/"))
 
 
+def _telling_devices(environment: dict[str, Any]) -> dict[str, Any]:
+    """What names a folder of baselines is what we wrote."""
+    gpus = environment.get("gpus") or []
+    if not isinstance(gpus, list) or not all(isinstance(gpu, dict) for gpu in gpus):
+        raise ValueError("does not say what GPUs there were")
+    return environment
+
+
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Seconds = Annotated[float, Field(ge=0, le=_MOST)]
 Name = Annotated[str, AfterValidator(_one_folder)]
+Environment = Annotated[dict[str, Any], AfterValidator(_telling_devices)]
 
 
 class Record(BaseModel):
@@ -170,7 +179,7 @@ class CellRecord(Record):
     """Must be the same for two records to be compared."""
     subject: dict[str, Any]
     """What a comparison is about: drafter, settings, engine version."""
-    environment: dict[str, Any]
+    environment: Environment
     """Hardware: footnoted for acceptance, refused for throughput."""
     provenance: dict[str, Any]
     """Command, commit, time, host. Never compared."""
@@ -205,7 +214,7 @@ class RunRecord(Record):
     subject: tuple[str, ...] = ()
     """Fields of the identity that its stack declares the subject: it is gated across them."""
     provenance: dict[str, Any]
-    environment: dict[str, Any]
+    environment: Environment
     finished: bool = False
 
 
@@ -385,13 +394,18 @@ class Journal:
 
 def _first_difference(old: bytes, new: str) -> str:
     try:
-        before, after = json.loads(old), json.loads(new)
-        for key in sorted({*before, *after}):
-            if before.get(key) != after.get(key):
-                return f"{key} was {_short(before.get(key))}, is {_short(after.get(key))}"
+        return _difference(json.loads(old), json.loads(new))
     except (ValueError, AttributeError, TypeError, RecursionError):
         pass
     return "its first line is not the head of this cell"
+
+
+def _difference(before: dict[str, Any], after: dict[str, Any], within: str = "") -> str:
+    key = min(key for key in {*before, *after} if before.get(key) != after.get(key))
+    old, new = before.get(key), after.get(key)
+    if isinstance(old, dict) and isinstance(new, dict):
+        return _difference(old, new, f"{within}{key}.")
+    return f"{within}{key} was {_short(old)}, is {_short(new)}"
 
 
 def _short(value: Any) -> str:

@@ -16,10 +16,13 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from harness import leftovers, metrics, supervisor
 from harness.cells import ServerSpec
@@ -301,11 +304,36 @@ def _wait_ready(
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
                 if answer.status == 200:  # noqa: PLR2004
-                    return
+                    break
         except (OSError, urllib.error.URLError):
             pass
         say(f"\rdraftgate: starting server {spec.label}: {waited:.0f} s")
         time.sleep(0.25)
+    port = urllib.parse.urlsplit(url).port or 0
+    stranger = _stranger(port, process.pid)
+    if stranger:
+        raise PortTaken(
+            f"port {port} was taken by another program ({stranger}) while server {spec.label} was starting: "
+            "end it, change engine.port in the stack, or leave it out to get a free one"
+        )
+
+
+def _stranger(port: int, supervisor_pid: int) -> str | None:
+    """Who listens on a port of ours without being below `supervisor_pid`; None where nobody does."""
+    try:
+        family = {p.pid for p in psutil.Process(supervisor_pid).children(recursive=True)}
+        listening = [
+            (at.pid, str(at.laddr[0]))
+            for at in psutil.net_connections("tcp")
+            if at.status == psutil.CONN_LISTEN and at.laddr and at.laddr[1] == port
+        ]
+    except (psutil.Error, OSError):  # it cannot be told here
+        return None
+    ours = any(pid in family for pid, _ in listening)
+    for pid, address in listening:
+        if pid not in family and (address == "127.0.0.1" or not ours):
+            return f"process {pid}" if pid else "another user's"
+    return None
 
 
 def _obituary(spec: ServerSpec, log: Path, what: str) -> str:

@@ -9,6 +9,8 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from harness import baseline, provenance, stats
 from harness.cells import Cell, cells as cells_of
 from harness.errors import BadInput, BadRecord
@@ -81,6 +83,7 @@ class Session:
         self.timed = True
         """False where workers share a device: then no time means anything."""
         self.measured: dict[tuple[str, str], CellRecord] = {}
+        self._lock: BaseFileLock | None = None
 
     @property
     def folder(self) -> Path:
@@ -107,6 +110,27 @@ class Session:
             f"--resume: {self.options.results} holds no unfinished run of stack {self.options.stack.name}, "
             f"profile {self.options.profile_name}; start without --resume"
         )
+
+    def claim(self) -> None:
+        """Make the run this process's own until it ends, however it ends.
+
+        Raises:
+            BadInput: another process is measuring it, or the results folder cannot be written.
+        """
+        if self._lock is not None:
+            return
+        lock = FileLock(self.folder / ".lock", blocking=False)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise BadInput(
+                f"--resume: {self.folder} is being measured by another process; wait for its end, or start "
+                "without --resume"
+            ) from None
+        except OSError as error:
+            raise BadInput(f"cannot write {self.folder}: {error.strerror}") from None
+        self._lock = lock
 
     def write(self, *, finished: bool) -> None:
         """Write `run.json`.

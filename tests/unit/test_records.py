@@ -370,7 +370,7 @@ def test_an_empty_journal_is_begun_anew(journal_path: Path) -> None:
     ("head", "says"),
     [
         ({**HEAD, "seed": 1}, "seed was 0, is 1"),
-        ({**HEAD, "identity": {"max_tokens": 96}}, 'identity was {"max_tokens": 64}, is {"max_tokens": 96}'),
+        ({**HEAD, "identity": {"max_tokens": 96}}, "identity.max_tokens was 64, is 96"),
         ({**HEAD, "more": True}, "more was null, is true"),
         ({**HEAD, "cell": "x" * 100}, 'is "' + "x" * 76 + r"\.\.\."),
     ],

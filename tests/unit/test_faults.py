@@ -1,0 +1,171 @@
+"""What else uses the machine, or ends a part of a run: said, and nothing is lost by it."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness import server as servers
+from harness.errors import PortTaken
+from harness.records import CellRecord, RunRecord, load
+from tests.unit.fake_engine import Fake, bench, start_bench
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Fake:
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    return Fake(folder)
+
+
+def until(done: Callable[[], object], what: str, *, within_s: float = 60) -> None:
+    deadline = time.monotonic() + within_s
+    while not done():
+        assert time.monotonic() < deadline, f"waited too long for {what}"
+        time.sleep(0.02)
+
+
+def journalled(results: Path) -> int:
+    return sum(p.read_text().count("\n") - 1 for p in results.glob("*/acceptance/*.jsonl"))
+
+
+def run_record(results: Path) -> RunRecord:
+    (path,) = results.glob("*/run.json")
+    return load(path, RunRecord)
+
+
+# A port that somebody else took
+
+THIEF = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Thief(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_): pass
+server = HTTPServer(("127.0.0.1", 0), Thief)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture
+def thief() -> Iterator[int]:
+    """The port of a server of another program, which answers anything."""
+    process = subprocess.Popen([sys.executable, "-c", THIEF], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_port_that_was_taken_while_the_server_loads_is_not_ours(
+    fake: Fake, thief: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine never answers, but somebody does."""
+    fake.script.write_text("import time; time.sleep(1000)")
+    launch = servers._launch
+
+    def stolen(*words: object) -> object:
+        process, _ = launch(*words)  # type: ignore[arg-type]
+        return process, thief
+
+    monkeypatch.setattr(servers, "_launch", stolen)
+
+    with (
+        pytest.raises(PortTaken, match=rf"port {thief} was taken by another program \(process \d+\) while"),
+        servers.running(fake.spec(), folder=tmp_path / "servers", say=lambda _: None),
+    ):
+        pytest.fail("a stranger's server was taken for ours")
+
+
+# A worker of pytest-xdist
+
+
+@contextlib.contextmanager
+def benching(fake: Fake, tmp_path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A suite that runs; ended whatever happens."""
+    with start_bench(fake, tmp_path, *words) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(process.pid).children():
+        try:
+            words = " ".join(child.cmdline())
+            if "pytest-xdist" in words or "stdin.readline" in words:  # with setproctitle, and without
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_run_whose_worker_was_killed_can_be_resumed(fake: Fake, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    with benching(fake, tmp_path, "-n", "1", "--max-worker-restart", "0") as process:
+        until(lambda: journalled(results) >= 1, "a prompt")
+        fake.freeze.touch()
+        (worker,) = workers(process)
+        before = journalled(results)
+        worker.kill()
+        output, _ = process.communicate(timeout=60)
+    fake.freeze.unlink()
+
+    assert process.returncode == 1
+    assert "crashed while running" in output
+    assert not run_record(results).finished
+    code, output = bench(fake, tmp_path, "--resume")
+    assert code == 0, output
+    assert run_record(results).finished
+    (path,) = results.glob("*/acceptance/*.json")
+    record = load(path, CellRecord)
+    assert len(record.prompts) == journalled(results) == 3
+    assert sum(r.segment == 0 for r in record.prompts) == before
+
+
+# Two runs at once
+
+
+def test_a_run_that_goes_on_is_not_resumed_beside_it(fake: Fake, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    with benching(fake, tmp_path) as process:
+        until(lambda: journalled(results) >= 1, "a prompt")
+        fake.freeze.touch()
+        before = journalled(results)
+        code, output = bench(fake, tmp_path, "--resume")
+        fake.freeze.unlink()
+        told, _ = process.communicate(timeout=60)
+
+    assert code == 4, output
+    (folder,) = results.iterdir()
+    assert f"{folder} is being measured by another process; wait for its end, or start without" in output
+    assert "Traceback" not in output
+    assert process.returncode == 0, told
+    assert before < journalled(results) == 3
+
+
+def test_two_runs_at_once_in_one_results_folder(fake: Fake, tmp_path: Path) -> None:
+    with benching(fake, tmp_path) as one, benching(fake, tmp_path) as other:
+        outputs = [process.communicate(timeout=120)[0] for process in (one, other)]
+
+    assert (one.returncode, other.returncode) == (0, 0), outputs
+    runs = list((tmp_path / "results").iterdir())
+    assert len(runs) == 2
+    for run in runs:
+        assert load(run / "run.json", RunRecord).finished
+        (path,) = run.glob("acceptance/*.json")
+        assert len(load(path, CellRecord).prompts) == 3
