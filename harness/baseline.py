@@ -20,6 +20,8 @@ ENOUGH_IN_COMMON = 0.9
 """Share of the prompts that both sides must have."""
 ANCHOR = ".anchor.json"
 
+_NAMED_AT_MOST = 64
+"""Characters of a device's folder."""
 _RENDERING = frozenset({"endpoint", "language", "target", "tokenizer", "chat_template", "workload"})
 """Comparing across one of these, no prompt is rendered to the same tokens: they pair by id."""
 
@@ -66,7 +68,9 @@ def device_name(environment: Mapping[str, Any]) -> str:
     """The folder of a device: `cpu`, `nvidia-h200`, or `unverified` for a server elsewhere."""
     gpus = environment.get("gpus") or []
     if gpus:
-        name = re.sub(r"[^a-z0-9]+", "-", str(gpus[0].get("name", "gpu")).lower()).strip("-")
+        name = (
+            re.sub(r"[^a-z0-9]+", "-", str(gpus[0].get("name")).lower())[:_NAMED_AT_MOST].strip("-") or "gpu"
+        )
         return f"{name}-x{len(gpus)}" if len(gpus) > 1 else name
     return "unverified" if environment.get("cpu") == "unverified" else "cpu"
 

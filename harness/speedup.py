@@ -19,7 +19,7 @@ from scipy import special
 
 from harness.baseline import device_name
 from harness.gate import Kind, Verdict, percent
-from harness.records import SCHEMA, CellName, Name, Record, load, write_atomically
+from harness.records import SCHEMA, CellName, Environment, Name, Record, load, write_atomically
 from harness.stats import ALPHA_OK, ALPHA_PRIMARY
 
 MIN_PAIRS = 6
@@ -37,7 +37,7 @@ class SpeedRecord(Record):
     cell: CellName
     identity: dict[str, Any]
     subject: dict[str, Any]
-    environment: dict[str, Any]
+    environment: Environment
     provenance: dict[str, Any]
     ratios: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...]
     """Aggregate tok/s of the drafter over that of `none`, a value a pair of starts, in order."""

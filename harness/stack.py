@@ -181,7 +181,7 @@ def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        return text, tomllib.loads(text)
+        data = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:
@@ -190,6 +190,22 @@ def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
         raise BadInput(f"{path}: not TOML: {error}") from None
     except RecursionError:
         raise BadInput(f"{path}: nested too deeply to be one of ours") from None
+    if too_deep(data):
+        raise BadInput(f"{path}: nested too deeply to be one of ours")
+    return text, data
+
+
+def too_deep(data: Any) -> bool:
+    """Whether tables and lists stand deeper in one another than anything of ours does."""
+    inside = [data]
+    for _ in range(_MOST_DEEP):
+        inside = [
+            item
+            for value in inside
+            for item in (value.values() if isinstance(value, dict) else value)
+            if isinstance(item, dict | list)
+        ]
+    return bool(inside)
 
 
 def _fill_profiles(data: dict[str, Any]) -> None:
@@ -232,6 +248,7 @@ def place(text: str, loc: tuple[str, ...]) -> str:
     return f"line {best_line}, {key}" if best_line else key
 
 
+_MOST_DEEP = 32
 _Loc = tuple[str, ...]
 _Wrong = Callable[[_Loc, str], BadInput]
 

@@ -64,7 +64,7 @@ def read(path: Path) -> Iterator[Line]:
 
 def _object(raw: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
-        data = json.loads(raw)
+        data = json.loads(raw.decode("utf-8-sig"))  # from bytes, json takes halves of surrogate pairs
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}, line {number}: not JSON: {error}") from None
     if not isinstance(data, dict):

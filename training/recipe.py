@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import BadInput
-from harness.stack import Engine, Target, place, read_toml
+from harness.stack import Engine, Target, place, read_toml, too_deep
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -197,6 +197,8 @@ def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
     text, data = read_toml(path)
     for change in changes:
         _change(data, change)
+        if too_deep(data):
+            raise BadInput(f"--set {change[:80]}: nested too deeply to be a recipe")
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:

@@ -351,6 +351,7 @@ RECIPE = (recipes.RECIPES / "smollm2-eagle3-en-zh.toml").read_text(encoding="utf
 
 @fuzz
 @given(toml_of(STACK) | damaged(STACK.encode()))
+@example(STACK.replace("max_model_len", f"{'a.' * 300}a = 1\nmax_model_len").encode())
 def test_a_stack(folder: Path, content: bytes) -> None:
     path = put(folder, "s.toml", content)
     stack = read(path, lambda: stacks.load(path))
@@ -394,6 +395,7 @@ def test_a_stack(folder: Path, content: bytes) -> None:
 
 @fuzz
 @given(toml_of(RECIPE) | damaged(RECIPE.encode()))
+@example(RECIPE.replace("[engine.args]", f"[engine.args]\n{'a.' * 300}a = 1").encode())
 def test_a_recipe(folder: Path, content: bytes) -> None:
     path = put(folder, "r.toml", content)
     recipe = read(path, lambda: recipes.load(path))
@@ -480,6 +482,10 @@ SPEED = {
 @fuzz
 @given(json_of(CELL) | damaged(CELL_FILE))
 @example(CELL_FILE.replace(b'"findings"', b'"schema": 2, "findings"', 1))
+@example(CELL_FILE.replace(b'"gpus": []', b'"gpus": "A CPU"'))
+@example(CELL_FILE.replace(b'"gpus": []', b'"gpus": true'))
+@example(CELL_FILE.replace(b'"gpus": []', b'"gpus": [{"name": "%s"}]' % (b"x" * 300)))
+@example(CELL_FILE.replace(b'"gpus": []', b'"gpus": [{"name": "\xe4\xb8\xad"}]'))
 def test_a_cell_file(folder: Path, content: bytes) -> None:
     path = put(folder, "c.json", content)
     record = read(path, lambda: records.load(path, CellRecord))
@@ -540,6 +546,7 @@ def test_a_run_file(folder: Path, content: bytes) -> None:
 
 @fuzz
 @given(json_of(SPEED) | damaged(json.dumps(SPEED).encode()))
+@example(json.dumps(SPEED | {"environment": {"cpu": [], "gpus": "A CPU"}}).encode())
 def test_a_speed_file(folder: Path, content: bytes) -> None:
     path = put(folder, "v.json", content)
     record = read(path, lambda: records.load(path, speedup.SpeedRecord))
@@ -660,6 +667,7 @@ ROWS = [
 
 @fuzz
 @given(line_files(ROWS) | damaged(jsonl(ROWS)))
+@example(jsonl(ROWS).replace(b'{"id"', b'{"\xed\xa0\x80id"', 1))
 def test_answers_and_prompts_of_training(folder: Path, content: bytes) -> None:
     path = put(folder, "rows.jsonl", content)
     indexed = read(path, lambda: rows.index(path, 3))
