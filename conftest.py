@@ -5,6 +5,7 @@ pytest_plugins = [
     "fixtures.measurement",
     "fixtures.speed",
     "fixtures.contract",
+    "fixtures.load",
     "fixtures.lossless",
     "fixtures.endpoints",
     "pytester",

@@ -114,9 +114,19 @@ class Measurement:
         Raises:
             ServerFailed: the server stalled, and either too often or it is not ours to start anew.
         """
-        prompts = self._prompts[:first]
-        if self._lacking(repeat, prompts):
-            self._run(lambda: self._one_pass(repeat, prompts))
+        self._send((repeat,), self._prompts[:first])
+
+    def all_passes(self) -> None:
+        """Send what all repeats still lack in one stream: no pass waits for the last answer of another.
+
+        Raises:
+            ServerFailed: as `one_pass`.
+        """
+        self._send(range(self._repeats), self._prompts)
+
+    def _send(self, repeats: Sequence[int], prompts: Sequence[Prompt]) -> None:
+        if self._lacking(repeats, prompts):
+            self._run(lambda: self._passes(repeats, prompts))
 
     def so_far(self, stopped_at: int) -> CellRecord:
         """The record of a sequential measurement at one of its looks; nothing is written."""
@@ -282,20 +292,20 @@ class Measurement:
         self._prepared = True
         self._origin = time.perf_counter()
 
-    def _lacking(self, repeat: int, prompts: Sequence[Prompt]) -> list[Prompt]:
-        return [p for p in prompts if (p.id, repeat) not in self._done]
+    def _lacking(self, repeats: Sequence[int], prompts: Sequence[Prompt]) -> list[tuple[Prompt, int]]:
+        return [(p, repeat) for repeat in repeats for p in prompts if (p.id, repeat) not in self._done]
 
-    async def _one_pass(self, repeat: int, prompts: Sequence[Prompt]) -> None:
+    async def _passes(self, repeats: Sequence[int], prompts: Sequence[Prompt]) -> None:
         if not self._prepared:
             await self._prepare()
-        todo = iter(self._lacking(repeat, prompts))
+        todo = iter(self._lacking(repeats, prompts))
         total = self._repeats * len(self._prompts)
 
         # Written by a task of its own: a slow disk must not make the next prompt wait.
         answered: asyncio.Queue[PromptRecord | None] = asyncio.Queue()
 
         async def worker(client: Client) -> None:
-            for prompt in todo:  # one iterator for all workers: each prompt is taken once
+            for prompt, repeat in todo:  # one iterator for all workers: each prompt is taken once
                 record = await self._ask(client, prompt, repeat)
                 if record.failed and await self._lost():
                     return  # not the prompt's fault: the next server is asked it again

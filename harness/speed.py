@@ -24,6 +24,29 @@ class Speed:
     """Time per output token after the first: summed seconds / summed tokens, over prompts."""
 
 
+def wall_of(records: Iterable[PromptRecord]) -> float:
+    """Seconds of the passes over the prompts, from the first request's start to the last one's end.
+
+    Passes that ran together share their time; what lies between two passes is nobody's, and no more is the
+    time between the segments of a resumed cell.
+    """
+    passes: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
+    wall = 0.0
+    for r in records:
+        if r.began_s is None or r.total_s is None:
+            continue
+        if r.source == "counters":  # one at a time; what lies between two is our wait for the counters
+            wall += r.total_s
+        else:
+            passes[r.segment, r.repeat].append((r.began_s, r.began_s + r.total_s))
+    until: dict[int, float] = {}
+    for (segment, _), spans in sorted(passes.items(), key=lambda one: (one[0][0], min(one[1]))):
+        begin, end = min(began for began, _ in spans), max(ended for _, ended in spans)
+        wall += max(0.0, end - max(begin, until.get(segment, begin)))
+        until[segment] = max(end, until.get(segment, end))
+    return wall
+
+
 def speed_of(records: Iterable[PromptRecord]) -> Speed | None:
     """The speed of a cell; None where nothing was timed."""
     timed = [
@@ -34,17 +57,8 @@ def speed_of(records: Iterable[PromptRecord]) -> Speed | None:
     later = sum(r.output_tokens - 1 for r, *_ in timed)
     if not timed or later <= 0:
         return None
-    # A resumed cell has several segments; the time between them is nobody's.
-    passes: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
-    wall = 0.0
-    for r, began, _, total in timed:
-        if r.source == "counters":  # one at a time; what lies between two is our wait for the counters
-            wall += total
-        else:
-            passes[r.segment, r.repeat].append((began, began + total))
-    wall += sum(max(end for _, end in spans) - min(start for start, _ in spans) for spans in passes.values())
     return Speed(
-        aggregate=sum(r.output_tokens for r, *_ in timed) / wall,
+        aggregate=sum(r.output_tokens for r, *_ in timed) / wall_of([r for r, *_ in timed]),
         mean_prompt=statistics.fmean(r.output_tokens / total for r, _, _, total in timed),
         ttft_s=statistics.median(ttft for _, _, ttft, _ in timed),
         tpot_s=sum(total - ttft for _, _, ttft, total in timed) / later,

@@ -54,6 +54,20 @@ def test_the_time_between_two_passes_does_not_count() -> None:
     assert speed.aggregate == pytest.approx(10.0)
 
 
+def test_passes_that_run_together_share_their_time() -> None:
+    """The requests of a load are one stream: a pass begins before the one before it has ended."""
+    records = [
+        prompt_record("a", output_tokens=20, repeat=0, began_s=0.0, ttft_s=0.5, total_s=3.0),
+        prompt_record("a", output_tokens=20, repeat=1, began_s=1.0, ttft_s=0.5, total_s=3.0),
+        prompt_record("b", output_tokens=20, repeat=1, began_s=2.0, ttft_s=0.5, total_s=1.0),
+        prompt_record("b", output_tokens=20, repeat=2, began_s=1.5, ttft_s=0.5, total_s=1.0),
+    ]
+    speed = speed_of(records)
+
+    assert speed is not None
+    assert speed.aggregate == pytest.approx(20.0)  # 80 tokens in 4 s
+
+
 def test_failed_and_untimed_prompts_do_not_count() -> None:
     good = prompt_record("a", output_tokens=20, began_s=0.0, ttft_s=0.5, total_s=2.0)
     untimed = prompt_record("b", began_s=None, ttft_s=None, total_s=None)
