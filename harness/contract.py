@@ -105,7 +105,7 @@ def compare(predicted: Sequence[Predicted], record: CellRecord, *, max_tokens: i
         summary=summary,
         prompts=len(pairs),
         same_text=same,
-        notes=(*notes, *_explanations(summary)),
+        notes=(*notes, *_explanations(summary), *record.trusted),
     )
 
 

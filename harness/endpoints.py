@@ -315,6 +315,7 @@ class Audit:
         sent = len(self.rendered[CHAT])
         same, alike = self.same_tokens(TEMPLATED), self.same_answers(TEMPLATED)
         lines = [f"raw + template: the tokens of chat in {same} of {sent} prompts, its answer in {alike}"]
+        lines += self.records[CHAT].trusted
         lines += [
             f"{variant}: {n} of {sent} prompts have a double BOS"
             for variant in VARIANTS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -247,11 +248,24 @@ def _write(config: pytest.Config, text: str) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """Our own errors end in their sentence: a traceback would tell the user nothing more."""
+    """Our own errors end in their sentence: a traceback would tell the user nothing more.
+
+    A sentence may quote a server or a model: nothing in it acts on a terminal.
+    """
+    outcome = call.excinfo.value if call.excinfo else None
+    if cell_of(item) and isinstance(outcome, pytest.fail.Exception | pytest.skip.Exception):
+        outcome.msg = formats.visible_lines(str(outcome))
     report = yield
     if cell_of(item) and call.excinfo is not None and call.excinfo.errisinstance(DraftgateError):
         report.longrepr = formats.visible_lines(str(call.excinfo.value))
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
+    """The same of our warnings."""
+    if isinstance(warning_message.message, GateWarning):
+        warning_message.message.args = (formats.visible_lines(str(warning_message.message)),)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import sys
@@ -17,6 +18,7 @@ from harness import (
     client,
     formats,
     models,
+    patches,
     prediction,
     provenance,
     records,
@@ -33,6 +35,7 @@ from harness.gate import Verdict
 from harness.records import CellName, CellRecord, Finding, Journal, RunRecord
 from harness.session import Options, Session
 from harness.speedup import SpeedRecord
+from tests.unit import test_contract, test_endpoints
 from tests.unit.compared import cell, write_cell
 from tests.unit.fakes import Reply, as_json, fake_vllm
 from tests.unit.making import cell_name, cell_record, prompt_record, server_spec
@@ -347,3 +350,62 @@ def test_prompt_tokens_that_are_none_are_refused(event: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="token ids"):
         client.Client._take({"choices": [{"delta": {"content": "x"}}], **event}, into, chat=True)
     assert into.prompt_ids is None
+
+
+# What pytest shows of texts that engines and models wrote
+
+TOLD = """
+import pytest
+from harness.errors import BadInput, GateWarning
+
+HOSTILE = "the server says: \\x1b[31m\\x9b1m\\u202e<script>"
+
+
+@pytest.fixture(scope="session")
+def server(request):
+    return request.param
+
+
+@pytest.mark.cells
+def test_told(cell, server, request, say):
+    say(f"said {HOSTILE}")
+    if cell.name.k == 0:
+        pytest.fail(f"failed {HOSTILE}", pytrace=False)
+    if cell.name.k == 2:
+        raise BadInput(f"raised {HOSTILE}")
+    if cell.name.k == 4:
+        request.node.warn(GateWarning(f"warned {HOSTILE}"))
+    pytest.skip(f"skipped {HOSTILE}")
+"""
+
+
+def test_no_message_of_a_run_acts_on_a_terminal(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_told=TOLD)
+    stack(pytester.path, HEAD + "[drafters.none]\n" + NGRAM.replace("[2]", "[2, 4]"))
+    plugins = ("harness.plugin", "fixtures.servers", "fixtures.calibration", "fixtures.measurement")
+    done = pytester.runpytest_subprocess(
+        *(word for plugin in plugins for word in ("-p", plugin)), "-p", "no:cacheprovider", "-rA",
+        "--stack", "./tiny.toml", "-k", "chat and en", "--junitxml", "junit.xml", "test_told.py",
+    )  # fmt: skip
+    text = "\n".join([*done.outlines, *done.errlines])
+    for what in ("said", "failed", "raised", "warned", "skipped"):
+        assert rf"{what} the server says: \x1b[31m\x9b1m\u202e<script>" in text
+    assert not {"\x1b", "\x9b", "\u202e"} & set(text)
+    assert not {"\x1b", "\x9b", "\u202e"} & set((pytester.path / "junit.xml").read_text(encoding="utf-8"))
+
+
+def test_of_what_puts_code_before_the_engine_the_names_alone_are_recorded() -> None:
+    env = {"LD_PRELOAD": "value-of-it", "PYTHONPATH": "value-of-it", "HF_TOKEN": "value-of-it", "HOME": "/x"}
+    assert patches.code_loaders(env) == ["LD_PRELOAD", "PYTHONPATH"]
+
+
+def test_code_that_came_with_a_model_is_told_below_an_audit_and_a_contract() -> None:
+    """Tables of a run, of a comparison and of a load have tests of their own."""
+    trusting = {"subject": {"trust_remote_code": True}}
+    audit = test_endpoints.good()
+    assert records.TRUSTED not in audit.sentences()
+    chat = audit.records["chat"].model_copy(update=trusting)
+    assert records.TRUSTED in dataclasses.replace(audit, records={**audit.records, "chat": chat}).sentences()
+    reach = test_contract.reaches(1)
+    assert records.TRUSTED in test_contract.judged(reach, reach, **trusting).notes
+    assert records.TRUSTED not in test_contract.judged(reach, reach).notes
