@@ -222,7 +222,7 @@ def _cached_hash(file: Path) -> str:
     note = cache_folder() / "hashes" / key
     try:
         known = note.read_text(encoding="utf-8").strip()
-    except OSError:
+    except (OSError, ValueError):  # none yet, or no text
         known = ""
     if not re.fullmatch(r"[0-9a-f]{64}", known):
         known = sha256_of(file)

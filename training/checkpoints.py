@@ -56,7 +56,7 @@ class Checkpoints:
             try:
                 state = json.loads((path / STATE).read_text())
                 found.append(Step(path, state["epoch"], state["local_step"], state["global_step"]))
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, TypeError):
                 continue  # cut off while it was pruned: as if it were not there
         return sorted(found, key=lambda step: step.global_step)
 
@@ -110,7 +110,7 @@ class Checkpoints:
         try:
             told = json.loads((self.best / VALIDATION).read_text())
             return float(told["loss_epoch"]), int(told["epoch"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def crown(self, step: Step, metrics: dict[str, Any]) -> None:

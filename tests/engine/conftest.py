@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,25 +92,28 @@ def record_of(engine: Server, tmp_path: Path) -> Callable[..., CellRecord]:
 class Draftgate:
     """`pytest bench_suites` as a user runs it, in a process of its own."""
 
-    def __init__(self, results: Path) -> None:
-        self.results = results
+    def __init__(
+        self, results: Path, *, words: tuple[str, ...] = (), env: dict[str, str] | None = None
+    ) -> None:
+        self.results, self.words, self.env = results, words, env or {}
 
     def command(self, *words: str) -> list[str]:
         return [
             sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench_suites",
-            "--results", str(self.results), *words,
+            "--results", str(self.results), *self.words, *words,
         ]  # fmt: skip
 
     def run(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*words), cwd=ROOT, env={**os.environ, **(env or {})},
-            capture_output=True, text=True, timeout=600, check=False,
+            self.command(*words), cwd=ROOT, env={**os.environ, **self.env, **(env or {})},
+            capture_output=True, text=True, timeout=900, check=False,
         )  # fmt: skip
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self.command(*words),
             cwd=ROOT,
+            env={**os.environ, **self.env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -121,7 +125,8 @@ class Draftgate:
         """Prompt records that are on disk, in whatever cell."""
         found = []
         for path in sorted(self.results.glob("*/acceptance/*.jsonl")):
-            found += [json.loads(line) for line in path.read_text().splitlines()[1:]]
+            whole = path.read_text().rpartition("\n")[0]
+            found += [json.loads(line) for line in whole.splitlines()[1:]]
         return found
 
 
@@ -131,12 +136,22 @@ def draftgate(tmp_path: Path) -> Draftgate:
 
 
 def engines_of(results: Path) -> list[psutil.Process]:
-    """Processes whose command line or environment points into `results`: what a run of ours started."""
+    """Processes of engines that runs in `results` started, however they lost their parent.
+
+    By their environment, and by the numbers that stand in the engine's log: vLLM writes the titles of its
+    workers over their environment.
+    """
+    logged = {
+        int(number)
+        for log in results.glob("*/servers/*.log")
+        for number in re.findall(r"\bpid=(\d+)\)", log.read_text(errors="replace"))
+    }
     found = []
     for process in psutil.process_iter():
         try:
             report = process.environ().get("DRAFTGATE_MEND_REPORT", "")
-            if report.startswith(str(results)) and process.status() != psutil.STATUS_ZOMBIE:
+            titled = process.pid in logged and "VLLM" in " ".join(process.cmdline())
+            if (titled or report.startswith(str(results))) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue

@@ -27,6 +27,7 @@ from harness.records import CellName, load
 from harness.server import Server, running
 from harness.stack import Profile, Stack
 from harness.watchdog import Evidence, guarded
+from tests.perf import alarms
 
 pytestmark = pytest.mark.nightly  # two starts: two to three minutes
 
@@ -73,6 +74,20 @@ def test_long_prefills_and_a_queue_are_no_stall(keeper: Keeper, tmp_path: Path) 
     pairs = range(1, len(readings))
     # A prompt that is being read shows in KV-cache use, and nowhere else.
     assert any(counted[i] == counted[i - 1] and use[i] != use[i - 1] for i in pairs)
+
+
+def test_a_mixed_load_raises_no_alarm(stack: Stack, tmp_path: Path) -> None:
+    """What `python -m tests.perf.alarms` does for an hour; DRAFTGATE_ALARM_MINUTES, else five minutes."""
+    minutes = float(os.environ.get("DRAFTGATE_ALARM_MINUTES", "5"))
+    spec = alarms.tight(server_spec(stack, "ngram", 4))
+    with running(spec, folder=tmp_path, say=print) as server:
+        seen, load = alarms.watched(
+            server, seconds=minutes * 60, stall_seconds=20, folder=tmp_path, seed=0, say=print
+        )
+    print(alarms.figures(seen, load, minutes=minutes, stall_seconds=20, seed=0))
+    assert {name: one.alarms for name, one in seen.items()} == {name: [] for name in seen}
+    assert not load.errors
+    assert load.sent.total() > 10
 
 
 def until(done: Callable[[], object], what: str) -> None:
