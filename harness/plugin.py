@@ -26,6 +26,7 @@ from harness.selection import (
     owns_servers,
     server_rank,
 )
+from harness.server import is_url
 from harness.session import Options, Session
 from harness.stack import NONE, Stack
 from harness.stats import LOOKS
@@ -152,7 +153,7 @@ def _options(config: pytest.Config, stack: Stack) -> Options:
         seed=option("--seed"),
         results=option("--results"),
         resume=option("--resume"),
-        server_url=option("--server-url"),
+        server_url=_server_url(option("--server-url")),
         baselines=option("--baselines") or config.rootpath / "baselines",
         gate=option("--gate"),
         update="all" if option("--update-baselines") else "new" * option("--update-baselines-new-only"),
@@ -162,6 +163,12 @@ def _options(config: pytest.Config, stack: Stack) -> Options:
         stall_seconds=option("--stall-seconds"),
         command="pytest " + shlex.join(config.invocation_params.args),
     )
+
+
+def _server_url(url: str | None) -> str | None:
+    if url is not None and not is_url(url):
+        raise BadInput(f"--server-url {url}: not the URL of a server, like http://127.0.0.1:8000")
+    return url
 
 
 def _existing_run(path: Path | None) -> Path | None:

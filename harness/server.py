@@ -406,6 +406,14 @@ def unhealthy(url: str, *, timeout_s: float = 5.0) -> str | None:
     return f"nobody answers on its port ({problem})" if isinstance(problem, ConnectionError) else None
 
 
+def is_url(text: str) -> bool:
+    """It is where a server may be: http or https, and a host."""
+    with contextlib.suppress(ValueError):
+        parts = urllib.parse.urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    return False
+
+
 def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
     """Use a server that runs already; check what it tells of itself.
 

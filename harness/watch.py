@@ -12,13 +12,12 @@ import shutil
 import signal
 import subprocess
 import time
-import urllib.parse
 from pathlib import Path
 
 from harness import metrics
 from harness.console import complain, say
 from harness.errors import BadInput, ServerFailed
-from harness.server import unhealthy
+from harness.server import is_url, unhealthy
 from harness.supervisor import GRACE_S
 from harness.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall
 
@@ -55,10 +54,8 @@ def run(options: argparse.Namespace) -> int:
         BadInput: an option cannot be used.
     """
     url = options.url.rstrip("/").removesuffix("/v1")
-    with contextlib.suppress(ValueError):
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return _watched(url, options)
+    if is_url(url):
+        return _watched(url, options)
     raise BadInput(f"{options.url!r} is not the URL of a server, like http://127.0.0.1:8000")
 
 

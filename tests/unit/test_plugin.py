@@ -257,6 +257,11 @@ def test_a_duration_is_told_in_its_unit(seconds: float, text: str) -> None:
             "--resume: none holds no unfinished run of stack tiny, profile quick",
         ),
         (("--compare", "nowhere"), "--compare nowhere: no run lies there"),
+        (("--server-url", "file:///etc"), "--server-url file:///etc: not the URL of a server, like http://"),
+        (
+            ("--server-url", "localhost:8000"),
+            "--server-url localhost:8000: not the URL of a server, like http://",
+        ),
         (
             ("--server-url", "http://localhost:1"),
             r"--server-url names one server, but the cells selected need 3 \(none, ngram-k2, ngram-k4\)",
