@@ -196,14 +196,14 @@ class _Lines(logging.Handler):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
-        self._began = time.time()
+        self._began = time.monotonic()  # of durations: a clock that is set would change them
 
     def emit(self, record: logging.LogRecord) -> None:
         if not isinstance(record.msg, dict):
             return
         counts = {
             "step": getattr(record, "step", None),
-            "at": time.time(),
+            "at": time.monotonic(),
             "began": self._began,
             "waited_s": round(Waiting.waited_s, 3),
             "samples": Waiting.samples,

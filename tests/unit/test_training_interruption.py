@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,7 @@ pytest.importorskip("speculators")
 
 from speculators.train.graceful_shutdown import TrainingInterruptedError  # noqa: E402
 
-from training import metrics  # noqa: E402
+from training import metrics, trainer as trainers  # noqa: E402
 from training.ahead import Ahead  # noqa: E402
 from training.checkpoints import Checkpoints  # noqa: E402
 from training.hidden_states import Progress  # noqa: E402
@@ -170,3 +172,19 @@ def test_one_is_where_a_row_is_not(tmp_path: Path) -> None:
     (tmp_path / "hs_0.safetensors").touch()
     with pytest.raises(AttributeError):  # there are no engines to get it from
         ahead(tmp_path).run()
+
+
+def test_a_clock_that_is_set_changes_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody sets the clock back by an hour between two steps."""
+    path = tmp_path / "metrics.jsonl"
+    lines = trainers._Lines(path)
+    for step, now in enumerate((10_000.0, 6_400.0)):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        record = logging.LogRecord(
+            "m", logging.INFO, "f", 1, {"train": {"loss": 1.0}, "epoch": 0}, None, None
+        )
+        record.step = step
+        lines.emit(record)
+    report = metrics.report(path, times={}, extraction=Progress(wanted=0), mode="ahead")
+    assert 0 <= report["step_seconds"] < 60
+    assert report["trainers"] == 1
