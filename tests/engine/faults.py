@@ -24,7 +24,7 @@ import psutil
 from harness.records import CellRecord, RunRecord, load
 from tests.engine.conftest import ROOT, Draftgate, engines_of
 
-PROMPTS, STALL_SECONDS = 6, 8
+PROMPTS, STALL_SECONDS = 6, 20
 CELL = (
     "-m", "chat and en and ngram and k4", "--prompts", str(PROMPTS), "--max-tokens", "48", "--gate", "off",
     "--stall-seconds", str(STALL_SECONDS),

@@ -160,6 +160,8 @@ def watched(
                     say(f"{spent / 60:.0f} min, {load.sent.total()} requests, {alarms} alarms")
                 if draw.random() < PAUSE:
                     time.sleep(min(draw.uniform(0, 10), max(0.0, seconds - (time.monotonic() - began))))
+    except KeyboardInterrupt:  # what was seen up to here counts
+        say("interrupted")
     finally:
         over.set()
         for watcher in watchers:

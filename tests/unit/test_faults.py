@@ -169,3 +169,20 @@ def test_two_runs_at_once_in_one_results_folder(fake: Fake, tmp_path: Path) -> N
         assert load(run / "run.json", RunRecord).finished
         (path,) = run.glob("acceptance/*.json")
         assert len(load(path, CellRecord).prompts) == 3
+
+
+# A clock that is set
+
+
+def test_a_clock_that_is_set_changes_no_duration_and_is_no_stall(fake: Fake, tmp_path: Path) -> None:
+    code, output = bench(fake, tmp_path, "-p", "tests.engine.clock", "--stall-seconds", "30")
+
+    assert code == 0, output
+    assert "anew" not in output
+    (path,) = (tmp_path / "results").glob("*/acceptance/*.json")
+    record = load(path, CellRecord)
+    assert record.findings == ()
+    for prompt in record.prompts:
+        for seconds in (prompt.began_s, prompt.ttft_s, prompt.total_s):
+            assert seconds is not None
+            assert 0 <= seconds < 60
