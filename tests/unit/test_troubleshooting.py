@@ -1,0 +1,155 @@
+"""`docs/troubleshooting.md` knows every message that a user can meet, and none that there is not."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import training.errors
+from harness import calibration, errors, metrics, validity
+from harness.plugin import DATA
+
+ROOT = DATA.parent
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+FILES = sorted(file for name in ("harness", "fixtures", "training") for file in (ROOT / name).glob("*.py"))
+
+RAISED = {"BadInput", "BadRecord", "ServerFailed", "PortTaken", "NotMetrics", "Refused", "BrokenInstrument"}
+RAISED |= {"TrainingFailed", "Stalled", "DraftgateError", "UsageError", "GateWarning", "_Wrong"}
+"""Calls whose first argument a user reads."""
+OWN = {"wrong": 1, "complain": 0, "fail": 0, "skip": 0}
+"""Functions that make such a text of an argument, and which. Findings have entries by their codes."""
+HOLE = "\0"
+LETTERS = 6
+"""Of an entry at least, beside what is filled in."""
+
+
+def text_of(node: ast.AST) -> str:
+    """A string as it is written, with holes for what is filled in."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(map(text_of, parts))
+        case ast.FormattedValue(value=ast.IfExp() as choice):
+            return text_of(choice)
+        case ast.BinOp(left=left, right=right):
+            return text_of(left) + text_of(right)
+        case ast.IfExp(body=body, orelse=other):
+            return f"{text_of(body)}{HOLE}{text_of(other)}"
+        case _:
+            return HOLE
+
+
+def letters(text: str) -> int:
+    return len(re.findall("[a-zA-Z]", text))
+
+
+@functools.cache
+def messages() -> tuple[tuple[str, str], ...]:
+    """See `_messages`."""
+    return tuple(_messages())
+
+
+def _messages() -> Iterator[tuple[str, str]]:
+    """Where it is raised, and the text of every message that is more than another's."""
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            place = 0 if name in RAISED else OWN.get(name)
+            if place is None or len(node.args) <= place:
+                continue
+            text = text_of(node.args[place])
+            if letters(text) > LETTERS + 1:  # else it says what another one is about, with its place
+                yield f"{file.relative_to(ROOT)}:{node.lineno}", text
+
+
+def literals() -> Iterator[str]:
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp | ast.IfExp):
+                yield text_of(node)
+
+
+def entries_of(page: str) -> list[str]:
+    """What stands in code in the first column of its tables, one for each message."""
+    found = []
+    for line in page.splitlines():
+        cells = re.split(r"(?<!\\)\|", line)
+        if line.startswith("| `") and len(cells) > 2:
+            found += re.findall(r"`([^`]+)`", cells[1])
+    return found
+
+
+ENTRIES = entries_of(PAGE.partition("## Findings")[0] + PAGE.partition("## Training")[2])
+
+
+def covers(entry: str, text: str) -> bool:
+    """The parts of an entry stand in the text in this order; `...` is whatever was filled in."""
+    parts = [re.escape(part.strip()) for part in entry.split("...") if part.strip()]
+    return re.search(".*?".join(parts), text, re.DOTALL) is not None
+
+
+@pytest.mark.parametrize(("where", "text"), [pytest.param(*m, id=m[0]) for m in messages()])
+def test_a_message_has_an_entry(where: str, text: str) -> None:
+    assert any(covers(entry, text) for entry in ENTRIES), f"{where}: {text.replace(HOLE, '...')}"
+
+
+def test_an_entry_is_of_a_message_that_there_is() -> None:
+    known = list(literals())
+    stale = [entry for entry in ENTRIES if not any(covers(entry, text) for text in known)]
+    assert stale == []
+
+
+def test_no_entry_hides_what_has_none() -> None:
+    """By fitting everything."""
+    assert len(messages()) > 200
+    for entry in ENTRIES:
+        assert letters(entry.replace("...", "")) >= LETTERS, entry
+        assert sum(covers(entry, text) for _, text in messages()) <= 12, entry
+
+
+def codes() -> list[str]:
+    """The codes of all findings."""
+    found = {"loops", validity.MOSTLY}  # one of them is chosen where it is given
+    for file in FILES:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            given = node.args[:1] if name in ("_hard", "_soft", "tell") else []
+            given += [k.value for k in node.keywords if name == "Finding" and k.arg == "code"]
+            found |= {a.value for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str)}
+    return sorted(found)
+
+
+@pytest.mark.parametrize("code", codes())
+def test_a_finding_has_an_entry(code: str) -> None:
+    measuring = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
+    assert f"| {code} |" in measuring
+    assert f"`{code}`" in PAGE
+
+
+def kinds(kind: type[errors.DraftgateError]) -> set[type[errors.DraftgateError]]:
+    return {kind}.union(*map(kinds, kind.__subclasses__()))
+
+
+def test_every_kind_of_error_is_looked_for() -> None:
+    """An error class that this test does not know would have no entries."""
+    assert {metrics.NotMetrics, calibration.BrokenInstrument, training.errors.Stalled} <= kinds(
+        errors.DraftgateError
+    )
+    ours = [k for k in kinds(errors.DraftgateError) if k.__module__.split(".")[0] in ("harness", "training")]
+    assert {k.__name__ for k in ours} <= RAISED
+
+
+def test_paths_in_the_page_are_there() -> None:
+    for name in re.findall(r"\[[^\]]+\]\(([\w./-]+)\)", PAGE):
+        assert (Path(ROOT) / "docs" / name).exists(), name
