@@ -275,6 +275,19 @@ def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
         warning_message.message.args = (formats.visible_lines(str(warning_message.message)),)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
+    """Ctrl-C where pytest no longer expects it, at its end: a sentence, and the exit code of Ctrl-C."""
+    try:
+        return (yield)
+    except KeyboardInterrupt:
+        what = "\ndraftgate: interrupted while it ended"
+        if _has_run(config):
+            what += f"; records: {config.stash[SESSION].folder}; --resume goes on with what is not there"
+        _write(config, what)
+        return pytest.ExitCode.INTERRUPTED
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A run that ended by itself, however its cases came out, is not one to resume."""
     config = session.config

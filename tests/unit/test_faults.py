@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -186,3 +187,48 @@ def test_a_clock_that_is_set_changes_no_duration_and_is_no_stall(fake: Fake, tmp
         for seconds in (prompt.began_s, prompt.ttft_s, prompt.total_s):
             assert seconds is not None
             assert 0 <= seconds < 60
+
+
+# Ctrl-C and SIGTERM at the end of a run
+
+SIGNALLER = """
+import os, signal, pytest
+def send(phase):
+    if os.environ["SIGNAL_AT"] == phase:
+        os.kill(os.getpid(), int(os.environ["SIGNAL_NUMBER"]))
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown():
+    send("teardown")
+    return (yield)
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish():
+    send("finish")
+@pytest.hookimpl(tryfirst=True)
+def pytest_terminal_summary():
+    send("summary")
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure():
+    send("unconfigure")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("phase", ["teardown", "finish", "summary", "unconfigure"])
+def test_an_interruption_at_the_end_is_a_sentence_and_the_records_are_whole(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, number: signal.Signals
+) -> None:
+    (tmp_path / "signaller.py").write_text(SIGNALLER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("SIGNAL_AT", phase)
+    monkeypatch.setenv("SIGNAL_NUMBER", str(int(number)))
+    code, output = bench(fake, tmp_path, "-p", "signaller")
+
+    assert "Traceback" not in output, output
+    (path,) = (tmp_path / "results").glob("*/acceptance/*.json")
+    assert len(load(path, CellRecord).prompts) == 3
+    assert code in {2, 130}
+    monkeypatch.setenv("SIGNAL_AT", "never")
+    if not run_record(tmp_path / "results").finished:
+        code, output = bench(fake, tmp_path, "--resume")
+        assert code == 0, output
+        assert run_record(tmp_path / "results").finished
