@@ -29,13 +29,12 @@ def findings(
         *_defaults(subject.get("sampling_defaults"), sampling),
     ]
     if covered is not None and covered.tokens and covered.share < ENOUGH_COVERAGE:
-        most = covered.most_per_step or 0.0
         found.append(
             _soft(
                 "draft-vocabulary",
                 f"the draft vocabulary ({covered.known} tokens) holds {covered.share:.1%} of the "
                 f"{covered.tokens} output tokens ({cell.language}): acceptance at position 0 can reach about "
-                f"{covered.share:.1%}, tokens per step {most:.1f}",
+                f"{covered.share:.1%}, tokens per step {covered.most_per_step(cell.k):.1f}",
             )
         )
     return tuple(found)

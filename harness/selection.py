@@ -51,10 +51,14 @@ def only_by_name(item: pytest.Item, stack: Stack, *, arguments: Sequence[str], n
         return False
     if marker.kwargs.get("by_path") and not any(item.path.name in arg for arg in arguments):
         return True
-    if stack.drafters[cell.name.drafter].selected:
+    selected, words = stack.drafters[cell.name.drafter].selected, [re.escape(cell.name.drafter)]
+    if isinstance(selected, tuple):
+        words.append(f"k{cell.name.k}")
+        selected = cell.name.k in selected
+    if selected:
         return False
     by_id = any(str(cell) in argument for argument in arguments)
-    return not by_id and re.search(rf"\b{re.escape(cell.name.drafter)}\b", named) is None
+    return not by_id and re.search(rf"\b({'|'.join(words)})\b", named) is None
 
 
 def loose_words(keyword: str, items: Iterable[pytest.Item], stack: Stack) -> list[str]:

@@ -105,8 +105,8 @@ class Drafter(BaseModel):
     model: str | None = None
     """A folder, a hub id, `embedded:NAME`, or `target`: the target drafts for itself."""
     k: tuple[int, ...] = (0,)
-    selected: bool = True
-    """False: measured only when it is named with -k or -m."""
+    selected: bool | tuple[int, ...] = True
+    """False: measured only when it is named with -k or -m; some of its `k`: the others are."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -328,6 +328,17 @@ def _check_arguments(stack: Stack, wrong: _Wrong) -> None:
                 raise wrong((*loc, name), f"{what} cannot be given to vLLM (it takes JSON)") from None
 
 
+def _check_ks(drafter: Drafter, where: str) -> None:
+    for k in drafter.k:
+        if not 0 < k <= MOST_K:
+            bound = "1 or more" if k <= 0 else f"{MOST_K} or less"
+            raise BadInput(f"{where}: k is {k}, it must be {bound}")
+    if isinstance(drafter.selected, tuple) and not set(drafter.selected) <= set(drafter.k):
+        raise BadInput(f"{where}: selected names a k that is not among them: {list(drafter.selected)}")
+    if len(set(drafter.k)) != len(drafter.k):
+        raise BadInput(f"{where}: k holds a value twice: {list(drafter.k)}")
+
+
 def _check_drafter(name: str, drafter: Drafter, where: str) -> None:
     if drafter.method is None:
         if name != NONE or drafter.k != (0,) or drafter.model or drafter.settings:
@@ -337,12 +348,7 @@ def _check_drafter(name: str, drafter: Drafter, where: str) -> None:
         raise BadInput(f"{where}: the drafter {NONE!r} drafts nothing: it takes no method")
     if not drafter.k or drafter.k == (0,):
         raise BadInput(f"{where}: drafter {name!r} has no k (num_speculative_tokens), like k = [2, 4]")
-    for k in drafter.k:
-        if not 0 < k <= MOST_K:
-            bound = "1 or more" if k <= 0 else f"{MOST_K} or less"
-            raise BadInput(f"{where}: k is {k}, it must be {bound}")
-    if len(set(drafter.k)) != len(drafter.k):
-        raise BadInput(f"{where}: k holds a value twice: {list(drafter.k)}")
+    _check_ks(drafter, where)
     for own in ("num_speculative_tokens",):
         if own in drafter.settings:
             raise BadInput(f"{where}: drafter {name!r} sets {own}; that is k here")

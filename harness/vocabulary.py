@@ -37,11 +37,10 @@ class Coverage:
         """Of the output tokens; 1 where there are none."""
         return self.inside / self.tokens if self.tokens else 1.0
 
-    @property
-    def most_per_step(self) -> float | None:
+    def most_per_step(self, k: int) -> float:
         """A bound on tokens per step: a token outside is never accepted, so each costs a decode step."""
         outside = self.tokens - self.inside
-        return self.tokens / outside if outside else None
+        return min(k + 1, self.tokens / outside) if outside else k + 1
 
 
 def draft_vocabulary(folder: str | None) -> frozenset[int] | None:

@@ -25,8 +25,6 @@ from training.stages import Context
 
 SCHEMA = 1
 RECORDS = "training.json"
-MOST_MB = 25.0
-"""A drafter that is to lie in a repository."""
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -51,8 +49,6 @@ def run(context: Context) -> dict[str, Any]:
         records=records_of(recipe, context.upstream),
         texts=texts,
         to=context.folder / recipe.drafter,
-        # Drafters of embedded targets are small, and lie in a repository; others do not.
-        most_mb=MOST_MB if recipe.target.model.startswith("embedded:") else None,
     )
     size = sum(file["bytes"] for file in known["files"].values())
     context.say(f"{recipe.drafter}: {size / 1e6:.1f} MB in {context.folder / recipe.drafter}")
@@ -67,7 +63,6 @@ def export(
     records: Mapping[str, Any],
     texts: Mapping[str, str],
     to: Path,
-    most_mb: float | None = MOST_MB,
 ) -> dict[str, Any]:
     """Write the drafter's folder; what is there is replaced once the new one is whole.
 
@@ -78,14 +73,13 @@ def export(
         records: of training.json, but for `files` and `served`.
         texts: further files by name: recipe.toml, log.txt, validation.jsonl, held_out.jsonl.
         to: the folder.
-        most_mb: megabytes that it may have; None for any size.
 
     Returns:
         The records as they were written.
 
     Raises:
-        BadInput: the checkpoint is damaged or not of an EAGLE-3 drafter's shape, the folder would be too
-            large, or it cannot be written.
+        BadInput: the checkpoint is damaged or not of an EAGLE-3 drafter's shape, or the folder cannot be
+            written.
     """
     config = config_of(checkpoint, target)
     part = to.with_name(f".{to.name}.part")
@@ -96,8 +90,7 @@ def export(
         for name, text in texts.items():
             own = name in {VALIDATION, HELD_OUT}  # what people asked is no path of ours
             write_atomically(part / name, text if own else portable(text))
-        small = sum(file.stat().st_size for file in part.iterdir())
-        write_weights(checkpoint, verifier, part, config, most=most_mb and most_mb * 1e6 - small)
+        write_weights(checkpoint, verifier, part, config)
         known = {**values(dict(records)), "schema": SCHEMA, "served": [], "files": _files(part)}
         _write_records(part, known)
         if to.exists():

@@ -50,9 +50,7 @@ def _dtype(config: Mapping[str, Any], target: Target) -> str:
     return config["dtype"] if config.get("dtype") in known else known[0]
 
 
-def write_weights(
-    checkpoint: Path, verifier: str, to: Path, config: Mapping[str, Any], *, most: float | None
-) -> None:
+def write_weights(checkpoint: Path, verifier: str, to: Path, config: Mapping[str, Any]) -> None:
     """model.safetensors, without what the engine has from the target."""
     import torch  # noqa: PLC0415 - seconds
     from safetensors import SafetensorError  # noqa: PLC0415
@@ -76,12 +74,6 @@ def write_weights(
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise BadInput(f"{path}: {name} holds numbers that are not finite: training broke before this")
         kept[name] = tensor.contiguous()
-    size = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
-    if most is not None and size > most:
-        raise BadInput(
-            f"the drafter's weights take {size / 1e6:.1f} MB, {most / 1e6:.1f} MB are left of the limit: "
-            "take a smaller draft vocabulary or fewer layers (or no limit, where it is not for a repository)"
-        )
     save_file(kept, to / path.name, metadata={"format": "pt"})
 
 

@@ -80,7 +80,7 @@ def test_coverage_below_99_percent_is_a_footnote_with_the_ceiling_it_puts_on_acc
     assert not found["draft-vocabulary"].hard
     assert found["draft-vocabulary"].text == (
         "the draft vocabulary (8192 tokens) holds 90.0% of the 1000 output tokens (zh): acceptance at "
-        "position 0 can reach about 90.0%, tokens per step 10.0"
+        "position 0 can reach about 90.0%, tokens per step 5.0"
     )
 
 
@@ -153,4 +153,6 @@ def test_output_tokens_count_as_often_as_they_came() -> None:
     covered = coverage(frozenset({1, 2}), {1: 5, 2: 3, 9: 2})
     assert (covered.known, covered.inside, covered.tokens) == (2, 8, 10)
     assert covered.share == 0.8
-    assert covered.most_per_step == 5.0  # two tokens outside, so at least two of the steps
+    assert covered.most_per_step(7) == 5.0  # two tokens outside, so at least two of the steps
+    assert covered.most_per_step(3) == 4.0  # more than k and one a step never come
+    assert coverage(frozenset({1}), {1: 5}).most_per_step(3) == 4.0

@@ -92,7 +92,7 @@ def test_every_cell_is_a_case_named_by_its_values(collect: Collect) -> None:
 
 
 def test_the_embedded_stack_is_the_default(collect: Collect) -> None:
-    assert ids(collect(stack=None)) == ALL
+    assert ids(collect(stack=None)) == ALL + [f"{place}-instruct-eagle3r1-k4" for place in PLACES]
 
 
 def test_further_workloads_are_measured_on_demand(collect: Collect) -> None:
@@ -117,6 +117,24 @@ def test_further_workloads_are_measured_on_demand(collect: Collect) -> None:
 )
 def test_markers_select_exactly(collect: Collect, expression: str, expected: list[str]) -> None:
     assert ids(collect("-m", expression)) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), ["k4"]),
+        (("-m", "eagle3r1"), ["k1", "k2", "k3", "k4"]),
+        (("-k", "k2"), ["k2"]),
+        (("-m", "k4"), ["k4"]),
+        (("-m", "not k4"), []),
+    ],
+)
+def test_some_k_of_a_drafter_may_be_measured_only_by_name(
+    collect: Collect, words: tuple[str, ...], expected: list[str]
+) -> None:
+    found = [cell for cell in ids(collect(*words, stack=None)) if cell.startswith("raw-zh-instruct-eagle3")]
+
+    assert found == [f"raw-zh-instruct-eagle3r1-{k}" for k in expected]
 
 
 def test_words_of_ids_select_as_people_expect(collect: Collect) -> None:

@@ -100,7 +100,10 @@ def test_the_shipped_stacks_load() -> None:
 def test_the_self_drafter_of_the_embedded_stack_is_measured_only_by_name() -> None:
     stack = load(find("smollm2-cpu", DATA / "stacks"))
 
-    assert [name for name, drafter in stack.drafters.items() if not drafter.selected] == ["self"]
+    assert [name for name, drafter in stack.drafters.items() if not drafter.selected] == [
+        "eagle3r2",
+        "self",
+    ]
 
 
 # What is wrong with a stack
@@ -187,6 +190,7 @@ def test_bad_text_is_refused_with_its_line_and_key(loaded: Loader, path: Path, t
         ("[4, -1]", "k is -1, it must be 1 or more"),
         ("[4, 0]", "k is 0, it must be 1 or more"),
         ("[2, 4, 2]", r"k holds a value twice: \[2, 4, 2\]"),
+        ("[2, 4]\nselected = [4, 8]", r"selected names a k that is not among them: \[4, 8\]"),
     ],
 )
 def test_a_k_that_cannot_be_is_refused(loaded: Loader, k: str, says: str) -> None:

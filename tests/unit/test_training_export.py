@@ -184,22 +184,16 @@ def test_weights_that_are_not_finite_are_refused(tiny: tuple[Path, Path], tmp_pa
     assert list(tmp_path.iterdir()) == [checkpoint]
 
 
-def test_a_drafter_that_is_too_large_is_refused_unless_told(tiny: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="MB are left of the limit"):
-        exported(tiny, tmp_path / "tiny1", most_mb=0.02)
-    assert not (tmp_path / "tiny1").exists()
-
-    exported(tiny, tmp_path / "tiny1", most_mb=None)
-    assert (tmp_path / "tiny1" / "model.safetensors").exists()
-
-
 def test_a_drafter_that_was_there_stays_until_the_new_one_is_whole(
     tiny: tuple[Path, Path], tmp_path: Path
 ) -> None:
     exported(tiny, tmp_path / "tiny1")
     (tmp_path / "tiny1" / "old").touch()
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny[0], damaged)
+    (damaged / "model.safetensors").write_bytes(b"")
     with pytest.raises(BadInput):
-        exported(tiny, tmp_path / "tiny1", most_mb=0.02)
+        exported((damaged, tiny[1]), tmp_path / "tiny1")
     assert (tmp_path / "tiny1" / "old").exists()
 
     exported(tiny, tmp_path / "tiny1")

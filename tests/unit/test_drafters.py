@@ -1,0 +1,43 @@
+"""The drafters that are shipped: whole, small, and said where they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import fixtures
+from harness import stack as stacks
+from harness.models import sha256_of
+from training import export, recipe as recipes
+
+DATA = Path(fixtures.__file__).parent
+SHIPPED = sorted((DATA / "drafters").iterdir())
+MOST_BYTES = 25_000_000
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_a_shipped_drafter_is_small_and_what_its_records_say(folder: Path) -> None:
+    assert sum(file.stat().st_size for file in folder.iterdir()) < MOST_BYTES
+    records = export.load(folder)
+    assert {"model.safetensors", "config.json", "recipe.toml", "log.txt"} <= set(records["files"])
+    for name, file in records["files"].items():
+        assert sha256_of(folder / name) == file["sha256"], name
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_a_shipped_drafter_was_made_by_the_recipe_that_names_it(folder: Path) -> None:
+    made = recipes.load(folder / "recipe.toml")
+    shipped = recipes.load(recipes.find(made.name))
+    differs = {
+        name
+        for name in type(made).model_fields
+        if name != "check" and getattr(made, name) != getattr(shipped, name)
+    }
+    assert (made.drafter, differs) == (folder.name, set())
+
+
+def test_the_embedded_stack_has_all_of_them() -> None:
+    stack = stacks.load(stacks.find("smollm2-cpu", DATA / "stacks"))
+    there = {Path(d.model).name for d in stack.drafters.values() if d.model and "/" in d.model}
+    assert there == {folder.name for folder in SHIPPED}
