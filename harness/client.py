@@ -311,5 +311,9 @@ def _failure(problem: Exception) -> str:
     """One line, without the request in it (its header holds the key)."""
     if isinstance(problem, openai.APIStatusError):
         return f"the server answered {problem.status_code}: {str(problem.message)[:300]}"
-    cause = f" ({type(problem.__cause__).__name__})" if problem.__cause__ else ""
-    return f"{type(problem).__name__}: {str(problem)[:300]}{cause}"
+    root: BaseException = problem
+    while root.__cause__ is not None:
+        root = root.__cause__
+    # What it came of says more: of a connection that was closed openai says that it timed out.
+    said = " ".join(str(root).split()) or str(problem)
+    return f"{type(root).__name__}: {said[:300]}" + f" ({type(problem).__name__})" * (root is not problem)

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import http.client
 import json
+import math
 import os
 import re
 import secrets
@@ -228,6 +229,9 @@ def running(
     environment = {
         **os.environ,
         "VLLM_NO_USAGE_STATS": "1",
+        # Not vLLM's 5 s: after a pause of the API server as long, its timers close connections before it
+        # reads the requests that wait on them, and those are lost.
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(math.ceil(spec.request_timeout_s) + 60),
         **({"HF_HUB_OFFLINE": "1"} if target.startswith("/") else {}),
         **dict(spec.env),
         **({"VLLM_API_KEY": key} if locked else {}),

@@ -377,6 +377,13 @@ def test_counters_of_another_k_do_not_add_up(ask: Ask) -> None:
     assert "the engine reports k = 3, the cell is for 2" in failed_text(record)
 
 
+def test_a_connection_that_the_server_closed_is_not_called_a_timeout(ask: Ask) -> None:
+    text = failed_text(ask(Reply(raw=b"")))
+
+    assert "ServerDisconnectedError: Server disconnected" in text
+    assert "timed out" not in text
+
+
 def test_counters_are_not_read_again_after_a_failure(ask: Ask) -> None:
     record = ask(as_json({}, 500), counters=ScriptedCounters(counters(), counters(drafts=-1)))
 

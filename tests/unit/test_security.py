@@ -210,6 +210,8 @@ def test_the_key_of_a_server_is_in_its_environment_alone(
         assert env["VLLM_API_KEY"] == server.key
         assert len(server.key) >= 32
         assert words[words.index("--host") + 1] == "127.0.0.1"
+        # Else a server that nobody let run for 5 s closes the connections that requests wait on.
+        assert int(env["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]) > server.spec.request_timeout_s
         told = [*words, *said, repr(server), json.dumps(provenance.provenance(server))]
         told += [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()]
         assert not any(server.key in text for text in told)
