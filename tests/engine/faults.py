@@ -22,6 +22,7 @@ from typing import Any, Self
 import psutil
 
 from harness.records import CellRecord, RunRecord, load
+from harness.server import Server
 from tests.engine.conftest import ROOT, Draftgate, engines_of
 
 PROMPTS, STALL_SECONDS = 6, 20
@@ -547,6 +548,14 @@ def records_of(draftgate: Draftgate) -> list[dict[str, Any]]:
     return [{name: prompt[name] for name in fields} for prompt in json.loads(path.read_text())["prompts"]]
 
 
-def fresh(folder: Path) -> Draftgate:
-    """A draftgate whose lines are seen when they are printed, in one piece."""
-    return Draftgate(folder / "results", env={"PYTHONUNBUFFERED": "1", "COLUMNS": "400"})
+SERVED = ("xdist worker killed", "disk full", "results folder read-only", "clock stepped")
+"""Faults that are the same on a server that runs already."""
+
+
+def fresh(folder: Path, server: Server | None = None) -> Draftgate:
+    """A draftgate whose lines are seen when they are printed, whole; on a server of its own, or this one."""
+    draftgate = Draftgate(folder / "results", env={"PYTHONUNBUFFERED": "1", "COLUMNS": "400"})
+    if server:
+        draftgate.words = ("--server-url", server.url)
+        draftgate.env["DRAFTGATE_API_KEY"] = server.key
+    return draftgate

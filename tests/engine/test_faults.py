@@ -51,10 +51,7 @@ def served(engine: Server, tmp_path: Path) -> Callable[[str], Draftgate]:
     """Runs on one server that is not theirs: a run takes seconds, and the server counts what it was asked."""
 
     def one(folder: str) -> Draftgate:
-        draftgate = fresh(tmp_path / folder)
-        draftgate.words = ("--server-url", engine.url)
-        draftgate.env["DRAFTGATE_API_KEY"] = engine.key
-        return draftgate
+        return fresh(tmp_path / folder, engine)
 
     return one
 

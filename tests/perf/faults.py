@@ -1,21 +1,89 @@
 """Injects each fault for real into a run on the CPU engine, and prints what draftgate made of it.
 
-    python -m tests.perf.faults [--only WORD ...] [--phases]
+    python -m tests.perf.faults [--only WORD ...] [--phases] [--served]
 
 About 25 minutes on two idle cores, a fault one to two; `--phases` adds Ctrl-C and SIGTERM in every phase of
-a run. The lines of the Markdown table of `docs/faults.md` come as they are known. Exit code 1 where a record
-was lost, a process was left, nothing was said, or an exit code is not the expected one.
+a run; `--served` injects those faults alone that are of our side, all on one server. The lines of the
+Markdown table of `docs/faults.md` come as they are known. Exit code 1 where a record was lost, a process was
+left, nothing was said, or an exit code is not the expected one.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from harness.cells import server_spec
+from harness.server import Server, running
 from tests import perf
-from tests.engine.faults import FAULTS, HEAD, PHASES, Impossible, Outcome, fresh, interrupted, wrong
+from tests.engine.faults import (
+    FAULTS,
+    HEAD,
+    PHASES,
+    SERVED,
+    Impossible,
+    Outcome,
+    fresh,
+    interrupted,
+    wrong,
+)
+
+OWN_PHASES = ("starting", "ending")
+"""Phases that a server of another run does not have."""
+
+
+class Table:
+    """Outcomes, printed as they come."""
+
+    def __init__(self, folder: Path, server: Server | None) -> None:
+        self._folder, self._server = folder, server
+        self.outcomes: list[Outcome] = []
+        self.wrong: list[str] = []
+
+    def add(self, name: str, inject: Callable[[Path, Server | None], Outcome]) -> None:
+        """Inject a fault in a folder of its own."""
+        own = self._folder / name.replace(" ", "-").replace("'", "")
+        own.mkdir()
+        try:
+            outcome = inject(own, self._server)
+        except Impossible as error:
+            print(f"| {name} | — | not injected: {error} | — | — | — | — |", flush=True)
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            perf.say(f"{name}: {error}")
+            self.wrong.append(f"{name}: {str(error).splitlines()[0]}")
+        else:
+            print(outcome.row, flush=True)
+            self.outcomes.append(outcome)
+            self.wrong += [f"{name}: {problem}" for problem in [wrong(outcome)] if problem]
+
+    def figures(self) -> dict[str, Any]:
+        """What goes into the last line."""
+        return {
+            "faults": len(self.outcomes),
+            "lost": sum(one.lost for one in self.outcomes),
+            "orphans": sum(one.orphans for one in self.outcomes),
+            "wrong": self.wrong,
+        }
+
+
+def fill(table: Table, options: argparse.Namespace) -> None:
+    """Inject what was asked for."""
+    for name in SERVED if options.served else FAULTS:
+        if not options.only or any(word in name for word in options.only):
+            table.add(name, lambda own, server, name=name: FAULTS[name](fresh(own, server), own))  # type: ignore[misc]
+    for number in (signal.SIGINT, signal.SIGTERM) if options.phases else ():
+        for phase in PHASES:
+            if not (options.served and phase in OWN_PHASES):
+                table.add(
+                    f"{number.name} while {phase}",
+                    lambda own, server, n=number, p=phase: interrupted(fresh(own, server), n, p)[0],  # type: ignore[misc]
+                )
 
 
 def main(words: list[str] | None = None) -> int:
@@ -23,43 +91,20 @@ def main(words: list[str] | None = None) -> int:
     parser = perf.options("faults", __doc__)
     parser.add_argument("--only", action="append", metavar="WORD", help="faults whose name holds this")
     parser.add_argument("--phases", action="store_true", help="interruptions in every phase too")
+    parser.add_argument("--served", action="store_true", help="faults of our side alone, on one server")
     options = parser.parse_args(words)
-    names = [name for name in FAULTS if not options.only or any(word in name for word in options.only)]
     bad: list[str] = []
 
     def job() -> dict[str, Any]:
-        print(HEAD, flush=True)
-        outcomes: list[Outcome] = []
         folder = perf.new_folder(options.results, "faults")
-        for number, name in enumerate(names):
-            own = folder / str(number)
-            own.mkdir()
-            try:
-                tell(FAULTS[name](fresh(own), own), outcomes)
-            except Impossible as error:
-                print(f"| {name} | — | not injected: {error} | — | — | — | — |", flush=True)
-            except (AssertionError, subprocess.TimeoutExpired) as error:
-                bad.append(f"{name}: {error}")
-                perf.say(f"{name}: {error}")
-        if options.phases:
-            for signals in (signal.SIGINT, signal.SIGTERM):
-                for phase in PHASES:
-                    own = folder / f"{phase}-{signals.name}"
-                    own.mkdir()
-                    tell(interrupted(fresh(own), signals, phase)[0], outcomes)
-        return {
-            "faults": len(outcomes),
-            "lost": sum(one.lost for one in outcomes),
-            "orphans": sum(one.orphans for one in outcomes),
-            "wrong": bad,
-        }
-
-    def tell(outcome: Outcome, outcomes: list[Outcome]) -> None:
-        outcomes.append(outcome)
-        print(outcome.row, flush=True)
-        problem = wrong(outcome)
-        if problem:
-            bad.append(f"{outcome.fault}: {problem}")
+        spec = server_spec(perf.load(options.stack), "ngram", 4)
+        one = running(spec, folder=folder, say=perf.say) if options.served else contextlib.nullcontext()
+        with one as server:
+            print(HEAD, flush=True)
+            table = Table(folder, server)
+            fill(table, options)
+        bad.extend(table.wrong)
+        return table.figures()
 
     code = perf.carry_out(job)
     return 1 if bad and not code else code
