@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,6 +163,27 @@ def test_a_suite_runs_against_a_server_that_is_there_already(engine: Server, dra
     record = load(path, CellRecord)
     assert record.provenance["server"]["attached"]
     assert record.subject["resolved_config"] == "unverified"
+
+
+def test_a_load_loses_nothing_and_shows_each_level(engine: Server, draftgate: Draftgate) -> None:
+    """The levels are one stream each: 8 prompts make a level of 4 once and one of 8 twice over."""
+    done = draftgate.run(
+        "bench_suites/test_load.py", "--server-url", engine.url, "--levels", "1,4,8", "--max-tokens", "8",
+        "-k", "test_load and chat and en and ngram and k4",
+        env={"DRAFTGATE_API_KEY": engine.key},
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout
+    assert "goodput is requests a second with TTFT <= 2000 ms and TPOT <= 200 ms" in done.stdout
+    rows = re.findall(r"^([148]) +(\d+) +(\d+) +(\d+) +\d\.\d\d ", done.stdout, flags=re.MULTILINE)
+    assert rows == [("1", "8", "0", "0"), ("4", "8", "0", "0"), ("8", "16", "0", "0")]
+    for level, requests in ((1, 8), (4, 8), (8, 16)):
+        (path,) = draftgate.results.glob(f"*/load-{level:02d}/chat-en-instruct-ngram-k4.json")
+        record = load(path, CellRecord)
+        assert record.valid, record.findings
+        assert record.identity["concurrency"] == level
+        assert len({(r.prompt, r.repeat) for r in record.prompts}) == requests
+    assert not list(draftgate.results.glob("*/acceptance"))
 
 
 def test_one_server_cannot_be_two_drafters(engine: Server, draftgate: Draftgate) -> None:

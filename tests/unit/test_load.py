@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fixtures import load as suite
 from harness import load
+from harness.errors import BadInput
 from harness.load import Bound, Level
+from harness.plugin import DATA
 from harness.records import CellRecord, Finding, PromptRecord
 from tests.unit.compared import answer, cell
 from tests.unit.making import failed_record, prompt_record
@@ -171,3 +177,47 @@ def test_notes_name_the_levels() -> None:
     assert load.notes(levels) == ["note: at 1, 16 in flight: 2 of 24 answers end in a loop"]
     trusted = [at(1, subject={"trust_remote_code": True})]
     assert load.notes(trusted) == [f"note: at 1 in flight: {trusted[0].record.trusted[0]}"]
+
+
+# The suite is collected as the others are
+
+SUITE = DATA.parent / "bench_suites" / "test_load.py"
+PLUGINS = ("harness.plugin", "fixtures.servers", "fixtures.load")
+
+
+@pytest.fixture
+def collected(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
+    shutil.copy(SUITE, pytester.mkdir("bench_suites"))
+
+    def run(*words: str) -> pytest.RunResult:
+        return pytester.runpytest_subprocess(
+            *(word for plugin in PLUGINS for word in ("-p", plugin)), "-p", "no:cacheprovider",
+            "--strict-markers", "--collect-only", "-q", *words,
+        )  # fmt: skip
+
+    return run
+
+
+def test_a_load_is_run_by_its_path_alone(collected: Callable[..., pytest.RunResult]) -> None:
+    assert collected("bench_suites").parseoutcomes().get("deselected")
+    named = collected("bench_suites/test_load.py", "-m", "chat and en and ngram and k4")
+    assert [line for line in named.outlines if "::" in line] == [
+        "bench_suites/test_load.py::test_load[chat-en-instruct-ngram-k4]"
+    ]
+    assert any("1, 4, 16, 64 in flight, 176 requests; less than" in line for line in named.outlines)
+
+
+def test_levels_that_cannot_be_are_a_usage_error(collected: Callable[..., pytest.RunResult]) -> None:
+    done = collected("bench_suites/test_load.py", "--levels=4,1")
+
+    text = "\n".join([*done.outlines, *done.errlines])
+    assert "--levels 4,1: rising numbers of requests, like 1,4,16" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("levels", ["", "4,1", "1,1", "0,4", "1,,4", "1,x", "-1", "1.5", "²", "9" * 5000])
+def test_levels_rise(levels: str) -> None:
+    given: Any = SimpleNamespace(getoption=lambda _: levels)
+
+    with pytest.raises(BadInput, match="rising numbers of requests"):
+        suite._levels(given)
