@@ -30,6 +30,20 @@ class Refused(Exception):  # noqa: N818 - a verdict, not a failure of ours
     """Two records that say nothing about each other; the text says why."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """The answers of a cell that reached a decode step, and their sums: made once, used often."""
+
+    records: list[PromptRecord]
+    sums: Tallies
+
+
+def counted(record: CellRecord) -> Counted:
+    """What of a cell counts."""
+    records = [r for r in record.prompts if countable(r)]
+    return Counted(records, tallies(records))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pairs:
     """What two cells have in common: for each prompt, the records of both sides."""
@@ -39,15 +53,21 @@ class Pairs:
     """What limits the reading, for a footnote."""
     same_drafter: bool = True
     """False where another drafter or another k drafts at other steps, so that a position is not the same."""
+    counts: tuple[Counted, ...] = ()
+    """Of both sides, where they are known."""
 
     @functools.cached_property
     def tallies(self) -> tuple[Tallies, Tallies]:
         """Of both sides, prompt by prompt, the seeds of one summed."""
-        old, new = (
-            tallies(list(itertools.chain.from_iterable(groups))).grouped([len(group) for group in groups])
-            for groups in ([sides[i] for sides in self.prompts] for i in (0, 1))
-        )
+        old, new = (self._side(i) for i in (0, 1))
         return old, new
+
+    def _side(self, i: int) -> Tallies:
+        groups = [sides[i] for sides in self.prompts]
+        records = list(itertools.chain.from_iterable(groups))
+        known = self.counts[i] if self.counts else None
+        sums = known.sums if known and known.records == records else tallies(records)
+        return sums.grouped([len(group) for group in groups])
 
     @functools.cached_property
     def same_text(self) -> int:
@@ -164,13 +184,20 @@ def hard_text(record: CellRecord) -> str:
     return "; ".join(f.text for f in record.findings if f.hard)
 
 
-def pair(old: CellRecord, new: CellRecord, *, across: Collection[str] = ()) -> Pairs:
+def pair(
+    old: CellRecord,
+    new: CellRecord,
+    *,
+    across: Collection[str] = (),
+    counts: tuple[Counted, Counted] | None = None,
+) -> Pairs:
     """Match two cells prompt by prompt.
 
     Args:
         old: the baseline.
         new: what is judged.
         across: fields of the identity that may differ, because the comparison is about them.
+        counts: of both, where they are known.
 
     Raises:
         Refused: one is not a measurement, a field of the identity differs (named, with both values),
@@ -187,7 +214,8 @@ def pair(old: CellRecord, new: CellRecord, *, across: Collection[str] = ()) -> P
                 f"(--across {field} compares across it)"
             )
     by_id = bool(_RENDERING & {f for f in across if old.identity.get(f) != new.identity.get(f)})
-    left, right = _by_prompt(old, by_id=by_id), _by_prompt(new, by_id=by_id)
+    counts = counts or (counted(old), counted(new))
+    left, right = (_by_prompt(side.records, by_id=by_id) for side in counts)
     common = [key for key in left if key in right]
     # Stopped early on purpose: the prompts that were not asked are not missing.
     larger = len(right) if new.stopped_at is not None else max(len(left), len(right))
@@ -206,15 +234,14 @@ def pair(old: CellRecord, new: CellRecord, *, across: Collection[str] = ()) -> P
     elif any(record.identity.get("sampling", {}).get("temperature") for record in (old, new)):
         notes.append("other seeds: paired by prompt alone, which takes more prompts for the same certainty")
     same_drafter = (old.cell.drafter, old.cell.k) == (new.cell.drafter, new.cell.k)
-    return Pairs(prompts=tuple(pairs), notes=tuple(notes), same_drafter=same_drafter)
+    return Pairs(prompts=tuple(pairs), notes=tuple(notes), same_drafter=same_drafter, counts=counts)
 
 
-def _by_prompt(record: CellRecord, *, by_id: bool) -> dict[str, tuple[PromptRecord, ...]]:
+def _by_prompt(records: list[PromptRecord], *, by_id: bool) -> dict[str, tuple[PromptRecord, ...]]:
     groups: dict[str, tuple[PromptRecord, ...]] = {}
-    for r in record.prompts:
-        if countable(r):
-            key = r.prompt if by_id else r.prompt_hash
-            groups[key] = (*groups.get(key, ()), r)
+    for r in records:
+        key = r.prompt if by_id else r.prompt_hash
+        groups[key] = (*groups.get(key, ()), r)
     return {
         key: rs if len(rs) == 1 else tuple(sorted(rs, key=lambda r: (r.seed, r.repeat)))
         for key, rs in groups.items()

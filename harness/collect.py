@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Hashable, Iterable
+import os
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from harness.speedup import SpeedRecord
 
 _FEW = 8
 """Cells named in a message; the rest are counted."""
+_WORTH_A_PROCESS, _PART = 2000, 250
 _STARTS = "speed/"
 """Suites of single server starts: what a speed-up is made of, no cells to compare."""
 
@@ -83,7 +86,8 @@ def collect(path: Path) -> Side:
         return Side(name=str(path), path=path, entries=(_entry(path),))
     if not path.is_dir():
         raise BadInput(f"{path}: no such file or folder")
-    found = [_cell_or_speed(file) for file in sorted(path.rglob("*.json")) if _may_be_cell(file, path)]
+    files = [file for file in sorted(path.rglob("*.json")) if _may_be_cell(file, path)]
+    found = _heads(files)
     entries = [entry for entry in found if entry]
     starts = len(found) - len(entries)
     notes = [f"{starts} files of speed-ups over pairs of starts are not compared here"] if starts else []
@@ -102,6 +106,15 @@ def collect(path: Path) -> Side:
         subject=subject,
         notes=tuple(notes),
     )
+
+
+def _heads(files: Sequence[Path]) -> list[Entry | None]:
+    """In order; of many, in processes of their own."""
+    workers = min(len(os.sched_getaffinity(0)), len(files) // _WORTH_A_PROCESS)
+    if workers < 2:  # noqa: PLR2004
+        return [_cell_or_speed(file) for file in files]
+    with ProcessPoolExecutor(workers) as pool:
+        return list(pool.map(_cell_or_speed, files, chunksize=_PART))
 
 
 def _may_be_cell(file: Path, folder: Path) -> bool:

@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
-from harness.baseline import Refused, hard_text, pair
+from harness.baseline import Counted, Refused, counted, hard_text, pair
 from harness.collect import Entry, Side, match, names_of
 from harness.errors import BadInput
 from harness.gate import Verdict, judge_pairs
@@ -23,7 +23,7 @@ from harness.notes import conditions_of, drafter_notes, noise_of, subject_notes,
 from harness.records import CellRecord, load, tallies
 from harness.speed import speed_of
 from harness.stack import NONE
-from harness.validity import countable, mostly_degenerate
+from harness.validity import mostly_degenerate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,7 +208,8 @@ class _Reader:
     def row(self, entry: Entry, partners: Sequence[Entry | None]) -> Row:
         old = load(entry.path, CellRecord)
         self._meet(0, old)
-        figures = self._figures(entry, old)
+        old_counts = counted(old)
+        figures = self._figures(entry, old, old_counts)
         against: list[Against | None] = []
         for column, partner in enumerate(partners, start=1):
             if partner is None:
@@ -216,16 +217,24 @@ class _Reader:
                 continue
             new = load(partner.path, CellRecord)
             self._meet(column, new)
-            against.append(self._against(old, new, figures, self._figures(partner, new)))
+            counts = (old_counts, counted(new))
+            against.append(self._against(old, new, counts, figures, self._figures(partner, new, counts[1])))
         return Row(
             figures=figures, against=tuple(against), notes=tuple(noise_of(old) if any(partners) else ())
         )
 
-    def _against(self, old: CellRecord, new: CellRecord, base: Figures, figures: Figures) -> Against:
+    def _against(
+        self,
+        old: CellRecord,
+        new: CellRecord,
+        counts: tuple[Counted, Counted],
+        base: Figures,
+        figures: Figures,
+    ) -> Against:
         self._check_across(old, new)
         positions: tuple[PositionChange, ...] = ()
         try:
-            pairs = pair(old, new, across=self._across)
+            pairs = pair(old, new, across=self._across, counts=counts)
             verdict = judge_pairs(pairs, look=new.stopped_at)
         except Refused as refusal:
             verdict = Verdict(kind="invalid", text=f"not comparable: {refusal}")
@@ -265,16 +274,16 @@ class _Reader:
         values = {f: {v for met in self.met for v in met.get(f, ())} for f in self._across}
         return [f"{f} is the same on every side" for f, v in values.items() if len(v) == 1 and self.met[1:]]
 
-    def _figures(self, entry: Entry, record: CellRecord) -> Figures:
-        prompts = record.prompts if record.valid else ()
-        counted = [r for r in prompts if countable(r)]
-        tally, speed = tallies(counted).total(), speed_of(prompts)
+    def _figures(self, entry: Entry, record: CellRecord, counts: Counted) -> Figures:
+        if not record.valid:
+            counts = Counted([], tallies([]))
+        tally, speed = counts.sums.total(), speed_of(record.prompts if record.valid else ())
         degenerate = mostly_degenerate(record.findings)
         plain = self._plain_tok_s(entry) if speed and record.cell.k and not degenerate else None
         return Figures(
             entry=entry,
             invalid=None if record.valid else hard_text(record),
-            prompts=len({r.prompt for r in counted}),
+            prompts=len({r.prompt for r in counts.records}),
             tokens_per_step=tally.tokens_per_step,
             tau=tally.tau,
             accepted_per_draft=tally.accepted_per_draft,
