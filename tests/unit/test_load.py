@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +14,20 @@ import pytest
 
 from fixtures import load as suite
 from harness import load
+from harness.cells import Cell
+from harness.client import Client
 from harness.errors import BadInput
 from harness.load import Bound, Level
+from harness.measure import Measurement
 from harness.plugin import DATA
+from harness.prompts import Prompt
 from harness.records import CellRecord, Finding, PromptRecord
+from harness.server import Server
+from harness.stack import Profile
 from tests.unit.compared import answer, cell
-from tests.unit.making import failed_record, prompt_record
+from tests.unit.fakes import Reply, fake_vllm
+from tests.unit.making import cell_name, failed_record, prompt_record, server_spec
+from tests.unit.test_metrics import PAGE
 
 BOUND = Bound(ttft_s=1.0, tpot_s=0.1)
 
@@ -221,3 +232,47 @@ def test_levels_rise(levels: str) -> None:
 
     with pytest.raises(BadInput, match="rising numbers of requests"):
         suite._levels(given)
+
+
+# A level is one stream
+
+
+def test_more_requests_than_prompts_are_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three prompts, four times, five in flight: no pass waits for the one before."""
+    flying, most = 0, 0
+
+    async def ask(_: Client, prompt: Prompt, *, repeat: int, **__: object) -> PromptRecord:
+        nonlocal flying, most
+        flying += 1
+        most = max(most, flying)
+        await asyncio.sleep(0.01)
+        flying -= 1
+        return prompt_record(prompt.id, repeat=repeat, histogram=(0,), accepted=None, drafted=None)
+
+    monkeypatch.setattr(Client, "ask", ask)
+    spec = server_spec(drafter="none", k=0, speculative=None)
+    name = cell_name(drafter="none", k=0)
+    profile = Profile(prompts=3, max_tokens=4, concurrency=5)
+    idle = re.sub(r"^(vllm:num_requests_\w+\{.*\}) .*$", r"\1 0.0", PAGE, flags=re.MULTILINE)
+    with fake_vllm(metrics=Reply(idle.encode())) as fake:
+        measurement = Measurement(
+            server=Server(
+                url=fake.url, key="sk", spec=spec, model="tiny", start_id="f00d", version="0.32.0",
+                attached=True, per_request=True, log=None,
+            ),
+            cell=Cell(name=name, spec=spec, profile_name="test", profile=profile),
+            suite="load-05",
+            prompts=[Prompt(id=f"p{i}", language="en", text=f"say {i}") for i in range(3)],
+            warmups=(),
+            repeats=4,
+            seed=0,
+            timed=True,
+            folder=tmp_path / "load-05",
+            progress=lambda *_: None,
+        )  # fmt: skip
+        measurement.prepare()
+        measurement.all_passes()
+        record = measurement.finish()
+
+    assert most == 5
+    assert level(5, record, asked=12).lost == 0
