@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from typing import Literal
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness import known, provenance, validity
+from harness import known, patches, provenance, validity
 from harness.acceptance import METRIC_VERSION
 from harness.answers import MOST_LOGPROBS, Answer, ask, prompt_logprobs
 from harness.cells import ServerSpec, canonical, server_spec
@@ -108,9 +109,12 @@ def with_logprobs(spec: ServerSpec) -> ServerSpec:
 def key_of(spec: ServerSpec, *, target: str, mend: str) -> str:
     """All that may change what calibrating gives, hashed; `target` is its folder or hub id."""
     facts = engine_facts(spec.engine_python or sys.executable)
+    env = {**os.environ, **dict(spec.env)}
     described = {
         "version": (VERSION, METRIC_VERSION),
         "engine": (facts.package, facts.version, spec.engine_python),
+        "changed": patches.changed_files(facts.folder) if facts.folder else None,
+        "loads_code": [(name, env[name]) for name in patches.code_loaders(env)],
         "target": (spec.target.model_dump(mode="json"), provenance.weights_hash(target)),
         "args": spec.args,
         "env": spec.env,

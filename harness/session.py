@@ -20,6 +20,9 @@ from harness.records import RUN_FILE, CellRecord, RunRecord, load, write_atomica
 from harness.stack import Profile, Stack
 from harness.watchdog import STALL_SECONDS
 
+CALIBRATION = "servers/calibration.txt"
+"""In a run's folder: each known answer and what was seen, or why nothing was calibrated."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
@@ -144,11 +147,25 @@ class Session:
             profile=self.options.profile_name,
             options=self.options.recorded(),
             subject=self.options.stack.subject,
-            provenance=provenance.provenance(),
+            provenance={**provenance.provenance(), "calibration": self._calibration()},
             environment=provenance.environment(),
             finished=finished,
         )
         write_atomically(self.folder / RUN_FILE, record.model_dump_json(by_alias=True, indent=1) + "\n")
+
+    def calibrated(self, *told: str) -> None:
+        """Note what calibrating said; a file, since the process that measures need not be the one that ends.
+
+        Raises:
+            BadInput: the results folder cannot be written.
+        """
+        write_atomically(self.folder / CALIBRATION, "".join(f"{line}\n" for line in told))
+
+    def _calibration(self) -> list[str] | None:
+        try:
+            return (self.folder / CALIBRATION).read_text(encoding="utf-8").splitlines()
+        except OSError:  # no server was needed yet
+            return None
 
     def prompts(self, cell: Cell) -> tuple[Prompt, ...]:
         """The prompts of a cell.

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import calibration, guessing, known
+from harness import calibration, guessing, known, patches
 from harness.calibration import Calibration, Check
 from harness.known import Place
 from harness.plugin import DATA
@@ -128,6 +128,13 @@ def test_the_family_of_a_stack_is_its_engine_and_target() -> None:
     assert key(spec) != key(calibration.self_spec(stack.model_copy(update={"engine": args})))
     assert key(spec) != key(spec, "probe")
     assert key(spec) != key(dataclasses.replace(spec, env=(("A", "b"),)))
+    before = key(spec)
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("VLLM_PLUGINS", "another")
+        assert key(spec) != before
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(patches, "changed_files", lambda _folder: (("vllm/envs.py", "0" * 16),))
+        assert key(spec) != before
 
 
 def test_a_damaged_memory_is_none(tmp_path: Path) -> None:

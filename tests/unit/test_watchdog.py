@@ -26,7 +26,7 @@ from harness.errors import BadRecord, ServerFailed
 from harness.measure import Measurement
 from harness.plugin import DATA
 from harness.prompts import Prompt
-from harness.records import CellRecord, load
+from harness.records import CellRecord, RunRecord, load
 from harness.server import Server, running
 from harness.stack import Profile
 from harness.watchdog import Evidence, Guard, Pulse, Stall, Watch, guarded, stalls_in
@@ -655,7 +655,11 @@ def test_a_calibration_on_a_server_that_hangs_does_not_wait_for_its_requests(
     fake.freeze.touch()
     _, output = bench(fake, tmp_path, "--stall-seconds", "1", "--calibration", "on")
 
-    assert "not calibrated: the target cannot draft for itself here: server self-k3 stalled" in output
+    told = "not calibrated: the target cannot draft for itself here: server self-k3 stalled"
+    assert told in output
+    (path,) = tmp_path.glob("results/*/run.json")
+    (line,) = load(path, RunRecord).provenance["calibration"]
+    assert line.startswith(told)
     assert "Traceback" not in output
 
 
