@@ -169,7 +169,7 @@ def test_a_load_loses_nothing_and_shows_each_level(engine: Server, draftgate: Dr
     """The levels are one stream each: 8 prompts make a level of 4 once and one of 8 twice over."""
     done = draftgate.run(
         "bench_suites/test_load.py", "--server-url", engine.url, "--levels", "1,4,8", "--max-tokens", "8",
-        "-k", "test_load and chat and en and ngram and k4",
+        "-k", "test_load", "-m", "chat and en and ngram and k4",
         env={"DRAFTGATE_API_KEY": engine.key},
     )  # fmt: skip
 
