@@ -159,5 +159,8 @@ def _carries(process: Path, start_id: str) -> bool:
         told, title = (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
     except OSError:  # somebody else's
         return False
-    # vLLM writes the titles of its workers, like VLLM::EngineCore, over their environment.
-    return f"{MARK}={start_id}".encode() in told.split(b"\0") or (b"=" not in told and b"::" in title)
+    if f"{MARK}={start_id}".encode() in told.split(b"\0"):
+        return True
+    # vLLM writes the titles of its workers, like VLLM::EngineCore, over the first of their environment.
+    overwritten = not told or told.startswith(b"\0")
+    return overwritten and b"::" in title and f"{MARK}=".encode() not in told
