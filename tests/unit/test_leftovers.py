@@ -47,7 +47,7 @@ def start() -> Iterator[Start]:
         env = {key: value for key, value in os.environ.items() if key != MARK}
         process = subprocess.Popen(
             [sys.executable, "-c", code],
-            env={**env, **({MARK: mark} if mark else {})},
+            env={**({MARK: mark} if mark else {}), **env, "LAST": "=" * 50},
             start_new_session=True,
             stdout=subprocess.PIPE,
         )
