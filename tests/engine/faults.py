@@ -418,7 +418,7 @@ def disk_full(draftgate: Draftgate) -> Outcome:
                     file.write(b"x" * 512)
             code = run.end()
             before = draftgate.lines()
-        heard, line = run.said("No space left on device")
+        heard, line = run.said(r"jsonl: No space left on device")
         assert "Traceback" not in run.text, run.text
         filler.unlink()
         outcome = Outcome(
