@@ -113,7 +113,7 @@ class Run:
         """When the first line that fits was printed, and the line; empty where none was."""
         for at, line in self.output:
             if re.search(pattern, line):
-                return at, line.strip().replace(str(self.draftgate.results), "results")
+                return at, line.strip(" !=").replace(str(self.draftgate.results), "results")
         return 0.0, ""
 
     def until(
