@@ -54,8 +54,14 @@ def another_version(valid: bytes) -> bytes:
     return b"v2\n" + valid
 
 
+def truncated(valid: bytes) -> bytes:
+    """Half of it; of TOML, which may be whole after any line, up to the next value."""
+    half = len(valid) // 2
+    return valid[: valid.index(b" = ", half) + 3] if b"schema = 1" in valid else valid[:half]
+
+
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
-    "truncated": lambda valid: valid[: len(valid) // 2],
+    "truncated": truncated,
     "empty": lambda _: b"",
     "binary": lambda _: bytes(range(256)) * 4,
     "zeros": lambda valid: b"\0" * len(valid),  # what a power cut may leave of a file
