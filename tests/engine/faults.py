@@ -372,7 +372,7 @@ def interrupted(draftgate: Draftgate, number: signal.Signals, phase: str) -> tup
         code = run.end(timeout=200)
         took = time.monotonic() - at
         before = draftgate.lines()
-    _, line = run.said(r"KeyboardInterrupt|Interrupted|no tests ran|\d+ passed")
+    _, line = run.said(r"KeyboardInterrupt|Interrupted|interrupted while it ended|no tests ran|\d+ passed")
     name = "Ctrl-C" if number == signal.SIGINT else number.name
     outcome = Outcome(
         fault=f"{name} while {phase}", how=f"{number.name} to pytest", said=line, code=code, seconds=took

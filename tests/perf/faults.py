@@ -79,9 +79,11 @@ def fill(table: Table, options: argparse.Namespace) -> None:
             table.add(name, lambda own, server, name=name: FAULTS[name](fresh(own, server), own))  # type: ignore[misc]
     for number in (signal.SIGINT, signal.SIGTERM) if options.phases else ():
         for phase in PHASES:
-            if not (options.served and phase in OWN_PHASES):
+            name = f"{number.name} while {phase}"
+            asked = not options.only or any(word in name for word in options.only)
+            if asked and not (options.served and phase in OWN_PHASES):
                 table.add(
-                    f"{number.name} while {phase}",
+                    name,
                     lambda own, server, n=number, p=phase: interrupted(fresh(own, server), n, p)[0],  # type: ignore[misc]
                 )
 
