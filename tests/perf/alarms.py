@@ -148,18 +148,8 @@ def watched(
     watchers = [threading.Thread(target=watch, args=(name,)) for name in sources]
     for watcher in watchers:
         watcher.start()
-    draw, began = random.Random(seed + 1), time.monotonic()  # noqa: S311 - a load
-    told = began
     try:
-        with ThreadPoolExecutor(max(kind.requests[1] for kind in KINDS.values())) as pool:
-            while (spent := time.monotonic() - began) < seconds:
-                load.work(pool)
-                if time.monotonic() - told > 60:
-                    told = time.monotonic()
-                    alarms = sum(len(one.alarms) for one in seen.values())
-                    say(f"{spent / 60:.0f} min, {load.sent.total()} requests, {alarms} alarms")
-                if draw.random() < PAUSE:
-                    time.sleep(min(draw.uniform(0, 10), max(0.0, seconds - (time.monotonic() - began))))
+        _keep_busy(load, seen, seconds=seconds, seed=seed, say=say)
     except KeyboardInterrupt:  # what was seen up to here counts
         say("interrupted")
     finally:
@@ -167,6 +157,23 @@ def watched(
         for watcher in watchers:
             watcher.join()
     return seen, load
+
+
+def _keep_busy(
+    load: Load, seen: dict[str, Seen], *, seconds: float, seed: int, say: Callable[[str], None]
+) -> None:
+    """Work after work for so long, with pauses."""
+    draw, began = random.Random(seed + 1), time.monotonic()  # noqa: S311 - a load
+    told = began
+    with ThreadPoolExecutor(max(kind.requests[1] for kind in KINDS.values())) as pool:
+        while (spent := time.monotonic() - began) < seconds:
+            load.work(pool)
+            if time.monotonic() - told > 60:
+                told = time.monotonic()
+                alarms = sum(len(one.alarms) for one in seen.values())
+                say(f"{spent / 60:.0f} min, {load.sent.total()} requests, {alarms} alarms")
+            if draw.random() < PAUSE:
+                time.sleep(min(draw.uniform(0, 10), max(0.0, seconds - (time.monotonic() - began))))
 
 
 def figures(
