@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from harness.compare import Against, Comparison, Figures, PositionChange, Row
 from harness.errors import BadInput
@@ -184,7 +184,7 @@ class _Page:
         rows, sources = [], []
         for (label, column), place in sorted(places.items(), key=lambda i: (order[i[0][0]], i[0][1])):
             cells = [cell for value in values for cell in self._pivot_cells(place.get(value))]
-            notes = self._raise(*(row for *_, row in place.values()))
+            notes = self._raise_side(column, place)
             rows.append((label, *([self._labels[column]] if several else []), *cells, notes))
             found = [place.get(value) for value in values]
             sources.append((column, [(at[2], at[0].entry) if at else None for at in found]))
@@ -216,15 +216,27 @@ class _Page:
         between = f" ({signed(ends[0])}..{signed(ends[1])})" if ends and ends[0] != ends[1] else ""
         return f"{signed(a.verdict.change or 0)}{between} {self._mark(a)}"
 
-    def _raise(self, *rows: Row) -> str:
-        """The numbers of the footnotes of some rows."""
+    def _raise_side(self, column: int, place: Mapping[str, tuple[Figures, Against | None, Row]]) -> str:
+        """The numbers of the footnotes of one side's cells; a note of some of them says of which."""
+        where: dict[str, list[str]] = {}
+        for value, (figures, a, row) in place.items():
+            of_pair = a.notes if a else () if column else row.notes
+            for note in dict.fromkeys((*of_pair, *figures.findings)):
+                where.setdefault(note, []).append(value)
+        return self._numbers(
+            note if len(values) == len(place) else f"{', '.join(values)}: {note}"
+            for note, values in where.items()
+        )
+
+    def _raise(self, row: Row) -> str:
+        """The numbers of the footnotes of a row."""
         several = len(self._labels) > 2  # noqa: PLR2004
-        notes: list[str] = []
-        for row in rows:
-            notes += row.notes
-            for label, a in zip(self._labels[1:], row.against, strict=True):
-                notes += [f"{label}: {note}" if several else note for note in (a.notes if a else ())]
-            notes += self._findings(row)
+        notes = list(row.notes)
+        for label, a in zip(self._labels[1:], row.against, strict=True):
+            notes += [f"{label}: {note}" if several else note for note in (a.notes if a else ())]
+        return self._numbers((*notes, *self._findings(row)))
+
+    def _numbers(self, notes: Iterable[str]) -> str:
         numbers = {self.footnotes.setdefault(note, len(self.footnotes) + 1) for note in notes}
         return " ".join(raised(number) for number in sorted(numbers))
 
