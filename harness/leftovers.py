@@ -76,7 +76,7 @@ def end_left(say: Say) -> None:
             continue
         if told.machine != machine:
             if machine and told.machine.split()[0] != machine.split()[0]:  # before the machine started anew
-                _forget(path)
+                forget(path)
             continue
         if _lives(told.owner):
             continue
@@ -86,7 +86,7 @@ def end_left(say: Say) -> None:
                 f"draftgate: ended server {told.label}, which an earlier run (process {told.owner.pid}) left "
                 f"running: {ended} process{'es' * (ended > 1)}"
             )
-        _forget(path)
+        forget(path)
 
 
 def end(session: int, start_id: str) -> int:
@@ -108,15 +108,11 @@ def end(session: int, start_id: str) -> int:
     return len(found)
 
 
-def _forget(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
 def forget(path: Path | None) -> None:
     """A server has ended: nothing is left to be found."""
     if path is not None:
-        _forget(path)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _machine() -> str | None:
