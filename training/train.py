@@ -38,7 +38,9 @@ from training.stages import Context
 
 LOCK = "trainer.lock"
 """Held by a trainer as long as it lives."""
-UNCOMPILED = {"draft_attn_impl": "sdpa", "loss_implementation": "eager"}
+ON_GPU = {"draft_attn_impl": "sdpa", "loss_implementation": "eager"}
+"""Compiled or not: of what torch 2.11 runs the fastest (`tests.perf.steps`); it fails on the fused losses
+once they are compiled, and flex attention's masks break the graph at every ttt step."""
 ON_CPU = {"draft_attn_impl": "sdpa", "loss_implementation": "eager", "hidden_states_dtype": "float32"}
 """The trainer does not run on a CPU without them: flex attention has no backward pass there, the fused
 losses need Triton, and bf16 would be emulated."""
@@ -172,13 +174,14 @@ def trainer_settings(
         arguments["on_missing"] = "warn"
     if cpu:
         arguments |= ON_CPU
-    elif not train.compile:
-        arguments |= UNCOMPILED
+    else:
+        arguments |= ON_GPU
     arguments |= train.args
     return {
         "arguments": _flags(arguments),
         "device": "cpu" if cpu else "cuda",
         "gpu_memory": None if cpu else 0.95 - recipe.hidden_states.gpu_memory,
+        "compile": train.compile and not cpu,
         "gpus": train.gpus,
         "ahead": recipe.hidden_states.mode == "ahead",
         "checkpoints": str(folder / "checkpoints"),

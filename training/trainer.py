@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ from speculators.train.config import TrainConfig
 from speculators.train.distributed import get_rank
 
 from harness.records import write_atomically
-from training import cpu_shim
+from training import cpu_shim, one_graph
 from training.checkpoints import Checkpoints, Step
 from training.interruption import Patient, end_with_starter
 from training.transfer import AheadBackend
@@ -78,6 +79,7 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
 
     settings: dict[str, Any] = {}  # noqa: RUF012 - set once, before the only instance is made
     interrupted = False
+    _compiled = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._store = Checkpoints(Path(self.settings["checkpoints"]), keep_last=self.settings["keep_last"])
@@ -104,9 +106,32 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
             self._stop_if_over(epoch - 1)
         if self._enough():  # and killed before the validation
             return
+        if self.settings["compile"] and not self._compiled:
+            self._compile()
         Waiting.idle_since = time.perf_counter()
         super().train_epoch(epoch, step_callback=self._stepped)
         Waiting.idle_since = 0.0
+
+    def _compile(self) -> None:
+        """Forward and backward over a batch of padding, in training and in validation: nothing is learned.
+
+        torch.compile works at the first step, which would wait for the first hidden states; so it works
+        while the server starts.
+        """
+        self._compiled = True
+        padding = self.train_loader.collate_fn([])
+        # As in a real batch: of its type, and with something to learn from. Else all is compiled again.
+        kind = self.train_loader.dataset.data[0]["loss_mask"].dtype
+        padding["loss_mask"] = torch.ones_like(padding["loss_mask"], dtype=kind)
+        batch = {k: v.to(self.local_rank) for k, v in padding.items() if isinstance(v, torch.Tensor)}
+        with torch.autocast(self.device_type, dtype=self.config.hidden_states_dtype):
+            self.model.train()
+            self.model(**batch, **(self.config.train_call_kwargs or {}))[1].backward()
+            self.model.eval()
+            with torch.no_grad():
+                self.model(**batch, **(self.config.val_call_kwargs or {}))
+        self._optimizers_zero_grad()
+        self._losses = []
 
     def _stepped(self) -> None:
         if self.global_step % self.config.log_freq == 0:
@@ -218,7 +243,8 @@ def main(settings_file: Path) -> int:
     """Train as `settings_file` says; 0 where there is a drafter to export at the end."""
     settings = json.loads(settings_file.read_text(encoding="utf-8"))
     end_with_starter()
-    if get_rank() == 0:
+    # speculators' own rank is 0 in every process until it has set up torch.distributed.
+    if int(os.environ.get("RANK", "0")) == 0:
         with FileLock(settings["lock"]):  # of two trainers, one would write over the other
             return _train(settings)
     return _train(settings)
@@ -229,6 +255,8 @@ def _train(settings: dict[str, Any]) -> int:
         cpu_shim.install()
     elif settings["gpu_memory"]:
         torch.cuda.set_per_process_memory_fraction(settings["gpu_memory"])
+    if settings["compile"]:
+        one_graph.install()
     Waiting.limit = settings["max_empty"]
     SteppedTrainer.settings = settings
     trainer.BatchRecoveryCoordinator = Waiting

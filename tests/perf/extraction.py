@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("recipe")
     parser.add_argument("--work", type=Path, default=Path("results/training"))
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--modes", nargs="+", default=["ahead", "online"])
+    parser.add_argument("--modes", nargs="*", default=["ahead", "online"])
     parser.add_argument("--set", dest="changes", action="append", default=[])
     options = parser.parse_args(argv)
     work = options.work.resolve()

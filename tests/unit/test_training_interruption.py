@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("speculators")
@@ -188,3 +189,19 @@ def test_a_clock_that_is_set_changes_no_step(tmp_path: Path, monkeypatch: pytest
     report = metrics.report(path, times={}, extraction=Progress(wanted=0), mode="ahead")
     assert 0 <= report["step_seconds"] < 60
     assert report["trainers"] == 1
+
+
+def test_of_several_processes_the_first_alone_takes_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"lock": str(tmp_path / "lock")}))
+    monkeypatch.setattr(trainers, "end_with_starter", lambda: None)
+    monkeypatch.setattr(trainers, "_train", lambda _: 0)
+    monkeypatch.setattr(trainers, "FileLock", lambda path: FileLock(path, timeout=0))
+    with FileLock(tmp_path / "lock"):
+        monkeypatch.setenv("RANK", "1")
+        assert trainers.main(settings) == 0
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(Timeout):
+            trainers.main(settings)
