@@ -316,6 +316,9 @@ import pytest
 @pytest.fixture(scope="session")
 def server(request):
     return None
+@pytest.fixture
+def keeper(server):
+    return None
 """
 
 
