@@ -68,7 +68,7 @@ TESTS = 28
 LONG = os.environ.get("DRAFTGATE_FUZZ") == "long"
 fuzz = settings(
     settings.get_profile("long" if LONG else "draftgate"),
-    max_examples=-(-100_000 // TESTS) if LONG else 50,
+    max_examples=-(-100_000 // TESTS) if LONG else 10,
     suppress_health_check=list(HealthCheck),
 )
 SHIPPED = Path(stacks.__file__).parent.parent
@@ -804,7 +804,7 @@ def streams(draw: st.DrawFn, endpoint: str) -> bytes:
     )
 
 
-@settings(fuzz, max_examples=fuzz.max_examples if LONG else 15)
+@settings(fuzz, max_examples=fuzz.max_examples if LONG else 5)
 @given(st.data(), st.sampled_from(("chat", "raw")), st.sampled_from((0, 2)))
 def test_a_stream_of_an_engine(vllm: FakeVllm, data: st.DataObject, endpoint: str, k: int) -> None:
     body = data.draw(streams(endpoint))
