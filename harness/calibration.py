@@ -228,7 +228,7 @@ def guessing(
     target = Path(resolve(stack.target.model, say=say, python=stack.engine.python))
     if not target.is_dir():
         return Check(name=name, outcome="not checked", text="— (the target is no folder here)")
-    weights = folder / "random-weights"
+    weights = folder.resolve() / "random-weights"  # a relative path is no folder to a stack
     write_guesser(weights, target=target, tokens=often, k=K)
     drafter = Drafter(method="eagle3", model=str(weights), k=(K,))
     spec = server_spec(stack.model_copy(update={"drafters": {"random": drafter}}), "random", K)

@@ -260,10 +260,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     A sentence may quote a server or a model: nothing in it acts on a terminal.
     """
     outcome = call.excinfo.value if call.excinfo else None
-    if cell_of(item) and isinstance(outcome, pytest.fail.Exception | pytest.skip.Exception):
+    ours = cell_of(item) or item.get_closest_marker("calibration")
+    if ours and isinstance(outcome, pytest.fail.Exception | pytest.skip.Exception):
         outcome.msg = formats.visible_lines(str(outcome))
     report = yield
-    if cell_of(item) and call.excinfo is not None and call.excinfo.errisinstance(DraftgateError):
+    if ours and call.excinfo is not None and call.excinfo.errisinstance(DraftgateError):
         report.longrepr = formats.visible_lines(str(call.excinfo.value))
     return report
 

@@ -7,15 +7,18 @@ import json
 import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from harness import calibration, guessing, known, patches
 from harness.calibration import Calibration, Check
+from harness.cells import ServerSpec
 from harness.known import Place
 from harness.plugin import DATA
-from harness.stack import find, load
+from harness.server import resolve_speculative
+from harness.stack import Stack, find, load
 
 
 def drawn(chances: list[float], *, seed: int, true: float | None = None, k: int = 3) -> list[Place]:
@@ -160,3 +163,39 @@ def test_a_guesser_is_a_safetensors_file_of_the_layout(tmp_path: Path) -> None:
     header = json.loads(raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]])
     assert header["lm_head.weight"]["dtype"] == "BF16"
     assert math.prod(header["t2d"]["shape"]) == 96
+
+
+def test_a_guessing_drafter_is_found_from_a_relative_results_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`results`, where every run goes, is a relative path: it was taken for a hub id."""
+
+    def written(folder: Path, **_: Any) -> None:
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+
+    written(tmp_path / "target")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(calibration, "write_guesser", written)
+
+    class Started(Exception):  # noqa: N818
+        pass
+
+    def running(spec: ServerSpec, **_: Any) -> None:
+        resolve_speculative(spec, target="/t", say=lambda _: None)
+        raise Started
+
+    monkeypatch.setattr(calibration, "running", running)
+    stack = Stack(schema=1, name="tiny", target={"model": str(tmp_path / "target")}, drafters={})
+    with pytest.raises(Started):
+        calibration.guessing(stack, [], [], folder=Path("results/servers"), say=lambda _: None)
+
+
+def test_our_errors_end_in_a_sentence_in_the_calibration_suite_too(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        "import pytest\nfrom harness.errors import BadInput\n"
+        "@pytest.mark.calibration\ndef test_it():\n    raise BadInput('no such target')\n"
+    )
+    done = pytester.runpytest_subprocess("-p", "harness.plugin", "-p", "no:cacheprovider")
+    assert "no such target" in "\n".join(done.outlines)
+    assert "raise BadInput" not in "\n".join(done.outlines)
