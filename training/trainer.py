@@ -79,7 +79,6 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
 
     settings: dict[str, Any] = {}  # noqa: RUF012 - set once, before the only instance is made
     interrupted = False
-    _compiled = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._store = Checkpoints(Path(self.settings["checkpoints"]), keep_last=self.settings["keep_last"])
@@ -106,7 +105,7 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
             self._stop_if_over(epoch - 1)
         if self._enough():  # and killed before the validation
             return
-        if self.settings["compile"] and not self._compiled:
+        if self.settings["compile"] and epoch == self.current_epoch:  # the first one of this process
             self._compile()
         Waiting.idle_since = time.perf_counter()
         super().train_epoch(epoch, step_callback=self._stepped)
@@ -118,7 +117,6 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         torch.compile works at the first step, which would wait for the first hidden states; so it works
         while the server starts.
         """
-        self._compiled = True
         padding = self.train_loader.collate_fn([])
         # As in a real batch: of its type, and with something to learn from. Else all is compiled again.
         kind = self.train_loader.dataset.data[0]["loss_mask"].dtype

@@ -1,6 +1,6 @@
 """The wall time from a data set to trained weights: hidden states ahead of the trainer, and its own default.
 
-    python -m tests.perf.extraction RECIPE --work DIR [--epochs 1] [--modes ahead online]
+    python -m tests.perf.extraction RECIPE --work DIR [--epochs 1] [--modes [ahead] [online]]
 
 Both train the same drafter on the same data and device, one after the other, each with a server of its own.
 The default is speculators' as it comes: 12 loader workers, each asking for one sample when it needs it. Times
@@ -98,7 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("recipe")
     parser.add_argument("--work", type=Path, default=Path("results/training"))
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--modes", nargs="*", default=["ahead", "online"])
+    parser.add_argument(
+        "--modes", nargs="*", default=["ahead", "online"], help="none at all: the data set is made alone"
+    )
     parser.add_argument("--set", dest="changes", action="append", default=[])
     options = parser.parse_args(argv)
     work = options.work.resolve()
