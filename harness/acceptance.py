@@ -50,6 +50,36 @@ def histogram_from_positions(drafts: int, per_position: Sequence[int]) -> tuple[
     return counts
 
 
+def steps_of_pieces(pieces: Sequence[int], histogram: Sequence[int]) -> tuple[int, ...] | None:
+    """Accepted tokens of each verify step, where the engine tells only how many steps accepted how many.
+
+    A streamed answer comes in pieces: the first token, then what each step committed, of which only the
+    last may be cut, at a stop or at max_tokens. Believed where the pieces make the histogram.
+
+    Args:
+        pieces: tokens of each piece.
+        histogram: verify steps by accepted tokens, k + 1 values.
+
+    Returns:
+        None where pieces arrived merged, or a step had nothing to verify.
+    """
+    verify = sum(histogram)
+    if len(pieces) != verify + 1 or pieces[0] != 1:
+        return None
+    if not verify:
+        return ()
+    try:
+        whole = histogram_of((tokens - 1 for tokens in pieces[1:-1]), len(histogram) - 1)
+    except ValueError:
+        return None
+    left = [
+        j for j, (told, seen) in enumerate(zip(histogram, whole, strict=True)) for _ in range(told - seen)
+    ]
+    if len(left) != 1 or left[0] < pieces[-1] - 1:
+        return None
+    return (*(tokens - 1 for tokens in pieces[1:-1]), left[0])
+
+
 def undrafted_steps(
     *, histogram: Sequence[int], last_accepted: int | None, output_tokens: int, decode_steps_seen: int | None
 ) -> int:

@@ -270,6 +270,8 @@ def synthetic(stack: Stack, prompts: Sequence[Prompt], *, folder: Path, say: Say
         answers, hard = ask(server, prompts, Profile(prompts=len(prompts), max_tokens=64))
     if hard:
         return Check(name=name, outcome="broken", text=hard)
+    if answers and all(_untold(answer) for answer in answers):
+        return Check(name=name, outcome="not checked", text=_UNTOLD)
     given = [after / before for before, after in itertools.pairwise((1.0, *_RATES))]
     places = [
         Place(position=position, accepted=accepted, chance=given[position], gap=math.inf)
@@ -297,8 +299,19 @@ def _check(server: Server, answers: Sequence[Answer], hard: str, temperature: fl
     if hard:
         return Check(name=name, outcome="broken", text=hard)
     places = [place for answer in answers for place in places_of(server, answer, temperature)]
+    if not places and all(_untold(answer) for answer in answers):
+        return Check(name=name, outcome="not checked", text=_UNTOLD)
     outcome, text = (known.judge_sampled if temperature else known.judge_greedy)(places, server.spec.k)
     return Check(name=name, outcome=outcome, text=text)
+
+
+_UNTOLD = "— (the engine tells no acceptance of single steps, and its stream came in other pieces)"
+
+
+def _untold(answer: Answer) -> bool:
+    """Drafts were checked, and which of them were right is not known."""
+    record = answer.record
+    return record.accepted is None and sum(record.histogram) > 0
 
 
 def places_of(server: Server, answer: Answer, temperature: float) -> list[Place]:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import openai
 
-from harness.acceptance import histogram_of, undrafted_steps
+from harness.acceptance import histogram_of, steps_of_pieces, undrafted_steps
 from harness.errors import DraftgateError
 from harness.metrics import SpecCounters, settled
 from harness.prompts import Prompt, hash_of
@@ -29,8 +29,8 @@ class _Stream:
     """What came back so far."""
 
     text: list[str] = dataclasses.field(default_factory=list)
-    pieces: int = 0
-    """Chunks that carried tokens."""
+    pieces: list[int] = dataclasses.field(default_factory=list)
+    """Tokens of each chunk that carried some; 0 where it had their text alone."""
     ids: list[int] = dataclasses.field(default_factory=list)
     finish: str = ""
     usage: dict[str, Any] | None = None
@@ -238,7 +238,7 @@ class Client:
                 chunk.get("prompt_token_ids") or choice.get("prompt_token_ids")
             )
             if ids or piece:
-                into.pieces += 1
+                into.pieces.append(len(ids))
                 into.ids += ids
                 piece.encode()  # half of a surrogate pair is no text, and could not be stored
                 into.text.append(piece)
@@ -255,7 +255,7 @@ class Client:
         source: Source = "none"
         accepted = drafted = draft_tokens = None
         histogram: tuple[int, ...] = (0,) * (self._k + 1)
-        seen: int | None = stream.pieces - 1
+        seen: int | None = len(stream.pieces) - 1
         if self._k and moved is not None:
             source = "counters"
             histogram = moved.histogram
@@ -263,6 +263,9 @@ class Client:
             # One iteration of the engine is the prefill; chunked ones would show as undrafted steps,
             # but are more than the overshoot can explain and so are not believed.
             seen = moved.iterations - 1 if moved.iterations else seen
+            if draft_tokens == self._k * moved.drafts:  # else each step's drafts are not known
+                accepted = steps_of_pieces(stream.pieces, histogram)
+                drafted = None if accepted is None else (self._k,) * moved.drafts
         elif self._k and stream.spec is not None:
             source = "request"
             histogram = tuple(int(n) for n in stream.spec["acceptance_histogram"])

@@ -240,7 +240,8 @@ class _Reader:
             verdict = Verdict(kind="invalid", text=f"not comparable: {refusal}")
         else:
             sums = [side.total().conditional for side in pairs.tallies]
-            tested = {p.index: p for p in verdict.positions}
+            # Another drafter reaches other steps: its positions are shown, and not judged.
+            tested = {p.index: p for p in verdict.positions if pairs.same_drafter}
             positions = tuple(
                 PositionChange(
                     index=i, old=before, new=after, tested=i in tested,

@@ -13,7 +13,9 @@ from harness.notes import holm_notes
 from harness.sources import Sources
 from harness.tables import DASH, LEGEND, MARKS, number
 
-_POSITIONS_LEGEND = "positions: ▼ lost  ~ tested, not lost  = identical  no mark: too few events to test"
+_POSITIONS_LEGEND = (
+    "positions: ▼ lost  ~ tested, not lost  = identical  no mark: too few events, or another drafter"
+)
 _SPEED_LEGEND = "speed-up: tok/s over that of none in the same run, one start each: a description, no claim"
 
 

@@ -86,7 +86,8 @@ class PromptRecord(Record):
     source: Source
     """Where acceptance was read: from the response, from the server's counters, or nowhere."""
     accepted: tuple[Count, ...] | None
-    """Per verify step; None where the engine reports the histogram alone."""
+    """Per verify step; None where the engine reports the histogram alone, and the pieces of the stream do
+    not tell the rest."""
     drafted: tuple[Count, ...] | None
     histogram: tuple[Count, ...] = Field(min_length=1, max_length=MOST_K + 1)
     """Verify steps that accepted exactly j tokens, k + 1 values."""

@@ -105,8 +105,11 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
             self._stop_if_over(epoch - 1)
         if self._enough():  # and killed before the validation
             return
-        if self.settings["compile"] and epoch == self.current_epoch:  # the first one of this process
-            self._compile()
+        if epoch == self.current_epoch:  # the first one of this process
+            if self.settings["ahead"] and self.val_loader is not None:
+                iter(self.val_loader)  # its workers take seconds to start: now, not when the GPU would wait
+            if self.settings["compile"]:
+                self._compile()
         Waiting.idle_since = time.perf_counter()
         super().train_epoch(epoch, step_callback=self._stepped)
         Waiting.idle_since = 0.0

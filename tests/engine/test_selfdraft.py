@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 
 import pytest
 
-from harness import gate, validity
+from harness import calibration, gate, validity
+from harness.plugin import DATA
+from harness.prompts import load
 from harness.records import CellRecord
 from harness.server import Server
 
@@ -41,6 +44,16 @@ def test_with_the_mend_self_drafting_is_as_it_must_be(
     assert "engine-mended" in {f.code for f in at_zero.findings}
     assert engine.log is not None
     assert "draftgate: mended expand_batch_to_tokens" in engine.log.read_text()
+
+
+@pytest.mark.parametrize("engine", [("self", 3, "1")], indirect=True, ids=["mended"])
+def test_an_engine_that_has_counters_alone_is_calibrated_by_its_stream(engine: Server) -> None:
+    """vLLM before 0.28, GPU engines among them, does not tell each request's acceptance."""
+    older = dataclasses.replace(engine, per_request=False)
+
+    found = calibration.calibrate(older, load(DATA / "prompts", "instruct", "en", at_most=2), say=print)
+
+    assert [check.outcome for check in found.checks] == ["ok", "ok"], found
 
 
 @pytest.mark.parametrize("engine", [("self", 3, "probe")], indirect=True, ids=["unmended"])

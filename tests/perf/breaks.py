@@ -45,6 +45,11 @@ def norm_output(folder: Path) -> None:
     _config(folder, flip)
 
 
+def norm_before_fc(folder: Path) -> None:
+    """The target's hidden states are not normalised before the drafter takes them in."""
+    _config(folder, lambda config: config.update(norm_before_fc=False))
+
+
 def layer_id(folder: Path) -> None:
     """The second of the target's hidden states comes from the layer before the one it was trained on."""
 
@@ -54,9 +59,14 @@ def layer_id(folder: Path) -> None:
     _config(folder, shift)
 
 
-def layers_swapped(folder: Path) -> None:
-    """The first and the last of the target's hidden states change places."""
-    _config(folder, lambda config: config["eagle_aux_hidden_state_layer_ids"].reverse())
+def other_layers(folder: Path) -> None:
+    """The target's hidden states come from the layers that belong to a target half as deep."""
+
+    def halve(config: dict[str, Any]) -> None:
+        ids = config["eagle_aux_hidden_state_layer_ids"]
+        config["eagle_aux_hidden_state_layer_ids"] = [ids[0], *(layer // 2 for layer in ids[1:])]
+
+    _config(folder, halve)
 
 
 def draft_map(folder: Path) -> None:
@@ -71,8 +81,9 @@ def draft_map(folder: Path) -> None:
 
 BREAKS: dict[str, Callable[[Path], None]] = {
     "norm-output": norm_output,
+    "norm-before-fc": norm_before_fc,
     "layer-id": layer_id,
-    "layers-swapped": layers_swapped,
+    "other-layers": other_layers,
     "draft-map": draft_map,
 }
 

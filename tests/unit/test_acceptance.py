@@ -12,6 +12,7 @@ from harness.acceptance import (
     histogram_from_positions,
     histogram_of,
     overshoot_of,
+    steps_of_pieces,
     tallies_of,
     tally_of,
     undrafted_steps,
@@ -342,3 +343,36 @@ def test_many_tallies_at_once_are_those_of_each(groups: list[list[Counted]]) -> 
     for i, tally in enumerate(wanted):
         reached = (*tally.at_least, *[0] * (len(summed.at_least) - len(tally.at_least)))
         assert tuple(summed.at_least[:, i]) == reached
+
+
+def pieces_of(answer: Answer) -> list[int]:
+    """Tokens of each piece of its stream, where none arrive merged."""
+    pieces = [1, *(max(step, 0) + 1 for step in answer.steps)]
+    pieces[-1] -= answer.trimmed
+    return pieces
+
+
+@given(answers())
+def test_the_pieces_of_a_stream_tell_each_step(answer: Answer) -> None:
+    found = steps_of_pieces(pieces_of(answer), histogram_of(answer.accepted, answer.k))
+
+    assert found == (None if answer.undrafted else tuple(answer.steps))
+
+
+@given(answers(), st.data())
+def test_steps_that_arrive_merged_are_not_guessed(answer: Answer, data: st.DataObject) -> None:
+    pieces = pieces_of(answer)
+    if len(pieces) == 1:
+        return
+    at = data.draw(st.integers(0, len(pieces) - 2))
+    pieces[at : at + 2] = [sum(pieces[at : at + 2])]
+
+    found = steps_of_pieces(pieces, histogram_of(answer.accepted, answer.k))
+
+    assert found is None or histogram_of(found, answer.k) == histogram_of(answer.accepted, answer.k)
+    assert found is None or answer.undrafted
+
+
+@pytest.mark.parametrize("pieces", [[], [2, 1], [1, 9], [1, 1, 1], [0, 1], [1, 3, 1]])
+def test_pieces_that_do_not_make_the_histogram_tell_nothing(pieces: list[int]) -> None:
+    assert steps_of_pieces(pieces, (0, 1, 0)) is None

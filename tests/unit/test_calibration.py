@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 
 from harness import calibration, guessing, known, patches
+from harness.answers import Answer
 from harness.calibration import Calibration, Check
 from harness.cells import ServerSpec
 from harness.known import Place
 from harness.plugin import DATA
-from harness.server import resolve_speculative
+from harness.prompts import load as load_prompts
+from harness.server import Server, resolve_speculative
 from harness.stack import Stack, find, load
+from tests.unit.making import prompt_record, server_spec
 
 
 def drawn(chances: list[float], *, seed: int, true: float | None = None, k: int = 3) -> list[Place]:
@@ -81,6 +84,27 @@ def test_the_known_fault_is_found_in_two_prompts() -> None:
 
 def test_no_draft_at_all_is_broken() -> None:
     assert known.judge_sampled([], 3)[0] == known.judge_greedy([], 3)[0] == "broken"
+
+
+@pytest.mark.parametrize(
+    ("told", "outcome"), [({"histogram": (0, 0, 0, 9)}, "not checked"), ({"undrafted": 36}, "broken")]
+)
+def test_steps_that_the_engine_does_not_tell_are_not_called_broken(
+    told: dict[str, Any], outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = {"source": "counters", "accepted": None, "drafted": None, "histogram": (0, 0, 0, 0), **told}
+    answer = Answer(record=prompt_record(**record), prompt_ids=(1, 2), ids=(3,) * 37)
+    monkeypatch.setattr(calibration, "ask", lambda *_, **__: ([answer], ""))
+    server = Server(
+        url="", key="", spec=server_spec(k=3), model="", start_id="", version="0.24.0", attached=False,
+        per_request=False, log=None,
+    )  # fmt: skip
+
+    prompts = load_prompts(DATA / "prompts", "instruct", "en", at_most=1)
+
+    found = calibration.calibrate(server, prompts, say=str)
+
+    assert {check.outcome for check in found.checks} == {outcome}
 
 
 def greedy(*refused_at: float) -> list[Place]:

@@ -207,6 +207,16 @@ def test_acceptance_read_from_the_counters(ask: Ask) -> None:
     assert (record.accepted, record.undrafted) == (None, 1)
 
 
+def test_counters_and_the_pieces_of_the_stream_tell_each_step(ask: Ask) -> None:
+    moved = counters(drafts=4, draft_tokens=8, accepted=4, per_position=(2, 2), iterations=5, generated=8)
+
+    record = ask(as_events(*PIECES, usage(8), "[DONE]"), counters=ScriptedCounters(counters(), moved))
+
+    assert record.findings == ()
+    # The last step committed three tokens, of which the answer holds two.
+    assert (record.accepted, record.drafted) == ((0, 2, 0, 2), (2, 2, 2, 2))
+
+
 # What is sent
 
 
