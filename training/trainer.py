@@ -106,8 +106,12 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         if self._enough():  # and killed before the validation
             return
         if epoch == self.current_epoch:  # the first one of this process
-            if self.settings["ahead"] and self.val_loader is not None:
-                iter(self.val_loader)  # its workers take seconds to start: now, not when the GPU would wait
+            if self.settings["ahead"]:
+                # Loader workers take seconds to start: now, while the server does, not when the GPU would
+                # wait. What they fetch already is fetched again.
+                for loader in (self.train_loader, self.val_loader):
+                    if loader is not None:
+                        iter(loader)
             if self.settings["compile"]:
                 self._compile()
         Waiting.idle_since = time.perf_counter()
