@@ -264,6 +264,9 @@ def _train(settings: dict[str, Any]) -> int:
         one_graph.install()
     Waiting.limit = settings["max_empty"]
     SteppedTrainer.settings = settings
+    # A loader worker that waits for hidden states does not hear that the training is over: torch would
+    # wait 5 s for each before it ends them.
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2  # noqa: SLF001
     trainer.BatchRecoveryCoordinator = Waiting
     trainer.tqdm = lambda batches, **_: batches  # our own progress is read from the metrics
     cli.Trainer = SteppedTrainer
