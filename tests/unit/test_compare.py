@@ -339,9 +339,9 @@ def test_positions_of_two_drafters_are_noted_as_such() -> None:
     )
 
 
-@pytest.mark.parametrize(("drafter", "judged"), [("ngram", True), ("suffix", False)])
-def test_positions_are_judged_for_one_drafter_alone(drafter: str, judged: bool) -> None:
+@pytest.mark.parametrize(("drafter", "tested"), [("ngram", {True}), ("suffix", {False})])
+def test_positions_are_judged_for_one_drafter_alone(drafter: str, tested: set[bool]) -> None:
     against = pair_of(cell(), cell(drafter=drafter, worse=6))
 
     assert against.verdict.kind == "regressed"
-    assert {p.tested for p in against.positions} == {judged}
+    assert {p.tested for p in against.positions} == tested
