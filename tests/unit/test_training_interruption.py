@@ -123,6 +123,35 @@ def test_a_training_that_was_over_is_over_when_it_is_resumed(tmp_path: Path) -> 
         trainer._stop_if_over(3)
 
 
+class Loader:
+    """A fake of a data loader with persistent workers: they start at the first `iter`."""
+
+    def __init__(self, events: list[str], name: str) -> None:
+        self.batch_sampler = None
+        self._events, self._name = events, name
+
+    def __iter__(self) -> Iterator[Any]:
+        self._events.append(self._name)
+        return iter(())
+
+
+@pytest.mark.parametrize(("ahead", "first"), [(True, ["train", "val", "epoch"]), (False, ["epoch"])])
+def test_workers_of_both_loaders_start_before_the_first_epoch_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ahead: bool, first: list[str]
+) -> None:
+    events: list[str] = []
+    trainer = Trainer(tmp_path, step=0, ahead=ahead, compile=False)
+    trainer.current_epoch, trainer._resume_local_step = 0, 0
+    trainer.train_loader, trainer.val_loader = Loader(events, "train"), Loader(events, "val")
+    epoch = lambda *_, **__: events.append("epoch")  # noqa: E731
+    monkeypatch.setattr(trainers.trainer.Trainer, "train_epoch", epoch)
+
+    trainer.train_epoch(0)
+    assert events == first
+    trainer.train_epoch(1)
+    assert events == [*first, "epoch"]
+
+
 def test_a_report_adds_up_what_several_trainers_did(tmp_path: Path) -> None:
     """Two trainers, 1000 s apart: steps took 6 and 4 s, of which 1 and 2 s were spent waiting."""
     path = tmp_path / "metrics.jsonl"
