@@ -63,21 +63,19 @@ def steps_of_pieces(pieces: Sequence[int], histogram: Sequence[int]) -> tuple[in
     Returns:
         None where pieces arrived merged, or a step had nothing to verify.
     """
-    verify = sum(histogram)
-    if len(pieces) != verify + 1 or pieces[0] != 1:
+    if not pieces or pieces[0] != 1:
         return None
-    if not verify:
-        return ()
+    steps = [tokens - 1 for tokens in pieces[1:]]
+    if steps:
+        least = steps[-1]
+        steps[-1] = sum(j * count for j, count in enumerate(histogram)) - sum(steps[:-1])
+        if steps[-1] < least:
+            return None
     try:
-        whole = histogram_of((tokens - 1 for tokens in pieces[1:-1]), len(histogram) - 1)
+        made = histogram_of(steps, len(histogram) - 1)
     except ValueError:
         return None
-    left = [
-        j for j, (told, seen) in enumerate(zip(histogram, whole, strict=True)) for _ in range(told - seen)
-    ]
-    if len(left) != 1 or left[0] < pieces[-1] - 1:
-        return None
-    return (*(tokens - 1 for tokens in pieces[1:-1]), left[0])
+    return tuple(steps) if made == tuple(histogram) else None
 
 
 def undrafted_steps(

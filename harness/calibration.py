@@ -270,7 +270,7 @@ def synthetic(stack: Stack, prompts: Sequence[Prompt], *, folder: Path, say: Say
         answers, hard = ask(server, prompts, Profile(prompts=len(prompts), max_tokens=64))
     if hard:
         return Check(name=name, outcome="broken", text=hard)
-    if answers and all(_untold(answer) for answer in answers):
+    if _untold(answers):
         return Check(name=name, outcome="not checked", text=_UNTOLD)
     given = [after / before for before, after in itertools.pairwise((1.0, *_RATES))]
     places = [
@@ -298,9 +298,9 @@ def _check(server: Server, answers: Sequence[Answer], hard: str, temperature: fl
     name = name_of(temperature)
     if hard:
         return Check(name=name, outcome="broken", text=hard)
-    places = [place for answer in answers for place in places_of(server, answer, temperature)]
-    if not places and all(_untold(answer) for answer in answers):
+    if _untold(answers):
         return Check(name=name, outcome="not checked", text=_UNTOLD)
+    places = [place for answer in answers for place in places_of(server, answer, temperature)]
     outcome, text = (known.judge_sampled if temperature else known.judge_greedy)(places, server.spec.k)
     return Check(name=name, outcome=outcome, text=text)
 
@@ -308,10 +308,10 @@ def _check(server: Server, answers: Sequence[Answer], hard: str, temperature: fl
 _UNTOLD = "— (the engine tells no acceptance of single steps, and its stream came in other pieces)"
 
 
-def _untold(answer: Answer) -> bool:
-    """Drafts were checked, and which of them were right is not known."""
-    record = answer.record
-    return record.accepted is None and sum(record.histogram) > 0
+def _untold(answers: Sequence[Answer]) -> bool:
+    """Drafts were checked in all of them, and in none is it known which were right."""
+    records = [answer.record for answer in answers]
+    return bool(records) and all(r.accepted is None and sum(r.histogram) for r in records)
 
 
 def places_of(server: Server, answer: Answer, temperature: float) -> list[Place]:

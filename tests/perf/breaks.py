@@ -3,8 +3,8 @@
     python -m tests.perf.breaks fixtures/drafters/NAME [--break norm-output draft-map ...] [--prompts 60]
 
 Each copy is served and held against the drafter's own validation by `pytest bench_suites/test_contract.py`;
-its sentence and exit code are printed. 0 is right for the drafter as it is, 1 for every break that costs 3 %
-or more.
+its sentence and exit code are printed. 0 is right for the drafter as it is, 1 for every break that surely
+leaves it more than 3 % short of what its validation foretells.
 """
 
 from __future__ import annotations

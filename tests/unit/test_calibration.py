@@ -99,7 +99,6 @@ def test_steps_that_the_engine_does_not_tell_are_not_called_broken(
         url="", key="", spec=server_spec(k=3), model="", start_id="", version="0.24.0", attached=False,
         per_request=False, log=None,
     )  # fmt: skip
-
     prompts = load_prompts(DATA / "prompts", "instruct", "en", at_most=1)
 
     found = calibration.calibrate(server, prompts, say=str)
