@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harness.cells import ServerSpec
@@ -27,7 +28,8 @@ class Ahead:
     """All rows' hidden states, in the trainer's order, while the trainer follows."""
 
     rows: Callable[[int], Sequence[int]]
-    order: list[int]
+    order: Callable[[], list[int]]
+    """Asked for once, while the first server starts: its answer takes seconds."""
     folder: Path
     spec: ServerSpec
     engines: Engines
@@ -54,10 +56,15 @@ class Ahead:
         if self._all_there():
             self.progress.done = self.progress.wanted
             return
-        while True:
+        with ThreadPoolExecutor(1, thread_name_prefix="order") as thread:
+            ordering = thread.submit(self.order)
             server = self.engines.get(self.spec)
-            self.server_s = self.server_s or time.monotonic() - began
-            why = self._once(server)
+        self.server_s = time.monotonic() - began
+        self._through(server, ordering.result())
+
+    def _through(self, server: Server, order: list[int]) -> None:
+        while True:
+            why = self._once(server, order)
             self._complain(server)
             if self.trainer.poll() is not None or self.progress.done >= self.progress.wanted:
                 return
@@ -69,10 +76,11 @@ class Ahead:
                     f"{server.log}; run the same command to go on with the {self._left()} rows that are left"
                 )
             self.say(f"the server stalled ({self.stalls} of {STALLS}): {why}; evidence beside {server.log}")
+            server = self.engines.get(self.spec)
 
     def _all_there(self) -> bool:
         """They are where a training is resumed that had extracted all: no server is needed."""
-        return all((self.folder / f"hs_{row}.safetensors").exists() for row in self.order)
+        return all((self.folder / f"hs_{row}.safetensors").exists() for row in range(self.progress.wanted))
 
     def _left(self) -> int:
         return self.progress.wanted - self.progress.done
@@ -85,7 +93,7 @@ class Ahead:
                 f"{self.max_missing:.1%} (hidden_states.max_missing); the server's log is {server.log}"
             )
 
-    def _once(self, server: Server) -> str:
+    def _once(self, server: Server, order: list[int]) -> str:
         """With one server until it stalls or all is done; why it stopped."""
         told, halt, gone = self.progress, threading.Event(), []
         told.done = told.missing = 0
@@ -95,7 +103,7 @@ class Ahead:
 
             def work() -> None:
                 try:
-                    self._extractor(server, halt, guard).run(self.order)
+                    self._extractor(server, halt, guard).run(order)
                 except Gone as error:
                     gone.append(str(error))
 

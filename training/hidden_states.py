@@ -79,13 +79,23 @@ def server_spec(
     if shared and not cpu:
         args["gpu_memory_utilization"] = recipe.hidden_states.gpu_memory
     args |= recipe.hidden_states.args
+    env = dict(base.env)
+    if not cpu:
+        # The engine would import all of vLLM anew, with the trainer waiting. vLLM itself starts a new
+        # interpreter where CUDA is in use already.
+        env.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "fork")
     speculative = {
         "method": "extract_hidden_states",
         "num_speculative_tokens": 1,
         "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": ids}},
     }
     return dataclasses.replace(
-        base, args=canonical(args), speculative=canonical(speculative), drafter="hidden-states", k=1
+        base,
+        args=canonical(args),
+        env=tuple(sorted(env.items())),
+        speculative=canonical(speculative),
+        drafter="hidden-states",
+        k=1,
     )
 
 

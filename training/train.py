@@ -84,7 +84,7 @@ def run(context: Context) -> dict[str, Any]:
         with _trainer(settings, folder, recipe) as trainer:
             ahead = Ahead(
                 rows=lambda row: rows[row]["input_ids"],
-                order=trainers_order(lengths, split=split, recipe=recipe),
+                order=lambda: trainers_order(lengths, split=split, recipe=recipe),
                 folder=hidden,
                 spec=spec,
                 engines=context.engines,

@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import multiprocessing
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -25,6 +27,7 @@ from hs_connectors import HiddenStatesBackend
 from speculators.train import cli, graceful_shutdown, trainer
 from speculators.train.config import TrainConfig
 from speculators.train.distributed import get_rank
+from speculators.train.recovery import RECOVERY_METADATA_KEY
 
 from harness.records import write_atomically
 from training import cpu_shim, one_graph
@@ -96,6 +99,11 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         if self.model.training:
             self._losses = [*self._losses[-99:], outcome[1].detach()]
 
+    def run_training(self) -> None:
+        """All epochs; what speculators tidies up afterwards is left to `_end`."""
+        super().run_training()
+        raise Stop("interrupted", "interrupted") if self.interrupted else Stop("done", "all epochs done")
+
     def train_epoch(self, epoch: int, *, step_callback: Any = None) -> None:
         """One epoch; `step_callback` is ours."""
         del step_callback
@@ -125,10 +133,12 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         while the server starts.
         """
         padding = self.train_loader.collate_fn([])
-        # As in a real batch: of its type, and with something to learn from. Else all is compiled again.
+        # As in a real batch: of its type, with something to learn from, and all of its arguments. Else all
+        # is compiled again.
         kind = self.train_loader.dataset.data[0]["loss_mask"].dtype
         padding["loss_mask"] = torch.ones_like(padding["loss_mask"], dtype=kind)
-        batch = {k: v.to(self.local_rank) for k, v in padding.items() if isinstance(v, torch.Tensor)}
+        del padding[RECOVERY_METADATA_KEY]
+        batch = {k: v.to(self.local_rank) if isinstance(v, torch.Tensor) else v for k, v in padding.items()}
         with torch.autocast(self.device_type, dtype=self.config.hidden_states_dtype):
             self.model.train()
             self.model(**batch, **(self.config.train_call_kwargs or {}))[1].backward()
@@ -185,7 +195,7 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         """At an epoch's end, and when interrupted."""
         del local_step
         if epoch == "interrupted":
-            SteppedTrainer.interrupted = True
+            self.interrupted = True
             self._save()
         else:
             with Patient.held():
@@ -273,13 +283,12 @@ def _train(settings: dict[str, Any]) -> int:
     graceful_shutdown.GracefulShutdownHandler = Patient
     if settings["ahead"]:
         HiddenStatesBackend.registry["file"] = AheadBackend
-    kind, why = "done", "all epochs done"
     try:
         cli.main(TrainConfig.resolve(settings["arguments"]))
     except Stop as stop:
         kind, why = stop.kind, str(stop)
-    if SteppedTrainer.interrupted:
-        kind, why = "interrupted", "interrupted"
+    else:
+        raise AssertionError("speculators ended without run_training")
     good = Checkpoints(Path(settings["checkpoints"]), keep_last=settings["keep_last"]).steps()
     outcome = {"kind": kind, "why": why, "last_good": good[-1].path.name if good else None}
     if get_rank() == 0:
@@ -287,5 +296,15 @@ def _train(settings: dict[str, Any]) -> int:
     return 0 if kind in {"done", "early"} else 1
 
 
+def _end(status: int) -> None:
+    """End this process. All is written; ending loaders, compilers and CUDA in order takes seconds."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each worker
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    _end(main(Path(sys.argv[1])))

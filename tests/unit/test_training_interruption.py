@@ -176,7 +176,7 @@ def ahead(folder: Path) -> Ahead:
     nothing: Any = None
     return Ahead(
         rows=lambda _: [1],
-        order=[1, 0],
+        order=lambda: [1, 0],
         folder=folder,
         spec=nothing,
         engines=nothing,
