@@ -238,7 +238,11 @@ def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator
             stderr=log,
             stdin=subprocess.PIPE,  # its end, however we end, is the trainer's sign to end too
             start_new_session=True,  # Ctrl-C is for us, who then tell it
-            env={**os.environ, **({} if recipe.train.compile else {"TORCH_COMPILE_DISABLE": "1"})},
+            env={
+                **os.environ,
+                **({} if recipe.train.compile else {"TORCH_COMPILE_DISABLE": "1"}),
+                "PYTHONWARNINGS": "ignore:resource_tracker",  # of what its killed loader workers left
+            },
         )
     try:
         yield process

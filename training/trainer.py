@@ -114,14 +114,15 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         if self._enough():  # and killed before the validation
             return
         if epoch == self.current_epoch:  # the first one of this process
+            # Loader workers take seconds to start: now, while the server does, not when the GPU would wait;
+            # those of the validation after the first, whose cores they would take. What they fetch already
+            # is fetched again.
             if self.settings["ahead"]:
-                # Loader workers take seconds to start: now, while the server does, not when the GPU would
-                # wait. What they fetch already is fetched again.
-                for loader in (self.train_loader, self.val_loader):
-                    if loader is not None:
-                        iter(loader)
+                iter(self.train_loader)
             if self.settings["compile"]:
                 self._compile()
+            if self.settings["ahead"] and self.val_loader is not None:
+                iter(self.val_loader)
         Waiting.idle_since = time.perf_counter()
         super().train_epoch(epoch, step_callback=self._stepped)
         Waiting.idle_since = 0.0

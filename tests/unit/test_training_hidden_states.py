@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,7 +16,8 @@ from safetensors.torch import save_file  # noqa: E402
 from speculators.train.distributed_batch_sampler import MultipackDistributedBatchSamplerV2  # noqa: E402
 
 from training import recipe as recipes  # noqa: E402
-from training.hidden_states import check, finished, trainers_order  # noqa: E402
+from training.engines import base_spec  # noqa: E402
+from training.hidden_states import check, finished, server_spec, trainers_order  # noqa: E402
 from training.room import roomy  # noqa: E402
 from training.transfer import ENDED, MISSING, AheadTransfer  # noqa: E402
 
@@ -38,6 +40,23 @@ def test_the_order_is_the_one_in_which_the_trainer_asks() -> None:
     asked = [int(row) for batch in sampler for row in batch]
     assert order[: len(asked)] == asked
     assert set(order[40:]) == set(range(40, 50))
+
+
+@pytest.mark.parametrize(
+    ("cpu", "given", "method"),
+    [(False, {}, "fork"), (False, {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}, "spawn"), (True, {}, None)],
+)
+def test_a_gpus_engine_is_forked_unless_the_recipe_says_otherwise(
+    tmp_path: Path,
+    cpu: bool,  # noqa: FBT001
+    given: dict[str, str],
+    method: str | None,
+) -> None:
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 30}')
+    recipe = RECIPE.model_copy(update={"engine": RECIPE.engine.model_copy(update={"env": given})})
+    base, _ = base_spec(recipe, say=lambda _: None, python=sys.executable)
+    spec = server_spec(recipe, base, target=str(tmp_path), folder=tmp_path, cpu=cpu, shared=True)
+    assert dict(spec.env).get("VLLM_WORKER_MULTIPROC_METHOD") == method
 
 
 def test_a_whole_file_passes(tmp_path: Path) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import logging
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from filelock import FileLock, Timeout
 
@@ -20,6 +26,7 @@ pytest.importorskip("speculators")
 
 from speculators.train.graceful_shutdown import TrainingInterruptedError  # noqa: E402
 
+from harness.errors import ServerFailed  # noqa: E402
 from training import metrics, trainer as trainers  # noqa: E402
 from training.ahead import Ahead  # noqa: E402
 from training.checkpoints import Checkpoints  # noqa: E402
@@ -202,6 +209,45 @@ def test_one_is_where_a_row_is_not(tmp_path: Path) -> None:
     (tmp_path / "hs_0.safetensors").touch()
     with pytest.raises(AttributeError):  # there are no engines to get it from
         ahead(tmp_path).run()
+
+
+def test_the_order_is_found_while_the_server_starts(tmp_path: Path) -> None:
+    """A fake engine: its start ends once the order was asked for, and never before."""
+    asked = threading.Event()
+
+    def order() -> list[int]:
+        asked.set()
+        return [1, 0]
+
+    class Starting:
+        def get(self, _spec: Any) -> Any:
+            assert asked.wait(10)
+            raise ServerFailed("no server, but both began")
+
+    begun = dataclasses.replace(ahead(tmp_path), order=order, engines=Starting())
+    with pytest.raises(ServerFailed, match="both began"):
+        begun.run()
+
+
+def test_a_trainer_that_has_written_all_leaves_no_worker(tmp_path: Path) -> None:
+    """It ends with its status, and not when its workers would."""
+    script = tmp_path / "ends.py"
+    script.write_text(
+        "import multiprocessing, time\n"
+        "from training.trainer import _end\n"
+        "if __name__ == '__main__':\n"
+        "    worker = multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,))\n"
+        "    worker.start()\n"
+        "    print(worker.pid)\n"
+        "    _end(3)\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (3, "")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        worker, deadline = psutil.Process(int(ended.stdout)), time.monotonic() + 20
+        while worker.status() != psutil.STATUS_ZOMBIE:  # not every machine has somebody who buries it
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_a_clock_that_is_set_changes_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
