@@ -34,10 +34,7 @@ SAMPLES = 60
 
 
 def apart(context: Context) -> dict[str, float]:
-    """Median milliseconds of one sample's request and of the wait for its file, one in flight.
-
-    And the seconds until the server answered: the training finds it running.
-    """
+    """Median milliseconds of one sample's request and of the wait for its file, one in flight."""
     import datasets  # noqa: PLC0415
     import openai  # noqa: PLC0415
     from hs_connectors.transfer import FileTransfer  # noqa: PLC0415
@@ -47,7 +44,6 @@ def apart(context: Context) -> dict[str, float]:
     base, target = base_spec(context.recipe, say=context.say, python=sys.executable)
     folder = hidden_folder(context, target, tokens=0)
     cpu = is_cpu(context.recipe, sys.executable)
-    # The same server that the trainer will ask: it is kept.
     server = context.engines.get(
         server_spec(context.recipe, base, target=target, folder=folder, cpu=cpu, shared=True)
     )
@@ -63,8 +59,8 @@ def apart(context: Context) -> dict[str, float]:
         transfer.delete(handle)
         asked.append(between - began)
         waited.append(time.perf_counter() - between)
+    context.engines.drop()  # the training starts its own, and counts that
     return {
-        "server_ready_s": server.started_s,
         "request_ms": 1000 * statistics.median(asked),
         "file_ms": 1000 * statistics.median(waited),
         "file_over_90_ms": sum(w > 0.09 for w in waited) / len(waited),
@@ -93,9 +89,6 @@ def once(context: Context, mode: str, folder: Path) -> tuple[dict[str, Any], dic
     )
     parts = apart(mine) if mode == "online" else {}
     report = train.run(mine)
-    if parts:
-        report["times"]["server_ready_s"] = parts["server_ready_s"]
-        report["times"]["total_s"] += parts["server_ready_s"]
     context.engines.drop()
     return report, parts
 
