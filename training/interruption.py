@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import stat
 import threading
@@ -51,3 +52,19 @@ def end_with_starter() -> None:
 
     if stat.S_ISFIFO(os.fstat(0).st_mode):
         threading.Thread(target=watch, name="starter", daemon=True).start()
+
+
+def end_with_trainer(_worker: int) -> None:
+    """End this loader worker when its trainer has ended, however.
+
+    torch's own watch is on the parent, which is the fork server, and that one lives as long as its workers.
+    """
+    trainer = multiprocessing.parent_process()
+    if trainer is None:
+        raise AssertionError("not in a worker")
+
+    def watch() -> None:
+        trainer.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="trainer", daemon=True).start()

@@ -10,6 +10,7 @@ happens, the trainer ends before its first step with inductor's message: train w
 from __future__ import annotations
 
 import torch
+import torch._inductor.config
 from speculators.models.eagle3 import metrics
 
 
@@ -41,7 +42,12 @@ def accuracy(
         return right, counts.sum().float(), right.clone(), total
 
 
-def install() -> None:
-    """Patch speculators in this process."""
+def install(*, replayed: bool) -> None:
+    """Patch speculators in this process.
+
+    Args:
+        replayed: record what is compiled as CUDA graphs, which the GPU runs without the CPU.
+    """
+    torch._inductor.config.triton.cudagraphs = replayed  # noqa: SLF001
     metrics.compute_accuracy_single_step = accuracy
     torch._dynamo.graph_break = lambda *_, **__: None  # noqa: SLF001

@@ -182,6 +182,7 @@ def trainer_settings(
         "device": "cpu" if cpu else "cuda",
         "gpu_memory": None if cpu else 0.95 - recipe.hidden_states.gpu_memory,
         "compile": train.compile and not cpu,
+        "replayed": train.compile and not cpu and train.gpus == 1,
         "gpus": train.gpus,
         "ahead": recipe.hidden_states.mode == "ahead",
         "checkpoints": str(folder / "checkpoints"),

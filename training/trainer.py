@@ -15,9 +15,11 @@ import logging
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
+from multiprocessing import forkserver, util
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from speculators.train.recovery import RECOVERY_METADATA_KEY
 from harness.records import write_atomically
 from training import cpu_shim, one_graph
 from training.checkpoints import Checkpoints, Step
-from training.interruption import Patient, end_with_starter
+from training.interruption import Patient, end_with_starter, end_with_trainer
 from training.transfer import AheadBackend
 
 
@@ -95,9 +97,13 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         if get_rank() == 0:
             logging.getLogger("speculators.metrics").addHandler(_Lines(Path(self.settings["metrics"])))
 
-    def _saw(self, _module: Any, _args: Any, outcome: Any) -> None:
+    def _saw(self, _module: Any, _args: Any, outcome: Any) -> Any:
+        tokens, loss, metrics = outcome
+        if self.settings["replayed"]:  # the next replay writes over what this one gave
+            loss, metrics = loss.clone(), {name: value.clone() for name, value in metrics.items()}
         if self.model.training:
-            self._losses = [*self._losses[-99:], outcome[1].detach()]
+            self._losses = [*self._losses[-99:], loss.detach()]
+        return tokens, loss, metrics
 
     def run_training(self) -> None:
         """All epochs; what speculators tidies up afterwards is left to `_end`."""
@@ -114,15 +120,13 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         if self._enough():  # and killed before the validation
             return
         if epoch == self.current_epoch:  # the first one of this process
-            # Loader workers take seconds to start: now, while the server does, not when the GPU would wait;
-            # those of the validation after the first, whose cores they would take. What they fetch already
-            # is fetched again.
+            # Now, while the server starts, not when the GPU would wait. What the workers fetch already is
+            # fetched again.
             if self.settings["ahead"]:
-                iter(self.train_loader)
+                for loader in filter(None, (self.train_loader, self.val_loader)):
+                    _start_workers(loader)
             if self.settings["compile"]:
                 self._compile()
-            if self.settings["ahead"] and self.val_loader is not None:
-                iter(self.val_loader)
         Waiting.idle_since = time.perf_counter()
         super().train_epoch(epoch, step_callback=self._stepped)
         Waiting.idle_since = 0.0
@@ -141,12 +145,13 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         del padding[RECOVERY_METADATA_KEY]
         batch = {k: v.to(self.local_rank) if isinstance(v, torch.Tensor) else v for k, v in padding.items()}
         with torch.autocast(self.device_type, dtype=self.config.hidden_states_dtype):
-            self.model.train()
-            self.model(**batch, **(self.config.train_call_kwargs or {}))[1].backward()
-            self.model.eval()
-            with torch.no_grad():
-                self.model(**batch, **(self.config.val_call_kwargs or {}))
-        self._optimizers_zero_grad()
+            for _ in range(2 if self.settings["replayed"] else 1):  # the second one is recorded
+                self.model.train()
+                self.model(**batch, **(self.config.train_call_kwargs or {}))[1].backward()
+                self._optimizers_zero_grad()
+                self.model.eval()
+                with torch.no_grad():
+                    self.model(**batch, **(self.config.val_call_kwargs or {}))
         self._losses = []
 
     def _stepped(self) -> None:
@@ -255,10 +260,26 @@ class _Lines(logging.Handler):
             lines.write(json.dumps({**record.msg, **counts}, default=float) + "\n")
 
 
+def _start_workers(loader: Any) -> None:
+    """Start a DataLoader's workers, at once and together.
+
+    speculators 0.9.0 spawns each, which imports everything anew and opens the GPU: seconds for one, many for
+    all of them on shared cores. Forks of a process that has imported everything are there at once, and none
+    of them needs the GPU. Not of the trainer's: what it holds of the GPU must not be forked.
+    """
+    if loader.num_workers:
+        loader.multiprocessing_context = "forkserver"
+        loader.worker_init_fn = end_with_trainer
+    iter(loader)
+
+
 def main(settings_file: Path) -> int:
     """Train as `settings_file` says; 0 where there is a drafter to export at the end."""
     settings = json.loads(settings_file.read_text(encoding="utf-8"))
     end_with_starter()
+    if settings["ahead"]:  # it imports what the loader's workers need while this process loads the drafter
+        forkserver.set_forkserver_preload(["training.trainer"])
+        forkserver.ensure_running()
     # speculators' own rank is 0 in every process until it has set up torch.distributed.
     if int(os.environ.get("RANK", "0")) == 0:
         with FileLock(settings["lock"]):  # of two trainers, one would write over the other
@@ -272,7 +293,7 @@ def _train(settings: dict[str, Any]) -> int:
     elif settings["gpu_memory"]:
         torch.cuda.set_per_process_memory_fraction(settings["gpu_memory"])
     if settings["compile"]:
-        one_graph.install()
+        one_graph.install(replayed=settings["replayed"])
     Waiting.limit = settings["max_empty"]
     SteppedTrainer.settings = settings
     # A loader worker that waits for hidden states does not hear that the training is over: torch would
@@ -302,6 +323,7 @@ def _end(status: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each worker
     for worker in multiprocessing.active_children():
         worker.kill()
+    shutil.rmtree(util.get_temp_dir(), ignore_errors=True)  # what multiprocessing does at an end in order
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

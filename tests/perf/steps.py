@@ -80,7 +80,7 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
     if "one graph" in how:
         from training import one_graph  # noqa: PLC0415
 
-        one_graph.install()
+        one_graph.install(replayed=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     made = model(options.drafter, attention, device)
     data = batch(made, options.tokens, options.document, device)

@@ -133,6 +133,8 @@ def test_a_training_that_was_over_is_over_when_it_is_resumed(tmp_path: Path) -> 
 class Loader:
     """A fake of a data loader with persistent workers: they start at the first `iter`."""
 
+    num_workers = 0
+
     def __init__(self, events: list[str], name: str) -> None:
         self.batch_sampler = None
         self._events, self._name = events, name
@@ -270,7 +272,7 @@ def test_of_several_processes_the_first_alone_takes_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tmp_path / "settings.json"
-    settings.write_text(json.dumps({"lock": str(tmp_path / "lock")}))
+    settings.write_text(json.dumps({"ahead": False, "lock": str(tmp_path / "lock")}))
     monkeypatch.setattr(trainers, "end_with_starter", lambda: None)
     monkeypatch.setattr(trainers, "_train", lambda _: 0)
     monkeypatch.setattr(trainers, "FileLock", lambda path: FileLock(path, timeout=0))
