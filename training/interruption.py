@@ -6,9 +6,11 @@ import contextlib
 import multiprocessing
 import os
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from speculators.train import graceful_shutdown
 
@@ -67,4 +69,12 @@ def end_with_trainer(_worker: int) -> None:
         trainer.join()
         os._exit(1)
 
+    def told(*error: Any) -> None:
+        # A connection that broke off is the first sign of a trainer that was killed.
+        trainer.join(timeout=1)
+        if not trainer.is_alive():
+            os._exit(1)
+        sys.__excepthook__(*error)
+
+    sys.excepthook = told
     threading.Thread(target=watch, name="trainer", daemon=True).start()
