@@ -131,7 +131,8 @@ class Train(_Table):
     gpus: int = Field(default=1, gt=0)
     """More than one: through torchrun."""
     compile: bool = False
-    """Compile the step, while the server starts: on an H100 13 ms in place of 57 (`tests.perf.steps`)."""
+    """Compile an EAGLE-3 step, while the server starts: on an H100 13 ms in place of 57 (`tests.perf.steps`).
+    Not on a CPU."""
     args: dict[str, Any] = {}
     """More of the trainer's own arguments, by their names."""
 

@@ -241,7 +241,7 @@ def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator
             start_new_session=True,  # Ctrl-C is for us, who then tell it
             env={
                 **os.environ,
-                **({} if recipe.train.compile else {"TORCH_COMPILE_DISABLE": "1"}),
+                **({} if settings["compile"] else {"TORCH_COMPILE_DISABLE": "1"}),
                 "PYTHONWARNINGS": "ignore:resource_tracker",  # of what its killed loader workers left
             },
         )
