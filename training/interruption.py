@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import stat
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
 from speculators.train import graceful_shutdown
 
@@ -54,27 +51,3 @@ def end_with_starter() -> None:
 
     if stat.S_ISFIFO(os.fstat(0).st_mode):
         threading.Thread(target=watch, name="starter", daemon=True).start()
-
-
-def end_with_trainer(_worker: int) -> None:
-    """End this loader worker when its trainer has ended, however.
-
-    torch's own watch is on the parent, which is the fork server, and that one lives as long as its workers.
-    """
-    trainer = multiprocessing.parent_process()
-    if trainer is None:
-        raise AssertionError("not in a worker")
-
-    def watch() -> None:
-        trainer.join()
-        os._exit(1)
-
-    def told(*error: Any) -> None:
-        # A connection that broke off is the first sign of a trainer that was killed.
-        trainer.join(timeout=1)
-        if not trainer.is_alive():
-            os._exit(1)
-        sys.__excepthook__(*error)
-
-    sys.excepthook = told
-    threading.Thread(target=watch, name="trainer", daemon=True).start()

@@ -19,7 +19,7 @@ import shutil
 import signal
 import sys
 import time
-from multiprocessing import forkserver, util
+from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ from speculators.train.distributed import get_rank
 from speculators.train.recovery import RECOVERY_METADATA_KEY
 
 from harness.records import write_atomically
-from training import cpu_shim, one_graph
+from training import cpu_shim, one_graph, workers
 from training.checkpoints import Checkpoints, Step
-from training.interruption import Patient, end_with_starter, end_with_trainer
+from training.interruption import Patient, end_with_starter
 from training.transfer import AheadBackend
 
 
@@ -124,7 +124,7 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
             # fetched again.
             if self.settings["ahead"]:
                 for loader in filter(None, (self.train_loader, self.val_loader)):
-                    _start_workers(loader)
+                    workers.start(loader)
             if self.settings["compile"]:
                 self._compile()
         Waiting.idle_since = time.perf_counter()
@@ -260,26 +260,12 @@ class _Lines(logging.Handler):
             lines.write(json.dumps({**record.msg, **counts}, default=float) + "\n")
 
 
-def _start_workers(loader: Any) -> None:
-    """Start a DataLoader's workers, at once and together.
-
-    speculators 0.9.0 spawns each, which imports everything anew and opens the GPU: seconds for one, many for
-    all of them on shared cores. Forks of a process that has imported everything are there at once, and none
-    of them needs the GPU. Not of the trainer's: what it holds of the GPU must not be forked.
-    """
-    if loader.num_workers:
-        loader.multiprocessing_context = "forkserver"
-        loader.worker_init_fn = end_with_trainer
-    iter(loader)
-
-
 def main(settings_file: Path) -> int:
     """Train as `settings_file` says; 0 where there is a drafter to export at the end."""
     settings = json.loads(settings_file.read_text(encoding="utf-8"))
     end_with_starter()
-    if settings["ahead"]:  # it imports what the loader's workers need while this process loads the drafter
-        forkserver.set_forkserver_preload(["training.trainer"])
-        forkserver.ensure_running()
+    if settings["ahead"]:
+        workers.prepare("training.trainer")
     # speculators' own rank is 0 in every process until it has set up torch.distributed.
     if int(os.environ.get("RANK", "0")) == 0:
         with FileLock(settings["lock"]):  # of two trainers, one would write over the other
