@@ -177,12 +177,13 @@ def trainer_settings(
     else:
         arguments |= ON_GPU
     arguments |= train.args
+    compiled = train.compile and not cpu
     return {
         "arguments": _flags(arguments),
         "device": "cpu" if cpu else "cuda",
         "gpu_memory": None if cpu else 0.95 - recipe.hidden_states.gpu_memory,
-        "compile": train.compile and not cpu,
-        "replayed": train.compile and not cpu and train.gpus == 1,
+        "compile": compiled,
+        "replayed": compiled and train.gpus == 1,
         "gpus": train.gpus,
         "ahead": recipe.hidden_states.mode == "ahead",
         "checkpoints": str(folder / "checkpoints"),

@@ -1,7 +1,9 @@
-"""Counted without waiting, counted the same."""
+"""Counted without waiting, counted the same; compiled where that is wanted and possible."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ pytest.importorskip("speculators")
 
 from speculators.models.metrics import compute_accuracy_single_step  # noqa: E402
 
-from training import one_graph  # noqa: E402
+from training import one_graph, recipe as recipes, train  # noqa: E402
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.int64])
@@ -35,3 +37,35 @@ def test_the_figures_are_those_of_speculators(
     assert 0 < counted[0] < counted[1]
     if ours is not None:
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cpu", "compiled", "replayed"),
+    [
+        (["train.compile=true"], False, True, True),
+        (["train.compile=true", "train.gpus=2"], False, True, False),
+        (["train.compile=true"], True, False, False),
+        (["train.compile=false"], False, False, False),
+    ],
+)
+def test_the_trainer_compiles_where_the_recipe_wants_it_and_there_is_a_gpu(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: list[str],
+    *,
+    cpu: bool,
+    compiled: bool,
+    replayed: bool,
+) -> None:
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 30}')
+    recipe = recipes.load(recipes.find("smoke-cpu"), changes)
+    settings = train.trainer_settings(
+        recipe, tmp_path, data=tmp_path, hidden=tmp_path, target=str(tmp_path), cpu=cpu
+    )
+    assert (settings["compile"], settings["replayed"]) == (compiled, replayed)
+    tells = "import os; print(os.environ.get('TORCH_COMPILE_DISABLE', 'compiles'), flush=True)"
+    monkeypatch.delenv("TORCH_COMPILE_DISABLE", raising=False)
+    monkeypatch.setattr(train, "command", lambda *_: [sys.executable, "-c", tells])
+    with train._trainer(settings, tmp_path, recipe) as process:
+        process.wait()
+    assert (tmp_path / "log.txt").read_text() == ("compiles\n" if compiled else "1\n")
