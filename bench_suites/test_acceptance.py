@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fixtures.measurement import Gate, Measure
-from harness.cells import Cell
+from harness.config.cells import Cell
 
 
 @pytest.mark.cells

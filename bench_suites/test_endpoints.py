@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from fixtures.endpoints import Audited
-from harness.cells import Cell
+from harness.config.cells import Cell
 
 
 @pytest.mark.cells(by_path=True, drafting=True)

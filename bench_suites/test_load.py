@@ -15,7 +15,7 @@ from __future__ import annotations
 import pytest
 
 from fixtures.load import Load
-from harness.cells import Cell
+from harness.config.cells import Cell
 
 
 @pytest.mark.cells(by_path=True)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from fixtures.speed import SpeedPairs
-from harness.cells import Cell
-from harness.speedup import SpeedRecord
+from harness.config.cells import Cell
+from harness.judge.speedup import SpeedRecord
 
 
 # `server` is None here: asking for it ends the one that another suite left running.

@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from harness import baseline, claims, export, formats
-from harness.collect import collect
-from harness.compare import compare
-from harness.comparison import document
-from harness.console import complain, show
+from harness.commands import claims
 from harness.errors import BadInput, DraftgateError
-from harness.labels import Axis
-from harness.records import write_atomically
+from harness.judge import baselines as baseline
+from harness.judge.collect import collect
+from harness.judge.compare import compare
+from harness.report import export
+from harness.report.compare_table import document
+from harness.report.labels import Axis
+from harness.results.records import write_atomically
+from harness.text import render as formats
+from harness.text.console import complain, show
 
 INVALID = 2
 
@@ -28,11 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser, commands = _parsers()
     if "watch" in argv:
-        from harness import watch  # noqa: PLC0415 - half a second that no other command needs
+        from harness.commands import watch  # noqa: PLC0415 - half a second that no other command needs
 
         watch.add_arguments(commands["watch"])
     if "doctor" in argv:
-        from harness import doctor  # noqa: PLC0415 - the same
+        from harness.commands import doctor  # noqa: PLC0415 - the same
 
         doctor.add_arguments(commands["doctor"])
     try:

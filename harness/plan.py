@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.cells import Cell
-from harness.session import Session
+from harness.config.cells import Cell
+from harness.run import Session
 
 
 def plan(run: Session, cells: list[Cell]) -> list[str]:

@@ -12,11 +12,17 @@ from typing import Any
 
 import pytest
 
-from harness import formats, provenance, stack as stacks, tables
-from harness.cells import Cell, ServerSpec, cells as cells_of
+from harness.config import stack as stacks
+from harness.config.cells import Cell, ServerSpec, cells as cells_of
+from harness.config.stack import NONE, Stack
+from harness.engine.server import is_url
+from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.plan import plan, speed_plan
-from harness.records import RUN_FILE, CellRecord
+from harness.provenance import record as provenance
+from harness.report import run_table as tables
+from harness.results.records import RUN_FILE, CellRecord
+from harness.run import Options, Session
 from harness.selection import (
     cell_of,
     loose_words,
@@ -26,11 +32,8 @@ from harness.selection import (
     owns_servers,
     server_rank,
 )
-from harness.server import is_url
-from harness.session import Options, Session
-from harness.stack import NONE, Stack
-from harness.stats import LOOKS
-from harness.watchdog import STALL_SECONDS
+from harness.stats.paired import LOOKS
+from harness.text import render as formats
 
 DATA = Path(__file__).resolve().parent.parent / "fixtures"
 DEFAULT_STACK = "smollm2-cpu"

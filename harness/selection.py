@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
 
-from harness.cells import Cell, ServerSpec
-from harness.stack import Stack
+from harness.config.cells import Cell, ServerSpec
+from harness.config.stack import Stack
 
 
 def marks_of(cell: Cell) -> list[pytest.MarkDecorator]:

@@ -11,11 +11,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.engine.models import Say
 from harness.errors import DraftgateError
-from harness.models import Say
 from training import recipe as recipes, stages
-from training.engines import Engines
 from training.pipeline import STAGES, look_for_room, outlook
+from training.servers import Engines
 
 INVALID, INTERRUPTED = 2, 130
 

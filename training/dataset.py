@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.models import Say
-from training import lines, rows as rows_of, subcommand
+from harness.engine.models import Say
+from training import jsonl as lines, speculators_cli as subcommand
+from training.answers import rows as rows_of
+from training.answers.rows import Row
 from training.errors import TrainingFailed
 from training.recipe import Recipe
-from training.rows import Row
 
 COLUMNS = frozenset({"input_ids", "loss_mask", "seq_len"})
 SHUFFLE_SEED = 0

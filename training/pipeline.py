@@ -10,17 +10,22 @@ from typing import Any
 
 from tabulate import tabulate
 
+from harness.engine.models import Say
+from harness.engine.server import Server
+from harness.engine.watchdog import guarded
 from harness.errors import ServerFailed
-from harness.models import Say
-from harness.server import Server
-from harness.watchdog import guarded
-from training import check, dataset, export, prompts, responses, room, stages, train
-from training.engines import base_spec
+from training import benchmark as check, dataset, stages
+from training.answers import generate as responses
+from training.answers.generate import Stall
 from training.errors import Stalled
+from training.export import export
+from training.hidden import disk_space as room
 from training.recipe import Recipe, Source
-from training.responses import Stall
-from training.selfmade import SelfMade
+from training.servers import base_spec
+from training.sources import gather as prompts
+from training.sources.magpie import SelfMade
 from training.stages import Context, Stage
+from training.trainer import stage as train
 
 TOKENS_PER_ANSWER = 250
 """Only for the outlook of a dry run."""

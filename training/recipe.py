@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from harness.config.stack import Engine, Target, place, read_toml, too_deep
 from harness.errors import BadInput
-from harness.stack import Engine, Target, place, read_toml, too_deep
 
 RECIPES = Path(__file__).parent / "recipes"
 

@@ -17,12 +17,12 @@ from typing import Any
 
 from filelock import FileLock
 
-from harness.cells import canonical
+from harness.config.cells import canonical
+from harness.engine.models import Say
 from harness.errors import BadInput
-from harness.models import Say
-from harness.records import write_atomically
-from training.engines import Engines
+from harness.results.records import write_atomically
 from training.recipe import Recipe
+from training.servers import Engines
 
 DONE, LOCK = "stage.json", ".lock"
 _SCHEMA = 1

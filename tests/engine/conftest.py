@@ -14,14 +14,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import stack as stacks
-from harness.cells import Cell, server_spec
-from harness.measure import Measurement
+from harness.config import stack as stacks
+from harness.config.cells import Cell, server_spec
+from harness.config.prompts import load
+from harness.config.stack import Profile, Sampling, Stack
+from harness.engine.server import Server, running
+from harness.measure.measurement import Measurement
 from harness.plugin import DATA
-from harness.prompts import load
-from harness.records import CellName, CellRecord
-from harness.server import Server, running
-from harness.stack import Profile, Sampling, Stack
+from harness.results.records import CellName, CellRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 

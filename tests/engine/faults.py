@@ -21,8 +21,8 @@ from typing import Any, Self
 
 import psutil
 
-from harness.records import CellRecord, RunRecord, load
-from harness.server import Server
+from harness.engine.server import Server
+from harness.results.records import CellRecord, RunRecord, load
 from tests.engine.conftest import ROOT, Draftgate, engines_of
 
 PROMPTS, STALL_SECONDS = 6, 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.server import Server
+from harness.engine.server import Server
 from tests.engine.conftest import Draftgate
 from tests.engine.faults import (
     CELL,

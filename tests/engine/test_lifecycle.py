@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import CellRecord, RunRecord, load
+from harness.results.records import CellRecord, RunRecord, load
 from tests.engine.conftest import Draftgate, engines_of
 
 MOUNT, UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import gate
-from harness.client import Client
+from harness.engine.server import Server, attach
 from harness.errors import ServerFailed
-from harness.records import CellRecord, load
-from harness.server import Server, attach
-from harness.speed import speed_of
+from harness.judge import verdict as gate
+from harness.measure.client import Client
+from harness.results.records import CellRecord, load
+from harness.results.timing import speed_of
 from tests.engine.conftest import Draftgate
 
 Measure = Callable[..., CellRecord]

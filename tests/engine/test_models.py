@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 RESOLVE = """
-from harness.models import resolve
+from harness.engine.models import resolve
 said = []
 print(resolve("embedded:smollm2-135m-instruct", say=said.append))
 print(any(" ready in " in text for text in said))

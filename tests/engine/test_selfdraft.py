@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import calibration, gate, validity
+from harness.config.prompts import load
+from harness.engine.server import Server
+from harness.judge import verdict as gate
+from harness.measure import validity
 from harness.plugin import DATA
-from harness.prompts import load
-from harness.records import CellRecord
-from harness.server import Server
+from harness.results.records import CellRecord
+from harness.suites import selfcheck as calibration
 
 Measure = Callable[..., CellRecord]
 

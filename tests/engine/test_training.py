@@ -21,11 +21,12 @@ import psutil
 import pytest
 
 from tests.engine.conftest import ROOT, engines_of
-from training import recipe as recipes, train
-from training.checkpoints import Checkpoints, Step
-from training.engines import Engines
-from training.served import HELD_OUT
+from training import recipe as recipes
+from training.export.served import HELD_OUT
+from training.servers import Engines
 from training.stages import Context
+from training.trainer import stage as train
+from training.trainer.checkpoints import Checkpoints, Step
 
 pytest.importorskip("speculators")
 

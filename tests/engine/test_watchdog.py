@@ -19,14 +19,14 @@ import psutil
 import pytest
 
 from fixtures.servers import Keeper
-from harness.cells import Cell, canonical, server_spec
-from harness.measure import Measurement
+from harness.config.cells import Cell, canonical, server_spec
+from harness.config.prompts import load as load_prompts
+from harness.config.stack import Profile, Stack
+from harness.engine.server import Server, running
+from harness.engine.watchdog import Evidence, guarded
+from harness.measure.measurement import Measurement
 from harness.plugin import DATA
-from harness.prompts import load as load_prompts
-from harness.records import CellName, load
-from harness.server import Server, running
-from harness.stack import Profile, Stack
-from harness.watchdog import Evidence, guarded
+from harness.results.records import CellName, load
 from tests.perf import alarms
 
 pytestmark = pytest.mark.nightly  # two starts: two to three minutes

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness import stack as stacks
+from harness.config import stack as stacks
 from harness.errors import BadInput, DraftgateError
 
 ROOT = Path(__file__).resolve().parents[2]

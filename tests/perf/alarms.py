@@ -24,10 +24,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from harness.cells import ServerSpec, canonical, server_spec
-from harness.client import InFlight
-from harness.server import Server, running
-from harness.watchdog import STALL_SECONDS, Guard
+from harness.config.cells import ServerSpec, canonical, server_spec
+from harness.engine.server import Server, running
+from harness.engine.watchdog import STALL_SECONDS, Guard
+from harness.measure.client import InFlight
 from tests import perf
 
 SEATS, CHUNK, LONGEST = 4, 64, 1900

@@ -21,7 +21,7 @@ from typing import Any
 from tabulate import tabulate
 
 from harness.errors import BadInput
-from harness.records import write_atomically
+from harness.results.records import write_atomically
 from tests import perf
 from tests.perf.noised import stack_with
 
@@ -98,7 +98,7 @@ def main() -> int:
     options = parser.parse_args()
 
     def job() -> dict[str, Any]:
-        from harness import stack as stacks  # noqa: PLC0415
+        from harness.config import stack as stacks  # noqa: PLC0415
 
         folder = perf.new_folder(options.results, "breaks")
         text = stacks.find(options.stack, perf.DATA / "stacks").read_text(encoding="utf-8")

@@ -14,9 +14,9 @@ from typing import Any
 from scipy import special
 from tabulate import tabulate
 
-from harness.degenerate import degenerate
+from harness.config.prompts import objects
 from harness.errors import BadInput
-from harness.prompts import objects
+from harness.stats.degenerate import degenerate
 from tests.perf import DATA, ROOT, carry_out
 
 FOLDER = ROOT / "tests/data/degenerate"

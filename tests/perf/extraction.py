@@ -22,13 +22,14 @@ from typing import Any
 
 from tabulate import tabulate
 
-from training import recipe as recipes, stages, train
+from training import recipe as recipes, stages
 from training.__main__ import speaker
-from training.engines import Engines, base_spec, is_cpu
-from training.hidden_states import server_spec
+from training.hidden.disk_space import hidden_folder
+from training.hidden.extract import server_spec
 from training.pipeline import STAGES
-from training.room import hidden_folder
+from training.servers import Engines, base_spec, is_cpu
 from training.stages import Context
+from training.trainer import stage as train
 
 SAMPLES = 60
 

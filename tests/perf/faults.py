@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.cells import server_spec
-from harness.server import Server, running
+from harness.config.cells import server_spec
+from harness.engine.server import Server, running
 from tests import perf
 from tests.engine.faults import (
     FAULTS,

@@ -21,8 +21,8 @@ from typing import Any
 from tabulate import tabulate
 
 from harness.errors import BadInput
-from harness.gate import judge
-from harness.records import CellRecord, PromptRecord, dump_cell, load
+from harness.judge.verdict import judge
+from harness.results.records import CellRecord, PromptRecord, dump_cell, load
 from tests.perf import ROOT, carry_out, positive, say
 
 GATE = ROOT / "baselines/smollm2-cpu/cpu/gate/acceptance"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.records import write_atomically
+from harness.results.records import write_atomically
 from tests import perf
 
 _LAYER = re.compile(r"(?:^|\.)(?:midlayer|layers\.\d+)\..*weight$")
@@ -95,7 +95,7 @@ def main() -> int:
     options = parser.parse_args()
 
     def job() -> dict[str, Any]:
-        from harness import stack as stacks  # noqa: PLC0415
+        from harness.config import stack as stacks  # noqa: PLC0415
 
         folder = perf.new_folder(options.results, "noised")
         text = stacks.find(options.stack, perf.DATA / "stacks").read_text(encoding="utf-8")

@@ -4,14 +4,16 @@
                                   [--concurrency 1 4 16] [--rounds 3] [--same-body]
 
 Both send the same prompts at T=0 over `chat`, in passes ordered A B B A in every round, after one pass each
-that is not counted. A is `harness.measure.Measurement` as the suites use it: its workers, its client, its
-journal on disk. B is `vllm.benchmarks.serve` in a process of its own that has imported vLLM before the first
-pass. Every pass has a salt of its own (A: every prompt), so that neither finds anything in the prefix cache.
+that is not counted. A is `harness.measure.measurement.Measurement` as the suites use it: its workers, its
+client, its journal on disk. B is `vllm.benchmarks.serve` in a process of its own that has imported vLLM
+before the first pass. Every pass has a salt of its own (A: every prompt), so that neither finds anything in
+the prefix cache.
 
 How to read the table:
     ours, bench     output tokens / seconds, over all passes. Seconds are for ours from the first request's
-                    start to the last token's arrival (`harness.speed`, the rate that tables show); for the
-                    bench its own `duration`: from before its first request to the end of its last response.
+                    start to the last token's arrival (`harness.results.timing`, the rate that tables show);
+                    for the bench its own `duration`: from before its first request to the end of its last
+                    response.
                     Neither includes making the client, loading prompts or reading /metrics.
     ratio           ours / bench: geometric mean over pairs of neighbouring passes; above 1 ours is faster.
                     The aim is 0.99 or better at every concurrency.
@@ -46,15 +48,15 @@ from typing import Any, Self
 
 from tabulate import tabulate
 
-from harness.cells import Cell, ServerSpec, server_spec
+from harness.config.cells import Cell, ServerSpec, server_spec
+from harness.config.prompts import Prompt, load as load_prompts
+from harness.config.stack import Profile
+from harness.engine.metrics import settled
+from harness.engine.server import Server, running
 from harness.errors import BadInput, ServerFailed
-from harness.measure import Measurement
-from harness.metrics import settled
-from harness.prompts import Prompt, load as load_prompts
-from harness.records import CellName
-from harness.server import Server, running
-from harness.speed import speed_of
-from harness.stack import Profile
+from harness.measure.measurement import Measurement
+from harness.results.records import CellName
+from harness.results.timing import speed_of
 from tests import perf
 
 AIM = 0.99

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from scipy import special
 from tabulate import tabulate
 
-from harness import stats
-from harness.acceptance import Tally
-from harness.baseline import ANCHOR
 from harness.errors import BadInput
-from harness.records import CellRecord, PromptRecord, load
-from harness.validity import countable
+from harness.judge.baselines import ANCHOR
+from harness.measure.validity import countable
+from harness.results.records import CellRecord, PromptRecord, load
+from harness.stats import paired as stats
+from harness.stats.acceptance import Tally
 from tests.perf import ROOT, carry_out, say
 
 Counts = NDArray[np.int64]
@@ -180,7 +180,7 @@ class Judged:
 
 
 def judged(old: Counts, new: Counts) -> Judged:
-    """`harness.gate.judge_pairs` on arrays, and what else is in use."""
+    """`harness.judge.verdict.judge_pairs` on arrays, and what else is in use."""
     m = old.shape[1]
     estimate, se = _log_ratio(old, new)
     differing = ((old[..., :2] != new[..., :2]).any(axis=-1)).sum(axis=1)

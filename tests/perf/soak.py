@@ -20,12 +20,12 @@ from typing import Any
 
 import psutil
 
-from harness.cells import Cell, server_spec
-from harness.measure import Measurement
-from harness.prompts import load as load_prompts
-from harness.records import CellName, CellRecord, PromptRecord, load as load_record
-from harness.server import running
-from harness.stack import Profile
+from harness.config.cells import Cell, server_spec
+from harness.config.prompts import load as load_prompts
+from harness.config.stack import Profile
+from harness.engine.server import running
+from harness.measure.measurement import Measurement
+from harness.results.records import CellName, CellRecord, PromptRecord, load as load_record
 from tests import perf
 from tests.perf import DATA
 

@@ -2,10 +2,10 @@
 
     python -m tests.perf.startup [--stack smollm2-cpu] [--drafter none]
 
-Starts one server as every test does (`harness.server.running`: a supervisor, below it vLLM's API server,
-below that its engine core, below that, on some platforms, a worker) and stops it. The moment of a log line
-is when it appeared in the file (looked at every 20 ms; its own stamp has whole seconds and only serves as a
-check); the birth of a process comes from the process table (10 ms).
+Starts one server as every test does (`harness.engine.server.running`: a supervisor, below it vLLM's API
+server, below that its engine core, below that, on some platforms, a worker) and stops it. The moment of a
+log line is when it appeared in the file (looked at every 20 ms; its own stamp has whole seconds and only
+serves as a check); the birth of a process comes from the process table (10 ms).
 
 How to read the tables:
     phase           what ends at the moment in `until`; phases follow each other without gaps, so that they
@@ -17,9 +17,9 @@ How to read the tables:
     process         born: since the supervisor was started. silent: from then to its first log line, which is
                     its imports. CPU s: until the server was ready.
 
-`ready` in the heading is what `harness.server` reports (`started_s`). What comes before it (looking for vLLM,
-checking the model's hashes) is told in a line of its own. The last phase has up to 0.25 s of waiting in it:
-the pause between two questions for /health.
+`ready` in the heading is what `harness.engine.server` reports (`started_s`). What comes before it (looking
+for vLLM, checking the model's hashes) is told in a line of its own. The last phase has up to 0.25 s of
+waiting in it: the pause between two questions for /health.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from typing import Any, Self
 import psutil
 from tabulate import tabulate
 
-from harness import supervisor
-from harness.cells import server_spec
+from harness.config.cells import server_spec
+from harness.engine import supervisor
+from harness.engine.server import Server, running
 from harness.errors import ServerFailed
-from harness.server import Server, running
 from tests import perf
 
 LOOK_S, SCAN_S = 0.02, 0.1
@@ -285,9 +285,7 @@ def report(server: Server, watch: Watch, *, asked: float, ready: float) -> dict[
             "the phases' ends are that vague"
         )
     if server.started_s is None or abs(total - server.started_s) > 0.25:
-        print(
-            f"the two measured start times differ: {total:.2f} s here, {server.started_s} s in harness.server"
-        )
+        print(f"the two measured start times differ: {total:.2f} s here, {server.started_s} s by the server")
     return {
         "stack": server.spec.stack,
         "drafter": server.spec.label,

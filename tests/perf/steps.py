@@ -38,7 +38,7 @@ def model(drafter: Path, attention: str, device: str) -> Any:
     from safetensors.torch import load_file  # noqa: PLC0415
     from speculators.models.eagle3 import Eagle3DraftModel, Eagle3SpeculatorConfig  # noqa: PLC0415
 
-    from harness.models import resolve  # noqa: PLC0415
+    from harness.engine.models import resolve  # noqa: PLC0415
 
     config = Eagle3SpeculatorConfig.from_pretrained(drafter)
     config.transformer_layer_config._attn_implementation = attention
@@ -78,7 +78,7 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
 
     attention, loss_kind, how = KINDS[options.kind]
     if "one graph" in how:
-        from training import one_graph  # noqa: PLC0415
+        from training.trainer import one_graph  # noqa: PLC0415
 
         one_graph.install(replayed=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -19,17 +19,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import notes, validity
-from harness.cells import Cell, ServerSpec, server_spec
-from harness.client import Client
-from harness.endpoints import CHAT, RAW, TEMPLATED, Audit, Tokens, rendered, shell_of, template_of
+from harness.config.cells import Cell, ServerSpec, server_spec
+from harness.config.prompts import Prompt, load as load_prompts
+from harness.config.stack import Drafter, Profile, Sampling
+from harness.engine.models import resolve
+from harness.engine.server import Server, running
 from harness.errors import BadInput
-from harness.measure import Measurement
-from harness.models import resolve
-from harness.prompts import Prompt, load as load_prompts
-from harness.records import CellName, CellRecord
-from harness.server import Server, running
-from harness.stack import Drafter, Profile, Sampling
+from harness.judge import footnotes as notes
+from harness.measure import validity
+from harness.measure.client import Client
+from harness.measure.measurement import Measurement
+from harness.results.records import CellName, CellRecord
+from harness.suites.endpoints import CHAT, RAW, TEMPLATED, Audit, Tokens, rendered, shell_of, template_of
 from tests import perf
 from tests.perf import DATA
 

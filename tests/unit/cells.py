@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.records import CellRecord, Finding, PromptRecord
+from harness.results.records import CellRecord, Finding, PromptRecord
 from tests.unit.making import cell_record, prompt_record
 
 Table = NDArray[np.int64]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.records import CellRecord, PromptRecord, RunRecord, dump_cell
+from harness.results.records import CellRecord, PromptRecord, RunRecord, dump_cell
 from tests.unit.making import cell_name, cell_record, prompt_record
 
 PROMPTS = 24

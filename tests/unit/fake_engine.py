@@ -11,9 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.cells import ServerSpec
+from harness.config.cells import ServerSpec
+from harness.config.stack import Target
 from harness.plugin import DATA
-from harness.stack import Target
 from tests.unit.making import server_spec
 
 ENGINE = '''\

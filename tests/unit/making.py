@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.cells import ServerSpec, canonical
-from harness.records import CellName, CellRecord, PromptRecord
-from harness.stack import Target
+from harness.config.cells import ServerSpec, canonical
+from harness.config.stack import Target
+from harness.results.records import CellName, CellRecord, PromptRecord
 
 
 def prompt_record(prompt: str = "instruct-001", **changes: Any) -> PromptRecord:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from hypothesis import given, strategies as st
 
-from harness.acceptance import (
+from harness.stats.acceptance import (
     EMPTY,
     Tally,
     added,

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import baseline
-from harness.baseline import (
+from harness.errors import BadInput, BadRecord
+from harness.judge import baselines as baseline
+from harness.judge.baselines import (
     ANCHOR,
     Refused,
     device_name,
@@ -17,8 +18,7 @@ from harness.baseline import (
     path_of,
     store,
 )
-from harness.errors import BadInput, BadRecord
-from harness.records import CellRecord, dump_cell, load
+from harness.results.records import CellRecord, dump_cell, load
 from tests.unit.cells import HARD, IDENTITY, SAMPLED, cell, drafter, edited, some, worse
 from tests.unit.making import cell_name, failed_record, prompt_record
 

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import calibration, guessing, known, patches
-from harness.answers import Answer
-from harness.calibration import Calibration, Check
-from harness.cells import ServerSpec
-from harness.known import Place
+from harness.config.cells import ServerSpec
+from harness.config.prompts import load as load_prompts
+from harness.config.stack import Stack, find, load
+from harness.engine.server import Server, resolve_speculative
+from harness.measure.probe import Answer
 from harness.plugin import DATA
-from harness.prompts import load as load_prompts
-from harness.server import Server, resolve_speculative
-from harness.stack import Stack, find, load
+from harness.provenance import integrity as patches
+from harness.suites import known_answers as known, random_drafter as guessing, selfcheck as calibration
+from harness.suites.known_answers import Place
+from harness.suites.selfcheck import Calibration, Check
 from tests.unit.making import prompt_record, server_spec
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from harness.cli import main
-from harness.figures import figures_before, figures_in
-from harness.records import Finding
-from harness.references import comment, read, where
+from harness.report.references import comment, read, where
+from harness.results.records import Finding
+from harness.text.figures import figures_before, figures_in
 from tests.unit.compared import cell, plain, write_cell, write_run
 
 ROOT = Path(__file__).parents[2]

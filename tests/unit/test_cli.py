@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from harness import formats
-from harness.baseline import ANCHOR
 from harness.cli import main
-from harness.records import CellRecord, Finding, load
+from harness.judge.baselines import ANCHOR
+from harness.results.records import CellRecord, Finding, load
+from harness.text import render as formats
 from tests.unit.compared import answer, cell, plain, write_cell, write_run
 from tests.unit.making import prompt_record
 

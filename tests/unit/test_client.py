@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from harness.client import Client
-from harness.metrics import SpecCounters
-from harness.prompts import Prompt
-from harness.records import PromptRecord
-from harness.stack import Profile, Sampling
+from harness.config.prompts import Prompt
+from harness.config.stack import Profile, Sampling
+from harness.engine.metrics import SpecCounters
+from harness.measure.client import Client
+from harness.results.records import PromptRecord
 from tests.unit.fakes import FakeVllm, Reply, as_events, as_json, fake_vllm
 
 KEY = "sk-very-secret-0123456789"

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from harness import compare as comparing
-from harness.collect import Entry, collect, match
-from harness.compare import Comparison, compare
 from harness.errors import BadInput, BadRecord
-from harness.labels import Labels
-from harness.records import CellRecord, Finding, dump_cell, load
-from harness.speedup import SpeedRecord, write as write_speed
+from harness.judge import compare as comparing
+from harness.judge.collect import Entry, collect, match
+from harness.judge.compare import Comparison, compare
+from harness.judge.speedup import SpeedRecord, write as write_speed
+from harness.report.labels import Labels
+from harness.results.records import CellRecord, Finding, dump_cell, load
 from tests.unit.compared import answer, cell, plain, write_cell, write_run
 from tests.unit.making import cell_name
 

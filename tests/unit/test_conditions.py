@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.conditions import findings
 from harness.errors import BadInput
-from harness.records import Finding
-from harness.vocabulary import Coverage, coverage, draft_vocabulary
+from harness.measure.draft_vocab import Coverage, coverage, draft_vocabulary
+from harness.measure.engine_findings import findings
+from harness.results.records import Finding
 from tests.unit.making import cell_name
 
 COLD = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}

@@ -14,12 +14,12 @@ import pytest
 from scipy import stats as scipy_stats
 
 from fixtures import contract as fixture_module
-from harness.contract import Contract, compare, ended, rows
-from harness.prediction import Predicted, dump, walk
-from harness.prompts import Prompt
-from harness.records import CellRecord, Finding, PromptRecord
-from harness.tables import DASH, text_table
-from harness.validity import total
+from harness.config.prompts import Prompt
+from harness.measure.validity import total
+from harness.report.run_table import DASH, text_table
+from harness.results.prediction import Predicted, dump, walk
+from harness.results.records import CellRecord, Finding, PromptRecord
+from harness.suites.parity import Contract, compare, ended, rows
 from tests.unit.making import cell_name, cell_record, failed_record, prompt_record
 
 K = 4

@@ -15,18 +15,26 @@ from typing import Any
 
 import pytest
 
-from harness import baseline, calibration, leftovers, models, prediction, prompts, provenance, server, stack
+from harness.config import prompts, stack
+from harness.engine import models, orphans as leftovers, server
+from harness.engine.models import cache_folder
+from harness.engine.watchdog import stalls_in
 from harness.errors import BadInput, DraftgateError
-from harness.models import cache_folder
+from harness.judge import baselines as baseline
+from harness.judge.speedup import SpeedRecord
 from harness.plugin import DATA
-from harness.records import CellRecord, Journal, RunRecord, dump_cell, load
-from harness.speedup import SpeedRecord
-from harness.watchdog import stalls_in
+from harness.provenance import record as provenance
+from harness.results import prediction
+from harness.results.records import CellRecord, Journal, RunRecord, dump_cell, load
+from harness.suites import selfcheck as calibration
 from tests.unit.making import cell_record, prompt_record
-from training import export, metrics, recipe, rows
-from training.checkpoints import Checkpoints
-from training.hidden_states import check as check_states
+from training import recipe
+from training.answers import rows
+from training.export import export
+from training.hidden.extract import check as check_states
 from training.stages import Planned, Stage
+from training.trainer import metrics
+from training.trainer.checkpoints import Checkpoints
 
 SHIPPED = DATA.parent
 CELL = cell_record(*(prompt_record(f"instruct-{i:03}") for i in range(3)))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from harness.degenerate import WINDOW, degenerate, signs
 from harness.errors import BadInput
+from harness.stats.degenerate import WINDOW, degenerate, signs
 from tests.perf.degenerate import FOLDER, Answer, Rate, answers, false_alarms, misses, prompts, rows
 from tests.unit.texts import CHINESE, CODE, ENGLISH
 

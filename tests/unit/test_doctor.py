@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import doctor
 from harness.cli import main
+from harness.commands import doctor
 from harness.errors import ServerFailed
 
 STACK = """

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import fixtures
-from harness import stack as stacks
-from harness.models import sha256_of
-from training import export, recipe as recipes
+from harness.config import stack as stacks
+from harness.engine.models import sha256_of
+from training import recipe as recipes
+from training.export import export
 
 DATA = Path(fixtures.__file__).parent
 SHIPPED = sorted((DATA / "drafters").iterdir())

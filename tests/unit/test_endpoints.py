@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from harness.endpoints import (
+from harness.config.prompts import hash_of
+from harness.results.records import PromptRecord
+from harness.suites.endpoints import (
     CHAT,
     RAW,
     TEMPLATED,
@@ -20,8 +22,6 @@ from harness.endpoints import (
     template_of,
     token_lines,
 )
-from harness.prompts import hash_of
-from harness.records import PromptRecord
 from tests.unit.making import cell_name, cell_record, prompt_record
 
 BOS, USER, END, ASSISTANT = 1, 10, 11, 12

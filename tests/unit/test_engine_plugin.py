@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness import engine_plugin
-from harness.engine_plugin import Fault, register
+from harness.engine import vllm_plugin as engine_plugin
+from harness.engine.vllm_plugin import Fault, register
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ from itertools import accumulate
 from pathlib import Path
 
 assert not {"vllm", "torch"} & set(sys.modules)
-from harness import engine_plugin
+from harness.engine import vllm_plugin as engine_plugin
 assert not {"vllm", "torch"} & set(sys.modules)
 
 import torch

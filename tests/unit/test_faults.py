@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import server as servers
+from harness.engine import server as servers
 from harness.errors import PortTaken
-from harness.records import CellRecord, RunRecord, load
+from harness.results.records import CellRecord, RunRecord, load
 from tests.unit.fake_engine import Fake, bench, start_bench
 
 

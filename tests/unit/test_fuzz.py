@@ -20,48 +20,33 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from harness import (
-    baseline,
-    collect as collecting,
-    export,
-    formats,
-    metrics,
-    prediction,
-    prompts,
-    records,
-    server as servers,
-    speedup,
-    stack as stacks,
-    tables,
-)
-from harness.cells import cells
-from harness.client import Client
-from harness.compare import compare
-from harness.comparison import document
+from harness.config import prompts, stack as stacks
+from harness.config.cells import cells
+from harness.config.prompts import Prompt
+from harness.engine import metrics, server as servers
 from harness.errors import DraftgateError, ServerFailed
-from harness.gate import Verdict, judge
-from harness.prediction import Predicted
-from harness.prompts import Prompt
-from harness.records import CellRecord, Journal, PromptRecord, RunRecord
-from harness.session import Options, Session
+from harness.judge import baselines as baseline, collect as collecting, speedup
+from harness.judge.compare import compare
+from harness.judge.verdict import Verdict, judge
+from harness.measure.client import Client
+from harness.report import export, run_table as tables
+from harness.report.compare_table import document
+from harness.results import prediction, records
+from harness.results.prediction import Predicted
+from harness.results.records import CellRecord, Journal, PromptRecord, RunRecord
+from harness.run import Options, Session
+from harness.text import render as formats
 from tests.unit.compared import cell, plain, write_cell
 from tests.unit.fakes import FakeVllm, Reply, fake_vllm
 from tests.unit.making import server_spec
 from tests.unit.test_client import CHAT, GOOD, RAW, raw_chunk, usage
 from tests.unit.test_metrics import PAGE
 from tests.unit.test_training_card import RECORDS, SERVED
-from training import (
-    export as exporting,
-    folder as folders,
-    lines,
-    outside,
-    portable,
-    raw,
-    recipe as recipes,
-    rows,
-    selecting,
-)
-from training.templates import Templates
+from training import jsonl as lines, recipe as recipes
+from training.answers import filter as selecting, progress as raw, rows
+from training.export import export as exporting, scrub as portable, weights as folders
+from training.sources import datasets as outside
+from training.sources.templates import Templates
 
 TESTS = 28
 """In this file and `test_fuzz_instrument.py`."""
@@ -71,7 +56,7 @@ fuzz = settings(
     max_examples=-(-100_000 // TESTS) if LONG else 10,
     suppress_health_check=list(HealthCheck),
 )
-SHIPPED = Path(stacks.__file__).parent.parent
+SHIPPED = Path(stacks.__file__).parents[2]
 
 # What a value may be that nobody meant.
 
@@ -703,7 +688,7 @@ METRICS = [
 @fuzz
 @given(line_files(METRICS) | damaged(jsonl(METRICS)))
 def test_what_a_trainer_logged(folder: Path, content: bytes) -> None:
-    from training import metrics as told  # noqa: PLC0415 - it takes torch with it: seconds
+    from training.trainer import metrics as told  # noqa: PLC0415 - it takes torch with it: seconds
 
     path = put(folder, "metrics.jsonl", content)
     assert read(path, lambda: told.last_line(path))

@@ -20,25 +20,22 @@ from typing import Any, cast
 import pytest
 from hypothesis import example, given, strategies as st
 
-from harness import (
-    baseline,
-    calibration,
-    claims,
-    conditions,
-    formats,
-    provenance,
-    server as servers,
-    vocabulary,
-)
-from harness.answers import Answer
-from harness.calibration import Calibration, Check
-from harness.endpoints import VARIANTS, Tokens, rendered, shell_of
+from harness.commands import claims
+from harness.config.prompts import Prompt
+from harness.engine import server as servers
+from harness.engine.server import Server
+from harness.engine.watchdog import Evidence, stalls_in
 from harness.errors import DraftgateError
-from harness.known import judge_greedy, judge_sampled
-from harness.prompts import Prompt
-from harness.records import CellRecord, load
-from harness.server import Server
-from harness.watchdog import Evidence, stalls_in
+from harness.judge import baselines as baseline
+from harness.measure import draft_vocab as vocabulary, engine_findings as conditions
+from harness.measure.probe import Answer
+from harness.provenance import record as provenance
+from harness.results.records import CellRecord, load
+from harness.suites import selfcheck as calibration
+from harness.suites.endpoints import VARIANTS, Tokens, rendered, shell_of
+from harness.suites.known_answers import judge_greedy, judge_sampled
+from harness.suites.selfcheck import Calibration, Check
+from harness.text import render as formats
 from tests.unit.compared import cell, write_run
 from tests.unit.fakes import FakeVllm, Reply, fake_vllm
 from tests.unit.making import cell_name, prompt_record, server_spec

@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from harness import stats, validity
-from harness.gate import Kind, Verdict, judge, percent, signed, worst
-from harness.records import CellRecord
+from harness.judge.verdict import Kind, Verdict, judge, percent, signed, worst
+from harness.measure import validity
+from harness.results.records import CellRecord
+from harness.stats import paired as stats
 from tests.unit.cells import (
     HARD,
     IDENTITY,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from harness.language import in_language
+from harness.stats.language import in_language
 from tests.unit.texts import CHINESE, CODE, ENGLISH
 
 

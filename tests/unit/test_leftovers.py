@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import leftovers
-from harness.leftovers import MARK, Note, end, end_left, forget, note
-from harness.records import load
+from harness.engine import orphans as leftovers
+from harness.engine.orphans import MARK, Note, end, end_left, forget, note
+from harness.results.records import load
 
 ID = "a1b2c3d4e5f6"
 UNTITLED = "import ctypes, sys, time; time.sleep(1000)"
@@ -112,7 +112,7 @@ def test_an_owner_that_nobody_waited_for_is_gone(start: Start, tmp_path: Path) -
     """A zombie: killed, but its parent has not asked."""
     engine = start()
     script = (
-        "import sys, time; from harness import leftovers; "
+        "import sys, time; from harness.engine import orphans as leftovers; "
         f"leftovers.note(start_id={ID!r}, label='x', session={engine.pid}); print('noted', flush=True); "
         "time.sleep(1000)"
     )

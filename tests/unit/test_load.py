@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 
 from fixtures import load as suite
-from harness import load
-from harness.cells import Cell
-from harness.client import Client
+from harness.config.cells import Cell
+from harness.config.prompts import Prompt
+from harness.config.stack import Profile
+from harness.engine.server import Server
 from harness.errors import BadInput
-from harness.load import Bound, Level
-from harness.measure import Measurement
+from harness.measure.client import Client
+from harness.measure.measurement import Measurement
 from harness.plugin import DATA
-from harness.prompts import Prompt
-from harness.records import CellRecord, Finding, PromptRecord
-from harness.server import Server
-from harness.stack import Profile
+from harness.results.records import CellRecord, Finding, PromptRecord
+from harness.suites import load
+from harness.suites.load import Bound, Level
 from tests.unit.compared import answer, cell
 from tests.unit.fakes import Reply, fake_vllm
 from tests.unit.making import cell_name, failed_record, prompt_record, server_spec

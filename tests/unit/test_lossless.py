@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness import lossless
-from harness.lossless import Divergence, Ids
+from harness.suites import lossless
+from harness.suites.lossless import Divergence, Ids
 
 
 def test_the_first_difference() -> None:

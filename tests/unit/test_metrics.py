@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 from hypothesis import example, given, strategies as st
 
+from harness.engine.metrics import SpecCounters, fetch, parse, settled
 from harness.errors import ServerFailed
-from harness.metrics import SpecCounters, fetch, parse, settled
 from tests.unit.fakes import Reply, fake_vllm
 
 PAGE = """\

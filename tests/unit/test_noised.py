@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import stack as stacks
+from harness.config import stack as stacks
 from harness.errors import BadInput
 from tests.perf import DATA
 from tests.perf.noised import noised, stack_with

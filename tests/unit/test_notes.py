@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from harness import stats
-from harness.gate import Kind, Verdict
-from harness.notes import holm_notes, weights_notes
-from harness.records import CellRecord
-from harness.tables import verdict_report
+from harness.judge.footnotes import holm_notes, weights_notes
+from harness.judge.verdict import Kind, Verdict
+from harness.report.run_table import verdict_report
+from harness.results.records import CellRecord
+from harness.stats import paired as stats
 from tests.unit.cells import cell, drafter, worse
 from tests.unit.making import cell_name
 

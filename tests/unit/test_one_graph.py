@@ -13,7 +13,8 @@ pytest.importorskip("speculators")
 
 from speculators.models.metrics import compute_accuracy_single_step  # noqa: E402
 
-from training import one_graph, recipe as recipes, train  # noqa: E402
+from training import recipe as recipes  # noqa: E402
+from training.trainer import one_graph, stage as train  # noqa: E402
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.int64])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from harness import stats
-from harness.baseline import Pairs
 from harness.errors import BadInput
-from harness.gate import judge_pairs
-from harness.records import PromptRecord, dump_cell
+from harness.judge.baselines import Pairs
+from harness.judge.verdict import judge_pairs
+from harness.results.records import PromptRecord, dump_cell
+from harness.stats import paired as stats
 from tests.perf import ROOT, power
 from tests.perf.power import NOISES, Counts, Pool
 from tests.unit.cells import SAMPLED, cell, drafter

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness import machine, patches, provenance
-from harness.patches import changed_files, code_loaders, commit_of, mounted_files
-from harness.redaction import without_secrets
+from harness.provenance import hardware as machine, integrity as patches, record as provenance
+from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files
+from harness.provenance.redaction import without_secrets
 
 # Files of the engine, and those that options name
 

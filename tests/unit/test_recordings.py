@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness.gate import Verdict, judge
-from harness.records import CellRecord, load
-from harness.validity import total
+from harness.judge.verdict import Verdict, judge
+from harness.measure.validity import total
+from harness.results.records import CellRecord, load
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = ROOT / "tests/data/recordings"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from harness.errors import BadInput, BadRecord
-from harness.records import (
+from harness.results.records import (
     CellRecord,
     Finding,
     Journal,

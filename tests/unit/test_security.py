@@ -13,33 +13,28 @@ from typing import Any
 
 import pytest
 
-from harness import (
-    baseline,
-    client,
-    formats,
-    models,
-    patches,
-    prediction,
-    provenance,
-    records,
-    server as servers,
-    stack as stacks,
-    tables,
-)
-from harness.collect import collect
-from harness.compare import compare
-from harness.comparison import document
+from harness.config import stack as stacks
+from harness.engine import models, server as servers
 from harness.errors import BadInput, BadRecord, ServerFailed
-from harness.export import as_data, csv_rows
-from harness.gate import Verdict
-from harness.records import CellName, CellRecord, Finding, Journal, RunRecord
-from harness.session import Options, Session
-from harness.speedup import SpeedRecord
+from harness.judge import baselines as baseline
+from harness.judge.collect import collect
+from harness.judge.compare import compare
+from harness.judge.speedup import SpeedRecord
+from harness.judge.verdict import Verdict
+from harness.measure import client
+from harness.provenance import integrity as patches, record as provenance
+from harness.report import run_table as tables
+from harness.report.compare_table import document
+from harness.report.export import as_data, csv_rows
+from harness.results import prediction, records
+from harness.results.records import CellName, CellRecord, Finding, Journal, RunRecord
+from harness.run import Options, Session
+from harness.text import render as formats
 from tests.unit import test_contract, test_endpoints
 from tests.unit.compared import cell, write_cell
 from tests.unit.fakes import Reply, as_json, fake_vllm
 from tests.unit.making import cell_name, cell_record, prompt_record, server_spec
-from training import card
+from training.export import model_card as card
 
 HOSTILE = "<script>alert(1)</script>|a`b\n\x1b[31m\x9b1m\u202ec"
 PARTS = ("endpoint", "language", "workload", "drafter")

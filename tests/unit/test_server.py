@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import supervisor
-from harness.cells import ServerSpec, canonical
-from harness.errors import PortTaken, ServerFailed
-from harness.server import (
+from harness.config.cells import ServerSpec, canonical
+from harness.config.stack import Target
+from harness.engine import supervisor
+from harness.engine.server import (
     Server,
     attach,
     command_line,
@@ -26,7 +26,7 @@ from harness.server import (
     running,
     served_name,
 )
-from harness.stack import Target
+from harness.errors import PortTaken, ServerFailed
 from tests.unit.fakes import FakeVllm, Reply, as_json, fake_vllm
 from tests.unit.making import server_spec
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from harness.speed import speed_of
+from harness.results.timing import speed_of
 from tests.unit.making import failed_record, prompt_record
 
 

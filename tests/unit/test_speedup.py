@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from harness import speedup
 from harness.errors import BadRecord
-from harness.speedup import SpeedRecord
+from harness.judge import speedup
+from harness.judge.speedup import SpeedRecord
 
 SIX = (1.20, 1.22, 1.21, 1.19, 1.20, 1.21)
 

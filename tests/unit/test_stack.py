@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, strategies as st
 
-from harness.cells import Cell, cells, server_spec
+from harness.config.cells import Cell, cells, server_spec
+from harness.config.stack import PROFILES, Profile, Stack, find, load, place
 from harness.errors import BadInput
 from harness.plugin import DATA
-from harness.stack import PROFILES, Profile, Stack, find, load, place
 
 HEAD = 'schema = 1\nname = "tiny"\n\n[target]\nmodel = "org/tiny"\n\n'
 """Six lines: what a test appends begins at line 7."""

@@ -11,8 +11,8 @@ import scipy.stats
 from hypothesis import assume, given, settings, strategies as st
 from numpy.typing import NDArray
 
-from harness import stats
-from harness.stats import PairedRatio, paired_difference, paired_log_ratio, sign_flip_p
+from harness.stats import paired as stats
+from harness.stats.paired import PairedRatio, paired_difference, paired_log_ratio, sign_flip_p
 
 Arms = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 Estimator = Callable[..., PairedRatio]

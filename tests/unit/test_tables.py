@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 from wcwidth import wcswidth
 
-from harness.gate import Verdict
-from harness.records import Finding
-from harness.tables import (
+from harness.judge.verdict import Verdict
+from harness.report.run_table import (
     acceptance_rows,
     common_lines,
     footnotes,
@@ -16,6 +15,7 @@ from harness.tables import (
     text_table,
     verdict_rows,
 )
+from harness.results.records import Finding
 from tests.unit.making import cell_name, cell_record, prompt_record
 
 NGRAM = cell_record(prompt_record("a"), prompt_record("b"))

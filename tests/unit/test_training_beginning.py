@@ -11,12 +11,12 @@ pytest.importorskip("speculators")
 import numpy as np  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
+from harness.config.stack import Target  # noqa: E402
 from harness.errors import BadInput  # noqa: E402
-from harness.stack import Target  # noqa: E402
 from tests.unit.eagle3 import tiny_eagle3  # noqa: E402
-from training import beginning  # noqa: E402
-from training.drafting import EMBEDDINGS  # noqa: E402
-from training.export import export  # noqa: E402
+from training.export.export import export  # noqa: E402
+from training.trainer import warm_start as beginning  # noqa: E402
+from training.validate.eagle3 import EMBEDDINGS  # noqa: E402
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from harness.tables import DASH
-from training import card
+from harness.report.run_table import DASH
+from training.export import model_card as card
 
 SERVED: dict[str, Any] = {
     "prompts_of": "benchmark, instruct",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.checkpoints import STATE, VALIDATION, Checkpoints, Step, forget_after
+from training.trainer.checkpoints import STATE, VALIDATION, Checkpoints, Step, forget_after
 
 
 @pytest.fixture

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from training import __main__ as cli, recipe as recipes, room, stages, train
-from training.engines import Engines
+from training import __main__ as cli, recipe as recipes, stages
 from training.errors import TrainingFailed
+from training.hidden import disk_space as room
 from training.pipeline import STAGES
+from training.servers import Engines
 from training.stages import Context
+from training.trainer import stage as train
 
 NAMES = ["prompts", "responses", "dataset", "train", "export", "check"]
 
@@ -67,7 +69,7 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
     assert rows[0][2] == "48 prompts"
     assert rows[1][2] == "about 3,072 tokens, at most 3,072"
     assert rows[3][2] == "about 12 steps; hidden states: about 14 MB"
-    assert re.search(r"^trainer: \S+ -m training.trainer SETTINGS.json$", out, re.MULTILINE)
+    assert re.search(r"^trainer: \S+ -m training.trainer.process SETTINGS.json$", out, re.MULTILINE)
     assert not (tmp_path / "work").exists()
 
 
@@ -81,7 +83,7 @@ def test_a_dry_run_shows_what_is_done_and_how_several_gpus_are_used(
 
     assert re.search(r"^prompts +done in 12 s", out, re.MULTILINE)
     assert re.search(r"^responses +to do", out, re.MULTILINE)
-    assert "torch.distributed.run --nproc-per-node 4 -m training.trainer SETTINGS.json" in out
+    assert "torch.distributed.run --nproc-per-node 4 -m training.trainer.process SETTINGS.json" in out
 
 
 def test_a_target_that_is_not_here_is_not_fetched_for_a_dry_run(

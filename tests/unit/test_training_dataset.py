@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 from harness.errors import BadInput
-from training import dataset, lines, rows as rows_of, subcommand
+from training import dataset, jsonl as lines, speculators_cli as subcommand
+from training.answers import rows as rows_of
+from training.answers.rows import Row
 from training.errors import TrainingFailed
 from training.recipe import Recipe
-from training.rows import Row
 
 # A stand-in for speculators' prepare-data that ends well and writes nothing, or what a test left it.
 FAKE_PREPARE = """

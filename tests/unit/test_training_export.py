@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from harness.config.stack import Target
+from harness.engine.models import sha256_of
 from harness.errors import BadInput
-from harness.models import sha256_of
-from harness.stack import Target
 from tests.unit.eagle3 import tiny_eagle3
 from tests.unit.making import cell_record, prompt_record
-from training import export, recipe as recipes, served
-from training.drafting import Eagle3, Sample
+from training import recipe as recipes
 from training.errors import TrainingFailed
-from training.portable import portable, public_name, toml_of
+from training.export import export, served
+from training.export.scrub import portable, public_name, toml_of
 from training.stages import Context
+from training.validate.eagle3 import Eagle3, Sample
 
 TARGET = Target(model="embedded:smollm2-135m-instruct", dtype="bfloat16")
 

@@ -16,10 +16,10 @@ from safetensors.torch import save_file  # noqa: E402
 from speculators.train.distributed_batch_sampler import MultipackDistributedBatchSamplerV2  # noqa: E402
 
 from training import recipe as recipes  # noqa: E402
-from training.engines import base_spec  # noqa: E402
-from training.hidden_states import check, finished, server_spec, trainers_order  # noqa: E402
-from training.room import roomy  # noqa: E402
-from training.transfer import ENDED, MISSING, AheadTransfer  # noqa: E402
+from training.hidden.disk_space import roomy  # noqa: E402
+from training.hidden.extract import check, finished, server_spec, trainers_order  # noqa: E402
+from training.hidden.reader import ENDED, MISSING, AheadTransfer  # noqa: E402
+from training.servers import base_spec  # noqa: E402
 
 RECIPE = recipes.load(recipes.find("smoke-cpu"))
 

@@ -27,12 +27,12 @@ pytest.importorskip("speculators")
 from speculators.train.graceful_shutdown import TrainingInterruptedError  # noqa: E402
 
 from harness.errors import ServerFailed  # noqa: E402
-from training import metrics, trainer as trainers  # noqa: E402
-from training.ahead import Ahead  # noqa: E402
-from training.checkpoints import Checkpoints  # noqa: E402
-from training.hidden_states import Progress  # noqa: E402
-from training.interruption import Patient  # noqa: E402
-from training.trainer import SteppedTrainer, Stop  # noqa: E402
+from training.hidden.extract import Progress  # noqa: E402
+from training.hidden.prefetch import Ahead  # noqa: E402
+from training.trainer import metrics, process as trainers  # noqa: E402
+from training.trainer.checkpoints import Checkpoints  # noqa: E402
+from training.trainer.interrupts import Patient  # noqa: E402
+from training.trainer.process import SteppedTrainer, Stop  # noqa: E402
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_a_trainer_that_has_written_all_leaves_no_worker(tmp_path: Path) -> None
     script = tmp_path / "ends.py"
     script.write_text(
         "import multiprocessing, time\n"
-        "from training.trainer import _end\n"
+        "from training.trainer.process import _end\n"
         "if __name__ == '__main__':\n"
         "    worker = multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,))\n"
         "    worker.start()\n"

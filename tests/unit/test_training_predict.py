@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from harness import prediction, prompts
-from harness.acceptance import overshoot_of
+from harness.config import prompts
+from harness.config.prompts import hash_of
 from harness.errors import BadInput, BadRecord
-from harness.prediction import Predicted, summarise, walk
-from harness.prompts import hash_of
+from harness.results import prediction
+from harness.results.prediction import Predicted, summarise, walk
+from harness.stats.acceptance import overshoot_of
 from tests.unit.eagle3 import tiny_eagle3
-from training import predict, recipe as recipes
-from training.drafting import Eagle3, Guesses, Sample
+from training import recipe as recipes
+from training.validate import offline as predict
+from training.validate.eagle3 import Eagle3, Guesses, Sample
 
 K = 3
 PROMPT = [90, 91, 92, 93]

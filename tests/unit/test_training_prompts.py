@@ -13,17 +13,19 @@ import openai
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from harness.config.prompts import load
 from harness.errors import BadInput, ServerFailed
-from harness.language import in_language
-from harness.prompts import load
-from training import lines, outside, prompts, selecting
+from harness.stats.language import in_language
+from training import jsonl as lines
+from training.answers import filter as selecting
 from training.errors import TrainingFailed
-from training.intake import FATES
-from training.overlap import BENCHMARK, Benchmark, id_of, normalised
-from training.prompts import gather, run
 from training.recipe import Recipe, Source
-from training.selfmade import Opening, SelfMade, opening, usable
-from training.templates import SHIPPED, Templates
+from training.sources import datasets as outside, gather as prompts
+from training.sources.decontamination import BENCHMARK, Benchmark, id_of, normalised
+from training.sources.dedup import FATES
+from training.sources.gather import gather, run
+from training.sources.magpie import Opening, SelfMade, opening, usable
+from training.sources.templates import SHIPPED, Templates
 
 FILES = sorted(SHIPPED.glob("*.toml"))
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -137,7 +139,7 @@ def test_a_quotation_in_english_does_not_make_a_chinese_overlap() -> None:
 
 
 def test_without_the_benchmark_nothing_is_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.overlap.BENCHMARK", tmp_path)
+    monkeypatch.setattr("training.sources.decontamination.BENCHMARK", tmp_path)
 
     with pytest.raises(BadInput, match="the benchmark's prompts are not there"):
         Benchmark.shipped(words=8)

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from harness.client import NO_KEY
+from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
-from harness.server import Server
+from harness.measure.client import NO_KEY
 from tests.unit.fakes import as_json, fake_vllm
 from tests.unit.making import server_spec
-from training import lines, responses, selecting, subcommand
+from training import jsonl as lines, speculators_cli as subcommand
+from training.answers import filter as selecting, generate as responses
+from training.answers.progress import Answers, errors_of
 from training.errors import Stalled, TrainingFailed
-from training.intake import Prompt
-from training.raw import Answers, errors_of
 from training.recipe import Recipe
+from training.sources.dedup import Prompt
 
 FAKE_SPECULATORS = """
 # A fake of `speculators regenerate-responses`: it answers by what the prompt says, and asks nobody.

@@ -9,8 +9,8 @@ import pytest
 
 from harness.errors import BadInput
 from training import recipe as recipes, stages
-from training.engines import Engines
 from training.recipe import Recipe
+from training.servers import Engines
 from training.stages import Context, Stage
 
 

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.data import DataLoader  # noqa: E402
 
-from training import workers  # noqa: E402
+from training.trainer import loader_workers as workers  # noqa: E402
 
 
 class Samples(torch.utils.data.Dataset):  # type: ignore[misc]

@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 
 import training.errors
-from harness import calibration, errors, metrics, validity
+from harness import errors
+from harness.engine import metrics
+from harness.measure import validity
 from harness.plugin import DATA
+from harness.suites import selfcheck as calibration
 
 ROOT = DATA.parent
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-FILES = sorted(file for name in ("harness", "fixtures", "training") for file in (ROOT / name).glob("*.py"))
+FILES = sorted(file for name in ("harness", "fixtures", "training") for file in (ROOT / name).rglob("*.py"))
 
 RAISED = {"BadInput", "BadRecord", "ServerFailed", "PortTaken", "NotMetrics", "Refused", "BrokenInstrument"}
 RAISED |= {"TrainingFailed", "Stalled", "DraftgateError", "UsageError", "GateWarning", "_Wrong"}

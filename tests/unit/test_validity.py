@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from harness.records import Finding, PromptRecord
-from harness.validity import MARK, countable, findings, mostly_degenerate, remembers, total
+from harness.measure.validity import MARK, countable, findings, mostly_degenerate, remembers, total
+from harness.results.records import Finding, PromptRecord
 from tests.unit.making import cell_name, failed_record, prompt_record as cut_off
 from tests.unit.texts import CHINESE, CODE
 

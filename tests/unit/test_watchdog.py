@@ -19,17 +19,17 @@ import pytest
 from hypothesis import given, strategies as st
 
 from fixtures.servers import Keeper
-from harness import watchdog
-from harness.cells import Cell
 from harness.cli import main
+from harness.config.cells import Cell
+from harness.config.prompts import Prompt
+from harness.config.stack import Profile
+from harness.engine import watchdog
+from harness.engine.server import Server, running
+from harness.engine.watchdog import Evidence, Guard, Pulse, Stall, Watch, guarded, stalls_in
 from harness.errors import BadRecord, ServerFailed
-from harness.measure import Measurement
+from harness.measure.measurement import Measurement
 from harness.plugin import DATA
-from harness.prompts import Prompt
-from harness.records import CellRecord, RunRecord, load
-from harness.server import Server, running
-from harness.stack import Profile
-from harness.watchdog import Evidence, Guard, Pulse, Stall, Watch, guarded, stalls_in
+from harness.results.records import CellRecord, RunRecord, load
 from tests.unit.fake_engine import Fake, bench
 from tests.unit.fakes import FakeVllm, Reply, fake_vllm
 from tests.unit.making import cell_name, server_spec
@@ -791,7 +791,7 @@ def test_a_restart_that_cannot_be_run_is_said(
 def test_the_server_that_hangs_is_not_taken_for_the_new_one(
     vllm: FakeVllm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.watch.RESTART_PATIENCE_S", 1)
+    monkeypatch.setattr("harness.commands.watch.RESTART_PATIENCE_S", 1)
 
     code, _, err = watched(capsys, vllm.url, "--restart", "true", *QUICK)
 

@@ -1,0 +1,246 @@
+"""Figures in Markdown held against the records that they refer to (`references.py` has the syntax)."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+from harness.errors import BadInput
+from harness.judge.collect import Entry, Side, collect, names_of
+from harness.judge.compare import Figures, PositionChange, compare
+from harness.measure.validity import MOSTLY, total
+from harness.report import references
+from harness.report.references import NOTHING, Claim, Field
+from harness.results.records import CellRecord, load, read_text
+from harness.results.timing import speed_of
+from harness.text import render as formats
+from harness.text.console import complain, show
+from harness.text.figures import Figure
+
+Values = tuple[float | None, ...]
+"""Of a field: one, the two ends of an interval, or before, after and the change between them."""
+
+_COUNT = re.compile(r"\d+(?= of \d+ )")
+_COUNTED = {
+    "loops": ("loops", MOSTLY),
+    "other_language": ("other-language",),
+    "left_out": ("left-out",),
+}
+"""Findings that say how many answers they are about, and their codes."""
+_SHARE = re.compile(r"(pos|conditional)_\d+|token_acceptance|change|ci")
+_POSITION = re.compile(r"(pos|conditional)_\d+")
+_UNITS = {"x": "speed_up", "×": "speed_up", "ms": "_ms", "tok/s": "tok_s"}
+"""A unit, and how the name of a field in it ends."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Tell the command's parser what there is to say, and what to run."""
+    parser.description = (
+        "Hold every figure of a Markdown file that carries a reference, like "
+        f"tau 1.34{references.FORM}, against the record, at the precision that is printed. "
+        "Exit code: 0 all hold, 1 one does not, 2 invalid input or nothing to check."
+    )
+    add = parser.add_argument
+    add("file", metavar="FILE", type=Path, help="a Markdown file")
+    what = "runs, folders of baselines or cells, or cell files, that the references name"
+    add("runs", metavar="RUN", nargs="+", type=Path, help=what)
+    add("--allow-none", action="store_true", help="a file without any reference is no error")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check one file; the exit code."""
+    found = references.read(read_text(options.file))
+    records = _Records([collect(path) for path in options.runs])
+    troubles = [(trouble.line, trouble.text) for trouble in found.troubles]
+    wrong: list[str] = []
+    checked = 0
+    for claim in found.claims:
+        try:
+            held = _held(claim, records)
+        except BadInput as error:
+            troubles.append((claim.line, str(error)))
+        else:
+            checked += len(held)
+            wrong += [f"{options.file}:{claim.line}: {text}" for text in held if text]
+    for line, text in sorted(troubles):
+        complain(f"{options.file}:{line}: {text}")
+    code_note = f" ({found.in_code} in code left alone)" if found.in_code else ""
+    if not checked and not troubles and not options.allow_none:
+        raise BadInput(f"{options.file} holds no figure with a reference{code_note}: nothing was checked")
+    verdict = f"{len(wrong)} of {checked} not as recorded" if wrong else f"{checked} checked, all hold"
+    unread = f"; references that cannot be checked: {len(troubles)}" if troubles else ""
+    lines = [*wrong, f"{options.file}: {verdict}{unread}{code_note}"]
+    show("".join(formats.visible(line) + "\n" for line in lines))
+    return 2 if troubles else 1 if wrong else 0
+
+
+def _held(claim: Claim, records: _Records) -> list[str]:
+    """For each figure what is wrong with it, or nothing.
+
+    Raises:
+        BadInput: the reference does not say what to compare with.
+    """
+    values: list[tuple[Field, str, float | None]] = []
+    for field in claim.fields:
+        name, found = records.values(claim.keys, field)
+        values += [(field, name, value) for value in found]
+    figures = claim.figures
+    if claim.in_table:
+        # A cell may leave out what stands behind: an interval that is a point, the change of nothing.
+        if not figures:
+            figures = (Figure(text="nothing", value=None, digits=0, unit=""),)
+        if len(figures) > len(values):
+            raise BadInput(
+                f"the column of {claim.fields[0].name} is said to hold {len(values)} figures, "
+                f"but {len(figures)} stand there"
+            )
+    elif len(figures) == 1 and figures[0].value is None:
+        values = values[:1]  # one dash for an interval that there is not
+    elif len(figures) < len(values):
+        raise BadInput(f"{claim.fields[0].name} is {len(values)} figures, but {len(figures)} stand there")
+    else:
+        figures = figures[-len(values) :]
+    percent = figures[-1].unit == "%"  # of `-15.2..-8.1 %` the sign is both figures'
+    return [
+        _wrong(figure, field, name, value, percent=field.percent or percent)
+        for figure, (field, name, value) in zip(figures, values, strict=False)
+    ]
+
+
+def _wrong(figure: Figure, field: Field, name: str, value: float | None, *, percent: bool) -> str:
+    """What stands there and what the record says; nothing where they agree."""
+    unit, share = figure.unit, bool(_SHARE.fullmatch(field.name))
+    if (unit == "%" and not share) or (unit in _UNITS and not field.name.endswith(_UNITS[unit])):
+        return f"{field.name} of {name} is not in {unit}, but {figure.text} {unit} stands there"
+    percent = share and (percent or unit == "%")
+    exact = None if value is None else Decimal(value) * (100 if percent else 1)
+    sign = " %" if percent else ""
+    there = f"{field.name} of {name}: {figure.text}{sign if figure.value is not None else ''} stands there, "
+    if exact is None or figure.value is None:
+        told = "it was not measured" if exact is None else f"the record says {float(exact):.6g}{sign}"
+        return "" if exact is None and figure.value is None else there + told
+    half = Decimal(1).scaleb(-figure.digits) / 2
+    # Half a unit of the last digit, and what binary fractions are off by: of 0.125 both 0.12 and 0.13 hold.
+    if abs(figure.value - exact) <= half + abs(exact) * Decimal("1e-12"):
+        return ""
+    shown = f"{exact:.{figure.digits}f}{sign}"
+    return there + f"the record says {shown} ({float(exact):.6g})"
+
+
+class _Records:
+    """What the runs hold, by name."""
+
+    def __init__(self, sides: Sequence[Side]) -> None:
+        self._sides = sides
+        self._met: dict[tuple[Entry, Entry | None, tuple[str, ...]], dict[str, Values]] = {}
+        self._entries = {entry.path.resolve(): entry for side in sides for entry in side.entries}
+
+    def values(self, keys: Mapping[str, str], field: Field) -> tuple[str, Values]:
+        """The cell's name for a message, and what a field of it is.
+
+        Raises:
+            BadInput: there is no such run, cell or field.
+        """
+        at = references.where(keys, field.slot)
+        if at.cell == NOTHING:
+            return NOTHING, (None,)
+        if at.run is None or at.cell is None:
+            missing = "run" if at.run is None else "cell"
+            raise BadInput(f"the reference to {field.name} names no {missing}")
+        entry = self._entry(at.run, at.cell)
+        base = None if at.base is None or at.base_cell is None else self._entry(at.base, at.base_cell)
+        asked = (entry, base, tuple(part for part in keys.get("across", "").split(",") if part))
+        if asked not in self._met:
+            self._met[asked] = _pair_figures(base, entry, asked[2]) if base else _figures(entry)
+        known = self._met[asked]
+        if field.name in known:
+            return f"{at.cell} in {at.run}", known[field.name]
+        if _POSITION.fullmatch(field.name):
+            return f"{at.cell} in {at.run}", (None,)  # a position beyond its k
+        against = "" if at.base else " (with base=RUN also what a comparison says)"
+        raise BadInput(f"there is no field {field.name}; there are: {', '.join(known)}{against}")
+
+    def _entry(self, run: str, cell: str) -> Entry:
+        parts = tuple(part for part in Path(run).parts if part not in ("/", ".."))
+        of_run = [e for path, e in self._entries.items() if _within(parts, path) or _within(parts, e.path)]
+        if not parts or not of_run:
+            names = ", ".join(side.name for side in self._sides)
+            raise BadInput(f"no run given is named {run}; there are: {names}")
+        found = [e for e in of_run if str(e.cell) == cell]
+        if not found:
+            raise BadInput(f"{run} holds no cell {cell}; there are: {names_of(of_run)}")
+        if len(found) > 1:
+            paths = " and ".join(str(e.path) for e in found[:2])
+            raise BadInput(f"{run} has {len(found)} cells named {cell} ({paths}): write more of the path")
+        return found[0]
+
+
+def _within(parts: tuple[str, ...], path: Path) -> bool:
+    """The parts follow one another in the path."""
+    whole = path.absolute().parts
+    return any(whole[i : i + len(parts)] == parts for i in range(len(whole) - len(parts) + 1))
+
+
+def _alone(entry: Entry) -> Side:
+    return Side(name=str(entry.path), path=entry.path, entries=(entry,))
+
+
+def _figures(entry: Entry) -> dict[str, Values]:
+    """Every figure that the tables of a run show of a cell."""
+    figures, record = compare([_alone(entry)]).rows[0].figures, load(entry.path, CellRecord)
+    prompts = record.prompts if record.valid else ()
+    tally, speed = total(prompts), speed_of(prompts)
+    known: dict[str, Values] = {
+        "asked": (len({r.prompt for r in record.prompts}),),
+        **_plain(figures),
+        "token_acceptance": (tally.token_acceptance,),
+        **{f"conditional_{i}": (share,) for i, share in enumerate(tally.conditional)},
+        "mean_prompt_tok_s": (speed.mean_prompt if speed else None,),
+        "ttft_ms": (speed.ttft_s * 1000 if speed else None,),
+        "tpot_ms": (speed.tpot_s * 1000 if speed else None,),
+    }
+    for name, codes in _COUNTED.items():
+        counts = [int(n[0]) for f in record.findings if f.code in codes and (n := _COUNT.match(f.text))]
+        known[name] = (sum(counts),)
+    return known
+
+
+def _plain(figures: Figures, *, timed: bool = True) -> dict[str, Values]:
+    return {
+        "prompts": (figures.prompts,),
+        "tokens_per_step": (figures.tokens_per_step,),
+        "tau": (figures.tau,),
+        "accepted_per_draft": (figures.accepted_per_draft,),
+        **{f"pos_{i}": (share,) for i, share in enumerate(figures.acceptance)},
+        "tok_s": (figures.tok_s if timed else None,),
+        "speed_up": (figures.speed_up if timed else None,),
+    }
+
+
+def _pair_figures(base: Entry, new: Entry, across: tuple[str, ...]) -> dict[str, Values]:
+    """Every figure that a comparison shows of two cells; None for those that may not stand side by side."""
+    row = compare([_alone(base), _alone(new)], across=across).rows[0]
+    a = row.against[0]
+    assert a is not None  # noqa: S101 - two single files belong together
+    primary, same = a.verdict.primary, a.same_environment
+    low, high = a.verdict.interval or (None, None)
+    known: dict[str, Values] = {
+        **_plain(a.figures, timed=same),
+        "base_speed_up": (row.figures.speed_up if same else None,),
+        "pairs": (a.verdict.prompts,),
+        "same_text": (a.verdict.same_text,),
+        "base_paired_tokens_per_step": (primary.r0 if primary else None,),
+        "paired_tokens_per_step": (primary.r1 if primary else None,),
+        "change": (a.verdict.change,),
+        "ci": (low, high),
+        **{f"conditional_{p.index}": (p.old, p.new, _change(p)) for p in a.positions},
+    }
+    return known if primary else {name: tuple(None for _ in values) for name, values in known.items()}
+
+
+def _change(p: PositionChange) -> float | None:
+    return None if p.old is None or p.new is None else p.new - p.old

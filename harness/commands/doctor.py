@@ -1,0 +1,203 @@
+"""The command `draftgate doctor`: can this machine measure that stack, and would it be true?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from harness.config import stack as stacks
+from harness.config.prompts import load as load_prompts
+from harness.config.stack import Stack
+from harness.engine.models import cache_folder, resolve
+from harness.engine.server import EngineFacts, engine_facts
+from harness.errors import BadInput, DraftgateError, ServerFailed
+from harness.provenance import record as provenance
+from harness.suites import selfcheck as calibration
+from harness.suites.known_answers import Outcome
+from harness.text.console import show
+from harness.text.render import visible
+
+DEFAULT_STACK = "smollm2-cpu"
+_DATA = Path(__file__).resolve().parents[2] / "fixtures"
+_LEAST_GB = 2.0
+"""Free disk for a converted model, records and logs."""
+_PROBE_S = 180
+
+Mark = Literal["ok", "bad", "—"]
+_MARKS: dict[Outcome, Mark] = {"ok": "ok", "broken": "bad", "not checked": "—"}
+
+
+class Line(NamedTuple):
+    """What one look found."""
+
+    mark: Mark
+    name: str
+    text: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Tell the command's parser what there is to say, and what to run."""
+    parser.description = (
+        "Look whether this machine can measure a stack, and calibrate its engine: the target drafts for "
+        "itself, and what must come of it is known. Exit code: 0 all is well, 1 it is not, 2 bad input."
+    )
+    add = parser.add_argument
+    add("--stack", metavar="NAME|PATH", default=DEFAULT_STACK, help=f"({DEFAULT_STACK})")
+    add("--results", metavar="DIR", type=Path, default=Path("results"), help="where runs go (results)")
+    add(
+        "--calibrate",
+        action=argparse.BooleanOptionalAction,
+        help="calibrate now, whatever is remembered; or not at all (what is remembered, else now)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Look, print a line for each look, and the exit code.
+
+    Raises:
+        BadInput: there is no such stack, or it is not one.
+    """
+    stack = stacks.load(stacks.find(options.stack, _DATA / "stacks"))
+    well = True
+    for line in look(stack, results=options.results, calibrate=options.calibrate):
+        well &= line.mark != "bad"
+        show(f"{line.mark:4}{line.name:14}{visible(line.text)}\n")
+    return 0 if well else 1
+
+
+def look(stack: Stack, *, results: Path, calibrate: bool | None) -> Iterator[Line]:
+    """One look after the other, the quick ones first; none needs another but where an engine is needed.
+
+    Args:
+        stack: what is to be measured.
+        results: where runs would go.
+        calibrate: True: now; False: not; None: only where nothing is remembered.
+    """
+    here = provenance.environment()
+    gpus = ", ".join(str(gpu.get("name")) for gpu in here["gpus"]) or "no GPU"
+    yield Line("ok", "machine", f"{here['cpu']}, {here['threads']} threads, {gpus}")
+    yield Line("ok", "stack", f"{stack.name}: {', '.join(stack.drafters)}")
+    yield from (_disk(name, folder) for name, folder in (("results", results), ("cache", cache_folder())))
+    yield _port(stack.engine.port)
+    python = stack.engine.python or sys.executable
+    facts: EngineFacts | None = None
+    try:
+        facts = engine_facts(python)
+    except ServerFailed as error:
+        yield Line("bad", "engine", str(error))
+    else:
+        told = "in each response" if facts.per_request else "by counters alone, at concurrency 1"
+        yield Line("ok", "engine", f"{facts.package} {facts.version}; it tells acceptance {told}")
+        yield from _methods(stack, facts)
+    yield _model("target", stack.target.model, python)
+    for name, drafter in stack.drafters.items():
+        if drafter.model not in (None, "target"):
+            yield _model(name, str(drafter.model), python)
+    if facts is None:
+        yield Line("—", "calibration", "not without an engine")
+        return
+    yield _mend(python)
+    yield from _calibration(stack, calibrate=calibrate)
+
+
+def _disk(name: str, folder: Path) -> Line:
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    if not os.access(there, os.W_OK):
+        return Line("bad", name, f"{provenance.without_home(str(there))} cannot be written")
+    free = shutil.disk_usage(there).free / 1e9
+    text = f"{free:.1f} GB free at {provenance.without_home(str(folder))}"
+    return Line("ok" if free >= _LEAST_GB else "bad", name, f"{text}; {_LEAST_GB:g} GB are the least")
+
+
+def _port(port: int | None) -> Line:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port or 0))
+        except OSError as error:
+            return Line(
+                "bad", "port", f"{port}: {error.strerror}: end what listens there, or change engine.port"
+            )
+    return Line("ok", "port", f"{port} is free" if port else "any free one")
+
+
+def _methods(stack: Stack, facts: EngineFacts) -> Iterator[Line]:
+    unknown = [
+        f"{name} ({drafter.method})"
+        for name, drafter in stack.drafters.items()
+        if drafter.method and facts.methods and drafter.method not in facts.methods
+    ]
+    if unknown:
+        yield Line("bad", "drafters", f"this engine does not know the method of {', '.join(unknown)}")
+
+
+def _model(name: str, reference: str, python: str) -> Line:
+    try:
+        where = resolve(reference, say=lambda _: None, python=python)
+    except BadInput as error:
+        return Line("bad", name, str(error))
+    if not where.startswith("/"):
+        return Line("—", name, f"{reference}: a hub id, which the engine fetches")
+    return Line("ok", name, f"{reference}: weights {provenance.weights_hash(where)}")
+
+
+def _mend(python: str) -> Line:
+    """Probe the engine's code for the faults that we know, without mending any."""
+    plugin = Path(__file__).parents[1] / "engine" / "vllm_plugin.py"
+    code = f"import runpy; runpy.run_path({str(plugin)!r})['register']()"
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report"
+        told = {"DRAFTGATE_MEND": "probe", "DRAFTGATE_MEND_REPORT": str(report), "VLLM_NO_USAGE_STATS": "1"}
+        try:
+            subprocess.run(
+                [python, "-c", code],
+                env={**os.environ, **told},
+                capture_output=True,
+                check=True,
+                timeout=_PROBE_S,
+            )
+            found: list[dict[str, Any]] = (
+                [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
+            )
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            return Line("bad", "known faults", f"the engine's code cannot be probed: {error}"[:300])
+    faults = [str(one["fault"]) for one in found if one["probe"] == "fault"]
+    if faults:
+        return Line(
+            "ok", "known faults", f"{', '.join(faults)}: mended in every server that draftgate starts"
+        )
+    return Line("ok", "known faults", "none" if found else "none to look for on this device")
+
+
+def _calibration(stack: Stack, *, calibrate: bool | None) -> Iterator[Line]:
+    if calibrate is False:
+        yield Line("—", "calibration", "left out")
+        return
+    try:
+        prompts = load_prompts(_DATA / "prompts", "instruct", stack.languages[0], at_most=2)
+        with tempfile.TemporaryDirectory() as folder:
+            found = calibration.ensure(
+                stack,
+                prompts,
+                folder=Path(folder),
+                say=lambda _: None,
+                mend=os.environ.get("DRAFTGATE_MEND", "1"),
+                again=bool(calibrate),
+            )
+    except DraftgateError as error:
+        yield Line("bad", "calibration", f"the target cannot draft for itself here: {error}".splitlines()[0])
+        return
+    for check in found.checks:
+        yield Line(_MARKS[check.outcome], "calibration", f"{check.name}: {check.text}")

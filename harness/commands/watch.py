@@ -1,0 +1,182 @@
+"""The command `draftgate watch`: is a server working or hanging, and what starts it anew."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime as dt
+import math
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from harness.engine import metrics
+from harness.engine.server import is_url, unhealthy
+from harness.engine.supervisor import GRACE_S
+from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall
+from harness.errors import BadInput, ServerFailed
+from harness.text.console import complain, say
+
+RESTART_PATIENCE_S = 1800.0
+"""A large model loads for so long."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Tell the command's parser what there is to say, and what to run."""
+    parser.description = (
+        "Tell whether a vLLM server works or hangs, by its counters. Exit code: 1 it stalled "
+        f"(with --restart: {MOST_STALLS} times, or CMD failed), 2 invalid, 0 ended with Ctrl-C."
+    )
+    add = parser.add_argument
+    add("url", metavar="URL", help="where the server is, like http://127.0.0.1:8000")
+    add("--restart", metavar="CMD", help="run this when it stalls; it must end that server and start another")
+    stalled = f"work, and nothing done, for so long is a stall ({STALL_SECONDS})"
+    add("--stall-seconds", metavar="N", type=_seconds, default=STALL_SECONDS, help=stalled)
+    add("--interval", metavar="N", type=_seconds, help="between two readings (an eighth of it, 10 at most)")
+    parser.set_defaults(run=run)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: must be more than 0")
+    return value
+
+
+def run(options: argparse.Namespace) -> int:
+    """Watch until it ends; the exit code.
+
+    Raises:
+        BadInput: an option cannot be used.
+    """
+    url = options.url.rstrip("/").removesuffix("/v1")
+    if is_url(url):
+        return _watched(url, options)
+    raise BadInput(f"{options.url!r} is not the URL of a server, like http://127.0.0.1:8000")
+
+
+def _watched(url: str, options: argparse.Namespace) -> int:
+    if options.interval and options.interval > options.stall_seconds / 4:
+        raise BadInput(
+            f"--interval {options.interval:g}: a stall of {options.stall_seconds:g} s needs four readings or "
+            "more: use a shorter interval, or longer --stall-seconds"
+        )
+    restart = None if options.restart is None else _Restart(options.restart, url)
+    try:
+        _check_vllm(url)
+        for number in range(1, MOST_STALLS + 1):
+            stall, started = _until_stalled(url, options)
+            say(f"{url} stalled: {stall.reason}")
+            say(f"evidence: {stall.evidence}" if stall.evidence else "evidence could not be written")
+            if restart is None or number == MOST_STALLS:
+                break
+            restart.run(started)
+            say(f"{url} was restarted ({number} of {MOST_STALLS - 1} times)")
+    except KeyboardInterrupt:
+        say(f"no longer watching {url}")
+        return 0
+    except metrics.NotMetrics as error:
+        raise BadInput(str(error)) from None
+    except ServerFailed as error:
+        complain(str(error))
+        return 1
+    complain(f"{url} stalled" + (f" {MOST_STALLS} times, at last" if restart else "") + f": {stall.reason}")
+    return 1
+
+
+def _check_vllm(url: str) -> None:
+    try:
+        metrics.fetch(url)
+    except metrics.NotMetrics:
+        raise
+    except ServerFailed:
+        pass  # it may still be starting
+
+
+def _until_stalled(url: str, options: argparse.Namespace) -> tuple[Stall, float]:
+    """Read until it stalls, a line for every change; the stall, and when the server had started."""
+    stamp = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
+    guard = Guard(
+        url,
+        stall_seconds=options.stall_seconds,
+        interval=options.interval,
+        evidence=Path(f"draftgate-watch-{stamp}.stall.json"),
+        note="draftgate watch",
+    )
+    watch, said = guard.watch, ""
+    while not (stall := guard.read()):
+        if watch.silent_s or not watch.answer:
+            state = "no answer"
+        elif not watch.busy:
+            state = "idle"
+        else:
+            state = "work, but nothing moves" if watch.still_s >= watch.stall_seconds / 4 else "working"
+        if state != said:
+            now = watch.answer
+            of = f": {now.running} running, {now.waiting} waiting" if now and state != "no answer" else ""
+            say(f"{url}: {state}{of}")
+            said = state
+        time.sleep(guard.interval)
+    return stall, watch.answer.started if watch.answer else 0.0
+
+
+class _Restart:
+    """Runs the command that starts a server anew, and waits for that server."""
+
+    def __init__(self, command: str, url: str) -> None:
+        """Nothing is run yet.
+
+        Raises:
+            BadInput: there is no such command.
+        """
+        try:
+            self._words = shlex.split(command)
+        except ValueError as error:
+            raise BadInput(f"--restart {command!r}: {error}") from None
+        if not self._words or not shutil.which(self._words[0]):
+            raise BadInput(f"--restart {command!r}: there is no such command")
+        self._url = url
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, started: float) -> None:
+        """Start a server in place of the one that had started at `started` (0: unknown).
+
+        Raises:
+            ServerFailed: the command failed, or no new server answers.
+        """
+        self._end_last()
+        # A session of its own: Ctrl-C ends the watching, not the server.
+        try:
+            process = subprocess.Popen(self._words, stdin=subprocess.DEVNULL, start_new_session=True)
+        except OSError as error:
+            raise ServerFailed(f"cannot run {shlex.join(self._words)}: {error.strerror}") from None
+        self._process = process
+        deadline, gone = time.monotonic() + RESTART_PATIENCE_S, False
+        while time.monotonic() < deadline:
+            if process.poll():
+                raise ServerFailed(f"{shlex.join(self._words)} failed (exit code {process.returncode})")
+            with contextlib.suppress(TimeoutError, ServerFailed):
+                dead = unhealthy(self._url)
+                gone = gone or dead is not None
+                # One that hangs is still healthy, until the command has ended it.
+                now = metrics.fetch(self._url).started
+                if not dead and (now != started if now and started else gone or process.returncode == 0):
+                    return
+            time.sleep(0.5)
+        raise ServerFailed(
+            f"no new server answers at {self._url} {RESTART_PATIENCE_S:.0f} s after {shlex.join(self._words)}"
+        )
+
+    def _end_last(self) -> None:
+        """End what this command started last time, where the command is itself the server."""
+        if self._process is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(timeout=GRACE_S)

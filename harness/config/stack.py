@@ -1,0 +1,373 @@
+"""A stack TOML -> `Stack`: its target, engine, drafters and profiles. Clear errors for bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import BadInput
+from harness.results.records import MOST_K
+
+ENDPOINTS = ("chat", "raw")
+NONE = "none"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,63}")
+_PYTESTS = frozenset(
+    {"and", "or", "not", "cells", "xdist_group"}
+    | {"skip", "skipif", "xfail", "parametrize", "usefixtures", "filterwarnings"}
+)
+"""Names that pytest would take for something else when they are markers."""
+
+OWN_ARGS = frozenset(
+    {"model", "host", "port", "served_model_name", "speculative_config", "tokenizer", "revision"}
+    | {"dtype", "quantization", "trust_remote_code", "per_request_spec_decode_metrics"}
+)
+"""Arguments of vLLM that a stack gives elsewhere, or that are the server's own."""
+
+SECRET_ARGS = frozenset({"api_key", "hf_token", "ssl_keyfile_password"})
+"""Arguments of vLLM that `ps` and the records would show."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Target(_Table):
+    """The model whose output is wanted."""
+
+    model: str
+    """A folder, a hub id, or `embedded:NAME`."""
+    revision: str | None = None
+    tokenizer: str | None = None
+    dtype: str = "auto"
+    quantization: str | None = None
+    served_name: str | None = None
+    trust_remote_code: bool = False
+
+
+class Engine(_Table):
+    """How vLLM is started: its own arguments by their names, and its environment."""
+
+    python: str | None = None
+    """The interpreter that has vLLM; draftgate's own when not given."""
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """A free one when not given."""
+    args: dict[str, Any] = {}
+    env: dict[str, str] = {}
+    start_timeout_s: float = Field(default=900, gt=0)
+    request_timeout_s: float = Field(default=300, gt=0)
+
+
+class Sampling(_Table):
+    """Every sampling parameter that vLLM knows and that changes text; all are sent, always."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = Field(default=1.0, gt=0)
+
+
+class Profile(_Table):
+    """How much, and how sampled."""
+
+    prompts: int = Field(gt=0)
+    max_tokens: int = Field(gt=0)
+    concurrency: int = Field(default=1, gt=0)
+    cache: Literal["cold", "warm", "off"] = "cold"
+    """Prefix cache: `cold` salts every prompt, so that nothing is found there; `warm` lets it fill;
+    `off` starts the engine without one."""
+    warmups: int = Field(default=2, ge=0)
+    sampling: Sampling = Sampling()
+
+
+PROFILES: dict[str, Profile] = {
+    "quick": Profile(prompts=8, max_tokens=64),
+    "gate": Profile(prompts=120, max_tokens=96),
+    "field": Profile(prompts=120, max_tokens=200, sampling=Sampling(temperature=0.7)),
+}
+
+
+class Drafter(BaseModel):
+    """A named way to propose tokens; every further key goes to vLLM's speculative config as it is."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    method: str | None = None
+    model: str | None = None
+    """A folder, a hub id, `embedded:NAME`, or `target`: the target drafts for itself."""
+    k: tuple[int, ...] = (0,)
+    selected: bool | tuple[int, ...] = True
+    """False: measured only when it is named with -k or -m; some of its `k`: the others are."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """vLLM's own fields."""
+        return dict(self.model_extra or {})
+
+
+class Stack(_Table):
+    """One target, one way to run it, and the drafters to compare."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str
+    about: str = ""
+    target: Target
+    engine: Engine = Engine()
+    drafters: dict[str, Drafter]
+    profiles: dict[str, Profile] = PROFILES
+    endpoints: tuple[str, ...] = ENDPOINTS
+    languages: tuple[str, ...] = ("en", "zh")
+    workloads: tuple[str, ...] = ("instruct", "code", "summary", "imageprompt")
+    subject: tuple[str, ...] = ()
+    """Fields of a record's identity that may differ from its baseline, like `quantization`."""
+    start_seconds: float = Field(default=60, ge=0)
+    tokens_per_second: float = Field(default=50, gt=0)
+    """Both only for the estimated time of a plan."""
+
+
+def find(name: str, folder: Path) -> Path:
+    """The file of a stack given by name or by path.
+
+    Raises:
+        BadInput: there is none; the message lists those there are.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" or "/" in name:
+        if not path.is_file():
+            raise BadInput(f"--stack {name}: no such file")
+        return path
+    path = folder / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml"))) or "none"
+        raise BadInput(f"--stack {name}: unknown stack; there are: {known} (or give a path to a TOML file)")
+    return path
+
+
+def load(path: Path) -> Stack:
+    """Read and validate a stack.
+
+    Raises:
+        BadInput: with file, line and key of the first thing that is wrong.
+    """
+    text, data = read_toml(path)
+    _fill_profiles(data)
+    try:
+        stack = Stack.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        loc = tuple(str(part) for part in first["loc"])
+        raise BadInput(f"{path}, {place(text, loc)}: {first['msg']}") from None
+    _check(stack, path, text)
+    try:
+        return _anchored(stack, path.parent.resolve())
+    except (ValueError, OSError, RuntimeError) as error:  # a NUL in a path, or ~nobody
+        raise BadInput(f"{path}: a path in it cannot be used: {error}") from None
+
+
+def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a TOML file, and what it says.
+
+    Raises:
+        BadInput: it cannot be read, or is not TOML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    except ValueError as error:  # TOML's own error, or a number of thousands of digits
+        raise BadInput(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise BadInput(f"{path}: nested too deeply to be one of ours") from None
+    if too_deep(data):
+        raise BadInput(f"{path}: nested too deeply to be one of ours")
+    return text, data
+
+
+def too_deep(data: Any) -> bool:
+    """Whether tables and lists stand deeper in one another than anything of ours does."""
+    inside = [data]
+    for _ in range(_MOST_DEEP):
+        inside = [
+            item
+            for value in inside
+            for item in (value.values() if isinstance(value, dict) else value)
+            if isinstance(item, dict | list)
+        ]
+    return bool(inside)
+
+
+def _fill_profiles(data: dict[str, Any]) -> None:
+    """A stack's profile table changes single values of the built-in one of that name."""
+    given = data.get("profiles", {})
+    if not isinstance(given, dict):
+        return
+    merged: dict[str, Any] = {name: p.model_dump() for name, p in PROFILES.items()}
+    for name, table in given.items():
+        if isinstance(table, dict) and name in merged:
+            sampling = table.get("sampling", {})
+            base = merged[name]["sampling"]
+            table = {**table, "sampling": {**base, **sampling} if isinstance(sampling, dict) else sampling}  # noqa: PLW2901
+            merged[name] = {**merged[name], **table}
+        else:
+            merged[name] = table
+    data["profiles"] = merged
+
+
+def place(text: str, loc: tuple[str, ...]) -> str:
+    """Where a key stands in a TOML text: `line 12, key drafters.ngram.k`, as near as it can be told."""
+    table: tuple[str, ...] = ()
+    best, best_line = 0, 0
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = raw.strip()
+        header = re.match(r"\[\[?\s*([^\[\]]+?)\s*\]\]?", line)
+        if header:
+            table = tuple(part.strip(" \"'") for part in header[1].split("."))
+            path = table
+        elif "=" in line and not line.startswith("#"):
+            path = (*table, *(part.strip(" \"'") for part in line.split("=", 1)[0].split(".")))
+        else:
+            continue
+        shared = 0
+        while shared < min(len(path), len(loc)) and path[shared] == loc[shared]:
+            shared += 1
+        if shared == len(path) and shared > best:
+            best, best_line = shared, number
+    key = f"key {'.'.join(loc)}" if loc else "the file"
+    return f"line {best_line}, {key}" if best_line else key
+
+
+_MOST_DEEP = 32
+_Loc = tuple[str, ...]
+_Wrong = Callable[[_Loc, str], BadInput]
+
+
+def _check(stack: Stack, path: Path, text: str) -> None:
+    def wrong(loc: _Loc, says: str) -> BadInput:
+        return BadInput(f"{path}, {place(text, loc)}: {says}")
+
+    _check_names(stack, wrong)
+    _check_axes(stack, wrong)
+    _check_arguments(stack, wrong)
+    if "\\u0000" in json.dumps(stack.model_dump(mode="json"), default=str):
+        raise wrong((), "a text in it holds a NUL, which no command line can")
+    for name, drafter in stack.drafters.items():
+        _check_drafter(name, drafter, f"{path}, {place(text, ('drafters', name, 'k'))}")
+
+
+def _named(stack: Stack) -> tuple[list[tuple[_Loc, str]], list[tuple[_Loc, str]]]:
+    """Where each drafter and workload stands, and each language."""
+    drafters: list[tuple[_Loc, str]] = [(("drafters", name), name) for name in stack.drafters]
+    workloads: list[tuple[_Loc, str]] = [(("workloads",), name) for name in stack.workloads]
+    return drafters + workloads, [(("languages",), name) for name in stack.languages]
+
+
+def _check_names(stack: Stack, wrong: _Wrong) -> None:
+    if not _NAME.fullmatch(stack.name.replace("-", "_").lstrip("_")):
+        raise wrong(("name",), f"{stack.name!r} is not a name (letters, digits, ., _ and -)")
+    values, languages = _named(stack)
+    for loc, name in (*values, *languages, *((("profiles", name), name) for name in stack.profiles)):
+        if not _NAME.fullmatch(name):
+            raise wrong(loc, f"{name!r} is not a name (letters, digits, . and _)")
+        if name in _PYTESTS and loc[0] != "profiles":
+            raise wrong(loc, f"{name!r} has a meaning to pytest; rename it")
+
+
+def _check_axes(stack: Stack, wrong: _Wrong) -> None:
+    """No value twice, none of two axes, and none inside the name of another."""
+    axes = {"endpoints": stack.endpoints, "workloads": stack.workloads, "languages": stack.languages}
+    for axis, names in axes.items():
+        twice = [name for i, name in enumerate(names) if name in names[:i]]
+        if twice:
+            raise wrong((axis,), f"{twice[0]!r} stands there twice")
+    for endpoint in stack.endpoints:
+        if endpoint not in ENDPOINTS:
+            there = ", ".join(ENDPOINTS)
+            raise wrong(("endpoints",), f"unknown endpoint {endpoint!r}; there are: {there}")
+    values, languages = _named(stack)
+    ks = [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k > 0]
+    others: list[tuple[_Loc, str]] = [((), value) for value in (*ENDPOINTS, *ks)]
+    for loc, name in values:
+        for other, value in (*others, *languages, *values):
+            if (other, value) != (loc, name) and value.lower() in name.lower():
+                also = f"so that -k {value} would select it too; rename it"
+                raise wrong(loc, f"the name {name!r} contains {value!r}, {also}")
+
+
+def _check_arguments(stack: Stack, wrong: _Wrong) -> None:
+    """What goes to vLLM as it is must be JSON, and not be said elsewhere."""
+    for name in stack.engine.args:
+        if name.replace("-", "_") in SECRET_ARGS:
+            why = (
+                "a secret stands in the environment: as an argument every user of this machine could read it"
+            )
+            raise wrong(("engine", "args", name), f"{name} is not given here: {why}")
+        if name.replace("-", "_") in OWN_ARGS:
+            raise wrong(("engine", "args", name), f"{name} is not given here: a stack has another key for it")
+    given: list[tuple[_Loc, dict[str, Any]]] = [(("engine", "args"), stack.engine.args)]
+    given += [(("drafters", name), drafter.settings) for name, drafter in stack.drafters.items()]
+    for loc, values in given:
+        for name, value in values.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError, RecursionError):
+                what = (
+                    f"{type(value).__name__} {str(value)[:80] if not isinstance(value, dict) else ''}".strip()
+                )
+                raise wrong((*loc, name), f"{what} cannot be given to vLLM (it takes JSON)") from None
+
+
+def _check_ks(drafter: Drafter, where: str) -> None:
+    for k in drafter.k:
+        if not 0 < k <= MOST_K:
+            bound = "1 or more" if k <= 0 else f"{MOST_K} or less"
+            raise BadInput(f"{where}: k is {k}, it must be {bound}")
+    if isinstance(drafter.selected, tuple) and not set(drafter.selected) <= set(drafter.k):
+        raise BadInput(f"{where}: selected names a k that is not among them: {list(drafter.selected)}")
+    if len(set(drafter.k)) != len(drafter.k):
+        raise BadInput(f"{where}: k holds a value twice: {list(drafter.k)}")
+
+
+def _check_drafter(name: str, drafter: Drafter, where: str) -> None:
+    if drafter.method is None:
+        if name != NONE or drafter.k != (0,) or drafter.model or drafter.settings:
+            raise BadInput(f"{where}: drafter {name!r} has no method; only {NONE!r} drafts nothing")
+        return
+    if name == NONE:
+        raise BadInput(f"{where}: the drafter {NONE!r} drafts nothing: it takes no method")
+    if not drafter.k or drafter.k == (0,):
+        raise BadInput(f"{where}: drafter {name!r} has no k (num_speculative_tokens), like k = [2, 4]")
+    _check_ks(drafter, where)
+    for own in ("num_speculative_tokens",):
+        if own in drafter.settings:
+            raise BadInput(f"{where}: drafter {name!r} sets {own}; that is k here")
+
+
+def _anchored(stack: Stack, folder: Path) -> Stack:
+    """Relative paths of a stack are relative to its file."""
+
+    def absolute(reference: str | None) -> str | None:
+        if reference is None or not reference.startswith((".", "~", "/")):
+            return reference
+        return str((folder / Path(reference).expanduser()).resolve())
+
+    target = stack.target.model_copy(
+        update={
+            "model": absolute(stack.target.model),
+            "tokenizer": absolute(stack.target.tokenizer),
+        }
+    )
+    engine = stack.engine.model_copy(update={"python": absolute(stack.engine.python)})
+    drafters = {name: d.model_copy(update={"model": absolute(d.model)}) for name, d in stack.drafters.items()}
+    return stack.model_copy(update={"target": target, "engine": engine, "drafters": drafters})

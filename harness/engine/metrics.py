@@ -1,0 +1,201 @@
+"""vLLM's /metrics page -> counters, and what moved between two readings."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import http.client
+import itertools
+import math
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from harness.errors import ServerFailed
+from harness.stats.acceptance import histogram_from_positions
+
+_PREFIX = "vllm:"
+
+
+class NotMetrics(ServerFailed):
+    """Somebody answers, but not with vLLM's counters."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpecCounters:
+    """One reading, summed over engines (data parallelism has several). Counts since the start."""
+
+    present: bool
+    """The page has speculative-decoding counters: the server drafts."""
+    drafts: int
+    draft_tokens: int
+    accepted: int
+    per_position: tuple[int, ...]
+    generated: int
+    prompted: int
+    finished: int
+    """Requests that ended, whatever the reason."""
+    iterations: int
+    cached: int
+    """Prompt tokens found in the prefix cache."""
+    running: int
+    waiting: int
+    kv_usage: float
+    """Share of the KV cache in use, 0 to 1, the fullest engine's."""
+    started: float
+    """When the server process began (Unix seconds): another value means another server."""
+
+    def __sub__(self, before: SpecCounters) -> SpecCounters:
+        """What moved since `before`; gauges keep this reading's value.
+
+        Raises:
+            ServerFailed: the server restarted in between, or a counter fell.
+        """
+        if self.started != before.started:
+            raise ServerFailed(
+                "the server restarted between two readings of /metrics: its counters began anew"
+            )
+        gauges = ("present", "running", "waiting", "kv_usage", "started", "per_position")
+        moved: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            if field.name not in gauges:
+                moved[field.name] = getattr(self, field.name) - getattr(before, field.name)
+        pairs = itertools.zip_longest(self.per_position, before.per_position, fillvalue=0)
+        positions = tuple(a - b for a, b in pairs)
+        fell = [name for name, by in moved.items() if by < 0] + ["per_position"] * any(
+            p < 0 for p in positions
+        )
+        if fell:
+            raise ServerFailed(f"counters of /metrics fell between two readings: {', '.join(fell)}")
+        return dataclasses.replace(self, per_position=positions, **moved)
+
+    @property
+    def histogram(self) -> tuple[int, ...]:
+        """Verify steps by accepted tokens, k + 1 values."""
+        return histogram_from_positions(self.drafts, self.per_position)
+
+
+def parse(text: str) -> SpecCounters:
+    """Read one /metrics page.
+
+    Only `_total` samples are counters: `_created` ones hold a time and would be summed with them.
+
+    Raises:
+        NotMetrics: the page is not in Prometheus' text format, or not vLLM's.
+    """
+    sums: dict[str, float] = {}
+    positions: dict[int, float] = {}
+    kv_usage = 0.0
+    try:
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                name = sample.name.removeprefix(_PREFIX)
+                if name == "spec_decode_num_accepted_tokens_per_pos_total":
+                    at = int(sample.labels["position"])
+                    positions[at] = positions.get(at, 0.0) + sample.value
+                elif name in ("kv_cache_usage_perc", "gpu_cache_usage_perc"):
+                    kv_usage = max(kv_usage, sample.value)
+                else:
+                    sums[name] = sums.get(name, 0.0) + sample.value
+        count = {name: _count(value) for name, value in sums.items() if name in _COUNTED}
+        per_position = tuple(_count(positions[i]) for i in range(len(positions)))
+    except (ValueError, KeyError, OverflowError, IndexError, TypeError) as error:
+        raise NotMetrics(f"/metrics is not readable as Prometheus text: {error!r}") from None
+    if "generation_tokens_total" not in count:
+        raise NotMetrics("/metrics has no vllm:generation_tokens_total: not vLLM, or --disable-log-stats")
+    return SpecCounters(
+        present="spec_decode_num_drafts_total" in count,
+        drafts=count.get("spec_decode_num_drafts_total", 0),
+        draft_tokens=count.get("spec_decode_num_draft_tokens_total", 0),
+        accepted=count.get("spec_decode_num_accepted_tokens_total", 0),
+        per_position=per_position,
+        generated=count["generation_tokens_total"],
+        prompted=count.get("prompt_tokens_total", 0),
+        finished=count.get("request_success_total", 0),
+        iterations=count.get("iteration_tokens_total_count", 0),
+        cached=count.get("prefix_cache_hits_total", 0),
+        running=count.get("num_requests_running", 0),
+        waiting=count.get("num_requests_waiting", 0),
+        kv_usage=kv_usage if math.isfinite(kv_usage) else 0.0,
+        started=started if math.isfinite(started := sums.get("process_start_time_seconds", 0.0)) else 0.0,
+    )
+
+
+def _count(value: float) -> int:
+    if not 0 <= value <= _MOST:
+        raise ValueError(f"{value} is no count")
+    return int(value)
+
+
+_MOST = 2**53
+_COUNTED = frozenset(
+    {
+        "spec_decode_num_drafts_total",
+        "spec_decode_num_draft_tokens_total",
+        "spec_decode_num_accepted_tokens_total",
+        "generation_tokens_total",
+        "prompt_tokens_total",
+        "request_success_total",
+        "iteration_tokens_total_count",
+        "prefix_cache_hits_total",
+        "num_requests_running",
+        "num_requests_waiting",
+    }
+)
+
+
+def page_of(url: str, *, timeout_s: float = 10.0) -> str:
+    """The text of `url`/metrics.
+
+    Raises:
+        NotMetrics: the server has no such page, or does not show it to us.
+        ServerFailed: no answer.
+    """
+    try:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=timeout_s) as answer:
+            page: str = answer.read().decode("utf-8", errors="replace")
+    except urllib.error.HTTPError as error:
+        kind = NotMetrics if error.code < 500 else ServerFailed  # noqa: PLR2004
+        raise kind(f"{url}/metrics answers {error.code} {error.reason}") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise ServerFailed(f"no answer from {url}/metrics: {error}") from None
+    return page
+
+
+def fetch(url: str, *, timeout_s: float = 10.0) -> SpecCounters:
+    """Read `url`/metrics.
+
+    Raises:
+        ServerFailed: no answer, or an unreadable one.
+    """
+    return parse(page_of(url, timeout_s=timeout_s))
+
+
+async def settled(
+    read: Callable[[], SpecCounters], *, patience_s: float = 10.0, pause_s: float = 0.05
+) -> SpecCounters:
+    """Read until nothing runs and two readings in a row agree.
+
+    The engine hands out the last tokens of an answer before it counts them, so that a reading
+    right after an answer can miss its last step.
+
+    Raises:
+        ServerFailed: requests are still running after `patience_s`: somebody else uses the server.
+    """
+    deadline = time.monotonic() + patience_s
+    last = await asyncio.to_thread(read)
+    while True:
+        await asyncio.sleep(pause_s)
+        now = await asyncio.to_thread(read)
+        if now == last and now.running == 0 and now.waiting == 0:
+            return now
+        if time.monotonic() > deadline:
+            raise ServerFailed(
+                f"the server is not idle: {now.running} requests running, {now.waiting} waiting, "
+                "none of them ours; measure on a server that nobody else uses"
+            )
+        last = now

@@ -1,0 +1,162 @@
+"""Engines that a run left behind because it was killed, and its supervisor with it: the next run ends them.
+
+For each server that runs there is a note in the user's cache: who started it, and the session that all its
+processes are in. A note whose owner is gone tells what to end. Nothing else is ended: a process must be in
+that session, and carry the server's start id in its environment (or have overwritten it, as vLLM's workers
+do when they set their title).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import Field
+
+from harness.engine.models import Say, cache_folder
+from harness.errors import BadInput, BadRecord
+from harness.results.records import SCHEMA, Record, load, write_atomically
+
+MARK = "DRAFTGATE_SERVER"
+"""The variable that every process of a server carries: its start id."""
+_PATIENCE_S = 10.0
+
+
+class Born(Record):
+    """A process: a number is given again, a number together with its birth is not."""
+
+    pid: int = Field(gt=1)
+    born: int
+    """Clock ticks since the machine started: no change of the clock moves it."""
+
+
+class Note(Record):
+    """A server that runs, or was left."""
+
+    schema_: int = Field(alias="schema", default=SCHEMA)
+    start_id: str = Field(min_length=8)
+    label: str
+    machine: str
+    """This boot of this machine, and its view of processes: numbers of another one mean nothing here."""
+    owner: Born
+    session: Born
+    """The supervisor: its number is that of the session."""
+
+
+def folder() -> Path:
+    """Where the notes are."""
+    return cache_folder() / "servers"
+
+
+def note(*, start_id: str, label: str, session: int) -> Path | None:
+    """Write down a server that was just started; None where that is not possible."""
+    owner, supervisor, machine = _born(os.getpid()), _born(session), _machine()
+    if owner is None or supervisor is None or machine is None:
+        return None
+    path = folder() / f"{start_id}.json"
+    told = Note(start_id=start_id, label=label, machine=machine, owner=owner, session=supervisor)
+    try:
+        write_atomically(path, told.model_dump_json(by_alias=True) + "\n")
+    except BadInput:  # a cache that cannot be written is no reason not to measure
+        return None
+    return path
+
+
+def end_left(say: Say) -> None:
+    """End what runs left whose process is gone; notes that cannot be read are passed over."""
+    machine = _machine()
+    for path in sorted(folder().glob("*.json")):
+        try:
+            told = load(path, Note)
+        except BadRecord:  # another version's, or damaged: it tells nothing that could be relied on
+            continue
+        if told.machine != machine:
+            if machine and told.machine.split()[0] != machine.split()[0]:  # before the machine started anew
+                forget(path)
+            continue
+        if _lives(told.owner):
+            continue
+        ended = end(told.session.pid, told.start_id)
+        if ended:
+            say(
+                f"draftgate: ended server {told.label}, which an earlier run (process {told.owner.pid}) left "
+                f"running: {ended} process{'es' * (ended > 1)}"
+            )
+        forget(path)
+
+
+def end(session: int, start_id: str) -> int:
+    """Kill what is left of a server: processes of its session that carry its start id.
+
+    Returns:
+        How many there were.
+    """
+    found: set[int] = set()
+    if session <= 1:  # no session of ours
+        return 0
+    deadline = time.monotonic() + _PATIENCE_S
+    while (left := list(_members(session, start_id))) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        found.update(left)
+        time.sleep(0.02)
+    return len(found)
+
+
+def forget(path: Path | None) -> None:
+    """A server has ended: nothing is left to be found."""
+    if path is not None:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _machine() -> str | None:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 - not a path, but `pid:[number]`
+    except OSError:
+        return None
+
+
+def _stat(pid: int) -> list[str] | None:
+    """State, parent, group, session and so on: the fields of /proc/PID/stat from the third one."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return fields.rpartition(")")[2].split()
+
+
+def _born(pid: int) -> Born | None:
+    fields = _stat(pid)
+    return Born(pid=pid, born=int(fields[19])) if fields and pid > 1 else None
+
+
+def _lives(process: Born) -> bool:
+    fields = _stat(process.pid)
+    return fields is not None and fields[0] not in "ZX" and int(fields[19]) == process.born
+
+
+def _members(session: int, start_id: str) -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            fields = _stat(int(entry.name))
+            if fields and fields[0] not in "ZX" and fields[3] == str(session) and _carries(entry, start_id):
+                yield int(entry.name)
+
+
+def _carries(process: Path, start_id: str) -> bool:
+    try:
+        told, title = (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
+    except OSError:  # somebody else's
+        return False
+    if f"{MARK}={start_id}".encode() in told.split(b"\0"):
+        return True
+    # vLLM writes the titles of its workers, like VLLM::EngineCore, over the first of their environment.
+    overwritten = not told or told.startswith(b"\0")
+    return overwritten and b"::" in title and f"{MARK}=".encode() not in told

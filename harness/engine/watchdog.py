@@ -1,0 +1,338 @@
+"""Is a server working or hanging? By its counters and the requests in flight, never by its log.
+
+A stall is work to do (requests of ours in flight; at a server whose clients we don't know, requests that it
+says run or wait) while neither generated tokens nor prompt tokens nor KV-cache use move for `stall_seconds`;
+or no answer from /metrics for so long; or a process that ended. A prompt's tokens are counted only with its
+first output token, so that a long prefill shows in KV-cache use alone.
+
+    with guarded(server, stall_seconds=180) as guard:
+        ...                     # whatever uses the server, perhaps another program
+    if guard.stalled:           # the evidence is kept, the server is stopped
+        print(guard.stalled.reason, guard.stalled.evidence)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from pydantic import Field
+
+from harness.engine import metrics
+from harness.engine.server import Server, unhealthy
+from harness.errors import BadInput, ServerFailed
+from harness.results.records import SCHEMA, Record, load, write_atomically
+
+STALL_SECONDS = 180
+MOST_STALLS = 3
+"""So many stalls end what was going on."""
+_READINGS, _LOG_LINES, _LOG_BYTES = 200, 200, 200_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pulse:
+    """One reading of a server."""
+
+    time: float
+    """Seconds of a clock that is never set."""
+    running: int = 0
+    waiting: int = 0
+    generated: int = 0
+    prompted: int = 0
+    kv_usage: float = 0.0
+    started: float = 0.0
+    """When the server began: another value is another server, and its counters are others."""
+    unreachable: str | None = None
+    """Why there is no reading."""
+    dead: str | None = None
+    """How the server's process ended."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stall:
+    """A server that has work and does nothing, says nothing, or is no more."""
+
+    kind: Literal["still", "silent", "dead"]
+    reason: str
+    """A sentence without a full stop."""
+    evidence: Path | None = None
+    """The file that holds what was seen; None where it could not be written."""
+
+
+class Watch:
+    """Readings in, a stall out. Pure: its clock is the readings' own."""
+
+    def __init__(self, stall_seconds: float) -> None:
+        """Nothing was read yet."""
+        self.stall_seconds = stall_seconds
+        self.answer: Pulse | None = None
+        """The last reading that there was an answer to."""
+        self.busy = False
+        """It had work to do then."""
+        self.still_s = 0.0
+        """How long it has had work while nothing moved."""
+        self.silent_s = 0.0
+        """How long it has given no answer."""
+        self._last: float | None = None
+
+    def see(self, pulse: Pulse, *, in_flight: int | None = None) -> Stall | None:
+        """Take a reading; `in_flight` are requests of ours, None where its clients are not known."""
+        passed = 0.0 if self._last is None else pulse.time - self._last
+        self._last = pulse.time
+        # A longer gap was our own sleep (a suspended machine, Ctrl-Z): the server may have slept as well.
+        passed = min(max(passed, 0.0), self.stall_seconds / 2)
+        if pulse.dead is not None:
+            return Stall(kind="dead", reason=pulse.dead)
+        if pulse.unreachable is not None:
+            self.silent_s += passed
+            self.still_s += passed if self.busy else 0.0
+            if self.silent_s < self.stall_seconds:
+                return None
+            return Stall(kind="silent", reason=f"{pulse.unreachable}, for {self.silent_s:.0f} s")
+        self.silent_s = 0.0
+        busy = in_flight > 0 if in_flight is not None else pulse.running + pulse.waiting > 0
+        moved = self.answer is None or _moving(self.answer) != _moving(pulse)
+        # Work that came after the last reading has waited for less than the time since then.
+        self.still_s = self.still_s + passed if busy and self.busy and not moved else 0.0
+        self.answer, self.busy = pulse, busy
+        if self.still_s < self.stall_seconds:
+            return None
+        work = (
+            f"{pulse.running} requests running and {pulse.waiting} waiting"
+            if in_flight is None
+            else f"{in_flight} request{'s' * (in_flight > 1)} in flight"
+        )
+        return Stall(
+            kind="still",
+            reason=f"{work}, but for {self.still_s:.0f} s no token was read or made, and KV-cache use stood "
+            f"at {pulse.kv_usage:.1%}",
+        )
+
+
+def _moving(pulse: Pulse) -> tuple[float, ...]:
+    return pulse.started, pulse.generated, pulse.prompted, pulse.kv_usage
+
+
+class Evidence(Record):
+    """What was seen of a server that stalled: `<server>-<start id>.stall.json` beside its log."""
+
+    schema_: int = Field(alias="schema", default=SCHEMA)
+    at: str
+    url: str
+    kind: str
+    reason: str
+    note: str
+    """What was going on: the cell, the stage."""
+    processes: tuple[dict[str, Any], ...]
+    """The server's, with their state; where they are ours."""
+    readings: tuple[dict[str, Any], ...]
+    """Seconds before the end, and what was read then."""
+    log: tuple[str, ...]
+    """Its end."""
+    metrics: tuple[str, ...]
+    """The last page that there was."""
+
+
+class Guard:
+    """Watches one server: `read` by `read`, or between `start` and `end` from a thread of its own."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        stall_seconds: float,
+        evidence: Path,
+        interval: float | None = None,
+        in_flight: Callable[[], int] | None = None,
+        on_stall: Callable[[Stall], None] | None = None,
+        server: Server | None = None,
+        note: str = "",
+    ) -> None:
+        """Nothing is read yet; see `guarded` for what most callers need."""
+        self.url, self.watch, self.on_stall = url, Watch(stall_seconds), on_stall
+        self.interval = interval or min(10.0, stall_seconds / 8)
+        self.stalled: Stall | None = None
+        self._evidence, self._in_flight, self._server, self._note = evidence, in_flight, server, note
+        self._timeout_s = min(10.0, max(1.0, stall_seconds / 4))
+        self._page = ""
+        self._readings: deque[dict[str, Any]] = deque(maxlen=_READINGS)
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"watchdog of {url}", daemon=True)
+
+    def start(self) -> None:
+        """Watch from now on."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Watch no longer; a server that stalled has been stopped when this returns."""
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        due = 0.0
+        while not self._over.wait(min(self.interval, 0.5)):
+            if self._ended() or time.monotonic() >= due:
+                if self.read():
+                    return
+                due = time.monotonic() + self.interval
+
+    def read(self) -> Stall | None:
+        """Take one reading. A stall that it shows has been dealt with when this returns."""
+        pulse = self._pulse()
+        in_flight = self._in_flight() if self._in_flight else None
+        self._readings.append({**dataclasses.asdict(pulse), "in_flight": in_flight})
+        stall = self.watch.see(pulse, in_flight=in_flight)
+        return self._report(stall) if stall else None
+
+    def look(self) -> Stall | None:
+        """To be asked when a request failed: did the server go with it? Then that need not be waited for.
+
+        Raises:
+            TimeoutError: the server does not say; ask again, until it does or has stalled.
+        """
+        dead = None if self.stalled else self._ended() or unhealthy(self.url)
+        return self._report(Stall(kind="dead", reason=dead)) if dead else self.stalled
+
+    def _ended(self) -> str | None:
+        return self._server.ended() if self._server else None
+
+    def _pulse(self) -> Pulse:
+        dead = self._ended()
+        if dead:
+            return Pulse(time=time.monotonic(), dead=dead)
+        try:
+            page = metrics.page_of(self.url, timeout_s=self._timeout_s)
+            seen = metrics.parse(page)
+        except ServerFailed as error:
+            return Pulse(time=time.monotonic(), unreachable=str(error))
+        self._page = page
+        return Pulse(
+            time=time.monotonic(),
+            running=seen.running,
+            waiting=seen.waiting,
+            generated=seen.generated,
+            prompted=seen.prompted,
+            kv_usage=seen.kv_usage,
+            started=seen.started,
+        )
+
+    def _report(self, stall: Stall) -> Stall:
+        with self._lock:
+            if self.stalled:  # somebody else saw it first
+                return self.stalled
+            self.stalled = stall = dataclasses.replace(stall, evidence=self._keep(stall))
+        try:
+            if self.on_stall:
+                self.on_stall(stall)
+        finally:
+            if self._server:
+                self._server.stop()
+        return stall
+
+    def _keep(self, stall: Stall) -> Path | None:
+        now = time.monotonic()
+        evidence = Evidence(
+            at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            url=self.url,
+            kind=stall.kind,
+            reason=stall.reason,
+            note=self._note,
+            processes=_processes(self._server.pid if self._server else None),
+            readings=tuple(
+                {**reading, "time": round(reading["time"] - now, 1)} for reading in self._readings
+            ),
+            log=_end_of(self._server.log if self._server else None),
+            metrics=tuple(self._page.splitlines()),
+        )
+        try:
+            write_atomically(self._evidence, evidence.model_dump_json(by_alias=True, indent=1) + "\n")
+        except BadInput:  # the disk is full: the server must be stopped all the same
+            return None
+        return self._evidence
+
+
+@contextlib.contextmanager
+def guarded(
+    server: Server,
+    *,
+    stall_seconds: float = STALL_SECONDS,
+    in_flight: Callable[[], int] | None = None,
+    on_stall: Callable[[Stall], None] | None = None,
+    folder: Path | None = None,
+    note: str = "",
+) -> Iterator[Guard]:
+    """Watch `server` while the block runs, from a thread.
+
+    On a stall, in this order: evidence is written, `guard.stalled` says what happened, `on_stall` is called,
+    and the server is stopped with all its processes, so that requests in flight fail. Starting it anew is
+    the caller's. A server that is attached is not stopped.
+
+    Args:
+        server: what `harness.engine.server.running` or `attach` gave.
+        stall_seconds: how long it may have work and do nothing.
+        in_flight: how many requests of ours it has; None where another program sends them: then it has
+            work while it says that requests run or wait.
+        on_stall: called once, in the watching thread.
+        folder: evidence goes there; None is the log's.
+        note: what is going on, for the evidence.
+    """
+    folder = folder or (server.log.parent if server.log else Path())
+    guard = Guard(
+        server.url,
+        stall_seconds=stall_seconds,
+        evidence=folder / f"{server.spec.label}-{server.start_id}.stall.json",
+        in_flight=in_flight,
+        on_stall=on_stall,
+        server=server,
+        note=note,
+    )
+    guard.start()
+    try:
+        yield guard
+    finally:
+        guard.end()
+
+
+def stalls_in(folder: Path, note: str) -> list[str]:
+    """Reasons of the stalls that `folder` has evidence of, for what `note` names; the first one first.
+
+    Raises:
+        BadRecord: a file of evidence cannot be trusted.
+    """
+    found = [load(path, Evidence) for path in folder.glob("*.stall.json")]
+    return [e.reason for e in sorted(found, key=lambda e: e.at) if e.note == note]
+
+
+def _processes(pid: int | None) -> tuple[dict[str, Any], ...]:
+    """A process and those below it; `stopped` is one that somebody froze."""
+    found = []
+    try:
+        family = [] if pid is None else [root := psutil.Process(pid), *root.children(recursive=True)]
+    except psutil.Error:
+        family = []
+    for process in family:
+        with contextlib.suppress(psutil.Error), process.oneshot():
+            seconds = round(process.cpu_times().user + process.cpu_times().system, 1)
+            about = {"pid": process.pid, "name": process.name(), "status": process.status()}
+            found.append({**about, "cpu_s": seconds})
+    return tuple(found)
+
+
+def _end_of(log: Path | None) -> tuple[str, ...]:
+    if log is None:
+        return ()
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LOG_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ()
+    return tuple(text.splitlines()[-_LOG_LINES:])

@@ -1,0 +1,281 @@
+"""Folders and files -> cells, by their heads alone; and which cells of two sides belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.errors import BadInput, BadRecord
+from harness.judge.baselines import ANCHOR, device_name
+from harness.judge.speedup import SpeedRecord
+from harness.results.records import RUN_FILE, SCHEMA, CellName, CellRecord, RunRecord, load
+
+_FEW = 8
+"""Cells named in a message; the rest are counted."""
+_WORTH_A_PROCESS, _PART = 2000, 250
+_STARTS = "speed/"
+"""Suites of single server starts: what a speed-up is made of, no cells to compare."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A cell file, and what its head says."""
+
+    path: Path
+    cell: CellName
+    suite: str
+    profile: str
+    stack: str
+    device: str
+
+    @property
+    def order(self) -> tuple[Hashable, ...]:
+        """`none` first, then by name, k as a number."""
+        c = self.cell
+        where = (self.stack, self.device, self.profile, self.suite)
+        return (*where, c.endpoint, c.language, c.workload, bool(c.k), c.drafter, c.k)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Side:
+    """What one argument of the command line holds."""
+
+    name: str
+    path: Path
+    entries: tuple[Entry, ...]
+    subject: tuple[str, ...] = ()
+    """Fields that the stack of the run gates across."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def single(self) -> bool:
+        """One file was named, not a folder."""
+        return self.path.is_file()
+
+
+class _Head(BaseModel):
+    """The fields of a cell record that stand before its prompts, as far as they are asked for here."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_: int = Field(alias="schema")
+    stack: str
+    profile: str
+    suite: str
+    cell: CellName
+    environment: dict[str, Any]
+
+
+def collect(path: Path) -> Side:
+    """The cells at `path`: a run, a folder of baselines, any folder of cell files, or one cell file.
+
+    Raises:
+        BadInput: nothing is there, or no cell is.
+        BadRecord: a file cannot be trusted, with its reason.
+    """
+    if path.is_file():
+        if path.name == RUN_FILE:
+            raise BadInput(f"{path} describes a run: name its folder, {path.parent}")
+        return Side(name=str(path), path=path, entries=(_entry(path),))
+    if not path.is_dir():
+        raise BadInput(f"{path}: no such file or folder")
+    files = [file for file in sorted(path.rglob("*.json")) if _may_be_cell(file, path)]
+    found = _heads(files)
+    entries = [entry for entry in found if entry]
+    starts = len(found) - len(entries)
+    notes = [f"{starts} files of speed-ups over pairs of starts are not compared here"] if starts else []
+    if not entries:
+        raise BadInput(f"{path} holds no cell" + (f" ({notes[0]})" if notes else ""))
+    name = str(path)
+    subject: tuple[str, ...] = ()
+    if (path / RUN_FILE).is_file():
+        run = load(path / RUN_FILE, RunRecord)
+        name, subject = path.resolve().name, run.subject
+        notes += [] if run.finished else ["the run is not finished: what it has not measured is missing"]
+    return Side(
+        name=name,
+        path=path,
+        entries=tuple(sorted(entries, key=lambda e: e.order)),
+        subject=subject,
+        notes=tuple(notes),
+    )
+
+
+def _heads(files: Sequence[Path]) -> list[Entry | None]:
+    """In order; of many, in processes of their own."""
+    workers = min(len(os.sched_getaffinity(0)), len(files) // _WORTH_A_PROCESS)
+    if workers < 2:  # noqa: PLR2004
+        return [_cell_or_speed(file) for file in files]
+    with ProcessPoolExecutor(workers) as pool:
+        return list(pool.map(_cell_or_speed, files, chunksize=_PART))
+
+
+def _may_be_cell(file: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    other = file.name == RUN_FILE or file.name.endswith(ANCHOR)
+    return not hidden and not other and file.is_file()
+
+
+def _cell_or_speed(file: Path) -> Entry | None:
+    """None for what the speed suite wrote: a speed-up over pairs of starts, or one of the starts."""
+    try:
+        entry = _entry(file)
+    except BadRecord:
+        try:
+            load(file, SpeedRecord)
+        except BadRecord:
+            pass
+        else:
+            return None
+        raise
+    return None if entry.suite.startswith(_STARTS) else entry
+
+
+def _entry(path: Path) -> Entry:
+    head = _head(path)
+    try:
+        device = device_name(head.environment)
+    except (AttributeError, LookupError, TypeError):
+        raise BadRecord(f"{path}: field environment: does not say what GPUs there were") from None
+    return Entry(
+        path=path, cell=head.cell, suite=head.suite, profile=head.profile, stack=head.stack, device=device
+    )
+
+
+def _head(path: Path) -> _Head | CellRecord:
+    """The head of a file as we write it, prompts last; any other is read whole."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = list(itertools.takewhile(lambda line: not line.startswith('"prompts"'), file))
+        head = _Head.model_validate_json("".join(lines).rstrip().rstrip(",") + "}")
+    except (ValueError, OSError, RecursionError):
+        return load(path, CellRecord)
+    return head if head.schema_ == SCHEMA else load(path, CellRecord)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Matches:
+    """Which cells of two sides belong together, and which have no partner."""
+
+    pairs: tuple[tuple[Entry, Entry], ...]
+    base_only: tuple[Entry, ...]
+    new_only: tuple[Entry, ...]
+
+
+_Key = Callable[[Entry], Hashable]
+
+
+def match(base: Side, new: Side, *, across: Collection[str] = ()) -> Matches:
+    """Pair the cells of two sides.
+
+    Two single files belong together whatever they hold. Cells pair by name; suite, profile, stack and
+    device tell apart those of one name. Then by name but for the axes that `across` names; then the
+    only drafter that each side has in a place (endpoint, language, workload), as different drafters.
+
+    Raises:
+        BadInput: several cells could be the partner of one, or no cell has a partner.
+    """
+    if base.single and new.single:
+        return Matches(pairs=((base.entries[0], new.entries[0]),), base_only=(), new_only=())
+    left, right = ({e.path: e for e in side.entries} for side in (base, new))
+    pairs: list[tuple[Entry, Entry]] = []
+
+    def join(old: Iterable[Entry], other: Iterable[Entry], key: _Key) -> None:
+        ours, theirs = _sole(old, key), _sole(other, key)
+        for value, a in ours.items():
+            b = theirs.get(value)
+            if b is not None and a.path in left and b.path in right:
+                pairs.append((left.pop(a.path), right.pop(b.path)))
+
+    for key in _levels(lambda e: e.cell):
+        join(list(left.values()), list(right.values()), key)
+    _refuse_ambiguous(base, new, left.values(), right.values())
+    axes = sorted(set(across) & {"endpoint", "language", "workload"})
+    if axes:
+        for key in _levels(lambda e: str(_without(e.cell, axes))):
+            join(list(left.values()), list(right.values()), key)
+    for key in _levels(lambda e: _without(e.cell, axes).place):
+        join(_drafting(base.entries, key), _drafting(new.entries, key), key)
+    if not pairs:
+        raise BadInput(_nothing_in_common(base, new))
+    return Matches(
+        pairs=tuple(sorted(pairs, key=lambda pair: pair[0].order)),
+        base_only=tuple(left.values()),
+        new_only=tuple(right.values()),
+    )
+
+
+def _levels(what: Callable[[Entry], Hashable]) -> list[_Key]:
+    """Keys from the strictest to the loosest."""
+    return [
+        lambda e: (what(e), e.suite, e.profile, e.stack, e.device),
+        lambda e: (what(e), e.suite, e.profile, e.stack),
+        lambda e: (what(e), e.suite, e.profile),
+        lambda e: (what(e), e.suite),
+        what,
+    ]
+
+
+def _sole(entries: Iterable[Entry], key: _Key) -> dict[Hashable, Entry]:
+    """By key, those that share theirs with no other."""
+    groups: dict[Hashable, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(key(entry), []).append(entry)
+    return {value: group[0] for value, group in groups.items() if len(group) == 1}
+
+
+def _drafting(entries: Iterable[Entry], key: _Key) -> list[Entry]:
+    """Those that draft; `none` only where nothing else is in its place."""
+    entries = list(entries)
+    drafting = {key(e) for e in entries if e.cell.k}
+    return [e for e in entries if e.cell.k or key(e) not in drafting]
+
+
+def _without(cell: CellName, axes: Collection[str]) -> CellName:
+    return cell.model_copy(update=dict.fromkeys(axes, "*")) if axes else cell
+
+
+def _refuse_ambiguous(base: Side, new: Side, left: Iterable[Entry], right: Iterable[Entry]) -> None:
+    """Cells of one name still unpaired on both sides have several partners to choose from."""
+    ours = {e.cell: e for e in left}
+    for entry in right:
+        if entry.cell in ours:
+            side = base if sum(e.cell == entry.cell for e in base.entries) > 1 else new
+            paths = [str(e.path) for e in side.entries if e.cell == entry.cell]
+            raise BadInput(
+                f"{side.name} holds {len(paths)} cells named {entry.cell} ({_listed(paths)}): "
+                "name a narrower folder"
+            )
+
+
+def _nothing_in_common(base: Side, new: Side) -> str:
+    hints = []
+    for axis in ("endpoint", "language", "workload"):
+        ours, theirs = (sorted({getattr(e.cell, axis) for e in side.entries}) for side in (base, new))
+        if not set(ours) & set(theirs):
+            hints.append(
+                f"{axis} is {_listed(ours)} in one and {_listed(theirs)} in the other "
+                f"(--across {axis} compares across it)"
+            )
+    text = (
+        f"{base.name} and {new.name} have no cell in common: "
+        f"{names_of(base.entries)} there, {names_of(new.entries)} here"
+    )
+    return "; ".join([text, *hints])
+
+
+def names_of(entries: Iterable[Entry]) -> str:
+    """The names of a few cells, and how many more there are."""
+    return _listed([str(e.cell) for e in entries])
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _FEW
+    return ", ".join([*names[:_FEW], *([f"and {more} more"] if more > 0 else [])])

@@ -1,0 +1,133 @@
+"""What stands around the figures of a comparison: its conditions, and what limits its reading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from harness.judge.verdict import Verdict, judge, percent, signed
+from harness.provenance.hardware import UNVERIFIED
+from harness.results.records import CellName, CellRecord
+from harness.stats import paired as stats
+
+_SHOWN_ABOVE = frozenset({"drafter", "k", "engine", "mends"})
+"""Of the subject: the table shows them elsewhere."""
+_FEW = 3
+_LONG = 80
+
+
+def drafting(cell: CellName) -> str:
+    """`ngram-k4`; `none` has no k."""
+    return f"{cell.drafter}-k{cell.k}" if cell.k else cell.drafter
+
+
+def conditions_of(record: CellRecord, across: Collection[str] = ()) -> dict[str, str]:
+    """What a table says above its rows, or between its sides; `unverified` where a record lacks it."""
+    identity, environment = record.identity, record.environment
+    gpus = environment.get("gpus") or []
+    names = [str(gpu.get("name", "GPU")) for gpu in gpus if isinstance(gpu, dict)]
+    target = [identity.get("target", "unverified"), identity.get("dtype"), identity.get("quantization")]
+    values = {
+        "stack": record.stack,
+        "profile": record.profile,
+        "target": " ".join(_brief(part) for part in target if part is not None),
+        "drafter": drafting(record.cell),
+        "vLLM": record.subject.get("engine", "unverified"),
+        "T": "unverified" if temperature(record) is None else temperature(record),
+        "max_tokens": identity.get("max_tokens", "unverified"),
+        "concurrency": identity.get("concurrency", "unverified"),
+        "prefix cache": identity.get("cache", "unverified"),
+        "device": ", ".join(names) or environment.get("cpu", "unverified"),
+        "threads": None if names else environment.get("threads"),
+    }
+    values |= {field: identity.get(field) for field in across}
+    return {name: _brief(value) for name, value in values.items() if value is not None or name in across}
+
+
+def noise_of(record: CellRecord) -> list[str]:
+    """How much two passes of the baseline itself differ; nothing where it has one."""
+    if not any(r.repeat for r in record.prompts):
+        return []
+    first, second = (
+        record.model_copy(update={"prompts": tuple(r for r in record.prompts if r.repeat == repeat)})
+        for repeat in (0, 1)
+    )
+    verdict = judge(first, second) if second.prompts else None
+    if verdict is None or verdict.change is None:
+        return []
+    if verdict.interval is None:
+        return [f"noise: two passes of the baseline are identical in all {verdict.prompts} prompts"]
+    low, high = verdict.interval
+    change, interval = percent(verdict.change), f"{signed(low)}..{signed(high)}"
+    return [f"noise: two passes of the baseline differ by {change} (95 % CI {interval})"]
+
+
+def drafter_notes(old: CellRecord, new: CellRecord) -> list[str]:
+    """What a position of two drafters does not mean."""
+    if drafting(old.cell) == drafting(new.cell) or not (old.cell.k and new.cell.k):
+        return []
+    return ["different drafters draft at different steps: positions compare what each one reached"]
+
+
+def weights_notes(old: CellRecord, new: CellRecord) -> list[str]:
+    """Two names for one drafter: what differs between them is no other drafter's doing."""
+    names = [record.subject.get("drafter") for record in (old, new)]
+    weights = [record.subject.get("weights") for record in (old, new)]
+    if names[0] == names[1] or weights[0] != weights[1] or weights[0] in (None, UNVERIFIED):
+        return []
+    return [f"{names[0]} and {names[1]} are the same drafter: their weights hash alike ({weights[0]})"]
+
+
+def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:
+    """What the engine or the drafter was told differently."""
+    notes = []
+    for field in sorted(old.subject.keys() & new.subject.keys() - _SHOWN_ABOVE):
+        before, after = old.subject[field], new.subject[field]
+        if before == after:
+            continue
+        texts = [_brief(before), _brief(after)]
+        if field == "resolved_config":  # thousands of characters: only the parts that differ
+            parts = [text.split(", ") for text in texts]
+            gone = [[p for p in parts[i] if p not in set(parts[1 - i])] for i in (0, 1)]
+            texts = [", ".join(g[:_FEW]) + (", ..." if len(g) > _FEW else "") for g in gone]
+        before, after = (t if len(t) <= _LONG else t[: _LONG - 3] + "..." for t in texts)
+        notes.append(f"{field.replace('_', ' ')}: {before} -> {after}")
+    return notes
+
+
+def holm_notes(verdicts: Sequence[tuple[str, Verdict]]) -> list[str]:
+    """What is left of the regressed cells when all cells of a table count as one family of tests.
+
+    No verdict depends on it: it would change with the cells that were selected.
+    """
+    family = [(name, v, v.p) for name, v in verdicts if v.p is not None]
+    adjusted = stats.holm([p for *_, p in family])
+    regressed = [(n, p) for (n, v, _), p in zip(family, adjusted, strict=True) if v.kind == "regressed"]
+    if len(family) == 1 or not regressed:
+        return []
+    gone = [f"{name} (p {p:.2g})" for name, p in regressed if p > stats.ALPHA_CELL]
+    together = f"significant at {stats.ALPHA_CELL:g} over all {len(family)} cells together (Holm)"
+    text = f"{together}: {len(regressed) - len(gone)} of {len(regressed)} regressed"
+    more = [f"and {len(gone) - _FEW} more"] if len(gone) > _FEW else []
+    return [f"{text}; not {', '.join([*gone[:_FEW], *more])}" if gone else text]
+
+
+def temperature(record: CellRecord) -> Any:
+    """None where the record does not say."""
+    sampling = record.identity.get("sampling")
+    return sampling.get("temperature") if isinstance(sampling, dict) else None
+
+
+def _brief(value: Any) -> str:
+    """As a person would write it: 0, not 0.0."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def text_notes(old: CellRecord, *, prompts: int, same_text: int) -> list[str]:
+    """Without sampling, the target alone decides the text: another drafter may not change it."""
+    if same_text == prompts or temperature(old):
+        return []
+    return [f"{prompts - same_text} of {prompts} answers have another text, though nothing is sampled (T=0)"]

@@ -1,0 +1,141 @@
+"""Interleaved pairs of server starts -> a speed-up over `none` that may be claimed, and its verdict.
+
+The replicate is the start of a server, not the request: starts differ by more than requests do, so an
+interval from within one start is far too narrow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from scipy import special
+
+from harness.judge.baselines import device_name
+from harness.judge.verdict import Kind, Verdict, percent
+from harness.results.records import SCHEMA, CellName, Environment, Name, Record, load, write_atomically
+from harness.stats.paired import ALPHA_OK, ALPHA_PRIMARY
+
+MIN_PAIRS = 6
+MARGIN = 0.03
+"""Share of the speed-up that may be lost. Policy: wider than that of tokens per step, since starts differ."""
+_LOG_MARGIN = -math.log(1 - MARGIN)
+
+
+class SpeedRecord(Record):
+    """A speed-up, measured over pairs of starts."""
+
+    schema_: Literal[1] = Field(alias="schema", default=SCHEMA)
+    stack: Name
+    profile: Name
+    cell: CellName
+    identity: dict[str, Any]
+    subject: dict[str, Any]
+    environment: Environment
+    provenance: dict[str, Any]
+    ratios: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...]
+    """Aggregate tok/s of the drafter over that of `none`, a value a pair of starts, in order."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeedUp:
+    """A geometric mean with its 95 % interval: t over the pairs' log ratios."""
+
+    value: float
+    low: float
+    high: float
+    pairs: int
+
+    def __str__(self) -> str:
+        """`1.26x (95 % CI 1.23..1.29 over 6 pairs of starts)`."""
+        return (
+            f"{self.value:.2f}x (95 % CI {self.low:.2f}..{self.high:.2f} over {self.pairs} pairs of starts)"
+        )
+
+
+def speed_up(ratios: Sequence[float]) -> SpeedUp:
+    """The speed-up over `none` of pairs of starts.
+
+    Raises:
+        ValueError: fewer than two ratios, or one that is not above 0.
+    """
+    mean, se, df = _mean([math.log(r) for r in ratios])
+    half = float(special.stdtrit(df, 0.975)) * se
+    return SpeedUp(
+        value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half), pairs=len(ratios)
+    )
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float, int]:
+    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)), len(values) - 1
+
+
+def judge(old: SpeedRecord, new: SpeedRecord) -> Verdict:
+    """Welch's t over log ratios of two sets of pairs; refused where anything but the subject differs."""
+    for what in ("identity", "environment"):
+        before, after = getattr(old, what), getattr(new, what)
+        for field in sorted({*before, *after}):
+            if before.get(field) != after.get(field):
+                return Verdict(
+                    kind="invalid",
+                    text=f"speed is compared only where {what} is the same: {field} was "
+                    f"{json.dumps(before.get(field))}, is {json.dumps(after.get(field))}",
+                )
+    if min(len(old.ratios), len(new.ratios)) < MIN_PAIRS:
+        return Verdict(
+            kind="invalid",
+            text=f"{len(old.ratios)} and {len(new.ratios)} pairs of starts; a claim needs {MIN_PAIRS}",
+        )
+    (mean0, se0, df0), (mean1, se1, df1) = (_mean([math.log(r) for r in rec.ratios]) for rec in (old, new))
+    change, se = mean1 - mean0, math.hypot(se0, se1)
+    text = f"speed-up {speed_up(old.ratios)} -> {speed_up(new.ratios)} ({percent(math.expm1(change))})"
+    if se == 0:
+        return Verdict(kind="ok" if change > -_LOG_MARGIN else "regressed", text=text)
+    df = se**4 / (se0**4 / df0 + se1**4 / df1)
+    significant = special.stdtr(df, change / se) <= ALPHA_PRIMARY
+    gained = special.stdtr(df, -change / se) <= ALPHA_PRIMARY
+    inside = change - float(special.stdtrit(df, 1 - ALPHA_OK)) * se > -_LOG_MARGIN
+    kind: Kind
+    if significant and change <= -_LOG_MARGIN:
+        kind = "regressed"
+    elif gained and change >= _LOG_MARGIN:
+        kind = "improved"
+    else:
+        kind = "ok" if inside else "inconclusive"
+    more = "; more pairs of starts would tell (--pairs)" if kind == "inconclusive" else ""
+    return Verdict(kind=kind, text=text + more)
+
+
+def path_of(folder: Path, record: SpeedRecord) -> Path:
+    """`<stack>/<device>/<profile>/speed/<cell>.json` below `folder`."""
+    device = device_name(record.environment)
+    return folder / record.stack / device / record.profile / "speed" / f"{record.cell}.json"
+
+
+def find(folder: Path, record: SpeedRecord) -> SpeedRecord | None:
+    """The stored speed-up of the same cell; None where there is none.
+
+    Raises:
+        BadRecord: it is there but cannot be trusted.
+    """
+    path = path_of(folder, record)
+    return load(path, SpeedRecord) if path.exists() else None
+
+
+def write(path: Path, record: SpeedRecord) -> None:
+    """Write a record, a field a line.
+
+    Raises:
+        BadInput: the file cannot be written.
+    """
+    lines = [
+        f'"{key}": {json.dumps(value, ensure_ascii=False)}'
+        for key, value in record.model_dump(mode="json", by_alias=True).items()
+    ]
+    write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")

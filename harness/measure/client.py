@@ -1,0 +1,322 @@
+"""One prompt in, one prompt record out: over `chat` or `raw`, streamed, never retried."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import openai
+
+from harness.config.prompts import Prompt, hash_of
+from harness.config.stack import Profile
+from harness.engine.metrics import SpecCounters, settled
+from harness.errors import DraftgateError
+from harness.results.records import Finding, PromptRecord, Source
+from harness.stats.acceptance import histogram_of, steps_of_pieces, undrafted_steps
+
+NO_KEY = "none"
+"""Sent to a server that wants none."""
+_MOST_TOKENS = 2**31
+Heard = Callable[[str, Sequence[int], Sequence[int]], None]
+"""Told a prompt's id, the token ids that it was rendered to, and those of its answer."""
+
+
+@dataclasses.dataclass
+class _Stream:
+    """What came back so far."""
+
+    text: list[str] = dataclasses.field(default_factory=list)
+    pieces: list[int] = dataclasses.field(default_factory=list)
+    """Tokens of each chunk that carried some; 0 where it had their text alone."""
+    ids: list[int] = dataclasses.field(default_factory=list)
+    finish: str = ""
+    usage: dict[str, Any] | None = None
+    spec: dict[str, Any] | None = None
+    prompt_ids: list[int] | None = None
+    first: float | None = None
+    last: float | None = None
+
+
+class InFlight:
+    """How many requests were sent and are not answered: the client counts, the watchdog reads."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.count = 0
+
+    def __enter__(self) -> None:
+        """One more."""
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        """One less, however it ended."""
+        self.count -= 1
+
+
+class Client:
+    """Sends the prompts of one cell. Use as an async context manager."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        key: str,
+        model: str,
+        endpoint: str,
+        profile: Profile,
+        k: int,
+        server: str,
+        timeout_s: float,
+        in_flight: InFlight | None = None,
+        heard: Heard | None = None,
+    ) -> None:
+        """Nothing is sent yet; `server` is the start id that goes into every record."""
+        self._in_flight = in_flight or InFlight()
+        self._heard = heard
+        self._openai = openai.AsyncOpenAI(
+            base_url=f"{url}/v1",
+            api_key=key,
+            max_retries=0,
+            timeout=timeout_s,
+            http_client=openai.DefaultAioHttpClient(),
+        )
+        self._key = key
+        self._model, self._endpoint, self._profile, self._k, self._server = (
+            model,
+            endpoint,
+            profile,
+            k,
+            server,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Keep connections open for all prompts."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close them."""
+        await self._openai.close()
+
+    def request(self, prompt: Prompt, *, seed: int, salt: str | None) -> dict[str, Any]:
+        """The arguments of one request: every sampling parameter, so that no server default applies.
+
+        `ignore_eos` is never among them: what comes after an answer's end is not an answer.
+        """
+        sampling = self._profile.sampling
+        extra: dict[str, Any] = {
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
+            "return_token_ids": True,
+        }
+        if salt is not None:
+            extra["cache_salt"] = salt
+        body: dict[str, Any] = {
+            "model": self._model,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "max_tokens": self._profile.max_tokens,
+            "n": 1,
+            "seed": seed,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "extra_body": extra,
+        }
+        if self._endpoint == "chat":
+            body["messages"] = [{"role": "user", "content": prompt.text}]
+        else:
+            body["prompt"] = prompt.text
+        return body
+
+    async def ask(
+        self,
+        prompt: Prompt,
+        *,
+        repeat: int,
+        seed: int,
+        salt: str | None,
+        origin: float,
+        segment: int = 0,
+        counters: Callable[[], SpecCounters] | None = None,
+    ) -> PromptRecord:
+        """Send one prompt; a request that failed gives a record that says so.
+
+        Args:
+            prompt: what to ask.
+            repeat: which pass over the prompts this is.
+            seed: the request's.
+            salt: of the prefix cache; None shares it.
+            origin: `time.perf_counter()` at the start of this segment.
+            segment: see `PromptRecord`.
+            counters: reads /metrics; given where the engine reports no acceptance per request, which
+                needs that no other request runs.
+
+        Raises:
+            ServerFailed: /metrics cannot be read.
+        """
+        before = await settled(counters) if counters else None
+        began = time.perf_counter()
+        stream = _Stream()
+        error = None
+        try:
+            with self._in_flight:
+                await self._receive(self.request(prompt, seed=seed, salt=salt), stream)
+        except Exception as problem:  # noqa: BLE001 - whatever a server does to one request is a finding
+            error = _failure(problem)
+            if self._key != NO_KEY:  # a server may send our headers back
+                error = error.replace(self._key, "***")
+        moved = (await settled(counters)) - before if counters and before and not error else None
+        record: dict[str, Any] = {
+            "prompt": prompt.id,
+            "repeat": repeat,
+            "seed": seed,
+            "language": prompt.language,
+            "prompt_hash": hash_of(stream.prompt_ids if stream.prompt_ids is not None else prompt.text),
+            "text": "".join(stream.text),
+            "text_hash": hash_of("".join(stream.text)),
+            "server": self._server,
+            "segment": segment,
+            "began_s": round(began - origin, 6),
+            "ttft_s": round(stream.first - began, 6) if stream.first else None,
+            "total_s": round(stream.last - began, 6) if stream.last else None,
+        }
+        if error is None and stream.finish == "error":
+            error = "the server ended it with finish_reason error"
+        if error is None and not stream.finish:
+            error = "the stream ended before the answer did"
+        if error is None and stream.usage is None:
+            error = "the stream ended without token counts (include_usage)"
+        if self._heard:
+            self._heard(prompt.id, stream.prompt_ids or (), stream.ids)
+        try:
+            if error is None:
+                return PromptRecord(**record, **self._counts(stream, stream.usage or {}, moved))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, DraftgateError) as problem:
+            error = f"its acceptance does not add up: {problem}"
+        return PromptRecord(
+            **record,
+            source="none",
+            accepted=None,
+            drafted=None,
+            histogram=(0,) * (self._k + 1),
+            draft_tokens=None,
+            undrafted=0,
+            prompt_tokens=len(stream.prompt_ids or ()),
+            output_tokens=len(stream.ids),
+            finish="error",
+            findings=(Finding(code="request-failed", hard=True, text=f"{prompt.id}: {error}"),),
+        )
+
+    async def _receive(self, body: dict[str, Any], into: _Stream) -> None:
+        """Read an answer's events into `into`.
+
+        The lines are read as they are: building openai's models for every chunk costs as much processor
+        time again, which at 16 requests in flight is time that the server on the same machine lacks.
+        """
+        chat = self._endpoint == "chat"
+        endpoint = self._openai.chat.completions if chat else self._openai.completions
+        create: Any = endpoint.with_streaming_response.create
+        async with create(**body) as response:
+            async for line in response.iter_lines():
+                if line.startswith("data:") and line != "data: [DONE]":
+                    self._take(json.loads(line[5:]), into, chat=chat)
+
+    @staticmethod
+    def _take(chunk: dict[str, Any], into: _Stream, *, chat: bool) -> None:
+        now = time.perf_counter()
+        if chunk.get("error"):
+            raise ValueError(f"the server broke off: {json.dumps(chunk['error'])}")
+        for choice in chunk.get("choices") or ():
+            piece = (choice["delta"].get("content") if chat else choice["text"]) or ""
+            ids = _ids(choice.get("token_ids")) or ()
+            into.prompt_ids = into.prompt_ids or _ids(
+                chunk.get("prompt_token_ids") or choice.get("prompt_token_ids")
+            )
+            if ids or piece:
+                into.pieces.append(len(ids))
+                into.ids += ids
+                piece.encode()  # half of a surrogate pair is no text, and could not be stored
+                into.text.append(piece)
+                into.first = into.first or now
+                into.last = now
+            into.finish = choice.get("finish_reason") or into.finish
+        if chunk.get("usage") is not None:
+            into.usage = chunk["usage"]
+            into.spec = (chunk.get("metrics") or {}).get("speculative_decoding")
+
+    def _counts(self, stream: _Stream, usage: dict[str, Any], moved: SpecCounters | None) -> dict[str, Any]:
+        """The part of a record that says what was drafted and accepted."""
+        output = int(usage["completion_tokens"])
+        source: Source = "none"
+        accepted = drafted = draft_tokens = None
+        histogram: tuple[int, ...] = (0,) * (self._k + 1)
+        seen: int | None = len(stream.pieces) - 1
+        if self._k and moved is not None:
+            source = "counters"
+            histogram = moved.histogram
+            draft_tokens = moved.draft_tokens
+            # One iteration of the engine is the prefill; chunked ones would show as undrafted steps,
+            # but are more than the overshoot can explain and so are not believed.
+            seen = moved.iterations - 1 if moved.iterations else seen
+            if draft_tokens == self._k * moved.drafts:  # else each step's drafts are not known
+                accepted = steps_of_pieces(stream.pieces, histogram)
+                drafted = None if accepted is None else (self._k,) * moved.drafts
+        elif self._k and stream.spec is not None:
+            source = "request"
+            histogram = tuple(int(n) for n in stream.spec["acceptance_histogram"])
+            draft_tokens = int(stream.spec["num_draft_tokens"])
+            if stream.spec.get("per_step_accepted") is not None:
+                accepted = tuple(int(n) for n in stream.spec["per_step_accepted"])
+                drafted = tuple(int(n) for n in stream.spec["per_step_drafted"])
+                if histogram_of(accepted, self._k) != histogram:
+                    raise ValueError(f"steps {list(accepted)} do not make the histogram {list(histogram)}")
+        elif self._k:
+            raise ValueError("the response holds no metrics.speculative_decoding")
+        if len(histogram) != self._k + 1:
+            raise ValueError(f"the engine reports k = {len(histogram) - 1}, the cell is for {self._k}")
+        return {
+            "source": source,
+            "accepted": accepted,
+            "drafted": drafted,
+            "histogram": histogram,
+            "draft_tokens": draft_tokens if self._k else 0,
+            "undrafted": undrafted_steps(
+                histogram=histogram,
+                last_accepted=accepted[-1] if accepted else None,
+                output_tokens=output,
+                decode_steps_seen=seen,
+            ),
+            "prompt_tokens": int(usage["prompt_tokens"]),
+            "output_tokens": output,
+            "finish": stream.finish,
+        }
+
+
+def _ids(value: Any) -> list[int] | None:
+    """Token ids, where there are some.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    if value and not (
+        isinstance(value, list) and all(type(i) is int and 0 <= i < _MOST_TOKENS for i in value)
+    ):
+        raise ValueError("its token ids are none")
+    return value or None
+
+
+def _failure(problem: Exception) -> str:
+    """One line, without the request in it (its header holds the key)."""
+    if isinstance(problem, openai.APIStatusError):
+        return f"the server answered {problem.status_code}: {str(problem.message)[:300]}"
+    root: BaseException = problem
+    while root.__cause__ is not None:
+        root = root.__cause__
+    # What it came of says more: of a connection that was closed openai says that it timed out.
+    said = " ".join(str(root).split()) or str(problem)
+    return f"{type(root).__name__}: {said[:300]}" + f" ({type(problem).__name__})" * (root is not problem)

@@ -1,0 +1,99 @@
+"""What the conditions of a measurement say of it: engine, the model's defaults, the drafter's map. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.measure.draft_vocab import Coverage
+from harness.results.records import CellName, Finding
+
+ENOUGH_COVERAGE = 0.99
+"""Share of the output tokens that a draft vocabulary must hold to go without a footnote."""
+_FEW = 3
+
+
+def findings(
+    cell: CellName, subject: Mapping[str, Any], *, sampling: Mapping[str, Any], covered: Coverage | None
+) -> tuple[Finding, ...]:
+    """What a reader must know.
+
+    Args:
+        cell: its name.
+        subject: see `harness.provenance.record.subject`.
+        sampling: what every request said.
+        covered: how much of the output the drafter's vocabulary holds; None where it has no map of its own.
+    """
+    found = [
+        *_engine(cell, subject, sampled=bool(sampling.get("temperature"))),
+        *_defaults(subject.get("sampling_defaults"), sampling),
+    ]
+    if covered is not None and covered.tokens and covered.share < ENOUGH_COVERAGE:
+        found.append(
+            _soft(
+                "draft-vocabulary",
+                f"the draft vocabulary ({covered.known} tokens) holds {covered.share:.1%} of the "
+                f"{covered.tokens} output tokens ({cell.language}): acceptance at position 0 can reach about "
+                f"{covered.share:.1%}, tokens per step {covered.most_per_step(cell.k):.1f}",
+            )
+        )
+    return tuple(found)
+
+
+def _soft(code: str, text: str) -> Finding:
+    return Finding(code=code, hard=False, text=text)
+
+
+def _engine(cell: CellName, subject: Mapping[str, Any], *, sampled: bool) -> list[Finding]:
+    """Faults that were found and left, and what was changed in the engine."""
+    found = []
+    for mend in subject.get("mends") or ():
+        if mend.get("probe") != "fault" or mend.get("mended") or not cell.k:
+            continue
+        name = mend.get("fault")
+        if sampled:
+            text = f"the engine has the fault {name}, and no mend: acceptance at T > 0 is wrong"
+            found.append(Finding(code="engine-faulty", hard=True, text=text))
+        else:
+            text = f"the engine has the fault {name}, and no mend: at T=0 it changes nothing"
+            found.append(_soft("engine-faulty", text))
+    changed = subject.get("engine_files")
+    if isinstance(changed, Sequence) and not isinstance(changed, str) and changed:
+        names = [f"{name} ({digest})" for name, digest in changed]
+        more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+        text = f"files of the engine are not as its package brought them: {', '.join(names[:_FEW])}{more}"
+        found.append(_soft("engine-patched", text))
+    loaders = subject.get("loads_code") or ()
+    if loaders:
+        text = f"the engine's environment puts other code before its own: {', '.join(loaders)}"
+        found.append(_soft("engine-patched", text))
+    return found
+
+
+def _defaults(defaults: Any, sampling: Mapping[str, Any]) -> list[Finding]:
+    """Sampling parameters that the server takes from the model where a request does not give them."""
+    if not isinstance(defaults, Mapping):
+        return []
+    known = {**sampling, "max_tokens": None}
+    taken = {name: value for name, value in sorted(defaults.items()) if name not in known}
+    other = {
+        name: value
+        for name, value in sorted(defaults.items())
+        if name in sampling and value != sampling[name]
+    }
+    found = []
+    if other:
+        said = ", ".join(f"{name} {sampling[name]:g}" for name in other)
+        text = (
+            f"the server's defaults come from the model ({_listed(other)}); every request says otherwise "
+            f"({said}), and one that says nothing has other figures"
+        )
+        found.append(_soft("sampling-defaults", text))
+    if taken:
+        text = f"in force, taken from the model's generation_config.json: {_listed(taken)}"
+        found.append(_soft("sampling-defaults", text))
+    return found
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

@@ -1,0 +1,339 @@
+"""A server and prompts -> a cell record: warm-up, passes over the prompts, a record a prompt as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.config.cells import Cell
+from harness.config.prompts import Prompt
+from harness.engine.metrics import SpecCounters, settled
+from harness.engine.server import Server
+from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall, guarded, stalls_in
+from harness.errors import ServerFailed
+from harness.measure import draft_vocab as vocabulary, engine_findings as conditions, validity
+from harness.measure.client import Client, Heard, InFlight
+from harness.provenance import record as provenance
+from harness.results.records import (
+    UNTIMED,
+    CellRecord,
+    Finding,
+    Journal,
+    PromptRecord,
+    dump_cell,
+    in_order,
+    write_atomically,
+)
+
+Progress = Callable[[Cell, int, int], None]
+Renew = Callable[[str], Server]
+"""Told why, it gives another server like the one that stalled."""
+
+
+def seed_of(prompt: str, *, repeat: int, base: int) -> int:
+    """A prompt's seed: its own, the same on every machine, another one in every repeat."""
+    digest = hashlib.sha256(f"{base}/{repeat}/{prompt}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+class Measurement:
+    """One cell being measured: `prepare`, then `one_pass` for each repeat, then `finish`."""
+
+    def __init__(
+        self,
+        *,
+        server: Server,
+        cell: Cell,
+        suite: str,
+        prompts: Sequence[Prompt],
+        warmups: Sequence[Prompt],
+        repeats: int,
+        seed: int,
+        timed: bool,
+        folder: Path,
+        progress: Progress,
+        renew: Renew | None = None,
+        stall_seconds: float = STALL_SECONDS,
+    ) -> None:
+        """Opens the cell's journal in `folder`; prompts that are there already are not sent again.
+
+        A server that stalls is ended; without `renew`, the measurement ends with it.
+
+        Raises:
+            BadRecord: the journal was written under other conditions, or is damaged.
+        """
+        self._server, self._cell, self._suite = server, cell, suite
+        self._prompts, self._warmups = prompts, warmups[: cell.profile.warmups]
+        self._repeats, self._seed, self._timed, self._progress = repeats, seed, timed, progress
+        self._path = folder / f"{cell}.json"
+        self._identity = provenance.identity(cell, server)
+        self._subject = provenance.subject(cell, server)
+        drafter = json.loads(server.speculative).get("model") if server.speculative else None
+        self._vocabulary = vocabulary.draft_vocabulary(provenance.folder_of(drafter, None))
+        self._emitted: Counter[int] = Counter()
+        head = {"cell": str(cell), "identity": self._identity, "subject": self._subject, "seed": seed}
+        self._journal = Journal(folder / f"{cell}.jsonl", head)
+        wanted = {(p.id, repeat) for p in prompts for repeat in range(repeats)}
+        self._done = {
+            (r.prompt, r.repeat): r for r in self._journal.records if (r.prompt, r.repeat) in wanted
+        }
+        self._resumed = bool(self._done)
+        self._by_counters = False
+        self._before: SpecCounters | None = None
+        self._origin = 0.0
+        self._renew, self._stall_seconds = renew, stall_seconds
+        self._evidence = server.log.parent if server.log else folder.parent / "servers"
+        self._note = f"{suite}/{cell}"
+        self._restarts = stalls_in(self._evidence, self._note)
+        self._stalls = 0
+        self._in_flight = InFlight()
+        self._guard: Guard
+        self._prepared = False
+        self._writing = threading.Lock()
+
+    def prepare(self) -> None:
+        """Warm up, find out where acceptance is read from, and read the counters.
+
+        Raises:
+            ServerFailed: the server is busy with other work, or reports acceptance in no way that fits.
+        """
+        if len(self._done) < self._repeats * len(self._prompts):
+            self._run(self._prepare)
+
+    def one_pass(self, repeat: int, *, first: int | None = None) -> None:
+        """Send every prompt that this repeat still lacks, of the first `first` or of all.
+
+        Raises:
+            ServerFailed: the server stalled, and either too often or it is not ours to start anew.
+        """
+        self._send((repeat,), self._prompts[:first])
+
+    def all_passes(self) -> None:
+        """Send what all repeats still lack in one stream: no pass waits for the last answer of another.
+
+        Raises:
+            ServerFailed: as `one_pass`.
+        """
+        self._send(range(self._repeats), self._prompts)
+
+    def _send(self, repeats: Sequence[int], prompts: Sequence[Prompt]) -> None:
+        if self._lacking(repeats, prompts):
+            self._run(lambda: self._passes(repeats, prompts))
+
+    def so_far(self, stopped_at: int) -> CellRecord:
+        """The record of a sequential measurement at one of its looks; nothing is written."""
+        return self._record(moved=None, stopped_at=stopped_at)
+
+    def finish(self, *, stopped_at: int | None = None) -> CellRecord:
+        """Look at what was measured, write the cell file, and return the record."""
+        moved: dict[str, int] | None = None
+        if self._before is not None:
+            delta = asyncio.run(settled(self._server.counters)) - self._before
+            names = ("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished", "cached")
+            moved = {name: getattr(delta, name) for name in names}
+        record = self._record(moved=moved, stopped_at=stopped_at)
+        write_atomically(self._path, dump_cell(record))
+        return record
+
+    def _record(self, *, moved: dict[str, int] | None, stopped_at: int | None) -> CellRecord:
+        records = in_order(self._done.values(), [p.id for p in self._prompts])
+        if not self._timed:
+            records = tuple(r.model_copy(update=UNTIMED) for r in records)
+        return CellRecord(
+            stack=self._cell.spec.stack,
+            profile=self._cell.profile_name,
+            suite=self._suite,
+            cell=self._cell.name,
+            identity=self._identity,
+            subject=self._subject,
+            environment=provenance.environment() if not self._server.attached else {"cpu": "unverified"},
+            provenance=provenance.provenance(self._server),
+            stopped_at=stopped_at,
+            warmups=len(self._warmups),
+            counters=moved or {},
+            findings=validity.findings(
+                self._cell.name,
+                records,
+                moved=moved if not self._resumed else None,
+                requests=len(records),
+                cache=self._cell.profile.cache,
+                mends=provenance.mends_of(self._server),
+                restarts=self._restarts,
+                max_tokens=self._cell.profile.max_tokens,
+                remembers=validity.remembers(self._subject),
+            )
+            + self._conditions(),
+            prompts=records,
+        )
+
+    def _conditions(self) -> tuple[Finding, ...]:
+        """Of the tokens that this process saw: those of an interrupted one before it are not known."""
+        known = self._vocabulary
+        return conditions.findings(
+            self._cell.name,
+            self._subject,
+            sampling=self._identity["sampling"],
+            covered=vocabulary.coverage(known, self._emitted) if known else None,
+        )
+
+    def _client(self, heard: Heard | None = None) -> Client:
+        return Client(
+            url=self._server.url,
+            key=self._server.key,
+            model=self._server.model,
+            endpoint=self._cell.name.endpoint,
+            profile=self._cell.profile,
+            k=self._cell.name.k,
+            server=self._server.start_id,
+            timeout_s=self._cell.spec.request_timeout_s,
+            in_flight=self._in_flight,
+            heard=heard,
+        )
+
+    def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do `work` under the watchdog; after a stall again, with a server started anew."""
+        while True:
+            with guarded(
+                self._server,
+                stall_seconds=self._stall_seconds,
+                in_flight=lambda: self._in_flight.count,
+                folder=self._evidence,
+                note=self._note,
+            ) as self._guard:
+                try:
+                    asyncio.run(self._until_stalled(work()))
+                except ServerFailed:
+                    if not asyncio.run(self._lost()):
+                        raise
+            if self._guard.stalled is None:
+                return
+            self._start_anew(self._guard.stalled)
+
+    async def _until_stalled(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for `work`, and give it up on a stall: an attached server would never break off a request."""
+        guard, loop, task = self._guard, asyncio.get_running_loop(), asyncio.create_task(work)
+
+        def give_up(_: Stall) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: the work is done
+                loop.call_soon_threadsafe(task.cancel)
+
+        guard.on_stall = give_up
+        if guard.stalled:
+            task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            this = asyncio.current_task()
+            if guard.stalled is None or (this and this.cancelling()):  # Ctrl-C
+                raise
+
+    async def _lost(self) -> bool:
+        """After something failed: the server is no more, or hangs. One that hangs is waited for to stall."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.to_thread(self._guard.look) is not None
+
+    def _start_anew(self, stall: Stall) -> None:
+        self._stalls += 1
+        kept = f"the {len(self._done)} prompts measured before are kept, --resume goes on from there"
+        evidence = f" (evidence: {stall.evidence})" if stall.evidence else ""
+        seen = f"{self._cell}: the server stalled: {stall.reason}{evidence}"
+        if self._renew is None or self._server.attached:
+            raise ServerFailed(f"{seen}; it is not started anew here; {kept}")
+        if self._stalls == MOST_STALLS:
+            raise ServerFailed(f"{seen}; that was stall {self._stalls} of this cell; {kept}")
+        try:
+            self._server = self._renew(stall.reason)
+        except ServerFailed as error:
+            raise ServerFailed(f"{seen}; it could not be started anew; {kept}: {error}") from None
+        self._restarts.append(stall.reason)
+        self._prepared = False
+        self._journal.segment += 1
+        # As after a resume: no server's counters hold all prompts.
+        self._resumed = bool(self._done)
+
+    def _salt(self) -> str | None:
+        return secrets.token_hex(8) if self._cell.profile.cache == "cold" else None
+
+    async def _ask(self, client: Client, prompt: Prompt, repeat: int) -> PromptRecord:
+        return await client.ask(
+            prompt,
+            repeat=repeat,
+            seed=seed_of(prompt.id, repeat=repeat, base=self._seed),
+            salt=self._salt(),
+            origin=self._origin,
+            segment=self._journal.segment,
+            counters=self._server.counters if self._by_counters else None,
+        )
+
+    async def _prepare(self) -> None:
+        drafts = self._cell.name.k > 0
+        self._by_counters = drafts and not self._server.per_request
+        async with self._client() as client:
+            for prompt in self._warmups:
+                record = await self._ask(client, prompt, 0)
+                if self._server.attached and drafts and "metrics.speculative_decoding" in _why(record):
+                    self._by_counters = True
+        if self._by_counters and self._cell.profile.concurrency > 1:
+            raise ServerFailed(
+                "this engine reports no acceptance per request, so it is read from /metrics around each "
+                f"prompt, which needs concurrency 1 (the profile has {self._cell.profile.concurrency}): "
+                "add --concurrency 1, or use vLLM 0.28 or later"
+            )
+        self._before = await settled(self._server.counters)
+        self._prepared = True
+        self._origin = time.perf_counter()
+
+    def _lacking(self, repeats: Sequence[int], prompts: Sequence[Prompt]) -> list[tuple[Prompt, int]]:
+        return [(p, repeat) for repeat in repeats for p in prompts if (p.id, repeat) not in self._done]
+
+    async def _passes(self, repeats: Sequence[int], prompts: Sequence[Prompt]) -> None:
+        if not self._prepared:
+            await self._prepare()
+        todo = iter(self._lacking(repeats, prompts))
+        total = self._repeats * len(self._prompts)
+
+        # Written by a task of its own: a slow disk must not make the next prompt wait.
+        answered: asyncio.Queue[PromptRecord | None] = asyncio.Queue()
+
+        async def worker(client: Client) -> None:
+            for prompt, repeat in todo:  # one iterator for all workers: each prompt is taken once
+                record = await self._ask(client, prompt, repeat)
+                if record.failed and await self._lost():
+                    return  # not the prompt's fault: the next server is asked it again
+                await answered.put(record)
+
+        async def workers() -> None:
+            async with self._client(lambda _prompt, _rendered, ids: self._emitted.update(ids)) as client:
+                await asyncio.gather(*(worker(client) for _ in range(self._cell.profile.concurrency)))
+            await answered.put(None)
+
+        async def write() -> None:
+            while (record := await answered.get()) is not None:
+                await asyncio.to_thread(self._keep, record)
+                self._progress(self._cell, len(self._done), total)
+
+        try:
+            await asyncio.gather(workers(), write())
+        finally:
+            while not answered.empty():  # interrupted: what came back is kept all the same
+                if (record := answered.get_nowait()) is not None:
+                    self._keep(record)
+
+    def _keep(self, record: PromptRecord) -> None:
+        with self._writing:  # interrupted, two threads may be here
+            self._journal.append(record)
+            self._done[record.prompt, record.repeat] = record
+
+
+def _why(record: PromptRecord) -> str:
+    return " ".join(f.text for f in record.findings)

@@ -1,0 +1,163 @@
+"""Answers with their token ids, and the probabilities that a server's target gives to a text."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import http.client
+import json
+import math
+import secrets
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+from harness.config.prompts import Prompt
+from harness.config.stack import Profile
+from harness.engine.metrics import settled
+from harness.engine.server import Server
+from harness.engine.watchdog import STALL_SECONDS, guarded
+from harness.errors import ServerFailed
+from harness.measure import validity
+from harness.measure.client import Client
+from harness.measure.measurement import seed_of
+from harness.results.records import CellName, PromptRecord
+
+MOST_LOGPROBS = 100
+"""Likeliest tokens asked for at a place."""
+_REQUEST_S = 300.0
+_ROUNDING = 1e-3
+_LEAST = -math.log(2**31)
+"""A vocabulary of so many tokens, all as likely."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One answer: our record of it, and its token ids."""
+
+    record: PromptRecord
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+
+
+def ask(
+    server: Server,
+    prompts: Sequence[Prompt],
+    profile: Profile,
+    *,
+    endpoint: str = "chat",
+    repeats: Sequence[int] = (0,),
+    stall_seconds: float = STALL_SECONDS,
+) -> tuple[list[Answer], str]:
+    """Send prompts as the suites do; the answers, and what makes them no measurement (empty where nothing).
+
+    Each repeat has seeds of its own; the answers come repeat by repeat, in the order of the prompts.
+
+    Raises:
+        ServerFailed: /metrics cannot be read, or the server had work and did nothing for `stall_seconds`;
+            it is ended then, and evidence lies beside its log.
+    """
+    with guarded(server, stall_seconds=stall_seconds, note="known answers") as guard:
+        try:
+            found = asyncio.run(_ask(server, prompts, profile, endpoint, repeats))
+        except ServerFailed:
+            if guard.stalled is None:
+                raise
+    if guard.stalled:
+        raise ServerFailed(f"server {server.spec.label} stalled: {guard.stalled.reason}")
+    return found
+
+
+async def _ask(
+    server: Server, prompts: Sequence[Prompt], profile: Profile, endpoint: str, repeats: Sequence[int]
+) -> tuple[list[Answer], str]:
+    spec = server.spec
+    by_counters = server.counters if spec.k and not server.per_request else None
+    before, secret = await settled(server.counters), secrets.token_hex(8)
+    wanted = [(prompt, repeat) for repeat in repeats for prompt in prompts]
+    todo, told = iter(enumerate(wanted)), dict[int, Answer]()
+
+    async def worker() -> None:
+        heard: list[tuple[int, ...]] = []
+
+        def hear(_: str, prompt_ids: Sequence[int], ids: Sequence[int]) -> None:
+            heard[:] = [tuple(prompt_ids), tuple(ids)]
+
+        async with Client(
+            url=server.url, key=server.key, model=server.model, endpoint=endpoint, profile=profile,
+            k=spec.k, server=server.start_id, timeout_s=spec.request_timeout_s, heard=hear,
+        ) as client:  # fmt: skip
+            for number, (prompt, repeat) in todo:  # one iterator for all workers
+                record = await client.ask(
+                    prompt,
+                    repeat=repeat,
+                    seed=seed_of(prompt.id, repeat=repeat, base=0),
+                    salt=f"{secret}-{number}" if profile.cache == "cold" else None,
+                    origin=0.0,
+                    counters=by_counters,
+                )
+                told[number] = Answer(record=record, prompt_ids=heard[0], ids=heard[1])
+
+    # Read from counters, one request must run alone.
+    await asyncio.gather(*(worker() for _ in range(1 if by_counters else profile.concurrency)))
+    answers = [told[number] for number in range(len(wanted))]
+    delta = await settled(server.counters) - before
+    names = ("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished", "cached")
+    cell = CellName(endpoint=endpoint, language="en", workload="instruct", drafter=spec.drafter, k=spec.k)
+    found = validity.findings(
+        cell,
+        [answer.record for answer in answers],
+        moved={name: getattr(delta, name) for name in names},
+        requests=len(answers),
+        cache="warm",  # nothing is said of it here
+        mends=(),
+    )
+    return answers, "; ".join(finding.text for finding in found if finding.hard)
+
+
+def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]]:
+    """For each token of a text, log probabilities of the likeliest tokens there, at temperature 1.
+
+    The first token has none. They come from a prefill without drafts: another way than the one checked.
+
+    Raises:
+        ServerFailed: the server does not tell them.
+    """
+    allowed = json.loads(server.spec.args).get("max_logprobs", 20)
+    count = min(MOST_LOGPROBS, allowed) if isinstance(allowed, int) and allowed > 0 else MOST_LOGPROBS
+    body = {"model": server.model, "prompt": list(ids), "max_tokens": 1, "prompt_logprobs": count}
+    data = post(server, "/v1/completions", body)
+    try:
+        lists = data["choices"][0]["prompt_logprobs"]
+        told = [
+            {int(token): float(entry["logprob"]) for token, entry in (here or {}).items()} for here in lists
+        ]
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        told = []
+    if len(told) == len(ids) and all(_are_logprobs(here) for here in told[1:]):
+        return told
+    raise ServerFailed(f"{server.url} tells no log probabilities of a prompt (prompt_logprobs)")
+
+
+def _are_logprobs(here: dict[int, float]) -> bool:
+    """At most 0, but for rounding; and the likeliest of a vocabulary is not as good as impossible."""
+    return bool(here) and _LEAST < max(here.values()) <= _ROUNDING and min(here.values()) > -math.inf
+
+
+def post(server: Server, path: str, body: dict[str, Any]) -> Any:
+    """The JSON that a server answers to a request.
+
+    Raises:
+        ServerFailed: it answers an error, none, or something else.
+    """
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {server.key}"}
+    request = urllib.request.Request(f"{server.url}{path}", json.dumps(body).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=_REQUEST_S) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        said = error.read(500).decode(errors="replace").replace(server.key, "***")
+        raise ServerFailed(f"{server.url}{path} answers {error.code}: {said}") from None
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+        raise ServerFailed(f"no usable answer from {server.url}{path}: {error}") from None

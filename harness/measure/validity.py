@@ -1,0 +1,235 @@
+"""Is this measurement what it claims to be? Findings as values, for a table or a gate to show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from harness.results.records import CellName, Finding, PromptRecord
+from harness.stats.acceptance import Tally, added, overshoot_of
+from harness.stats.degenerate import degenerate
+from harness.stats.language import in_language
+
+ENOUGH_STEPS = 50
+"""Verify steps below which 0 accepted tokens may be bad luck."""
+MOSTLY = "mostly-loops"
+"""The code of `loops` where it is more than half of the answers."""
+MARK = "↻"
+"""Of such a cell, in every table."""
+
+
+def total(records: Iterable[PromptRecord]) -> Tally:
+    """The tally of all answers that had a decode step."""
+    return added(r.tally for r in records if countable(r))
+
+
+def countable(record: PromptRecord) -> bool:
+    """The answer reached a decode step; others are left out and counted."""
+    return record.output_tokens > 1 and not record.failed
+
+
+def remembers(subject: Mapping[str, Any]) -> bool:
+    """Suffix decoding keeps earlier answers, unless it is told to keep none."""
+    kept = subject.get("settings", {}).get("suffix_decoding_max_cached_requests")
+    return subject.get("method") == "suffix" and kept != 0
+
+
+def mostly_degenerate(found: Iterable[Finding]) -> bool:
+    """The cell measures how well loops are guessed; it makes no claim about speed."""
+    return any(finding.code == MOSTLY for finding in found)
+
+
+def findings(
+    cell: CellName,
+    records: Sequence[PromptRecord],
+    *,
+    moved: dict[str, int] | None,
+    requests: int,
+    cache: str,
+    mends: Sequence[dict[str, object]],
+    restarts: Sequence[str] = (),
+    max_tokens: int | None = None,
+    remembers: bool = False,
+) -> tuple[Finding, ...]:
+    """What a reader must know of a cell.
+
+    Args:
+        cell: its name.
+        records: its prompts.
+        moved: what /metrics moved by while `requests` requests of ours ran; None where it was not read
+            around all of them (a cell resumed).
+        requests: ours, failed ones included.
+        cache: the profile's.
+        mends: what the engine plug-in did.
+        restarts: why the server was started anew while the cell was measured, each time.
+        max_tokens: the profile's.
+        remembers: the drafter drafts from earlier answers, of whichever request.
+    """
+    found = [f for r in records for f in r.findings]
+    found += _unreconciled(records)
+    unfinished = [r for r in records if r.finish == "length"]
+    too_early = [r for r in unfinished if r.output_tokens < (max_tokens or 0)]
+    cut_off = [r for r in unfinished if r.output_tokens >= (max_tokens or 0)]
+    found += _cut_by_the_engine(too_early, len(records), max_tokens)
+    if remembers and cache != "warm":
+        found += _seen_before(records, cache)
+    if moved is not None:
+        found += _against_counters(records, moved, requests, cache)
+    tally = total(records)
+    if cell.k and not any(r.failed for r in records):
+        if not tally.verify_steps:
+            found.append(_hard("no-drafts", "the drafter proposed nothing in any step"))
+        elif not tally.accepted and tally.verify_steps >= ENOUGH_STEPS:
+            found.append(
+                _hard("dead-drafter", f"none of {tally.verify_steps} drafts had its first token accepted")
+            )
+    found += _soft_findings(cell, records, cut_off=cut_off)
+    found += [
+        _soft("engine-mended", f"the engine runs with a mend: {mend.get('fault')}")
+        for mend in mends
+        if mend.get("mended")
+    ]
+    if restarts:
+        times = f"{len(restarts)} time{'s' * (len(restarts) > 1)}"
+        found.append(_soft("server-restarted", f"the server was restarted {times}: {'; '.join(restarts)}"))
+    return tuple(found)
+
+
+def _hard(code: str, text: str) -> Finding:
+    return Finding(code=code, hard=True, text=text)
+
+
+def _soft(code: str, text: str) -> Finding:
+    return Finding(code=code, hard=False, text=text)
+
+
+def _unreconciled(records: Sequence[PromptRecord]) -> list[Finding]:
+    """Steps and tokens must tell the same story, but for the overshoot of the last step."""
+    found = []
+    for r in records:
+        if not countable(r):
+            continue
+        k = len(r.histogram) - 1
+        over = overshoot_of(r.histogram, undrafted=r.undrafted, output_tokens=r.output_tokens)
+        if not 0 <= over <= k:
+            found.append(
+                _hard(
+                    "not-reconciled",
+                    f"{r.prompt}: steps and tokens do not add up: {r.output_tokens} output tokens, but "
+                    f"1 + {r.output_tokens + over - 1} from its steps (an overshoot of 0 to {k} is possible)",
+                )
+            )
+    return found
+
+
+def _cut_by_the_engine(cut: Sequence[PromptRecord], of: int, max_tokens: int | None) -> list[Finding]:
+    """An answer that ran out of room before max_tokens met max_model_len: another one than was asked for."""
+    if not cut:
+        return []
+    first = cut[0]
+    return [
+        _hard(
+            "cut-by-max-model-len",
+            f"{len(cut)} of {of} answers were cut before max_tokens ({max_tokens}), as {first.prompt} "
+            f"at {first.prompt_tokens} + {first.output_tokens} tokens: raise max_model_len",
+        )
+    ]
+
+
+def _seen_before(records: Sequence[PromptRecord], cache: str) -> list[Finding]:
+    """No salt keeps a drafter from the answers that its server gave before."""
+    asked = Counter((r.server, r.prompt) for r in records if not r.failed)
+    again = [prompt for (_, prompt), times in asked.items() if times > 1]
+    if not again:
+        return []
+    return [
+        _hard(
+            "warm-suffix-cache",
+            f"{len(again)} prompts were asked more than once of one server, and the drafter drafts from "
+            f"earlier answers, though the cache should be {cache}: set suffix_decoding_max_cached_requests "
+            "to 0, measure one repeat, or name the cache warm",
+        )
+    ]
+
+
+def _against_counters(
+    records: Sequence[PromptRecord], moved: dict[str, int], requests: int, cache: str
+) -> list[Finding]:
+    found = []
+    if moved["finished"] != requests:
+        found.append(
+            _hard(
+                "foreign-traffic",
+                f"the server finished {moved['finished']} requests while {requests} of ours ran",
+            )
+        )
+    whole = [r for r in records if not r.failed]
+    ours = {
+        "drafts": sum(sum(r.histogram) for r in whole),
+        "accepted": sum(j * n for r in whole for j, n in enumerate(r.histogram)),
+        "generated": sum(r.output_tokens for r in whole),
+    }
+    if len(whole) == len(records):
+        wrong = [f"{name} {moved[name]} against {n} of ours" for name, n in ours.items() if moved[name] != n]
+        if wrong:
+            found.append(_hard("counters-disagree", f"/metrics and the responses differ: {'; '.join(wrong)}"))
+    if cache in ("cold", "off") and moved["cached"]:
+        found.append(
+            _hard(
+                "warm-cache",
+                f"{moved['cached']} prompt tokens came from the prefix cache, which should be {cache}",
+            )
+        )
+    return found
+
+
+def _soft_findings(
+    cell: CellName, records: Sequence[PromptRecord], *, cut_off: Sequence[PromptRecord]
+) -> list[Finding]:
+    answered = [r for r in records if not r.failed]
+    found = []
+
+    def tell(code: str, which: Sequence[PromptRecord], what: str) -> None:
+        if which:
+            found.append(_soft(code, f"{len(which)} of {len(records)} {what}"))
+
+    if cell.workload != "code":  # an answer in code has its own language
+        other = [r for r in answered if in_language(r.text, cell.language) is False]
+        tell("other-language", other, f"answers are not in the prompt's language ({cell.language})")
+    found += _loops(cell, records)
+    tell("cut-off", cut_off, "answers were cut off at max_tokens")
+    tell(
+        "left-out", [r for r in answered if not countable(r)], "answers ended before their first decode step"
+    )
+    return found
+
+
+def _loops(cell: CellName, records: Sequence[PromptRecord]) -> list[Finding]:
+    """How many answers got stuck, and what the others alone would say."""
+    stuck = [not r.failed and degenerate(r.text) for r in records]
+    if not any(stuck):
+        return []
+    mostly = sum(stuck) * 2 > len(records)
+    text = f"{sum(stuck)} of {len(records)} answers end in a loop"
+    if cell.k:
+        rest = [r for r, is_stuck in zip(records, stuck, strict=True) if not is_stuck]
+        text += f"; {_without(rest, records)}"
+    if mostly:
+        text += f" ({MARK} mostly degenerate: no claim about speed)"
+    return [_soft(MOSTLY if mostly else "loops", text)]
+
+
+def _percents(tally: Tally) -> str:
+    """`57.0 / 28.1 / 14.0 / 7.2`: acceptance at every position."""
+    return " / ".join(f"{(rate or 0) * 100:.1f}" for rate in tally.acceptance)
+
+
+def _without(rest: Sequence[PromptRecord], records: Sequence[PromptRecord]) -> str:
+    left, everything = total(rest), total(records)
+    if left.tokens_per_step is None or everything.tokens_per_step is None:
+        return "without them nothing is left to measure"
+    parts = [f"tok/step {left.tokens_per_step:.2f} (with: {everything.tokens_per_step:.2f})"]
+    if left.verify_steps:
+        parts.append(f"positions {_percents(left)} % (with: {_percents(everything)} %)")
+    return f"without them {', '.join(parts)}"

@@ -1,0 +1,148 @@
+"""Files between the published engine and the one that runs: changed ones, and those that options name."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.engine.models import sha256_of
+
+UNVERIFIED = "unverified"
+_MOST_FILES = 2000
+"""In a folder that an option names; of more nothing is claimed."""
+_OF_PYTHON = re.compile(r"\.(py|pyi|json|jinja)$")
+_LIST = re.compile(r"[:,;=\s]+")
+_LOADS_CODE = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "VLLM_PLUGINS")
+"""Of the environment: what changes the engine without changing its files."""
+
+
+@functools.cache
+def changed_files(folder: str) -> tuple[tuple[str, str], ...] | str:
+    """Files of an installed package that are not as its wheel brought them, and what they hash to now.
+
+    Libraries, which are large, are compared by size; everything else by the SHA-256 that the wheel recorded.
+
+    Args:
+        folder: of the package, `.../site-packages/vllm`.
+
+    Returns:
+        Name and the first 16 digits of the SHA-256 (`missing` where it is gone), or `unverified` where the
+        installation recorded nothing, as one from a source tree does.
+    """
+    package = Path(folder)
+    record = _record_of(package)
+    if record is None:
+        return UNVERIFIED
+    try:
+        with record.open(encoding="utf-8", newline="") as file:
+            lines = [row for row in csv.reader(file) if len(row) == 3 and row[1]]  # noqa: PLR2004
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return UNVERIFIED
+    found = []
+    for name, digest, size in lines:
+        path = package.parent / name
+        if not name.startswith(f"{package.name}/"):
+            continue
+        if not path.is_file():
+            found.append((name, "missing"))
+        elif _OF_PYTHON.search(name):
+            if digest.removeprefix("sha256=") != _as_recorded(path):
+                found.append((name, sha256_of(path)[:16]))
+        elif str(path.stat().st_size) != size:
+            found.append((name, sha256_of(path)[:16]))
+    return tuple(found)
+
+
+def _record_of(package: Path) -> Path | None:
+    for record in sorted(package.parent.glob("*.dist-info/RECORD")):
+        top = record.with_name("top_level.txt")
+        named = top.is_file() and package.name in top.read_text(encoding="utf-8", errors="replace").split()
+        if named or re.split(r"[-_]", record.parent.name)[0] == package.name:
+            return record
+    return None
+
+
+def _as_recorded(path: Path) -> str:
+    """As a wheel's RECORD writes a hash."""
+    return base64.urlsafe_b64encode(bytes.fromhex(sha256_of(path))).rstrip(b"=").decode()
+
+
+@functools.cache
+def commit_of(folder: str) -> str:
+    """The commit that a package says it was built from; `unverified` where it does not."""
+    try:
+        text = (Path(folder) / "_version.py").read_text(encoding="utf-8")
+    except OSError:
+        return UNVERIFIED
+    found = re.search(r"^__commit_id__\s*=.*?['\"]g?([0-9a-f]{7,40})['\"]", text, re.MULTILINE)
+    found = found or re.search(r"\+g([0-9a-f]{7,40})\b", text)
+    return found[1] if found else UNVERIFIED
+
+
+def code_loaders(env: Mapping[str, str]) -> list[str]:
+    """Variables of an engine's environment that put code before or beside the engine's own."""
+    return [name for name in _LOADS_CODE if env.get(name)]
+
+
+def mounted_files(*options: Any) -> dict[str, str]:
+    """Every file or folder on this machine that the options name, and its hash.
+
+    Args:
+        options: an engine's arguments, its environment, a drafter's settings: whatever JSON holds.
+
+    Returns:
+        By the last part of its path (paths are of one machine): the first 16 digits of the SHA-256, for a
+        folder over the names and hashes of all its files.
+    """
+    found: dict[str, str] = {}
+    for text in sorted(set(_texts(options))):
+        for part in _LIST.split(text):
+            path = Path(part).expanduser() if part.startswith(("/", "~/")) else None
+            if path is None or len(path.parts) < 3 or not path.exists():  # noqa: PLR2004 - no /usr, no /
+                continue
+            name = path.name
+            while name in found:  # two files of one name in two folders
+                name = f"{name}'"
+            found[name] = _hash_of(path)
+    return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        try:
+            inner = json.loads(value) if value.lstrip().startswith(("{", "[")) else None
+        except (ValueError, RecursionError):
+            inner = None
+        yield from [value] if inner is None else _texts(inner)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        if path.is_file():
+            return sha256_of(path)[:16]
+        files = []
+        for folder, inner, names in os.walk(path):
+            inner[:] = sorted(name for name in inner if not name.startswith((".", "__pycache__")))
+            files += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
+            if len(files) > _MOST_FILES:
+                return UNVERIFIED
+        whole = hashlib.sha256()
+        for file in files:
+            whole.update(f"{file.relative_to(path)} {sha256_of(file)}\n".encode(errors="surrogateescape"))
+        return whole.hexdigest()[:16]
+    except OSError:
+        return UNVERIFIED

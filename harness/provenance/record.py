@@ -1,0 +1,263 @@
+"""What ran where: versions, hashes, hardware, and the engine's configuration as it reports it itself."""
+
+from __future__ import annotations
+
+import ast
+import datetime as dt
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness.config.cells import Cell
+from harness.engine.models import cache_folder, sha256_of
+from harness.engine.server import EngineFacts, Server, engine_facts
+from harness.errors import ServerFailed
+from harness.provenance.hardware import UNVERIFIED, clocks, environment, packages, packages_of
+from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files
+from harness.provenance.redaction import without_home, without_secrets
+from harness.results.records import write_atomically
+from harness.stats.acceptance import METRIC_VERSION
+
+__all__ = [
+    "UNVERIFIED", "environment", "folder_of", "identity", "mends_of", "our_commit", "provenance",
+    "resolved_config", "revision_of", "sampling_defaults", "subject", "weights_hash", "without_home",
+    "without_secrets",
+]  # fmt: skip
+
+
+_MOST = 2**53
+"""What a float still holds exactly."""
+
+
+def identity(cell: Cell, server: Server) -> dict[str, Any]:
+    """What two records must share to be compared."""
+    target = cell.spec.target
+    folder = folder_of(server.target_path, target.revision)
+    return {
+        "endpoint": cell.name.endpoint,
+        "language": cell.name.language,
+        "workload": cell.name.workload,
+        "target": target.model.removeprefix("embedded:")
+        if not target.model.startswith("/")
+        else server.model,
+        "revision": revision_of(server.target_path, target.revision),
+        "weights": weights_hash(folder),
+        "tokenizer": _file_hash(target.tokenizer or folder, "tokenizer.json"),
+        "chat_template": _file_hash(target.tokenizer or folder, "chat_template.jinja"),
+        "dtype": target.dtype,
+        "quantization": target.quantization,
+        "sampling": cell.profile.sampling.model_dump(),
+        "max_tokens": cell.profile.max_tokens,
+        "concurrency": cell.profile.concurrency,
+        "cache": cell.profile.cache,
+        "metric_version": METRIC_VERSION,
+    }
+
+
+def subject(cell: Cell, server: Server) -> dict[str, Any]:
+    """What a comparison is about."""
+    config = json.loads(server.speculative) if server.speculative else {}
+    model = config.pop("model", None)
+    revision = config.get("revision")
+    env = dict(cell.spec.env)
+    facts = _facts(server)
+    return {
+        "drafter": cell.name.drafter,
+        "k": cell.name.k,
+        "method": config.pop("method", None),
+        "settings": without_secrets(
+            {key: value for key, value in sorted(config.items()) if key != "num_speculative_tokens"}
+        ),
+        "weights": weights_hash(folder_of(model, revision)) if model else None,
+        "drafter_revision": revision_of(model, revision) if model else None,
+        "engine": server.version,
+        "engine_commit": commit_of(facts.folder) if facts else UNVERIFIED,
+        "engine_files": _changed(facts),
+        "engine_env": without_secrets(env) if facts else UNVERIFIED,
+        "loads_code": code_loaders({**os.environ, **env}) if facts else [],
+        "mounted": mounted_files(json.loads(cell.spec.args), env, config) if facts else UNVERIFIED,
+        "engine_args": without_secrets(json.loads(cell.spec.args)),
+        "resolved_config": resolved_config(server.log),
+        "sampling_defaults": sampling_defaults(server.log),
+        "trust_remote_code": cell.spec.target.trust_remote_code,
+        "mends": mends_of(server),
+    }
+
+
+def mends_of(server: Server) -> list[dict[str, Any]]:
+    """What the engine plug-in did, once, however many processes the engine has."""
+    kept = ({key: m.get(key) for key in ("fault", "probe", "mended")} for m in server.mends)
+    return [json.loads(text) for text in sorted({json.dumps(m, sort_keys=True) for m in kept})]
+
+
+def provenance(server: Server | None = None) -> dict[str, Any]:
+    """Command, commit, time, host, packages: to find out later, never to compare."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name  # python -m pytest
+    command = shlex.join([name, *sys.argv[1:]])
+    known: dict[str, Any] = {
+        "command": without_secrets(command),
+        **our_commit(),
+        "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "packages": packages(),
+        "clocks": clocks(),
+    }
+    if server is not None:
+        known["server"] = {
+            "start": server.start_id,
+            "attached": server.attached,
+            "started_s": server.started_s,
+            "log": server.log.name if server.log else None,
+            "packages": UNVERIFIED if server.attached else packages_of(server.spec.engine_python),
+        }
+    return known
+
+
+def resolved_config(log: Path | None) -> str:
+    """The configuration as the engine logs it when it starts; `unverified` where there is no log."""
+    found = re.search(r"Initializing a V1 LLM engine .*? with config: (.*)", _text_of(log))
+    if not found:
+        return UNVERIFIED
+    # Folders are of one machine; what was in them is told by hashes.
+    return str(without_secrets(re.sub(r"'/[^']*/([^'/]*)'", r"'\1'", found[1]).strip()))
+
+
+def sampling_defaults(log: Path | None) -> dict[str, Any] | str:
+    """What the server takes from the model where a request does not say, as it logs it when it starts."""
+    text = _text_of(log)
+    if not text:
+        return UNVERIFIED
+    found = re.search(r"sampling parameters have been overridden by [^\n]*?: `(\{[^`\n]*\})`", text)
+    try:
+        defaults = ast.literal_eval(found[1]) if found else {}
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return UNVERIFIED
+    if not isinstance(defaults, dict) or not all(isinstance(name, str) for name in defaults):
+        return UNVERIFIED
+    plain = all(value is None or _is_figure(value) for value in defaults.values())
+    return defaults if plain else UNVERIFIED
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < _MOST
+
+
+def _text_of(log: Path | None) -> str:
+    try:
+        return log.read_text(encoding="utf-8", errors="replace") if log else ""
+    except OSError:
+        return ""
+
+
+def folder_of(model: str | None, revision: str | None) -> str | None:
+    """Where a model lies on this machine: its folder, or the snapshot of a hub id in the hub's cache."""
+    if model is None or model.startswith("/"):
+        return model
+    commit = revision_of(model, revision)
+    path = _hub_folder(model) / "snapshots" / commit
+    return str(path) if commit != UNVERIFIED and path.is_dir() else None
+
+
+def revision_of(model: str | None, revision: str | None) -> str:
+    """The commit of a hub id in the hub's cache; what the stack says where that holds none."""
+    if model is None or model.startswith("/"):
+        return revision or UNVERIFIED
+    try:
+        commit = (_hub_folder(model) / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return revision or UNVERIFIED
+    return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else revision or UNVERIFIED
+
+
+def _hub_folder(model: str) -> Path:
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    hub = os.environ.get("HF_HUB_CACHE") or f"{home}/hub"
+    return Path(hub).expanduser() / f"models--{model.replace('/', '--')}"
+
+
+def _facts(server: Server) -> EngineFacts | None:
+    """Of the engine that we started; None where it is not ours to look at."""
+    if server.attached:
+        return None
+    try:
+        facts = engine_facts(server.spec.engine_python or sys.executable)
+    except ServerFailed:
+        return None
+    return facts if facts.folder else None
+
+
+def _changed(facts: EngineFacts | None) -> list[list[str]] | str:
+    changed = changed_files(facts.folder) if facts else UNVERIFIED
+    return changed if isinstance(changed, str) else [list(pair) for pair in changed]
+
+
+def weights_hash(folder: str | None) -> str:
+    """SHA-256 over names and hashes of all weight files of a folder; each file is read once, then cached."""
+    if folder is None or not folder.startswith("/"):
+        return UNVERIFIED
+    kinds = ("*.safetensors", "*.gguf", "*.bin", "*.pt")
+    files = next((files for kind in kinds if (files := sorted(Path(folder).glob(kind)))), None)
+    if not files:
+        return UNVERIFIED
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(f"{file.name} {_cached_hash(file)}\n".encode())
+    return whole.hexdigest()[:16]
+
+
+def _cached_hash(file: Path) -> str:
+    stat = file.stat()
+    key = hashlib.sha256(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    note = cache_folder() / "hashes" / key
+    try:
+        known = note.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):  # none yet, or no text
+        known = ""
+    if not re.fullmatch(r"[0-9a-f]{64}", known):
+        known = sha256_of(file)
+        write_atomically(note, known)
+    return known
+
+
+def _file_hash(folder: str | None, name: str) -> str:
+    if folder is None or not (Path(folder) / name).is_file():
+        return UNVERIFIED
+    return sha256_of(Path(folder) / name)[:16]
+
+
+def our_commit(file: Path = Path(__file__)) -> dict[str, Any]:
+    """Commit of draftgate's own code, whatever folder it is used from, and whether its tree was changed.
+
+    Args:
+        file: one of ours; where it is not tracked (an installed copy, in another project's tree perhaps), no
+            commit is claimed.
+    """
+    at = str(file.resolve().parent)
+    if _git("-C", at, "ls-files", "--error-unmatch", file.name) == UNVERIFIED:
+        return {"commit": UNVERIFIED, "dirty": UNVERIFIED}
+    status = _git("-C", at, "status", "--porcelain")
+    dirty: Any = bool(status) if status != UNVERIFIED else UNVERIFIED
+    return {"commit": _git("-C", at, "rev-parse", "HEAD"), "dirty": dirty}
+
+
+def _git(*words: str) -> str:
+    program = shutil.which("git")
+    if program is None:
+        return UNVERIFIED
+    try:
+        return subprocess.run(
+            [program, *words], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return UNVERIFIED

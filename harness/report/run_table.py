@@ -1,0 +1,182 @@
+"""Records -> rows -> text. What was not measured is an em dash, never a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tabulate import tabulate
+
+from harness.judge.footnotes import conditions_of, holm_notes
+from harness.judge.verdict import Verdict, signed
+from harness.measure import validity
+from harness.results.records import CellRecord
+from harness.results.timing import Speed, speed_of
+from harness.text import render as formats
+
+DASH = "—"
+
+
+def number(value: float | None, digits: int = 2, *, scale: float = 1) -> str:
+    """A figure, or an em dash."""
+    return DASH if value is None else f"{value * scale:.{digits}f}"
+
+
+def marked(cell: CellRecord) -> str:
+    """Its name, with a mark where most answers are degenerate."""
+    return f"{cell.cell} {validity.MARK}" if validity.mostly_degenerate(cell.findings) else str(cell.cell)
+
+
+def acceptance_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the acceptance table.
+
+    `pos i` is acceptance at position i, `i|j` the same given that position j was accepted, `tok acc`
+    accepted of drafted tokens; all in percent.
+    """
+    deepest = max((c.cell.k for c in cells), default=0)
+    header = ["cell", "n", "tok/step", "tau", "acc/draft", "tok acc"]
+    header += [f"pos {i}" for i in range(deepest)] + [f"{i}|{i - 1}" for i in range(1, deepest)]
+    rows = []
+    for cell in cells:
+        tally = validity.total(cell.prompts)
+        rows.append(
+            [
+                marked(cell),
+                str(sum(validity.countable(r) for r in cell.prompts)),
+                number(tally.tokens_per_step),
+                number(tally.tau),
+                number(tally.accepted_per_draft),
+                number(tally.token_acceptance, 1, scale=100),
+                *_padded(tally.acceptance, deepest),
+                *_padded(tally.conditional[1:], deepest - 1),
+            ]
+        )
+    return header, rows
+
+
+def _padded(rates: Iterable[float | None], length: int) -> list[str]:
+    shown = [number(rate, 1, scale=100) for rate in rates]
+    return shown + [DASH] * (length - len(shown))
+
+
+def speed_up(cell: CellRecord, cells: Iterable[CellRecord]) -> float | None:
+    """Aggregate tok/s over that of the same cell of `none` in the same run, if that was measured.
+
+    None where most answers of either are degenerate.
+    """
+    for other in cells:
+        if other.cell.k == 0 and cell.cell.k and other.cell.place == cell.cell.place:
+            if any(validity.mostly_degenerate(c.findings) for c in (cell, other)):
+                return None
+            mine, base = speed_of(cell.prompts), speed_of(other.prompts)
+            return mine.aggregate / base.aggregate if mine and base else None
+    return None
+
+
+def speed_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the speed table."""
+    header = ["cell", "aggregate tok/s", "mean-prompt tok/s", "TTFT ms", "TPOT ms", "speed-up"]
+    rows = []
+    for cell in cells:
+        speed: Speed | None = speed_of(cell.prompts)
+        rows.append(
+            [
+                marked(cell),
+                number(speed.aggregate if speed else None, 1),
+                number(speed.mean_prompt if speed else None, 1),
+                number(speed.ttft_s if speed else None, 0, scale=1000),
+                number(speed.tpot_s if speed else None, 1, scale=1000),
+                number(speed_up(cell, cells) if speed else None),
+            ]
+        )
+    return header, rows
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """For a terminal; first column left, figures right."""
+    align = ["left"] + ["right"] * (len(header) - 1)
+    shown = [[formats.visible(cell) for cell in row] for row in rows]
+    text: str = tabulate(
+        shown, headers=[formats.visible(h) for h in header], tablefmt="plain", colalign=align,
+        disable_numparse=True,
+    )  # fmt: skip
+    return text
+
+
+def common_lines(cells: Sequence[CellRecord]) -> list[str]:
+    """What all cells of a run share, to stand above its tables."""
+    known = conditions_of(cells[0])
+    known.pop("drafter")
+    machine = [f"{name} {known.pop(name)}" for name in ("device", "threads") if name in known]
+    shared = [f"{name}={value}" if name == "T" else f"{name} {value}" for name, value in known.items()]
+    return [formats.visible(" · ".join(part)) for part in (shared, machine)]
+
+
+def footnotes(cells: Sequence[CellRecord]) -> list[str]:
+    """The findings, the same one of many cells on one line; what makes a cell invalid comes first."""
+    where: dict[tuple[bool, str], list[str]] = {}
+    for cell in cells:
+        for finding in cell.findings:
+            where.setdefault((not finding.hard, finding.text), []).append(str(cell.cell))
+        for text in cell.trusted:
+            where.setdefault((True, text), []).append(str(cell.cell))
+    lines = []
+    for (soft, text), names in sorted(where.items(), key=lambda item: item[0]):
+        mark = "note" if soft else "INVALID"
+        lines.append(formats.visible(f"{mark}: {_named(names, len(cells))}: {text}"))
+    return lines
+
+
+MARKS = {"identical": "=", "ok": "~", "improved": "▲", "regressed": "▼", "inconclusive": "?", "invalid": "✗"}
+LEGEND = "= identical  ~ no worse  ▲ improved  ▼ regressed  ? can't tell  ✗ invalid or not comparable"
+
+
+def verdict_rows(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the paired table: tokens per step then and now, the change with its interval."""
+    header = ["cell", "n", "baseline", "now", "change %", "95 % CI", "", "same text"]
+    rows = []
+    for record, verdict in verdicts:
+        primary, interval = verdict.primary, verdict.interval
+        rows.append(
+            [
+                marked(record),
+                str(verdict.prompts) if primary else DASH,
+                number(primary.r0 if primary else None),
+                number(primary.r1 if primary else None),
+                signed(verdict.change) if verdict.change is not None else DASH,
+                f"{signed(interval[0])}..{signed(interval[1])}" if interval else DASH,
+                MARKS[verdict.kind],
+                f"{verdict.same_text}/{verdict.prompts}" if primary else DASH,
+            ]
+        )
+    return header, rows
+
+
+def verdict_report(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> str:
+    """The paired table with what limits its reading below."""
+    table = text_table(*verdict_rows(verdicts))
+    lines = []
+    notes: dict[str, list[str]] = {}
+    for record, verdict in verdicts:
+        for note in verdict.notes:
+            notes.setdefault(note, []).append(str(record.cell))
+    lines += [f"note: {_named(names, len(verdicts))}: {note}" for note, names in notes.items()]
+    lines += [f"note: {note}" for note in holm_notes([(str(record.cell), v) for record, v in verdicts])]
+    lines += [
+        f"{MARKS[v.kind]} {record.cell}: {v.text}"
+        for record, v in verdicts
+        if v.fails or v.kind in ("inconclusive", "improved") or v.lower
+    ]
+    return "\n".join(["tokens per step against the baseline", table, LEGEND, *map(formats.visible, lines)])
+
+
+def _named(names: Sequence[str], of: int) -> str:
+    return f"all {of} cells" if len(names) == of > 1 else ", ".join(names)
+
+
+def report(cells: Sequence[CellRecord]) -> str:
+    """Everything that the end of a run prints about its cells."""
+    parts = common_lines(cells)
+    parts += ["", "acceptance (tok acc, positions and i|j, given the one before: %)"]
+    parts += [text_table(*acceptance_rows(cells)), "", text_table(*speed_rows(cells))]
+    notes = footnotes(cells)
+    return "\n".join([*parts, *([""] if notes else []), *notes])

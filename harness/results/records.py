@@ -1,0 +1,420 @@
+"""What is on disk: prompt, cell and run records, versioned, validated, written atomically.
+
+A cell file is JSON with one prompt a line, in stable order, so that a diff of it can be reviewed;
+while a cell is measured its records go to a `.jsonl` beside it, one line each as they come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import BadInput, BadRecord
+from harness.stats.acceptance import Tallies, Tally, tallies_of, tally_of
+
+SCHEMA: Literal[1] = 1
+RUN_FILE = "run.json"
+
+TRUSTED = "the engine ran code that came with the model (trust_remote_code)"
+
+Source = Literal["request", "counters", "none"]
+
+_MOST = 2**53
+"""What a float still holds exactly: no figure overflows."""
+MOST_K = 1024
+"""No engine drafts as many tokens a step."""
+_LEADS_AWAY = re.compile("[/\\\\\0\ud800-\udfff]")
+_NAMED_AT_MOST = 64
+"""Characters: the parts of a cell's name make a file name together."""
+
+
+def _one_folder(name: str) -> str:
+    """A part of a path, so that what a file says leads nowhere else."""
+    if not name or name.startswith(".") or len(name) > _NAMED_AT_MOST or _LEADS_AWAY.search(name):
+        raise ValueError(f"{name[:80]!r} is not a name: it would lead to another folder, or to none")
+    return name
+
+
+def _folders(name: str) -> str:
+    return "/".join(_one_folder(part) for part in name.split("/"))
+
+
+def _telling_devices(environment: dict[str, Any]) -> dict[str, Any]:
+    """What names a folder of baselines is what we wrote."""
+    gpus = environment.get("gpus") or []
+    if not isinstance(gpus, list) or not all(isinstance(gpu, dict) for gpu in gpus):
+        raise ValueError("does not say what GPUs there were")
+    return environment
+
+
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+Seconds = Annotated[float, Field(ge=0, le=_MOST)]
+Name = Annotated[str, AfterValidator(_one_folder)]
+Environment = Annotated[dict[str, Any], AfterValidator(_telling_devices)]
+
+
+class Record(BaseModel):
+    """Immutable, and nothing in it that we don't know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Finding(Record):
+    """Something about a measurement that its reader must know."""
+
+    code: str
+    hard: bool
+    """True: not a measurement. False: a footnote."""
+    text: str
+
+
+class PromptRecord(Record):
+    """One prompt answered once: the value that crosses every border. Times in seconds."""
+
+    prompt: str
+    repeat: Count
+    seed: int
+    language: str
+    source: Source
+    """Where acceptance was read: from the response, from the server's counters, or nowhere."""
+    accepted: tuple[Count, ...] | None
+    """Per verify step; None where the engine reports the histogram alone, and the pieces of the stream do
+    not tell the rest."""
+    drafted: tuple[Count, ...] | None
+    histogram: tuple[Count, ...] = Field(min_length=1, max_length=MOST_K + 1)
+    """Verify steps that accepted exactly j tokens, k + 1 values."""
+    draft_tokens: Count | None
+    undrafted: Count
+    prompt_tokens: Count
+    prompt_hash: str
+    """Of the token ids that the server rendered; of the text where it does not return them."""
+    output_tokens: Count
+    finish: str
+    """vLLM's finish_reason; `error` where the request failed."""
+    text_hash: str
+    text: str
+    server: str
+    """Start id of the server: the same value means the same process."""
+    segment: Count = 0
+    """Counts up when an interrupted cell is resumed: `began_s` is within a segment."""
+    began_s: float | None = None
+    ttft_s: Seconds | None = None
+    total_s: Seconds | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.accepted is not None and self.drafted is not None and len(self.accepted) != len(self.drafted):
+            raise ValueError(f"{len(self.accepted)} accepted counts, but {len(self.drafted)} drafted ones")
+        return self
+
+    @property
+    def failed(self) -> bool:
+        """The request gave no answer."""
+        return self.finish == "error"
+
+    @property
+    def tally(self) -> Tally:
+        """The sums that every figure is derived from."""
+        return tally_of(
+            self.histogram,
+            undrafted=self.undrafted,
+            output_tokens=self.output_tokens,
+            stopped=self.finish != "length",
+            drafted=self.draft_tokens,
+        )
+
+
+def tallies(records: Sequence[PromptRecord]) -> Tallies:
+    """`PromptRecord.tally` of many, in order."""
+    return tallies_of(
+        [r.histogram for r in records],
+        undrafted=[r.undrafted for r in records],
+        output_tokens=[r.output_tokens for r in records],
+        stopped=[r.finish != "length" for r in records],
+        drafted=[r.draft_tokens for r in records],
+    )
+
+
+UNTIMED = {"began_s": None, "ttft_s": None, "total_s": None}
+"""The times of a prompt record, not measured."""
+
+
+class CellName(Record):
+    """Endpoint x language x workload x drafter x k."""
+
+    endpoint: Name
+    language: Name
+    workload: Name
+    drafter: Name
+    k: int = Field(ge=0, le=MOST_K)
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Endpoint, language and workload: what two drafters are compared on."""
+        return self.endpoint, self.language, self.workload
+
+    def __str__(self) -> str:
+        """`chat-zh-instruct-ngram-k4`; a drafter that drafts nothing has no k."""
+        parts = [self.endpoint, self.language, self.workload, self.drafter]
+        return "-".join([*parts, f"k{self.k}"] if self.k else parts)
+
+
+class CellRecord(Record):
+    """A measured cell: what it is, what was compared under which conditions, and its prompts."""
+
+    schema_: Literal[1] = Field(alias="schema", default=SCHEMA)
+    stack: Name
+    profile: Name
+    suite: Annotated[str, AfterValidator(_folders)]
+    cell: CellName
+    identity: dict[str, Any]
+    """Must be the same for two records to be compared."""
+    subject: dict[str, Any]
+    """What a comparison is about: drafter, settings, engine version."""
+    environment: Environment
+    """Hardware: footnoted for acceptance, refused for throughput."""
+    provenance: dict[str, Any]
+    """Command, commit, time, host. Never compared."""
+    stopped_at: int | None = None
+    """The look at which a sequential measurement was decided: so many prompts were planned up to it.
+    None where all prompts were measured."""
+    warmups: int
+    counters: dict[str, int]
+    """What /metrics moved by while the measured prompts ran."""
+    findings: tuple[Finding, ...] = ()
+    prompts: tuple[PromptRecord, ...]
+
+    @property
+    def valid(self) -> bool:
+        """No finding says that this is not a measurement."""
+        return not any(f.hard for f in self.findings)
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """What every table says of a cell whose model brought code of its own."""
+        return (TRUSTED,) if self.subject.get("trust_remote_code") else ()
+
+
+class RunRecord(Record):
+    """One invocation."""
+
+    schema_: Literal[1] = Field(alias="schema", default=SCHEMA)
+    run: str
+    stack: str
+    profile: str
+    options: dict[str, Any]
+    subject: tuple[str, ...] = ()
+    """Fields of the identity that its stack declares the subject: it is gated across them."""
+    provenance: dict[str, Any]
+    environment: Environment
+    finished: bool = False
+
+
+R = TypeVar("R", bound=Record)
+
+_AS_WRITTEN = re.compile(rb'\{\s*"schema": %d,' % SCHEMA)
+"""How a file of ours begins: it is parsed once, into the record."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `path` whole or not at all, also when the disk is full or the process is killed.
+
+    Raises:
+        BadInput: the file cannot be written, with the reason of the operating system.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = file.name
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)  # it is gone already where all went well
+
+
+def dump_cell(record: CellRecord) -> str:
+    """The text of a cell file: a line for each field, and one for each prompt."""
+    data = record.model_dump(by_alias=True)  # in mode "json" half of a surrogate pair raises
+    prompts = data.pop("prompts")
+    lines = [f'"{key}": {json.dumps(value, ensure_ascii=False)},' for key, value in data.items()]
+    body = ",\n".join(json.dumps(prompt, ensure_ascii=False) for prompt in prompts)
+    text = "\n".join(["{", *lines, '"prompts": [', *([body] if body else []), "]", "}", ""])
+    # Half of a surrogate pair, which a record read from ASCII may hold, is JSON only as an escape.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def load(path: Path, kind: type[R]) -> R:
+    """Read one record.
+
+    Raises:
+        BadRecord: no such file, not JSON (with the line), cut off, another schema, or a field that
+            does not fit (with its name and line).
+    """
+    with contextlib.suppress(OSError, ValidationError):  # what is wrong with it is told below
+        written = path.read_bytes()
+        if _AS_WRITTEN.match(written):
+            return kind.model_validate_json(written)
+    text = read_text(path)
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        cut = " (the file seems cut off)" if error.pos >= len(text.rstrip()) else ""
+        raise BadRecord(f"{path}, line {error.lineno}: not JSON: {error.msg}{cut}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise BadRecord(f"{path}: not JSON: {error}") from None
+    except RecursionError:
+        raise BadRecord(f"{path}: nested too deeply to be a record of ours") from None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA or schema is True:
+        raise BadRecord(f"{path}: schema is {schema!r}, this version of draftgate reads {SCHEMA}")
+    return _validated(data, kind, where=str(path))
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file.
+
+    Raises:
+        BadRecord: it is not there, not readable, empty, or not UTF-8 text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRecord(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise BadRecord(f"{path}: {error.strerror}") from None
+    if not text.strip():
+        raise BadRecord(f"{path}: the file is empty")
+    return text
+
+
+def _validated(data: Any, kind: type[R], *, where: str) -> R:
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "record"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise BadRecord(f"{where}: field {field}: {first['msg']}{more}") from None
+
+
+class Journal:
+    """The `.jsonl` of a cell being measured: a head line, then one line a prompt as it comes."""
+
+    def __init__(self, path: Path, head: dict[str, Any]) -> None:
+        """Open `path`, keeping what an interrupted run left there.
+
+        Args:
+            path: the file; made when absent.
+            head: what the cell is; what is already there must have been measured for the same.
+
+        Raises:
+            BadRecord: the file is another cell's, or damaged elsewhere than in its last line.
+            BadInput: it cannot be written.
+        """
+        self.path = path
+        self.records: list[PromptRecord] = []
+        head_line = json.dumps({"schema": SCHEMA, **head}, ensure_ascii=False, sort_keys=True)
+        try:
+            left = path.read_bytes() if path.exists() else b""
+            torn = self._recover(left, head_line) if left else None
+            if torn:
+                os.truncate(path, len(left) - torn)
+        except OSError as error:
+            raise BadRecord(f"{path}: {error.strerror}") from None
+        if torn is None or torn == len(left):
+            write_atomically(path, head_line + "\n")
+        self.segment = 1 + max((record.segment for record in self.records), default=-1)
+
+    def _recover(self, left: bytes, head_line: str) -> int:
+        """Take the records over; the bytes of a torn last line. Nothing is written."""
+        lines = left.split(b"\n")
+        torn = lines.pop()  # empty when the last write was whole
+        whole = lines[0] == head_line.encode() if lines else head_line.encode().startswith(torn)
+        if not whole:
+            raise BadRecord(
+                f"{self.path}, line 1: these prompts were measured under other conditions "
+                f"({_first_difference([*lines, torn][0], head_line)}); start without --resume, "
+                "or move the file away"
+            )
+        seen = set()
+        for number, line in enumerate(lines[1:], start=2):
+            where = f"{self.path}, line {number}"
+            try:
+                data = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise BadRecord(f"{where}: not JSON: {error}") from None
+            record = _validated(data, PromptRecord, where=where)
+            if (record.prompt, record.repeat) in seen:
+                raise BadRecord(f"{where}: the prompt {record.prompt!r} stands in an earlier line too")
+            seen.add((record.prompt, record.repeat))
+            self.records.append(record)
+        return len(torn)
+
+    def append(self, record: PromptRecord) -> None:
+        """Write one record; it is on disk when this returns.
+
+        Raises:
+            BadInput: the disk is full, or the file cannot be written.
+        """
+        line = json.dumps(record.model_dump(mode="json"), ensure_ascii=False) + "\n"
+        whole = None
+        try:
+            with self.path.open("ab") as file:
+                whole = file.tell()
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if whole is not None:
+                with contextlib.suppress(OSError):  # half a line must not be glued to the next one
+                    os.truncate(self.path, whole)
+            raise BadInput(
+                f"cannot write {self.path}: {error.strerror}; the {len(self.records)} prompts before "
+                "are kept, --resume goes on from there"
+            ) from None
+        self.records.append(record)
+
+
+def _first_difference(old: bytes, new: str) -> str:
+    try:
+        return _difference(json.loads(old), json.loads(new))
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        pass
+    return "its first line is not the head of this cell"
+
+
+def _difference(before: dict[str, Any], after: dict[str, Any], within: str = "") -> str:
+    key = min(key for key in {*before, *after} if before.get(key) != after.get(key))
+    old, new = before.get(key), after.get(key)
+    if isinstance(old, dict) and isinstance(new, dict):
+        return _difference(old, new, f"{within}{key}.")
+    return f"{within}{key} was {_short(old)}, is {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004
+
+
+def in_order(records: Iterable[PromptRecord], prompts: Sequence[str]) -> tuple[PromptRecord, ...]:
+    """Sorted as the prompt file has them, repeats together: the order of a cell file."""
+    place = {prompt: i for i, prompt in enumerate(prompts)}
+    return tuple(sorted(records, key=lambda r: (place.get(r.prompt, len(place)), r.prompt, r.repeat)))

@@ -1,0 +1,65 @@
+"""Times of prompt records -> rates. Each has one name and one formula; none stands for another."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+
+from harness.results.records import PromptRecord
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast a cell was, as its client saw it."""
+
+    aggregate: float
+    """Aggregate tok/s: output tokens of all prompts / wall time of the passes over them."""
+    mean_prompt: float
+    """Mean of the prompts' own rates, output tokens / total seconds, in tok/s."""
+    ttft_s: float
+    """Time to first token, median over prompts."""
+    tpot_s: float
+    """Time per output token after the first: summed seconds / summed tokens, over prompts."""
+
+
+def wall_of(records: Iterable[PromptRecord]) -> float:
+    """Seconds of the passes over the prompts, from the first request's start to the last one's end.
+
+    Passes that ran together share their time; what lies between two passes is nobody's, and no more is the
+    time between the segments of a resumed cell.
+    """
+    passes: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
+    wall = 0.0
+    for r in records:
+        if r.began_s is None or r.total_s is None:
+            continue
+        if r.source == "counters":  # one at a time; what lies between two is our wait for the counters
+            wall += r.total_s
+        else:
+            passes[r.segment, r.repeat].append((r.began_s, r.began_s + r.total_s))
+    until: dict[int, float] = {}
+    for (segment, _), spans in sorted(passes.items(), key=lambda one: (one[0][0], min(one[1]))):
+        begin, end = min(began for began, _ in spans), max(ended for _, ended in spans)
+        wall += max(0.0, end - max(begin, until.get(segment, begin)))
+        until[segment] = max(end, until.get(segment, end))
+    return wall
+
+
+def speed_of(records: Iterable[PromptRecord]) -> Speed | None:
+    """The speed of a cell; None where nothing was timed."""
+    timed = [
+        (r, r.began_s, r.ttft_s, r.total_s)
+        for r in records
+        if not r.failed and r.began_s is not None and r.ttft_s is not None and r.total_s
+    ]
+    later = sum(r.output_tokens - 1 for r, *_ in timed)
+    if not timed or later <= 0:
+        return None
+    return Speed(
+        aggregate=sum(r.output_tokens for r, *_ in timed) / wall_of([r for r, *_ in timed]),
+        mean_prompt=statistics.fmean(r.output_tokens / total for r, _, _, total in timed),
+        ttft_s=statistics.median(ttft for _, _, ttft, _ in timed),
+        tpot_s=sum(total - ttft for _, _, ttft, total in timed) / later,
+    )

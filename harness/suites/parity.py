@@ -1,0 +1,255 @@
+"""Served against predicted: does an engine give what a drafter's validation says that it should?
+
+Like is compared with like: the same prompts, rendered to the same tokens, the drafts that the same starts
+lead to, and both sides cut at the answer's end. What is left is numerics, or a break: a setting that the
+engine ignores, a layer or a draft map that is off by one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from harness.judge.baselines import ENOUGH_IN_COMMON
+from harness.judge.verdict import percent, signed
+from harness.measure.validity import countable
+from harness.report.run_table import DASH, number
+from harness.results.prediction import Predicted, Summary, summarise
+from harness.results.records import CellRecord, PromptRecord
+from harness.stats import paired as stats
+from harness.stats.acceptance import Tally, added, histogram_of, overshoot_of, tally_of
+
+MARGIN = 0.03
+"""Share of the predicted tokens per step that serving may lack. Policy, as the gate's."""
+_LOG_MARGIN = -math.log(1 - MARGIN)
+_MANY_NOT_GREEDY = 0.02
+_BREAKS = frozenset({"dead-drafter", "no-drafts"})
+"""Findings that make no measurement of a cell, and are what a contract is there to find."""
+
+Kind = Literal["kept", "better", "broken", "inconclusive", "invalid"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Position:
+    """Acceptance at one position: predicted as serving would meet it, served, and the gap between them."""
+
+    predicted: float | None
+    served: float | None
+    gap: stats.PairedRatio | None
+    """Served less predicted, absolute; None where there is nothing to compare."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contract:
+    """Whether serving keeps what validation promised, and what explains the difference to the trainer."""
+
+    kind: Kind
+    text: str
+    """One sentence without the cell's name."""
+    primary: stats.PairedRatio | None = None
+    """Log ratio of tokens per step, served over predicted."""
+    positions: tuple[Position, ...] = ()
+    summary: Summary | None = None
+    """Of the prompts that were compared."""
+    prompts: int = 0
+    same_text: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fails(self) -> bool:
+        """Serving surely gives less, or nothing was compared."""
+        return self.kind in ("broken", "invalid")
+
+
+def compare(predicted: Sequence[Predicted], record: CellRecord, *, max_tokens: int) -> Contract:
+    """Hold what was served against what was predicted, prompt by prompt.
+
+    `broken`: the one-sided 95 % upper bound of served / predicted tokens per step is below 0.97.
+    `better`: the lower bound is above 1.03, so the prediction is of something else. `kept`: the lower
+    bound is above 0.97. `inconclusive`: none of these. `invalid`: nothing that could be compared.
+
+    Args:
+        predicted: the lines of the prompts that were sent.
+        record: what the server answered, at T=0.
+        max_tokens: where it was cut.
+    """
+    hard = [f.text for f in record.findings if f.hard and f.code not in _BREAKS]
+    if hard:
+        return Contract(kind="invalid", text=f"not a measurement: {'; '.join(hard)}")
+    answers = {r.prompt: r for r in record.prompts}
+    pairs, notes = _paired(predicted, answers)
+    if len(pairs) < stats.MIN_PROMPTS or len(pairs) < ENOUGH_IN_COMMON * len(predicted):
+        least = max(stats.MIN_PROMPTS, math.ceil(ENOUGH_IN_COMMON * len(predicted)))
+        why = "".join(f"; {note}" for note in notes)
+        text = f"{len(pairs)} of {len(predicted)} prompts can be compared, {least} are the least{why}"
+        return Contract(kind="invalid", text=text)
+    k = record.cell.k
+    promised = [line.tally(k=k, max_tokens=max_tokens) for line, _ in pairs]
+    served = [ended(answer) for _, answer in pairs]
+    primary = stats.paired_log_ratio(
+        [t.committed for t in promised],
+        [t.decode_steps for t in promised],
+        [t.committed for t in served],
+        [t.decode_steps for t in served],
+    )
+    kind = _kind(primary)
+    same = sum(line.text_hash == answer.text_hash for line, answer in pairs)
+    summary = summarise([line for line, _ in pairs], k=k, max_tokens=max_tokens)
+    return Contract(
+        kind=kind,
+        text=_sentence(kind, primary, same_text=same),
+        primary=primary,
+        positions=tuple(_position(promised, served, i) for i in range(k)),
+        summary=summary,
+        prompts=len(pairs),
+        same_text=same,
+        notes=(*notes, *_explanations(summary), *record.trusted),
+    )
+
+
+def ended(record: PromptRecord) -> Tally:
+    """The tally of an answer, with its last step cut at the answer's end as a prediction's is.
+
+    The engine counts what it accepted before it trims. Where it reports the histogram alone, the step that
+    was trimmed is not known and stays as it is: its position counts too much, its tokens do not.
+    """
+    k = len(record.histogram) - 1
+    over = overshoot_of(record.histogram, undrafted=record.undrafted, output_tokens=record.output_tokens)
+    histogram = record.histogram
+    if record.accepted and over > 1:
+        # One token past the end is the bonus token, which no draft proposed.
+        histogram = histogram_of([*record.accepted[:-1], record.accepted[-1] - (over - 1)], k)
+    return tally_of(
+        histogram,
+        undrafted=record.undrafted,
+        output_tokens=record.output_tokens,
+        stopped=True,
+        drafted=record.draft_tokens,
+    )
+
+
+def _paired(
+    predicted: Sequence[Predicted], answers: dict[str, PromptRecord]
+) -> tuple[list[tuple[Predicted, PromptRecord]], tuple[str, ...]]:
+    pairs, lacking, rendered = [], 0, 0
+    for line in predicted:
+        answer = answers.get(line.id)
+        if answer is None or not countable(answer):
+            lacking += 1
+        elif answer.prompt_hash != line.prompt_hash:
+            rendered += 1
+        else:
+            pairs.append((line, answer))
+    notes = []
+    if rendered:
+        notes.append(f"{rendered} prompts are rendered to other tokens than in training (chat template?)")
+    if lacking:
+        notes.append(f"{lacking} prompts have no answer with a decode step")
+    return pairs, tuple(notes)
+
+
+def _kind(primary: stats.PairedRatio) -> Kind:
+    low = primary.lower_bound()
+    high = 2 * primary.estimate - low
+    if high < -_LOG_MARGIN:
+        return "broken"
+    if low > math.log1p(MARGIN):
+        return "better"
+    return "kept" if low > -_LOG_MARGIN else "inconclusive"
+
+
+def _sentence(kind: Kind, primary: stats.PairedRatio, *, same_text: int) -> str:
+    low, high = (math.expm1(end) for end in primary.ci())
+    change = f"{percent(math.expm1(primary.estimate))}, 95 % CI {signed(low)}..{signed(high)}"
+    parts = [
+        f"tokens per step {primary.r0:.2f} predicted, {primary.r1:.2f} served ({change})",
+        f"paired over {primary.m} prompts, {same_text} with the same answer",
+    ]
+    if kind == "broken":
+        parts.append(f"surely more than {MARGIN:.0%} short: the engine does not run what was trained")
+    if kind == "better":
+        parts.append(f"surely more than {MARGIN:.0%} above: the prediction is not of this drafter or target")
+    if kind == "inconclusive":
+        parts.append(f"more prompts would tell whether {MARGIN:.0%} are missing")
+    return "; ".join(parts)
+
+
+def _position(promised: Sequence[Tally], served: Sequence[Tally], index: int) -> Position:
+    def rate(tallies: Sequence[Tally]) -> float | None:
+        return added(tallies).acceptance[index]
+
+    try:
+        gap = stats.paired_difference(
+            [t.at_least[index + 1] for t in promised],
+            [t.verify_steps for t in promised],
+            [t.at_least[index + 1] for t in served],
+            [t.verify_steps for t in served],
+        )
+    except ValueError:  # no verify step on one side
+        gap = None
+    return Position(predicted=rate(promised), served=rate(served), gap=gap)
+
+
+def _explanations(summary: Summary) -> tuple[str, ...]:
+    said = []
+    if summary.vocab_share is not None:
+        said.append(
+            f"{summary.vocab_share:.1%} of first wrong guesses were for tokens the drafter cannot say"
+        )
+    if summary.accepted_first is not None and summary.accepted_rest is not None:
+        said.append(
+            f"right guesses a draft: {summary.accepted_first:.2f} from the first {summary.k} tokens of an "
+            f"answer, {summary.accepted_rest:.2f} later"
+        )
+    if summary.not_argmax > _MANY_NOT_GREEDY:
+        said.append(
+            f"{summary.not_argmax:.1%} of the answers' tokens are not what the hidden states say: "
+            "answers that were not greedy, or hidden states of something else"
+        )
+    return tuple(said)
+
+
+def rows(contract: Contract, benchmark: Tally | None) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: acceptance by position in percent, then tokens per step.
+
+    `trainer` is its own full_acc; `all starts` the same with the target's own tokens; `predicted` and
+    `served` as serving meets the starts; `benchmark` what the same cell was served on its own prompts.
+    """
+    header = ["", "trainer", "all starts", "predicted", "served", "gap", "95 % CI", "benchmark"]
+    body = []
+    for i, position in enumerate(contract.positions):
+        acceptance = benchmark.acceptance if benchmark else ()
+        ends = position.gap.ci() if position.gap else None
+        body.append(
+            [
+                f"position {i}",
+                _percent(contract.summary.trainer[i] if contract.summary else None),
+                _percent(contract.summary.full[i] if contract.summary else None),
+                _percent(position.predicted),
+                _percent(position.served),
+                signed(position.gap.estimate) if position.gap else DASH,
+                f"{signed(ends[0])}..{signed(ends[1])}" if ends else DASH,
+                _percent(acceptance[i] if i < len(acceptance) else None),
+            ]
+        )
+    if contract.primary:
+        low, high = (signed(math.expm1(end)) for end in contract.primary.ci())
+        body.append(
+            [
+                "tokens/step",
+                DASH,
+                DASH,
+                number(contract.primary.r0),
+                number(contract.primary.r1),
+                percent(math.expm1(contract.primary.estimate)),
+                f"{low}..{high}",
+                number(benchmark.tokens_per_step if benchmark else None),
+            ]
+        )
+    return header, body
+
+
+def _percent(share: float | None) -> str:
+    return number(share, 1, scale=100)

@@ -1,0 +1,229 @@
+"""Which of the target's answers the drafter learns from: rules, in order, each with its count."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from harness.errors import BadInput
+from harness.results.records import write_atomically
+from harness.stats.degenerate import degenerate
+from harness.stats.language import in_language
+from training import jsonl as lines
+from training.answers.progress import failures, well_formed
+from training.errors import TrainingFailed
+from training.recipe import Recipe, Responses
+from training.sources.dedup import Prompt
+from training.tokenizer import tokenizer_of
+
+Decode = Callable[[list[int]], str]
+Row = dict[str, Any]
+
+RULES = ("error", "damaged", "unknown", "duplicate", "short", "degenerate", "cut_off", "other_language")
+"""In their order: an answer counts under the first that it meets.
+
+error: the request failed; damaged: a row without tokens; unknown: of no prompt of ours; duplicate: the
+prompt has an answer already; short: empty, or fewer tokens than min_tokens; degenerate: it ends in a loop;
+cut_off: it ended at max_tokens; other_language: the answer to a Chinese prompt is not Chinese."""
+NOWHERE = "?"
+"""Language and source of what belongs to no prompt."""
+
+
+@dataclasses.dataclass
+class Tally:
+    """Rows by rule, language and source."""
+
+    dropped: Counter[tuple[str, str, str]] = dataclasses.field(default_factory=Counter)
+    kept: Counter[tuple[str, str, str]] = dataclasses.field(default_factory=Counter)
+    """`all`, and the rules that an answer met which was kept all the same."""
+    errors: Counter[str] = dataclasses.field(default_factory=Counter)
+    tokens: int = 0
+    supervised: int = 0
+
+    def total(self, rule: str) -> int:
+        """Answers that this rule dropped."""
+        return sum(n for (name, _, _), n in self.dropped.items() if name == rule)
+
+
+def read_prompts(path: Path) -> dict[str, Prompt]:
+    """prompts.jsonl by id.
+
+    Raises:
+        BadInput: with file and line.
+    """
+    found: dict[str, Prompt] = {}
+    for line in lines.read(path):
+        line.need({"id": str, "language": str, "source": str, "text": str})
+        data = line.data
+        if not data["text"].strip():
+            raise BadInput(f"{path}, line {line.number}: the prompt is empty")
+        if data["id"] in found:
+            raise BadInput(f"{path}, line {line.number}: the id {data['id']!r} stands in an earlier line too")
+        found[data["id"]] = Prompt(
+            id=data["id"],
+            language=data["language"],
+            source=data["source"],
+            workload=str(data.get("workload", "instruct")),
+            text=data["text"],
+        )
+    if not found:
+        raise BadInput(f"{path}: there is no prompt in it")
+    return found
+
+
+def decoder(target: str) -> Decode:
+    """Token ids -> text without special tokens, by the target's tokenizer.
+
+    Raises:
+        BadInput: it has none.
+    """
+    tokenizer = tokenizer_of(target)
+
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+    return decode
+
+
+def select(
+    folder: Path,
+    prompts: Mapping[str, Prompt],
+    raws: Sequence[tuple[float, Path]],
+    recipe: Recipe,
+    *,
+    decode: Decode,
+) -> dict[str, int | float | str]:
+    """Write responses.jsonl and dropped.json; the counts.
+
+    Raises:
+        TrainingFailed: no answer is left.
+    """
+    tally = Tally()
+    with lines.writing(folder / "responses.jsonl") as file:
+        _write_kept(file, prompts, raws, settings=recipe.responses, decode=decode, tally=tally)
+    write_atomically(folder / "dropped.json", json.dumps(_report(tally), ensure_ascii=False, indent=1) + "\n")
+    kept = sum(n for (name, _, _), n in tally.kept.items() if name == "all")
+    if not kept:
+        counts = ", ".join(f"{rule} {n}" for rule in RULES if (n := tally.total(rule))) or "no answers at all"
+        why = f"; the most frequent error: {tally.errors.most_common(1)[0][0][:200]}" if tally.errors else ""
+        raise TrainingFailed(
+            f"none of the {len(prompts)} prompts has an answer that the recipe keeps: {counts}{why}. "
+            f"Look into {folder}, then change the recipe's responses table or its prompts"
+        )
+    return {
+        "prompts": len(prompts),
+        "kept": kept,
+        "tokens": tally.tokens,
+        "supervised_tokens": tally.supervised,
+        "cut_off_kept": sum(n for (name, _, _), n in tally.kept.items() if name == "cut_off"),
+        **{f"kept_{language}": n for language, n in _by_language(tally.kept).items()},
+        **{f"dropped_{rule}": tally.total(rule) for rule in RULES},
+    }
+
+
+def _write_kept(
+    file: IO[str],
+    prompts: Mapping[str, Prompt],
+    raws: Sequence[tuple[float, Path]],
+    *,
+    settings: Responses,
+    decode: Decode,
+    tally: Tally,
+) -> None:
+    seen: set[str] = set()
+    for temperature, raw in raws:
+        for row in lines.whole(raw):
+            prompt = prompts.get(str(row.get("primary_id")))
+            rule, met, answer = _judged(row, prompt, seen, settings, decode)
+            if prompt is None or rule:
+                place = (prompt.language, prompt.source) if prompt else (NOWHERE, NOWHERE)
+                tally.dropped[(rule or "unknown", *place)] += 1
+                continue
+            tally.kept.update((name, prompt.language, prompt.source) for name in ("all", *met))
+            tally.tokens += len(row["input_ids"])
+            tally.supervised += sum(row["loss_mask"])
+            file.write(lines.as_line(_kept(row, prompt, temperature, answer)))
+    for _, raw in raws:
+        for i, error in failures(raw).items():
+            if i in seen:
+                continue  # it had an answer later
+            prompt = prompts.get(i)
+            place = (prompt.language, prompt.source) if prompt else (NOWHERE, NOWHERE)
+            tally.dropped[("error", *place)] += 1
+            tally.errors[error] += 1
+
+
+def _judged(
+    row: Row, prompt: Prompt | None, seen: set[str], settings: Responses, decode: Decode
+) -> tuple[str | None, tuple[str, ...], str]:
+    """The rule that drops a row, or None; the rules met that drop nothing here; the answer's text."""
+    if not well_formed(row):
+        return "damaged", (), ""
+    if prompt is None:
+        return "unknown", (), ""
+    if prompt.id in seen:
+        return "duplicate", (), ""
+    seen.add(prompt.id)
+    answer = decode([i for i, m in zip(row["input_ids"], row["loss_mask"], strict=True) if m])
+    if not answer.strip() or sum(row["loss_mask"]) < settings.min_tokens:
+        return "short", (), answer
+    met = [
+        (rule, drops)
+        for rule, drops, applies in (
+            ("degenerate", settings.drop_degenerate, degenerate(answer)),
+            ("cut_off", settings.drop_cut_off, row["metadata"].get("finish_reason") == "length"),
+            ("other_language", settings.keep_language, not _fits(prompt, answer)),
+        )
+        if applies
+    ]
+    rule = next((rule for rule, drops in met if drops), None)
+    return rule, tuple(name for name, _ in met), answer
+
+
+def _fits(prompt: Prompt, answer: str) -> bool:
+    """An answer to a Chinese prompt is Chinese; one in code has its own language."""
+    if prompt.language != "zh" or prompt.workload == "code":
+        return True
+    return in_language(answer, "zh") is True
+
+
+def _kept(row: Row, prompt: Prompt, temperature: float, answer: str) -> Row:
+    return {
+        "id": prompt.id,
+        "language": prompt.language,
+        "source": prompt.source,
+        "workload": prompt.workload,
+        "temperature": temperature,
+        "finish_reason": row["metadata"].get("finish_reason"),
+        "prompt": prompt.text,
+        "answer": answer,
+        "input_ids": row["input_ids"],
+        "loss_mask": row["loss_mask"],
+    }
+
+
+def _by_language(counter: Counter[tuple[str, str, str]]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for (name, language, _), n in counter.items():
+        if name == "all":
+            found[language] += n
+    return dict(sorted(found.items()))
+
+
+def _report(tally: Tally) -> dict[str, Any]:
+    def nested(counter: Counter[tuple[str, str, str]]) -> dict[str, dict[str, dict[str, int]]]:
+        found: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
+        for (name, language, source), n in sorted(counter.items()):
+            found[name][language][source] = n
+        return found
+
+    return {
+        "schema": 1,
+        "dropped": nested(tally.dropped),
+        "kept": nested(tally.kept),
+        "errors": dict(tally.errors.most_common(20)),
+    }

@@ -1,0 +1,243 @@
+"""The target answers the prompts: speculators asks, this watches, resumes, and counts nothing twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from harness.engine.models import Say
+from harness.engine.server import Server
+from harness.errors import BadInput, ServerFailed
+from harness.measure.client import NO_KEY
+from training import jsonl as lines, speculators_cli as subcommand
+from training.answers import filter as selecting
+from training.answers.progress import Answers, errors_of, failures
+from training.errors import Stalled, TrainingFailed
+from training.recipe import Recipe
+from training.sources.dedup import Prompt
+
+Stall = Callable[[], str | None]
+"""Why the server does not get on; None while it does."""
+Serve = Callable[[], AbstractContextManager[tuple[Server, Stall]]]
+"""Starts the target's server, guarded. Its served name must be what vLLM loads the target from, because
+speculators takes one name for both the requests and the tokenizer; and it must be open without a key."""
+
+MOST_STALLS = 3
+ROUNDS = 2
+"""A request that failed for a reason that may pass is sent once more."""
+MOST_FAILED = 0.01
+"""More of the prompts than this failed, for such reasons: that is the server, not a prompt."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ask:
+    """The prompts of one temperature, and where their answers go."""
+
+    temperature: float
+    ask_file: Path
+    raw_file: Path
+
+    def waiting(self) -> int:
+        """Prompts that have neither an answer nor an error that stays."""
+        return len(Answers(self.ask_file, self.raw_file).waiting())
+
+
+def run(
+    folder: Path, prompts_file: Path, recipe: Recipe, *, target: str, serve: Serve, say: Say
+) -> dict[str, int | float | str]:
+    """The stage: from prompts.jsonl to responses.jsonl; goes on where an interrupted one ended.
+
+    Args:
+        folder: the stage's own.
+        prompts_file: what the stage before it wrote.
+        recipe: its `responses` table.
+        target: the folder or hub id that vLLM loads; its tokenizer tells what an answer says.
+        serve: starts the server; called again after a stall, and never where all is answered already.
+        say: told how far it is.
+
+    Raises:
+        TrainingFailed: the third stall, speculators failed, or no answer was worth keeping.
+        BadInput: the prompts or the recipe's temperatures cannot be used.
+    """
+    prompts = selecting.read_prompts(prompts_file)
+    asks = write_asks(folder, prompts, recipe)
+    stalls = 0
+    while todo := [ask for ask in asks if ask.waiting()]:
+        try:
+            with serve() as (server, stalled):
+                for ask in todo:
+                    regenerate(
+                        ask.ask_file,
+                        ask.raw_file,
+                        server,
+                        recipe,
+                        temperature=ask.temperature,
+                        say=say,
+                        stalled=stalled,
+                    )
+            break
+        except Stalled as stall:
+            stalls += 1
+            say(f"the server stalled ({stalls} of {MOST_STALLS}): {stall.reason}")
+            if stalls == MOST_STALLS:
+                left = sum(ask.waiting() for ask in asks)
+                raise TrainingFailed(
+                    f"the target's server stalled {stalls} times, the last time: {stall.reason}; "
+                    f"{len(prompts) - left} of {len(prompts)} prompts are done, "
+                    f"and running this again goes on with the other {left}"
+                ) from None
+    raws = [(ask.temperature, ask.raw_file) for ask in asks]
+    counts = selecting.select(folder, prompts, raws, recipe, decode=selecting.decoder(target))
+    return {**counts, "stalls": stalls}
+
+
+def temperatures_of(shares: Mapping[str, float]) -> dict[float, float]:
+    """The recipe's temperatures and their shares, which add up to 1.
+
+    Raises:
+        BadInput: a temperature or a share is not a number that makes sense.
+    """
+    found: dict[float, float] = defaultdict(float)
+    for name, share in shares.items():
+        try:
+            temperature = float(name)
+        except ValueError:
+            temperature = -1.0
+        if not 0 <= temperature < float("inf"):
+            raise BadInput(f"responses.temperatures: {name!r} is not a temperature (a number from 0 up)")
+        if not 0 <= share < float("inf"):
+            raise BadInput(f"responses.temperatures: {share} is not a share of the answers")
+        found[temperature] += share
+    total = sum(found.values())
+    if not total:
+        raise BadInput("responses.temperatures: the shares add up to nothing")
+    return {temperature: share / total for temperature, share in sorted(found.items()) if share}
+
+
+def shared_out(
+    prompts: Mapping[str, Prompt], shares: Mapping[float, float], *, seed: int
+) -> dict[float, list[str]]:
+    """Each prompt's id at one temperature; in every language the shares hold as nearly as they can."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for prompt in prompts.values():
+        groups[prompt.language].append(prompt.id)
+    found: dict[float, list[str]] = {temperature: [] for temperature in shares}
+    for ids in groups.values():
+        ids.sort(key=lambda i: hashlib.sha256(f"{seed}/{i}".encode()).digest())
+        start, reached = 0, 0.0
+        for temperature, share in shares.items():
+            reached += share
+            end = round(reached * len(ids))
+            found[temperature] += ids[start:end]
+            start = end
+    return found
+
+
+def write_asks(folder: Path, prompts: Mapping[str, Prompt], recipe: Recipe) -> list[Ask]:
+    """`ask-t<T>.jsonl` for each temperature: the same ones whenever this is called."""
+    shares = temperatures_of(recipe.responses.temperatures)
+    asks = []
+    for temperature, ids in shared_out(prompts, shares, seed=recipe.responses.seed).items():
+        ask = Ask(
+            temperature=temperature,
+            ask_file=folder / f"ask-t{temperature:g}.jsonl",
+            raw_file=folder / f"raw-t{temperature:g}.jsonl",
+        )
+        with lines.writing(ask.ask_file) as file:
+            file.writelines(lines.as_line({"id": i, "prompt": prompts[i].text}) for i in ids)
+        asks.append(ask)
+    return asks
+
+
+def sampling(temperature: float) -> dict[str, float | int]:
+    """Everything that a model's generation_config could set otherwise.
+
+    No seed: speculators would send the same one with every prompt, and prompts that share their random
+    numbers favour the same tokens at the same place of every answer.
+    """
+    return {
+        "temperature": temperature,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+    }
+
+
+def regenerate(
+    ask_file: Path,
+    out_file: Path,
+    server: Server,
+    recipe: Recipe,
+    *,
+    temperature: float,
+    say: Say,
+    stalled: Stall,
+) -> None:
+    """Have the prompts of `ask_file` answered that `out_file` has no answer to.
+
+    speculators ends well when its server has died: it writes an error for each prompt that is left. So its
+    exit code says little, and what was answered is looked at instead.
+
+    Raises:
+        Stalled: `stalled` said so, or the server left too many requests without an answer.
+        ServerFailed: the server's name or key is not such that speculators can use it.
+        TrainingFailed: speculators ended badly.
+    """
+    model = _usable(server)
+    words = [
+        "regenerate-responses",
+        *("--endpoint", f"{server.url}/v1/chat/completions"),
+        *("--model", model),
+        *("--dataset", str(ask_file)),
+        *("--max-tokens", str(recipe.responses.max_tokens)),
+        *("--concurrency", str(recipe.responses.concurrency)),
+        *("--sampling-params", json.dumps(sampling(temperature))),
+        *("--outfile", str(out_file)),
+        "--resume",
+    ]
+    answers = Answers(ask_file, out_file)
+
+    def watch() -> None:
+        say(f"\ranswers at temperature {temperature:g}: {answers.progress()}")
+        if reason := stalled():
+            raise Stalled(reason)
+
+    for _ in range(ROUNDS):
+        lines.mend(out_file)
+        lines.mend(errors_of(out_file))
+        if not answers.waiting():
+            return
+        answers.restart_clock()
+        subcommand.run(
+            words,
+            log=out_file.parent / "log.txt",
+            watch=watch,
+            environment={"HF_HUB_OFFLINE": "1"} if model.startswith("/") else {},
+        )
+        say(f"answers at temperature {temperature:g}: {answers.progress()}")
+        if answers.waiting() and (reason := stalled()):  # a server that died lets it end well
+            raise Stalled(reason)
+    failed = answers.waiting()
+    if len(failed) > MOST_FAILED * len(answers.asked):
+        told = failures(out_file)
+        first = next((told[i] for i in failed if i in told), "it gave no reason")
+        raise Stalled(f"{len(failed)} requests failed, {ROUNDS} times each: {first[:200]}")
+
+
+def _usable(server: Server) -> str:
+    if server.target_path is None or server.model != server.target_path:
+        raise ServerFailed(
+            f"the server's model is called {server.model}; speculators loads the tokenizer by the same name, "
+            f"so the server must be started with target.served_name = {server.target_path or 'its folder'}"
+        )
+    if server.key != NO_KEY:
+        raise ServerFailed("the server wants a key, and speculators sends none: start it without one")
+    return server.target_path

@@ -1,0 +1,103 @@
+"""What speculators' regenerate-responses wrote, also while it still writes: who has an answer, who failed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from training import jsonl as lines
+from training.answers.rows import are_marks, are_tokens
+
+PERMANENT = ("InvalidResponseError(", "ValueError(")
+"""How its record of an error begins where asking again changes nothing."""
+
+
+def errors_of(raw_file: Path) -> Path:
+    """Where it notes the requests that failed."""
+    return raw_file.with_name(f"{raw_file.stem}.errors{raw_file.suffix}")
+
+
+def failures(raw_file: Path) -> dict[str, str]:
+    """Prompt id -> what the last of its failures was; it may have an answer since."""
+    found = {}
+    for row in lines.whole(errors_of(raw_file)):
+        metadata = row.get("metadata")
+        found[str(row.get("id"))] = str(metadata.get("error") if isinstance(metadata, dict) else metadata)
+    return found
+
+
+def well_formed(row: dict[str, Any]) -> bool:
+    """Token ids, a mask as long, and what it says of the answer."""
+    ids, mask = row.get("input_ids"), row.get("loss_mask")
+    return (
+        isinstance(ids, list)
+        and isinstance(mask, list)
+        and len(ids) == len(mask) > 0
+        and are_tokens(ids)
+        and are_marks(mask)
+        and isinstance(row.get("metadata"), dict)
+    )
+
+
+class Answers:
+    """The answers so far to the prompts of one file."""
+
+    def __init__(self, ask_file: Path, raw_file: Path) -> None:
+        self.asked = [str(line.data["id"]) for line in lines.read(ask_file)]
+        self._raw_file = raw_file
+        self._offset = 0
+        self._tokens = 0
+        self._answered: set[str] = set()
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Rates count from here."""
+        self._look()
+        self._began = time.monotonic()
+        self._before, self._tokens_before = len(self._answered), self._tokens
+
+    def waiting(self) -> list[str]:
+        """Prompts that have neither an answer nor an error that stays."""
+        self._look()
+        failed = failures(self._raw_file)
+        return [
+            i for i in self.asked if i not in self._answered and not failed.get(i, "").startswith(PERMANENT)
+        ]
+
+    def progress(self) -> str:
+        """How many, how fast, how long still."""
+        self._look()
+        took = max(time.monotonic() - self._began, 1e-9)
+        rate = (len(self._answered) - self._before) / took
+        left = (
+            f"{(len(self.asked) - len(self._answered)) / rate:.0f} s left" if rate else "none since the start"
+        )
+        return (
+            f"{len(self._answered)} of {len(self.asked)}, {rate:.1f}/s, "
+            f"{(self._tokens - self._tokens_before) / took:.0f} tokens/s, {left}"
+        )
+
+    def _look(self) -> None:
+        if not self._raw_file.exists():
+            return
+        with self._raw_file.open("rb") as file:
+            file.seek(self._offset)
+            for raw in file:
+                if not raw.endswith(b"\n"):
+                    break  # the rest of it comes later, or never
+                self._offset += len(raw)
+                self._count(raw)
+
+    def _count(self, raw: bytes) -> None:
+        try:
+            row = json.loads(raw)
+            primary_id = str(row["primary_id"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return
+        if primary_id not in self._answered:
+            self._answered.add(primary_id)
+            with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):  # a rate, no more
+                self._tokens += int(row["metadata"]["usage"]["completion_tokens"])

@@ -1,0 +1,87 @@
+"""The last stage: the drafter is served, and the harness measures it as it measures any other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness.config import stack as stacks
+from harness.results.records import CellRecord, load
+from training.errors import TrainingFailed
+from training.export import export, served
+from training.stages import Context
+
+STACKS = Path(harness.__file__).resolve().parent.parent / "fixtures" / "stacks"
+SUITES = Path(harness.__file__).resolve().parent.parent / "bench_suites"
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Serve the exported drafter in the recipe's stack and measure it; what was served, by cell.
+
+    Raises:
+        TrainingFailed: a cell was no valid measurement, or a served drafter broke its contract.
+    """
+    recipe, say = context.recipe, context.say
+    context.engines.drop()
+    drafter = context.upstream["export"] / recipe.drafter
+    stack = write_stack(context, drafter)
+    results = context.folder / "results"
+    # A new drafter has no baseline; the contract is gated all the same.
+    options = ["--stack", str(stack), "--profile", recipe.check.profile, "--update-baselines"]
+    options += ["--baselines", str(context.folder / "baselines")]
+    if recipe.check.prompts:
+        options += ["--prompts", str(recipe.check.prompts)]
+    if recipe.check.max_tokens:
+        options += ["--max-tokens", str(recipe.check.max_tokens)]
+    marks = f"{recipe.drafter} and chat"
+    if recipe.check.languages:
+        marks += f" and ({' or '.join(recipe.check.languages)})"
+    options += ["-m", marks, "--results", str(results), "-p", "no:cacheprovider"]
+    suites = [str(SUITES / "test_acceptance.py"), str(SUITES / "test_contract.py")]
+    say(f"measuring {recipe.drafter} with stack {stack}")
+    with (context.folder / "log.txt").open("ab") as log:
+        ended = subprocess.run(
+            [sys.executable, "-m", "pytest", *suites, *options],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            check=False,
+            cwd=SUITES.parent,
+        )
+    records = newest(results)
+    export.add_served(drafter, [served.of(record) for record in records])
+    if ended.returncode:
+        tail = (context.folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-25:]
+        raise TrainingFailed(
+            f"the served drafter did not pass (pytest's exit code {ended.returncode}); the end of "
+            f"{context.folder / 'log.txt'}:\n" + "\n".join(f"  {line[:300]}" for line in tail)
+        )
+    return {f"{record.suite}/{record.cell}": served.of(record)["tokens_per_step"] for record in records}
+
+
+def write_stack(context: Context, drafter: Path) -> Path:
+    """The recipe's stack with the new drafter as its only one beside `none`."""
+    recipe = context.recipe
+    base = stacks.find(recipe.check.stack, STACKS)
+    stack = stacks.load(base)
+    if recipe.drafter in stack.drafters:
+        say = f"a drafter called {recipe.drafter} is in {base.name} already; measured is the new one"
+        context.say(say)
+    text = base.read_text(encoding="utf-8")
+    head, _, _ = text.partition(f"[drafters.{recipe.drafter}]")
+    rest = text[len(head) :].partition("\n[")[1:] if len(head) < len(text) else ("", "")
+    k = ", ".join(map(str, recipe.check.k))
+    method = "eagle3" if recipe.train.algorithm == "peagle" else recipe.train.algorithm
+    added = f'\n[drafters.{recipe.drafter}]\nmethod = "{method}"\nmodel = "{drafter.resolve()}"\nk = [{k}]\n'
+    path = context.folder / f"{stack.name}.toml"
+    path.write_text(head + "".join(rest) + added, encoding="utf-8")
+    return path
+
+
+def newest(results: Path) -> list[CellRecord]:
+    """The cells of the newest run."""
+    runs = sorted((p for p in results.glob("*") if p.is_dir()), key=lambda p: p.stat().st_mtime)
+    return [load(file, CellRecord) for file in sorted(runs[-1].glob("*/*.json"))] if runs else []

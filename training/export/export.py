@@ -1,0 +1,163 @@
+"""The best checkpoint -> a folder that vLLM loads, with all that is known of how it was made.
+
+Nothing in it names a place on the machine that made it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.config.stack import Target
+from harness.engine.models import resolve, sha256_of
+from harness.errors import BadInput
+from harness.results.prediction import HELD_OUT, VALIDATION
+from harness.results.records import write_atomically
+from training.errors import TrainingFailed
+from training.export import model_card as card
+from training.export.manifest import records_of
+from training.export.scrub import portable, toml_of, values
+from training.export.weights import config_of, write_weights
+from training.stages import Context
+
+SCHEMA = 1
+RECORDS = "training.json"
+
+
+def run(context: Context) -> dict[str, Any]:
+    """The stage: the drafter's folder, named as the drafter is, within the stage's own.
+
+    Raises:
+        BadInput: see `export`.
+        TrainingFailed: there is no checkpoint that was validated.
+    """
+    recipe, train, data = context.recipe, context.upstream["train"], context.upstream["dataset"]
+    checkpoint = train / "checkpoints" / "best"
+    if not (checkpoint / "config.json").is_file():
+        raise TrainingFailed(f"{checkpoint}: no checkpoint was validated, so none is the best: train longer")
+    texts = {"recipe.toml": toml_of(recipe)}
+    for name, place in (("log.txt", train), (VALIDATION, train), (HELD_OUT, data)):
+        if (place / name).is_file():
+            texts[name] = (place / name).read_text(encoding="utf-8", errors="replace")
+    known = export(
+        checkpoint=checkpoint,
+        verifier=resolve(recipe.target.model, say=context.say, python=recipe.engine.python),
+        target=recipe.target,
+        records=records_of(recipe, context.upstream),
+        texts=texts,
+        to=context.folder / recipe.drafter,
+    )
+    size = sum(file["bytes"] for file in known["files"].values())
+    context.say(f"{recipe.drafter}: {size / 1e6:.1f} MB in {context.folder / recipe.drafter}")
+    return {"bytes": size, "sha256": known["files"]["model.safetensors"]["sha256"]}
+
+
+def export(
+    *,
+    checkpoint: Path,
+    verifier: str,
+    target: Target,
+    records: Mapping[str, Any],
+    texts: Mapping[str, str],
+    to: Path,
+) -> dict[str, Any]:
+    """Write the drafter's folder; what is there is replaced once the new one is whole.
+
+    Args:
+        checkpoint: config.json and model.safetensors, as the trainer wrote them.
+        verifier: the target's folder or hub id, for its embeddings.
+        target: as the recipe has it.
+        records: of training.json, but for `files` and `served`.
+        texts: further files by name: recipe.toml, log.txt, validation.jsonl, held_out.jsonl.
+        to: the folder.
+
+    Returns:
+        The records as they were written.
+
+    Raises:
+        BadInput: the checkpoint is damaged or not of an EAGLE-3 drafter's shape, or the folder cannot be
+            written.
+    """
+    config = config_of(checkpoint, target)
+    part = to.with_name(f".{to.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        write_atomically(part / "config.json", json.dumps(config, indent=1, sort_keys=True) + "\n")
+        for name, text in texts.items():
+            own = name in {VALIDATION, HELD_OUT}  # what people asked is no path of ours
+            write_atomically(part / name, text if own else portable(text))
+        write_weights(checkpoint, verifier, part, config)
+        known = {**values(dict(records)), "schema": SCHEMA, "served": [], "files": _files(part)}
+        _write_records(part, known)
+        if to.exists():
+            shutil.rmtree(to)
+        part.rename(to)
+    except OSError as error:
+        raise BadInput(f"cannot write the drafter to {to}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return known
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """The records of an exported drafter.
+
+    Raises:
+        BadInput: there are none, or another version's.
+    """
+    path = folder / RECORDS
+    try:
+        known: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON: {error}") from None
+    if not isinstance(known, dict) or known.get("schema") != SCHEMA:
+        raise BadInput(f"{path}: not the records of a drafter that this version of draftgate exports")
+    return known
+
+
+def add_served(folder: Path, served: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write what serving gave into records and card; of a cell that was measured before, the newer figures.
+
+    Args:
+        folder: the drafter's.
+        served: see `training.export.served.of`.
+
+    Raises:
+        BadInput: the folder holds no drafter of ours, or cannot be written.
+    """
+    known = load(folder)
+    try:
+        kept = {_place(one): one for one in [*known.get("served", []), *values(served)]}
+        known["served"] = [kept[place] for place in sorted(kept)]
+        _write_records(folder, known)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"[:200]
+        raise BadInput(f"{folder / RECORDS}: no card can be written from it ({what})") from None
+    return known
+
+
+def _place(served: Mapping[str, Any]) -> str:
+    fields = ("prompts_of", "endpoint", "language", "k", "temperature", "engine", "device")
+    return json.dumps([served.get(field) for field in fields])
+
+
+def _write_records(folder: Path, known: Mapping[str, Any]) -> None:
+    text = json.dumps(known, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text.encode()  # both can be written, or neither is
+    told = card.text(known)
+    told.encode()
+    write_atomically(folder / RECORDS, text + "\n")
+    write_atomically(folder / "README.md", told)
+
+
+def _files(folder: Path) -> dict[str, Any]:
+    return {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+        for file in sorted(folder.iterdir())
+    }

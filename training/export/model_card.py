@@ -1,0 +1,285 @@
+"""The model card of an exported drafter: its records, told. What was not measured is an em dash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from harness.plan import duration
+from harness.report.run_table import DASH, number
+from harness.text.render import markdown, visible
+
+Records = Mapping[str, Any]
+_LANGUAGES = {"en": "English", "zh": "Chinese"}
+
+
+def text(records: Records) -> str:
+    """README.md from training.json."""
+    parts = [_head(records), _use(records), _data(records), _training(records), _acceptance(records)]
+    return "\n\n".join([*parts, _limits(records), _files(records)]) + "\n"
+
+
+def find(records: Any, path: str) -> Any:
+    """The value at `a.b.c`; None where there is none."""
+    for name in path.split("."):
+        records = records.get(name) if isinstance(records, Mapping) else None
+    return records
+
+
+def _head(records: Records) -> str:
+    get = _getter(records)
+    words = [
+        f"{_count(get('recipe.train.num_layers'))} layer(s)",
+        f"a draft vocabulary of {_count(get('recipe.dataset.draft_vocab_size'))} tokens",
+        f"trained to guess {_count(get('recipe.train.ttt_steps'))} tokens ahead",
+    ]
+    kind = _say(get("recipe.train.algorithm"))
+    return (
+        f"# {_say(get('drafter'))}\n\n"
+        f"A drafter for speculative decoding: it proposes tokens for {_say(get('target'))}, which keeps "
+        f"those that it would have written itself. {_say(get('about'))}.\n\n"
+        f"Method {kind}: {', '.join(words)}. Made by draftgate's recipe `{_say(get('recipe.name'))}` "
+        "(recipe.toml); all figures here are from training.json. Without the target it says nothing."
+    )
+
+
+def _use(records: Records) -> str:
+    get = _getter(records)
+    k = get("recipe.train.ttt_steps")
+    method, target = (visible(str(get(name) or DASH)) for name in ("recipe.train.algorithm", "target"))
+    settings = f'{{"method": "{method}", "model": "FOLDER"'
+    return (
+        "## Use\n\n"
+        f"    vllm serve {target} --speculative-config "
+        f"'{settings}, \"num_speculative_tokens\": {_say(k)}}}'\n\n"
+        "FOLDER is this one. Where it has no embeddings, the engine shares the target's with it."
+    )
+
+
+def _data(records: Records) -> str:
+    get = _getter(records)
+    sources = get("data.sources") or []
+    rows = [
+        [
+            _say(s.get("source")),
+            _language(s.get("language")),
+            _count(s.get("prompts")),
+            _count(s.get("answers")),
+            _count(s.get("tokens")),
+        ]
+        for s in sources
+    ]
+    most = _count(get("recipe.responses.max_tokens"))
+    how = f"{_temperatures(get('data.temperatures'))}, at most {most} tokens"
+    parts = [
+        "## Data",
+        f"Prompts, and the target's own answers to them: {how}.",
+        _table(["source", "language", "prompts", "answers kept", "tokens of answers"], rows),
+        _shares(sources),
+    ]
+    dropped = get("data.dropped")
+    if dropped is not None:
+        told = ", ".join(f"{markdown(rule.replace('_', ' '))} {n:,}" for rule, n in dropped.items() if n)
+        parts.append(f"Answers dropped, by rule: {told or 'none'}.")
+    parts.append(
+        f"Rows: {_count(get('data.train_rows'))} trained on, {_count(get('data.validation_rows'))} held out; "
+        f"of the answers' tokens there, the draft vocabulary holds {_percent(get('data.coverage'))} %."
+    )
+    return "\n\n".join(parts)
+
+
+def _shares(sources: Sequence[Mapping[str, Any]]) -> str:
+    """How much of each language there is, and how little."""
+    total = sum(s.get("tokens") or 0 for s in sources)
+    if not total:
+        return f"Share of the languages: {DASH}."
+    said = []
+    for language in sorted({str(s.get("language")) for s in sources} | {"zh"}):
+        own = [s for s in sources if s.get("language") == language]
+        answers, tokens = (sum(s.get(what) or 0 for s in own) for what in ("answers", "tokens"))
+        share = (
+            f"{answers:,} answers, {tokens:,} tokens, {100 * tokens / total:.1f} % of all" if own else "none"
+        )
+        said.append(f"{_language(language)}: {share}")
+    return f"{'; '.join(said)}."
+
+
+def _training(records: Records) -> str:
+    get = _getter(records)
+    rows = [
+        ["steps", _count(get("training.steps"))],
+        ["epochs", f"{_count(get('training.epochs'))} of {_count(get('recipe.train.epochs'))}"],
+        ["time", _time(get("training.times.total_s"))],
+        ["of it in steps", _time(get("training.step_seconds"))],
+        ["waiting for data (fetch_frac)", f"{_percent(get('training.fetch_frac'))} %"],
+        [
+            "hidden states",
+            f"{_count(get('training.extraction.tokens_per_s'))} tokens/s ({_say(get('training.mode'))})",
+        ],
+        ["samples without them", _count(get("training.empty_samples"))],
+        ["trained on", _say(get("device"))],
+        ["versions", markdown(", ".join(f"{n} {v}" for n, v in (get("versions") or {}).items())) or DASH],
+    ]
+    epochs = get("training.validations") or []
+    table = [
+        [_epoch(e.get("epoch")), number(e.get("loss"), 3), *(_percent(v) for v in e.get("full_acc") or ())]
+        for e in epochs
+    ]
+    deepest = max((len(e.get("full_acc") or ()) for e in epochs), default=0)
+    header = ["epoch", "validation loss", *(f"full acc {i} %" for i in range(deepest))]
+    best = get("training.validation.epoch")
+    return "\n\n".join(
+        [
+            "## Training",
+            _table(["", ""], rows),
+            "Validation after each epoch, as the trainer counts it (over its draft vocabulary, all answers):",
+            _table(header, table),
+            f"Exported: epoch {_epoch(best)}, the one with the lowest validation loss.",
+        ]
+    )
+
+
+def _acceptance(records: Records) -> str:
+    """The trainer's figure, what follows from it for serving, and what serving gave."""
+    get = _getter(records)
+    deepest = get("recipe.train.ttt_steps") or 0
+    rows = []
+    for language, found in sorted((get("validation") or {}).items()):
+        if language == "all":
+            continue
+        head = ["chat", _language(language), "held out in training", _count(found.get("prompts")), "0"]
+        k = _count(found.get("k"))
+        for what, values, tokens in (
+            ("validation, full acc", found.get("trainer"), None),
+            ("predicted for serving", found.get("walk"), found.get("tokens_per_step")),
+        ):
+            rows.append([what, *head, k, number(tokens), *_positions(values, None, deepest), DASH, DASH])
+    rows += [_served_row(one, deepest) for one in get("served") or ()]
+    header = ["", "endpoint", "language", "prompts of", "prompts", "T", "k", "tokens/step"]
+    header += [*(f"pos {i} %" for i in range(deepest)), "vLLM", "device"]
+    if not rows:
+        rows = [["validation, served", *[DASH] * (len(header) - 1)]]
+    return (
+        "## Acceptance: validation and served\n\n"
+        f"{_table(header, rows)}\n\n"
+        "`pos i`: share of drafts whose guesses 0 to i were all accepted. Full acc is the trainer's count "
+        "over all places of an answer, within the draft vocabulary; predicted for serving is the same "
+        "guesses against the target's own tokens, at the places that serving comes to. Intervals: 95 %, over "
+        "prompts."
+    )
+
+
+def _served_row(one: Mapping[str, Any], deepest: int) -> list[str]:
+    return [
+        "served" if one.get("valid", True) else "served (not valid)",
+        _say(one.get("endpoint")),
+        _language(one.get("language")),
+        _say(one.get("prompts_of")),
+        _count(one.get("prompts")),
+        DASH if one.get("temperature") is None else f"{one['temperature']:g}",
+        _count(one.get("k")),
+        _ranged(one.get("tokens_per_step"), one.get("tokens_per_step_ci"), digits=2),
+        *_positions(one.get("acceptance"), one.get("acceptance_ci"), deepest),
+        _say(one.get("engine")),
+        _say(one.get("device")),
+    ]
+
+
+def _positions(values: Sequence[float | None] | None, ends: Sequence[Any] | None, deepest: int) -> list[str]:
+    shown = list(values or ())[:deepest]
+    ranges = [*(ends or ()), *[None] * len(shown)]
+    told = [_ranged(value, ranges[i], digits=1, scale=100) for i, value in enumerate(shown)]
+    return told + [DASH] * (deepest - len(told))
+
+
+def _ranged(value: float | None, ends: Sequence[float] | None, *, digits: int, scale: float = 1) -> str:
+    """`2.11 (2.01 to 2.21)`."""
+    shown = number(value, digits, scale=scale)
+    if value is None or not ends:
+        return shown
+    return f"{shown} ({number(ends[0], digits, scale=scale)} to {number(ends[1], digits, scale=scale)})"
+
+
+def _limits(records: Records) -> str:
+    get = _getter(records)
+    served = [one for one in get("served") or () if one.get("valid", True)]
+    trained = sorted({str(s.get("language")) for s in get("data.sources") or () if s.get("tokens")})
+    known = " and ".join(map(_language, trained)) or DASH
+    lines = [
+        f"Trained on answers in {known} alone: other languages are new to it, like prompts unlike its own.",
+        "It was trained on chat answers: on the raw endpoint the text is another one.",
+        f"Its validation cannot tell how it does elsewhere. Served so far: {_measured(served)}.",
+        "An acceptance is no speed-up: that depends on the target, the device and how many requests run.",
+    ]
+    if get("recipe.target.trust_remote_code") or get("recipe.train.args.trust_remote_code"):
+        lines.append("Its recipe let the target run code that came with it (trust_remote_code).")
+    share = get("validation.all.vocab_share")
+    if share is not None:
+        lines.append(
+            f"{_percent(share)} % of its first wrong guesses on held-out answers were for tokens outside its "
+            "draft vocabulary, which it can never propose."
+        )
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _measured(served: Sequence[Mapping[str, Any]]) -> str:
+    places = sorted(
+        {
+            f"{_say(s.get('endpoint'))}, {_language(s.get('language'))}, T={s.get('temperature'):g}"
+            for s in served
+        }
+    )
+    return "; ".join(places) or f"{DASH} (not measured)"
+
+
+def _files(records: Records) -> str:
+    files = records.get("files") or {}
+    rows = [
+        [markdown(name), f"{f['bytes'] / 1e6:.2f}", f"`{markdown(f['sha256'])}`"]
+        for name, f in sorted(files.items())
+    ]
+    return f"## Files\n\n{_table(['file', 'MB', 'SHA-256'], rows)}"
+
+
+def _getter(records: Records) -> Any:
+    return lambda path: find(records, path)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        rows = [[DASH] * len(header)]
+    shown: str = tabulate(rows, headers=header, tablefmt="github", disable_numparse=True)
+    return shown
+
+
+def _say(value: Any) -> str:
+    return DASH if value is None or value == "" else markdown(str(value))
+
+
+def _count(value: Any) -> str:
+    return DASH if value is None else f"{value:,d}"
+
+
+def _percent(share: float | None) -> str:
+    return number(share, 1, scale=100)
+
+
+def _epoch(index: int | None) -> str:
+    """The trainer counts from 0."""
+    return DASH if index is None else str(index + 1)
+
+
+def _time(seconds: float | None) -> str:
+    return DASH if seconds is None else duration(seconds)
+
+
+def _language(code: Any) -> str:
+    return _LANGUAGES.get(str(code), _say(code))
+
+
+def _temperatures(counts: Mapping[str, int] | None) -> str:
+    if not counts:
+        return f"sampled at T={DASH}"
+    return "sampled at " + ", ".join(f"T={float(t):g} ({n:,})" for t, n in sorted(counts.items()))

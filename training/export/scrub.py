@@ -1,0 +1,75 @@
+"""What a drafter's records may say: nothing that names a place on the machine that made them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.config.stack import Target
+from training.recipe import Recipe
+
+PUBLIC = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""What embedded models are called where everybody finds them."""
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_PATH = re.compile(
+    r"(?<![\w/.:~-])(?:file://)?(?:~|/[\w.@+-]+)(?:/[\w.@+-]+)+/?"
+    r"|/(?:home|root|tmp|usr|opt|var|dev|mnt|Users|private)(?:/[\w.@+-]+)+/?"  # as in -I/usr/include
+)
+
+
+def public_name(target: Target) -> str:
+    """What the target is called on any machine: a hub id, its served name, or its folder's name."""
+    name = target.model.removeprefix("embedded:")
+    if name != target.model:
+        return PUBLIC.get(name, name)
+    if target.model.startswith(("/", ".", "~")):
+        return target.served_name or Path(target.model).name
+    return target.model
+
+
+def portable(text: str) -> str:
+    """The text without the places of this machine: of a path, its last part is left."""
+    return _PATH.sub(lambda found: "…/" + found[0].rstrip("/").rsplit("/", 1)[-1], text)
+
+
+def values(value: Any) -> Any:
+    """The same for every text in a value."""
+    if isinstance(value, Mapping):
+        return {name: values(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [values(item) for item in value]
+    return portable(value) if isinstance(value, str) else value
+
+
+def toml_of(recipe: Recipe) -> str:
+    """The recipe as it was used, with every default written out."""
+    return "\n".join(_table(used(recipe), ())).lstrip("\n") + "\n"
+
+
+def used(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values, without what is of one machine alone."""
+    own = {"hidden_states": {"folder"}, "engine": {"python", "port"}}
+    known = recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=own)
+    portable_values: dict[str, Any] = values(known)
+    return portable_values
+
+
+def _table(table: Mapping[str, Any], name: tuple[str, ...]) -> list[str]:
+    lines, below = [], []
+    for key, value in table.items():
+        inner = (*name, key)
+        if isinstance(value, Mapping):
+            below += ["", f"[{_dotted(inner)}]", *_table(value, inner)]
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            for item in value:
+                below += ["", f"[[{_dotted(inner)}]]", *_table(item, inner)]
+        else:
+            lines.append(f"{_dotted((key,))} = {json.dumps(value, ensure_ascii=False)}")
+    return lines + below
+
+
+def _dotted(name: tuple[str, ...]) -> str:
+    return ".".join(part if _BARE.fullmatch(part) else json.dumps(part, ensure_ascii=False) for part in name)

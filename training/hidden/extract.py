@@ -1,0 +1,259 @@
+"""The target's hidden states, from a vLLM server into files, ahead of the trainer and in its order.
+
+speculators' trainer asks for a sample when one of its loader workers needs it: one request in flight a
+worker, and a lock polled every 0.1 s. Here many requests are in flight, the server writes each file under
+the name that the trainer looks for, and a waiting thread sleeps on the lock itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from harness.config.cells import ServerSpec, canonical
+from harness.engine.server import Server
+from training.hidden.reader import ENDED, MISSING
+from training.recipe import Recipe
+
+TRIES = 3
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far the extraction is."""
+
+    wanted: int
+    done: int = 0
+    """By the server that runs now, rows that were there included."""
+    written: int = 0
+    """By us, whatever the number of servers it took."""
+    tokens: int = 0
+    """Of those."""
+    missing: int = 0
+    """Could not be had."""
+    in_flight: int = 0
+
+
+def layers_of(recipe: Recipe, target: str) -> tuple[int, ...]:
+    """The target's layers that the drafter sees: the recipe's, else the three that speculators chooses."""
+    if recipe.hidden_states.layers:
+        return recipe.hidden_states.layers
+    config = json.loads((Path(target) / "config.json").read_text(encoding="utf-8"))
+    count = int(config.get("text_config", config)["num_hidden_layers"])
+    return (2, count // 2, count - 3)
+
+
+def last_layer(target: str) -> int:
+    """The id of the last hidden state, which is what the drafter learns to foresee."""
+    config = json.loads((Path(target) / "config.json").read_text(encoding="utf-8"))
+    return int(config.get("text_config", config)["num_hidden_layers"])
+
+
+def server_spec(
+    recipe: Recipe, base: ServerSpec, *, target: str, folder: Path, cpu: bool, shared: bool
+) -> ServerSpec:
+    """The server that extracts into `folder`, made from the one that answers prompts."""
+    ids = [*layers_of(recipe, target), last_layer(target)]
+    connector: dict[str, Any] = {
+        "kv_connector": "ExampleHiddenStatesConnector",
+        "kv_role": "kv_producer",
+        "kv_connector_extra_config": {"shared_storage_path": str(folder), "allow_custom_save_path": True},
+    }
+    if cpu:
+        connector |= {
+            "kv_connector": "CpuHiddenStatesConnector",
+            "kv_connector_module_path": "training.hidden.cpu_connector",
+        }
+    args = {**json.loads(base.args), "kv_transfer_config": connector}
+    if shared and not cpu:
+        args["gpu_memory_utilization"] = recipe.hidden_states.gpu_memory
+    args |= recipe.hidden_states.args
+    env = dict(base.env)
+    if not cpu:
+        # The engine would import all of vLLM anew, with the trainer waiting. vLLM itself starts a new
+        # interpreter where CUDA is in use already.
+        env.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "fork")
+    speculative = {
+        "method": "extract_hidden_states",
+        "num_speculative_tokens": 1,
+        "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": ids}},
+    }
+    return dataclasses.replace(
+        base,
+        args=canonical(args),
+        env=tuple(sorted(env.items())),
+        speculative=canonical(speculative),
+        drafter="hidden-states",
+        k=1,
+    )
+
+
+def trainers_order(lengths: Sequence[int], *, split: int, recipe: Recipe) -> list[int]:
+    """Row numbers in the order in which the first epoch, then the validation, will ask for them."""
+    from speculators.train.distributed_batch_sampler import MultipackDistributedBatchSamplerV2  # noqa: PLC0415
+
+    train, order = recipe.train, list[int]()
+    gpus, longest = train.gpus, train.total_seq_len
+    for base, part, seed in ((0, lengths[:split], train.seed), (split, lengths[split:], 0)):
+        ranks = [
+            list(
+                MultipackDistributedBatchSamplerV2(
+                    longest, list(part), num_replicas=gpus, rank=rank, seed=seed
+                )
+            )
+            for rank in range(gpus)
+        ]
+        for step in zip(*ranks, strict=True):
+            order += [base + int(row) for batch in step for row in batch]
+        left = set(range(base, base + len(part))).difference(order)
+        order += sorted(left)
+    return order
+
+
+class Gone(Exception):  # noqa: N818
+    """The server does not answer any more; what is written stays."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Extractor:
+    """Writes `hs_<row>.safetensors` for rows that are not there yet."""
+
+    rows: Callable[[int], Sequence[int]]
+    """Row number -> token ids."""
+    server: Server
+    """One started from `server_spec`."""
+    folder: Path
+    """The one it writes to."""
+    concurrency: int
+    progress: Progress
+    stop: Callable[[], bool]
+    """Asked all the time; once true, what is in flight is finished and the rest left."""
+
+    def run(self, order: Iterable[int]) -> None:
+        """Extract the rows of `order`, in that order.
+
+        Raises:
+            Gone: the server went away; run again with another one.
+        """
+        try:
+            asyncio.run(self._run(iter(order)))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def _run(self, left: Iterator[int]) -> None:
+        # A thread for each request: it sleeps in the kernel until the writer lets go of the lock.
+        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="lock") as threads:
+            session = aiohttp.ClientSession(
+                base_url=self.server.url,
+                headers={"Authorization": f"Bearer {self.server.key}"},
+                timeout=aiohttp.ClientTimeout(total=self.server.spec.request_timeout_s),
+                connector=aiohttp.TCPConnector(limit=0),
+            )
+            async with session, asyncio.TaskGroup() as group:
+                for _ in range(self.concurrency):
+                    group.create_task(self._work(left, session, threads))
+
+    async def _work(
+        self, left: Iterator[int], session: aiohttp.ClientSession, threads: ThreadPoolExecutor
+    ) -> None:
+        told = self.progress
+        for row in left:
+            if self.stop():
+                return
+            place = self.folder / f"hs_{row}.safetensors"
+            if not place.exists():
+                ids = list(self.rows(row))
+                told.in_flight += 1
+                try:
+                    written = await self._one(ids, place, session, threads)
+                finally:
+                    told.in_flight -= 1
+                if written:
+                    told.written += 1
+                    told.tokens += len(ids)
+                else:
+                    place.with_suffix(MISSING).touch()
+                    told.missing += 1
+            told.done += 1
+
+    async def _one(
+        self, ids: list[int], place: Path, session: aiohttp.ClientSession, threads: ThreadPoolExecutor
+    ) -> bool:
+        part = place.with_suffix(".part")
+        body = {
+            "model": self.server.model,
+            "prompt": ids,
+            "max_tokens": 1,
+            "temperature": 0,
+            "kv_transfer_params": {"hidden_states_path": str(part)},
+        }
+        for attempt in range(TRIES):
+            try:
+                async with session.post("/v1/completions", json=body) as answer:
+                    await answer.read()
+                    answer.raise_for_status()
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(threads, _await_written, part)
+                check(part, tokens=len(ids))
+            except (aiohttp.ClientConnectionError, TimeoutError) as error:
+                raise Gone(f"no answer from the server: {error}") from None
+            except (aiohttp.ClientError, OSError, ValueError, KeyError):
+                await asyncio.sleep(0.2 * 2**attempt)
+            else:
+                part.rename(place)
+                return True
+        return False
+
+
+def _await_written(part: Path) -> None:
+    """Sleep until the engine's writer has let go of its lock."""
+    lock = part.with_name(part.name + ".lock")
+    with contextlib.suppress(FileNotFoundError):
+        handle = os.open(lock, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        finally:
+            os.close(handle)
+        lock.unlink()
+
+
+def check(path: Path, *, tokens: int) -> None:
+    """Look at a file's header: is it whole, and for as many tokens?
+
+    Raises:
+        ValueError: it is not.
+        OSError: it is not there.
+    """
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        if size > 1 << 20:
+            raise ValueError(f"{path}: not a safetensors file")
+        header = json.loads(file.read(size))
+    shape = header["hidden_states"]["shape"]
+    end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    if shape[0] != tokens:
+        raise ValueError(f"{path}: {shape[0]} tokens, not {tokens}")
+    if path.stat().st_size != 8 + size + end:
+        raise ValueError(f"{path}: cut off")
+
+
+def finished(folder: Path, *, ended: bool) -> None:
+    """Tell the trainer whether more files will come."""
+    sign = folder / ENDED
+    if ended:
+        sign.touch()
+    else:
+        sign.unlink(missing_ok=True)
+        for lost in folder.glob(f"*{MISSING}"):
+            lost.unlink()

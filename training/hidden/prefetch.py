@@ -1,0 +1,142 @@
+"""Extraction that runs ahead of the trainer, through stalls of the server."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from harness.config.cells import ServerSpec
+from harness.engine.models import Say
+from harness.engine.server import Server
+from harness.engine.watchdog import Guard, guarded
+from training.errors import TrainingFailed
+from training.hidden.extract import Extractor, Gone, Progress
+from training.servers import Engines
+from training.trainer import metrics
+
+STALLS = 3
+"""The server is started again after a stall; the third one ends the stage."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Ahead:
+    """All rows' hidden states, in the trainer's order, while the trainer follows."""
+
+    rows: Callable[[int], Sequence[int]]
+    order: Callable[[], list[int]]
+    """Asked for once, while the first server starts: its answer takes seconds."""
+    folder: Path
+    spec: ServerSpec
+    engines: Engines
+    trainer: subprocess.Popen[bytes]
+    metrics_file: Path
+    progress: Progress
+    concurrency: int
+    max_missing: float
+    stall_seconds: float
+    say: Say
+    server_s: float = 0.0
+    """Until the first server was ready."""
+    seconds: float = 0.0
+    """Spent extracting."""
+    stalls: int = 0
+
+    def run(self) -> None:
+        """Extract until all is there or the trainer has ended; both may be.
+
+        Raises:
+            TrainingFailed: more samples than allowed got no hidden states, or the third stall.
+        """
+        began = time.monotonic()
+        if self._all_there():
+            self.progress.done = self.progress.wanted
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="order") as thread:
+            ordering = thread.submit(self.order)
+            server = self.engines.get(self.spec)
+        self.server_s = time.monotonic() - began
+        self._through(server, ordering.result())
+
+    def _through(self, server: Server, order: list[int]) -> None:
+        while True:
+            why = self._once(server, order)
+            self._complain(server)
+            if self.trainer.poll() is not None or self.progress.done >= self.progress.wanted:
+                return
+            self.stalls += 1
+            self.engines.drop()
+            if self.stalls == STALLS:
+                raise TrainingFailed(
+                    f"the server stalled {STALLS} times while it extracted hidden states: {why}; its log is "
+                    f"{server.log}; run the same command to go on with the {self._left()} rows that are left"
+                )
+            self.say(f"the server stalled ({self.stalls} of {STALLS}): {why}; evidence beside {server.log}")
+            server = self.engines.get(self.spec)
+
+    def _all_there(self) -> bool:
+        """They are where a training is resumed that had extracted all: no server is needed."""
+        return all((self.folder / f"hs_{row}.safetensors").exists() for row in range(self.progress.wanted))
+
+    def _left(self) -> int:
+        return self.progress.wanted - self.progress.done
+
+    def _complain(self, server: Server) -> None:
+        told = self.progress
+        if told.missing > self.max_missing * told.wanted:
+            raise TrainingFailed(
+                f"{told.missing} of {told.wanted} samples got no hidden states; the recipe allows "
+                f"{self.max_missing:.1%} (hidden_states.max_missing); the server's log is {server.log}"
+            )
+
+    def _once(self, server: Server, order: list[int]) -> str:
+        """With one server until it stalls or all is done; why it stopped."""
+        told, halt, gone = self.progress, threading.Event(), []
+        told.done = told.missing = 0
+        before = told.written
+        start = time.monotonic()
+        with guarded(server, stall_seconds=self.stall_seconds, in_flight=lambda: told.in_flight) as guard:
+
+            def work() -> None:
+                try:
+                    self._extractor(server, halt, guard).run(order)
+                except Gone as error:
+                    gone.append(str(error))
+
+            thread = threading.Thread(target=work, name="extraction")
+            thread.start()
+            try:
+                while thread.is_alive():
+                    thread.join(0.5)
+                    self._show(told.written - before, time.monotonic() - start)
+                    lost = told.missing > self.max_missing * told.wanted
+                    if lost or self.trainer.poll() is not None:
+                        halt.set()
+            finally:
+                halt.set()
+                thread.join()
+        self.seconds += time.monotonic() - start
+        return guard.stalled.reason if guard.stalled else gone[0] if gone else "it ended"
+
+    def _extractor(self, server: Server, halt: threading.Event, guard: Guard) -> Extractor:
+        return Extractor(
+            rows=self.rows,
+            server=server,
+            folder=self.folder,
+            concurrency=self.concurrency,
+            progress=self.progress,
+            stop=lambda: halt.is_set() or guard.stalled is not None,
+        )
+
+    def _show(self, written: int, seconds: float) -> None:
+        told = self.progress
+        rate = written / seconds if seconds else 0.0
+        left = f", {self._left() / rate:.0f} s left" if rate else ""
+        self.say(
+            f"\rhidden states {told.done}/{told.wanted}, {rate:.0f}/s{left}; "
+            f"{metrics.last_line(self.metrics_file)}"
+        )

@@ -1,0 +1,80 @@
+"""Prompts that somebody else collected: a local file, or a data set of the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BadInput
+from training import jsonl as lines
+from training.recipe import Source
+
+COLUMNS = ("text", "prompt", "messages")
+"""Of a local file; the first that a line has."""
+BUFFER = 10_000
+"""Rows of a streamed data set that are shuffled together."""
+
+
+def local(path: Path) -> Iterator[str]:
+    """The prompt of each line.
+
+    Raises:
+        BadInput: with file, line, and the columns that there are.
+    """
+    for line in lines.read(path):
+        where = f"{path}, line {line.number}"
+        column = next((name for name in COLUMNS if name in line.data), None)
+        if column is None:
+            there = ", ".join(sorted(line.data)) or "none"
+            raise BadInput(f"{where}: there is no column {' or '.join(COLUMNS)}; there are: {there}")
+        yield _prompt_in(line.data[column], f"{where}: column {column!r}")
+
+
+def hub(source: Source, *, seed: int) -> Iterator[str]:
+    """The prompts of a data set of the hub, streamed, in an order that the seed decides.
+
+    Raises:
+        BadInput: it cannot be reached, or has no such column.
+    """
+    name = f"the data set {source.dataset}"
+    try:
+        from datasets import load_dataset  # noqa: PLC0415 - seconds, and only this needs it
+    except ImportError:
+        raise BadInput(f"{name}: install the package datasets (pip install 'draftgate[train]')") from None
+    try:
+        rows = load_dataset(source.dataset, split=source.split, streaming=True)
+        for number, row in enumerate(rows.shuffle(seed=seed, buffer_size=BUFFER), start=1):
+            yield _prompt_of(row, source.field, f"{name}, row {number}")
+    except BadInput:
+        raise
+    except Exception as error:  # noqa: BLE001 - hub, network and parsers each raise their own
+        reason = (str(error).splitlines() or [""])[0][:300]
+        raise BadInput(
+            f"{name}, split {source.split!r}, cannot be read ({type(error).__name__}: {reason}); check its "
+            "name and the network, or save it as JSON lines and name it as a source of kind 'jsonl'"
+        ) from None
+
+
+def _prompt_of(row: dict[str, Any], column: str, where: str) -> str:
+    if column not in row:
+        raise BadInput(
+            f"{where}: there is no column {column!r}; there are: {', '.join(sorted(row)) or 'none'}"
+        )
+    return _prompt_in(row[column], f"{where}: column {column!r}")
+
+
+def _prompt_in(value: Any, where: str) -> str:
+    """A text, or the first user turn of a list of messages; empty where there is none."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise BadInput(f"{where} holds {type(value).__name__}, not a text or a list of messages")
+    for message in value:
+        if not isinstance(message, dict):
+            raise BadInput(f"{where} holds a list of {type(message).__name__}, not of messages")
+        role = message.get("role", message.get("from"))
+        text = message.get("content", message.get("value"))
+        if role in {"user", "human"} and isinstance(text, str):
+            return text
+    return ""

@@ -1,0 +1,191 @@
+"""The first stage: prompts from the recipe's sources, none twice, none like the benchmark's."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.engine.models import Say
+from harness.errors import BadInput
+from training import jsonl as lines
+from training.errors import TrainingFailed
+from training.recipe import Recipe, Source
+from training.sources import datasets as outside
+from training.sources.decontamination import BENCHMARK, Benchmark
+from training.sources.dedup import Intake, Prompt, Share, table
+from training.sources.templates import SHIPPED, Templates
+
+VERSION = 1
+FILE = "prompts.jsonl"
+MOST_ASKED = 5
+"""Times the wanted number, after which the target is not asked any more."""
+MOST_READ = 20
+"""The same for the rows of a file or a data set."""
+OVER_ASK = 1.15
+"""Some of what the target writes is of no use."""
+SMALLEST_BATCH = 16
+
+Ask = Callable[[Source, int, int], list[str | None]]
+"""Samples requests `first` to `first + number - 1` of a `self` source; see `selfmade.SelfMade`."""
+
+
+def inputs(recipe: Recipe) -> dict[str, Any]:
+    """All that decides what this stage makes: settings, the files they name, the benchmark's prompts.
+
+    Raises:
+        BadInput: a file is not there.
+    """
+    shipped = sorted(BENCHMARK.glob("*/*.jsonl"))
+    found: dict[str, Any] = {
+        "prompts": recipe.prompts.model_dump(mode="json"),
+        "files": {Path(s.path).name: _hash_of(file_of(s)) for s in recipe.prompts.sources if s.path},
+        "benchmark": hashlib.sha256("".join(map(_hash_of, shipped)).encode()).hexdigest(),
+    }
+    if any(source.kind == "self" for source in recipe.prompts.sources):
+        found["target"] = recipe.target.model_dump(mode="json")
+    return found
+
+
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def file_of(source: Source) -> Path:
+    """The file of a source: a path, or the name of one that is shipped.
+
+    Raises:
+        BadInput: there is none.
+    """
+    path = SHIPPED / str(source.path)  # an absolute path stays what it is
+    if not path.is_file():
+        known = ", ".join(sorted(p.name for p in SHIPPED.glob("*.toml")))
+        raise BadInput(f"prompts.sources: {path} is not there; shipped are: {known}")
+    return path
+
+
+def run(folder: Path, recipe: Recipe, *, ask: Ask, say: Say) -> dict[str, Any]:
+    """The stage: write prompts.jsonl; what the target wrote before an interruption is used again.
+
+    Args:
+        folder: the stage's own.
+        recipe: its `prompts` table.
+        ask: samples from the target; called only where a source is of kind `self`.
+        say: told how far it is, and shown the counts.
+
+    Raises:
+        BadInput: a source cannot be used, or a template file gives too few prompts.
+        TrainingFailed: there is no prompt at all.
+    """
+    prompts, counts = gather(recipe, folder=folder, ask=ask, say=say)
+    with lines.writing(folder / FILE) as file:
+        file.writelines(lines.as_line(prompt.line()) for prompt in prompts)
+    return counts
+
+
+def gather(recipe: Recipe, *, folder: Path, ask: Ask, say: Say) -> tuple[list[Prompt], dict[str, Any]]:
+    """Prompts of all sources, shuffled, and the counts by source; see `run`."""
+    settings = recipe.prompts
+    intake = Intake(settings, Benchmark.shipped(words=settings.overlap_words))
+    shares = _shares(recipe, folder)
+    # The cheap ones first: what is wrong with them is said before the target has worked for an hour.
+    for share in sorted(shares, key=lambda s: ("template", "jsonl", "hub", "self").index(s.source.kind)):
+        if share.source.kind == "template":
+            _from_templates(share, intake, seed=settings.seed)
+        elif share.source.kind == "self":
+            _from_target(share, intake, recipe=recipe, ask=ask, say=say)
+        else:
+            _from_outside(share, intake, seed=settings.seed)
+    if not intake.found:
+        raise TrainingFailed("there is no prompt at all; what became of each source's:\n" + table(shares))
+    say(table(shares) + "\n")
+    for share in shares:
+        if share.missing:
+            say(
+                f"draftgate: {share.name} gave {share.kept} of {share.wanted} prompts; "
+                "no other source fills its place\n"
+            )
+    prompts = sorted(intake.found.values(), key=lambda p: p.id)  # not in an order that requests ended in
+    random.Random(settings.seed).shuffle(prompts)  # noqa: S311 - a shuffle, no secret
+    counts = {
+        "wanted": settings.count,
+        "prompts": len(prompts),
+        "by_source": {share.name: share.counts() for share in shares},
+    }
+    return prompts, counts
+
+
+def _shares(recipe: Recipe, folder: Path) -> list[Share]:
+    """The sources with the number of prompts each is to give; the numbers add up to the recipe's."""
+    sources = recipe.prompts.sources
+    total = math.fsum(source.weight for source in sources)
+    shares: list[Share] = []
+    given, reached = 0, 0.0
+    for i, source in enumerate(sources):
+        reached += source.weight
+        upto = round(min(1.0, reached / total) * recipe.prompts.count)
+        name = _name_of(source)
+        if any(share.name == name for share in shares):
+            name = f"{name}-{i}"
+        share = Share(source=source, name=name, wanted=upto - given, journal=folder / f"self-{i}.jsonl")
+        shares.append(share)
+        given = upto
+    return shares
+
+
+def _name_of(source: Source) -> str:
+    if source.kind == "self":
+        return f"self:{source.language}"
+    return f"{source.kind}:{source.dataset if source.kind == 'hub' else Path(str(source.path)).stem}"
+
+
+def _from_templates(share: Share, intake: Intake, *, seed: int) -> None:
+    templates = Templates(file_of(share.source))
+    drawn = templates.draw(seed)
+    while share.missing:
+        expansion = next(drawn, None)
+        if expansion is None:
+            raise BadInput(
+                f"{templates.path}: gives {share.kept} distinct prompts, and {share.wanted} are wanted; "
+                "lower prompts.count or its weight, or add templates or words"
+            )
+        intake.take(share, expansion.text)
+
+
+def _from_outside(share: Share, intake: Intake, *, seed: int) -> None:
+    source = share.source
+    if not share.missing:
+        return
+    for text in outside.local(file_of(source)) if source.kind == "jsonl" else outside.hub(source, seed=seed):
+        intake.take(share, text)
+        if not share.missing or share.made >= MOST_READ * share.wanted:
+            return
+
+
+def _from_target(share: Share, intake: Intake, *, recipe: Recipe, ask: Ask, say: Say) -> None:
+    lines.mend(share.journal)
+    if share.journal.exists():
+        for line in lines.read(share.journal):
+            line.need({"text": (str, type(None))})
+            if share.missing:
+                intake.take(share, line.data["text"])
+    largest = max(4 * recipe.responses.concurrency, SMALLEST_BATCH)
+    most = MOST_ASKED * share.wanted
+    while share.missing and share.made < most:
+        likely = max(SMALLEST_BATCH, math.ceil(share.missing * OVER_ASK))
+        texts = ask(share.source, share.made, min(largest, likely, most - share.made))
+        with share.journal.open("a", encoding="utf-8") as file:
+            file.writelines(lines.as_line({"text": text}) for text in texts)
+        for text in texts:
+            if share.missing:
+                intake.take(share, text)
+        say(f"\rdraftgate: {share.name}: {share.kept} of {share.wanted} ({share.made} asked)")
+    if share.missing:
+        say(
+            f"\ndraftgate: {share.name}: given up: the target was asked {share.made} times and wrote "
+            f"{share.kept} new prompts (a higher temperature may give more)"
+        )
+    say("\n")

@@ -1,0 +1,173 @@
+"""The Magpie way: a target that is given an empty user turn writes what its users ask."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+from typing import Any
+
+import openai
+
+from harness.engine.server import Server
+from harness.errors import BadInput, ServerFailed
+from harness.measure.client import NO_KEY
+from harness.stats.degenerate import degenerate
+from training.recipe import Recipe, Source
+from training.tokenizer import tokenizer_of
+
+MAX_TOKENS = 128
+LEAST_CHARACTERS = 10
+LEAST_LETTERS = 0.6
+"""Share of the characters that are not white space."""
+_SENTINEL = "SELFMADEUSERTEXT"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opening:
+    """A chat up to where the user's text begins, and how the user's turn ends."""
+
+    prompt: str
+    end: str
+    end_id: int | None
+    """Where the end is one special token."""
+    specials: tuple[str, ...]
+
+
+def opening(tokenizer: Any, name: str) -> Opening:
+    """Cut the tokenizer's chat template at the user's text.
+
+    Raises:
+        BadInput: it has none, or the user's text or the turn's end is not to be found in it.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise BadInput(
+            f"{name}: its tokenizer has no chat template, so it cannot write prompts by itself; "
+            "leave the sources of kind 'self' out of the recipe"
+        )
+    turn = [{"role": "user", "content": _SENTINEL}]
+    rendered = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=False))
+    before, found, after = rendered.rpartition(_SENTINEL)
+    specials = tuple(
+        sorted({str(t) for t in (*tokenizer.all_special_tokens, *_added_specials(tokenizer))} - {""})
+    )
+    firsts = [(after.index(token), -len(token), token) for token in specials if token in after]
+    end = min(firsts)[2] if firsts else after.strip()
+    if not found or not end:
+        what = "does not show where the user's turn ends" if found else "leaves out the user's text"
+        raise BadInput(
+            f"{name}: its chat template {what}; leave the sources of kind 'self' out of the recipe"
+        )
+    return Opening(
+        prompt=before,
+        end=end,
+        end_id=int(tokenizer.convert_tokens_to_ids(end)) if firsts else None,
+        specials=specials,
+    )
+
+
+def _added_specials(tokenizer: Any) -> list[str]:
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    return [str(token) for token in added.values() if getattr(token, "special", False)]
+
+
+def opening_of(target: str) -> Opening:
+    """The same for a folder or a hub id.
+
+    Raises:
+        BadInput: see `opening`; or there is no tokenizer.
+    """
+    return opening(tokenizer_of(target), target)
+
+
+def usable(text: str, finish: str, start: Opening) -> str | None:
+    """What the target wrote, where it is a prompt: a whole turn, of letters, that does not loop."""
+    text = text.strip().removesuffix(start.end).strip()
+    dense = [c for c in text if not c.isspace()]
+    if finish != "stop" or len(text) < LEAST_CHARACTERS:
+        return None
+    if sum(c.isalpha() for c in dense) < LEAST_LETTERS * len(dense):
+        return None
+    if degenerate(text) or any(token in text for token in start.specials):
+        return None
+    return text
+
+
+class SelfMade:
+    """Samples user turns from a served target; what `prompts.run` calls as `ask`."""
+
+    def __init__(self, server: Server, recipe: Recipe, *, start: Opening | None = None) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            server: serves the target.
+            recipe: says how many requests are in flight, and the seed.
+            start: where the target's own chat template is not to be asked.
+
+        Raises:
+            BadInput: see `opening_of`.
+        """
+        self._server, self._recipe = server, recipe
+        self._start = start or opening_of(server.target_path or recipe.target.model)
+
+    def __call__(self, source: Source, first: int, number: int) -> list[str | None]:
+        """Requests `first` to `first + number - 1`: a prompt each, None where it is of no use.
+
+        Raises:
+            ServerFailed: a request failed; nothing of this call is returned.
+        """
+        return asyncio.run(self._all(source, first, number))
+
+    async def _all(self, source: Source, first: int, number: int) -> list[str | None]:
+        room = asyncio.Semaphore(self._recipe.responses.concurrency)
+        client = openai.AsyncOpenAI(
+            base_url=f"{self._server.url}/v1",
+            api_key=self._server.key or NO_KEY,
+            max_retries=2,
+            timeout=self._recipe.engine.request_timeout_s,
+            http_client=openai.DefaultAioHttpClient(),
+        )
+
+        async def one(n: int) -> str | None:
+            async with room:
+                try:
+                    answer = await client.completions.create(**self.request(source, n))
+                except openai.OpenAIError as error:
+                    why = f"{type(error).__name__}: {str(error)[:300]}"
+                    raise ServerFailed(f"the target's server wrote no prompt: {why}") from None
+            choice = answer.choices[0]
+            return usable(choice.text, choice.finish_reason, self._start)
+
+        async with client:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(one(n)) for n in range(first, first + number)]
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    def request(self, source: Source, number: int) -> dict[str, Any]:
+        """The arguments of one request: every sampling parameter, so that no server default applies."""
+        label = f"{self._recipe.prompts.seed}/{source.language}/{source.temperature}/{number}"
+        extra: dict[str, Any] = {
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "add_special_tokens": False,  # the template has written them
+            "skip_special_tokens": False,  # else one inside the text could not be seen
+        }
+        if self._start.end_id is not None:
+            extra["stop_token_ids"] = [self._start.end_id]
+        return {
+            "model": self._server.model,
+            "prompt": self._start.prompt,
+            "temperature": source.temperature,
+            "top_p": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "max_tokens": MAX_TOKENS,
+            "n": 1,
+            "seed": int.from_bytes(hashlib.sha256(label.encode()).digest()[:4]) // 2,
+            "stop": [self._start.end],
+            "extra_body": extra,
+        }

@@ -1,0 +1,162 @@
+"""Step-level checkpoints: complete or not there, the last few and the best.
+
+checkpoints/step-000200/   model, optimizer, scheduler, state.json
+checkpoints/best/          the same, with validation.json
+checkpoints/current/       what speculators resumes from; made anew at each start
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from harness.results.records import write_atomically
+
+STATE = "training_state.json"
+"""speculators' own name for it: epoch, local_step (0 at an epoch's end), global_step."""
+VALIDATION = "validation.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A complete checkpoint."""
+
+    path: Path
+    epoch: int
+    local_step: int
+    global_step: int
+
+
+class Checkpoints:
+    """The checkpoints of one training."""
+
+    def __init__(self, folder: Path, *, keep_last: int) -> None:
+        self.folder = folder
+        self._keep_last = keep_last
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def current(self) -> Path:
+        """The folder that speculators takes for its own."""
+        return self.folder / "current"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the lowest validation loss; may not be there yet."""
+        return self.folder / "best"
+
+    def steps(self) -> list[Step]:
+        """Complete checkpoints, oldest first."""
+        found = []
+        for path in sorted(self.folder.glob("step-*")):
+            try:
+                state = json.loads((path / STATE).read_text())
+                found.append(Step(path, state["epoch"], state["local_step"], state["global_step"]))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # cut off while it was pruned: as if it were not there
+        return sorted(found, key=lambda step: step.global_step)
+
+    def open(self) -> Step | None:
+        """Lay out what speculators resumes from; the step it goes on after, None from scratch."""
+        shutil.rmtree(self.current, ignore_errors=True)
+        self.current.mkdir()
+        self._uncut()
+        steps = self.steps()
+        if not steps:
+            return None
+        _link(steps[-1].path, self.current / str(steps[-1].epoch))
+        return steps[-1]
+
+    def _uncut(self) -> None:
+        """Finish a coronation that was cut off while there was no best one."""
+        made, old = self.folder / ".best", self.folder / ".best-old"
+        if old.exists() and not self.best.exists():
+            (made if made.exists() else old).rename(self.best)
+        for left in (made, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def keep(self, written: Path, *, epoch: int, local_step: int, global_step: int) -> Step:
+        """Make a folder that was written completely the newest checkpoint."""
+        place = self.folder / f"step-{global_step:06}"
+        step = Step(place, epoch, local_step, global_step)
+        (written / STATE).write_text(_state(step))
+        for path in written.iterdir():
+            _sync(path)
+        shutil.rmtree(place, ignore_errors=True)
+        written.rename(place)
+        _sync(self.folder)
+        for old in self.steps()[: -self._keep_last]:
+            shutil.rmtree(old.path)
+        return step
+
+    def drop_from(self, step: int) -> None:
+        """Forget checkpoints of that step and later ones: training on from it came to nothing."""
+        for found in self.steps():
+            if found.global_step >= step:
+                shutil.rmtree(found.path)
+
+    def end_epoch(self, step: Step) -> Step:
+        """Its epoch is validated: what resumes from it begins the next one."""
+        ended = dataclasses.replace(step, local_step=0)
+        write_atomically(step.path / STATE, _state(ended))
+        return ended
+
+    def best_loss(self) -> tuple[float, int] | None:
+        """Validation loss and epoch of the best checkpoint."""
+        try:
+            told = json.loads((self.best / VALIDATION).read_text())
+            return float(told["loss_epoch"]), int(told["epoch"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def crown(self, step: Step, metrics: dict[str, Any]) -> None:
+        """Make a checkpoint the best one."""
+        made = self.folder / ".best"
+        shutil.rmtree(made, ignore_errors=True)
+        _link(step.path, made)
+        (made / VALIDATION).write_text(json.dumps({"epoch": step.epoch, "step": step.global_step, **metrics}))
+        old = self.folder / ".best-old"
+        shutil.rmtree(old, ignore_errors=True)
+        if self.best.exists():
+            self.best.rename(old)
+        made.rename(self.best)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def forget_after(path: Path, resumed: Step | None) -> None:
+    """Drop metrics of steps that will be done again, and a line that was cut off."""
+    if not path.exists():
+        return
+    kept = []
+    # A step's line has the number of steps before it, a validation's has that of those that led to it.
+    first = {"train": resumed.global_step if resumed else 0}
+    first["val"] = first["train"] + (resumed is not None and resumed.local_step == 0)
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            told = json.loads(line)
+        except ValueError:
+            continue
+        if any(kind in told and told["step"] < end for kind, end in first.items()):
+            kept.append(line + "\n")
+    write_atomically(path, "".join(kept))
+
+
+def _state(step: Step) -> str:
+    return json.dumps({"epoch": step.epoch, "local_step": step.local_step, "global_step": step.global_step})
+
+
+def _link(source: Path, place: Path) -> None:
+    """A copy that takes no room; files of a checkpoint are never changed in place."""
+    shutil.copytree(source, place, copy_function=os.link)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

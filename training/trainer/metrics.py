@@ -1,0 +1,154 @@
+"""What the trainer wrote of itself: its last state as a line, a report, and curves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from training.hidden.extract import Progress
+
+_MOST = 2**53
+COUNTED = ("samples", "empty_samples", "empty_steps")
+
+
+def lines(path: Path, *, last_bytes: int | None = None) -> list[dict[str, Any]]:
+    """The complete lines of a metrics file, or of its end; none where there is no file."""
+    found = []
+    try:
+        with path.open("rb") as file:
+            if last_bytes:
+                file.seek(max(0, path.stat().st_size - last_bytes))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    for line in text.splitlines():
+        try:
+            told = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if _whole(told):
+            found.append(told)
+    return found
+
+
+def _whole(line: Any) -> bool:
+    """A line of the trainer: numbers, and tables of numbers."""
+    if not isinstance(line, dict) or not all(type(line.get(name)) is int for name in ("epoch", "step")):
+        return False
+    tables = [line[name] for name in ("train", "val") if name in line]
+    if not all(isinstance(table, dict) for table in tables):
+        return False
+    numbers = [line.get(name, 0) for name in ("epoch", "step", "at", "began", "waited_s", *COUNTED)]
+    numbers += [value for table in tables for value in table.values()]
+    return all(isinstance(n, float) or (type(n) is int and abs(n) <= _MOST) for n in numbers)
+
+
+def last_line(path: Path) -> str:
+    """Where the training is, in a few words."""
+    told = [line for line in lines(path, last_bytes=8192) if "train" in line]
+    if not told:
+        return "training has not begun"
+    last = told[-1]
+    loss = last["train"].get("loss", math.nan)
+    accepted = [last["train"].get(f"full_acc_{i}") for i in range(8)]
+    shown = "/".join(f"{100 * value:.0f}" for value in accepted if value is not None)
+    return f"epoch {last['epoch'] + 1}, step {last['step'] + 1}, loss {loss:.3f}, full acc {shown or '—'} %"
+
+
+def validations(path: Path) -> list[dict[str, Any]]:
+    """Validation metrics, an entry an epoch: loss, `full_acc`, `cond_acc` by position (shares)."""
+    found = []
+    for line in lines(path):
+        if "val" not in line:
+            continue
+        values = line["val"]
+        found.append(
+            {
+                "epoch": line["epoch"],
+                "step": line["step"],
+                "loss": values.get("loss_epoch"),
+                "full_acc": _row(values, "full_acc_{}_epoch"),
+                "cond_acc": _row(values, "cond_acc_{}_epoch"),
+                "position_acc": _row(values, "position_{}_acc_epoch"),
+            }
+        )
+    return found
+
+
+def _row(values: dict[str, float], name: str) -> list[float]:
+    return [values[name.format(i)] for i in range(64) if name.format(i) in values]
+
+
+def report(path: Path, *, times: dict[str, float], extraction: Progress, mode: str) -> dict[str, Any]:
+    """What a training took and reached; seconds, samples, shares.
+
+    `fetch_frac` is the share of the time from the first logged step to the last in which the trainer
+    waited for data; what it waited for the first step is in the times. A training that was resumed counts
+    from the first to the last of each of its trainers.
+    """
+    told = [line for line in lines(path) if "train" in line]
+    last = told[-1] if told else {}
+    trainers: dict[float, list[dict[str, Any]]] = defaultdict(list)
+    for line in told:
+        trainers[line.get("began", 0.0)].append(line)
+    spans = [(run[0], run[-1]) for run in trainers.values()]
+    seconds = sum(end["at"] - start["at"] for start, end in spans)
+    waited = sum(end["waited_s"] - start["waited_s"] for start, end in spans)
+    done = validations(path)
+    best = min(done, key=lambda v: v["loss"]) if done else None
+    extracted = times.get("extraction_s")
+    new = extraction.written
+    return {
+        "mode": mode,
+        "times": {name: round(value, 1) for name, value in times.items()},
+        "steps": last.get("step", -1) + 1,
+        "epochs": last.get("epoch", -1) + 1,
+        "step_seconds": round(seconds, 1),
+        "fetch_frac": round(waited / seconds, 4) if seconds > 0 else None,
+        "trainers": len(spans),
+        **{name: sum(end[name] for _, end in spans) for name in COUNTED},
+        "extraction": {
+            **dataclasses.asdict(extraction),
+            "samples_per_s": round(new / extracted, 1) if extracted and new else None,
+            "tokens_per_s": round(extraction.tokens / extracted) if extracted and new else None,
+        },
+        "train_loss": last.get("train", {}).get("loss"),
+        "validation": best,
+        "validations": done,
+    }
+
+
+def curves(path: Path, picture: Path, *, title: str) -> None:
+    """Loss and acceptance by step as a PNG; nothing where nothing was logged."""
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    told = [line for line in lines(path) if "train" in line]
+    if not told:
+        return
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    steps = [line["step"] for line in told]
+    axes[0].plot(steps, [line["train"].get("loss", math.nan) for line in told], label="training")
+    done = validations(path)
+    axes[0].plot([v["step"] for v in done], [v["loss"] for v in done], "o-", label="validation")
+    axes[0].set(xlabel="step", ylabel="loss", yscale="log")
+    axes[0].legend()
+    for axis, name in ((axes[1], "full_acc"), (axes[2], "cond_acc")):
+        for i in range(8):
+            if f"{name}_{i}" in told[-1]["train"]:
+                values = [line["train"].get(f"{name}_{i}", math.nan) for line in told]
+                (drawn,) = axis.plot(steps, values, alpha=0.6, label=f"position {i}")
+                held = [(v["step"], v[name][i]) for v in done if len(v[name]) > i]
+                axis.plot(*zip(*held, strict=True), "o", color=drawn.get_color()) if held else None
+        axis.set(xlabel="step", ylabel=name, ylim=(0, 1))
+        if axis.lines:  # other algorithms count otherwise
+            axis.legend()
+    figure.suptitle(f"{title}: lines training, dots validation")
+    figure.savefig(picture, dpi=100)
+    plt.close(figure)

@@ -1,0 +1,286 @@
+"""The stage that trains: hidden states from a server, and the trainer beside it, on one device."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from harness.engine.models import Say
+from harness.errors import BadInput
+from harness.results.records import write_atomically
+from training.dataset import train_ratio, train_rows
+from training.errors import TrainingFailed
+from training.hidden.disk_space import hidden_folder
+from training.hidden.extract import (
+    Progress,
+    finished,
+    layers_of,
+    server_spec,
+    trainers_order,
+)
+from training.hidden.prefetch import Ahead
+from training.recipe import Recipe
+from training.servers import base_spec, is_cpu
+from training.stages import Context
+from training.trainer import metrics, warm_start as beginning
+from training.trainer.checkpoints import Checkpoints, forget_after
+from training.validate import offline as predict
+
+LOCK = "trainer.lock"
+"""Held by a trainer as long as it lives."""
+ON_GPU = {"draft_attn_impl": "sdpa", "loss_implementation": "eager"}
+"""Compiled or not: of what torch 2.11 runs the fastest (`tests.perf.steps`); it fails on the fused losses
+once they are compiled, and flex attention's masks break the graph at every ttt step."""
+ON_CPU = {"draft_attn_impl": "sdpa", "loss_implementation": "eager", "hidden_states_dtype": "float32"}
+"""The trainer does not run on a CPU without them: flex attention has no backward pass there, the fused
+losses need Triton, and bf16 would be emulated."""
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Extract and train; the report, also in `report.json`.
+
+    Raises:
+        TrainingFailed: no room, too many samples without hidden states, the third stall, a loss that is
+            not finite, a trainer that died.
+    """
+    import datasets  # noqa: PLC0415 - takes seconds
+
+    recipe, folder, say = context.recipe, context.folder, context.say
+    data = context.upstream["dataset"] / "data"
+    rows = datasets.load_from_disk(str(data)).with_format(None)
+    lengths = list(rows["seq_len"])
+    split = train_rows(len(lengths), train_ratio(recipe.dataset.validation))
+    cpu = is_cpu(recipe, sys.executable)
+    base, target = base_spec(recipe, say=say, python=sys.executable)
+    hidden = hidden_folder(context, target, tokens=sum(lengths))
+    _alone(folder)
+    store = Checkpoints(folder / "checkpoints", keep_last=recipe.train.keep_last)
+    resumed = store.open()
+    forget_after(folder / "metrics.jsonl", resumed)
+    if resumed:
+        say(f"going on after step {resumed.global_step}")
+    settings = trainer_settings(recipe, folder, data=data, hidden=hidden, target=target, cpu=cpu)
+    spec = server_spec(recipe, base, target=target, folder=hidden, cpu=cpu, shared=True)
+    progress = Progress(wanted=len(lengths))
+    times: dict[str, float] = {}
+    began = time.monotonic()
+    if recipe.hidden_states.mode == "online":
+        server = context.engines.get(spec)
+        times["server_ready_s"] = time.monotonic() - began
+        settings["arguments"] += ["--vllm-endpoint", f"{server.url}/v1"]
+        with _trainer(settings, folder, recipe) as trainer:
+            _follow(trainer, folder, say)
+    else:
+        with _trainer(settings, folder, recipe) as trainer:
+            ahead = Ahead(
+                rows=lambda row: rows[row]["input_ids"],
+                order=lambda: trainers_order(lengths, split=split, recipe=recipe),
+                folder=hidden,
+                spec=spec,
+                engines=context.engines,
+                trainer=trainer,
+                metrics_file=folder / "metrics.jsonl",
+                progress=progress,
+                concurrency=recipe.hidden_states.concurrency,
+                max_missing=recipe.hidden_states.max_missing,
+                stall_seconds=context.stall_seconds,
+                say=say,
+            )
+            with FileLock(hidden.with_suffix(".lock")):  # another recipe may want the same files
+                ahead.run()
+            finished(hidden, ended=True)
+            context.engines.drop()  # its memory is the trainer's now
+            times |= {"server_ready_s": ahead.server_s, "extraction_s": ahead.seconds}
+            times |= {"extracted_s": time.monotonic() - began, "stalls": ahead.stalls}
+            _follow(trainer, folder, say)
+    times["total_s"] = time.monotonic() - began
+    _judge(folder)
+    if recipe.hidden_states.mode == "ahead":
+        context.engines.drop()
+        try:
+            predict.run(
+                folder,
+                recipe,
+                checkpoint=store.best,
+                target=Path(target),
+                samples=predict.held_out(
+                    context.upstream["dataset"],
+                    context.upstream["responses"] / "responses.jsonl",
+                    hidden,
+                    first=split,
+                    length=recipe.dataset.seq_length,
+                ),
+                device="cpu" if cpu else "cuda",
+                say=say,
+            )
+        except (BadInput, RuntimeError) as error:  # what was trained stands without it
+            say(f"no prediction of what serving gives: {error}")
+    if not context.keep_hidden_states:
+        shutil.rmtree(hidden, ignore_errors=True)
+    report = metrics.report(
+        folder / "metrics.jsonl", times=times, extraction=progress, mode=recipe.hidden_states.mode
+    )
+    write_atomically(folder / "report.json", json.dumps(report, indent=1) + "\n")
+    metrics.curves(folder / "metrics.jsonl", folder / "curves.png", title=recipe.name)
+    return report
+
+
+def _alone(folder: Path) -> None:
+    """Wait until a trainer whose starter was killed has ended: it takes seconds."""
+    try:
+        with FileLock(folder / LOCK, timeout=60):
+            pass
+    except Timeout:
+        raise TrainingFailed(f"{folder}: another trainer works there; end it first") from None
+
+
+def trainer_settings(
+    recipe: Recipe, folder: Path, *, data: Path, hidden: Path, target: str, cpu: bool
+) -> dict[str, Any]:
+    """What `training.trainer.process` is told."""
+    train = recipe.train
+    arguments: dict[str, Any] = {
+        "verifier_name_or_path": target,
+        "speculator_type": train.algorithm,
+        "data_path": str(data),
+        "hidden_states_path": str(hidden),
+        "draft_vocab_size": recipe.dataset.draft_vocab_size,
+        "target_layer_ids": list(layers_of(recipe, target)),
+        "num_layers": train.num_layers,
+        "ttt_steps": train.ttt_steps,
+        "epochs": train.epochs,
+        "lr": train.lr,
+        "total_seq_len": train.total_seq_len,
+        "train_data_ratio": train_ratio(recipe.dataset.validation),
+        "seed": train.seed,
+        "max_steps": train.max_steps,
+        "num_workers": train.num_workers,
+        "log_freq": train.log_steps,
+        "save_path": str(folder / "checkpoints" / "current"),
+    }
+    if train.from_pretrained:
+        arguments |= beginning.arguments(train.from_pretrained, target=target, to=folder / "start")
+    if recipe.hidden_states.mode == "ahead":
+        arguments["on_missing"] = "warn"
+    if cpu:
+        arguments |= ON_CPU
+    else:
+        arguments |= ON_GPU
+    arguments |= train.args
+    compiled = train.compile and not cpu
+    return {
+        "arguments": _flags(arguments),
+        "device": "cpu" if cpu else "cuda",
+        "gpu_memory": None if cpu else 0.95 - recipe.hidden_states.gpu_memory,
+        "compile": compiled,
+        "replayed": compiled and train.gpus == 1,
+        "gpus": train.gpus,
+        "ahead": recipe.hidden_states.mode == "ahead",
+        "checkpoints": str(folder / "checkpoints"),
+        "keep_last": train.keep_last,
+        "checkpoint_steps": train.checkpoint_steps,
+        "patience": train.patience,
+        "max_empty": train.max_empty,
+        "metrics": str(folder / "metrics.jsonl"),
+        "outcome": str(folder / "outcome.json"),
+        "lock": str(folder / LOCK),
+    }
+
+
+def _flags(arguments: dict[str, Any]) -> list[str]:
+    words: list[str] = []
+    for name, value in arguments.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value is False:
+            words.append(f"--no-{flag.removeprefix('--')}")
+        elif isinstance(value, list | tuple):
+            words += [flag, *map(str, value)]
+        elif value is not None:
+            words += [flag, str(value)]
+    return words
+
+
+def command(recipe: Recipe, settings: Path) -> list[str]:
+    """How the trainer is started: by itself, or one process a GPU through torchrun."""
+    module = ["-m", "training.trainer.process", str(settings)]
+    if recipe.train.gpus > 1:
+        return [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(recipe.train.gpus),
+            *module,
+        ]
+    return [sys.executable, *module]
+
+
+@contextlib.contextmanager
+def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator[subprocess.Popen[bytes]]:
+    """The trainer's process; asked to save and end if we end before it."""
+    (folder / "outcome.json").unlink(missing_ok=True)
+    file = folder / "settings.json"
+    write_atomically(file, json.dumps(settings, indent=1) + "\n")
+    with (folder / "log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            command(recipe, file),
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.PIPE,  # its end, however we end, is the trainer's sign to end too
+            start_new_session=True,  # Ctrl-C is for us, who then tell it
+            env={
+                **os.environ,
+                **({} if settings["compile"] else {"TORCH_COMPILE_DISABLE": "1"}),
+                "PYTHONWARNINGS": "ignore:resource_tracker",  # of what its killed loader workers left
+            },
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)  # it saves a checkpoint
+            try:
+                process.wait(timeout=150)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if process.stdin:
+            process.stdin.close()
+
+
+def _follow(trainer: subprocess.Popen[bytes], folder: Path, say: Say) -> None:
+    while trainer.poll() is None:
+        time.sleep(0.5)
+        say(f"\r{metrics.last_line(folder / 'metrics.jsonl')}")
+
+
+def _judge(folder: Path) -> None:
+    """Raise unless there is a drafter to export."""
+    try:
+        outcome = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        tail = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:]
+        raise TrainingFailed(
+            f"the trainer died; run the same command to go on after its last checkpoint; the end of "
+            f"{folder / 'log.txt'}:\n" + "\n".join(f"  {line[:300]}" for line in tail)
+        ) from None
+    if outcome["kind"] not in {"done", "early"}:
+        good = (
+            f"; last good checkpoint: {outcome['last_good']}"
+            if outcome["last_good"]
+            else "; no checkpoint yet"
+        )
+        raise TrainingFailed(f"training stopped: {outcome['why']}{good} ({folder / 'checkpoints'})")

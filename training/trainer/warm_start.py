@@ -1,0 +1,55 @@
+"""A drafter to go on from: made whole again, and with the vocabulary that it was trained with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BadInput
+from training.validate.eagle3 import EMBEDDINGS
+
+
+def arguments(drafter: str, *, target: str, to: Path) -> dict[str, Any]:
+    """The trainer's arguments that start from `drafter`.
+
+    An exported drafter has no embeddings, since the engine shares the target's with it; speculators would
+    start from whatever the memory held in their place. And it would take the draft vocabulary of the new
+    data, by which the drafter's own head means other tokens.
+
+    Args:
+        drafter: a folder, or a hub id, which is passed on as it is.
+        target: the target's folder.
+        to: a folder for the completed copy.
+
+    Raises:
+        BadInput: the folder holds no drafter.
+    """
+    if not drafter.startswith("/"):
+        return {"from_pretrained": drafter}
+    import numpy as np  # noqa: PLC0415
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+    from speculators.utils.loading import load_model_layers  # noqa: PLC0415
+
+    source = Path(drafter)
+    try:
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        tensors = load_file(source / "model.safetensors")
+        config["speculators_config"]["verifier"]["name_or_path"] = target
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise BadInput(f"train.from_pretrained: {source} holds no drafter of speculators: {error}") from None
+    if EMBEDDINGS not in tensors:
+        tensors[EMBEDDINGS] = load_model_layers([EMBEDDINGS], target)[EMBEDDINGS].contiguous()
+    shutil.rmtree(to, ignore_errors=True)
+    to.mkdir(parents=True)
+    (to / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    save_file(tensors, to / "model.safetensors", metadata={"format": "pt"})
+    found: dict[str, Any] = {"from_pretrained": str(to)}
+    if "d2t" in tensors and "t2d" in tensors:
+        for name in ("d2t", "t2d"):
+            np.save(to / f"{name}.npy", tensors[name].numpy())
+            found[f"{name}_path"] = str(to / f"{name}.npy")
+        found["draft_vocab_size"] = len(tensors["d2t"])
+    return found
