@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from harness.config.cells import Cell
-from harness.run import Session
+from harness.run import Run
 
 
-def plan(run: Session, cells: list[Cell]) -> list[str]:
+def plan(run: Run, cells: list[Cell]) -> list[str]:
     """What is about to be measured, and how long that takes by the stack's own estimate.
 
     Raises:
@@ -29,7 +29,7 @@ def plan(run: Session, cells: list[Cell]) -> list[str]:
     return lines
 
 
-def speed_plan(run: Session, cells: list[Cell]) -> list[str]:
+def speed_plan(run: Run, cells: list[Cell]) -> list[str]:
     """The same for a suite that starts servers of its own.
 
     Raises:

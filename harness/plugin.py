@@ -22,7 +22,7 @@ from harness.plan import plan, speed_plan
 from harness.provenance import record as provenance
 from harness.report import run_table as tables
 from harness.results.records import RUN_FILE, CellRecord
-from harness.run import Options, Session
+from harness.run import Options, Run
 from harness.selection import (
     cell_of,
     loose_words,
@@ -39,7 +39,7 @@ DATA = Path(__file__).resolve().parent.parent / "fixtures"
 DEFAULT_STACK = "smollm2-cpu"
 DEFAULT_PROFILE = "quick"
 
-SESSION = pytest.StashKey[Session]()
+RUN = pytest.StashKey[Run]()
 CELL = pytest.StashKey[Cell]()
 _BENCHES = pytest.StashKey[bool]()
 _LOST_WORKER = pytest.StashKey[bool]()
@@ -81,10 +81,10 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         stack = stacks.load(stacks.find(config.getoption("--stack"), DATA / "stacks"))
         worker: dict[str, Any] = getattr(config, "workerinput", {})
-        session = Session(_options(config, stack), DATA, run=worker.get("draftgate_run"))
+        session = Run(_options(config, stack), DATA, run=worker.get("draftgate_run"))
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
-    config.stash[SESSION] = session
+    config.stash[RUN] = session
     session.timed = worker.get("draftgate_alone", True)
     if worker and session.timed and worker["workercount"] > 1:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(worker["workerid"]).removeprefix("gw"))
@@ -99,7 +99,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker of pytest-xdist the name of the run, and whether it has a device of its own."""
-    run = node.config.stash[SESSION]
+    run = node.config.stash[RUN]
     node.workerinput["draftgate_run"] = run.run
     workers = node.config.getoption("numprocesses") or 1
     try:
@@ -186,7 +186,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cell" not in metafunc.fixturenames or marker is None:
         return
     own_servers, drafting = marker.kwargs.get("own_servers", False), marker.kwargs.get("drafting", False)
-    options = metafunc.config.stash[SESSION].options
+    options = metafunc.config.stash[RUN].options
     cells = cells_of(options.stack, options.profile_name, options.profile, workloads=options.workloads)
     metafunc.parametrize(
         ("server", "cell"),
@@ -204,7 +204,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drop what is measured only by name, put cells of one server together, warn of a loose -k."""
     named = f"{config.getoption('keyword')} {config.getoption('markexpr')}"
-    arguments, stack = config.invocation_params.args, config.stash[SESSION].options.stack
+    arguments, stack = config.invocation_params.args, config.stash[RUN].options.stack
     dropped = [i for i in items if only_by_name(i, stack, arguments=arguments, named=named)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
@@ -237,7 +237,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not (cells or own):
         return
     pairs = [cell for item, cell in own if "speed_pairs" in getattr(item, "fixturenames", ())]
-    run = config.stash[SESSION]
+    run = config.stash[RUN]
     try:
         for line in [*plan(run, cells), *speed_plan(run, pairs), f"draftgate: records go to {run.folder}"]:
             if not hasattr(config, "workerinput"):
@@ -287,7 +287,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
     except KeyboardInterrupt:
         what = "\ndraftgate: interrupted while it ended"
         if _has_run(config):
-            what += f"; records: {config.stash[SESSION].folder}; --resume goes on with what is not there"
+            what += f"; records: {config.stash[RUN].folder}; --resume goes on with what is not there"
         _write(config, what)
         return pytest.ExitCode.INTERRUPTED
 
@@ -298,10 +298,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(config, "workerinput") or not config.stash.get(_BENCHES, _has_run(config)):
         return
     ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-    if ended and not config.getoption("collectonly") and config.stash[SESSION].folder.exists():
+    if ended and not config.getoption("collectonly") and config.stash[RUN].folder.exists():
         try:
             complete = not config.stash.get(_LOST_WORKER, False) and _complete(config, session)
-            config.stash[SESSION].write(finished=complete)
+            config.stash[RUN].write(finished=complete)
         except BadInput as error:
             _write(config, f"draftgate: {error}")
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -310,7 +310,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def _complete(config: pytest.Config, session: pytest.Session) -> bool:
     """Every cell that was asked for has its file; the controller of workers cannot know, and believes so."""
     wanted = [cell for item in getattr(session, "items", ()) if (cell := cell_of(item))]
-    have = {p.stem for p in config.stash[SESSION].folder.glob("*/*.json")}
+    have = {p.stem for p in config.stash[RUN].folder.glob("*/*.json")}
     return all(str(cell) in have for cell in wanted)
 
 
@@ -318,7 +318,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """The table, and where the records are."""
     if hasattr(config, "workerinput") or not config.stash.get(_BENCHES, _has_run(config)):
         return
-    run = config.stash[SESSION]
+    run = config.stash[RUN]
     try:
         cells = run.cells()
     except DraftgateError as error:
@@ -345,10 +345,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def _has_run(config: pytest.Config) -> bool:
     """Under pytest-xdist the controller collects nothing itself."""
-    return SESSION in config.stash and config.stash[SESSION].folder.exists()
+    return RUN in config.stash and config.stash[RUN].folder.exists()
 
 
-def _sorted(cells: list[CellRecord], run: Session) -> list[CellRecord]:
+def _sorted(cells: list[CellRecord], run: Run) -> list[CellRecord]:
     """As the stack has them: `none` first, then by drafter and k."""
     names = [
         str(c) for c in cells_of(run.options.stack, "", run.options.profile, workloads=run.options.workloads)

@@ -68,7 +68,7 @@ class Options:
         }
 
 
-class Session:
+class Run:
     """The run folder and what is in it."""
 
     def __init__(self, options: Options, data: Path, *, run: str | None = None) -> None:

@@ -106,7 +106,7 @@ def look(stack: Stack, *, results: Path, calibrate: bool | None) -> Iterator[Lin
     if facts is None:
         yield Line("—", "calibration", "not without an engine")
         return
-    yield _mend(python)
+    yield _patch(python)
     yield from _calibration(stack, calibrate=calibrate)
 
 
@@ -153,8 +153,8 @@ def _model(name: str, reference: str, python: str) -> Line:
     return Line("ok", name, f"{reference}: weights {provenance.weights_hash(where)}")
 
 
-def _mend(python: str) -> Line:
-    """Probe the engine's code for the faults that we know, without mending any."""
+def _patch(python: str) -> Line:
+    """Probe the engine's code for the faults that we know, without patching any."""
     plugin = Path(__file__).parents[1] / "engine" / "vllm_plugin.py"
     code = f"import runpy; runpy.run_path({str(plugin)!r})['register']()"
     with tempfile.TemporaryDirectory() as folder:
@@ -176,7 +176,7 @@ def _mend(python: str) -> Line:
     faults = [str(one["fault"]) for one in found if one["probe"] == "fault"]
     if faults:
         return Line(
-            "ok", "known faults", f"{', '.join(faults)}: mended in every server that draftgate starts"
+            "ok", "known faults", f"{', '.join(faults)}: patched in every server that draftgate starts"
         )
     return Line("ok", "known faults", "none" if found else "none to look for on this device")
 
@@ -193,7 +193,7 @@ def _calibration(stack: Stack, *, calibrate: bool | None) -> Iterator[Line]:
                 prompts,
                 folder=Path(folder),
                 say=lambda _: None,
-                mend=os.environ.get("DRAFTGATE_MEND", "1"),
+                patch=os.environ.get("DRAFTGATE_MEND", "1"),
                 again=bool(calibrate),
             )
     except DraftgateError as error:

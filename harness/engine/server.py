@@ -62,8 +62,8 @@ class Server:
     per_request: bool
     """Acceptance comes with each response."""
     log: Path | None
-    mends: tuple[dict[str, Any], ...] = ()
-    """What the engine plug-in found and mended, a record for each process of the engine."""
+    patches: tuple[dict[str, Any], ...] = ()
+    """What the engine plug-in found and patched, a record for each process of the engine."""
     target_path: str | None = None
     speculative: str | None = None
     """vLLM's speculative config as it was given, model references resolved."""
@@ -194,7 +194,7 @@ def resolve_speculative(spec: ServerSpec, *, target: str, say: Say) -> str | Non
 
 @contextlib.contextmanager
 def running(
-    spec: ServerSpec, *, folder: Path, say: Say, mend: str = "1", locked: bool = True
+    spec: ServerSpec, *, folder: Path, say: Say, patch: str = "1", locked: bool = True
 ) -> Iterator[Server]:
     """Start a server, and stop it at the end whatever happens.
 
@@ -202,7 +202,7 @@ def running(
         spec: what to start.
         folder: its log goes there.
         say: told what takes long.
-        mend: the engine plug-in's DRAFTGATE_MEND: `1` mends, `probe` only looks.
+        patch: the engine plug-in's DRAFTGATE_MEND: `1` patches, `probe` only looks.
         locked: a key of its own is needed to use it; without, anybody on this machine may.
 
     Raises:
@@ -235,7 +235,7 @@ def running(
         **({"HF_HUB_OFFLINE": "1"} if target.startswith("/") else {}),
         **dict(spec.env),
         **({"VLLM_API_KEY": key} if locked else {}),
-        "DRAFTGATE_MEND": mend,
+        "DRAFTGATE_MEND": patch,
         "DRAFTGATE_MEND_REPORT": str(report),
         leftovers.MARK: start_id,
     }
@@ -257,7 +257,7 @@ def running(
             attached=False,
             per_request=facts.per_request and speculative is not None,
             log=log,
-            mends=_mends(report),
+            patches=_patches(report),
             target_path=target,
             speculative=speculative,
             pid=process.pid,
@@ -367,10 +367,10 @@ def reason(lines: list[str]) -> str:
     return lines[-1][:400] if lines else "it wrote nothing"
 
 
-def _mends(report: Path) -> tuple[dict[str, Any], ...]:
+def _patches(report: Path) -> tuple[dict[str, Any], ...]:
     with contextlib.suppress(OSError, ValueError, RecursionError):
         told = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
-        return tuple(mend for mend in told if isinstance(mend, dict))
+        return tuple(patch for patch in told if isinstance(patch, dict))
     return ()
 
 

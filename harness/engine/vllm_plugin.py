@@ -1,7 +1,7 @@
-"""Mends for engine faults; vLLM loads this module into each of its processes.
+"""Patches for engine faults; vLLM loads this module into each of its processes.
 
-Nothing happens unless `DRAFTGATE_MEND` is set: "1" or "on" mends where a probe shows the fault, "probe" only
-probes. What was found is logged, and appended as a line of JSON to the file that `DRAFTGATE_MEND_REPORT`
+Nothing happens unless `DRAFTGATE_MEND` is set: "1" or "on" patches where a probe shows the fault, "probe"
+only probes. What was found is logged, and appended as a line of JSON to the file that `DRAFTGATE_MEND_REPORT`
 names, so that no result hides it. This runs inside the engine: it imports the standard library only (vLLM and
 torch when called), and nothing of the project.
 """
@@ -17,7 +17,7 @@ from itertools import accumulate
 from random import SystemRandom
 from typing import Any
 
-MEND, REPORT = "DRAFTGATE_MEND", "DRAFTGATE_MEND_REPORT"
+MODE, REPORT = "DRAFTGATE_MEND", "DRAFTGATE_MEND_REPORT"
 _EXPAND = "expand_batch_to_tokens"
 _ROUNDS = 8
 
@@ -29,7 +29,7 @@ class Fault:
     name: str
     what: str
     shows: Callable[[], bool]
-    mend: Callable[[], None]
+    patch: Callable[[], None]
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def _expand_batch_to_tokens(
     return replaced.repeat_interleave(counts, output_size=num_tokens)
 
 
-def _mend_temperature() -> None:
+def _patch_temperature() -> None:
     faulty = getattr(import_module("vllm.v1.sample.rejection_sampler"), _EXPAND)
     for module in list(sys.modules.values()):
         if getattr(module, "__dict__", {}).get(_EXPAND) is faulty:
@@ -104,39 +104,39 @@ FAULTS = (
         name="cpu-temperature",
         what=f"{_EXPAND} (temperature dropped on CPU, vLLM up to 0.32)",
         shows=_temperature_dropped,
-        mend=_mend_temperature,
+        patch=_patch_temperature,
     ),
 )
 
 
 def register() -> None:
-    """Probe this process's engine code for known faults and mend them, as `DRAFTGATE_MEND` says.
+    """Probe this process's engine code for known faults and patch them, as `DRAFTGATE_MEND` says.
 
     Raises:
-        RuntimeError: A fault still shows after its mend.
+        RuntimeError: A fault still shows after its patch.
     """
-    mode = os.environ.get(MEND, "")
+    mode = os.environ.get(MODE, "")
     if mode not in {"1", "on", "probe"} or not import_module("vllm.platforms").current_platform.is_cpu():
         return
     logger = import_module("vllm.logger").init_logger("vllm.draftgate")
     for fault in FAULTS:
         found = fault.shows()
-        mending = found and mode != "probe"
-        if mending:
-            fault.mend()
-        still = mending and fault.shows()
-        _report(fault, found=found, mended=mending and not still)
+        patching = found and mode != "probe"
+        if patching:
+            fault.patch()
+        still = patching and fault.shows()
+        _report(fault, found=found, patched=patching and not still)
         if still:
-            raise RuntimeError(f"draftgate: could not mend {fault.what}: probe failed before and after")
-        if mending:
-            logger.warning("draftgate: mended %s: probe failed before, passes after", fault.what)
+            raise RuntimeError(f"draftgate: could not patch {fault.what}: probe failed before and after")
+        if patching:
+            logger.warning("draftgate: patched %s: probe failed before, passes after", fault.what)
         elif found:
-            logger.warning("draftgate: probe failed, nothing mended (%s=%s): %s", MEND, mode, fault.what)
+            logger.warning("draftgate: probe failed, nothing patched (%s=%s): %s", MODE, mode, fault.what)
         else:
-            logger.info("draftgate: probe passed, nothing mended")
+            logger.info("draftgate: probe passed, nothing patched")
 
 
-def _report(fault: Fault, *, found: bool, mended: bool) -> None:
+def _report(fault: Fault, *, found: bool, patched: bool) -> None:
     """Append one line; a single write, since all processes of an engine share the file."""
     path = os.environ.get(REPORT)
     if not path:
@@ -144,7 +144,7 @@ def _report(fault: Fault, *, found: bool, mended: bool) -> None:
     line = {
         "fault": fault.name,
         "probe": "fault" if found else "healthy",
-        "mended": mended,
+        "mended": patched,
         "vllm": import_module("vllm").__version__,
         "pid": os.getpid(),
     }

@@ -47,15 +47,15 @@ def _soft(code: str, text: str) -> Finding:
 def _engine(cell: CellName, subject: Mapping[str, Any], *, sampled: bool) -> list[Finding]:
     """Faults that were found and left, and what was changed in the engine."""
     found = []
-    for mend in subject.get("mends") or ():
-        if mend.get("probe") != "fault" or mend.get("mended") or not cell.k:
+    for patch in subject.get("mends") or ():
+        if patch.get("probe") != "fault" or patch.get("mended") or not cell.k:
             continue
-        name = mend.get("fault")
+        name = patch.get("fault")
         if sampled:
-            text = f"the engine has the fault {name}, and no mend: acceptance at T > 0 is wrong"
+            text = f"the engine has the fault {name}, and no patch: acceptance at T > 0 is wrong"
             found.append(Finding(code="engine-faulty", hard=True, text=text))
         else:
-            text = f"the engine has the fault {name}, and no mend: at T=0 it changes nothing"
+            text = f"the engine has the fault {name}, and no patch: at T=0 it changes nothing"
             found.append(_soft("engine-faulty", text))
     changed = subject.get("engine_files")
     if isinstance(changed, Sequence) and not isinstance(changed, str) and changed:

@@ -166,7 +166,7 @@ class Measurement:
                 moved=moved if not self._resumed else None,
                 requests=len(records),
                 cache=self._cell.profile.cache,
-                mends=provenance.mends_of(self._server),
+                patches=provenance.patches_of(self._server),
                 restarts=self._restarts,
                 max_tokens=self._cell.profile.max_tokens,
                 remembers=validity.remembers(self._subject),

@@ -111,7 +111,7 @@ async def _ask(
         moved={name: getattr(delta, name) for name in names},
         requests=len(answers),
         cache="warm",  # nothing is said of it here
-        mends=(),
+        patches=(),
     )
     return answers, "; ".join(finding.text for finding in found if finding.hard)
 

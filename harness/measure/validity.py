@@ -47,7 +47,7 @@ def findings(
     moved: dict[str, int] | None,
     requests: int,
     cache: str,
-    mends: Sequence[dict[str, object]],
+    patches: Sequence[dict[str, object]],
     restarts: Sequence[str] = (),
     max_tokens: int | None = None,
     remembers: bool = False,
@@ -61,7 +61,7 @@ def findings(
             around all of them (a cell resumed).
         requests: ours, failed ones included.
         cache: the profile's.
-        mends: what the engine plug-in did.
+        patches: what the engine plug-in did.
         restarts: why the server was started anew while the cell was measured, each time.
         max_tokens: the profile's.
         remembers: the drafter drafts from earlier answers, of whichever request.
@@ -86,9 +86,9 @@ def findings(
             )
     found += _soft_findings(cell, records, cut_off=cut_off)
     found += [
-        _soft("engine-mended", f"the engine runs with a mend: {mend.get('fault')}")
-        for mend in mends
-        if mend.get("mended")
+        _soft("engine-mended", f"the engine runs with a patch: {patch.get('fault')}")
+        for patch in patches
+        if patch.get("mended")
     ]
     if restarts:
         times = f"{len(restarts)} time{'s' * (len(restarts) > 1)}"

@@ -28,8 +28,19 @@ from harness.results.records import write_atomically
 from harness.stats.acceptance import METRIC_VERSION
 
 __all__ = [
-    "UNVERIFIED", "environment", "folder_of", "identity", "mends_of", "our_commit", "provenance",
-    "resolved_config", "revision_of", "sampling_defaults", "subject", "weights_hash", "without_home",
+    "UNVERIFIED",
+    "environment",
+    "folder_of",
+    "identity",
+    "our_commit",
+    "patches_of",
+    "provenance",
+    "resolved_config",
+    "revision_of",
+    "sampling_defaults",
+    "subject",
+    "weights_hash",
+    "without_home",
     "without_secrets",
 ]  # fmt: skip
 
@@ -89,13 +100,13 @@ def subject(cell: Cell, server: Server) -> dict[str, Any]:
         "resolved_config": resolved_config(server.log),
         "sampling_defaults": sampling_defaults(server.log),
         "trust_remote_code": cell.spec.target.trust_remote_code,
-        "mends": mends_of(server),
+        "mends": patches_of(server),
     }
 
 
-def mends_of(server: Server) -> list[dict[str, Any]]:
+def patches_of(server: Server) -> list[dict[str, Any]]:
     """What the engine plug-in did, once, however many processes the engine has."""
-    kept = ({key: m.get(key) for key in ("fault", "probe", "mended")} for m in server.mends)
+    kept = ({key: m.get(key) for key in ("fault", "probe", "mended")} for m in server.patches)
     return [json.loads(text) for text in sorted({json.dumps(m, sort_keys=True) for m in kept})]
 
 

@@ -1,7 +1,7 @@
 """Is the instrument sound? The target drafts for itself, on a server of its own, and its acceptance is known.
 
 What was found is kept in the user's cache, by all that could change it: engine, target, arguments, hardware,
-the mend, and the definitions of our own figures. Only a sound instrument is remembered.
+the patch, and the definitions of our own figures. Only a sound instrument is remembered.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import DraftgateError
 from harness.measure import validity
 from harness.measure.probe import MOST_LOGPROBS, Answer, ask, prompt_logprobs
-from harness.provenance import integrity as patches, record as provenance
+from harness.provenance import integrity, record as provenance
 from harness.results.records import write_atomically
 from harness.stats.acceptance import METRIC_VERSION
 from harness.suites import known_answers as known
@@ -72,7 +72,7 @@ class Calibration(BaseModel):
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     engine: str
-    mends: tuple[str, ...]
+    patches: tuple[str, ...]
     checks: tuple[Check, ...]
     often: tuple[int, ...] = ()
     """The tokens that stand most often in the answers at T=0."""
@@ -85,10 +85,12 @@ class Calibration(BaseModel):
     def sentence(self) -> str:
         """What is broken, in one sentence."""
         what = "; ".join(f"{check.name}: {check.text}" for check in self.broken)
-        mend = f" (mends in force: {', '.join(self.mends)})" if self.mends else " (no mend is in force)"
+        patch = (
+            f" (patches in force: {', '.join(self.patches)})" if self.patches else " (no patch is in force)"
+        )
         return (
             f"the instrument is broken: {self.engine} with this target does not give what is known, so "
-            f"nothing measured here would be true: {what}{mend}; mend the engine, or measure all the same "
+            f"nothing measured here would be true: {what}{patch}; patch the engine, or measure all the same "
             "with --calibration warn"
         )
 
@@ -108,20 +110,20 @@ def with_logprobs(spec: ServerSpec) -> ServerSpec:
     return dataclasses.replace(spec, args=canonical({**args, "max_logprobs": MOST_LOGPROBS}))
 
 
-def key_of(spec: ServerSpec, *, target: str, mend: str) -> str:
+def key_of(spec: ServerSpec, *, target: str, patch: str) -> str:
     """All that may change what calibrating gives, hashed; `target` is its folder or hub id."""
     facts = engine_facts(spec.engine_python or sys.executable)
     env = {**os.environ, **dict(spec.env)}
     described = {
         "version": (VERSION, METRIC_VERSION),
         "engine": (facts.package, facts.version, spec.engine_python),
-        "changed": patches.changed_files(facts.folder) if facts.folder else None,
-        "loads_code": [(name, env[name]) for name in patches.code_loaders(env)],
+        "changed": integrity.changed_files(facts.folder) if facts.folder else None,
+        "loads_code": [(name, env[name]) for name in integrity.code_loaders(env)],
         "target": (spec.target.model_dump(mode="json"), provenance.weights_hash(target)),
         "args": spec.args,
         "env": spec.env,
         "drafting": spec.speculative,
-        "mend": (mend, sha256_of(Path(__file__).parents[1] / "engine" / "vllm_plugin.py")),
+        "mend": (patch, sha256_of(Path(__file__).parents[1] / "engine" / "vllm_plugin.py")),
         "environment": provenance.environment(),
     }
     return hashlib.sha256(canonical(described).encode()).hexdigest()[:24]
@@ -133,7 +135,7 @@ def ensure(
     *,
     folder: Path,
     say: Say,
-    mend: str = "1",
+    patch: str = "1",
     prefix_cache: bool = True,
     again: bool = False,
     stall_seconds: float = STALL_SECONDS,
@@ -145,7 +147,7 @@ def ensure(
         prompts: to draft for; two are enough.
         folder: the server's log goes there.
         say: told what takes long.
-        mend: see `server.running`.
+        patch: see `server.running`.
         prefix_cache: whether the servers that will measure have one.
         again: do it whatever the cache knows.
         stall_seconds: how long the server may have work and do nothing.
@@ -156,13 +158,13 @@ def ensure(
     """
     spec = self_spec(stack, prefix_cache=prefix_cache)
     target = resolve(spec.target.model, say=say, python=spec.engine_python)
-    path = cache_folder() / "calibrations" / f"{key_of(spec, target=target, mend=mend)}.json"
+    path = cache_folder() / "calibrations" / f"{key_of(spec, target=target, patch=patch)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not again and (remembered := _remembered(path)):
             return remembered
         say("draftgate: calibrating: the target drafts for itself on a server of its own (then remembered)")
-        with running(spec, folder=folder, say=say, mend=mend) as server:
+        with running(spec, folder=folder, say=say, patch=patch) as server:
             found = calibrate(server, prompts, say=say, stall_seconds=stall_seconds)
         if not found.broken:
             write_atomically(path, found.model_dump_json(by_alias=True, indent=1) + "\n")
@@ -203,7 +205,7 @@ def calibrate(
             said.update(token for answer in answers for token in answer.ids)
     return Calibration(
         engine=f"vLLM {server.version}",
-        mends=tuple(str(mend["fault"]) for mend in provenance.mends_of(server) if mend["mended"]),
+        patches=tuple(str(patch["fault"]) for patch in provenance.patches_of(server) if patch["mended"]),
         checks=tuple(checks),
         often=tuple(token for token, _ in said.most_common(_OFTEN)),
     )
@@ -216,7 +218,7 @@ def guessing(
     *,
     folder: Path,
     say: Say,
-    mend: str = "1",
+    patch: str = "1",
 ) -> Check:
     """A drafter with random weights, made for this target: acceptance near 0, and not 0.
 
@@ -234,7 +236,7 @@ def guessing(
     write_guesser(weights, target=target, tokens=often, k=K)
     drafter = Drafter(method="eagle3", model=str(weights), k=(K,))
     spec = server_spec(stack.model_copy(update={"drafters": {"random": drafter}}), "random", K)
-    with running(spec, folder=folder, say=say, mend=mend) as server:
+    with running(spec, folder=folder, say=say, patch=patch) as server:
         answers, hard = ask(server, prompts, Profile(prompts=len(prompts), max_tokens=64))
     if hard:
         return Check(name=name, outcome="broken", text=hard)
@@ -243,7 +245,7 @@ def guessing(
     return Check(name=name, outcome=outcome, text=text)
 
 
-def synthetic(stack: Stack, prompts: Sequence[Prompt], *, folder: Path, say: Say, mend: str = "1") -> Check:
+def synthetic(stack: Stack, prompts: Sequence[Prompt], *, folder: Path, say: Say, patch: str = "1") -> Check:
     """vLLM accepts drafts at rates that it is told (`rejection_sample_method`): they are what we count.
 
     Raises:
@@ -268,7 +270,7 @@ def synthetic(stack: Stack, prompts: Sequence[Prompt], *, folder: Path, say: Say
         }
     )
     spec = server_spec(stack.model_copy(update={"drafters": {DRAFTER: itself}}), DRAFTER, K)
-    with running(spec, folder=folder, say=say, mend=mend) as server:
+    with running(spec, folder=folder, say=say, patch=patch) as server:
         answers, hard = ask(server, prompts, Profile(prompts=len(prompts), max_tokens=64))
     if hard:
         return Check(name=name, outcome="broken", text=hard)

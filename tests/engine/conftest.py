@@ -35,10 +35,10 @@ def stack() -> Stack:
 def engine(
     request: pytest.FixtureRequest, stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """A server for (drafter, k, mend), started once for all tests that want it, ended before the next."""
-    drafter, k, mend = request.param
+    """A server for (drafter, k, patch), started once for all tests that want it, ended before the next."""
+    drafter, k, patch = request.param
     spec = server_spec(stack, drafter, k)
-    with running(spec, folder=tmp_path_factory.mktemp("server"), say=print, mend=mend) as server:
+    with running(spec, folder=tmp_path_factory.mktemp("server"), say=print, patch=patch) as server:
         yield server
 
 

@@ -1,4 +1,4 @@
-"""The instrument itself: sound with the mend, found broken without it, and then nothing is measured."""
+"""The instrument itself: sound with the patch, found broken without it, and then nothing is measured."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_a_broken_instrument_stops_the_run_before_anything_is_measured(draftgate
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("mend", "code"), [("1", 0), ("probe", 1)])
-def test_the_engine_fault_is_not_lossless(draftgate: Draftgate, mend: str, code: int) -> None:
-    done = draftgate.run(*LOSSLESS, env={"DRAFTGATE_MEND": mend})
+def test_the_engine_fault_is_not_lossless(draftgate: Draftgate, patch: str, code: int) -> None:
+    done = draftgate.run(*LOSSLESS, env={"DRAFTGATE_MEND": patch})
 
     assert done.returncode == code, done.stdout
     assert ("not lossless: T=0.7" in done.stdout) == bool(code)

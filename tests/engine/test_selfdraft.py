@@ -26,26 +26,26 @@ def falling_and_alive(acceptance: tuple[float | None, ...]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def mended() -> dict[str, CellRecord]:
-    """What the mended engine gave at a temperature: the baseline that the other one is judged against."""
+def patched() -> dict[str, CellRecord]:
+    """What the patched engine gave at a temperature: the baseline that the other one is judged against."""
     return {}
 
 
 @pytest.mark.parametrize("engine", [("self", 3, "1")], indirect=True, ids=["mended"])
-def test_with_the_mend_self_drafting_is_as_it_must_be(
-    engine: Server, record_of: Measure, mended: dict[str, CellRecord]
+def test_with_the_patch_self_drafting_is_as_it_must_be(
+    engine: Server, record_of: Measure, patched: dict[str, CellRecord]
 ) -> None:
     at_zero = record_of(temperature=0.0)
-    sampled = mended["sampled"] = record_of(temperature=0.7, prompts=12, folder="sampled")
+    sampled = patched["sampled"] = record_of(temperature=0.7, prompts=12, folder="sampled")
 
     assert at_zero.valid, at_zero.findings
     assert min(rate or 0 for rate in validity.total(at_zero.prompts).acceptance) >= 0.97
     assert sampled.valid, sampled.findings
     assert falling_and_alive(validity.total(sampled.prompts).acceptance)
-    assert any(mend["mended"] for mend in engine.mends)
+    assert any(patch["mended"] for patch in engine.patches)
     assert "engine-mended" in {f.code for f in at_zero.findings}
     assert engine.log is not None
-    assert "draftgate: mended expand_batch_to_tokens" in engine.log.read_text()
+    assert "draftgate: patched expand_batch_to_tokens" in engine.log.read_text()
 
 
 @pytest.mark.parametrize("engine", [("self", 3, "1")], indirect=True, ids=["mended"])
@@ -59,15 +59,15 @@ def test_an_engine_that_has_counters_alone_is_calibrated_by_its_stream(engine: S
 
 
 @pytest.mark.parametrize("engine", [("self", 3, "probe")], indirect=True, ids=["unmended"])
-def test_without_the_mend_the_same_check_fails_at_a_temperature(
-    engine: Server, record_of: Measure, mended: dict[str, CellRecord]
+def test_without_the_patch_the_same_check_fails_at_a_temperature(
+    engine: Server, record_of: Measure, patched: dict[str, CellRecord]
 ) -> None:
     at_zero = record_of(temperature=0.0)
     sampled = record_of(temperature=0.7, prompts=12, folder="sampled")
 
     assert min(rate or 0 for rate in validity.total(at_zero.prompts).acceptance) >= 0.97
     assert not falling_and_alive(validity.total(sampled.prompts).acceptance)
-    assert {mend["probe"] for mend in engine.mends} == {"fault"}
-    assert not any(mend["mended"] for mend in engine.mends)
-    if mended:  # not when this test runs alone
-        assert gate.judge(mended["sampled"], sampled).kind in ("regressed", "invalid")
+    assert {patch["probe"] for patch in engine.patches} == {"fault"}
+    assert not any(patch["mended"] for patch in engine.patches)
+    if patched:  # not when this test runs alone
+        assert gate.judge(patched["sampled"], sampled).kind in ("regressed", "invalid")

@@ -256,8 +256,8 @@ def job(stack_name: str, prompts: int, results: Path, *, only: str | None) -> di
     ]
     rows: list[Row] = []
     plan = [part for part in plan if only in (None, part[0].drafter)]
-    for spec, mend, spring in plan:
-        with running(spec, folder=folder / "servers", say=perf.say, mend=mend) as server:
+    for spec, patch, spring in plan:
+        with running(spec, folder=folder / "servers", say=perf.say, patch=patch) as server:
             for row in spring(Bench(server, folder / spec.label, prompts)):
                 perf.say(row.line)
                 rows.append(row)

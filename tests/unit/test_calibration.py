@@ -18,7 +18,7 @@ from harness.config.stack import Stack, find, load
 from harness.engine.server import Server, resolve_speculative
 from harness.measure.probe import Answer
 from harness.plugin import DATA
-from harness.provenance import integrity as patches
+from harness.provenance import integrity
 from harness.suites import known_answers as known, random_drafter as guessing, selfcheck as calibration
 from harness.suites.known_answers import Place
 from harness.suites.selfcheck import Calibration, Check
@@ -132,23 +132,23 @@ def test_random_weights_are_near_zero_and_not_what_a_broken_counter_gives(
 
 def test_a_broken_instrument_says_what_is_broken() -> None:
     wrong = Check(name="the target drafting for itself at T=0.7", outcome="broken", text="0 of 38")
-    found = Calibration(engine="vLLM 0.32.0", mends=(), checks=(wrong,))
+    found = Calibration(engine="vLLM 0.32.0", patches=(), checks=(wrong,))
 
     assert found.broken == (wrong,)
     assert "the target drafting for itself at T=0.7: 0 of 38" in found.sentence()
-    assert "no mend is in force" in found.sentence()
+    assert "no patch is in force" in found.sentence()
 
 
 def test_the_family_of_a_stack_is_its_engine_and_target() -> None:
-    """Other drafters, other names: the same calibration. Other arguments or another mend: another one."""
+    """Other drafters, other names: the same calibration. Other arguments or another patch: another one."""
     stack = load(find("smollm2-cpu", DATA / "stacks"))
     spec = calibration.self_spec(stack)
     other = calibration.self_spec(stack.model_copy(update={"drafters": {}}))
     args = stack.engine.model_copy(update={"args": {**stack.engine.args, "max_model_len": 512}})
 
-    def key(one: object, mend: str = "1") -> str:
+    def key(one: object, patch: str = "1") -> str:
         assert isinstance(one, type(spec))
-        return calibration.key_of(one, target="org/tiny", mend=mend)
+        return calibration.key_of(one, target="org/tiny", patch=patch)
 
     pytest.importorskip("vllm")
     assert key(spec) == key(other)
@@ -160,7 +160,7 @@ def test_the_family_of_a_stack_is_its_engine_and_target() -> None:
         changed.setenv("VLLM_PLUGINS", "another")
         assert key(spec) != before
     with pytest.MonkeyPatch.context() as changed:
-        changed.setattr(patches, "changed_files", lambda _folder: (("vllm/envs.py", "0" * 16),))
+        changed.setattr(integrity, "changed_files", lambda _folder: (("vllm/envs.py", "0" * 16),))
         assert key(spec) != before
 
 

@@ -31,12 +31,12 @@ def test_nothing_special_is_nothing_to_say() -> None:
     assert told({"engine_files": "unverified", "sampling_defaults": "unverified"}) == {}
 
 
-def test_a_fault_that_nobody_mended_makes_sampled_acceptance_no_measurement() -> None:
+def test_a_fault_that_nobody_patched_makes_sampled_acceptance_no_measurement() -> None:
     hard = told({"mends": [FAULT]}, sampling=WARM)["engine-faulty"]
     soft = told({"mends": [FAULT]})["engine-faulty"]
     assert hard.hard
     assert hard.text == (
-        "the engine has the fault cpu-temperature, and no mend: acceptance at T > 0 is wrong"
+        "the engine has the fault cpu-temperature, and no patch: acceptance at T > 0 is wrong"
     )
     assert not soft.hard
     assert told({"mends": [FAULT]}, sampling=WARM, cell=cell_name(drafter="none", k=0)) == {}

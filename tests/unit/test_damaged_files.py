@@ -216,7 +216,7 @@ def test_a_damaged_hash_is_made_again(tmp_path: Path, damaged: Damaged) -> None:
 def test_a_damaged_calibration_is_made_again(tmp_path: Path, damaged: Damaged) -> None:
     path = tmp_path / "c.json"
     checks = tuple(calibration.Check(name=name, outcome="ok", text="t") for name in calibration._SHORT)
-    found = calibration.Calibration(engine="e", mends=(), checks=checks)
+    found = calibration.Calibration(engine="e", patches=(), checks=checks)
     path.write_text(found.model_dump_json(by_alias=True, indent=1))
     assert calibration._remembered(path) == found
     damaged(path)
@@ -252,13 +252,13 @@ def test_a_damaged_note_of_a_server_ends_nothing(damaged: Damaged, monkeypatch: 
     assert killed == []
 
 
-def test_a_damaged_report_of_the_plugin_claims_no_mend(tmp_path: Path, damaged: Damaged) -> None:
+def test_a_damaged_report_of_the_plugin_claims_no_patch(tmp_path: Path, damaged: Damaged) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps({"fault": "f", "mended": True}) + "\n")
-    assert len(server._mends(path)) == 1
+    assert len(server._patches(path)) == 1
     damaged(path)
 
-    assert server._mends(path) == ()
+    assert server._patches(path) == ()
 
 
 def test_a_model_whose_manifest_is_damaged_is_made_again(tmp_path: Path, damaged: Damaged) -> None:

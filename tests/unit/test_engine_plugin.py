@@ -107,7 +107,7 @@ def _report(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "mend.jsonl"
+    path = tmp_path / "patch.jsonl"
     monkeypatch.setenv("DRAFTGATE_MEND_REPORT", str(path))
     return path
 
@@ -132,7 +132,7 @@ def test_nothing_happens_on_another_platform(report: Path, monkeypatch: pytest.M
     assert not report.exists()
 
 
-def test_each_fault_is_probed_and_mended_alone(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_fault_is_probed_and_patched_alone(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRAFTGATE_MEND", "on")
     broken = [True]
     log = _fake_engine(
@@ -147,15 +147,15 @@ def test_each_fault_is_probed_and_mended_alone(report: Path, monkeypatch: pytest
         {"fault": "b", "probe": "healthy", "mended": False, **common},
     ]
     assert log == [
-        "draftgate: mended it: probe failed before, passes after",
-        "draftgate: probe passed, nothing mended",
+        "draftgate: patched it: probe failed before, passes after",
+        "draftgate: probe passed, nothing patched",
     ]
 
 
-def test_a_mend_that_does_not_help_stops_the_engine(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_patch_that_does_not_help_stops_the_engine(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRAFTGATE_MEND", "1")
     log = _fake_engine(monkeypatch, Fault("a", "it", lambda: True, lambda: None))
-    with pytest.raises(RuntimeError, match="draftgate: could not mend it: probe failed before and after"):
+    with pytest.raises(RuntimeError, match="draftgate: could not patch it: probe failed before and after"):
         register()
     assert [(line["probe"], line["mended"]) for line in _report(report)] == [("fault", False)]
     assert log == []
@@ -166,7 +166,7 @@ def test_a_report_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DRAFTGATE_MEND_REPORT", raising=False)
     log = _fake_engine(monkeypatch, Fault("a", "it", lambda: False, _refuse))
     register()
-    assert log == ["draftgate: probe passed, nothing mended"]
+    assert log == ["draftgate: probe passed, nothing patched"]
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_probe_finds_the_fault_every_time_and_leaves_it(in_engine: dict[str, Any
     assert in_engine["verdicts"] == [True] * 20
     assert in_engine["left"]
     assert (
-        "draftgate: probe failed, nothing mended (DRAFTGATE_MEND=probe): expand_batch_to_tokens"
+        "draftgate: probe failed, nothing patched (DRAFTGATE_MEND=probe): expand_batch_to_tokens"
         in in_engine["log"]
     )
 
@@ -205,12 +205,12 @@ def test_a_healthy_function_is_left_alone(in_engine: dict[str, Any]) -> None:
     assert in_engine["healthy_left"]
 
 
-def test_mend_reaches_every_name_and_no_other(in_engine: dict[str, Any]) -> None:
+def test_patch_reaches_every_name_and_no_other(in_engine: dict[str, Any]) -> None:
     assert in_engine["mended"]
     assert in_engine["importer"]
     assert in_engine["namesake_left"]
     assert (
-        "draftgate: mended expand_batch_to_tokens (temperature dropped on CPU, vLLM up to 0.32): "
+        "draftgate: patched expand_batch_to_tokens (temperature dropped on CPU, vLLM up to 0.32): "
         "probe failed before, passes after"
     ) in in_engine["log"]
 
@@ -219,14 +219,14 @@ def test_probe_puts_the_engines_kernel_back(in_engine: dict[str, Any]) -> None:
     assert in_engine["kernel_restored"]
 
 
-def test_mended_function_repeats_every_type(in_engine: dict[str, Any]) -> None:
+def test_patched_function_repeats_every_type(in_engine: dict[str, Any]) -> None:
     assert in_engine["floats"] == [[0.5, 0.5, 0.75, 0.75, 0.75, 1.5]] * 2
     assert in_engine["ints"] == [[7, 7, 8, 8, 8, 9]] * 2
     assert in_engine["zero_counts"] == [0.25, 0.25, 0.25, 1.0]
     assert in_engine["no_tokens"] == []
 
 
-def test_mended_function_replaces_as_asked(in_engine: dict[str, Any]) -> None:
+def test_patched_function_replaces_as_asked(in_engine: dict[str, Any]) -> None:
     assert in_engine["replaced"] == [1.0, 0.5, 0.5, 1.0]
     assert in_engine["replaced_int"] == [-1, 5, 5]
     assert in_engine["defaults"] == [0.0, 0.5]

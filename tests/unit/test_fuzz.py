@@ -34,7 +34,7 @@ from harness.report.compare_table import document
 from harness.results import prediction, records
 from harness.results.prediction import Predicted
 from harness.results.records import CellRecord, Journal, PromptRecord, RunRecord
-from harness.run import Options, Session
+from harness.run import Options, Run
 from harness.text import render as formats
 from tests.unit.compared import cell, plain, write_cell
 from tests.unit.fakes import FakeVllm, Reply, fake_vllm
@@ -375,7 +375,7 @@ def test_a_stack(folder: Path, content: bytes) -> None:
             command="",
         )
         with contextlib.suppress(DraftgateError):  # no such prompts
-            assert Session(options, SHIPPED / "fixtures").estimate_s(measured) >= 0
+            assert Run(options, SHIPPED / "fixtures").estimate_s(measured) >= 0
 
 
 @fuzz

@@ -64,7 +64,7 @@ def server_at(url: str) -> Server:
 
 SOUND = Calibration(
     engine="vLLM 0.32.0",
-    mends=("cpu-temperature",),
+    patches=("cpu-temperature",),
     checks=tuple(
         Check(name=calibration.name_of(t), outcome="ok", text="all") for t in (0.0, calibration.TEMPERATURE)
     ),
@@ -82,7 +82,7 @@ def test_what_was_calibrated(folder: Path, content: bytes) -> None:
     if found is not None:
         assert not found.broken
         assert {c.name for c in found.checks if c.outcome == "ok"} == {c["name"] for c in SOUND["checks"]}
-        harmless(formats.visible(f"{found.engine}{found.checks}{found.mends}"))
+        harmless(formats.visible(f"{found.engine}{found.checks}{found.patches}"))
 
 
 EVIDENCE = Evidence(
@@ -130,11 +130,11 @@ REPORTED = {"fault": "cpu-temperature", "probe": "fault", "mended": True, "pid":
 
 @fuzz
 @given(json_of(REPORTED) | damaged(json.dumps(REPORTED).encode()))
-def test_what_was_mended(folder: Path, content: bytes) -> None:
+def test_what_was_patched(folder: Path, content: bytes) -> None:
     path = put(folder, "none.mends.jsonl", content)
-    told = SimpleNamespace(mends=servers._mends(path))
-    mends = provenance.mends_of(cast("Server", told))
-    for finding in conditions.findings(cell_name(), {"mends": mends}, sampling={}, covered=None):
+    told = SimpleNamespace(patches=servers._patches(path))
+    patches = provenance.patches_of(cast("Server", told))
+    for finding in conditions.findings(cell_name(), {"mends": patches}, sampling={}, covered=None):
         finding.text.encode("utf-8", "surrogatepass")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.provenance import hardware as machine, integrity as patches, record as provenance
+from harness.provenance import hardware as machine, integrity, record as provenance
 from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files
 from harness.provenance.redaction import without_secrets
 
@@ -90,7 +90,7 @@ def test_every_file_that_an_option_names_is_hashed(tmp_path: Path) -> None:
 def test_a_folder_of_thousands_of_files_is_not_claimed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patches, "_MOST_FILES", 2)
+    monkeypatch.setattr(integrity, "_MOST_FILES", 2)
     for i in range(3):
         (tmp_path / f"{i}").write_text("")
     assert mounted_files({"a": str(tmp_path)}) == {tmp_path.name: "unverified"}

@@ -22,13 +22,13 @@ from harness.judge.compare import compare
 from harness.judge.speedup import SpeedRecord
 from harness.judge.verdict import Verdict
 from harness.measure import client
-from harness.provenance import integrity as patches, record as provenance
+from harness.provenance import integrity, record as provenance
 from harness.report import run_table as tables
 from harness.report.compare_table import document
 from harness.report.export import as_data, csv_rows
 from harness.results import prediction, records
 from harness.results.records import CellName, CellRecord, Finding, Journal, RunRecord
-from harness.run import Options, Session
+from harness.run import Options, Run
 from harness.text import render as formats
 from tests.unit import test_contract, test_endpoints
 from tests.unit.compared import cell, write_cell
@@ -111,7 +111,7 @@ def test_a_run_is_resumed_where_it_lies_whatever_its_file_says(tmp_path: Path) -
         environment={},
     )
     records.write_atomically(tmp_path / "results/one/run.json", run.model_dump_json(by_alias=True))
-    assert Session(options, tmp_path).folder == tmp_path / "results/one"
+    assert Run(options, tmp_path).folder == tmp_path / "results/one"
 
 
 # What models and stacks wrote
@@ -393,7 +393,7 @@ def test_no_message_of_a_run_acts_on_a_terminal(pytester: pytest.Pytester) -> No
 
 def test_of_what_puts_code_before_the_engine_the_names_alone_are_recorded() -> None:
     env = {"LD_PRELOAD": "value-of-it", "PYTHONPATH": "value-of-it", "HF_TOKEN": "value-of-it", "HOME": "/x"}
-    assert patches.code_loaders(env) == ["LD_PRELOAD", "PYTHONPATH"]
+    assert integrity.code_loaders(env) == ["LD_PRELOAD", "PYTHONPATH"]
 
 
 def test_code_that_came_with_a_model_is_told_below_an_audit_and_a_contract() -> None:

@@ -508,9 +508,16 @@ def grown(pid: int, command: str, count: int) -> list[psutil.Process]:
     return found()
 
 
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it went between the two questions
+        return False
+
+
 def gone(processes: list[psutil.Process]) -> bool:
     def all_gone() -> bool:
-        return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+        return not any(map(runs, processes))
 
     return until(all_gone)
 

@@ -149,16 +149,16 @@ def finding(text: str, *, hard: bool = False) -> Finding:
 
 
 def test_equal_footnotes_are_one_line_and_what_makes_invalid_comes_first() -> None:
-    mended = finding("a mend")
+    patched = finding("a patch")
     cells = [
-        cell_record(cell=cell_name(k=1), findings=(mended,)),
-        cell_record(cell=cell_name(k=2), findings=(finding("loops"), mended)),
-        cell_record(cell=cell_name(k=3), findings=(mended, finding("loops"), finding("warm", hard=True))),
+        cell_record(cell=cell_name(k=1), findings=(patched,)),
+        cell_record(cell=cell_name(k=2), findings=(finding("loops"), patched)),
+        cell_record(cell=cell_name(k=3), findings=(patched, finding("loops"), finding("warm", hard=True))),
     ]
 
     assert footnotes(cells) == [
         "INVALID: chat-en-instruct-ngram-k3: warm",
-        "note: all 3 cells: a mend",
+        "note: all 3 cells: a patch",
         "note: chat-en-instruct-ngram-k2, chat-en-instruct-ngram-k3: loops",
     ]
 

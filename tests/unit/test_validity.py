@@ -40,7 +40,7 @@ def pair(**changes: Any) -> list[PromptRecord]:
 
 def judged(records: list[PromptRecord], **changes: Any) -> dict[str, Finding]:
     """Findings by code, each at most once."""
-    values: dict[str, Any] = {"moved": moved(), "requests": len(records), "cache": "cold", "mends": ()}
+    values: dict[str, Any] = {"moved": moved(), "requests": len(records), "cache": "cold", "patches": ()}
     values |= changes
     cell = values.pop("cell", cell_name())
     found = findings(cell, records, **values)
@@ -202,8 +202,8 @@ SPRUNG: list[tuple[str, bool, Callable[[], dict[str, Finding]], str]] = [
     (
         "engine-mended",
         False,
-        lambda: judged(pair(), mends=[{"fault": "cpu-temperature", "mended": True}]),
-        "the engine runs with a mend: cpu-temperature",
+        lambda: judged(pair(), patches=[{"fault": "cpu-temperature", "mended": True}]),
+        "the engine runs with a patch: cpu-temperature",
     ),
 ]
 
@@ -244,7 +244,7 @@ def test_answers_in_code_have_their_own_language() -> None:
 
 
 def test_an_engine_that_was_only_probed_is_no_finding() -> None:
-    assert judged(pair(), mends=[{"fault": "cpu-temperature", "mended": False}]) == {}
+    assert judged(pair(), patches=[{"fault": "cpu-temperature", "mended": False}]) == {}
 
 
 def test_only_answers_with_a_decode_step_count() -> None:
