@@ -3,7 +3,7 @@
     python -m tests.perf.traps [--stack smollm2-cpu] [--prompts 3]
 
 Three servers, few prompts: about four minutes on two idle cores. The last lines are a Markdown table, the one
-of `docs/measuring.md`: trap, how it was sprung, the line that draftgate answers with. A line that was not
+of `docs/suites.md`: trap, how it was sprung, the line that draftgate answers with. A line that was not
 given is an em dash, and makes the exit code 1.
 """
 
