@@ -18,11 +18,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fixtures.servers import Keeper
 from harness.config.cells import Cell, canonical, server_spec
 from harness.config.prompts import load as load_prompts
 from harness.config.stack import Profile, Stack
 from harness.engine.server import Server, running
+from harness.engine.slot import Slot
 from harness.engine.watchdog import Evidence, guarded
 from harness.measure.measurement import Measurement
 from harness.plugin import DATA
@@ -35,14 +35,15 @@ PROMPTS = 6
 
 
 @pytest.fixture(scope="module")
-def keeper(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
+def slot(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slot]:
     """Two requests at a time, and prompts are read 64 tokens a step."""
     folder = tmp_path_factory.mktemp("servers")
     spec = server_spec(stack, "ngram", 4)
     few = {"max_num_seqs": 2, "max_num_batched_tokens": 64}
     spec = dataclasses.replace(spec, args=canonical({**json.loads(spec.args), **few}))
-    with Keeper(lambda: running(spec, folder=folder, say=print), print) as kept:
-        yield kept
+    with Slot(lambda spec: running(spec, folder=folder, say=print), print) as one:
+        one.get(spec)
+        yield one
 
 
 def ask(server: Server, prompt: list[int]) -> int:
@@ -58,8 +59,8 @@ def ask(server: Server, prompt: list[int]) -> int:
     return tokens
 
 
-def test_long_prefills_and_a_queue_are_no_stall(keeper: Keeper, tmp_path: Path) -> None:
-    server = keeper.ready()
+def test_long_prefills_and_a_queue_are_no_stall(slot: Slot, tmp_path: Path) -> None:
+    server = slot.ready()
     rng = random.Random(0)  # noqa: S311 - token ids, not secrets
     prompts = [[rng.randrange(1000, 40_000) for _ in range(1900)] for _ in range(PROMPTS)]
     with guarded(server, stall_seconds=5, folder=tmp_path) as guard, ThreadPoolExecutor(PROMPTS) as pool:
@@ -98,9 +99,9 @@ def until(done: Callable[[], object], what: str) -> None:
 
 
 def test_a_frozen_engine_core_is_restarted_and_no_prompt_is_lost_or_counted_twice(
-    keeper: Keeper, tmp_path: Path
+    slot: Slot, tmp_path: Path
 ) -> None:
-    server = keeper.ready()
+    server = slot.ready()
     assert server.log is not None
     core = psutil.Process(int(re.findall(r"EngineCore pid=(\d+)", server.log.read_text())[-1]))
     frozen: list[float] = []
@@ -116,7 +117,7 @@ def test_a_frozen_engine_core_is_restarted_and_no_prompt_is_lost_or_counted_twic
 
     def renew(why: str) -> Server:
         renewed.append(time.time())
-        return keeper.renew(why)
+        return slot.renew(why)
 
     name = CellName(endpoint="chat", language="en", workload="instruct", drafter="ngram", k=4)
     profile = Profile(prompts=PROMPTS, max_tokens=96, concurrency=2)
@@ -146,7 +147,7 @@ def test_a_frozen_engine_core_is_restarted_and_no_prompt_is_lost_or_counted_twic
     assert not any(r.failed for r in record.prompts)
     assert record.valid, record.findings
     assert [f.code for f in record.findings if f.code == "server-restarted"] == ["server-restarted"]
-    assert {r.server for r in record.prompts} == {server.start_id, keeper.ready().start_id}
+    assert {r.server for r in record.prompts} == {server.start_id, slot.ready().start_id}
     assert {r.segment for r in record.prompts} == {0, 1}
     assert not core.is_running()
     (file,) = server.log.parent.glob("*.stall.json")

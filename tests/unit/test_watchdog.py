@@ -18,13 +18,13 @@ import psutil
 import pytest
 from hypothesis import given, strategies as st
 
-from fixtures.servers import Keeper
 from harness.cli import main
 from harness.config.cells import Cell
 from harness.config.prompts import Prompt
 from harness.config.stack import Profile
 from harness.engine import watchdog
 from harness.engine.server import Server, running
+from harness.engine.slot import Slot
 from harness.engine.watchdog import Evidence, Guard, Pulse, Stall, Watch, guarded, stalls_in
 from harness.errors import BadRecord, ServerFailed
 from harness.measure.measurement import Measurement
@@ -382,10 +382,12 @@ def fake(tmp_path: Path) -> Fake:
 
 
 @pytest.fixture
-def keeper(fake: Fake, tmp_path: Path) -> Iterator[Keeper]:
+def slot(fake: Fake, tmp_path: Path) -> Iterator[Slot]:
     """Holds a fake engine."""
-    with Keeper(lambda: running(fake.spec(), folder=tmp_path / "run" / "servers", say=quiet), quiet) as kept:
-        yield kept
+    folder = tmp_path / "run" / "servers"
+    with Slot(lambda spec: running(spec, folder=folder, say=quiet), quiet) as one:
+        one.get(fake.spec())
+        yield one
 
 
 def quiet(_: str) -> None:
@@ -395,8 +397,8 @@ def quiet(_: str) -> None:
 class Measuring:
     """A cell of `count` prompts on a fake engine; `at` says what happens once so many are done."""
 
-    def __init__(self, keeper: Keeper, fake: Fake, folder: Path) -> None:
-        self.keeper, self.fake, self.folder = keeper, fake, folder
+    def __init__(self, slot: Slot, fake: Fake, folder: Path) -> None:
+        self.slot, self.fake, self.folder = slot, fake, folder
         self.at: dict[int, Callable[[], None]] = {}
         self.renewed: list[str] = []
         self.thaw = True
@@ -409,7 +411,7 @@ class Measuring:
         name = cell_name(drafter="none", k=0)
         prompts = [Prompt(id=f"p{i}", language="en", text=f"say {i}") for i in range(count)]
         return Measurement(
-            server=server or self.keeper.ready(),
+            server=server or self.slot.ready(),
             cell=Cell(name=name, spec=self.fake.spec(), profile_name="test", profile=profile),
             suite="acceptance",
             warmups=[Prompt(id="w", language="en", text="warm")],
@@ -431,10 +433,10 @@ class Measuring:
         self.renewed.append(why)
         if self.thaw:
             self.fake.freeze.unlink(missing_ok=True)
-        return self.keeper.renew(why)
+        return self.slot.renew(why)
 
     def engine(self) -> psutil.Process:
-        (engine,) = psutil.Process(self.keeper.ready().pid).children()
+        (engine,) = psutil.Process(self.slot.ready().pid).children()
         return engine
 
     def lines(self) -> list[dict[str, Any]]:
@@ -443,8 +445,8 @@ class Measuring:
 
 
 @pytest.fixture
-def measuring(keeper: Keeper, fake: Fake, tmp_path: Path) -> Measuring:
-    return Measuring(keeper, fake, tmp_path / "run")
+def measuring(slot: Slot, fake: Fake, tmp_path: Path) -> Measuring:
+    return Measuring(slot, fake, tmp_path / "run")
 
 
 def whole(record: CellRecord, measuring: Measuring, *, servers: int, count: int = 6) -> None:
@@ -549,7 +551,7 @@ def test_a_server_that_cannot_be_started_anew_ends_the_cell(measuring: Measuring
         measuring.run()
 
 
-def test_without_a_keeper_a_stall_ends_the_cell_and_the_server(measuring: Measuring) -> None:
+def test_without_a_slot_a_stall_ends_the_cell_and_the_server(measuring: Measuring) -> None:
     measuring.at[2] = measuring.fake.freeze.touch
     old = measuring.engine()
 
@@ -562,7 +564,7 @@ def test_without_a_keeper_a_stall_ends_the_cell_and_the_server(measuring: Measur
 
 
 def test_a_stall_of_an_attached_server_ends_the_cell_and_leaves_the_server(measuring: Measuring) -> None:
-    ours = measuring.keeper.ready()
+    ours = measuring.slot.ready()
     server = dataclasses.replace(ours, attached=True, log=None, process=None, start_id="attached-1")
     measuring.at[2] = measuring.fake.freeze.touch
 
@@ -585,22 +587,22 @@ def test_a_request_that_fails_by_itself_is_no_stall(measuring: Measuring) -> Non
     assert measuring.renewed == []
 
 
-def test_a_keeper_starts_anew_what_has_ended_since(keeper: Keeper) -> None:
-    first = keeper.ready()
-    assert keeper.ready() is first
+def test_a_slot_starts_anew_what_has_ended_since(slot: Slot) -> None:
+    first = slot.ready()
+    assert slot.ready() is first
     assert first.process is not None
     first.stop()
 
-    second = keeper.ready()
+    second = slot.ready()
 
     assert first.ended() is not None
     assert second.ended() is None
     assert second.start_id != first.start_id
 
 
-def test_another_program_uses_a_guarded_server(keeper: Keeper, fake: Fake) -> None:
+def test_another_program_uses_a_guarded_server(slot: Slot, fake: Fake) -> None:
     """As in training: the client is not ours, so the server's own gauges say that there is work."""
-    server = keeper.ready()
+    server = slot.ready()
     client = subprocess.Popen(
         [sys.executable, "-c", POST, f"{server.url}/v1/chat/completions"], stderr=subprocess.DEVNULL
     )
@@ -729,14 +731,14 @@ def test_a_change_is_a_line(vllm: FakeVllm, capsys: pytest.CaptureFixture[str]) 
 # The last server is left running: it may still be looked at.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_hanging_server_is_restarted_twice_and_then_given_up(
-    fake: Fake, keeper: Keeper, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fake: Fake, slot: Slot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command starts each server; each of them hangs with a request that a thread sends it."""
-    server = keeper.ready()
+    server = slot.ready()
     port = server.url.rpartition(":")[2]
     restart = tmp_path / "restart"
     restart.write_text(
-        f"#!/bin/sh\nkill -9 {keeper.ready().pid} 2>/dev/null; sleep 0.3\necho start >> {tmp_path}/starts\n"
+        f"#!/bin/sh\nkill -9 {slot.ready().pid} 2>/dev/null; sleep 0.3\necho start >> {tmp_path}/starts\n"
         f"FAKE_FREEZE={fake.freeze} exec {sys.executable} {fake.script} --port {port}\n"
     )
     restart.chmod(0o755)
