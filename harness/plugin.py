@@ -15,7 +15,7 @@ import pytest
 from harness.config import stack as stacks
 from harness.config.cells import Cell, ServerSpec, cells as cells_of
 from harness.config.stack import NONE, Stack
-from harness.engine.server import is_url
+from harness.engine.http import is_url
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.plan import plan, speed_plan

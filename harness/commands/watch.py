@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 from harness.engine import metrics
-from harness.engine.server import is_url, unhealthy
+from harness.engine.http import Http, is_url
+from harness.engine.server import unhealthy
 from harness.engine.supervisor import GRACE_S
 from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall
 from harness.errors import BadInput, ServerFailed
@@ -28,8 +29,9 @@ RESTART_PATIENCE_S = 1800.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Tell the command's parser what there is to say, and what to run."""
     parser.description = (
-        "Tell whether a vLLM server works or hangs, by its counters. Exit code: 1 it stalled "
-        f"(with --restart: {MOST_STALLS} times, or CMD failed), 2 invalid, 0 ended with Ctrl-C."
+        "Tell whether a vLLM server works or hangs, by its counters. A key is taken from "
+        f"DRAFTGATE_API_KEY. Exit code: 1 it stalled (with --restart: {MOST_STALLS} times, or CMD failed), "
+        "2 invalid, 0 ended with Ctrl-C."
     )
     add = parser.add_argument
     add("url", metavar="URL", help="where the server is, like http://127.0.0.1:8000")
@@ -54,22 +56,19 @@ def run(options: argparse.Namespace) -> int:
         BadInput: an option cannot be used.
     """
     url = options.url.rstrip("/").removesuffix("/v1")
-    if is_url(url):
-        return _watched(url, options)
-    raise BadInput(f"{options.url!r} is not the URL of a server, like http://127.0.0.1:8000")
-
-
-def _watched(url: str, options: argparse.Namespace) -> int:
+    if not is_url(url):
+        raise BadInput(f"{options.url!r} is not the URL of a server, like http://127.0.0.1:8000")
     if options.interval and options.interval > options.stall_seconds / 4:
         raise BadInput(
             f"--interval {options.interval:g}: a stall of {options.stall_seconds:g} s needs four readings or "
             "more: use a shorter interval, or longer --stall-seconds"
         )
-    restart = None if options.restart is None else _Restart(options.restart, url)
+    server = Http(url, os.environ.get("DRAFTGATE_API_KEY"))
+    restart = None if options.restart is None else _Restart(options.restart, server)
     try:
-        _check_vllm(url)
+        _check_vllm(server)
         for number in range(1, MOST_STALLS + 1):
-            stall, started = _until_stalled(url, options)
+            stall, started = _until_stalled(server, options)
             say(f"{url} stalled: {stall.reason}")
             say(f"evidence: {stall.evidence}" if stall.evidence else "evidence could not be written")
             if restart is None or number == MOST_STALLS:
@@ -88,20 +87,20 @@ def _watched(url: str, options: argparse.Namespace) -> int:
     return 1
 
 
-def _check_vllm(url: str) -> None:
+def _check_vllm(server: Http) -> None:
     try:
-        metrics.fetch(url)
+        metrics.fetch(server)
     except metrics.NotMetrics:
         raise
     except ServerFailed:
         pass  # it may still be starting
 
 
-def _until_stalled(url: str, options: argparse.Namespace) -> tuple[Stall, float]:
+def _until_stalled(server: Http, options: argparse.Namespace) -> tuple[Stall, float]:
     """Read until it stalls, a line for every change; the stall, and when the server had started."""
     stamp = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
     guard = Guard(
-        url,
+        server,
         stall_seconds=options.stall_seconds,
         interval=options.interval,
         evidence=Path(f"draftgate-watch-{stamp}.stall.json"),
@@ -118,7 +117,7 @@ def _until_stalled(url: str, options: argparse.Namespace) -> tuple[Stall, float]
         if state != said:
             now = watch.answer
             of = f": {now.running} running, {now.waiting} waiting" if now and state != "no answer" else ""
-            say(f"{url}: {state}{of}")
+            say(f"{server.url}: {state}{of}")
             said = state
         time.sleep(guard.interval)
     return stall, watch.answer.started if watch.answer else 0.0
@@ -127,7 +126,7 @@ def _until_stalled(url: str, options: argparse.Namespace) -> tuple[Stall, float]
 class _Restart:
     """Runs the command that starts a server anew, and waits for that server."""
 
-    def __init__(self, command: str, url: str) -> None:
+    def __init__(self, command: str, server: Http) -> None:
         """Nothing is run yet.
 
         Raises:
@@ -139,7 +138,7 @@ class _Restart:
             raise BadInput(f"--restart {command!r}: {error}") from None
         if not self._words or not shutil.which(self._words[0]):
             raise BadInput(f"--restart {command!r}: there is no such command")
-        self._url = url
+        self._server = server
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, started: float) -> None:
@@ -160,15 +159,16 @@ class _Restart:
             if process.poll():
                 raise ServerFailed(f"{shlex.join(self._words)} failed (exit code {process.returncode})")
             with contextlib.suppress(TimeoutError, ServerFailed):
-                dead = unhealthy(self._url)
+                dead = unhealthy(self._server)
                 gone = gone or dead is not None
                 # One that hangs is still healthy, until the command has ended it.
-                now = metrics.fetch(self._url).started
+                now = metrics.fetch(self._server).started
                 if not dead and (now != started if now and started else gone or process.returncode == 0):
                     return
             time.sleep(0.5)
         raise ServerFailed(
-            f"no new server answers at {self._url} {RESTART_PATIENCE_S:.0f} s after {shlex.join(self._words)}"
+            f"no new server answers at {self._server.url} {RESTART_PATIENCE_S:.0f} s after "
+            f"{shlex.join(self._words)}"
         )
 
     def _end_last(self) -> None:

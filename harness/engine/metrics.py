@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import http.client
 import itertools
 import math
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from harness.engine.http import Http, NoAnswer
 from harness.errors import ServerFailed
 from harness.stats.acceptance import histogram_from_positions
 
@@ -148,31 +146,28 @@ _COUNTED = frozenset(
 )
 
 
-def page_of(url: str, *, timeout_s: float = 10.0) -> str:
-    """The text of `url`/metrics.
+def page_of(server: Http, *, timeout_s: float = 10.0) -> str:
+    """The text of the server's /metrics.
 
     Raises:
         NotMetrics: the server has no such page, or does not show it to us.
         ServerFailed: no answer.
     """
     try:
-        with urllib.request.urlopen(f"{url}/metrics", timeout=timeout_s) as answer:
-            page: str = answer.read().decode("utf-8", errors="replace")
-    except urllib.error.HTTPError as error:
-        kind = NotMetrics if error.code < 500 else ServerFailed  # noqa: PLR2004
-        raise kind(f"{url}/metrics answers {error.code} {error.reason}") from None
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise ServerFailed(f"no answer from {url}/metrics: {error}") from None
-    return page
+        return server.text("/metrics", timeout_s=timeout_s)
+    except NoAnswer as error:
+        if error.status and error.status < 500:  # noqa: PLR2004
+            raise NotMetrics(str(error)) from None
+        raise
 
 
-def fetch(url: str, *, timeout_s: float = 10.0) -> SpecCounters:
-    """Read `url`/metrics.
+def fetch(server: Http) -> SpecCounters:
+    """Read the server's /metrics.
 
     Raises:
         ServerFailed: no answer, or an unreadable one.
     """
-    return parse(page_of(url, timeout_s=timeout_s))
+    return parse(page_of(server))
 
 
 async def settled(

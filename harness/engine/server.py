@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import http.client
 import json
 import math
 import os
@@ -16,9 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,9 +24,9 @@ import psutil
 
 from harness.config.cells import ServerSpec
 from harness.engine import metrics, orphans as leftovers, supervisor
+from harness.engine.http import NO_KEY, Http, NoAnswer
 from harness.engine.models import Say, resolve
 from harness.errors import BadInput, PortTaken, ServerFailed
-from harness.measure.client import NO_KEY
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,9 +70,14 @@ class Server:
     process: subprocess.Popen[bytes] | None = dataclasses.field(default=None, repr=False, compare=False)
     """The supervisor of the engine; None where the server is not ours."""
 
+    @property
+    def http(self) -> Http:
+        """What asks it for pages and JSON."""
+        return Http(self.url, self.key)
+
     def counters(self) -> metrics.SpecCounters:
         """Read /metrics."""
-        return metrics.fetch(self.url)
+        return metrics.fetch(self.http)
 
     def ended(self) -> str | None:
         """How its process ended; None while it runs, or where it is not ours."""
@@ -305,12 +307,9 @@ def _wait_ready(
         waited = time.monotonic() - began
         if waited > spec.start_timeout_s:
             raise ServerFailed(_obituary(spec, log, f"was not ready after {waited:.0f} s"))
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-                if answer.status == 200:  # noqa: PLR2004
-                    break
-        except (OSError, urllib.error.URLError):
-            pass
+        with contextlib.suppress(NoAnswer):
+            Http(url).text("/health", timeout_s=5)
+            break
         say(f"\rdraftgate: starting server {spec.label}: {waited:.0f} s")
         time.sleep(0.25)
     port = urllib.parse.urlsplit(url).port or 0
@@ -389,33 +388,22 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def unhealthy(url: str, *, timeout_s: float = 5.0) -> str | None:
-    """Why the server at `url` is dead; None where it is not.
+def unhealthy(server: Http) -> str | None:
+    """Why the server is dead; None where it is not.
 
     Raises:
         TimeoutError: it does not answer, but somebody listens.
     """
-    problem: object
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=timeout_s):
-            return None
-    except urllib.error.HTTPError as error:  # vLLM says 503 when its engine is dead
-        return f"its /health answers {error.code}" if error.code >= 500 else None  # noqa: PLR2004
-    except urllib.error.URLError as error:
-        problem = error.reason
-    except (OSError, http.client.HTTPException) as error:
-        problem = error
-    if isinstance(problem, TimeoutError):
-        raise problem
-    return f"nobody answers on its port ({problem})" if isinstance(problem, ConnectionError) else None
-
-
-def is_url(text: str) -> bool:
-    """It is where a server may be: http or https, and a host."""
-    with contextlib.suppress(ValueError):
-        parts = urllib.parse.urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    return False
+        server.text("/health", timeout_s=5)
+    except NoAnswer as error:
+        if isinstance(error.cause, TimeoutError):
+            raise error.cause from None
+        if isinstance(error.cause, ConnectionError):
+            return f"nobody answers on its port ({error.cause})"
+        if error.status and error.status >= 500:  # noqa: PLR2004 - vLLM says 503 when its engine is dead
+            return f"its /health answers {error.status}"
+    return None
 
 
 def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
@@ -426,8 +414,8 @@ def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
             counters though a drafter was asked for (or drafts though none was), or another k.
     """
     url = url.rstrip("/").removesuffix("/v1")
-    models = _get_json(f"{url}/v1/models", key)
-    listed = models.get("data")
+    asked = Http(url, key)
+    listed = asked.json("/v1/models").get("data")
     served = [str(m.get("id")) for m in listed if isinstance(m, dict)] if isinstance(listed, list) else []
     wanted = served_name(spec)
     if wanted not in served:
@@ -435,7 +423,7 @@ def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
             f"{url} serves {', '.join(served) or 'no model'}, the stack wants {wanted!r}: "
             "set target.served_name in the stack, or point --server-url elsewhere"
         )
-    counters = metrics.fetch(url)
+    counters = metrics.fetch(asked)
     if spec.speculative and not counters.present:
         raise ServerFailed(
             f"{url} has no speculative-decoding counters: it does not draft (or runs with "
@@ -447,7 +435,7 @@ def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
         raise ServerFailed(
             f"{url} drafts {len(counters.per_position)} tokens a step, the cells are for k = {spec.k}"
         )
-    version = _get_json(f"{url}/version", key).get("version")
+    version = asked.json("/version").get("version")
     return Server(
         url=url,
         key=key or NO_KEY,
@@ -459,18 +447,3 @@ def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
         per_request=spec.speculative is not None,
         log=None,
     )
-
-
-def _get_json(url: str, key: str | None) -> dict[str, Any]:
-    try:
-        request = urllib.request.Request(url)
-        if key:  # not for the host that a redirect names
-            request.add_unredirected_header("Authorization", f"Bearer {key}")
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            data = json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        hint = "; set DRAFTGATE_API_KEY to its key" if error.code == 401 else ""  # noqa: PLR2004
-        raise ServerFailed(f"{url} answers {error.code} {error.reason}{hint}") from None
-    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
-        raise ServerFailed(f"no usable answer from {url}: {error}") from None
-    return data if isinstance(data, dict) else {}

@@ -27,6 +27,7 @@ import psutil
 from pydantic import Field
 
 from harness.engine import metrics
+from harness.engine.http import Http
 from harness.engine.server import Server, unhealthy
 from harness.errors import BadInput, ServerFailed
 from harness.results.records import SCHEMA, Record, load, write_atomically
@@ -146,7 +147,7 @@ class Guard:
 
     def __init__(
         self,
-        url: str,
+        asked: Http,
         *,
         stall_seconds: float,
         evidence: Path,
@@ -157,15 +158,16 @@ class Guard:
         note: str = "",
     ) -> None:
         """Nothing is read yet; see `guarded` for what most callers need."""
-        self.url, self.watch, self.on_stall = url, Watch(stall_seconds), on_stall
+        self.watch, self.on_stall = Watch(stall_seconds), on_stall
         self.interval = interval or min(10.0, stall_seconds / 8)
         self.stalled: Stall | None = None
+        self._asked = asked
         self._evidence, self._in_flight, self._server, self._note = evidence, in_flight, server, note
         self._timeout_s = min(10.0, max(1.0, stall_seconds / 4))
         self._page = ""
         self._readings: deque[dict[str, Any]] = deque(maxlen=_READINGS)
         self._lock, self._over = threading.Lock(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"watchdog of {url}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"watchdog of {asked.url}", daemon=True)
 
     def start(self) -> None:
         """Watch from now on."""
@@ -198,7 +200,7 @@ class Guard:
         Raises:
             TimeoutError: the server does not say; ask again, until it does or has stalled.
         """
-        dead = None if self.stalled else self._ended() or unhealthy(self.url)
+        dead = None if self.stalled else self._ended() or unhealthy(self._asked)
         return self._report(Stall(kind="dead", reason=dead)) if dead else self.stalled
 
     def _ended(self) -> str | None:
@@ -209,7 +211,7 @@ class Guard:
         if dead:
             return Pulse(time=time.monotonic(), dead=dead)
         try:
-            page = metrics.page_of(self.url, timeout_s=self._timeout_s)
+            page = metrics.page_of(self._asked, timeout_s=self._timeout_s)
             seen = metrics.parse(page)
         except ServerFailed as error:
             return Pulse(time=time.monotonic(), unreachable=str(error))
@@ -241,7 +243,7 @@ class Guard:
         now = time.monotonic()
         evidence = Evidence(
             at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            url=self.url,
+            url=self._asked.url,
             kind=stall.kind,
             reason=stall.reason,
             note=self._note,
@@ -286,7 +288,7 @@ def guarded(
     """
     folder = folder or (server.log.parent if server.log else Path())
     guard = Guard(
-        server.url,
+        server.http,
         stall_seconds=stall_seconds,
         evidence=folder / f"{server.spec.label}-{server.start_id}.stall.json",
         in_flight=in_flight,

@@ -12,13 +12,12 @@ import openai
 
 from harness.config.prompts import Prompt, hash_of
 from harness.config.stack import Profile
+from harness.engine.http import NO_KEY
 from harness.engine.metrics import SpecCounters, settled
 from harness.errors import DraftgateError
 from harness.results.records import Finding, PromptRecord, Source
 from harness.stats.acceptance import histogram_of, steps_of_pieces, undrafted_steps
 
-NO_KEY = "none"
-"""Sent to a server that wants none."""
 _MOST_TOKENS = 2**31
 Heard = Callable[[str, Sequence[int], Sequence[int]], None]
 """Told a prompt's id, the token ids that it was rendered to, and those of its answer."""

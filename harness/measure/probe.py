@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import http.client
 import json
 import math
 import secrets
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from typing import Any
 
 from harness.config.prompts import Prompt
 from harness.config.stack import Profile
@@ -127,7 +123,7 @@ def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]
     allowed = json.loads(server.spec.args).get("max_logprobs", 20)
     count = min(MOST_LOGPROBS, allowed) if isinstance(allowed, int) and allowed > 0 else MOST_LOGPROBS
     body = {"model": server.model, "prompt": list(ids), "max_tokens": 1, "prompt_logprobs": count}
-    data = post(server, "/v1/completions", body)
+    data = server.http.json("/v1/completions", body, timeout_s=_REQUEST_S)
     try:
         lists = data["choices"][0]["prompt_logprobs"]
         told = [
@@ -143,21 +139,3 @@ def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]
 def _are_logprobs(here: dict[int, float]) -> bool:
     """At most 0, but for rounding; and the likeliest of a vocabulary is not as good as impossible."""
     return bool(here) and _LEAST < max(here.values()) <= _ROUNDING and min(here.values()) > -math.inf
-
-
-def post(server: Server, path: str, body: dict[str, Any]) -> Any:
-    """The JSON that a server answers to a request.
-
-    Raises:
-        ServerFailed: it answers an error, none, or something else.
-    """
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {server.key}"}
-    request = urllib.request.Request(f"{server.url}{path}", json.dumps(body).encode(), headers)
-    try:
-        with urllib.request.urlopen(request, timeout=_REQUEST_S) as answer:
-            return json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        said = error.read(500).decode(errors="replace").replace(server.key, "***")
-        raise ServerFailed(f"{server.url}{path} answers {error.code}: {said}") from None
-    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
-        raise ServerFailed(f"no usable answer from {server.url}{path}: {error}") from None

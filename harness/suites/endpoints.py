@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import http.client
 import json
 import math
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.config.prompts import Prompt, hash_of
+from harness.engine.http import NoAnswer
 from harness.engine.server import Server
 from harness.errors import ServerFailed
 from harness.measure import validity
@@ -104,19 +102,12 @@ class Tokens:
         return tuple(ids)
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        url = f"{self._server.url}/{path}"
-        data = json.dumps({"model": self._server.model, **body}).encode()
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-        request.add_unredirected_header("Authorization", f"Bearer {self._server.key}")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                found = json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            hint = ": the audit needs an engine with /tokenize" if error.code == 404 else ""  # noqa: PLR2004
-            raise ServerFailed(f"{url} answers {error.code} {error.reason}{hint}") from None
-        except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
-            raise ServerFailed(f"no usable answer from {url}: {error}") from None
-        return found if isinstance(found, dict) else {}
+            return self._server.http.json(f"/{path}", {"model": self._server.model, **body}, timeout_s=30)
+        except NoAnswer as error:
+            if error.status == 404:  # noqa: PLR2004
+                raise ServerFailed(f"{error}: the audit needs an engine with /tokenize") from None
+            raise
 
 
 def shell_of(tokens: Tokens) -> Shell:

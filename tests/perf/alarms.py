@@ -129,7 +129,7 @@ def watched(
     def watch(name: str) -> None:
         while not over.is_set():
             guard = Guard(
-                server.url,
+                server.http,
                 stall_seconds=stall_seconds,
                 evidence=folder / f"{name.replace(' ', '-')}-{len(seen[name].alarms)}.stall.json",
                 in_flight=sources[name],

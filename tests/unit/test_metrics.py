@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 from hypothesis import example, given, strategies as st
 
+from harness.engine.http import Http
 from harness.engine.metrics import SpecCounters, fetch, parse, settled
 from harness.errors import ServerFailed
 from tests.unit.fakes import Reply, fake_vllm
@@ -269,12 +270,12 @@ def test_a_server_that_cannot_be_read_is_not_settled() -> None:
 
 def test_the_page_is_fetched() -> None:
     with fake_vllm(metrics=Reply(PAGE.encode(), kind="text/plain; version=0.0.4")) as fake:
-        assert fetch(fake.url) == READ
+        assert fetch(Http(fake.url)) == READ
 
 
 def test_a_server_that_does_not_answer_is_named() -> None:
     with fake_vllm() as gone:
         url = gone.url
 
-    with pytest.raises(ServerFailed, match=f"no answer from {url}/metrics: .*refused"):
-        fetch(url)
+    with pytest.raises(ServerFailed, match=f"no usable answer from {url}/metrics: .*refused"):
+        fetch(Http(url))

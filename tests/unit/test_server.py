@@ -390,7 +390,7 @@ def test_something_that_is_no_http_server_is_refused(vllm: FakeVllm) -> None:
 def test_metrics_that_are_no_http_are_refused(vllm: FakeVllm) -> None:
     vllm.replies["/metrics"] = NO_HTTP
 
-    with pytest.raises(ServerFailed, match=f"no answer from {vllm.url}/metrics: SSH-2.0"):
+    with pytest.raises(ServerFailed, match=f"no usable answer from {vllm.url}/metrics: SSH-2.0"):
         attach(vllm.url, at_k2(), key=None)
     gc.collect()
 

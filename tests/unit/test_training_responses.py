@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from harness.engine.http import NO_KEY
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
-from harness.measure.client import NO_KEY
 from tests.unit.fakes import as_json, fake_vllm
 from tests.unit.making import server_spec
 from training import jsonl as lines, speculators_cli as subcommand

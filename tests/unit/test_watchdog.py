@@ -23,6 +23,7 @@ from harness.config.cells import Cell
 from harness.config.prompts import Prompt
 from harness.config.stack import Profile
 from harness.engine import watchdog
+from harness.engine.http import Http
 from harness.engine.server import Server, running
 from harness.engine.slot import Slot
 from harness.engine.watchdog import Evidence, Guard, Pulse, Stall, Watch, guarded, stalls_in
@@ -312,7 +313,7 @@ def test_a_server_that_works_is_left_alone(vllm: FakeVllm, tmp_path: Path) -> No
     [
         (Reply(b"oops", status=500), "/metrics answers 500"),
         (Reply(b"<html>"), "/metrics is not readable as Prometheus text"),
-        (Reply(cut=True), "no answer from"),
+        (Reply(cut=True), "no usable answer from"),
     ],
 )
 def test_metrics_that_stay_unreadable_are_a_stall(
@@ -861,8 +862,20 @@ def test_ctrl_c_ends_the_watch_with_a_sentence(vllm: FakeVllm) -> None:
 
 
 def test_a_guard_may_be_read_without_a_thread(vllm: FakeVllm, tmp_path: Path) -> None:
-    guard = Guard(vllm.url, stall_seconds=0.2, evidence=tmp_path / "x.stall.json")
+    guard = Guard(Http(vllm.url), stall_seconds=0.2, evidence=tmp_path / "x.stall.json")
     with contextlib.suppress(TimeoutError):
         until(guard.read)
 
     assert guard.stalled is not None
+
+
+def test_the_watch_sends_the_key_that_the_user_set(
+    vllm: FakeVllm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRAFTGATE_API_KEY", "sk-mine")
+
+    code, out, err = watched(capsys, vllm.url, *QUICK)
+
+    assert code == 1
+    assert {headers.get("authorization") for _, headers, _ in vllm.requests} == {"Bearer sk-mine"}
+    assert "sk-mine" not in out + err

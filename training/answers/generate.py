@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from harness.engine.http import NO_KEY
 from harness.engine.models import Say
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
-from harness.measure.client import NO_KEY
 from training import jsonl as lines, speculators_cli as subcommand
 from training.answers import filter as selecting
 from training.answers.progress import Answers, errors_of, failures

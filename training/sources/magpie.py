@@ -9,9 +9,9 @@ from typing import Any
 
 import openai
 
+from harness.engine.http import NO_KEY
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
-from harness.measure.client import NO_KEY
 from harness.stats.degenerate import degenerate
 from training.recipe import Recipe, Source
 from training.tokenizer import tokenizer_of
