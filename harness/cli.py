@@ -16,7 +16,7 @@ from harness.judge.compare import compare
 from harness.report import export
 from harness.report.compare_table import document
 from harness.report.labels import Axis
-from harness.results.records import write_atomically
+from harness.results.files import write_atomically
 from harness.text import render as formats
 from harness.text.console import complain, show
 

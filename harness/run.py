@@ -19,7 +19,8 @@ from harness.errors import BadInput, BadRecord
 from harness.judge import baselines as baseline
 from harness.judge.verdict import Verdict, judge, worst
 from harness.provenance import record as provenance
-from harness.results.records import RUN_FILE, CellRecord, RunRecord, load, write_atomically
+from harness.results.files import write_atomically
+from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 from harness.stats import paired as stats
 
 CALIBRATION = "servers/calibration.txt"

@@ -20,7 +20,7 @@ from filelock import FileLock
 from harness.config.cells import canonical
 from harness.engine.models import Say
 from harness.errors import BadInput
-from harness.results.records import write_atomically
+from harness.results.files import write_atomically
 from training.recipe import Recipe
 from training.servers import Engines
 

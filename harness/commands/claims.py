@@ -14,7 +14,8 @@ from harness.judge.compare import Figures, PositionChange, compare
 from harness.measure.validity import MOSTLY, total
 from harness.report import references
 from harness.report.references import NOTHING, Claim, Field
-from harness.results.records import CellRecord, load, read_text
+from harness.results.files import read_text
+from harness.results.records import CellRecord, load
 from harness.results.timing import speed_of
 from harness.text import render as formats
 from harness.text.console import complain, show

@@ -1,6 +1,6 @@
 """Prompt files: one JSON object a line, `{"id": ..., "kind": ..., "text": ...}`.
 
-Files of one workload are parallel by id across languages.
+Files of one workload are parallel by id across languages. Held-out prompts say their language themselves.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from harness.errors import BadInput, BadRecord
-from harness.results.records import read_text
+from harness.results.files import json_lines
+
+HELD_OUT = "held_out.jsonl"
+"""The prompts that training kept back, in the folder of a drafter."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,40 +38,31 @@ def load(folder: Path, workload: str, language: str, *, at_most: int) -> tuple[P
         known = sorted(p.stem for p in path.parent.glob("*.jsonl"))
         there = f"{workload} has: {', '.join(known)}" if known else f"there is no folder {path.parent.name}"
         raise BadInput(f"{path}: no prompts for workload {workload!r} in language {language!r}; {there}")
-    prompts: list[Prompt] = []
-    seen: set[str] = set()
-    for where, data in objects(path):
-        for field in ("id", "text"):
-            value = data.get(field)
-            if not isinstance(value, str) or not value.strip():
-                raise BadInput(f"{where}: field {field} is missing or empty")
-        if data["id"] in seen:
-            raise BadInput(f"{where}: the id {data['id']!r} stands in an earlier line too")
-        seen.add(data["id"])
-        prompts.append(Prompt(id=data["id"], language=language, text=data["text"]))
-    return tuple(prompts[:at_most])
+    return _read(path, language=language)[:at_most]
 
 
-def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The JSON objects of a file that has one a line, and where each stands.
+def load_held_out(path: Path) -> tuple[Prompt, ...]:
+    """The prompts of a held-out file: id, language and text; what else a line says is ignored.
 
     Raises:
-        BadRecord: the file cannot be read or is empty, or a line is no object.
+        BadRecord: a line lacks one of them, with its number, or two are of one prompt.
     """
-    # Not splitlines(): it also breaks at characters that may stand inside a JSON string.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            data = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BadRecord(f"{where}: not JSON: {error}") from None
-        if not isinstance(data, dict):
-            raise BadRecord(f"{where}: not an object")
-        if "\\ud" in line.lower() and re.search("[\ud800-\udfff]", json.dumps(data, ensure_ascii=False)):
-            raise BadRecord(f"{where}: no Unicode text (half of a surrogate pair)")
-        yield where, data
+    return _read(path)
+
+
+def _read(path: Path, *, language: str | None = None) -> tuple[Prompt, ...]:
+    """All prompts of a file; `language` where its lines do not say theirs."""
+    prompts: dict[str, Prompt] = {}
+    for line in json_lines(path):
+        known = {**line.data, "language": language or line.data.get("language")}
+        for field in ("id", "language", "text"):
+            if not isinstance(known.get(field), str) or not known[field].strip():
+                raise BadRecord(f"{line.where}: field {field} is missing or empty")
+        prompt = Prompt(id=known["id"], language=known["language"], text=known["text"])
+        if prompt.id in prompts:
+            raise BadRecord(f"{line.where}: the id {prompt.id!r} stands in an earlier line too")
+        prompts[prompt.id] = prompt
+    return tuple(prompts.values())
 
 
 def hash_of(value: str | Sequence[int]) -> str:

@@ -19,7 +19,8 @@ from pydantic import Field
 
 from harness.engine.models import Say, cache_folder
 from harness.errors import BadInput, BadRecord
-from harness.results.records import SCHEMA, Record, load, write_atomically
+from harness.results.files import write_atomically
+from harness.results.records import SCHEMA, Record, load
 
 MARK = "DRAFTGATE_SERVER"
 """The variable that every process of a server carries: its start id."""

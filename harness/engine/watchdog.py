@@ -30,7 +30,8 @@ from harness.engine import metrics
 from harness.engine.http import Http
 from harness.engine.server import Server, unhealthy
 from harness.errors import BadInput, ServerFailed
-from harness.results.records import SCHEMA, Record, load, write_atomically
+from harness.results.files import write_atomically
+from harness.results.records import SCHEMA, Record, load
 
 STALL_SECONDS = 180
 MOST_STALLS = 3

@@ -13,15 +13,8 @@ from typing import Any
 
 from harness.errors import BadInput
 from harness.measure.validity import countable
-from harness.results.records import (
-    UNTIMED,
-    CellRecord,
-    PromptRecord,
-    dump_cell,
-    load,
-    tallies,
-    write_atomically,
-)
+from harness.results.files import write_atomically
+from harness.results.records import UNTIMED, CellRecord, PromptRecord, dump_cell, load, tallies
 from harness.stats.acceptance import Tallies
 
 ENOUGH_IN_COMMON = 0.9

@@ -19,7 +19,8 @@ from scipy import special
 
 from harness.judge.baselines import device_name
 from harness.judge.verdict import Kind, Verdict, percent
-from harness.results.records import SCHEMA, CellName, Environment, Name, Record, load, write_atomically
+from harness.results.files import write_atomically
+from harness.results.records import SCHEMA, CellName, Environment, Name, Record, load
 from harness.stats.paired import ALPHA_OK, ALPHA_PRIMARY
 
 MIN_PAIRS = 6

@@ -23,16 +23,9 @@ from harness.errors import ServerFailed
 from harness.measure import draft_vocab as vocabulary, engine_findings as conditions, validity
 from harness.measure.client import Client, Heard, InFlight
 from harness.provenance import record as provenance
-from harness.results.records import (
-    UNTIMED,
-    CellRecord,
-    Finding,
-    Journal,
-    PromptRecord,
-    dump_cell,
-    in_order,
-    write_atomically,
-)
+from harness.results.files import write_atomically
+from harness.results.journal import Journal
+from harness.results.records import UNTIMED, CellRecord, Finding, PromptRecord, dump_cell, in_order
 
 Progress = Callable[[Cell, int, int], None]
 Renew = Callable[[str], Server]

@@ -24,7 +24,7 @@ from harness.errors import ServerFailed
 from harness.provenance.hardware import UNVERIFIED, clocks, environment, packages, packages_of
 from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files
 from harness.provenance.redaction import without_home, without_secrets
-from harness.results.records import write_atomically
+from harness.results.files import write_atomically
 from harness.stats.acceptance import METRIC_VERSION
 
 __all__ = [

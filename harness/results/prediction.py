@@ -12,15 +12,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from harness.config.prompts import Prompt, objects
 from harness.errors import BadRecord
-from harness.results.records import Count, Record
+from harness.results.files import json_lines
+from harness.results.records import Count, Record, validated
 from harness.stats.acceptance import Tally, added, histogram_of, tally_of
 
 VALIDATION = "validation.jsonl"
-HELD_OUT = "held_out.jsonl"
 
 
 class Predicted(Record):
@@ -202,31 +201,9 @@ def load(path: Path) -> tuple[Predicted, ...]:
         BadRecord: a line is not one, with its number, or two are of one prompt.
     """
     lines: dict[str, Predicted] = {}
-    for where, data in objects(path):
-        try:
-            line = Predicted.model_validate(data)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = ".".join(str(part) for part in first["loc"]) or "the line"
-            raise BadRecord(f"{where}: {field}: {first['msg']}") from None
-        if line.id in lines:
-            raise BadRecord(f"{where}: the prompt {line.id!r} stands in an earlier line too")
-        lines[line.id] = line
+    for line in json_lines(path):
+        predicted = validated(line.data, Predicted, where=line.where)
+        if predicted.id in lines:
+            raise BadRecord(f"{line.where}: the prompt {predicted.id!r} stands in an earlier line too")
+        lines[predicted.id] = predicted
     return tuple(lines.values())
-
-
-def load_held_out(path: Path) -> tuple[Prompt, ...]:
-    """The prompts of a held-out file: id, language and text; what else a line says is ignored.
-
-    Raises:
-        BadRecord: a line lacks one of them, with its number, or two are of one prompt.
-    """
-    prompts: dict[str, Prompt] = {}
-    for where, data in objects(path):
-        for field in ("id", "language", "text"):
-            if not isinstance(data.get(field), str) or not data[field].strip():
-                raise BadRecord(f"{where}: {field} is missing or empty")
-        if data["id"] in prompts:
-            raise BadRecord(f"{where}: the prompt {data['id']!r} stands in an earlier line too")
-        prompts[data["id"]] = Prompt(id=data["id"], language=data["language"], text=data["text"])
-    return tuple(prompts.values())

@@ -1,23 +1,21 @@
-"""What is on disk: prompt, cell and run records, versioned, validated, written atomically.
+"""What results files hold: prompt, cell and run records, versioned and validated.
 
-A cell file is JSON with one prompt a line, in stable order, so that a diff of it can be reviewed;
-while a cell is measured its records go to a `.jsonl` beside it, one line each as they come.
+A cell file is JSON with one prompt a line, in stable order, so that a diff of it can be reviewed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.errors import BadInput, BadRecord
+from harness.errors import BadRecord
+from harness.results.files import read_text
 from harness.stats.acceptance import Tallies, Tally, tallies_of, tally_of
 
 SCHEMA: Literal[1] = 1
@@ -225,31 +223,6 @@ _AS_WRITTEN = re.compile(rb'\{\s*"schema": %d,' % SCHEMA)
 """How a file of ours begins: it is parsed once, into the record."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `path` whole or not at all, also when the disk is full or the process is killed.
-
-    Raises:
-        BadInput: the file cannot be written, with the reason of the operating system.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)  # it is gone already where all went well
-
-
 def dump_cell(record: CellRecord) -> str:
     """The text of a cell file: a line for each field, and one for each prompt."""
     data = record.model_dump(by_alias=True)  # in mode "json" half of a surrogate pair raises
@@ -285,27 +258,15 @@ def load(path: Path, kind: type[R]) -> R:
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA or schema is True:
         raise BadRecord(f"{path}: schema is {schema!r}, this version of draftgate reads {SCHEMA}")
-    return _validated(data, kind, where=str(path))
+    return validated(data, kind, where=str(path))
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file.
+def validated(data: Any, kind: type[R], *, where: str) -> R:
+    """Make a record of `data`.
 
     Raises:
-        BadRecord: it is not there, not readable, empty, or not UTF-8 text.
+        BadRecord: a field does not fit, with its name and `where` the data stand.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BadRecord(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise BadRecord(f"{path}: {error.strerror}") from None
-    if not text.strip():
-        raise BadRecord(f"{path}: the file is empty")
-    return text
-
-
-def _validated(data: Any, kind: type[R], *, where: str) -> R:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
@@ -313,105 +274,6 @@ def _validated(data: Any, kind: type[R], *, where: str) -> R:
         field = ".".join(str(part) for part in first["loc"]) or "record"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise BadRecord(f"{where}: field {field}: {first['msg']}{more}") from None
-
-
-class Journal:
-    """The `.jsonl` of a cell being measured: a head line, then one line a prompt as it comes."""
-
-    def __init__(self, path: Path, head: dict[str, Any]) -> None:
-        """Open `path`, keeping what an interrupted run left there.
-
-        Args:
-            path: the file; made when absent.
-            head: what the cell is; what is already there must have been measured for the same.
-
-        Raises:
-            BadRecord: the file is another cell's, or damaged elsewhere than in its last line.
-            BadInput: it cannot be written.
-        """
-        self.path = path
-        self.records: list[PromptRecord] = []
-        head_line = json.dumps({"schema": SCHEMA, **head}, ensure_ascii=False, sort_keys=True)
-        try:
-            left = path.read_bytes() if path.exists() else b""
-            torn = self._recover(left, head_line) if left else None
-            if torn:
-                os.truncate(path, len(left) - torn)
-        except OSError as error:
-            raise BadRecord(f"{path}: {error.strerror}") from None
-        if torn is None or torn == len(left):
-            write_atomically(path, head_line + "\n")
-        self.segment = 1 + max((record.segment for record in self.records), default=-1)
-
-    def _recover(self, left: bytes, head_line: str) -> int:
-        """Take the records over; the bytes of a torn last line. Nothing is written."""
-        lines = left.split(b"\n")
-        torn = lines.pop()  # empty when the last write was whole
-        whole = lines[0] == head_line.encode() if lines else head_line.encode().startswith(torn)
-        if not whole:
-            raise BadRecord(
-                f"{self.path}, line 1: these prompts were measured under other conditions "
-                f"({_first_difference([*lines, torn][0], head_line)}); start without --resume, "
-                "or move the file away"
-            )
-        seen = set()
-        for number, line in enumerate(lines[1:], start=2):
-            where = f"{self.path}, line {number}"
-            try:
-                data = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise BadRecord(f"{where}: not JSON: {error}") from None
-            record = _validated(data, PromptRecord, where=where)
-            if (record.prompt, record.repeat) in seen:
-                raise BadRecord(f"{where}: the prompt {record.prompt!r} stands in an earlier line too")
-            seen.add((record.prompt, record.repeat))
-            self.records.append(record)
-        return len(torn)
-
-    def append(self, record: PromptRecord) -> None:
-        """Write one record; it is on disk when this returns.
-
-        Raises:
-            BadInput: the disk is full, or the file cannot be written.
-        """
-        line = json.dumps(record.model_dump(mode="json"), ensure_ascii=False) + "\n"
-        whole = None
-        try:
-            with self.path.open("ab") as file:
-                whole = file.tell()
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            if whole is not None:
-                with contextlib.suppress(OSError):  # half a line must not be glued to the next one
-                    os.truncate(self.path, whole)
-            raise BadInput(
-                f"cannot write {self.path}: {error.strerror}; the {len(self.records)} prompts before "
-                "are kept, --resume goes on from there"
-            ) from None
-        self.records.append(record)
-
-
-def _first_difference(old: bytes, new: str) -> str:
-    try:
-        return _difference(json.loads(old), json.loads(new))
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        pass
-    return "its first line is not the head of this cell"
-
-
-def _difference(before: dict[str, Any], after: dict[str, Any], within: str = "") -> str:
-    key = min(key for key in {*before, *after} if before.get(key) != after.get(key))
-    old, new = before.get(key), after.get(key)
-    if isinstance(old, dict) and isinstance(new, dict):
-        return _difference(old, new, f"{within}{key}.")
-    return f"{within}{key} was {_short(old)}, is {_short(new)}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004
 
 
 def in_order(records: Iterable[PromptRecord], prompts: Sequence[str]) -> tuple[PromptRecord, ...]:

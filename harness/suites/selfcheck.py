@@ -31,7 +31,7 @@ from harness.errors import DraftgateError
 from harness.measure import validity
 from harness.measure.probe import MOST_LOGPROBS, Answer, ask, prompt_logprobs
 from harness.provenance import integrity, record as provenance
-from harness.results.records import write_atomically
+from harness.results.files import write_atomically
 from harness.stats.acceptance import METRIC_VERSION
 from harness.suites import known_answers as known
 from harness.suites.known_answers import Outcome, Place

@@ -21,7 +21,7 @@ from typing import Any
 from tabulate import tabulate
 
 from harness.errors import BadInput
-from harness.results.records import write_atomically
+from harness.results.files import write_atomically
 from tests import perf
 from tests.perf.noised import stack_with
 

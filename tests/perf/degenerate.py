@@ -14,8 +14,8 @@ from typing import Any
 from scipy import special
 from tabulate import tabulate
 
-from harness.config.prompts import objects
 from harness.errors import BadInput
+from harness.results.files import json_lines
 from harness.stats.degenerate import degenerate
 from tests.perf import DATA, ROOT, carry_out
 
@@ -65,9 +65,12 @@ def answers(folder: Path = FOLDER) -> list[Answer]:
     """
     found = []
     for name in ("answers.jsonl", "made.jsonl"):
-        for where, data in objects(folder / name):
+        for line in json_lines(folder / name):
+            data = line.data
             if data.get("label") not in LABELS:
-                raise BadInput(f"{where}: the label is {data.get('label')!r}, not one of {', '.join(LABELS)}")
+                raise BadInput(
+                    f"{line.where}: the label is {data.get('label')!r}, not one of {', '.join(LABELS)}"
+                )
             part, label = data.get("set", "made"), data["label"]
             found.append(Answer(language=data["language"], part=part, label=label, text=data["text"]))
     return found
@@ -76,9 +79,9 @@ def answers(folder: Path = FOLDER) -> list[Answer]:
 def prompts() -> list[Answer]:
     """The shipped prompts, in which nothing is stuck."""
     return [
-        Answer(language=path.stem, part="prompts", label="fine", text=data["text"])
+        Answer(language=path.stem, part="prompts", label="fine", text=line.data["text"])
         for path in sorted((DATA / "prompts").glob("*/*.jsonl"))
-        for _, data in objects(path)
+        for line in json_lines(path)
     ]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.results.records import write_atomically
+from harness.results.files import write_atomically
 from tests import perf
 
 _LAYER = re.compile(r"(?:^|\.)(?:midlayer|layers\.\d+)\..*weight$")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from harness.config import prompts, stack
+from harness.config.prompts import load_held_out
 from harness.engine import models, orphans as leftovers, server
 from harness.engine.models import cache_folder
 from harness.engine.watchdog import stalls_in
@@ -24,8 +25,8 @@ from harness.judge import baselines as baseline
 from harness.judge.speedup import SpeedRecord
 from harness.plugin import DATA
 from harness.provenance import record as provenance
-from harness.results import prediction
-from harness.results.records import CellRecord, Journal, RunRecord, dump_cell, load
+from harness.results.journal import Journal
+from harness.results.records import CellRecord, RunRecord, dump_cell, load
 from harness.suites import selfcheck as calibration
 from tests.unit.making import cell_record, prompt_record
 from training import recipe
@@ -128,7 +129,7 @@ REFUSED = (
     Place(
         name="held_out.jsonl",
         valid=b"".join(as_json({"id": f"i{i}", "language": "en", "text": f"t{i}"}) + b"\n" for i in range(3)),
-        read=prediction.load_held_out,
+        read=load_held_out,
     ),
     Place(name="training.json", valid=as_json({"schema": 1}), read=lambda path: export.load(path.parent)),
     Place(name="j.jsonl", valid=JOURNAL.encode(), read=lambda path: Journal(path, HEAD)),

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from harness.config import prompts, stack as stacks
 from harness.config.cells import cells
-from harness.config.prompts import Prompt
+from harness.config.prompts import Prompt, load_held_out
 from harness.engine import metrics, server as servers
 from harness.errors import DraftgateError, ServerFailed
 from harness.judge import baselines as baseline, collect as collecting, speedup
@@ -32,8 +32,10 @@ from harness.measure.client import Client
 from harness.report import export, run_table as tables
 from harness.report.compare_table import document
 from harness.results import prediction, records
+from harness.results.files import write_atomically
+from harness.results.journal import Journal
 from harness.results.prediction import Predicted
-from harness.results.records import CellRecord, Journal, PromptRecord, RunRecord
+from harness.results.records import CellRecord, PromptRecord, RunRecord
 from harness.run import Options, Run
 from harness.text import render as formats
 from tests.unit.compared import cell, plain, write_cell
@@ -478,7 +480,7 @@ def test_a_cell_file(folder: Path, content: bytes) -> None:
         return
     assert record.schema_ == records.SCHEMA
     again = path.with_name("again.json")
-    records.write_atomically(again, records.dump_cell(record))
+    write_atomically(again, records.dump_cell(record))
     assert records.dump_cell(records.load(again, CellRecord)) == records.dump_cell(record)  # NaN is no NaN
     for kept in (
         baseline.path_of(folder, record),
@@ -611,7 +613,7 @@ def test_a_prompt_file(folder: Path, content: bytes) -> None:
 @example(jsonl([PROMPTS[0], PROMPTS[0]]))
 def test_a_held_out_file(folder: Path, content: bytes) -> None:
     path = put(folder, "held_out.jsonl", content)
-    found = read(path, lambda: prediction.load_held_out(path))
+    found = read(path, lambda: load_held_out(path))
     if found is not None:
         assert found
         assert len({p.id for p in found}) == len(found)

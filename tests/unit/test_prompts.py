@@ -143,12 +143,13 @@ def test_a_bad_line_is_named(tmp_path: Path, bad: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(b"", "the file is empty"), (b"\n \n", "the file is empty"), (b"\xff", "not UTF-8")]
+    ("content", "says"),
+    [(b"", ": the file is empty"), (b"\n \n", ": the file is empty"), (b"\n\xff", ", line 2: not UTF-8")],
 )
 def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
     path = put(tmp_path, content)
 
-    with pytest.raises(BadInput, match=f"{path}: {says}"):
+    with pytest.raises(BadInput, match=f"{path}{says}"):
         load(tmp_path, "instruct", "en", at_most=1)
 
 

@@ -12,18 +12,9 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from harness.errors import BadInput, BadRecord
-from harness.results.records import (
-    CellRecord,
-    Finding,
-    Journal,
-    PromptRecord,
-    RunRecord,
-    dump_cell,
-    in_order,
-    load,
-    read_text,
-    write_atomically,
-)
+from harness.results.files import read_text, write_atomically
+from harness.results.journal import Journal
+from harness.results.records import CellRecord, Finding, PromptRecord, RunRecord, dump_cell, in_order, load
 from tests.unit.making import cell_name, cell_record, failed_record, prompt_record
 
 HEAD: dict[str, Any] = {"cell": "chat-en-instruct-ngram-k4", "identity": {"max_tokens": 64}, "seed": 0}
@@ -401,11 +392,11 @@ def test_a_journal_without_a_head_of_ours_is_refused(journal_path: Path, head: b
     [
         (b'{"prompt": "instr', "not JSON"),
         (b"", "not JSON"),
-        (b"\xff\xff\xff", "not JSON"),
+        (b"\xff\xff\xff", "not UTF-8 text (byte 0 of the line)"),
         (NESTED, "not JSON"),
         (LONG_NUMBER, "not JSON"),
         (b"{}", "field prompt: Field required"),
-        (b"[]", "field record: Input should be"),
+        (b"[]", "not an object, but list"),
     ],
 )
 def test_damage_in_the_middle_of_a_journal_is_refused_with_its_line(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from harness.config import stack as stacks
+from harness.config.prompts import load_held_out
 from harness.engine import models, server as servers
 from harness.errors import BadInput, BadRecord, ServerFailed
 from harness.judge import baselines as baseline
@@ -26,8 +27,10 @@ from harness.provenance import integrity, record as provenance
 from harness.report import run_table as tables
 from harness.report.compare_table import document
 from harness.report.export import as_data, csv_rows
-from harness.results import prediction, records
-from harness.results.records import CellName, CellRecord, Finding, Journal, RunRecord
+from harness.results import records
+from harness.results.files import write_atomically
+from harness.results.journal import Journal
+from harness.results.records import CellName, CellRecord, Finding, RunRecord
 from harness.run import Options, Run
 from harness.text import render as formats
 from tests.unit import test_contract, test_endpoints
@@ -110,7 +113,7 @@ def test_a_run_is_resumed_where_it_lies_whatever_its_file_says(tmp_path: Path) -
         provenance={},
         environment={},
     )
-    records.write_atomically(tmp_path / "results/one/run.json", run.model_dump_json(by_alias=True))
+    write_atomically(tmp_path / "results/one/run.json", run.model_dump_json(by_alias=True))
     assert Run(options, tmp_path).folder == tmp_path / "results/one"
 
 
@@ -283,7 +286,7 @@ def test_figures_that_no_measurement_gives_are_refused(change: dict[str, Any]) -
 def test_half_of_a_surrogate_pair_in_a_record_can_be_written_again(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     record = cell_record(subject={"engine": "\ud800", "settings": {"\ud800": 1}})
-    records.write_atomically(path, records.dump_cell(record))
+    write_atomically(path, records.dump_cell(record))
     assert records.load(path, CellRecord) == record
     assert baseline.move_anchor(path, "why").exists()
 
@@ -315,10 +318,10 @@ def test_held_out_prompts_are_text_and_there_once(tmp_path: Path) -> None:
     line = '{"id": "a", "language": "en", "text": "t"}\n'
     path.write_text(2 * line)
     with pytest.raises(BadRecord, match=r"line 2: .* earlier line"):
-        prediction.load_held_out(path)
+        load_held_out(path)
     path.write_text(line.replace('"t"', '"\\ud800"'))
     with pytest.raises(BadRecord, match="line 1: no Unicode text"):
-        prediction.load_held_out(path)
+        load_held_out(path)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from harness.config import prompts
-from harness.config.prompts import hash_of
+from harness.config.prompts import hash_of, load_held_out
 from harness.errors import BadInput, BadRecord
 from harness.results import prediction
 from harness.results.prediction import Predicted, summarise, walk
@@ -235,10 +235,10 @@ def test_a_prompt_predicted_twice_is_refused(tmp_path: Path) -> None:
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_validation_file_or_is_refused(text: str) -> None:
-    path = Path(__file__).parent / "no such file"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prompts, "read_text", lambda _: text)
-        for load in (prediction.load, prediction.load_held_out):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "any.jsonl"
+        path.write_text(text, encoding="utf-8")
+        for load in (prediction.load, load_held_out):
             with contextlib.suppress(BadRecord):
                 assert load(path) == ()
 
@@ -247,7 +247,7 @@ def test_held_out_prompts_are_read_by_id_language_and_text(tmp_path: Path) -> No
     path = tmp_path / "held_out.jsonl"
     path.write_text('{"id": "a", "language": "zh", "text": "你好嗎", "source": "x"}\n', encoding="utf-8")
 
-    assert [(p.id, p.language, p.text) for p in prediction.load_held_out(path)] == [("a", "zh", "你好嗎")]
+    assert [(p.id, p.language, p.text) for p in load_held_out(path)] == [("a", "zh", "你好嗎")]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import BadInput
-from harness.results.records import write_atomically
+from harness.results.files import write_atomically
 from harness.stats.degenerate import degenerate
 from harness.stats.language import in_language
 from training import jsonl as lines

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.config.prompts import HELD_OUT
 from harness.config.stack import Target
 from harness.engine.models import resolve, sha256_of
 from harness.errors import BadInput
-from harness.results.prediction import HELD_OUT, VALIDATION
-from harness.results.records import write_atomically
+from harness.results.files import write_atomically
+from harness.results.prediction import VALIDATION
 from training.errors import TrainingFailed
 from training.export import model_card as card
 from training.export.manifest import records_of

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.config.prompts import HELD_OUT
 from harness.engine.models import sha256_of
 from harness.errors import BadInput
 from harness.provenance import record as provenance
@@ -88,7 +89,7 @@ def data_of(stages: Mapping[str, Path]) -> dict[str, Any]:
             for file in (
                 stages["prompts"] / "prompts.jsonl",
                 stages["responses"] / "responses.jsonl",
-                stages["dataset"] / prediction.HELD_OUT,
+                stages["dataset"] / HELD_OUT,
             )
             if file.is_file()
         },

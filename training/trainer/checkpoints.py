@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from harness.results.records import write_atomically
+from harness.results.files import write_atomically
 
 STATE = "training_state.json"
 """speculators' own name for it: epoch, local_step (0 at an epoch's end), global_step."""

@@ -31,7 +31,7 @@ from speculators.train.config import TrainConfig
 from speculators.train.distributed import get_rank
 from speculators.train.recovery import RECOVERY_METADATA_KEY
 
-from harness.results.records import write_atomically
+from harness.results.files import write_atomically
 from training.hidden.reader import AheadBackend
 from training.trainer import cpu_shim, loader_workers as workers, one_graph
 from training.trainer.checkpoints import Checkpoints, Step

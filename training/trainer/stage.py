@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from harness.engine.models import Say
 from harness.errors import BadInput
-from harness.results.records import write_atomically
+from harness.results.files import write_atomically
 from training.dataset import train_ratio, train_rows
 from training.errors import TrainingFailed
 from training.hidden.disk_space import hidden_folder

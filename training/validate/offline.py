@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.config.prompts import hash_of
+from harness.config.prompts import HELD_OUT, hash_of, load_held_out
 from harness.engine.models import Say
 from harness.errors import BadInput
 from harness.results import prediction
+from harness.results.files import write_atomically
 from harness.results.prediction import Predicted
-from harness.results.records import write_atomically
 from training import jsonl as lines
 from training.answers import rows
 from training.recipe import Recipe
@@ -85,7 +85,7 @@ def held_out(
     """
     from datasets import load_from_disk  # noqa: PLC0415 - takes seconds
 
-    wanted = {prompt.id for prompt in prediction.load_held_out(dataset / prediction.HELD_OUT)}
+    wanted = {prompt.id for prompt in load_held_out(dataset / HELD_OUT)}
     data = load_from_disk(str(dataset / "data")).with_format("numpy")
     places = {
         rows.digest(data[row]["input_ids"], data[row]["loss_mask"]): row for row in range(first, len(data))
