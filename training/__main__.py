@@ -13,8 +13,9 @@ from pathlib import Path
 
 from harness.engine.models import Say
 from harness.errors import DraftgateError
-from training import recipe as recipes, stages
-from training.pipeline import STAGES, look_for_room, outlook
+from training import stages
+from training.pipeline import STAGES, check_disk_space, outlook
+from training.recipe import find_recipe, load_recipe
 from training.servers import Engines
 
 INVALID, INTERRUPTED = 2, 130
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.work = options.work.resolve()
     names = ", ".join(stage.name for stage in STAGES)
     try:
-        recipe = recipes.load(recipes.find(options.recipe), options.changes)
+        recipe = load_recipe(find_recipe(options.recipe), options.changes)
         stages.known(STAGES, options.only, options.start)
         if options.dry_run:
             sys.stdout.write(outlook(recipe, options.work) + "\n")
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             keep_hidden_states=options.keep_hidden_states,
         )
         if options.only in {None, "train"}:
-            look_for_room(recipe, options.work, say)
+            check_disk_space(recipe, options.work, say)
         try:
             stages.carry_out(STAGES, base, only=options.only, start=options.start)
         finally:

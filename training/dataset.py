@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from harness.engine.models import Say
-from training import jsonl as lines, speculators_cli as subcommand
-from training.answers import rows as rows_of
-from training.answers.rows import Row
+from training import jsonl, speculators_cli
+from training.answers.rows import Row, arranged, contents_of, digest, index, within
 from training.errors import TrainingFailed
 from training.recipe import Recipe
 
@@ -53,7 +52,7 @@ def run(
         TrainingFailed: too few rows are left, or speculators made something else of them.
     """
     length = recipe.dataset.seq_length
-    rows, unsupervised = rows_of.index(responses_file, length)
+    rows, unsupervised = index(responses_file, length)
     ratio = train_ratio(recipe.dataset.validation)
     trained = train_rows(len(rows), ratio)
     if not trained or trained == len(rows):
@@ -62,7 +61,7 @@ def run(
             f"(another {unsupervised} have no answer within dataset.seq_length = {length}): ask for more "
             "prompts, or raise seq_length"
         )
-    rows = rows_of.arranged(rows, trained, seed=recipe.prompts.seed)
+    rows = arranged(rows, trained, seed=recipe.prompts.seed)
     part, data = folder / "data.part", folder / "data"
     for left_over in (part, data):  # prepare-data would keep old rows, and the trainer old frequencies
         shutil.rmtree(left_over, ignore_errors=True)
@@ -121,7 +120,7 @@ def coverage(tokens: Mapping[int, int], vocabulary: frozenset[int] | None) -> fl
     return round(held / total, 5) if total else 0.0
 
 
-def laid_out(count: int) -> list[int]:
+def positions_after_shuffle(count: int) -> list[int]:
     """For each place in prepare-data's input, the place that its row gets in the output."""
     shuffle = np.random.default_rng(SHUFFLE_SEED).permutation(count)
     places = np.empty(count, dtype=np.int64)
@@ -135,22 +134,22 @@ def _prepare(
     """prepare-data into `data.part`, its rows in the order of `rows`; the tokens, counted on the way."""
     frequencies = Frequencies()
     source, cache = folder / "rows.jsonl", folder / "cache"
-    places = laid_out(len(rows))
-    with lines.writing(source) as file:
-        contents = rows_of.again(responses_file, (rows[place] for place in places))
+    places = positions_after_shuffle(len(rows))
+    with jsonl.writing(source) as file:
+        contents = contents_of(responses_file, (rows[place] for place in places))
         for place, content in zip(places, contents, strict=True):
-            ids, mask = rows_of.within(content, length)
+            ids, mask = within(content, length)
             row = rows[place]
             counter = frequencies.training if place < trained else frequencies.validation[row.language]
             counter.update(token for token, m in zip(ids, mask, strict=True) if m)
-            file.write(lines.as_line({"input_ids": ids, "loss_mask": mask}))
+            file.write(jsonl.as_line({"input_ids": ids, "loss_mask": mask}))
     environment = {
         "HF_DATASETS_CACHE": str(cache),
         **({"HF_HUB_OFFLINE": "1"} if target.startswith("/") else {}),
     }
     workers = max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // 2, len(rows) // ROWS_PER_WORKER))
     try:
-        subcommand.run(
+        speculators_cli.run(
             [
                 "prepare-data",
                 *("--model", target),
@@ -193,7 +192,7 @@ def verify(data: Path, rows: Sequence[Row]) -> None:
     place = 0
     for batch in written.with_format("numpy").iter(batch_size=500):
         for ids, mask in zip(batch["input_ids"], batch["loss_mask"], strict=True):
-            if rows_of.digest(ids, mask) != rows[place].digest:
+            if digest(ids, mask) != rows[place].digest:
                 raise TrainingFailed(
                     f"{data}: row {place} is not {rows[place].id}: this version of speculators shuffles "
                     "otherwise, or changes rows; use the one that draftgate's extra `train` names"
@@ -225,9 +224,9 @@ def _write_held_out(folder: Path, responses_file: Path, rows: Sequence[Row], at_
             found[row.language] += 1
             chosen.append(row)
     chosen.sort(key=lambda row: row.language)
-    with lines.writing(folder / "held_out.jsonl") as file:
-        for content in rows_of.again(responses_file, chosen):
+    with jsonl.writing(folder / "held_out.jsonl") as file:
+        for content in contents_of(responses_file, chosen):
             told = {name: content[name] for name in ("id", "language", "source")}
             told |= {"workload": content.get("workload", "instruct"), "text": content["prompt"]}
-            file.write(lines.as_line({**told, "finish_reason": content.get("finish_reason")}))
+            file.write(jsonl.as_line({**told, "finish_reason": content.get("finish_reason")}))
     return found

@@ -87,7 +87,7 @@ def whole(path: Path) -> Iterator[dict[str, Any]]:
                 yield _object(raw, path, 0)
 
 
-def mend(path: Path) -> bool:
+def drop_torn_line(path: Path) -> bool:
     """Drop a torn last line, so that the next one is not glued to it. True where there was one."""
     if not path.exists():
         return False

@@ -14,18 +14,18 @@ from harness.engine.models import Say
 from harness.engine.server import Server
 from harness.engine.watchdog import guarded
 from harness.errors import ServerFailed
-from training import benchmark as check, dataset, stages
-from training.answers import generate as responses
+from training import benchmark, dataset, stages
+from training.answers import generate
 from training.answers.generate import Stall
 from training.errors import Stalled
 from training.export import export
-from training.hidden import disk_space as room
+from training.hidden import disk_space
 from training.recipe import Recipe, Source
 from training.servers import base_spec
-from training.sources import gather as prompts
-from training.sources.magpie import SelfMade
+from training.sources import gather
+from training.sources.magpie import Magpie
 from training.stages import Context, Stage
-from training.trainer import stage as train
+from training.trainer import stage
 
 TOKENS_PER_ANSWER = 250
 """Only for the outlook of a dry run."""
@@ -47,31 +47,31 @@ def _serve(context: Context) -> Iterator[tuple[Server, Stall]]:
 def _prompts(context: Context) -> dict[str, Any]:
     """Starts a server only where a source asks the target; a server that stalled is asked again, anew."""
     with contextlib.ExitStack() as opened:
-        served: list[tuple[SelfMade, Stall]] = []
+        served: list[tuple[Magpie, Stall]] = []
 
         def ask(source: Source, first: int, number: int) -> list[str | None]:
-            for attempt in range(1, responses.MOST_STALLS + 1):
+            for attempt in range(1, generate.MOST_STALLS + 1):
                 if not served:
                     server, stalled = opened.enter_context(_serve(context))
-                    served.append((SelfMade(server, context.recipe), stalled))
+                    served.append((Magpie(server, context.recipe), stalled))
                 write, stalled = served[0]
                 try:
                     return write(source, first, number)
                 except ServerFailed:
-                    if not stalled() or attempt == responses.MOST_STALLS:
+                    if not stalled() or attempt == generate.MOST_STALLS:
                         raise
-                    context.say(f"the server stalled ({attempt} of {responses.MOST_STALLS}): {stalled()}")
+                    context.say(f"the server stalled ({attempt} of {generate.MOST_STALLS}): {stalled()}")
                     opened.close()
                     context.engines.drop()
                     served.clear()
             raise AssertionError
 
-        return prompts.run(context.folder, context.recipe, ask=ask, say=context.say)
+        return gather.run(context.folder, context.recipe, ask=ask, say=context.say)
 
 
 def _responses(context: Context) -> dict[str, Any]:
     _, target = base_spec(context.recipe, say=context.say, python=sys.executable)
-    return responses.run(
+    return generate.run(
         context.folder,
         context.upstream["prompts"] / "prompts.jsonl",
         context.recipe,
@@ -93,7 +93,7 @@ def _dataset(context: Context) -> dict[str, Any]:
 
 
 def _prompt_inputs(recipe: Recipe) -> Any:
-    return [recipe.target.model_dump(), prompts.inputs(recipe)]
+    return [recipe.target.model_dump(), gather.inputs(recipe)]
 
 
 STAGES = (
@@ -114,10 +114,10 @@ STAGES = (
             r.train.model_dump(exclude={"num_workers", "keep_last", "compile"}),
             r.hidden_states.model_dump(include={"mode", "layers", "args"}),
         ],
-        run=train.run,
+        run=stage.run,
     ),
     Stage(name="export", version=1, inputs=lambda r: [r.drafter, r.about], run=export.run),
-    Stage(name="check", version=1, inputs=lambda r: r.check.model_dump(), run=check.run),
+    Stage(name="check", version=1, inputs=lambda r: r.check.model_dump(), run=benchmark.run),
 )
 
 
@@ -129,11 +129,11 @@ def outlook(recipe: Recipe, work: Path) -> str:
         record = planned.record
         told = f"done in {record['seconds']:.0f} s" if record else "to do"
         rows.append([planned.stage.name, told, config.get(planned.stage.name, ""), str(planned.folder)])
-    command = " ".join(train.command(recipe, Path("SETTINGS.json")))
+    command = " ".join(stage.command(recipe, Path("SETTINGS.json")))
     return f"{tabulate(rows, headers=['stage', 'state', 'how much', 'folder'])}\n\ntrainer: {command}"
 
 
-def look_for_room(recipe: Recipe, work: Path, say: Say) -> None:
+def check_disk_space(recipe: Recipe, work: Path, say: Say) -> None:
     """Before anything starts, where the tokens are still to be guessed; `train` knows them exactly.
 
     Raises:
@@ -141,7 +141,7 @@ def look_for_room(recipe: Recipe, work: Path, say: Say) -> None:
     """
     done = {planned.stage.name for planned in stages.plan(recipe, STAGES, work) if planned.record}
     if not done & {"dataset", "train"} and recipe.hidden_states.mode == "ahead":
-        room.look_for_room(recipe, work, tokens=_likely(recipe), say=say)
+        disk_space.check_disk_space(recipe, work, tokens=_likely(recipe), say=say)
 
 
 def _likely(recipe: Recipe) -> int:
@@ -165,8 +165,8 @@ def _outline(recipe: Recipe) -> dict[str, str]:
 
 def _room(recipe: Recipe, tokens: int) -> str:
     """Room for hidden states, where the target's size is known without fetching it."""
-    size = room.target_size(recipe)
+    size = disk_space.target_size(recipe)
     if size is None:
         return "— (the target is not here)"
     layers, width = size
-    return f"about {room.size_of(dataset.needed_bytes(tokens, layers=layers, hidden_size=width))}"
+    return f"about {disk_space.size_of(dataset.needed_bytes(tokens, layers=layers, hidden_size=width))}"

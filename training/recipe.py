@@ -169,7 +169,7 @@ class Recipe(_Table):
     check: Check = Check()
 
 
-def find(name: str) -> Path:
+def find_recipe(name: str) -> Path:
     """The file of a recipe given by name or by path.
 
     Raises:
@@ -185,7 +185,7 @@ def find(name: str) -> Path:
     raise BadInput(f"recipe {name}: no such file; there are: {known} (or give a path to a TOML file)")
 
 
-def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe.
 
     Args:

@@ -21,11 +21,11 @@ import psutil
 import pytest
 
 from tests.engine.conftest import ROOT, engines_of
-from training import recipe as recipes
 from training.export.served import HELD_OUT
+from training.recipe import find_recipe, load_recipe
 from training.servers import Engines
 from training.stages import Context
-from training.trainer import stage as train
+from training.trainer import stage
 from training.trainer.checkpoints import Checkpoints, Step
 
 pytest.importorskip("speculators")
@@ -339,7 +339,7 @@ def test_hidden_states_reach_the_trainer(tiny: Path, tmp_path: Path) -> None:
         "dataset.draft_vocab_size=128", f"hidden_states.folder={states}", "train.epochs=1",
         "train.ttt_steps=1", "train.total_seq_len=192", "dataset.validation=0.25",
     ]  # fmt: skip
-    recipe = recipes.load(recipes.find("smoke-cpu"), changes)
+    recipe = load_recipe(find_recipe("smoke-cpu"), changes)
     said: list[str] = []
     engines = Engines(tmp_path / "servers", said.append)
     folder = tmp_path / "train"
@@ -354,7 +354,7 @@ def test_hidden_states_reach_the_trainer(tiny: Path, tmp_path: Path) -> None:
         keep_hidden_states=True,
     )
     try:
-        report = train.run(context)
+        report = stage.run(context)
     finally:
         engines.drop()
     print(report["times"])

@@ -22,14 +22,15 @@ from typing import Any
 
 from tabulate import tabulate
 
-from training import recipe as recipes, stages
+from training import stages
 from training.__main__ import speaker
 from training.hidden.disk_space import hidden_folder
 from training.hidden.extract import server_spec
 from training.pipeline import STAGES
+from training.recipe import find_recipe, load_recipe
 from training.servers import Engines, base_spec, is_cpu
 from training.stages import Context
-from training.trainer import stage as train
+from training.trainer import stage
 
 SAMPLES = 60
 
@@ -89,7 +90,7 @@ def once(context: Context, mode: str, folder: Path) -> tuple[dict[str, Any], dic
         upstream=context.upstream,
     )
     parts = apart(mine) if mode == "online" else {}
-    report = train.run(mine)
+    report = stage.run(mine)
     context.engines.drop()
     return report, parts
 
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     work = options.work.resolve()
     changes = [*options.changes, f"train.epochs={options.epochs}"]
-    recipe = recipes.load(recipes.find(options.recipe), changes)
+    recipe = load_recipe(find_recipe(options.recipe), changes)
     say = speaker(work / "extraction.log")
     engines = Engines(work / "servers", say)
     base = Context(recipe=recipe, work=work, engines=engines, say=say)

@@ -29,7 +29,7 @@ KINDS = {
     "sdpa, fused loss": ("sdpa", "fused", ""),
     "flex, fused loss, compiled": ("simple_flex_attention", "fused", "compiled"),
 }
-"""Attention, loss, how; the last one is speculators' default, `one graph` is `training.one_graph`."""
+"""Attention, loss, how; the last one is speculators' default, `one graph` is `compile_as_one_graph`."""
 
 
 def model(drafter: Path, attention: str, device: str) -> Any:
@@ -78,9 +78,9 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
 
     attention, loss_kind, how = KINDS[options.kind]
     if "one graph" in how:
-        from training.trainer import one_graph  # noqa: PLC0415
+        from training.trainer import speculators_patches  # noqa: PLC0415
 
-        one_graph.install(replayed=False)
+        speculators_patches.compile_as_one_graph(replayed=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     made = model(options.drafter, attention, device)
     data = batch(made, options.tokens, options.document, device)

@@ -119,7 +119,7 @@ REFUSED = (
     Place(
         name="r.toml",
         valid=(recipe.RECIPES / "smoke-cpu.toml").read_bytes(),
-        read=recipe.load,
+        read=recipe.load_recipe,
     ),
     Place(
         name="en.jsonl",

@@ -9,8 +9,8 @@ import pytest
 import fixtures
 from harness.config import stack as stacks
 from harness.engine.models import sha256_of
-from training import recipe as recipes
 from training.export import export
+from training.recipe import find_recipe, load_recipe
 
 DATA = Path(fixtures.__file__).parent
 SHIPPED = sorted((DATA / "drafters").iterdir())
@@ -29,8 +29,8 @@ def test_a_shipped_drafter_is_small_and_what_its_records_say(folder: Path) -> No
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
 def test_a_shipped_drafter_was_made_by_the_recipe_that_names_it(folder: Path) -> None:
     same_speed = ["train.compile=false"]  # it is no part of what is made
-    made = recipes.load(folder / "recipe.toml", same_speed)
-    shipped = recipes.load(recipes.find(made.name), same_speed)
+    made = load_recipe(folder / "recipe.toml", same_speed)
+    shipped = load_recipe(find_recipe(made.name), same_speed)
     differs = {
         name
         for name in type(made).model_fields

@@ -44,10 +44,11 @@ from tests.unit.making import server_spec
 from tests.unit.test_client import CHAT, GOOD, RAW, raw_chunk, usage
 from tests.unit.test_metrics import PAGE
 from tests.unit.test_training_card import RECORDS, SERVED
-from training import jsonl as lines, recipe as recipes
+from training import jsonl as lines
 from training.answers import filter as selecting, progress as raw, rows
 from training.export import export as exporting, scrub as portable, weights as folders
-from training.sources import datasets as outside
+from training.recipe import RECIPES, load_recipe
+from training.sources import datasets
 from training.sources.templates import Templates
 
 TESTS = 28
@@ -333,7 +334,7 @@ def harmless(text: str) -> None:
 # Stacks and recipes
 
 STACK = (SHIPPED / "fixtures/stacks/smollm2-cpu.toml").read_text(encoding="utf-8")
-RECIPE = (recipes.RECIPES / "smollm2-eagle3-en-zh.toml").read_text(encoding="utf-8")
+RECIPE = (RECIPES / "smollm2-eagle3-en-zh.toml").read_text(encoding="utf-8")
 
 
 @fuzz
@@ -385,11 +386,11 @@ def test_a_stack(folder: Path, content: bytes) -> None:
 @example(RECIPE.replace("[engine.args]", f"[engine.args]\n{'a.' * 300}a = 1").encode())
 def test_a_recipe(folder: Path, content: bytes) -> None:
     path = put(folder, "r.toml", content)
-    recipe = read(path, lambda: recipes.load(path))
+    recipe = read(path, lambda: load_recipe(path))
     if recipe is not None:
         again = path.with_name("again.toml")
-        again.write_text(portable.toml_of(recipe), encoding="utf-8")
-        recipes.load(again)
+        again.write_text(portable.recipe_toml(recipe), encoding="utf-8")
+        load_recipe(again)
         assert Path(recipe.name).name == recipe.name
         assert Path(recipe.drafter).name == recipe.drafter
 
@@ -404,9 +405,9 @@ def test_a_recipe(folder: Path, content: bytes) -> None:
     )
 )
 def test_a_change_of_a_recipe(change: str) -> None:
-    path = recipes.RECIPES / "smoke-cpu.toml"
+    path = RECIPES / "smoke-cpu.toml"
     with contextlib.suppress(DraftgateError):
-        recipes.load(path, [change])
+        load_recipe(path, [change])
 
 
 TEMPLATES = """plain = 0.1
@@ -660,9 +661,9 @@ def test_answers_and_prompts_of_training(folder: Path, content: bytes) -> None:
     indexed = read(path, lambda: rows.index(path, 3))
     if indexed and indexed[0]:
         found = rows.arranged(indexed[0], len(indexed[0]) // 2, seed=0)
-        again = [rows.digest(*rows.within(data, 3)) for data in rows.again(path, found)]
+        again = [rows.digest(*rows.within(data, 3)) for data in rows.contents_of(path, found)]
         assert again == [row.digest for row in found]
-    read(path, lambda: list(outside.local(path)))
+    read(path, lambda: list(datasets.local(path)))
     read(path, lambda: selecting.read_prompts(path))
     assert all(lines.as_line(data).encode() for data in lines.whole(path))
     good = path.with_name("ask.jsonl")

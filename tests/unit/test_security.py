@@ -37,7 +37,7 @@ from tests.unit import test_contract, test_endpoints
 from tests.unit.compared import cell, write_cell
 from tests.unit.fakes import Reply, as_json, fake_vllm
 from tests.unit.making import cell_name, cell_record, prompt_record, server_spec
-from training.export import model_card as card
+from training.export import model_card
 
 HOSTILE = "<script>alert(1)</script>|a`b\n\x1b[31m\x9b1m\u202ec"
 PARTS = ("endpoint", "language", "workload", "drafter")
@@ -135,7 +135,9 @@ def test_the_pytest_summary_shows_a_hostile_text_as_text() -> None:
 def test_a_card_shows_a_hostile_text_as_text() -> None:
     data = {"sources": [{"source": HOSTILE, "language": HOSTILE, "prompts": 1, "answers": 1, "tokens": 1}]}
     known = dict.fromkeys(("drafter", "about", "target", "device"), HOSTILE)
-    told = card.text({**known, "data": data, "recipe": {"name": HOSTILE}, "versions": {HOSTILE: HOSTILE}})
+    told = model_card.text(
+        {**known, "data": data, "recipe": {"name": HOSTILE}, "versions": {HOSTILE: HOSTILE}}
+    )
     assert not {"\x1b", "\x9b", "\u202e"} & set(told)
     use = "    vllm serve "  # a block of code: nothing in it is markup
     assert not any("<script>" in line for line in told.splitlines() if not line.startswith(use))

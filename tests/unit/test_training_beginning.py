@@ -15,7 +15,7 @@ from harness.config.stack import Target  # noqa: E402
 from harness.errors import BadInput  # noqa: E402
 from tests.unit.eagle3 import tiny_eagle3  # noqa: E402
 from training.export.export import export  # noqa: E402
-from training.trainer import warm_start as beginning  # noqa: E402
+from training.trainer import warm_start  # noqa: E402
 from training.validate.eagle3 import EMBEDDINGS  # noqa: E402
 
 
@@ -40,7 +40,7 @@ def test_an_exported_drafter_gets_the_targets_embeddings_back(
     exported: tuple[Path, Path], tmp_path: Path
 ) -> None:
     drafter, target = exported
-    found = beginning.arguments(str(drafter), target=str(target), to=tmp_path / "start")
+    found = warm_start.arguments(str(drafter), target=str(target), to=tmp_path / "start")
     whole = load_file(Path(found["from_pretrained"]) / "model.safetensors")
     own = load_file(target / "model.safetensors")["model.embed_tokens.weight"]
     assert torch.equal(whole[EMBEDDINGS], own)
@@ -49,14 +49,14 @@ def test_an_exported_drafter_gets_the_targets_embeddings_back(
 
 def test_its_verifier_is_the_target_at_hand(exported: tuple[Path, Path], tmp_path: Path) -> None:
     drafter, target = exported
-    found = beginning.arguments(str(drafter), target=str(target), to=tmp_path / "start")
+    found = warm_start.arguments(str(drafter), target=str(target), to=tmp_path / "start")
     config = json.loads((Path(found["from_pretrained"]) / "config.json").read_text())
     assert config["speculators_config"]["verifier"]["name_or_path"] == str(target)
 
 
 def test_it_keeps_its_own_vocabulary(exported: tuple[Path, Path], tmp_path: Path) -> None:
     drafter, target = exported
-    found = beginning.arguments(str(drafter), target=str(target), to=tmp_path / "start")
+    found = warm_start.arguments(str(drafter), target=str(target), to=tmp_path / "start")
     tensors = load_file(drafter / "model.safetensors")
     assert found["draft_vocab_size"] == len(tensors["d2t"])
     assert np.array_equal(np.load(found["d2t_path"]), tensors["d2t"].numpy())
@@ -64,7 +64,7 @@ def test_it_keeps_its_own_vocabulary(exported: tuple[Path, Path], tmp_path: Path
 
 
 def test_a_hub_id_is_passed_on(tmp_path: Path) -> None:
-    found = beginning.arguments("org/drafter", target="/nowhere", to=tmp_path / "start")
+    found = warm_start.arguments("org/drafter", target="/nowhere", to=tmp_path / "start")
     assert found == {"from_pretrained": "org/drafter"}
 
 
@@ -74,4 +74,4 @@ def test_what_is_no_drafter_is_refused(tmp_path: Path, broken: str) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(broken)
     with pytest.raises(BadInput, match="holds no drafter of speculators"):
-        beginning.arguments(str(folder), target="/nowhere", to=tmp_path / "start")
+        warm_start.arguments(str(folder), target="/nowhere", to=tmp_path / "start")

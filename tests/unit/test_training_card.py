@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from harness.report.run_table import DASH
-from training.export import model_card as card
+from training.export import model_card
 
 SERVED: dict[str, Any] = {
     "prompts_of": "benchmark, instruct",
@@ -103,7 +103,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_the_card_says_what_it_is_and_of_what() -> None:
-    text = card.text(RECORDS)
+    text = model_card.text(RECORDS)
 
     assert text.startswith("# eagle3r2\n")
     assert "it proposes tokens for org/tiny" in text
@@ -113,7 +113,7 @@ def test_the_card_says_what_it_is_and_of_what() -> None:
 
 
 def test_the_card_says_how_little_chinese_there_is() -> None:
-    text = card.text(RECORDS)
+    text = model_card.text(RECORDS)
 
     assert cells(row(text, "template:zh")) == ["template:zh", "Chinese", "8,000", "410", "61,000"]
     assert "Chinese: 410 answers, 61,000 tokens, 2.0 % of all" in text
@@ -125,14 +125,14 @@ def test_the_card_of_an_english_drafter_says_that_there_is_no_chinese() -> None:
     records = copy.deepcopy(RECORDS)
     records["data"]["sources"].pop()
 
-    text = card.text(records)
+    text = model_card.text(records)
 
     assert "Chinese: none." in text
     assert "Trained on answers in English alone" in text
 
 
 def test_the_card_says_how_it_was_trained() -> None:
-    text = card.text(RECORDS)
+    text = model_card.text(RECORDS)
 
     assert cells(row(text, "| steps")) == ["steps", "1,630"]
     assert cells(row(text, "fetch_frac")) == ["waiting for data (fetch_frac)", "3.4 %"]
@@ -144,7 +144,7 @@ def test_the_card_says_how_it_was_trained() -> None:
 
 
 def test_validation_stands_beside_what_was_served() -> None:
-    text = card.text(RECORDS)
+    text = model_card.text(RECORDS)
 
     trainer, predicted, served = (
         row(text, f"| {what}") for what in ("validation, full", "predicted", "served ")
@@ -163,7 +163,7 @@ def test_validation_stands_beside_what_was_served() -> None:
 
 
 def test_what_was_not_measured_is_an_em_dash() -> None:
-    text = card.text(without("served") | {"validation": None})
+    text = model_card.text(without("served") | {"validation": None})
 
     assert cells(row(text, "validation, served |"))[1:] == [DASH] * 13
     assert f"Served so far: {DASH} (not measured)" in text
@@ -171,7 +171,7 @@ def test_what_was_not_measured_is_an_em_dash() -> None:
 
 
 def test_a_cell_that_is_no_measurement_says_so() -> None:
-    text = card.text(RECORDS | {"served": [SERVED | {"valid": False, "tokens_per_step": None}]})
+    text = model_card.text(RECORDS | {"served": [SERVED | {"valid": False, "tokens_per_step": None}]})
 
     line = cells(row(text, "served (not valid)"))
     assert line[7] == DASH
@@ -189,11 +189,11 @@ def test_a_cell_that_is_no_measurement_says_so() -> None:
     ],
 )
 def test_a_figure_that_is_missing_is_an_em_dash(path: str, words: tuple[str, ...], shown: str) -> None:
-    assert cells(row(card.text(without(path)), *words))[1] == shown
+    assert cells(row(model_card.text(without(path)), *words))[1] == shown
 
 
 def test_nothing_known_is_a_card_of_dashes() -> None:
-    text = card.text({})
+    text = model_card.text({})
 
     assert text.startswith(f"# {DASH}\n")
     assert "None" not in text
@@ -201,7 +201,7 @@ def test_nothing_known_is_a_card_of_dashes() -> None:
 
 
 def test_files_stand_with_their_hashes() -> None:
-    assert cells(row(card.text(RECORDS), "model.safetensors")) == [
+    assert cells(row(model_card.text(RECORDS), "model.safetensors")) == [
         "model.safetensors",
         "20.12",
         f"`{'ab' * 32}`",

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from training import __main__ as cli, recipe as recipes, stages
+from training import __main__ as cli, stages
 from training.errors import TrainingFailed
-from training.hidden import disk_space as room
+from training.hidden import disk_space
 from training.pipeline import STAGES
+from training.recipe import find_recipe, load_recipe
 from training.servers import Engines
 from training.stages import Context
-from training.trainer import stage as train
+from training.trainer import stage
 
 NAMES = ["prompts", "responses", "dataset", "train", "export", "check"]
 
@@ -41,7 +42,7 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "target"
     folder.mkdir()
     (folder / "config.json").write_text('{"hidden_size": 576, "num_hidden_layers": 30}')
-    monkeypatch.setattr(room, "resolve", lambda *_, **__: str(folder))
+    monkeypatch.setattr(disk_space, "resolve", lambda *_, **__: str(folder))
     return folder
 
 
@@ -76,7 +77,7 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
 def test_a_dry_run_shows_what_is_done_and_how_several_gpus_are_used(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, target: Path
 ) -> None:
-    first = stages.plan(recipes.load(recipes.find("smoke-cpu")), STAGES, tmp_path)[0]
+    first = stages.plan(load_recipe(find_recipe("smoke-cpu")), STAGES, tmp_path)[0]
     first.folder.mkdir()
     (first.folder / stages.DONE).write_text(json.dumps({"schema": 1, "seconds": 12.3}))
     _, out, _ = run(capsys, tmp_path, "smoke-cpu", "--dry-run", "--set", "train.gpus=4")
@@ -103,7 +104,7 @@ def test_an_unknown_recipe_names_those_there_are(capsys: pytest.CaptureFixture[s
 
 
 def test_an_unknown_key_is_named_with_its_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    text = recipes.find("smoke-cpu").read_text()
+    text = find_recipe("smoke-cpu").read_text()
     recipe = tmp_path / "mine.toml"
     recipe.write_text(text.replace("ttt_steps = 2", "ttt_stepz = 2"))
     line = next(n for n, found in enumerate(text.splitlines(), start=1) if found.startswith("ttt_steps"))
@@ -147,12 +148,12 @@ def test_a_disk_that_may_do_is_only_mentioned(
 ) -> None:
     full(monkeypatch)
     said: list[str] = []
-    recipe = recipes.load(recipes.find("smoke-cpu"))
-    room.look_for_room(recipe, tmp_path, tokens=3072, say=said.append)
+    recipe = load_recipe(find_recipe("smoke-cpu"))
+    disk_space.check_disk_space(recipe, tmp_path, tokens=3072, say=said.append)
     assert said
     assert said[0].startswith("it may end for want of room: ")
     full(monkeypatch, free=20_000_000)
-    room.look_for_room(recipe, tmp_path, tokens=3072, say=said.append)
+    disk_space.check_disk_space(recipe, tmp_path, tokens=3072, say=said.append)
     assert len(said) == 1
 
 
@@ -164,11 +165,11 @@ def test_the_exact_room_is_looked_for_before_server_and_trainer(
     data = tmp_path / "dataset-0" / "data"
     rows = {"input_ids": [[1] * 50] * 100, "loss_mask": [[1] * 50] * 100, "seq_len": [50] * 100}
     datasets.Dataset.from_dict(rows).save_to_disk(str(data))
-    monkeypatch.setattr(train, "is_cpu", lambda *_: True)
-    monkeypatch.setattr(train, "base_spec", lambda *_, **__: (None, str(target)))
+    monkeypatch.setattr(stage, "is_cpu", lambda *_: True)
+    monkeypatch.setattr(stage, "base_spec", lambda *_, **__: (None, str(target)))
     full(monkeypatch)
     context = Context(
-        recipe=recipes.load(recipes.find("smoke-cpu")),
+        recipe=load_recipe(find_recipe("smoke-cpu")),
         work=tmp_path,
         engines=Engines(tmp_path / "servers", lambda _: None),
         say=lambda _: None,
@@ -176,4 +177,4 @@ def test_the_exact_room_is_looked_for_before_server_and_trainer(
         upstream={"dataset": data.parent},
     )
     with pytest.raises(TrainingFailed, match="hidden states of 5,000 tokens take 23 MB: free some"):
-        train.run(context)
+        stage.run(context)

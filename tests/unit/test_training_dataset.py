@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from harness.errors import BadInput
-from training import dataset, jsonl as lines, speculators_cli as subcommand
-from training.answers import rows as rows_of
-from training.answers.rows import Row
+from training import dataset, jsonl, speculators_cli
+from training.answers.rows import Row, arranged, contents_of, digest, index
 from training.errors import TrainingFailed
 from training.recipe import Recipe
 
@@ -60,7 +59,7 @@ def response(name: str, **changes: Any) -> dict[str, Any]:
 
 def write(folder: Path, *contents: dict[str, Any]) -> Path:
     path = folder / "responses.jsonl"
-    path.write_text("".join(lines.as_line(content) for content in contents), encoding="utf-8")
+    path.write_text("".join(jsonl.as_line(content) for content in contents), encoding="utf-8")
     return path
 
 
@@ -97,7 +96,7 @@ def row(name: str, language: str = "en", temperature: float = 0.0) -> Row:
 def test_a_row_that_is_none(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     path = write(tmp_path, response("en0"), response("en1") | changes)
     with pytest.raises(BadInput) as caught:
-        rows_of.index(path, 64)
+        index(path, 64)
     assert str(caught.value) == f"{path}, {told}"
 
 
@@ -105,18 +104,18 @@ def test_a_missing_column_is_told_with_those_there_are(tmp_path: Path) -> None:
     path = tmp_path / "responses.jsonl"
     path.write_text('{"id": "a", "text": "t"}\n', encoding="utf-8")
     with pytest.raises(BadInput, match=r"line 1: there is no column 'language'; there are: id, text"):
-        rows_of.index(path, 64)
+        index(path, 64)
 
 
 def test_rows_are_cut_at_the_length_and_dropped_where_no_answer_is_left(tmp_path: Path) -> None:
     path = write(tmp_path, response("en0"), response("en1", loss_mask=[0] * 9 + [1, 1]), response("en2"))
-    rows, unsupervised = rows_of.index(path, 5)
+    rows, unsupervised = index(path, 5)
     assert [(r.id, r.tokens, r.supervised, r.cut) for r in rows] == [
         ("en0", 5, 2, True),
         ("en2", 5, 2, True),
     ]
     assert unsupervised == 1
-    assert [content["id"] for content in rows_of.again(path, reversed(rows))] == ["en2", "en0"]
+    assert [content["id"] for content in contents_of(path, reversed(rows))] == ["en2", "en0"]
 
 
 # Split
@@ -133,18 +132,18 @@ def test_each_language_and_temperature_is_validated_by_its_share(
 ) -> None:
     rows = [row(f"{lang}-{t}-{i}", lang, t) for (lang, t), n in counts.items() for i in range(n)]
     trained = dataset.train_rows(len(rows), dataset.train_ratio(validation))
-    found = rows_of.arranged(rows, trained, seed=seed)
+    found = arranged(rows, trained, seed=seed)
     assert sorted(r.id for r in found) == sorted(r.id for r in rows)
     held = Counter((r.language, r.temperature) for r in found[trained:])
     share = (len(rows) - trained) / len(rows)
     for group, n in counts.items():
         assert abs(held[group] - n * share) < 1
-    assert found == rows_of.arranged(rows[::-1], trained, seed=seed)
+    assert found == arranged(rows[::-1], trained, seed=seed)
 
 
 def test_another_seed_is_another_order() -> None:
     rows = [row(str(i)) for i in range(30)]
-    orders = {tuple(r.id for r in rows_of.arranged(rows, 25, seed=seed)) for seed in range(4)}
+    orders = {tuple(r.id for r in arranged(rows, 25, seed=seed)) for seed in range(4)}
     assert len(orders) == 4
     assert len({frozenset(order[25:]) for order in orders}) == 4
 
@@ -173,7 +172,7 @@ def test_hidden_states_take_two_bytes_a_value() -> None:
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
 def test_the_layout_undoes_both_shuffles(count: int) -> None:
     datasets = pytest.importorskip("datasets")
-    given_rows = datasets.Dataset.from_dict({"place": dataset.laid_out(count)})
+    given_rows = datasets.Dataset.from_dict({"place": dataset.positions_after_shuffle(count)})
     for _ in range(2):
         given_rows = given_rows.shuffle(seed=dataset.SHUFFLE_SEED)
     assert given_rows["place"][:] == list(range(count))
@@ -198,7 +197,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder; what is in it becomes prepare-data's output."""
     script = tmp_path / "fake_speculators.py"
     script.write_text(FAKE_PREPARE, encoding="utf-8")
-    monkeypatch.setattr(subcommand, "SPECULATORS", (sys.executable, str(script)))
+    monkeypatch.setattr(speculators_cli, "SPECULATORS", (sys.executable, str(script)))
     return tmp_path / "made"
 
 
@@ -243,7 +242,7 @@ def test_speculators_wrote_other_rows(tmp_path: Path) -> None:
     made = datasets.Dataset.from_dict({"input_ids": ids, "loss_mask": mask, "seq_len": [2, 3]})
     made.save_to_disk(tmp_path / "data")
     right = [
-        dataclasses.replace(row(f"r{i}"), digest=rows_of.digest(*pair))
+        dataclasses.replace(row(f"r{i}"), digest=digest(*pair))
         for i, pair in enumerate(zip(ids, mask, strict=True))
     ]
     dataset.verify(tmp_path / "data", right)
@@ -251,7 +250,7 @@ def test_speculators_wrote_other_rows(tmp_path: Path) -> None:
         dataset.verify(tmp_path / "data", right[::-1])
     with pytest.raises(TrainingFailed, match="made 2 rows of 3"):
         dataset.verify(tmp_path / "data", [*right, row("c")])
-    right[1] = dataclasses.replace(right[1], digest=rows_of.digest(ids[1], [1, 1, 1]))
+    right[1] = dataclasses.replace(right[1], digest=digest(ids[1], [1, 1, 1]))
     with pytest.raises(TrainingFailed, match="row 1 is not r1"):
         dataset.verify(tmp_path / "data", right)
 

@@ -15,10 +15,10 @@ from harness.engine.models import sha256_of
 from harness.errors import BadInput
 from tests.unit.eagle3 import tiny_eagle3
 from tests.unit.making import cell_record, prompt_record
-from training import recipe as recipes
 from training.errors import TrainingFailed
 from training.export import export, served
-from training.export.scrub import portable, public_name, toml_of
+from training.export.scrub import public_name, recipe_toml, scrubbed
+from training.recipe import find_recipe, load_recipe
 from training.stages import Context
 from training.validate.eagle3 import Eagle3, Sample
 
@@ -275,32 +275,32 @@ def test_a_target_is_called_what_others_call_it(target: Target, name: str) -> No
     ],
 )
 def test_of_a_path_its_last_part_is_left(text: str, left: str) -> None:
-    assert portable(text) == left
+    assert scrubbed(text) == left
 
 
 @given(st.lists(st.sampled_from(["home", "tmp", "x.py", "a b", "data", "run-1"]), min_size=2, max_size=5))
 def test_no_path_with_a_folder_stays(parts: list[str]) -> None:
     whole = "/" + "/".join(part.replace(" ", "") for part in parts)
 
-    assert not re.search(r"/[\w.]+/", portable(f"see {whole} there"))
+    assert not re.search(r"/[\w.]+/", scrubbed(f"see {whole} there"))
 
 
 @pytest.mark.parametrize("name", ["smollm2-eagle3-en"])
 def test_the_recipe_as_it_was_used_reads_as_the_recipe(tmp_path: Path, name: str) -> None:
-    known = recipes.load(recipes.find(name))
+    known = load_recipe(find_recipe(name))
     path = tmp_path / "recipe.toml"
 
-    path.write_text(toml_of(known), encoding="utf-8")
+    path.write_text(recipe_toml(known), encoding="utf-8")
 
-    assert recipes.load(path) == known
+    assert load_recipe(path) == known
 
 
 def test_a_recipe_does_not_tell_where_things_lay(tmp_path: Path) -> None:
-    known = recipes.load(recipes.find("smollm2-eagle3-en"))
+    known = load_recipe(find_recipe("smollm2-eagle3-en"))
     target = known.target.model_copy(update={"model": "/data/models/big"})
     hidden = known.hidden_states.model_copy(update={"folder": "/ramdisk/hs"})
 
-    text = toml_of(known.model_copy(update={"target": target, "hidden_states": hidden}))
+    text = recipe_toml(known.model_copy(update={"target": target, "hidden_states": hidden}))
 
     assert "…/big" in text
     assert "/ramdisk" not in text
@@ -329,7 +329,7 @@ def stages_in(folder: Path, tiny: tuple[Path, Path]) -> dict[str, Path]:
 
 
 def context(folder: Path, stages: dict[str, Path], verifier: Path) -> Any:
-    known = recipes.load(recipes.find("smollm2-eagle3-en"))
+    known = load_recipe(find_recipe("smollm2-eagle3-en"))
     target = known.target.model_copy(update={"model": str(verifier), "served_name": "org/tiny"})
     values: dict[str, Any] = {
         "recipe": known.model_copy(update={"target": target}), "work": folder, "folder": folder / "export",

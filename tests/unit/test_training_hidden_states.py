@@ -15,13 +15,13 @@ pytest.importorskip("speculators")
 from safetensors.torch import save_file  # noqa: E402
 from speculators.train.distributed_batch_sampler import MultipackDistributedBatchSamplerV2  # noqa: E402
 
-from training import recipe as recipes  # noqa: E402
-from training.hidden.disk_space import roomy  # noqa: E402
+from training.hidden.disk_space import folder_with_space  # noqa: E402
 from training.hidden.extract import check, finished, server_spec, trainers_order  # noqa: E402
-from training.hidden.reader import ENDED, MISSING, AheadTransfer  # noqa: E402
+from training.hidden.reader import ENDED, MISSING, PrefetchedTransfer  # noqa: E402
+from training.recipe import find_recipe, load_recipe  # noqa: E402
 from training.servers import base_spec  # noqa: E402
 
-RECIPE = recipes.load(recipes.find("smoke-cpu"))
+RECIPE = load_recipe(find_recipe("smoke-cpu"))
 
 
 def sample(path: Path, tokens: int) -> Path:
@@ -90,7 +90,7 @@ def test_the_trainer_waits_for_a_file_that_comes(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=later)
     thread.start()
-    found = AheadTransfer(tmp_path, patience_s=30).get_cached(3)
+    found = PrefetchedTransfer(tmp_path, patience_s=30).get_cached(3)
     thread.join()
     assert found is not None
     assert found["token_ids"].tolist() == [0, 1, 2, 3, 4]
@@ -98,19 +98,19 @@ def test_the_trainer_waits_for_a_file_that_comes(tmp_path: Path) -> None:
 
 def test_the_trainer_does_not_wait_for_one_that_was_lost(tmp_path: Path) -> None:
     (tmp_path / f"hs_3{MISSING}").touch()
-    assert AheadTransfer(tmp_path, patience_s=30).get_cached(3) is None
+    assert PrefetchedTransfer(tmp_path, patience_s=30).get_cached(3) is None
 
 
 def test_nor_after_the_end(tmp_path: Path) -> None:
     sample(tmp_path / "hs_1.safetensors", 2)
     finished(tmp_path, ended=True)
-    waiting = AheadTransfer(tmp_path, patience_s=30)
+    waiting = PrefetchedTransfer(tmp_path, patience_s=30)
     assert waiting.get_cached(0) is None
     assert waiting.get_cached(1) is not None
 
 
 def test_nor_for_ever(tmp_path: Path) -> None:
-    assert AheadTransfer(tmp_path, patience_s=0.05).get_cached(0) is None
+    assert PrefetchedTransfer(tmp_path, patience_s=0.05).get_cached(0) is None
 
 
 def test_a_new_try_asks_again_for_what_was_lost(tmp_path: Path) -> None:
@@ -122,13 +122,13 @@ def test_a_new_try_asks_again_for_what_was_lost(tmp_path: Path) -> None:
 
 
 def test_room_is_looked_for_where_the_recipe_says(tmp_path: Path) -> None:
-    place, free = roomy(1, given=str(tmp_path), work=tmp_path / "work")
+    place, free = folder_with_space(1, given=str(tmp_path), work=tmp_path / "work")
     assert place == tmp_path
     assert free > 0
 
 
 def test_without_room_anywhere_the_last_place_is_named(tmp_path: Path) -> None:
-    place, free = roomy(1 << 60, given=None, work=tmp_path)
+    place, free = folder_with_space(1 << 60, given=None, work=tmp_path)
     assert place == tmp_path
     assert free < 1 << 60
 
@@ -138,9 +138,9 @@ def test_what_an_earlier_try_left_is_room(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "shm" / "ours" / "hs_0.safetensors").write_bytes(bytes(900))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=300))
     given = str(tmp_path / "shm")
-    assert roomy(1000, given=given, work=tmp_path, name="ours") == (tmp_path / "shm", 1200)
-    assert roomy(1000, given=given, work=tmp_path, name="theirs") == (tmp_path / "shm", 300)
+    assert folder_with_space(1000, given=given, work=tmp_path, name="ours") == (tmp_path / "shm", 1200)
+    assert folder_with_space(1000, given=given, work=tmp_path, name="theirs") == (tmp_path / "shm", 300)
 
 
 def test_a_folder_that_is_not_made_yet_has_the_room_of_the_disk(tmp_path: Path) -> None:
-    assert roomy(1, given=str(tmp_path / "a" / "b"), work=tmp_path)[1] > 0
+    assert folder_with_space(1, given=str(tmp_path / "a" / "b"), work=tmp_path)[1] > 0

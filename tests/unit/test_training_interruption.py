@@ -28,8 +28,8 @@ from speculators.train.graceful_shutdown import TrainingInterruptedError  # noqa
 
 from harness.errors import ServerFailed  # noqa: E402
 from training.hidden.extract import Progress  # noqa: E402
-from training.hidden.prefetch import Ahead  # noqa: E402
-from training.trainer import metrics, process as trainers  # noqa: E402
+from training.hidden.prefetch import Prefetcher  # noqa: E402
+from training.trainer import metrics, process  # noqa: E402
 from training.trainer.checkpoints import Checkpoints  # noqa: E402
 from training.trainer.interrupts import Patient  # noqa: E402
 from training.trainer.process import SteppedTrainer, Stop  # noqa: E402
@@ -153,7 +153,7 @@ def test_workers_of_both_loaders_start_before_the_first_epoch_alone(
     trainer.current_epoch, trainer._resume_local_step = 0, 0
     trainer.train_loader, trainer.val_loader = Loader(events, "train"), Loader(events, "val")
     epoch = lambda *_, **__: events.append("epoch")  # noqa: E731
-    monkeypatch.setattr(trainers.trainer.Trainer, "train_epoch", epoch)
+    monkeypatch.setattr(process.trainer.Trainer, "train_epoch", epoch)
 
     trainer.train_epoch(0)
     assert events == first
@@ -181,9 +181,9 @@ def test_a_report_adds_up_what_several_trainers_did(tmp_path: Path) -> None:
     assert (report["samples"], report["empty_samples"]) == (15, 2)
 
 
-def ahead(folder: Path) -> Ahead:
+def ahead(folder: Path) -> Prefetcher:
     nothing: Any = None
-    return Ahead(
+    return Prefetcher(
         rows=lambda _: [1],
         order=lambda: [1, 0],
         folder=folder,
@@ -255,7 +255,7 @@ def test_a_trainer_that_has_written_all_leaves_no_worker(tmp_path: Path) -> None
 def test_a_clock_that_is_set_changes_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody sets the clock back by an hour between two steps."""
     path = tmp_path / "metrics.jsonl"
-    lines = trainers._Lines(path)
+    lines = process._Lines(path)
     for step, now in enumerate((10_000.0, 6_400.0)):
         monkeypatch.setattr(time, "time", lambda now=now: now)
         record = logging.LogRecord(
@@ -273,12 +273,12 @@ def test_of_several_processes_the_first_alone_takes_the_lock(
 ) -> None:
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"ahead": False, "lock": str(tmp_path / "lock")}))
-    monkeypatch.setattr(trainers, "end_with_starter", lambda: None)
-    monkeypatch.setattr(trainers, "_train", lambda _: 0)
-    monkeypatch.setattr(trainers, "FileLock", lambda path: FileLock(path, timeout=0))
+    monkeypatch.setattr(process, "end_with_starter", lambda: None)
+    monkeypatch.setattr(process, "_train", lambda _: 0)
+    monkeypatch.setattr(process, "FileLock", lambda path: FileLock(path, timeout=0))
     with FileLock(tmp_path / "lock"):
         monkeypatch.setenv("RANK", "1")
-        assert trainers.main(settings) == 0
+        assert process.main(settings) == 0
         monkeypatch.setenv("RANK", "0")
         with pytest.raises(Timeout):
-            trainers.main(settings)
+            process.main(settings)

@@ -17,8 +17,8 @@ from harness.results import prediction
 from harness.results.prediction import Predicted, summarise, walk
 from harness.stats.acceptance import overshoot_of
 from tests.unit.eagle3 import tiny_eagle3
-from training import recipe as recipes
-from training.validate import offline as predict
+from training.recipe import find_recipe, load_recipe
+from training.validate import offline
 from training.validate.eagle3 import Eagle3, Guesses, Sample
 
 K = 3
@@ -49,7 +49,7 @@ def copying(sample: Sample, *, wrong: tuple[tuple[int, int], ...] = (), vocabula
 
 
 def test_a_drafter_that_copies_reaches_the_end_from_everywhere() -> None:
-    line = predict.compared(sample(), copying(sample()))
+    line = offline.compared(sample(), copying(sample()))
 
     assert line.reach == (3, 3, 3, 2, 1)
     assert line.tokens == 6
@@ -66,13 +66,13 @@ def test_a_drafter_that_copies_reaches_the_end_from_everywhere() -> None:
 
 
 def test_a_wrong_guess_ends_its_own_draft_and_no_other() -> None:
-    line = predict.compared(sample(), copying(sample(), wrong=((1, 3),)))
+    line = offline.compared(sample(), copying(sample(), wrong=((1, 3),)))
 
     assert line.reach == (3, 1, 3, 2, 1)  # of the draft from token 1, guess 1 is the one for token 3
 
 
 def test_a_first_guess_that_is_wrong_is_met_only_where_serving_starts() -> None:
-    line = predict.compared(sample(), copying(sample(), wrong=((0, 2), (0, 5))))
+    line = offline.compared(sample(), copying(sample(), wrong=((0, 2), (0, 5))))
 
     assert line.reach == (3, 0, 3, 2, 0)
     assert line.histogram == (1, 0, 0, 1)  # the wrong guess for token 2 is skipped, the one for 5 is not
@@ -83,7 +83,7 @@ def test_drafts_from_inside_the_prompt_do_not_count() -> None:
     guesses = copying(sample())
     guesses.drafted[:, : len(PROMPT)] = -2
 
-    assert predict.compared(sample(), guesses).reach == (3, 3, 3, 2, 1)
+    assert offline.compared(sample(), guesses).reach == (3, 3, 3, 2, 1)
 
 
 def test_a_token_outside_the_draft_vocabulary_is_a_miss_that_the_trainer_does_not_count() -> None:
@@ -95,7 +95,7 @@ def test_a_token_outside_the_draft_vocabulary_is_a_miss_that_the_trainer_does_no
         guesses.drafted[step, at - step] = 50
     guesses.best[at] = 50
 
-    line = predict.compared(sample(), guesses)
+    line = offline.compared(sample(), guesses)
 
     assert line.outside == (2,)
     assert line.reach == (1, 0, 3, 2, 1)
@@ -108,29 +108,29 @@ def test_an_answer_that_was_not_greedy_shows() -> None:
     guesses = copying(sample())
     guesses.best[len(PROMPT) + 2] = 77
 
-    assert predict.compared(sample(), guesses).not_argmax == 1
+    assert offline.compared(sample(), guesses).not_argmax == 1
 
 
 def test_prompt_and_answer_are_known_by_the_hashes_that_a_client_gives_them() -> None:
-    line = predict.compared(sample(), copying(sample()))
+    line = offline.compared(sample(), copying(sample()))
 
     assert line.prompt_hash == hash_of(PROMPT)
     assert line.text_hash == hash_of(f"text of {ANSWER}")
 
 
 def test_an_answer_of_one_token_has_no_decode_step() -> None:
-    assert [line.tokens for line in predict.predict([sample([10]), sample([10, 11])], copying)] == [2]
+    assert [line.tokens for line in offline.predict([sample([10]), sample([10, 11])], copying)] == [2]
 
 
 @pytest.mark.parametrize(("mask", "start"), [([0, 0, 1, 1], 2), ([0, 1], 1)])
 def test_an_answer_begins_where_the_mask_does(mask: list[int], start: int) -> None:
-    assert predict.answer_of(mask) == start
+    assert offline.answer_of(mask) == start
 
 
 @pytest.mark.parametrize("mask", [[], [0, 0], [1, 1], [0, 1, 0], [0, 1, 0, 1]])
 def test_a_mask_of_anything_but_prompt_and_answer_is_refused(mask: list[int]) -> None:
     with pytest.raises(BadInput, match="zeros, then ones"):
-        predict.answer_of(mask)
+        offline.answer_of(mask)
 
 
 reaches = st.integers(1, 5).flatmap(
@@ -178,12 +178,12 @@ def test_serving_meets_hard_starts_more_often_than_they_stand_in_the_answer() ->
 
 
 def test_a_summary_holds_the_figures_by_language(tmp_path: Path) -> None:
-    one = predict.compared(sample(), copying(sample()))
-    other = predict.compared(
+    one = offline.compared(sample(), copying(sample()))
+    other = offline.compared(
         sample(id="b", language="zh"), copying(sample(), wrong=tuple((0, t) for t in range(1, 6)))
     )
 
-    found = predict.write(tmp_path / "validation.jsonl", [other, one])
+    found = offline.write(tmp_path / "validation.jsonl", [other, one])
 
     assert prediction.load(tmp_path / "validation.jsonl") == (one, other)
     assert found["all"]["prompts"] == 2
@@ -197,12 +197,12 @@ def test_a_summary_holds_the_figures_by_language(tmp_path: Path) -> None:
 
 def test_nothing_predicted_is_no_prediction(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no held-out answer"):
-        predict.write(tmp_path / "validation.jsonl", [])
+        offline.write(tmp_path / "validation.jsonl", [])
 
 
 def test_more_guesses_than_there_were_cannot_be_foretold() -> None:
     with pytest.raises(ValueError, match="k is 4"):
-        summarise([predict.compared(sample(), copying(sample()))], k=4)
+        summarise([offline.compared(sample(), copying(sample()))], k=4)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_more_guesses_than_there_were_cannot_be_foretold() -> None:
 )
 def test_a_line_that_does_not_add_up_is_named(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     path = tmp_path / "validation.jsonl"
-    line = predict.compared(sample(), copying(sample()))
+    line = offline.compared(sample(), copying(sample()))
     text = prediction.dump([line])
     path.write_text(text + json.dumps({**json.loads(text), "id": "b", **change}) + "\n", encoding="utf-8")
 
@@ -227,7 +227,7 @@ def test_a_line_that_does_not_add_up_is_named(tmp_path: Path, change: dict[str, 
 
 def test_a_prompt_predicted_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "validation.jsonl"
-    path.write_text(2 * prediction.dump([predict.compared(sample(), copying(sample()))]), encoding="utf-8")
+    path.write_text(2 * prediction.dump([offline.compared(sample(), copying(sample()))]), encoding="utf-8")
 
     with pytest.raises(BadRecord, match="line 2: the prompt 'a'"):
         prediction.load(path)
@@ -287,7 +287,7 @@ def test_the_trainers_own_count_comes_out_of_the_guesses(tiny: tuple[Path, Path]
             ttt_steps=3,
             loss_config=losses.resolve_loss_config("kl_div", "eager"),
         )
-    line = predict.compared(given_sample, drafter(given_sample))
+    line = offline.compared(given_sample, drafter(given_sample))
 
     sums = [metrics[f"full_acc_{i}_sum"].item() for i in range(3)]
     assert list(line.full_restricted) == sums
@@ -312,7 +312,7 @@ def test_an_answer_that_goes_as_a_step_by_step_draft_says_is_reached(
         ids[start + 1 + step] = int(drafter(cut).drafted[step, start])
     answered = dataclasses.replace(given_sample, token_ids=np.array(ids))
 
-    assert predict.compared(answered, drafter(answered)).reach[start - answered.answer] == 3
+    assert offline.compared(answered, drafter(answered)).reach[start - answered.answer] == 3
 
 
 def test_all_guesses_are_tokens_of_the_draft_vocabulary(tiny: tuple[Path, Path]) -> None:
@@ -331,17 +331,17 @@ def test_hidden_states_are_read_with_their_tokens(tmp_path: Path) -> None:
     states = {"hidden_states": torch.zeros(4, 4, 8, dtype=torch.bfloat16), "token_ids": torch.arange(4)}
     save_file(states, path)
 
-    read = predict.read_sample(path, id="a", language="en", loss_mask=[0, 0, 1, 1], text="x")
+    read = offline.read_sample(path, id="a", language="en", loss_mask=[0, 0, 1, 1], text="x")
 
     assert read.token_ids.tolist() == [0, 1, 2, 3]
     assert (read.answer, read.hidden_states.shape) == (2, (4, 4, 8))
     with pytest.raises(BadInput, match="a mask of 3"):
-        predict.read_sample(path, id="a", language="en", loss_mask=[0, 1, 1], text="x")
+        offline.read_sample(path, id="a", language="en", loss_mask=[0, 1, 1], text="x")
     path.write_bytes(b"not a tensor")
     with pytest.raises(BadInput, match="no hidden states"):
-        predict.read_sample(path, id="a", language="en", loss_mask=[0, 1, 1], text="x")
+        offline.read_sample(path, id="a", language="en", loss_mask=[0, 1, 1], text="x")
     with pytest.raises(BadInput, match="hs_1"):
-        predict.read_sample(tmp_path / "hs_1.safetensors", id="a", language="en", loss_mask=[0, 1], text=None)
+        offline.read_sample(tmp_path / "hs_1.safetensors", id="a", language="en", loss_mask=[0, 1], text=None)
 
 
 def test_held_out_samples_are_the_validation_rows_of_the_held_out_prompts(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_held_out_samples_are_the_validation_rows_of_the_held_out_prompts(tmp_pa
         states = {"hidden_states": torch.full((4, 4, 8), float(row)), "token_ids": torch.tensor(data[row])}
         save_file(states, tmp_path / f"hs_{row}.safetensors")
 
-    found = list(predict.held_out(tmp_path, tmp_path / "responses.jsonl", tmp_path, first=1, length=4))
+    found = list(offline.held_out(tmp_path, tmp_path / "responses.jsonl", tmp_path, first=1, length=4))
 
     assert [(s.id, s.token_ids.tolist(), s.answer) for s in found] == [
         ("a", [0, 5, 6, 7], 1),
@@ -375,18 +375,18 @@ def test_held_out_samples_are_the_validation_rows_of_the_held_out_prompts(tmp_pa
 
 
 def test_the_trained_checkpoint_predicts_what_serving_gives(tiny: tuple[Path, Path], tmp_path: Path) -> None:
-    known = recipes.load(recipes.find("smollm2-eagle3-en"))
+    known = load_recipe(find_recipe("smollm2-eagle3-en"))
     how: dict[str, Any] = {"checkpoint": tiny[0], "target": tiny[1], "device": "cpu"}
     said: list[str] = []
 
-    found = predict.run(tmp_path, known, samples=[hidden_sample()], say=said.append, **how)
+    found = offline.run(tmp_path, known, samples=[hidden_sample()], say=said.append, **how)
 
-    assert found == predict.summaries(prediction.load(tmp_path / "validation.jsonl"))
+    assert found == offline.summaries(prediction.load(tmp_path / "validation.jsonl"))
     assert found is not None
     assert found["en"]["prompts"] == 1
-    assert predict.run(tmp_path / "none", known, samples=[], say=said.append, **how) is None
+    assert offline.run(tmp_path / "none", known, samples=[], say=said.append, **how) is None
     other = known.model_copy(update={"train": known.train.model_copy(update={"algorithm": "dflash"})})
-    assert predict.run(tmp_path / "none", other, samples=[hidden_sample()], say=said.append, **how) is None
+    assert offline.run(tmp_path / "none", other, samples=[hidden_sample()], say=said.append, **how) is None
     assert not (tmp_path / "none").exists()
     assert "dflash drafters are not run here" in said[-1]
 

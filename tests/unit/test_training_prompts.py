@@ -16,22 +16,22 @@ from hypothesis import given, settings, strategies as st
 from harness.config.prompts import load
 from harness.errors import BadInput, ServerFailed
 from harness.stats.language import in_language
-from training import jsonl as lines
-from training.answers import filter as selecting
+from training import jsonl
+from training.answers.filter import read_prompts
 from training.errors import TrainingFailed
 from training.recipe import Recipe, Source
-from training.sources import datasets as outside, gather as prompts
-from training.sources.decontamination import BENCHMARK, Benchmark, id_of, normalised
+from training.sources import datasets, gather
+from training.sources.decontamination import BENCHMARK, BenchmarkPrompts, id_of, normalised
 from training.sources.dedup import FATES
-from training.sources.gather import gather, run
-from training.sources.magpie import Opening, SelfMade, opening, usable
+from training.sources.gather import collect, run
+from training.sources.magpie import Magpie, Opening, opening, usable
 from training.sources.templates import SHIPPED, Templates
 
 FILES = sorted(SHIPPED.glob("*.toml"))
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 ENGLISH = [p.text for p in load(BENCHMARK, "instruct", "en", at_most=1000)]
 CHINESE = [p.text for p in load(BENCHMARK, "instruct", "zh", at_most=1000)]
-SHIPPED_BENCHMARK = Benchmark.shipped(words=8)
+SHIPPED_BENCHMARK = BenchmarkPrompts.shipped(words=8)
 DRAWN = 400
 
 
@@ -96,7 +96,7 @@ def test_a_benchmark_prompt_is_found_whatever_its_case_and_punctuation(text: str
         chance.choice([" ", "  ", "!", " - "]) if c in " ,.?!，。？！" else c.swapcase() for c in text
     )
 
-    assert SHIPPED_BENCHMARK.meets(changed) == "same"
+    assert SHIPPED_BENCHMARK.match(changed) == "same"
 
 
 @given(text=st.sampled_from([t for t in ENGLISH if len(normalised(t).split()) >= 8]), data=st.data())
@@ -106,7 +106,7 @@ def test_eight_words_of_a_benchmark_prompt_are_found_in_a_longer_text(text: str,
     start = data.draw(st.integers(0, len(words) - 8))
     planted = " ".join(words[start : start + 8])
 
-    assert SHIPPED_BENCHMARK.meets(f"By the way, {planted.upper()}; what would you say?") == "overlap"
+    assert SHIPPED_BENCHMARK.match(f"By the way, {planted.upper()}; what would you say?") == "overlap"
 
 
 @given(text=st.sampled_from(CHINESE), data=st.data())
@@ -115,34 +115,34 @@ def test_twelve_characters_of_a_chinese_benchmark_prompt_are_found(text: str, da
     plain = normalised(text).replace(" ", "")
     runs = [plain[i : i + 12] for i in range(len(plain) - 11) if not any(map(str.isascii, plain[i : i + 12]))]
     if runs:
-        assert SHIPPED_BENCHMARK.meets(f"請問{data.draw(st.sampled_from(runs))}嗎？") == "overlap"
+        assert SHIPPED_BENCHMARK.match(f"請問{data.draw(st.sampled_from(runs))}嗎？") == "overlap"
 
 
 def test_fewer_words_in_common_are_no_overlap() -> None:
-    benchmark = Benchmark(["one two three four five six seven eight nine"], words=8)
+    benchmark = BenchmarkPrompts(["one two three four five six seven eight nine"], words=8)
 
-    assert benchmark.meets("zero one two three four five six seven zero") is None
-    assert benchmark.meets("zero two three four five six seven eight nine zero") == "overlap"
+    assert benchmark.match("zero one two three four five six seven zero") is None
+    assert benchmark.match("zero two three four five six seven eight nine zero") == "overlap"
 
 
 def test_a_short_benchmark_prompt_is_found_inside_another() -> None:
-    benchmark = Benchmark(["Why do owls hoot?", "Thanks!"], words=8)
+    benchmark = BenchmarkPrompts(["Why do owls hoot?", "Thanks!"], words=8)
 
-    assert benchmark.meets("Tell me, why do owls hoot at night?") == "overlap"
-    assert benchmark.meets("Thanks! And why do cats purr?") is None
+    assert benchmark.match("Tell me, why do owls hoot at night?") == "overlap"
+    assert benchmark.match("Thanks! And why do cats purr?") is None
 
 
 def test_a_quotation_in_english_does_not_make_a_chinese_overlap() -> None:
-    benchmark = Benchmark(["請解釋 def average_ratings(reviews): 這一行"], words=8)
+    benchmark = BenchmarkPrompts(["請解釋 def average_ratings(reviews): 這一行"], words=8)
 
-    assert benchmark.meets("這裡有 def average_ratings(reviews): 是什麼") is None
+    assert benchmark.match("這裡有 def average_ratings(reviews): 是什麼") is None
 
 
 def test_without_the_benchmark_nothing_is_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.sources.decontamination.BENCHMARK", tmp_path)
 
     with pytest.raises(BadInput, match="the benchmark's prompts are not there"):
-        Benchmark.shipped(words=8)
+        BenchmarkPrompts.shipped(words=8)
 
 
 # Templates
@@ -206,7 +206,7 @@ def test_the_shipped_files_are_large_enough(
 @every_file
 def test_shipped_templates_stay_away_from_the_benchmark(path: Path) -> None:
     for expansion, _ in zip(Templates(path).draw(7), range(DRAWN), strict=False):
-        assert SHIPPED_BENCHMARK.meets(expansion.text) is None, expansion
+        assert SHIPPED_BENCHMARK.match(expansion.text) is None, expansion
 
 
 def test_chinese_templates_are_chinese_and_many_ask_for_chinese() -> None:
@@ -330,13 +330,13 @@ def test_templates_alone(tmp_path: Path) -> None:
 
     counts = run(tmp_path, recipe, ask=nobody, say=quiet)
 
-    rows = [line.data for line in lines.read(tmp_path / "prompts.jsonl")]
+    rows = [line.data for line in jsonl.read(tmp_path / "prompts.jsonl")]
     assert counts["prompts"] == len(rows) == 60
     assert all(row["prompt"] == row["text"] and row["id"] == id_of(row["text"]) for row in rows)
     assert {(row["source"], row["language"], row["workload"]) for row in rows} == {
         ("template:smoke-en", "en", "instruct")
     }
-    assert list(selecting.read_prompts(tmp_path / "prompts.jsonl")) == [row["id"] for row in rows]
+    assert list(read_prompts(tmp_path / "prompts.jsonl")) == [row["id"] for row in rows]
 
 
 def test_the_same_recipe_gives_the_same_prompts(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_the_same_recipe_gives_the_same_prompts(tmp_path: Path) -> None:
 
     def texts(seed: int) -> list[str]:
         recipe = recipe_of(source, seed=seed)
-        return [p.text for p in gather(recipe, folder=tmp_path, ask=nobody, say=quiet)[0]]
+        return [p.text for p in collect(recipe, folder=tmp_path, ask=nobody, say=quiet)[0]]
 
     assert texts(1) == texts(1)
     assert texts(1) != texts(2)
@@ -364,10 +364,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"nothing.toml is not there; shipped are: .*smoke-en.toml"):
         run(tmp_path, recipe, ask=nobody, say=quiet)
     with pytest.raises(BadInput, match=r"nothing.toml is not there"):
-        prompts.inputs(recipe)
+        gather.inputs(recipe)
 
 
-def jsonl(folder: Path, *rows: dict[str, Any]) -> dict[str, Any]:
+def own_file(folder: Path, *rows: dict[str, Any]) -> dict[str, Any]:
     path = folder / "own.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {"kind": "jsonl", "path": str(path)}
@@ -375,7 +375,7 @@ def jsonl(folder: Path, *rows: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_fate_is_counted(tmp_path: Path) -> None:
     told: list[str] = []
-    source = jsonl(
+    source = own_file(
         tmp_path,
         {"text": "How do owls sleep?"},
         {"prompt": "how do OWLS sleep"},
@@ -387,7 +387,9 @@ def test_every_fate_is_counted(tmp_path: Path) -> None:
         {"text": " ".join(ENGLISH[0].split()[:9])},
     )
 
-    found, counts = gather(recipe_of(source, max_characters=48), folder=tmp_path, ask=nobody, say=told.append)
+    found, counts = collect(
+        recipe_of(source, max_characters=48), folder=tmp_path, ask=nobody, say=told.append
+    )
 
     assert {p.text for p in found} == {"How do owls sleep?", "Why is ice cold?"}
     fates = counts["by_source"]["jsonl:own"]
@@ -399,19 +401,19 @@ def test_every_fate_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_benchmark_prompt_is_never_kept(tmp_path: Path) -> None:
-    source = jsonl(tmp_path, *({"text": text.upper()} for text in ENGLISH), {"text": "Why do owls hoot?"})
+    source = own_file(tmp_path, *({"text": text.upper()} for text in ENGLISH), {"text": "Why do owls hoot?"})
 
-    found, counts = gather(recipe_of(source), folder=tmp_path, ask=nobody, say=quiet)
+    found, counts = collect(recipe_of(source), folder=tmp_path, ask=nobody, say=quiet)
 
     assert [p.text for p in found] == ["Why do owls hoot?"]
     assert counts["by_source"]["jsonl:own"]["overlap"] == len(ENGLISH)
 
 
 def test_one_source_does_not_fill_anothers_place(tmp_path: Path) -> None:
-    own = jsonl(tmp_path, {"text": "Why do owls hoot?"})
+    own = own_file(tmp_path, {"text": "Why do owls hoot?"})
     template = {"kind": "template", "path": "smoke-en.toml", "weight": 3}
 
-    _, counts = gather(recipe_of(own, template), folder=tmp_path, ask=nobody, say=quiet)
+    _, counts = collect(recipe_of(own, template), folder=tmp_path, ask=nobody, say=quiet)
 
     assert counts["prompts"] == 16
     assert counts["by_source"]["template:smoke-en"]["kept"] == 15
@@ -421,19 +423,19 @@ def test_one_source_does_not_fill_anothers_place(tmp_path: Path) -> None:
 def test_shares_add_up_and_names_differ(tmp_path: Path) -> None:
     source = {"kind": "template", "path": "everyday-en.toml"}
 
-    _, counts = gather(recipe_of(source, source, source), folder=tmp_path, ask=nobody, say=quiet)
+    _, counts = collect(recipe_of(source, source, source), folder=tmp_path, ask=nobody, say=quiet)
 
     assert [s["wanted"] for s in counts["by_source"].values()] == [7, 6, 7]
     assert counts["prompts"] == 20
 
 
 def test_gathering_again_from_what_was_gathered_changes_nothing(tmp_path: Path) -> None:
-    first, _ = gather(
+    first, _ = collect(
         recipe_of({"kind": "template", "path": "everyday-en.toml"}), folder=tmp_path, ask=nobody, say=quiet
     )
-    twice = jsonl(tmp_path, *({"text": p.text} for p in first * 2))
+    twice = own_file(tmp_path, *({"text": p.text} for p in first * 2))
 
-    second, counts = gather(recipe_of(twice, count=40), folder=tmp_path, ask=nobody, say=quiet)
+    second, counts = collect(recipe_of(twice, count=40), folder=tmp_path, ask=nobody, say=quiet)
 
     assert {p.id for p in second} == {p.id for p in first}
     assert counts["by_source"]["jsonl:own"]["duplicates"] == len(first)
@@ -441,17 +443,17 @@ def test_gathering_again_from_what_was_gathered_changes_nothing(tmp_path: Path) 
 
 def test_no_prompt_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingFailed, match="no prompt at all"):
-        gather(recipe_of(jsonl(tmp_path, {"text": "?"})), folder=tmp_path, ask=nobody, say=quiet)
+        collect(recipe_of(own_file(tmp_path, {"text": "?"})), folder=tmp_path, ask=nobody, say=quiet)
 
 
 def test_what_decides_the_prompts_is_among_the_inputs(tmp_path: Path) -> None:
-    source = jsonl(tmp_path, {"text": "Why?"})
-    before = prompts.inputs(recipe_of(source))
-    jsonl(tmp_path, {"text": "Who?"})
+    source = own_file(tmp_path, {"text": "Why?"})
+    before = gather.inputs(recipe_of(source))
+    own_file(tmp_path, {"text": "Who?"})
 
-    assert prompts.inputs(recipe_of(source)) != before
+    assert gather.inputs(recipe_of(source)) != before
     assert "target" not in before
-    assert "target" in prompts.inputs(recipe_of({"kind": "self"}))
+    assert "target" in gather.inputs(recipe_of({"kind": "self"}))
 
 
 @pytest.mark.parametrize(
@@ -466,10 +468,10 @@ def test_what_decides_the_prompts_is_among_the_inputs(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_line_of_a_file_is_named(tmp_path: Path, row: dict[str, Any], complaint: str) -> None:
-    source = jsonl(tmp_path, {"text": "Why do owls hoot?"}, row)
+    source = own_file(tmp_path, {"text": "Why do owls hoot?"}, row)
 
     with pytest.raises(BadInput, match=complaint):
-        gather(recipe_of(source), folder=tmp_path, ask=nobody, say=quiet)
+        collect(recipe_of(source), folder=tmp_path, ask=nobody, say=quiet)
 
 
 # The hub
@@ -496,7 +498,7 @@ HUB = {"kind": "hub", "dataset": "some/set", "field": "question"}
 def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub_of(monkeypatch, [{"question": "Why do owls hoot?"}, {"question": "Who was Bach?"}])
 
-    found, _ = gather(recipe_of(HUB, count=1), folder=tmp_path, ask=nobody, say=quiet)
+    found, _ = collect(recipe_of(HUB, count=1), folder=tmp_path, ask=nobody, say=quiet)
 
     assert [(p.source, p.text) for p in found] == [("hub:some/set", "Why do owls hoot?")]
 
@@ -505,7 +507,7 @@ def test_a_missing_column_of_the_hub_is_named(tmp_path: Path, monkeypatch: pytes
     hub_of(monkeypatch, [{"prompt": "Why do owls hoot?"}])
 
     with pytest.raises(BadInput, match="some/set, row 1: there is no column 'question'; there are: prompt"):
-        gather(recipe_of(HUB), folder=tmp_path, ask=nobody, say=quiet)
+        collect(recipe_of(HUB), folder=tmp_path, ask=nobody, say=quiet)
 
 
 def test_a_hub_out_of_reach_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -514,13 +516,13 @@ def test_a_hub_out_of_reach_is_one_sentence(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(
         BadInput, match=r"some/set, split 'train', cannot be read \(ConnectionError: no route to host\)"
     ):
-        gather(recipe_of(HUB), folder=tmp_path, ask=nobody, say=quiet)
+        collect(recipe_of(HUB), folder=tmp_path, ask=nobody, say=quiet)
 
 
 def test_a_human_turn_is_a_users() -> None:
     turns = [{"from": "system", "value": "x"}, {"from": "human", "value": "Why?"}]
 
-    assert outside._prompt_in(turns, "here") == "Why?"
+    assert datasets._prompt_in(turns, "here") == "Why?"
 
 
 # Written by the target
@@ -545,7 +547,7 @@ class Target:
 def test_the_target_is_asked_until_there_are_enough(tmp_path: Path) -> None:
     target = Target()
 
-    _, counts = gather(recipe_of({"kind": "self"}, count=40), folder=tmp_path, ask=target, say=quiet)
+    _, counts = collect(recipe_of({"kind": "self"}, count=40), folder=tmp_path, ask=target, say=quiet)
 
     assert counts["by_source"]["self:en"]["kept"] == 40
     assert target.asked == list(range(len(target.asked)))
@@ -555,20 +557,20 @@ def test_the_target_is_asked_until_there_are_enough(tmp_path: Path) -> None:
 def test_after_an_interruption_the_target_goes_on(tmp_path: Path) -> None:
     recipe = recipe_of({"kind": "self"}, count=40)
     with pytest.raises(ServerFailed):
-        gather(recipe, folder=tmp_path, ask=Target(fails_at=10), say=quiet)
+        collect(recipe, folder=tmp_path, ask=Target(fails_at=10), say=quiet)
     journal = tmp_path / "self-0.jsonl"
-    kept = len(list(lines.read(journal)))
+    kept = len(list(jsonl.read(journal)))
     with journal.open("a") as file:
         file.write('{"text": "torn')
 
     target = Target()
-    found, _ = gather(recipe, folder=tmp_path, ask=target, say=quiet)
+    found, _ = collect(recipe, folder=tmp_path, ask=target, say=quiet)
 
     assert kept
     assert target.asked[0] == kept
     other = tmp_path / "other"
     other.mkdir()
-    whole, _ = gather(recipe, folder=other, ask=Target(), say=quiet)
+    whole, _ = collect(recipe, folder=other, ask=Target(), say=quiet)
     assert {p.id for p in found} == {p.id for p in whole}
 
 
@@ -576,7 +578,7 @@ def test_a_target_that_repeats_itself_is_given_up(tmp_path: Path) -> None:
     told: list[str] = []
     target = Target(texts=8)
 
-    found, counts = gather(
+    found, counts = collect(
         recipe_of({"kind": "self"}, count=40), folder=tmp_path, ask=target, say=told.append
     )
 
@@ -670,7 +672,7 @@ class Completions:
         return types.SimpleNamespace(choices=[choice])
 
 
-def asking(monkeypatch: pytest.MonkeyPatch, completions: Completions) -> SelfMade:
+def asking(monkeypatch: pytest.MonkeyPatch, completions: Completions) -> Magpie:
     class Client:
         def __init__(self, **_: Any) -> None:
             self.completions = completions
@@ -684,7 +686,7 @@ def asking(monkeypatch: pytest.MonkeyPatch, completions: Completions) -> SelfMad
     monkeypatch.setattr(openai, "AsyncOpenAI", Client)
     monkeypatch.setattr(openai, "DefaultAioHttpClient", lambda: None)
     server: Any = types.SimpleNamespace(url="http://here", key="none", model="served", target_path="/target")
-    return SelfMade(server, recipe_of({"kind": "self"}), start=START)
+    return Magpie(server, recipe_of({"kind": "self"}), start=START)
 
 
 def test_requests_differ_by_number_alone_and_are_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BadInput
-from training import recipe as recipes
+from training.recipe import RECIPES, find_recipe, load_recipe
 
-SHIPPED = sorted(recipes.RECIPES.glob("*.toml"))
+SHIPPED = sorted(RECIPES.glob("*.toml"))
 PLAIN = """schema = 1
 name = "mine"
 drafter = "mine"
@@ -30,11 +30,11 @@ def plain(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
-    assert recipes.load(path).name == path.stem
+    assert load_recipe(path).name == path.stem
 
 
 def test_shipped_drafters_have_names_of_their_own() -> None:
-    names = [recipes.load(path).drafter for path in SHIPPED]
+    names = [load_recipe(path).drafter for path in SHIPPED]
     assert len(set(names)) == len(names)
 
 
@@ -54,29 +54,29 @@ def test_shipped_drafters_have_names_of_their_own() -> None:
 def test_what_is_wrong_is_named_with_its_line(plain: Path, old: str, new: str, says: str) -> None:
     plain.write_text(PLAIN.replace(old, new))
     with pytest.raises(BadInput) as caught:
-        recipes.load(plain)
+        load_recipe(plain)
     assert says in str(caught.value)
     assert str(plain) in str(caught.value)
 
 
 def test_an_unknown_recipe_names_those_there_are() -> None:
     with pytest.raises(BadInput, match=r"there are: .*smoke-cpu"):
-        recipes.find("nonsense")
+        find_recipe("nonsense")
 
 
 def test_a_recipe_by_name_and_by_path(plain: Path) -> None:
-    assert recipes.find("smoke-cpu") == recipes.RECIPES / "smoke-cpu.toml"
-    assert recipes.find(str(plain)) == plain
+    assert find_recipe("smoke-cpu") == RECIPES / "smoke-cpu.toml"
+    assert find_recipe(str(plain)) == plain
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no such file"):
-        recipes.find(str(tmp_path / "none.toml"))
+        find_recipe(str(tmp_path / "none.toml"))
 
 
 def test_single_values_can_be_changed(plain: Path) -> None:
     changes = ["train.epochs=3", "drafter=other", 'responses.temperatures={ "0.7" = 1 }']
-    recipe = recipes.load(plain, changes)
+    recipe = load_recipe(plain, changes)
     assert recipe.train.epochs == 3
     assert recipe.drafter == "other"
     assert recipe.responses.temperatures == {"0.7": 1.0}
@@ -93,18 +93,18 @@ def test_single_values_can_be_changed(plain: Path) -> None:
 )
 def test_a_change_that_makes_no_sense(plain: Path, change: str, says: str) -> None:
     with pytest.raises(BadInput) as caught:
-        recipes.load(plain, [change])
+        load_recipe(plain, [change])
     assert says in str(caught.value)
 
 
 def test_paths_are_relative_to_the_recipe(plain: Path) -> None:
     text = PLAIN.replace('kind = "self"', 'kind = "jsonl"\npath = "./mine.jsonl"')
     plain.write_text(text + '[train]\nfrom_pretrained = "./drafter"\n')
-    recipe = recipes.load(plain)
+    recipe = load_recipe(plain)
     assert recipe.prompts.sources[0].path == str(plain.parent / "mine.jsonl")
     assert recipe.train.from_pretrained == str(plain.parent / "drafter")
 
 
 def test_a_hub_id_stays_one(plain: Path) -> None:
     plain.write_text(PLAIN + '[train]\nfrom_pretrained = "org/drafter"\n')
-    assert recipes.load(plain).train.from_pretrained == "org/drafter"
+    assert load_recipe(plain).train.from_pretrained == "org/drafter"

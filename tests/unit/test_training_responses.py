@@ -16,8 +16,8 @@ from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
 from tests.unit.fakes import as_json, fake_vllm
 from tests.unit.making import server_spec
-from training import jsonl as lines, speculators_cli as subcommand
-from training.answers import filter as selecting, generate as responses
+from training import jsonl, speculators_cli
+from training.answers import filter as answer_filter, generate
 from training.answers.progress import Answers, errors_of
 from training.errors import Stalled, TrainingFailed
 from training.recipe import Recipe
@@ -111,16 +111,16 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "calls.jsonl"
     file.touch()
     monkeypatch.setenv("FAKE_CALLS", str(file))
-    monkeypatch.setattr(subcommand, "SPECULATORS", (sys.executable, str(script)))
-    monkeypatch.setattr(subcommand, "POLL_S", 0.05)
+    monkeypatch.setattr(speculators_cli, "SPECULATORS", (sys.executable, str(script)))
+    monkeypatch.setattr(speculators_cli, "POLL_S", 0.05)
     return file
 
 
 def ask(folder: Path, *texts: str) -> tuple[Path, Path]:
     """ask.jsonl with prompts p0, p1, ..., and where the answers go."""
     path = folder / "ask.jsonl"
-    with lines.writing(path) as file:
-        file.writelines(lines.as_line({"id": f"p{i}", "prompt": text}) for i, text in enumerate(texts))
+    with jsonl.writing(path) as file:
+        file.writelines(jsonl.as_line({"id": f"p{i}", "prompt": text}) for i, text in enumerate(texts))
     return path, folder / "raw.jsonl"
 
 
@@ -129,12 +129,12 @@ def regenerate(files: tuple[Path, Path], **changes: Any) -> list[str]:
     said: list[str] = []
     options: dict[str, Any] = {"temperature": 0.0, "say": said.append, "stalled": lambda: None}
     server_ = changes.pop("server", server())
-    responses.regenerate(*files, server_, changes.pop("recipe", recipe()), **(options | changes))
+    generate.regenerate(*files, server_, changes.pop("recipe", recipe()), **(options | changes))
     return said
 
 
 def answered(raw: Path) -> list[str]:
-    return [row["primary_id"] for row in lines.whole(raw)]
+    return [row["primary_id"] for row in jsonl.whole(raw)]
 
 
 # Sharing out
@@ -142,25 +142,25 @@ def answered(raw: Path) -> list[str]:
 
 def test_shares_hold_in_every_language_and_nobody_is_asked_twice() -> None:
     prompts = {f"{lang}{i}": prompt(f"{lang}{i}", language=lang) for lang in ("en", "zh") for i in range(10)}
-    found = responses.shared_out(prompts, {0.0: 0.7, 0.8: 0.3}, seed=1)
+    found = generate.split_by_temperature(prompts, {0.0: 0.7, 0.8: 0.3}, seed=1)
     assert sorted(i for ids in found.values() for i in ids) == sorted(prompts)
     assert Counter(i[:2] for i in found[0.0]) == {"en": 7, "zh": 7}
-    assert found == responses.shared_out(prompts, {0.0: 0.7, 0.8: 0.3}, seed=1)
-    assert found != responses.shared_out(prompts, {0.0: 0.7, 0.8: 0.3}, seed=2)
+    assert found == generate.split_by_temperature(prompts, {0.0: 0.7, 0.8: 0.3}, seed=1)
+    assert found != generate.split_by_temperature(prompts, {0.0: 0.7, 0.8: 0.3}, seed=2)
 
 
 @given(st.integers(0, 60), st.lists(st.floats(0.01, 5), min_size=1, max_size=4), st.integers(0, 5))
 def test_whatever_the_shares_each_prompt_is_asked_once(count: int, shares: list[float], seed: int) -> None:
     prompts = {str(i): prompt(str(i)) for i in range(count)}
-    temperatures = responses.temperatures_of({str(t / 10): share for t, share in enumerate(shares)})
-    found = responses.shared_out(prompts, temperatures, seed=seed)
+    temperatures = generate.temperatures_of({str(t / 10): share for t, share in enumerate(shares)})
+    found = generate.split_by_temperature(prompts, temperatures, seed=seed)
     assert sorted(i for ids in found.values() for i in ids) == sorted(prompts)
     for temperature, share in temperatures.items():
         assert abs(len(found[temperature]) - share * count) <= 1
 
 
 def test_temperatures_add_up_to_one_and_0_is_0_0() -> None:
-    assert responses.temperatures_of({"0": 1, "0.0": 1, "0.7": 2, "1.0": 0}) == {0.0: 0.5, 0.7: 0.5}
+    assert generate.temperatures_of({"0": 1, "0.0": 1, "0.7": 2, "1.0": 0}) == {0.0: 0.5, 0.7: 0.5}
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_temperatures_add_up_to_one_and_0_is_0_0() -> None:
 )
 def test_temperatures_that_make_no_sense(shares: dict[str, float], word: str) -> None:
     with pytest.raises(BadInput, match=word):
-        responses.temperatures_of(shares)
+        generate.temperatures_of(shares)
 
 
 # Asking
@@ -298,7 +298,7 @@ def test_a_stall_seen_only_after_the_end_counts(tmp_path: Path, calls: Path) -> 
 def test_a_server_that_stalls_when_all_is_answered_did_its_work(
     tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subcommand, "POLL_S", 60)  # the end is seen first
+    monkeypatch.setattr(speculators_cli, "POLL_S", 60)  # the end is seen first
     files = ask(tmp_path, "say")
     regenerate(files, stalled=lambda: "it died")
     assert answered(files[1]) == ["p0"]
@@ -322,7 +322,7 @@ def test_progress_counts_whole_lines_and_each_prompt_once(tmp_path: Path) -> Non
     answers = Answers(*files)
     assert "0 of 3" in answers.progress()
     row = {"primary_id": "p0", "metadata": {"usage": {"completion_tokens": 7}}}
-    files[1].write_text(lines.as_line(row) * 2 + '{"primary_id": "p1"', encoding="utf-8")
+    files[1].write_text(jsonl.as_line(row) * 2 + '{"primary_id": "p1"', encoding="utf-8")
     assert "1 of 3" in answers.progress()
     assert answers.waiting() == ["p1", "p2"]
     with files[1].open("a", encoding="utf-8") as file:
@@ -354,13 +354,13 @@ def test_speculators_itself_asks_every_prompt_word_for_word(tmp_path: Path) -> N
     with fake_vllm() as vllm:
         vllm.replies["/v1/chat/completions"] = as_json(reply)
         usable = server(url=vllm.url, model=folder, target_path=folder)
-        files[1].write_text(lines.as_line({"primary_id": "p3"}) + '{"primary_id": "p4"', encoding="utf-8")
+        files[1].write_text(jsonl.as_line({"primary_id": "p3"}) + '{"primary_id": "p4"', encoding="utf-8")
         said = regenerate(files, server=usable, recipe=settings, temperature=0.5)
     bodies = [body for _, _, body in vllm.requests]
     assert sorted(body["messages"][0]["content"] for body in bodies) == sorted(t for t in texts if t != "1e3")
-    asked = {**responses.sampling(0.5), "model": folder, "max_tokens": 7, "return_token_ids": True}
+    asked = {**generate.sampling(0.5), "model": folder, "max_tokens": 7, "return_token_ids": True}
     assert all({k: v for k, v in body.items() if k != "messages"} == asked for body in bodies)
-    rows = list(lines.whole(files[1]))
+    rows = list(jsonl.whole(files[1]))
     assert sorted(row["primary_id"] for row in rows) == [f"p{i}" for i in range(7)]
     assert (rows[-1]["input_ids"], rows[-1]["loss_mask"]) == ([2, 3, 4, 5, 1], [0, 0, 1, 1, 1])
     assert rows[-1]["metadata"]["finish_reason"] == "length"
@@ -372,16 +372,16 @@ def test_speculators_itself_asks_every_prompt_word_for_word(tmp_path: Path) -> N
 
 def write_prompts(folder: Path, *prompts: Prompt) -> Path:
     path = folder / "prompts.jsonl"
-    with lines.writing(path) as file:
+    with jsonl.writing(path) as file:
         for p in prompts:
             row = {"id": p.id, "language": p.language, "source": p.source, "workload": p.workload}
-            file.write(lines.as_line({**row, "text": p.text, "prompt": p.text}))
+            file.write(jsonl.as_line({**row, "text": p.text, "prompt": p.text}))
     return path
 
 
 def stage(folder: Path, monkeypatch: pytest.MonkeyPatch, *, hang: int) -> tuple[dict[str, Any], int]:
     """The counts, and how often the server was started; `hang` prompts hang when they are first asked."""
-    monkeypatch.setattr(selecting, "decoder", lambda _: lambda ids: f"{PROSE} {ids}")
+    monkeypatch.setattr(generate, "decoder", lambda _: lambda ids: f"{PROSE} {ids}")
     prompts = [prompt(f"p{i}", "hang" if i < hang else "say") for i in range(4)]
     starts = 0
 
@@ -389,21 +389,21 @@ def stage(folder: Path, monkeypatch: pytest.MonkeyPatch, *, hang: int) -> tuple[
         return "it hangs" if len(list(folder.glob("hang-*"))) == starts else None
 
     @contextlib.contextmanager
-    def serve() -> Iterator[tuple[Server, responses.Stall]]:
+    def serve() -> Iterator[tuple[Server, generate.Stall]]:
         nonlocal starts
         starts += 1
         yield server(), stalled
 
     settings = recipe(responses={"temperatures": {"0.0": 0.5, "0.7": 0.5}, "min_tokens": 2})
     path = write_prompts(folder, *prompts)
-    counts = responses.run(folder, path, settings, target="/t", serve=serve, say=lambda _: None)
+    counts = generate.run(folder, path, settings, target="/t", serve=serve, say=lambda _: None)
     return counts, starts
 
 
 def test_the_stage_survives_two_stalls(tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts, starts = stage(tmp_path, monkeypatch, hang=2)
     assert (counts["kept"], counts["stalls"], starts) == (4, 2, 3)
-    rows = list(lines.whole(tmp_path / "responses.jsonl"))
+    rows = list(jsonl.whole(tmp_path / "responses.jsonl"))
     assert Counter(row["temperature"] for row in rows) == {0.0: 2, 0.7: 2}
     assert {row["id"] for row in rows} == {"p0", "p1", "p2", "p3"}
 
@@ -453,8 +453,8 @@ def select(
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Counts, dropped.json, and the ids kept; `says` gives an answer's text by its first token."""
     path = folder / "raw-t0.jsonl"
-    path.write_text("".join(lines.as_line(row) for row in rows), encoding="utf-8")
-    counts = selecting.select(
+    path.write_text("".join(jsonl.as_line(row) for row in rows), encoding="utf-8")
+    counts = answer_filter.select(
         folder,
         {p.id: p for p in prompts},
         [(0.0, path)],
@@ -462,13 +462,13 @@ def select(
         decode=lambda ids: (says or {}).get(str(ids[0]) if ids else "", PROSE if ids else ""),
     )
     report = json.loads((folder / "dropped.json").read_text(encoding="utf-8"))
-    return counts, report, [row["id"] for row in lines.whole(folder / "responses.jsonl")]
+    return counts, report, [row["id"] for row in jsonl.whole(folder / "responses.jsonl")]
 
 
 def test_a_kept_row_tells_what_the_dataset_needs(tmp_path: Path) -> None:
     counts, report, kept = select(tmp_path, [raw("a")], prompt("a", "hello", source="template:x"))
     assert kept == ["a"]
-    assert next(lines.whole(tmp_path / "responses.jsonl")) == {
+    assert next(jsonl.whole(tmp_path / "responses.jsonl")) == {
         "id": "a",
         "language": "en",
         "source": "template:x",
@@ -509,13 +509,13 @@ def test_rows_that_are_dropped(tmp_path: Path, row: dict[str, Any], rule: str) -
     assert kept == ["b"]
     assert counts[f"dropped_{rule}"] == 1
     assert sum(n for name, n in counts.items() if name.startswith("dropped_")) == 1
-    language = selecting.NOWHERE if rule == "unknown" else "en"
+    language = answer_filter.NOWHERE if rule == "unknown" else "en"
     assert list(report["dropped"][rule]) == [language]
 
 
 def test_a_duplicate_with_another_answer_loses_to_the_first(tmp_path: Path) -> None:
     select(tmp_path, [raw("a", tokens=20), raw("a", tokens=30)], prompt("a"))
-    (row,) = lines.whole(tmp_path / "responses.jsonl")
+    (row,) = jsonl.whole(tmp_path / "responses.jsonl")
     assert sum(row["loss_mask"]) == 20
 
 
@@ -523,11 +523,11 @@ def test_a_prompt_answered_at_two_temperatures_counts_once(tmp_path: Path) -> No
     raws = []
     for temperature in (0.0, 0.7):
         path = tmp_path / f"raw-t{temperature:g}.jsonl"
-        path.write_text(lines.as_line(raw("a")), encoding="utf-8")
+        path.write_text(jsonl.as_line(raw("a")), encoding="utf-8")
         raws.append((temperature, path))
-    counts = selecting.select(tmp_path, {"a": prompt("a")}, raws, recipe(), decode=lambda _: PROSE)
+    counts = answer_filter.select(tmp_path, {"a": prompt("a")}, raws, recipe(), decode=lambda _: PROSE)
     assert (counts["kept"], counts["dropped_duplicate"]) == (1, 1)
-    assert next(lines.whole(tmp_path / "responses.jsonl"))["temperature"] == 0.0
+    assert next(jsonl.whole(tmp_path / "responses.jsonl"))["temperature"] == 0.0
 
 
 def test_cut_off_and_looping_answers_are_counted_where_they_are_kept(tmp_path: Path) -> None:
@@ -571,7 +571,7 @@ def test_an_answer_to_a_chinese_prompt_is_chinese(
 def test_errors_count_once_and_only_without_an_answer(tmp_path: Path) -> None:
     errors = [{"id": i, "metadata": {"error": f"ValueError({i})"}} for i in ("a", "b", "b", "c")]
     file = errors_of(tmp_path / "raw-t0.jsonl")
-    file.write_text("".join(lines.as_line(row) for row in errors), encoding="utf-8")
+    file.write_text("".join(jsonl.as_line(row) for row in errors), encoding="utf-8")
     prompts = (prompt("a"), prompt("b", language="zh", source="x"), prompt("c"))
     counts, report, kept = select(tmp_path, [raw("a")], *prompts)
     assert (kept, counts["dropped_error"]) == (["a"], 2)
@@ -581,7 +581,7 @@ def test_errors_count_once_and_only_without_an_answer(tmp_path: Path) -> None:
 
 def test_nothing_left_is_told_with_the_counts(tmp_path: Path) -> None:
     file = errors_of(tmp_path / "raw-t0.jsonl")
-    file.write_text(lines.as_line({"id": "b", "metadata": {"error": "HTTP 401"}}), encoding="utf-8")
+    file.write_text(jsonl.as_line({"id": "b", "metadata": {"error": "HTTP 401"}}), encoding="utf-8")
     with pytest.raises(TrainingFailed, match=r"none of the 2 prompts .*: error 1, short 1; .*: HTTP 401"):
         select(tmp_path, [raw("a", tokens=2)], prompt("a"), prompt("b"))
 
@@ -615,22 +615,22 @@ def test_every_row_is_kept_or_dropped_and_none_counts_twice(
 def test_the_answer_is_the_tokens_that_the_target_wrote(tmp_path: Path) -> None:
     path = tmp_path / "raw-t0.jsonl"
     ids = [2, 3, *[4, 5] * 5, 1]
-    path.write_text(lines.as_line(raw("a", input_ids=ids, loss_mask=[0, 0, *[1] * 11])), encoding="utf-8")
-    decode = selecting.decoder(tokenizer_folder(tmp_path / "model"))
-    selecting.select(
+    path.write_text(jsonl.as_line(raw("a", input_ids=ids, loss_mask=[0, 0, *[1] * 11])), encoding="utf-8")
+    decode = answer_filter.decoder(tokenizer_folder(tmp_path / "model"))
+    answer_filter.select(
         tmp_path,
         {"a": prompt("a")},
         [(0.0, path)],
         recipe(responses={"drop_degenerate": False}),
         decode=decode,
     )
-    assert next(lines.whole(tmp_path / "responses.jsonl"))["answer"] == "the answer " * 4 + "the answer"
+    assert next(jsonl.whole(tmp_path / "responses.jsonl"))["answer"] == "the answer " * 4 + "the answer"
 
 
 def test_a_target_without_a_tokenizer(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     with pytest.raises(BadInput, match="its tokenizer cannot be loaded"):
-        selecting.decoder(str(tmp_path))
+        answer_filter.decoder(str(tmp_path))
 
 
 # Files
@@ -640,15 +640,15 @@ def test_a_target_without_a_tokenizer(tmp_path: Path) -> None:
 def test_mending_drops_the_torn_line_alone(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("mend") / "raw.jsonl"
     path.write_bytes(content)
-    assert lines.mend(path) is bool(content and not content.endswith(b"\n"))
+    assert jsonl.drop_torn_line(path) is bool(content and not content.endswith(b"\n"))
     assert path.read_bytes() == content[: content.rfind(b"\n") + 1]
-    assert not lines.mend(path)
+    assert not jsonl.drop_torn_line(path)
 
 
 def test_mending_a_last_line_longer_than_a_read(tmp_path: Path) -> None:
     path = tmp_path / "raw.jsonl"
     path.write_bytes(b"{}\n" + b"x" * 200_000)
-    assert lines.mend(path)
+    assert jsonl.drop_torn_line(path)
     assert path.read_bytes() == b"{}\n"
 
 
@@ -673,7 +673,7 @@ def test_a_prompts_file_that_cannot_be_used(tmp_path: Path, content: str, told: 
     path = tmp_path / "prompts.jsonl"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(BadInput) as caught:
-        selecting.read_prompts(path)
+        answer_filter.read_prompts(path)
     assert str(caught.value).startswith(str(path))
     assert told in str(caught.value)
 
@@ -681,7 +681,7 @@ def test_a_prompts_file_that_cannot_be_used(tmp_path: Path, content: str, told: 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "responses.jsonl"
     path.write_text("before", encoding="utf-8")
-    with contextlib.suppress(KeyboardInterrupt), lines.writing(path) as file:
+    with contextlib.suppress(KeyboardInterrupt), jsonl.writing(path) as file:
         file.write("half")
         raise KeyboardInterrupt
     assert path.read_text(encoding="utf-8") == "before"

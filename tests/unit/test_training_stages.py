@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from harness.errors import BadInput
-from training import recipe as recipes, stages
-from training.recipe import Recipe
+from training import stages
+from training.recipe import Recipe, find_recipe, load_recipe
 from training.servers import Engines
 from training.stages import Context, Stage
 
@@ -43,7 +43,7 @@ def kitchen() -> Kitchen:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Context:
-    recipe = recipes.load(recipes.find("smoke-cpu"))
+    recipe = load_recipe(find_recipe("smoke-cpu"))
     return Context(
         recipe=recipe,
         work=tmp_path,

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.data import DataLoader  # noqa: E402
 
-from training.trainer import loader_workers as workers  # noqa: E402
+from training.trainer import loader_workers  # noqa: E402
 
 
 class Samples(torch.utils.data.Dataset):  # type: ignore[misc]
@@ -34,7 +34,7 @@ class Samples(torch.utils.data.Dataset):  # type: ignore[misc]
 
 
 def loader(count: int = 8, wait_s: float = 0.0) -> Any:
-    workers.prepare("torch.utils.data")
+    loader_workers.prepare("torch.utils.data")
     return DataLoader(
         Samples(count, wait_s),
         batch_size=2,
@@ -48,14 +48,14 @@ def loader(count: int = 8, wait_s: float = 0.0) -> Any:
 def trainer() -> None:
     """Starts two workers, of which one waits for row 1 and one has nothing to do after row 2, and waits."""
     made = loader(3, 3600.0)  # they end with it, too
-    workers.start(made)
+    loader_workers.start(made)
     print("started", flush=True)
     sys.stdin.read()
 
 
 def test_they_read_everything_in_order_in_every_epoch() -> None:
     made = loader()
-    workers.start(made)
+    loader_workers.start(made)
     expected = [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert [list(made), list(made)] == [expected] * 2
     assert made.multiprocessing_context.get_start_method() == "forkserver"
@@ -63,7 +63,7 @@ def test_they_read_everything_in_order_in_every_epoch() -> None:
 
 def test_a_loader_without_workers_needs_none() -> None:
     alone = DataLoader(Samples(8, 0.0), batch_size=8, collate_fn=list)
-    workers.start(alone)
+    loader_workers.start(alone)
     assert next(iter(alone)) == [*range(8)]
 
 
@@ -75,9 +75,9 @@ def test_what_breaks_off_with_the_trainer_is_no_error(
     ends: list[int] = []
     fake = SimpleNamespace(join=lambda timeout=None: time.sleep(timeout or 1e6), is_alive=lambda: alive)
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: fake)
-    monkeypatch.setattr(workers, "os", SimpleNamespace(_exit=ends.append))
+    monkeypatch.setattr(loader_workers, "os", SimpleNamespace(_exit=ends.append))
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    workers.end_with_trainer(0)
+    loader_workers.end_with_trainer(0)
 
     sys.excepthook(EOFError, EOFError("broken off"), None)
     assert ends == ([] if alive else [1])

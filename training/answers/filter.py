@@ -13,7 +13,7 @@ from harness.errors import BadInput
 from harness.results.files import write_atomically
 from harness.stats.degenerate import degenerate
 from harness.stats.language import in_language
-from training import jsonl as lines
+from training import jsonl
 from training.answers.progress import failures, well_formed
 from training.errors import TrainingFailed
 from training.recipe import Recipe, Responses
@@ -56,7 +56,7 @@ def read_prompts(path: Path) -> dict[str, Prompt]:
         BadInput: with file and line.
     """
     found: dict[str, Prompt] = {}
-    for line in lines.read(path):
+    for line in jsonl.read(path):
         line.need({"id": str, "language": str, "source": str, "text": str})
         data = line.data
         if not data["text"].strip():
@@ -103,7 +103,7 @@ def select(
         TrainingFailed: no answer is left.
     """
     tally = Tally()
-    with lines.writing(folder / "responses.jsonl") as file:
+    with jsonl.writing(folder / "responses.jsonl") as file:
         _write_kept(file, prompts, raws, settings=recipe.responses, decode=decode, tally=tally)
     write_atomically(folder / "dropped.json", json.dumps(_report(tally), ensure_ascii=False, indent=1) + "\n")
     kept = sum(n for (name, _, _), n in tally.kept.items() if name == "all")
@@ -136,7 +136,7 @@ def _write_kept(
 ) -> None:
     seen: set[str] = set()
     for temperature, raw in raws:
-        for row in lines.whole(raw):
+        for row in jsonl.whole(raw):
             prompt = prompts.get(str(row.get("primary_id")))
             rule, met, answer = _judged(row, prompt, seen, settings, decode)
             if prompt is None or rule:
@@ -146,7 +146,7 @@ def _write_kept(
             tally.kept.update((name, prompt.language, prompt.source) for name in ("all", *met))
             tally.tokens += len(row["input_ids"])
             tally.supervised += sum(row["loss_mask"])
-            file.write(lines.as_line(_kept(row, prompt, temperature, answer)))
+            file.write(jsonl.as_line(_kept(row, prompt, temperature, answer)))
     for _, raw in raws:
         for i, error in failures(raw).items():
             if i in seen:

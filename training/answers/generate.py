@@ -14,8 +14,8 @@ from harness.engine.http import NO_KEY
 from harness.engine.models import Say
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
-from training import jsonl as lines, speculators_cli as subcommand
-from training.answers import filter as selecting
+from training import jsonl, speculators_cli
+from training.answers.filter import decoder, read_prompts, select
 from training.answers.progress import Answers, errors_of, failures
 from training.errors import Stalled, TrainingFailed
 from training.recipe import Recipe
@@ -64,7 +64,7 @@ def run(
         TrainingFailed: the third stall, speculators failed, or no answer was worth keeping.
         BadInput: the prompts or the recipe's temperatures cannot be used.
     """
-    prompts = selecting.read_prompts(prompts_file)
+    prompts = read_prompts(prompts_file)
     asks = write_asks(folder, prompts, recipe)
     stalls = 0
     while todo := [ask for ask in asks if ask.waiting()]:
@@ -92,7 +92,7 @@ def run(
                     f"and running this again goes on with the other {left}"
                 ) from None
     raws = [(ask.temperature, ask.raw_file) for ask in asks]
-    counts = selecting.select(folder, prompts, raws, recipe, decode=selecting.decoder(target))
+    counts = select(folder, prompts, raws, recipe, decode=decoder(target))
     return {**counts, "stalls": stalls}
 
 
@@ -119,7 +119,7 @@ def temperatures_of(shares: Mapping[str, float]) -> dict[float, float]:
     return {temperature: share / total for temperature, share in sorted(found.items()) if share}
 
 
-def shared_out(
+def split_by_temperature(
     prompts: Mapping[str, Prompt], shares: Mapping[float, float], *, seed: int
 ) -> dict[float, list[str]]:
     """Each prompt's id at one temperature; in every language the shares hold as nearly as they can."""
@@ -142,14 +142,14 @@ def write_asks(folder: Path, prompts: Mapping[str, Prompt], recipe: Recipe) -> l
     """`ask-t<T>.jsonl` for each temperature: the same ones whenever this is called."""
     shares = temperatures_of(recipe.responses.temperatures)
     asks = []
-    for temperature, ids in shared_out(prompts, shares, seed=recipe.responses.seed).items():
+    for temperature, ids in split_by_temperature(prompts, shares, seed=recipe.responses.seed).items():
         ask = Ask(
             temperature=temperature,
             ask_file=folder / f"ask-t{temperature:g}.jsonl",
             raw_file=folder / f"raw-t{temperature:g}.jsonl",
         )
-        with lines.writing(ask.ask_file) as file:
-            file.writelines(lines.as_line({"id": i, "prompt": prompts[i].text}) for i in ids)
+        with jsonl.writing(ask.ask_file) as file:
+            file.writelines(jsonl.as_line({"id": i, "prompt": prompts[i].text}) for i in ids)
         asks.append(ask)
     return asks
 
@@ -211,12 +211,12 @@ def regenerate(
             raise Stalled(reason)
 
     for _ in range(ROUNDS):
-        lines.mend(out_file)
-        lines.mend(errors_of(out_file))
+        jsonl.drop_torn_line(out_file)
+        jsonl.drop_torn_line(errors_of(out_file))
         if not answers.waiting():
             return
         answers.restart_clock()
-        subcommand.run(
+        speculators_cli.run(
             words,
             log=out_file.parent / "log.txt",
             watch=watch,

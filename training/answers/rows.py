@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import BadInput
-from training import jsonl as lines
+from training import jsonl
 from training.jsonl import Line
 
 MOST_TOKENS = 2**31
@@ -54,7 +54,7 @@ def index(path: Path, length: int) -> tuple[list[Row], int]:
     rows: list[Row] = []
     seen: set[str] = set()
     unsupervised = 0
-    for line in lines.read(path):
+    for line in jsonl.read(path):
         _check(line)
         if line.data["id"] in seen:
             raise BadInput(
@@ -116,7 +116,7 @@ def digest(ids: Sequence[int], mask: Sequence[int]) -> bytes:
     return hashlib.blake2b(both.tobytes(), digest_size=16).digest()
 
 
-def again(path: Path, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+def contents_of(path: Path, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
     """What the file holds of these rows, in their order."""
     with path.open("rb") as file:
         for row in rows:

@@ -18,9 +18,9 @@ from harness.errors import BadInput
 from harness.results.files import write_atomically
 from harness.results.prediction import VALIDATION
 from training.errors import TrainingFailed
-from training.export import model_card as card
+from training.export import model_card
 from training.export.manifest import records_of
-from training.export.scrub import portable, toml_of, values
+from training.export.scrub import recipe_toml, scrubbed, scrubbed_values
 from training.export.weights import config_of, write_weights
 from training.stages import Context
 
@@ -39,7 +39,7 @@ def run(context: Context) -> dict[str, Any]:
     checkpoint = train / "checkpoints" / "best"
     if not (checkpoint / "config.json").is_file():
         raise TrainingFailed(f"{checkpoint}: no checkpoint was validated, so none is the best: train longer")
-    texts = {"recipe.toml": toml_of(recipe)}
+    texts = {"recipe.toml": recipe_toml(recipe)}
     for name, place in (("log.txt", train), (VALIDATION, train), (HELD_OUT, data)):
         if (place / name).is_file():
             texts[name] = (place / name).read_text(encoding="utf-8", errors="replace")
@@ -90,9 +90,9 @@ def export(
         write_atomically(part / "config.json", json.dumps(config, indent=1, sort_keys=True) + "\n")
         for name, text in texts.items():
             own = name in {VALIDATION, HELD_OUT}  # what people asked is no path of ours
-            write_atomically(part / name, text if own else portable(text))
+            write_atomically(part / name, text if own else scrubbed(text))
         write_weights(checkpoint, verifier, part, config)
-        known = {**values(dict(records)), "schema": SCHEMA, "served": [], "files": _files(part)}
+        known = {**scrubbed_values(dict(records)), "schema": SCHEMA, "served": [], "files": _files(part)}
         _write_records(part, known)
         if to.exists():
             shutil.rmtree(to)
@@ -134,7 +134,7 @@ def add_served(folder: Path, served: list[dict[str, Any]]) -> dict[str, Any]:
     """
     known = load(folder)
     try:
-        kept = {_place(one): one for one in [*known.get("served", []), *values(served)]}
+        kept = {_place(one): one for one in [*known.get("served", []), *scrubbed_values(served)]}
         known["served"] = [kept[place] for place in sorted(kept)]
         _write_records(folder, known)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
@@ -151,7 +151,7 @@ def _place(served: Mapping[str, Any]) -> str:
 def _write_records(folder: Path, known: Mapping[str, Any]) -> None:
     text = json.dumps(known, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     text.encode()  # both can be written, or neither is
-    told = card.text(known)
+    told = model_card.text(known)
     told.encode()
     write_atomically(folder / RECORDS, text + "\n")
     write_atomically(folder / "README.md", told)

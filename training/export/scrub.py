@@ -30,31 +30,31 @@ def public_name(target: Target) -> str:
     return target.model
 
 
-def portable(text: str) -> str:
+def scrubbed(text: str) -> str:
     """The text without the places of this machine: of a path, its last part is left."""
     return _PATH.sub(lambda found: "…/" + found[0].rstrip("/").rsplit("/", 1)[-1], text)
 
 
-def values(value: Any) -> Any:
+def scrubbed_values(value: Any) -> Any:
     """The same for every text in a value."""
     if isinstance(value, Mapping):
-        return {name: values(item) for name, item in value.items()}
+        return {name: scrubbed_values(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [values(item) for item in value]
-    return portable(value) if isinstance(value, str) else value
+        return [scrubbed_values(item) for item in value]
+    return scrubbed(value) if isinstance(value, str) else value
 
 
-def toml_of(recipe: Recipe) -> str:
-    """The recipe as it was used, with every default written out."""
-    return "\n".join(_table(used(recipe), ())).lstrip("\n") + "\n"
+def recipe_toml(recipe: Recipe) -> str:
+    """The recipe as it was recipe_values, with every default written out."""
+    return "\n".join(_table(recipe_values(recipe), ())).lstrip("\n") + "\n"
 
 
-def used(recipe: Recipe) -> dict[str, Any]:
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain values, without what is of one machine alone."""
     own = {"hidden_states": {"folder"}, "engine": {"python", "port"}}
     known = recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=own)
-    portable_values: dict[str, Any] = values(known)
-    return portable_values
+    plain: dict[str, Any] = scrubbed_values(known)
+    return plain
 
 
 def _table(table: Mapping[str, Any], name: tuple[str, ...]) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Any
 from harness.judge.footnotes import temperature
 from harness.measure.validity import countable
 from harness.results.records import CellRecord
-from harness.stats import paired as stats
 from harness.stats.acceptance import Tally, added
+from harness.stats.paired import paired_difference
 
 HELD_OUT = "held out in training"
 
@@ -50,7 +50,7 @@ def _position(tallies: Sequence[Tally], index: int) -> list[float] | None:
 def _interval(parts: Sequence[int], wholes: Sequence[int]) -> list[float] | None:
     """Of sum(parts) / sum(wholes), from the scatter between prompts: the change from nothing to it."""
     try:
-        low, high = stats.paired_difference([0] * len(parts), wholes, parts, wholes).ci()
+        low, high = paired_difference([0] * len(parts), wholes, parts, wholes).ci()
     except ValueError:  # one prompt, or no step
         return None
     return [round(low, 4), round(high, 4)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.config.stack import Target
 from harness.errors import BadInput
-from training.export.scrub import public_name, values
+from training.export.scrub import public_name, scrubbed_values
 from training.validate.eagle3 import EMBEDDINGS
 
 _FOREIGN = ("verifier_norm.", "verifier_lm_head.")
@@ -18,7 +18,7 @@ _THREE_LAYERS = 3
 
 
 def config_of(checkpoint: Path, target: Target) -> dict[str, Any]:
-    """The checkpoint's config.json, portable, and said in every way that an engine looks for it."""
+    """The checkpoint's config.json, scrubbed, and said in every way that an engine looks for it."""
     path = checkpoint / "config.json"
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def config_of(checkpoint: Path, target: Target) -> dict[str, Any]:
         layer["norm_output"] = config.get("norm_output", False)
         layer["fc_norm"] = config.get("fc_norm", False)
         layer["num_aux_hidden_states"] = len(layers) or _THREE_LAYERS
-    return {name: values(value) for name, value in config.items()}
+    return {name: scrubbed_values(value) for name, value in config.items()}
 
 
 def _dtype(config: Mapping[str, Any], target: Target) -> str:

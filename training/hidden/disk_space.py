@@ -16,7 +16,7 @@ from training.stages import Context
 SPARE = 1.1
 
 
-def look_for_room(recipe: Recipe, work: Path, *, tokens: int, say: Say) -> None:
+def check_disk_space(recipe: Recipe, work: Path, *, tokens: int, say: Say) -> None:
     """Say where hidden states of about so many tokens have no room; where the target is here.
 
     Raises:
@@ -26,7 +26,7 @@ def look_for_room(recipe: Recipe, work: Path, *, tokens: int, say: Say) -> None:
     if size is None:
         return
     needed = needed_bytes(tokens, layers=size[0], hidden_size=size[1])
-    place, free = roomy(needed, given=recipe.hidden_states.folder, work=work)
+    place, free = folder_with_space(needed, given=recipe.hidden_states.folder, work=work)
     told = _no_room(place, free, needed, f"about {tokens:,} tokens")
     if needed / 2 > free:
         raise TrainingFailed(told)
@@ -54,7 +54,7 @@ def hidden_folder(context: Context, target: str, *, tokens: int) -> Path:
     layers = (*layers_of(recipe, target), last_layer(target))
     needed = needed_bytes(tokens, layers=len(layers), hidden_size=width)
     name = f"draftgate-{context.upstream['dataset'].name}-{'-'.join(map(str, layers))}"
-    place, free = roomy(needed, given=recipe.hidden_states.folder, work=context.work, name=name)
+    place, free = folder_with_space(needed, given=recipe.hidden_states.folder, work=context.work, name=name)
     hidden = place / name
     if recipe.hidden_states.mode == "ahead" and needed * SPARE > free:
         raise TrainingFailed(_no_room(place, free, needed, f"{tokens:,} tokens"))
@@ -63,7 +63,9 @@ def hidden_folder(context: Context, target: str, *, tokens: int) -> Path:
     return hidden
 
 
-def roomy(needed: int, *, given: str | None, work: Path, name: str | None = None) -> tuple[Path, int]:
+def folder_with_space(
+    needed: int, *, given: str | None, work: Path, name: str | None = None
+) -> tuple[Path, int]:
     """Where `needed` bytes have room, and the bytes that are free there or taken by them already.
 
     As given, else a RAM disk, else the work folder; the last of them where none has room. `name` is the

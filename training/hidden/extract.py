@@ -121,7 +121,7 @@ def trainers_order(lengths: Sequence[int], *, split: int, recipe: Recipe) -> lis
     return order
 
 
-class Gone(Exception):  # noqa: N818
+class ServerGone(Exception):  # noqa: N818
     """The server does not answer any more; what is written stays."""
 
 
@@ -144,7 +144,7 @@ class Extractor:
         """Extract the rows of `order`, in that order.
 
         Raises:
-            Gone: the server went away; run again with another one.
+            ServerGone: the server went away; run again with another one.
         """
         try:
             asyncio.run(self._run(iter(order)))
@@ -207,7 +207,7 @@ class Extractor:
                 await loop.run_in_executor(threads, _await_written, part)
                 check(part, tokens=len(ids))
             except (aiohttp.ClientConnectionError, TimeoutError) as error:
-                raise Gone(f"no answer from the server: {error}") from None
+                raise ServerGone(f"no answer from the server: {error}") from None
             except (aiohttp.ClientError, OSError, ValueError, KeyError):
                 await asyncio.sleep(0.2 * 2**attempt)
             else:

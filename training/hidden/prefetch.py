@@ -15,7 +15,7 @@ from harness.engine.models import Say
 from harness.engine.server import Server
 from harness.engine.watchdog import Guard, guarded
 from training.errors import TrainingFailed
-from training.hidden.extract import Extractor, Gone, Progress
+from training.hidden.extract import Extractor, Progress, ServerGone
 from training.servers import Engines
 from training.trainer import metrics
 
@@ -24,7 +24,7 @@ STALLS = 3
 
 
 @dataclasses.dataclass(kw_only=True)
-class Ahead:
+class Prefetcher:
     """All rows' hidden states, in the trainer's order, while the trainer follows."""
 
     rows: Callable[[int], Sequence[int]]
@@ -104,7 +104,7 @@ class Ahead:
             def work() -> None:
                 try:
                     self._extractor(server, halt, guard).run(order)
-                except Gone as error:
+                except ServerGone as error:
                     gone.append(str(error))
 
             thread = threading.Thread(target=work, name="extraction")

@@ -14,7 +14,7 @@ MISSING = ".missing"
 """In place of `.safetensors` where a sample could not be had."""
 
 
-class AheadTransfer(FileTransfer):  # type: ignore[misc]
+class PrefetchedTransfer(FileTransfer):  # type: ignore[misc]
     """Samples from a folder that another process is filling."""
 
     def __init__(self, folder: Path, patience_s: float) -> None:
@@ -36,12 +36,12 @@ class AheadTransfer(FileTransfer):  # type: ignore[misc]
         return loaded
 
 
-class AheadBackend(FileBackend):  # type: ignore[misc]
-    """speculators' `file` backend with `AheadTransfer` in it."""
+class PrefetchedBackend(FileBackend):  # type: ignore[misc]
+    """speculators' `file` backend with `PrefetchedTransfer` in it."""
 
     patience_s = 3600.0
 
     @staticmethod
-    def from_train_args(args: Any, data_path: str) -> AheadTransfer:  # noqa: ARG004
+    def from_train_args(args: Any, data_path: str) -> PrefetchedTransfer:  # noqa: ARG004
         """What the trainer's data loader reads from."""
-        return AheadTransfer(Path(args.hidden_states_path), AheadBackend.patience_s)
+        return PrefetchedTransfer(Path(args.hidden_states_path), PrefetchedBackend.patience_s)

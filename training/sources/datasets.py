@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from training import jsonl as lines
+from training import jsonl
 from training.recipe import Source
 
 COLUMNS = ("text", "prompt", "messages")
@@ -22,7 +22,7 @@ def local(path: Path) -> Iterator[str]:
     Raises:
         BadInput: with file, line, and the columns that there are.
     """
-    for line in lines.read(path):
+    for line in jsonl.read(path):
         where = f"{path}, line {line.number}"
         column = next((name for name in COLUMNS if name in line.data), None)
         if column is None:

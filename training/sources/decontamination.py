@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import BadInput
-from training import jsonl as lines
+from training import jsonl
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "fixtures" / "prompts"
 HAN_PER_WORD = 1.5
@@ -41,7 +41,7 @@ def id_of(text: str) -> str:
     return hashlib.sha256(normalised(text).encode()).hexdigest()[:16]
 
 
-class Benchmark:
+class BenchmarkPrompts:
     """The prompts that no drafter may be trained on."""
 
     def __init__(self, texts: Iterable[str], *, words: int) -> None:
@@ -50,7 +50,7 @@ class Benchmark:
         self._same = {normalised(text) for text in texts} - {""}
 
     @classmethod
-    def shipped(cls, *, words: int) -> Benchmark:
+    def shipped(cls, *, words: int) -> BenchmarkPrompts:
         """All prompts under fixtures/prompts.
 
         Raises:
@@ -58,7 +58,7 @@ class Benchmark:
         """
         texts = []
         for path in sorted(BENCHMARK.glob("*/*.jsonl")):
-            for line in lines.read(path):
+            for line in jsonl.read(path):
                 line.need({"text": str})
                 texts.append(line.data["text"])
         if not texts:
@@ -68,7 +68,7 @@ class Benchmark:
             )
         return cls(texts, words=words)
 
-    def meets(self, text: str) -> Literal["same", "overlap"] | None:
+    def match(self, text: str) -> Literal["same", "overlap"] | None:
         """Whether this is a benchmark prompt, or shares a run of words with one."""
         plain = normalised(text)
         if plain in self._same:

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from harness.stats.language import in_language
 from training.recipe import Prompts, Source
-from training.sources.decontamination import Benchmark, id_of
+from training.sources.decontamination import BenchmarkPrompts, id_of
 
 FATES = ("unusable", "too_long", "other_language", "duplicates", "overlap", "kept")
 """In the order of the questions. unusable: without a letter, or of the target's own ones those that were cut
@@ -62,7 +62,7 @@ class Share:
 class Intake:
     """Keeps what is new, of the right kind, and not the benchmark's."""
 
-    def __init__(self, settings: Prompts, benchmark: Benchmark) -> None:
+    def __init__(self, settings: Prompts, benchmark: BenchmarkPrompts) -> None:
         self.found: dict[str, Prompt] = {}
         """By id."""
         self._settings, self._benchmark = settings, benchmark
@@ -92,7 +92,7 @@ class Intake:
             return "other_language"
         if name in self.found:
             return "duplicates"
-        return "overlap" if self._benchmark.meets(text) else "kept"
+        return "overlap" if self._benchmark.match(text) else "kept"
 
 
 def table(shares: Sequence[Share]) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 
 from harness.engine.models import Say
 from harness.errors import BadInput
-from training import jsonl as lines
+from training import jsonl
 from training.errors import TrainingFailed
 from training.recipe import Recipe, Source
-from training.sources import datasets as outside
-from training.sources.decontamination import BENCHMARK, Benchmark
+from training.sources import datasets
+from training.sources.decontamination import BENCHMARK, BenchmarkPrompts
 from training.sources.dedup import Intake, Prompt, Share, table
 from training.sources.templates import SHIPPED, Templates
 
@@ -30,7 +30,7 @@ OVER_ASK = 1.15
 SMALLEST_BATCH = 16
 
 Ask = Callable[[Source, int, int], list[str | None]]
-"""Samples requests `first` to `first + number - 1` of a `self` source; see `selfmade.SelfMade`."""
+"""Samples requests `first` to `first + number - 1` of a `self` source; see `magpie.Magpie`."""
 
 
 def inputs(recipe: Recipe) -> dict[str, Any]:
@@ -80,16 +80,16 @@ def run(folder: Path, recipe: Recipe, *, ask: Ask, say: Say) -> dict[str, Any]:
         BadInput: a source cannot be used, or a template file gives too few prompts.
         TrainingFailed: there is no prompt at all.
     """
-    prompts, counts = gather(recipe, folder=folder, ask=ask, say=say)
-    with lines.writing(folder / FILE) as file:
-        file.writelines(lines.as_line(prompt.line()) for prompt in prompts)
+    prompts, counts = collect(recipe, folder=folder, ask=ask, say=say)
+    with jsonl.writing(folder / FILE) as file:
+        file.writelines(jsonl.as_line(prompt.line()) for prompt in prompts)
     return counts
 
 
-def gather(recipe: Recipe, *, folder: Path, ask: Ask, say: Say) -> tuple[list[Prompt], dict[str, Any]]:
+def collect(recipe: Recipe, *, folder: Path, ask: Ask, say: Say) -> tuple[list[Prompt], dict[str, Any]]:
     """Prompts of all sources, shuffled, and the counts by source; see `run`."""
     settings = recipe.prompts
-    intake = Intake(settings, Benchmark.shipped(words=settings.overlap_words))
+    intake = Intake(settings, BenchmarkPrompts.shipped(words=settings.overlap_words))
     shares = _shares(recipe, folder)
     # The cheap ones first: what is wrong with them is said before the target has worked for an hour.
     for share in sorted(shares, key=lambda s: ("template", "jsonl", "hub", "self").index(s.source.kind)):
@@ -159,16 +159,18 @@ def _from_outside(share: Share, intake: Intake, *, seed: int) -> None:
     source = share.source
     if not share.missing:
         return
-    for text in outside.local(file_of(source)) if source.kind == "jsonl" else outside.hub(source, seed=seed):
+    for text in (
+        datasets.local(file_of(source)) if source.kind == "jsonl" else datasets.hub(source, seed=seed)
+    ):
         intake.take(share, text)
         if not share.missing or share.made >= MOST_READ * share.wanted:
             return
 
 
 def _from_target(share: Share, intake: Intake, *, recipe: Recipe, ask: Ask, say: Say) -> None:
-    lines.mend(share.journal)
+    jsonl.drop_torn_line(share.journal)
     if share.journal.exists():
-        for line in lines.read(share.journal):
+        for line in jsonl.read(share.journal):
             line.need({"text": (str, type(None))})
             if share.missing:
                 intake.take(share, line.data["text"])
@@ -178,7 +180,7 @@ def _from_target(share: Share, intake: Intake, *, recipe: Recipe, ask: Ask, say:
         likely = max(SMALLEST_BATCH, math.ceil(share.missing * OVER_ASK))
         texts = ask(share.source, share.made, min(largest, likely, most - share.made))
         with share.journal.open("a", encoding="utf-8") as file:
-            file.writelines(lines.as_line({"text": text}) for text in texts)
+            file.writelines(jsonl.as_line({"text": text}) for text in texts)
         for text in texts:
             if share.missing:
                 intake.take(share, text)

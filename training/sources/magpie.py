@@ -20,7 +20,7 @@ MAX_TOKENS = 128
 LEAST_CHARACTERS = 10
 LEAST_LETTERS = 0.6
 """Share of the characters that are not white space."""
-_SENTINEL = "SELFMADEUSERTEXT"
+_SENTINEL = "MAGPIEUSERTEXT"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def usable(text: str, finish: str, start: Opening) -> str | None:
     return text
 
 
-class SelfMade:
+class Magpie:
     """Samples user turns from a served target; what `prompts.run` calls as `ask`."""
 
     def __init__(self, server: Server, recipe: Recipe, *, start: Opening | None = None) -> None:

@@ -32,8 +32,8 @@ from speculators.train.distributed import get_rank
 from speculators.train.recovery import RECOVERY_METADATA_KEY
 
 from harness.results.files import write_atomically
-from training.hidden.reader import AheadBackend
-from training.trainer import cpu_shim, loader_workers as workers, one_graph
+from training.hidden.reader import PrefetchedBackend
+from training.trainer import loader_workers, speculators_patches
 from training.trainer.checkpoints import Checkpoints, Step
 from training.trainer.interrupts import Patient, end_with_starter
 
@@ -124,7 +124,7 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
             # fetched again.
             if self.settings["ahead"]:
                 for loader in filter(None, (self.train_loader, self.val_loader)):
-                    workers.start(loader)
+                    loader_workers.start(loader)
             if self.settings["compile"]:
                 self._compile()
         Waiting.idle_since = time.perf_counter()
@@ -265,7 +265,7 @@ def main(settings_file: Path) -> int:
     settings = json.loads(settings_file.read_text(encoding="utf-8"))
     end_with_starter()
     if settings["ahead"]:
-        workers.prepare("training.trainer.process")
+        loader_workers.prepare("training.trainer.process")
     # speculators' own rank is 0 in every process until it has set up torch.distributed.
     if int(os.environ.get("RANK", "0")) == 0:
         with FileLock(settings["lock"]):  # of two trainers, one would write over the other
@@ -275,11 +275,11 @@ def main(settings_file: Path) -> int:
 
 def _train(settings: dict[str, Any]) -> int:
     if settings["device"] == "cpu":
-        cpu_shim.install()
+        speculators_patches.run_on_cpu()
     elif settings["gpu_memory"]:
         torch.cuda.set_per_process_memory_fraction(settings["gpu_memory"])
     if settings["compile"]:
-        one_graph.install(replayed=settings["replayed"])
+        speculators_patches.compile_as_one_graph(replayed=settings["replayed"])
     Waiting.limit = settings["max_empty"]
     SteppedTrainer.settings = settings
     # A loader worker that waits for hidden states does not hear that the training is over: torch would
@@ -290,7 +290,7 @@ def _train(settings: dict[str, Any]) -> int:
     cli.Trainer = SteppedTrainer
     graceful_shutdown.GracefulShutdownHandler = Patient
     if settings["ahead"]:
-        HiddenStatesBackend.registry["file"] = AheadBackend
+        HiddenStatesBackend.registry["file"] = PrefetchedBackend
     try:
         cli.main(TrainConfig.resolve(settings["arguments"]))
     except Stop as stop:

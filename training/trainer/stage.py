@@ -29,13 +29,13 @@ from training.hidden.extract import (
     server_spec,
     trainers_order,
 )
-from training.hidden.prefetch import Ahead
+from training.hidden.prefetch import Prefetcher
 from training.recipe import Recipe
 from training.servers import base_spec, is_cpu
 from training.stages import Context
-from training.trainer import metrics, warm_start as beginning
+from training.trainer import metrics, warm_start
 from training.trainer.checkpoints import Checkpoints, forget_after
-from training.validate import offline as predict
+from training.validate import offline
 
 LOCK = "trainer.lock"
 """Held by a trainer as long as it lives."""
@@ -83,7 +83,7 @@ def run(context: Context) -> dict[str, Any]:
             _follow(trainer, folder, say)
     else:
         with _trainer(settings, folder, recipe) as trainer:
-            ahead = Ahead(
+            ahead = Prefetcher(
                 rows=lambda row: rows[row]["input_ids"],
                 order=lambda: trainers_order(lengths, split=split, recipe=recipe),
                 folder=hidden,
@@ -109,12 +109,12 @@ def run(context: Context) -> dict[str, Any]:
     if recipe.hidden_states.mode == "ahead":
         context.engines.drop()
         try:
-            predict.run(
+            offline.run(
                 folder,
                 recipe,
                 checkpoint=store.best,
                 target=Path(target),
-                samples=predict.held_out(
+                samples=offline.held_out(
                     context.upstream["dataset"],
                     context.upstream["responses"] / "responses.jsonl",
                     hidden,
@@ -170,7 +170,7 @@ def trainer_settings(
         "save_path": str(folder / "checkpoints" / "current"),
     }
     if train.from_pretrained:
-        arguments |= beginning.arguments(train.from_pretrained, target=target, to=folder / "start")
+        arguments |= warm_start.arguments(train.from_pretrained, target=target, to=folder / "start")
     if recipe.hidden_states.mode == "ahead":
         arguments["on_missing"] = "warn"
     if cpu:

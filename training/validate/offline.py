@@ -21,7 +21,7 @@ from harness.errors import BadInput
 from harness.results import prediction
 from harness.results.files import write_atomically
 from harness.results.prediction import Predicted
-from training import jsonl as lines
+from training import jsonl
 from training.answers import rows
 from training.recipe import Recipe
 from training.validate.eagle3 import Drafter, Eagle3, Guesses, Sample, Tokens
@@ -90,7 +90,7 @@ def held_out(
     places = {
         rows.digest(data[row]["input_ids"], data[row]["loss_mask"]): row for row in range(first, len(data))
     }
-    for line in lines.read(responses_file):
+    for line in jsonl.read(responses_file):
         if line.data.get("id") not in wanted:
             continue
         ids, mask = rows.within(line.data, length)

@@ -13,8 +13,8 @@ pytest.importorskip("speculators")
 
 from speculators.models.metrics import compute_accuracy_single_step  # noqa: E402
 
-from training import recipe as recipes  # noqa: E402
-from training.trainer import one_graph, stage as train  # noqa: E402
+from training.recipe import find_recipe, load_recipe  # noqa: E402
+from training.trainer import speculators_patches, stage  # noqa: E402
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.int64])
@@ -31,7 +31,7 @@ def test_the_figures_are_those_of_speculators(
     before = torch.randint(0, 2, (1, 200)).to(kind) if after else None
     ours, theirs = (None if before is None else before.clone() for _ in range(2))
 
-    counted = one_graph.accuracy(pred, target, mask, ours)
+    counted = speculators_patches.accuracy(pred, target, mask, ours)
     expected = compute_accuracy_single_step(pred, target, mask, theirs)
 
     assert [float(n) for n in counted] == [float(n) for n in expected]
@@ -59,14 +59,14 @@ def test_the_trainer_compiles_where_the_recipe_wants_it_and_there_is_a_gpu(
     replayed: bool,
 ) -> None:
     (tmp_path / "config.json").write_text('{"num_hidden_layers": 30}')
-    recipe = recipes.load(recipes.find("smoke-cpu"), changes)
-    settings = train.trainer_settings(
+    recipe = load_recipe(find_recipe("smoke-cpu"), changes)
+    settings = stage.trainer_settings(
         recipe, tmp_path, data=tmp_path, hidden=tmp_path, target=str(tmp_path), cpu=cpu
     )
     assert (settings["compile"], settings["replayed"]) == (compiled, replayed)
     tells = "import os; print(os.environ.get('TORCH_COMPILE_DISABLE', 'compiles'), flush=True)"
     monkeypatch.delenv("TORCH_COMPILE_DISABLE", raising=False)
-    monkeypatch.setattr(train, "command", lambda *_: [sys.executable, "-c", tells])
-    with train._trainer(settings, tmp_path, recipe) as process:
+    monkeypatch.setattr(stage, "command", lambda *_: [sys.executable, "-c", tells])
+    with stage._trainer(settings, tmp_path, recipe) as process:
         process.wait()
     assert (tmp_path / "log.txt").read_text() == ("compiles\n" if compiled else "1\n")
