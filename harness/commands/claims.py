@@ -12,14 +12,12 @@ from harness.errors import BadInput
 from harness.judge.collect import Entry, Side, collect, names_of
 from harness.judge.compare import Figures, PositionChange, compare
 from harness.measure.validity import MOSTLY, total
-from harness.report import references
-from harness.report.references import NOTHING, Claim, Field
+from harness.report.references import FORM, Claim, Figure, read
 from harness.results.files import read_text
 from harness.results.records import CellRecord, load
 from harness.results.timing import speed_of
-from harness.text import render as formats
 from harness.text.console import complain, show
-from harness.text.figures import Figure
+from harness.text.render import visible
 
 Values = tuple[float | None, ...]
 """Of a field: one, the two ends of an interval, or before, after and the change between them."""
@@ -41,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Tell the command's parser what there is to say, and what to run."""
     parser.description = (
         "Hold every figure of a Markdown file that carries a reference, like "
-        f"tau 1.34{references.FORM}, against the record, at the precision that is printed. "
+        f"tau 1.34{FORM}, against the record, at the precision that is printed. "
         "Exit code: 0 all hold, 1 one does not, 2 invalid input or nothing to check."
     )
     add = parser.add_argument
@@ -54,29 +52,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check one file; the exit code."""
-    found = references.read(read_text(options.file))
+    found = read(read_text(options.file))
     records = _Records([collect(path) for path in options.runs])
-    troubles = [(trouble.line, trouble.text) for trouble in found.troubles]
+    unreadable = list(found.unreadable)
     wrong: list[str] = []
     checked = 0
     for claim in found.claims:
         try:
             held = _held(claim, records)
         except BadInput as error:
-            troubles.append((claim.line, str(error)))
+            unreadable.append((claim.line, str(error)))
         else:
             checked += len(held)
             wrong += [f"{options.file}:{claim.line}: {text}" for text in held if text]
-    for line, text in sorted(troubles):
+    for line, text in sorted(unreadable):
         complain(f"{options.file}:{line}: {text}")
     code_note = f" ({found.in_code} in code left alone)" if found.in_code else ""
-    if not checked and not troubles and not options.allow_none:
+    if not checked and not unreadable and not options.allow_none:
         raise BadInput(f"{options.file} holds no figure with a reference{code_note}: nothing was checked")
     verdict = f"{len(wrong)} of {checked} not as recorded" if wrong else f"{checked} checked, all hold"
-    unread = f"; references that cannot be checked: {len(troubles)}" if troubles else ""
+    unread = f"; references that cannot be checked: {len(unreadable)}" if unreadable else ""
     lines = [*wrong, f"{options.file}: {verdict}{unread}{code_note}"]
-    show("".join(formats.visible(line) + "\n" for line in lines))
-    return 2 if troubles else 1 if wrong else 0
+    show("".join(visible(line) + "\n" for line in lines))
+    return 2 if unreadable else 1 if wrong else 0
 
 
 def _held(claim: Claim, records: _Records) -> list[str]:
@@ -85,10 +83,7 @@ def _held(claim: Claim, records: _Records) -> list[str]:
     Raises:
         BadInput: the reference does not say what to compare with.
     """
-    values: list[tuple[Field, str, float | None]] = []
-    for field in claim.fields:
-        name, found = records.values(claim.keys, field)
-        values += [(field, name, value) for value in found]
+    values = [(field, value) for field in claim.fields for value in records.values(claim.keys, field)]
     figures = claim.figures
     if claim.in_table:
         # A cell may leave out what stands behind: an interval that is a point, the change of nothing.
@@ -96,40 +91,47 @@ def _held(claim: Claim, records: _Records) -> list[str]:
             figures = (Figure(text="nothing", value=None, digits=0, unit=""),)
         if len(figures) > len(values):
             raise BadInput(
-                f"the column of {claim.fields[0].name} is said to hold {len(values)} figures, "
+                f"the column of {_name(claim.fields[0])} is said to hold {len(values)} figures, "
                 f"but {len(figures)} stand there"
             )
     elif len(figures) == 1 and figures[0].value is None:
         values = values[:1]  # one dash for an interval that there is not
     elif len(figures) < len(values):
-        raise BadInput(f"{claim.fields[0].name} is {len(values)} figures, but {len(figures)} stand there")
+        raise BadInput(f"{_name(claim.fields[0])} is {len(values)} figures, but {len(figures)} stand there")
     else:
         figures = figures[-len(values) :]
     percent = figures[-1].unit == "%"  # of `-15.2..-8.1 %` the sign is both figures'
+    where = f"{claim.keys['cell']} in {claim.keys['run']}"
     return [
-        _wrong(figure, field, name, value, percent=field.percent or percent)
-        for figure, (field, name, value) in zip(figures, values, strict=False)
+        _wrong(figure, _name(field), where, value, percent=field.endswith("%") or percent)
+        for figure, (field, value) in zip(figures, values, strict=False)
     ]
 
 
-def _wrong(figure: Figure, field: Field, name: str, value: float | None, *, percent: bool) -> str:
+def _name(field: str) -> str:
+    return field.removesuffix("%")
+
+
+def _wrong(figure: Figure, field: str, where: str, value: float | None, *, percent: bool) -> str:
     """What stands there and what the record says; nothing where they agree."""
-    unit, share = figure.unit, bool(_SHARE.fullmatch(field.name))
-    if (unit == "%" and not share) or (unit in _UNITS and not field.name.endswith(_UNITS[unit])):
-        return f"{field.name} of {name} is not in {unit}, but {figure.text} {unit} stands there"
+    unit, share = figure.unit, bool(_SHARE.fullmatch(field))
+    if (unit == "%" and not share) or (unit in _UNITS and not field.endswith(_UNITS[unit])):
+        return f"{field} of {where} is not in {unit}, but {figure.text} {unit} stands there"
     percent = share and (percent or unit == "%")
     exact = None if value is None else Decimal(value) * (100 if percent else 1)
     sign = " %" if percent else ""
-    there = f"{field.name} of {name}: {figure.text}{sign if figure.value is not None else ''} stands there, "
-    if exact is None or figure.value is None:
-        told = "it was not measured" if exact is None else f"the record says {float(exact):.6g}{sign}"
-        return "" if exact is None and figure.value is None else there + told
+    there = f"{field} of {where}: {figure.text}{sign if figure.value is not None else ''} stands there, "
+    if exact is None and figure.value is None:
+        return ""
+    if exact is None:
+        return there + "it was not measured"
+    if figure.value is None:
+        return f"{there}the record says {float(exact):.6g}{sign}"
     half = Decimal(1).scaleb(-figure.digits) / 2
     # Half a unit of the last digit, and what binary fractions are off by: of 0.125 both 0.12 and 0.13 hold.
     if abs(figure.value - exact) <= half + abs(exact) * Decimal("1e-12"):
         return ""
-    shown = f"{exact:.{figure.digits}f}{sign}"
-    return there + f"the record says {shown} ({float(exact):.6g})"
+    return f"{there}the record says {exact:.{figure.digits}f}{sign} ({float(exact):.6g})"
 
 
 class _Records:
@@ -140,30 +142,26 @@ class _Records:
         self._met: dict[tuple[Entry, Entry | None, tuple[str, ...]], dict[str, Values]] = {}
         self._entries = {entry.path.resolve(): entry for side in sides for entry in side.entries}
 
-    def values(self, keys: Mapping[str, str], field: Field) -> tuple[str, Values]:
-        """The cell's name for a message, and what a field of it is.
+    def values(self, keys: Mapping[str, str], field: str) -> Values:
+        """What a field of a cell is.
 
         Raises:
             BadInput: there is no such run, cell or field.
         """
-        at = references.where(keys, field.slot)
-        if at.cell == NOTHING:
-            return NOTHING, (None,)
-        if at.run is None or at.cell is None:
-            missing = "run" if at.run is None else "cell"
-            raise BadInput(f"the reference to {field.name} names no {missing}")
-        entry = self._entry(at.run, at.cell)
-        base = None if at.base is None or at.base_cell is None else self._entry(at.base, at.base_cell)
+        name = _name(field)
+        for key in ("run", "cell"):
+            if key not in keys:
+                raise BadInput(f"the reference to {name} names no {key}")
+        entry = self._entry(keys["run"], keys["cell"])
+        base = self._entry(keys["base"], keys.get("base_cell", keys["cell"])) if "base" in keys else None
         asked = (entry, base, tuple(part for part in keys.get("across", "").split(",") if part))
         if asked not in self._met:
             self._met[asked] = _pair_figures(base, entry, asked[2]) if base else _figures(entry)
         known = self._met[asked]
-        if field.name in known:
-            return f"{at.cell} in {at.run}", known[field.name]
-        if _POSITION.fullmatch(field.name):
-            return f"{at.cell} in {at.run}", (None,)  # a position beyond its k
-        against = "" if at.base else " (with base=RUN also what a comparison says)"
-        raise BadInput(f"there is no field {field.name}; there are: {', '.join(known)}{against}")
+        if name not in known and not _POSITION.fullmatch(name):
+            comparison = "" if base else " (with base=RUN also what a comparison says)"
+            raise BadInput(f"there is no field {name}; there are: {', '.join(known)}{comparison}")
+        return known.get(name, (None,))  # a position beyond its k was not measured
 
     def _entry(self, run: str, cell: str) -> Entry:
         parts = tuple(part for part in Path(run).parts if part not in ("/", ".."))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from harness.errors import BadInput
 from harness.judge.compare import Against, Comparison, Figures, PositionChange, Row
 from harness.judge.footnotes import holm_notes
 from harness.judge.verdict import signed
 from harness.report.labels import Axis, Labels, axis_value
+from harness.report.references import NOTHING, with_references
 from harness.report.run_table import DASH, LEGEND, MARKS, number
-from harness.report.sources import Sources
 from harness.text.render import Block, Document, raised
 
+_REFERENCES = (
+    *(NOTHING, "pairs", "base_paired_tokens_per_step", "paired_tokens_per_step", "change%", "ci%", NOTHING),
+    *("same_text/pairs", "base_speed_up", "speed_up", NOTHING),
+)
+"""What the columns of the table of two sides hold."""
 _POSITIONS_LEGEND = (
     "positions: ▼ lost  ~ tested, not lost  = identical  no mark: too few events, or another drafter"
 )
@@ -54,7 +59,6 @@ class _Page:
         self.footnotes: dict[str, int] = {}
         self._rows = labels
         self._labels = labels.columns
-        self._sources = Sources(comparison)
 
     def table(self) -> Block:
         """A line a cell: two sides in full; of more, each against the first."""
@@ -74,7 +78,12 @@ class _Page:
         if len(rows) > 1 and any(map(self._of.geomean, range(len(self._labels) - 1))):
             rows.append(self._geomean_row(len(header)))
         block = Block(header=tuple(header), rows=tuple(map(tuple, rows)), align=align)
-        return self._sources.of_table(block)
+        return self._referring(block, self._of.rows, _REFERENCES)
+
+    def _referring(self, block: Block, rows: Sequence[Row], columns: Sequence[str]) -> Block:
+        """Of two sides `draftgate claims` can check every figure; of more, a row has several cells."""
+        pairs = [(row.figures.entry, a.figures.entry) for row in rows for a in row.against if a]
+        return with_references(block, self._of, pairs, columns) if len(self._labels) == 2 else block  # noqa: PLR2004
 
     def _two_sided(self, row: Row) -> list[str]:
         a = row.against[0]
@@ -157,7 +166,9 @@ class _Page:
             rows=tuple(rows),
             align="l" * (len(header) - depth) + "r" * depth,
         )
-        return self._sources.of_positions(block)
+        rows_shown = [row for row in self._of.rows if any(a and a.positions for a in row.against)]
+        columns = [NOTHING, *(f"conditional_{i}%" for i in range(depth))]
+        return self._referring(block, rows_shown, columns)
 
     def _position_mark(self, p: PositionChange, a: Against) -> str:
         if not self._of.judged:
@@ -183,18 +194,15 @@ class _Page:
                 place[value] = (figures, a, row)
         values = list(dict.fromkeys(value for place in places.values() for value in place))
         order = {label: i for i, label in enumerate(dict.fromkeys(label for label, _ in places))}
-        rows, sources = [], []
+        rows = []
         for (label, column), place in sorted(places.items(), key=lambda i: (order[i[0][0]], i[0][1])):
             cells = [cell for value in values for cell in self._pivot_cells(place.get(value))]
             notes = self._raise_side(column, place)
             rows.append((label, *([self._labels[column]] if several else []), *cells, notes))
-            found = [place.get(value) for value in values]
-            sources.append((column, [(at[2], at[0].entry) if at else None for at in found]))
         names = ["tok/s", "pos 0 %", "acc/draft", "tok/step", *(["change %"] if several else [])]
         header = ["cell", *(["side"] if several else []), *(f"{v} {name}" for v in values for name in names)]
         align = "l" * (1 + several) + "r" * (len(values) * len(names)) + "l"
-        block = Block(header=(*header, ""), rows=tuple(rows), align=align)
-        return self._sources.of_pivot(block, sources, labels=1 + several)
+        return Block(header=(*header, ""), rows=tuple(rows), align=align)
 
     def _pivot_cells(self, found: tuple[Figures, Against | None, Row] | None) -> list[str]:
         width = 5 if len(self._labels) > 1 else 4

@@ -1,40 +1,58 @@
 """References in Markdown: HTML comments that say which run, cell and field a figure comes from.
 
 One figure: `tau **1.34**<!-- draftgate: run=RUN cell=CELL field=tau -->`, for the number right before it.
-A table: a comment above it says what its columns are, and one in each row which cells the row is about.
-Pure text: `claims.py` holds what is read here against the records.
+A table: a comment above it says what its columns are, and one in each row which cell the row is about.
+`claims.py` holds what is read here against the records.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import html
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
 from urllib.parse import unquote
 
-from harness.text.figures import Figure, figures_before, figures_in
+from harness.errors import BadInput
+from harness.judge.collect import Entry
+from harness.judge.compare import Column, Comparison
+from harness.text.render import Block
+
+FORM = "<!-- draftgate: run=RUN cell=CELL field=FIELD -->"
+NOTHING = "-"
+"""A column that claims nothing."""
 
 _REFERENCE = re.compile(r"<!--\s*draftgate(?![\w-])(?P<body>.*?)(?P<end>-->|$)", re.IGNORECASE)
-_CODE = re.compile(r"(?<![\\`])(`+)(?!`).+?(?<!`)\1(?!`)")
+_CODE = r"(?<![\\`])(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)"
+_CODE_OR_REFERENCE = re.compile(f"{_CODE}|{_REFERENCE.pattern}", re.IGNORECASE)
 _FENCE = re.compile(r"[\s>]*(?:[-*+]\s+)?(`{3,}|~{3,})(.*)")
-_KEY = re.compile(r"run\d*|cell\d*|base\d*|base_cell\d*|across|field|columns")
-_FIELD = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?P<percent>%?)(?:@(?P<slot>base|[1-9][0-9]?))?")
-NOTHING = "-"
-"""A column that claims nothing; a cell that is not there."""
-FORM = "<!-- draftgate: run=RUN cell=CELL field=FIELD -->"
+_FIELDS = ("field", "columns")
+_KEYS = ("run", "cell", "base", "base_cell", "across", *_FIELDS)
+_FIELD = re.compile(r"[a-z][a-z0-9_]*%?")
+_DEEP = 4
+"""Parts of an absolute path that are written: `baselines/<stack>/<device>/<profile>`, not where that was."""
+
+_GAP = "\u00a0\u2009\u202f"
+_NUMBER = rf"[+\-−]?(?:[0-9]{{1,3}}(?:[,{_GAP}][0-9]{{3}})+|[0-9]+)(?:\.[0-9]+)?"
+_UNIT = rf"(?:[*_`)]*[ {_GAP}]?(?:%|x|×|ms|tok/s)(?![A-Za-z0-9_/]))?"
+_TOKEN = re.compile(rf"(?<![0-9.,+\-−–])(?P<number>{_NUMBER}|—)(?P<unit>{_UNIT})(?![0-9%]|[.,][0-9])")
+_BETWEEN = re.compile(r"[\s*_()]*(?:→|->|/|of|\.\.)?[\s*_()]*")
+_CLOSING = re.compile(r"[\s*_`)\]]*")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Field:
-    """What a figure is said to be.
+class Figure:
+    """A number as it is printed."""
 
-    `tau`; `pos_0%` for a share printed in percent; `tau@2` for a row's second cell, `tau@base` for the base.
-    """
-
-    name: str
-    percent: bool = False
-    slot: str = ""
+    text: str
+    value: Decimal | None
+    """None for an em dash."""
+    digits: int
+    """After the point."""
+    unit: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,18 +61,11 @@ class Claim:
 
     line: int
     keys: Mapping[str, str]
-    fields: tuple[Field, ...]
+    fields: tuple[str, ...]
+    """`tau`, or `pos_0%` for a share printed in percent."""
     figures: tuple[Figure, ...]
     in_table: bool = False
     """Then the figures are all that a cell of the table holds; else those right before the reference."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Trouble:
-    """A reference that cannot be read."""
-
-    line: int
-    text: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,35 +73,236 @@ class References:
     """Everything that a Markdown file claims."""
 
     claims: tuple[Claim, ...]
-    troubles: tuple[Trouble, ...]
+    unreadable: tuple[tuple[int, str], ...]
+    """References that cannot be read: the line, and why."""
     in_code: int
     """References that stand in code: examples, which claim nothing."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Where:
-    """What a figure is about: a cell of a run, and the cell that it is compared with."""
+def read(markdown: str) -> References:
+    """Find every reference. Those in fenced code and in code spans are examples."""
+    lines, in_code = _without_examples(markdown)
+    reader = _Reader(lines)
+    unreadable: list[tuple[int, str]] = []
+    for number, line in enumerate(lines, start=1):
+        for found in _REFERENCE.finditer(line):
+            try:
+                reader.read(number, found)
+            except BadInput as error:
+                unreadable.append((number, str(error)))
+    text = "no row of a table right below says which cell it is about (<!-- draftgate: cell=CELL -->)"
+    unreadable += [(number, text) for number in reader.without_rows]
+    return References(claims=tuple(reader.claims), unreadable=tuple(unreadable), in_code=in_code)
 
-    run: str | None
-    cell: str | None
-    base: str | None
-    base_cell: str | None
+
+class _Reader:
+    """Makes claims of references, one after the other."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self._lines = lines
+        self._above: dict[int, tuple[int, dict[str, str]]] = {}
+        """By line of a row: the line of the comment above its table, and what that says."""
+        self.without_rows: set[int] = set()
+        """Lines of such comments that no row has made use of yet."""
+        self.claims: list[Claim] = []
+
+    def read(self, number: int, reference: re.Match[str]) -> None:
+        """Take one reference of line `number`.
+
+        Raises:
+            BadInput: it cannot be read.
+        """
+        line, keys = reference.string, _keys(reference)
+        if "columns" in keys:
+            if _REFERENCE.sub("", line).strip():
+                raise BadInput("a reference with columns= has a line of its own, above its table")
+            _columns(keys)
+            self._above |= dict.fromkeys(_rows_below(self._lines, number), (number, keys))
+            self.without_rows.add(number)
+        elif "field" in keys:
+            self.claims.append(_in_text(number, line[: reference.start()], keys))
+        elif number in self._above:
+            above, shared = self._above[number]
+            self.without_rows.discard(above)
+            self.claims += _in_row(number, line, shared | keys)
+        else:
+            text = f"a reference names its field, {FORM}, unless it is in a table with columns= above"
+            raise BadInput(text)
 
 
-def where(keys: Mapping[str, str], slot: str) -> Where:
-    """The cell that a reference means: its first, the one numbered `slot`, or that of the base alone."""
-    if slot == "base":
-        base_cell = keys.get("base_cell", keys.get("cell"))
-        return Where(run=keys.get("base"), cell=base_cell, base=None, base_cell=None)
-    slot = "" if slot == "1" else slot
-    run, cell, base = (keys.get(f"{key}{slot}", keys.get(key)) for key in ("run", "cell", "base"))
-    base_cell = keys.get(f"base_cell{slot}", keys.get("base_cell", cell))
-    return Where(run=run, cell=cell, base=base, base_cell=base_cell)
+def _without_examples(markdown: str) -> tuple[list[str], int]:
+    """The lines without fenced code and references in code spans; how many references that were."""
+    lines: list[str] = []
+    in_code, fence = 0, ""
+
+    def cut(found: re.Match[str]) -> str:
+        nonlocal in_code
+        if not found["ticks"]:
+            return found[0]
+        text, count = _REFERENCE.subn("", found[0])
+        in_code += count
+        return text
+
+    for line in markdown.split("\n"):
+        mark = _FENCE.match(line)
+        if fence:
+            in_code += len(_REFERENCE.findall(line))
+            lines.append("")
+            if mark and mark[1].startswith(fence) and not mark[2].strip():
+                fence = ""
+        elif mark and not (mark[1][0] == "`" and "`" in mark[2]):
+            fence = mark[1]
+            lines.append("")
+        else:
+            lines.append(_CODE_OR_REFERENCE.sub(cut, line))
+    return lines, in_code
+
+
+def _rows_below(lines: Sequence[str], number: int) -> range:
+    """The numbers of the lines that are rows of the table right below line `number`, blank lines between."""
+    first = number + len(list(itertools.takewhile(lambda line: not line.strip(), lines[number:])))
+    rows = itertools.takewhile(lambda line: line.lstrip().startswith("|"), lines[first:])
+    return range(first + 1, first + 1 + len(list(rows)))
+
+
+def _in_text(number: int, before: str, keys: dict[str, str]) -> Claim:
+    figures = figures_before(_REFERENCE.sub("", before))
+    if not figures:
+        raise BadInput(f"no figure stands right before the reference to {keys['field']}")
+    return Claim(line=number, keys=keys, fields=_fields(keys["field"]), figures=figures)
+
+
+def _in_row(number: int, line: str, keys: dict[str, str]) -> Iterator[Claim]:
+    text = _REFERENCE.sub("", line).strip().removeprefix("|").removesuffix("|")
+    cells = [html.unescape(cell).strip() for cell in re.split(r"(?<!\\)\|", text)]
+    columns = _columns(keys)
+    if len(cells) != len(columns):
+        raise BadInput(f"the row has {len(cells)} columns, columns= above its table names {len(columns)}")
+    for cell, fields in zip(cells, columns, strict=True):
+        if fields and cell:
+            yield Claim(line=number, keys=keys, fields=fields, figures=figures_in(cell), in_table=True)
+
+
+def _keys(reference: re.Match[str]) -> dict[str, str]:
+    if not reference["end"]:
+        raise BadInput("a reference ends on the line where it begins, with -->")
+    if not reference["body"].startswith(":"):
+        raise BadInput(f"a reference reads {FORM}")
+    keys: dict[str, str] = {}
+    for part in reference["body"][1:].split():
+        key, _, value = part.partition("=")
+        if not value or key not in _KEYS:
+            raise BadInput(f"{part!r} is no part of a reference, which reads {FORM}")
+        if key in keys:
+            raise BadInput(f"{key}= stands twice in one reference")
+        try:
+            keys[key] = value if key in _FIELDS else unquote(value, errors="surrogatepass")
+        except UnicodeDecodeError:
+            raise BadInput(f"{part!r} holds a %XX that is no UTF-8") from None
+    return keys
+
+
+def _columns(keys: Mapping[str, str]) -> list[tuple[str, ...]]:
+    return [() if part == NOTHING else _fields(part) for part in keys["columns"].split(",")]
+
+
+def _fields(text: str) -> tuple[str, ...]:
+    for field in (fields := text.split("/")):
+        if not _FIELD.fullmatch(field):
+            raise BadInput(f"{field!r} is no field: it reads like tau, or pos_0% for a share in percent")
+    return tuple(fields)
+
+
+def figures_in(text: str) -> tuple[Figure, ...]:
+    """The numbers and em dashes of a text, in order."""
+    return tuple(map(_figure, _tokens(_spaced(text))))
+
+
+def figures_before(text: str) -> tuple[Figure, ...]:
+    """The number that a text ends with, and those joined to it: `a..b`, `a → b (c)`, `a/b`, `a of b`."""
+    text = _spaced(text)
+    kept: list[Figure] = []
+    end = len(text)
+    for token in reversed(_tokens(text)):
+        joint = _BETWEEN if kept else _CLOSING
+        between = text[token.end() : end]
+        if not joint.fullmatch(between) or (kept and not between.strip(" *_)")):
+            break
+        kept.append(_figure(token))
+        end = token.start()
+    return tuple(reversed(kept))
+
+
+def _spaced(text: str) -> str:
+    return text.replace("..", " .. ").replace("％", "%")
+
+
+def _tokens(text: str) -> list[re.Match[str]]:
+    """A number ends where it ends, also before 中文; in `k4`, `1e5`, `10⁵` and `1.2万` there is none."""
+    return [
+        found
+        for found in _TOKEN.finditer(text)
+        if not any(c == "_" or c.isnumeric() or c.lower() != c.upper() for c in _beside(found))
+    ]
+
+
+def _beside(token: re.Match[str]) -> str:
+    begin, end = token.span()
+    return token.string[max(begin - 1, 0) : begin] + token.string[end : end + 1]
+
+
+def _figure(token: re.Match[str]) -> Figure:
+    text = token["number"]
+    unit = token["unit"].strip(f"*_`) {_GAP}")
+    if text == "—":
+        return Figure(text=text, value=None, digits=0, unit=unit)
+    plain = re.sub(rf"[,{_GAP}]", "", text).replace("−", "-")
+    return Figure(text=text, value=Decimal(plain), digits=len(plain.partition(".")[2]), unit=unit)
+
+
+def with_references(
+    block: Block, comparison: Comparison, pairs: Sequence[tuple[Entry, Entry]], columns: Sequence[str]
+) -> Block:
+    """A table of two sides, with the comments that let `draftgate claims` check it.
+
+    Args:
+        block: the table.
+        comparison: what it shows.
+        pairs: the cells that its rows are about, in order.
+        columns: what each column holds: fields joined by `/`, or `NOTHING`.
+    """
+    keys = []
+    for old, new in pairs:
+        runs = _runs(comparison.columns, (old, new))
+        keys.append({**runs, "cell": str(new.cell), "base_cell": str(old.cell)})
+    shared = {name: keys[0][name] for name in ("base", "run")} if keys else {}
+    rows = []
+    for row in keys:
+        own = {name: value for name, value in row.items() if shared.get(name) != value}
+        if own["base_cell"] == own["cell"]:
+            del own["base_cell"]
+        rows.append(comment(own))
+    shared |= {"across": ",".join(comparison.across)} if comparison.across else {}
+    above = comment({**shared, "columns": ",".join(columns)})
+    return dataclasses.replace(block, comment=above, comments=tuple(rows))
+
+
+def _runs(columns: Sequence[Column], pair: tuple[Entry, Entry]) -> dict[str, str]:
+    """What the runs of two cells are called: the folders that hold them, without the machine's own."""
+    same_name = columns[0].name == columns[1].name
+    runs = {}
+    for key, column, entry in zip(("base", "run"), columns, pair, strict=True):
+        path = Path(column.path if same_name else column.name)
+        parts = [part for part in path.parts if part not in (path.anchor, "..")]
+        parts = parts[-_DEEP:] if path.is_absolute() else parts
+        below = entry.path.relative_to(column.path).parent.parts
+        runs[key] = "/".join([*(parts or [Path(column.path).resolve().name]), *below])
+    return runs
 
 
 def comment(values: Mapping[str, str]) -> str:
     """A reference; nothing in a value can end the comment, leave a table's cell, or be taken for two."""
-    parts = (f"{k}={v if k in ('field', 'columns') else escaped(v)}" for k, v in values.items())
+    parts = (f"{k}={v if k in _FIELDS else escaped(v)}" for k, v in values.items())
     return f"<!-- draftgate: {' '.join(parts)} -->"
 
 
@@ -102,128 +314,3 @@ def escaped(name: str) -> str:
 
 def _hex(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
-
-
-def read(markdown: str) -> References:
-    """Find every reference. Those in fenced code and in code spans are examples."""
-    reader = _Reader()
-    for number, line in enumerate(markdown.split("\n"), start=1):
-        reader.line(number, line)
-    reader.end_table()
-    return References(claims=tuple(reader.claims), troubles=tuple(reader.troubles), in_code=reader.in_code)
-
-
-class _Wrong(Exception):  # noqa: N818 - why a reference cannot be read
-    pass
-
-
-class _Reader:
-    def __init__(self) -> None:
-        self.claims: list[Claim] = []
-        self.troubles: list[Trouble] = []
-        self.in_code = 0
-        self._fence = ""
-        self._above: tuple[int, dict[str, str]] | None = None
-        """The line of the comment above the table that is read, and what it says."""
-        self._in_rows = self._referring = False
-
-    def line(self, number: int, line: str) -> None:
-        fence = _FENCE.match(line)
-        if self._fence:
-            self.in_code += len(_REFERENCE.findall(line))
-            if fence and fence[1].startswith(self._fence) and not fence[2].strip():
-                self._fence = ""
-            return
-        if fence and not (fence[1][0] == "`" and "`" in fence[2]):
-            self._fence = fence[1]
-            return
-        row = line.lstrip().startswith("|")
-        if self._above and not row and (self._in_rows or line.strip()):
-            self.end_table()
-        self._in_rows = bool(self._above) and (self._in_rows or row)
-        for found in self._found(line):
-            try:
-                self._reference(number, line, found)
-            except _Wrong as wrong:
-                self.troubles.append(Trouble(line=number, text=str(wrong)))
-
-    def _found(self, line: str) -> Iterator[re.Match[str]]:
-        at = 0
-        while found := _REFERENCE.search(line, at):
-            code = _CODE.search(line, at)
-            if code and code.start() < found.start() < code.end():
-                self.in_code += len(_REFERENCE.findall(code[0]))
-            elif not code or code.start() > found.start():
-                yield found
-                code = None
-            at = code.end() if code else found.end()
-
-    def _reference(self, number: int, line: str, found: re.Match[str]) -> None:
-        if not found["end"]:
-            raise _Wrong("a reference ends on the line where it begins, with -->")
-        keys = _keys(found["body"])
-        if "columns" in keys:
-            if _REFERENCE.sub("", line).strip():
-                raise _Wrong("a reference with columns= has a line of its own, above its table")
-            _columns(keys)
-            self.end_table()
-            self._above = number, keys
-        elif "field" in keys:
-            figures = figures_before(_REFERENCE.sub("", line[: found.start()]))
-            if not figures:
-                raise _Wrong(f"no figure stands right before the reference to {keys['field']}")
-            self.claims.append(Claim(line=number, keys=keys, fields=_fields(keys["field"]), figures=figures))
-        elif self._above and self._in_rows:
-            self._row(number, line, self._above[1] | keys)
-        else:
-            raise _Wrong(f"a reference names its field, {FORM}, unless it is in a table with columns= above")
-
-    def _row(self, number: int, line: str, keys: dict[str, str]) -> None:
-        self._referring = True
-        text = _REFERENCE.sub("", line).strip().removeprefix("|")
-        cells = [html.unescape(cell).strip() for cell in re.split(r"(?<!\\)\|", re.sub(r"\|$", "", text))]
-        columns = _columns(keys)
-        if len(cells) != len(columns):
-            raise _Wrong(f"the row has {len(cells)} columns, columns= above its table names {len(columns)}")
-        for cell, fields in zip(cells, columns, strict=True):
-            if fields and cell:
-                self.claims.append(
-                    Claim(line=number, keys=keys, fields=fields, figures=figures_in(cell), in_table=True)
-                )
-
-    def end_table(self) -> None:
-        if self._above and not self._referring:
-            text = "no row of a table right below says which cell it is about (<!-- draftgate: cell=CELL -->)"
-            self.troubles.append(Trouble(line=self._above[0], text=text))
-        self._above, self._in_rows, self._referring = None, False, False
-
-
-def _keys(body: str) -> dict[str, str]:
-    if not body.startswith(":"):
-        raise _Wrong(f"a reference reads {FORM}")
-    keys: dict[str, str] = {}
-    for part in body[1:].split():
-        key, equals, value = part.partition("=")
-        if not equals or not value or not _KEY.fullmatch(key):
-            raise _Wrong(f"{part!r} is no part of a reference, which reads {FORM}")
-        if key in keys:
-            raise _Wrong(f"{key}= stands twice in one reference")
-        try:
-            keys[key] = value if key in ("field", "columns") else unquote(value, errors="surrogatepass")
-        except UnicodeDecodeError:
-            raise _Wrong(f"{part!r} holds a %XX that is no UTF-8") from None
-    return keys
-
-
-def _columns(keys: Mapping[str, str]) -> list[tuple[Field, ...]]:
-    return [() if part == NOTHING else _fields(part) for part in keys["columns"].split(",")]
-
-
-def _fields(text: str) -> tuple[Field, ...]:
-    fields = []
-    for part in text.split("/"):
-        found = _FIELD.fullmatch(part)
-        if not found:
-            raise _Wrong(f"{part!r} is no field: it reads like tau, or pos_0% for a share in percent")
-        fields.append(Field(name=found["name"], percent=bool(found["percent"]), slot=found["slot"] or ""))
-    return tuple(fields)

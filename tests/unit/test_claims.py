@@ -11,9 +11,8 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from harness.cli import main
-from harness.report.references import comment, read, where
+from harness.report.references import comment, figures_before, figures_in, read
 from harness.results.records import Finding
-from harness.text.figures import figures_before, figures_in
 from tests.unit.compared import cell, plain, write_cell, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -202,6 +201,8 @@ def test_no_figure_of_what_is_no_measurement(capsys: pytest.CaptureFixture[str])
         ("3.51<!-- draftgate: run=a run=b field=tau -->", "run= stands twice"),
         ("3.51<!-- draftgate: tau -->", "'tau' is no part of a reference"),
         ("3.51<!-- draftgate: fields=tau -->", "'fields=tau' is no part of a reference"),
+        (one("3.64", "tau", " cell2=x"), "'cell2=x' is no part of a reference"),
+        (one("3.64", "tau@base"), "'tau@base' is no field"),
         ("3.51<!-- draftgate: run=%FF field=tau -->", "'run=%FF' holds a %XX that is no UTF-8"),
         ("3.51<!-- draftgate: columns=tau -->", "a reference with columns= has a line of its own"),
         ("<!-- draftgate: columns=tau -->\n\ntext", "no row of a table right below"),
@@ -309,17 +310,13 @@ def third() -> str:
     ("arguments", "least"),
     [
         (["before", "after"], 32),
-        (["before", "after", "third"], 40),
-        (["before", "after", "--pivot", "language"], 20),
-        (["before", "after", "third", "--pivot", "drafter"], 20),
-        (["before", "--pivot", "language"], 8),
+        (["before", "third"], 20),
         (["before", "fp8"], 0),
         (["before", "fp8", "--across", "quantization"], 8),
         ([f"before/acceptance/{NGRAM}.json", "after/acceptance/chat-en-instruct-ngram-k2.json"], 8),
-        (["two", "two", "--pivot", "language"], 12),
         (["two", "two"], 30),
         (["a/run", "b/run"], 15),
-        ([".", "--pivot", "language"], 8),
+        ([".", "../after"], 32),
     ],
 )
 @pytest.mark.usefixtures("before", "after", "third")
@@ -357,6 +354,13 @@ def test_a_table_holds_and_no_figure_changed_in_it_does(
     assert not least or f"page.md: {changed} of " in said, said
 
 
+@pytest.mark.parametrize("more", [["third"], ["--pivot", "language"]])
+@pytest.mark.usefixtures("before", "after", "third")
+def test_a_row_of_several_cells_refers_to_none(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(["compare", "before", "after", *more, "--format", "markdown"])
+    assert "<!--" not in capsys.readouterr().out
+
+
 def test_the_comments_of_a_table_are_short_and_name_runs_not_machines(
     before: str, after: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -372,18 +376,11 @@ def test_the_comments_of_a_table_are_short_and_name_runs_not_machines(
 
 def test_an_absolute_path_is_written_by_its_end(capsys: pytest.CaptureFixture[str]) -> None:
     write_cell(Path("baselines/s/cpu/gate/acceptance"), cell())
-    main(
-        [
-            "compare",
-            str(Path("baselines/s/cpu/gate").absolute()),
-            "--pivot",
-            "language",
-            "--format",
-            "markdown",
-        ]
-    )
+    gate = str(Path("baselines/s/cpu/gate").absolute())
+    main(["compare", gate, gate, "--format", "markdown"])
     out = capsys.readouterr().out
-    assert "<!-- draftgate: run=baselines/s/cpu/gate/acceptance columns=" in out
+    folder = "baselines/s/cpu/gate/acceptance"
+    assert f"<!-- draftgate: base={folder} run={folder} columns=" in out
     assert claims(capsys, out, "baselines")[0] == 0
 
 
@@ -421,8 +418,7 @@ def test_what_is_written_is_read_again(run: str, name: str) -> None:
     assert written.isprintable()
     assert "--" not in written[4:-3]
     (claim,) = read(f"| 12.5 {written} |").claims
-    at = where(claim.keys, "")
-    assert (at.run, at.cell) == (run, name)
+    assert (claim.keys["run"], claim.keys["cell"]) == (run, name)
 
 
 PIECES = [*"a1—-−+.,%|`~>\\ \n\r*_()/<!=:", "<!-- draftgate:", "-->", "columns=a", "cell=a", "```", "field="]
@@ -467,11 +463,38 @@ def test_a_number_is_read_as_it_is_printed(value: Decimal, digits: int, between:
         ("1.2.3", []),
         ("12 456", ["456"]),
         ("1_2", []),
+        ("是2.40", ["2.40"]),
+        ("从1.21到2.40", ["2.40"]),
+        ("k4", []),
+        ("é4", []),
+        ("1e5", []),
+        ("10⁵", []),
+        ("1.2万", []),
+        ("٣5", []),
+        ("54.1％", ["54.1"]),
     ],
 )
 def test_figures_right_before(text: str, values: list[str | None]) -> None:
     expected: list[Any] = [Decimal(v) if v else None for v in values]
     assert [f.value for f in figures_before(text)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "figures"),
+    [
+        ("2.40的", [("2.40", "")]),
+        ("接受率54.1%，共24个", [("54.1", "%"), ("24", "")]),
+        ("54.1 %的步", [("54.1", "%")]),
+        ("34.5 tok/s左右", [("34.5", "tok/s")]),
+        ("54.1％的步", [("54.1", "%")]),
+        ("2.40은", [("2.40", "")]),
+        ("约 1,024个", [("1,024", "")]),
+        ("1.2万个", []),
+        ("3мс k4", []),
+    ],
+)
+def test_a_figure_ends_where_its_number_ends_in_any_script(text: str, figures: list[tuple[str, str]]) -> None:
+    assert [(f.text, f.unit) for f in figures_in(text)] == figures
 
 
 def test_an_entity_in_a_table_is_no_figure() -> None:
