@@ -1,0 +1,50 @@
+"""The docs name packages, files and pages that are there, and leave out no package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+
+
+def lines(page: Path) -> Iterator[tuple[str, str]]:
+    """Where each line stands and what it says; output and examples in fences are left out."""
+    fenced = False
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        fenced ^= line.startswith("```")
+        if not fenced:
+            yield f"{page.relative_to(ROOT)}:{number}", line
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links write them."""
+    titles = [line.lstrip("# ") for _, line in lines(page) if line.startswith("#")]
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_architecture_lists_every_package_and_no_other() -> None:
+    table = [line for _, line in lines(ROOT / "docs" / "architecture.md") if line.startswith("| `")]
+    listed = [
+        name for line in table for name in re.findall(r"`((?:harness|training)/\w+/)`", line.split("|")[1])
+    ]
+    there = [
+        f"{top}/{init.parent.name}/"
+        for top in ("harness", "training")
+        for init in (ROOT / top).glob("*/__init__.py")
+    ]
+    assert sorted(listed) == sorted(there)
+
+
+def test_links_lead_somewhere() -> None:
+    dead = []
+    for page in PAGES:
+        for where, line in lines(page):
+            for name, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", line):
+                target = page.parent / name if name else page
+                if not target.exists() or (anchor and anchor not in anchors(target)):
+                    dead.append(f"{where}: {name}#{anchor}")
+    assert dead == []
