@@ -270,7 +270,7 @@ class Run:
         old = baseline.find(self.options.baselines, record)
         if old is None:
             if not record.valid:
-                return Verdict(kind="invalid", text=baseline.hard_text(record))
+                return Verdict(kind="invalid", text=record.why_invalid)
             return Verdict(
                 kind="invalid",
                 text=f"no baseline at {baseline.path_of(self.options.baselines, record)}: "

@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.engine.models import Say
 from harness.errors import DraftgateError
+from harness.text.console import Say
 from training import stages
 from training.pipeline import STAGES, check_disk_space, outlook
 from training.recipe import find_recipe, load_recipe

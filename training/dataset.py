@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.engine.models import Say
+from harness.text.console import Say
 from training import jsonl, speculators_cli
 from training.answers.rows import Row, arranged, contents_of, digest, index, within
 from training.errors import TrainingFailed

@@ -10,10 +10,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from harness.engine.models import Say
 from harness.engine.server import Server
 from harness.engine.watchdog import guarded
 from harness.errors import ServerFailed
+from harness.text.console import Say
 from training import benchmark, dataset, stages
 from training.answers import generate
 from training.answers.generate import Stall

@@ -18,9 +18,9 @@ from typing import Any
 from filelock import FileLock
 
 from harness.config.cells import canonical
-from harness.engine.models import Say
 from harness.errors import BadInput
 from harness.results.files import write_atomically
+from harness.text.console import Say
 from training.recipe import Recipe
 from training.servers import Engines
 

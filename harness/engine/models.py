@@ -17,14 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
 
 from harness.errors import BadInput
-
-Say = Callable[[str], None]
+from harness.text.console import Say
 
 _MANIFEST = "draftgate.json"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

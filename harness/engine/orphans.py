@@ -17,10 +17,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from harness.engine.models import Say, cache_folder
+from harness.engine.models import cache_folder
 from harness.errors import BadInput, BadRecord
 from harness.results.files import write_atomically
 from harness.results.records import SCHEMA, Record, load
+from harness.text.console import Say
 
 MARK = "DRAFTGATE_SERVER"
 """The variable that every process of a server carries: its start id."""

@@ -25,8 +25,9 @@ import psutil
 from harness.config.cells import ServerSpec
 from harness.engine import metrics, orphans as leftovers, supervisor
 from harness.engine.http import NO_KEY, Http, NoAnswer
-from harness.engine.models import Say, resolve
+from harness.engine.models import resolve
 from harness.errors import BadInput, PortTaken, ServerFailed
+from harness.text.console import Say
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Self
 
 from harness.config.cells import ServerSpec
-from harness.engine.models import Say
 from harness.engine.server import Server
 from harness.errors import DraftgateError
+from harness.text.console import Say
 
 Start = Callable[[ServerSpec], contextlib.AbstractContextManager[Server]]
 """Starts a server, or attaches to one; leaving the context ends what it started."""

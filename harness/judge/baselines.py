@@ -1,88 +1,20 @@
-"""Stored cells: where they lie, how two are matched prompt by prompt, and when they can't be."""
+"""Where baselines lie, and how they are stored."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import itertools
-import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.measure.validity import countable
 from harness.results.files import write_atomically
-from harness.results.records import UNTIMED, CellRecord, PromptRecord, dump_cell, load, tallies
-from harness.stats.acceptance import Tallies
+from harness.results.records import UNTIMED, CellRecord, dump_cell, load
 
-ENOUGH_IN_COMMON = 0.9
-"""Share of the prompts that both sides must have."""
 ANCHOR = ".anchor.json"
 
 _NAMED_AT_MOST = 64
 """Characters of a device's folder."""
-_RENDERING = frozenset({"endpoint", "language", "target", "tokenizer", "chat_template", "workload"})
-"""Comparing across one of these, no prompt is rendered to the same tokens: they pair by id."""
-
-
-class Refused(Exception):  # noqa: N818 - a verdict, not a failure of ours
-    """Two records that say nothing about each other; the text says why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Counted:
-    """The answers of a cell that reached a decode step, and their sums: made once, used often."""
-
-    records: list[PromptRecord]
-    sums: Tallies
-
-
-def counted(record: CellRecord) -> Counted:
-    """What of a cell counts."""
-    records = [r for r in record.prompts if countable(r)]
-    return Counted(records, tallies(records))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Pairs:
-    """What two cells have in common: for each prompt, the records of both sides."""
-
-    prompts: tuple[tuple[tuple[PromptRecord, ...], tuple[PromptRecord, ...]], ...]
-    notes: tuple[str, ...]
-    """What limits the reading, for a footnote."""
-    same_drafter: bool = True
-    """False where another drafter or another k drafts at other steps, so that a position is not the same."""
-    counts: tuple[Counted, ...] = ()
-    """Of both sides, where they are known."""
-
-    @functools.cached_property
-    def tallies(self) -> tuple[Tallies, Tallies]:
-        """Of both sides, prompt by prompt, the seeds of one summed."""
-        old, new = (self._side(i) for i in (0, 1))
-        return old, new
-
-    def _side(self, i: int) -> Tallies:
-        groups = [sides[i] for sides in self.prompts]
-        records = list(itertools.chain.from_iterable(groups))
-        known = self.counts[i] if self.counts else None
-        sums = known.sums if known and known.records == records else tallies(records)
-        return sums.grouped([len(group) for group in groups])
-
-    @functools.cached_property
-    def same_text(self) -> int:
-        """Prompts whose answers are the same on both sides."""
-        return sum([r.text_hash for r in old] == [r.text_hash for r in new] for old, new in self.prompts)
-
-    @property
-    def identical(self) -> bool:
-        """Every histogram, every undrafted step and every answer's length are the same."""
-
-        def steps(records: tuple[PromptRecord, ...]) -> list[tuple[object, ...]]:
-            return [(r.histogram, r.undrafted, r.output_tokens, r.finish) for r in records]
-
-        return all(steps(old) == steps(new) for old, new in self.prompts)
 
 
 def device_name(environment: Mapping[str, Any]) -> str:
@@ -130,7 +62,7 @@ def store(folder: Path, record: CellRecord) -> Path:
         BadRecord: what is there now is damaged: it is not overwritten.
     """
     if not record.valid:
-        raise BadInput(f"{record.cell} is not a valid measurement, so it is no baseline: {hard_text(record)}")
+        raise BadInput(f"{record.cell} is not a valid measurement, hence no baseline: {record.why_invalid}")
     if record.stopped_at is not None:
         raise BadInput(
             f"{record.cell} was stopped at {record.stopped_at} prompts by --sequential: "
@@ -178,95 +110,3 @@ def untimed(record: CellRecord) -> CellRecord:
             "provenance": provenance,
         }
     )
-
-
-def hard_text(record: CellRecord) -> str:
-    """Why a record is not a measurement."""
-    return "; ".join(f.text for f in record.findings if f.hard)
-
-
-def pair(
-    old: CellRecord,
-    new: CellRecord,
-    *,
-    across: Collection[str] = (),
-    counts: tuple[Counted, Counted] | None = None,
-) -> Pairs:
-    """Match two cells prompt by prompt.
-
-    Args:
-        old: the baseline.
-        new: what is judged.
-        across: fields of the identity that may differ, because the comparison is about them.
-        counts: of both, where they are known.
-
-    Raises:
-        Refused: one is not a measurement, a field of the identity differs (named, with both values),
-            or too few prompts are in common.
-    """
-    for side, record in (("the baseline", old), ("this run", new)):
-        if not record.valid:
-            raise Refused(f"{side} is not a measurement: {hard_text(record)}")
-    for field in sorted({*old.identity, *new.identity}):
-        before, after = old.identity.get(field), new.identity.get(field)
-        if before != after and field not in across:
-            raise Refused(
-                f"{field} differs: {json.dumps(before)} in the baseline, {json.dumps(after)} now "
-                f"(--across {field} compares across it)"
-            )
-    by_id = bool(_RENDERING & {f for f in across if old.identity.get(f) != new.identity.get(f)})
-    counts = counts or (counted(old), counted(new))
-    left, right = (_by_prompt(side.records, by_id=by_id) for side in counts)
-    common = [key for key in left if key in right]
-    # Stopped early on purpose: the prompts that were not asked are not missing.
-    larger = len(right) if new.stopped_at is not None else max(len(left), len(right))
-    if larger == 0 or len(common) < ENOUGH_IN_COMMON * larger:
-        raise Refused(
-            f"{len(common)} of {larger} prompts are in common (baseline {len(left)}, now {len(right)}), "
-            f"at least {ENOUGH_IN_COMMON:.0%} must be"
-        )
-    notes = [*_environment_notes(old, new)]
-    if len(common) < larger:
-        notes.append(f"{larger - len(common)} of {larger} prompts have no partner and are left out")
-    pairs = [(left[key], right[key]) for key in common]
-    shared = [_same_seeds(a, b) for a, b in pairs]
-    if all(a for a, _ in shared):
-        pairs = shared
-    elif any(record.identity.get("sampling", {}).get("temperature") for record in (old, new)):
-        notes.append("other seeds: paired by prompt alone, which takes more prompts for the same certainty")
-    same_drafter = (old.cell.drafter, old.cell.k) == (new.cell.drafter, new.cell.k)
-    return Pairs(prompts=tuple(pairs), notes=tuple(notes), same_drafter=same_drafter, counts=counts)
-
-
-def _by_prompt(records: list[PromptRecord], *, by_id: bool) -> dict[str, tuple[PromptRecord, ...]]:
-    groups: dict[str, tuple[PromptRecord, ...]] = {}
-    for r in records:
-        key = r.prompt if by_id else r.prompt_hash
-        groups[key] = (*groups.get(key, ()), r)
-    return {
-        key: rs if len(rs) == 1 else tuple(sorted(rs, key=lambda r: (r.seed, r.repeat)))
-        for key, rs in groups.items()
-    }
-
-
-def _same_seeds(
-    old: tuple[PromptRecord, ...], new: tuple[PromptRecord, ...]
-) -> tuple[tuple[PromptRecord, ...], tuple[PromptRecord, ...]]:
-    one_each = len(old) == len(new) == 1
-    if old[0].seed == new[0].seed if one_each else [r.seed for r in old] == [r.seed for r in new]:
-        return old, new
-    seeds = {r.seed for r in old} & {r.seed for r in new}
-    return tuple(r for r in old if r.seed in seeds), tuple(r for r in new if r.seed in seeds)
-
-
-def _environment_notes(old: CellRecord, new: CellRecord) -> list[str]:
-    fields = sorted({*old.environment, *new.environment})
-    differ = [f for f in fields if old.environment.get(f) != new.environment.get(f)]
-    return [
-        f"another environment: {f} was {_brief(old.environment.get(f))}, is {_brief(new.environment.get(f))}"
-        for f in differ
-    ]
-
-
-def _brief(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -17,7 +17,6 @@ from concurrent.futures import ProcessPoolExecutor
 
 from harness.config.stack import NONE
 from harness.errors import BadInput
-from harness.judge.baselines import Counted, Refused, counted, hard_text, pair
 from harness.judge.collect import Entry, Side, match, names_of
 from harness.judge.footnotes import (
     conditions_of,
@@ -27,6 +26,7 @@ from harness.judge.footnotes import (
     text_notes,
     weights_notes,
 )
+from harness.judge.pairing import Counted, Refused, counted, pair
 from harness.judge.verdict import Verdict, judge_pairs
 from harness.measure.validity import mostly_degenerate
 from harness.results.records import CellRecord, load, tallies
@@ -290,7 +290,7 @@ class _Reader:
         plain = self._plain_tok_s(entry) if speed and record.cell.k and not degenerate else None
         return Figures(
             entry=entry,
-            invalid=None if record.valid else hard_text(record),
+            invalid=None if record.valid else record.why_invalid,
             prompts=len({r.prompt for r in counts.records}),
             tokens_per_step=tally.tokens_per_step,
             tau=tally.tau,

@@ -6,10 +6,11 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from harness.judge.verdict import Verdict, judge, percent, signed
+from harness.judge.verdict import Verdict, judge
 from harness.provenance.hardware import UNVERIFIED
 from harness.results.records import CellName, CellRecord
 from harness.stats import paired as stats
+from harness.text.numbers import percent, signed_interval
 
 _SHOWN_ABOVE = frozenset({"drafter", "k", "engine", "mends"})
 """Of the subject: the table shows them elsewhere."""
@@ -58,8 +59,7 @@ def noise_of(record: CellRecord) -> list[str]:
         return []
     if verdict.interval is None:
         return [f"noise: two passes of the baseline are identical in all {verdict.prompts} prompts"]
-    low, high = verdict.interval
-    change, interval = percent(verdict.change), f"{signed(low)}..{signed(high)}"
+    change, interval = percent(verdict.change), signed_interval(verdict.interval)
     return [f"noise: two passes of the baseline differ by {change} (95 % CI {interval})"]
 
 

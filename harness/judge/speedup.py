@@ -18,10 +18,11 @@ from pydantic import Field
 from scipy import special
 
 from harness.judge.baselines import device_name
-from harness.judge.verdict import Kind, Verdict, percent
+from harness.judge.verdict import Kind, Verdict
 from harness.results.files import write_atomically
 from harness.results.records import SCHEMA, CellName, Environment, Name, Record, load
 from harness.stats.paired import ALPHA_OK, ALPHA_PRIMARY
+from harness.text.numbers import percent
 
 MIN_PAIRS = 6
 MARGIN = 0.03

@@ -7,10 +7,11 @@ import math
 from collections.abc import Collection
 from typing import Literal
 
-from harness.judge.baselines import Pairs, Refused, pair
+from harness.judge.pairing import Pairs, Refused, pair
 from harness.results.records import CellRecord
 from harness.stats import paired as stats
 from harness.stats.acceptance import Tallies
+from harness.text.numbers import percent, signed_interval
 
 Kind = Literal["identical", "ok", "improved", "regressed", "inconclusive", "invalid"]
 
@@ -206,7 +207,7 @@ def _sentence(
     parts = [
         (
             f"tokens per step {primary.r0:.2f} -> {primary.r1:.2f} ({percent(math.expm1(primary.estimate))}, "
-            f"95 % CI {signed(low)}..{signed(high)})"
+            f"95 % CI {signed_interval((low, high))})"
         )
     ]
     gone = [position for position in positions if position.lost]
@@ -234,14 +235,3 @@ def _what_would_settle(primary: stats.PairedRatio) -> str:
     more = stats.prompts_to_settle(primary.estimate, primary.se, primary.m)
     settle = f"about {more} prompts would settle it" if more else "no number of such prompts would settle it"
     return f"could have seen a loss of {seen:.1%} or more; {settle}"
-
-
-def percent(value: float) -> str:
-    """`+1.2 %`, `-6.9 %`."""
-    return f"{signed(value)} %"
-
-
-def signed(value: float) -> str:
-    """A share as percent with its sign, without the unit; no minus zero."""
-    shown = f"{100 * value:+.1f}"
-    return "0.0" if shown in ("+0.0", "-0.0") else shown

@@ -8,8 +8,7 @@ from typing import Any
 
 from harness.results.records import CellName, Finding, PromptRecord
 from harness.stats.acceptance import Tally, added, overshoot_of
-from harness.stats.degenerate import degenerate
-from harness.stats.language import in_language
+from harness.stats.text_quality import degenerate, in_language
 
 ENOUGH_STEPS = 50
 """Verify steps below which 0 accepted tokens may be bad luck."""

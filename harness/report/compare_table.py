@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from harness.errors import BadInput
 from harness.judge.compare import Against, Comparison, Figures, PositionChange, Row
 from harness.judge.footnotes import holm_notes
-from harness.judge.verdict import signed
 from harness.report.labels import Axis, Labels, axis_value
 from harness.report.references import NOTHING, with_references
-from harness.report.run_table import DASH, LEGEND, MARKS, number
+from harness.report.run_table import LEGEND, MARKS
+from harness.text.numbers import DASH, number, signed, signed_interval
 from harness.text.render import Block, Document, raised
 
 _REFERENCES = (
@@ -88,13 +88,13 @@ class _Page:
     def _two_sided(self, row: Row) -> list[str]:
         a = row.against[0]
         assert a is not None  # noqa: S101 - with one other side, a row is there because it has a partner
-        v, primary, interval = a.verdict, a.verdict.primary, a.verdict.interval
+        v, primary = a.verdict, a.verdict.primary
         timed = primary is not None and a.same_environment
         return [
             self._rows.row(row),
             str(v.prompts) if primary else DASH,
             *self._value_and_change(a, base=True),
-            f"{signed(interval[0])}..{signed(interval[1])}" if interval else DASH,
+            signed_interval(v.interval),
             self._mark(a),
             f"{v.same_text}/{v.prompts}" if primary else DASH,
             number(row.figures.speed_up if timed else None),
@@ -223,7 +223,7 @@ class _Page:
         if a is None:
             return ""
         ends = a.verdict.interval
-        between = f" ({signed(ends[0])}..{signed(ends[1])})" if ends and ends[0] != ends[1] else ""
+        between = f" ({signed_interval(ends)})" if ends and ends[0] != ends[1] else ""
         return f"{signed(a.verdict.change or 0)}{between} {self._mark(a)}"
 
     def _raise_side(self, column: int, place: Mapping[str, tuple[Figures, Against | None, Row]]) -> str:

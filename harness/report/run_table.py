@@ -7,18 +7,12 @@ from collections.abc import Iterable, Sequence
 from tabulate import tabulate
 
 from harness.judge.footnotes import conditions_of, holm_notes
-from harness.judge.verdict import Verdict, signed
+from harness.judge.verdict import Verdict
 from harness.measure import validity
 from harness.results.records import CellRecord
 from harness.results.timing import Speed, speed_of
 from harness.text import render as formats
-
-DASH = "—"
-
-
-def number(value: float | None, digits: int = 2, *, scale: float = 1) -> str:
-    """A figure, or an em dash."""
-    return DASH if value is None else f"{value * scale:.{digits}f}"
+from harness.text.numbers import DASH, number, signed, signed_interval
 
 
 def marked(cell: CellRecord) -> str:
@@ -135,7 +129,7 @@ def verdict_rows(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> tuple[list[s
     header = ["cell", "n", "baseline", "now", "change %", "95 % CI", "", "same text"]
     rows = []
     for record, verdict in verdicts:
-        primary, interval = verdict.primary, verdict.interval
+        primary = verdict.primary
         rows.append(
             [
                 marked(record),
@@ -143,7 +137,7 @@ def verdict_rows(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> tuple[list[s
                 number(primary.r0 if primary else None),
                 number(primary.r1 if primary else None),
                 signed(verdict.change) if verdict.change is not None else DASH,
-                f"{signed(interval[0])}..{signed(interval[1])}" if interval else DASH,
+                signed_interval(verdict.interval),
                 MARKS[verdict.kind],
                 f"{verdict.same_text}/{verdict.prompts}" if primary else DASH,
             ]

@@ -197,6 +197,11 @@ class CellRecord(Record):
         return not any(f.hard for f in self.findings)
 
     @property
+    def why_invalid(self) -> str:
+        """Why it is not a measurement; empty where it is one."""
+        return "; ".join(f.text for f in self.findings if f.hard)
+
+    @property
     def trusted(self) -> tuple[str, ...]:
         """What every table says of a cell whose model brought code of its own."""
         return (TRUSTED,) if self.subject.get("trust_remote_code") else ()

@@ -15,11 +15,11 @@ from harness.engine.http import NoAnswer
 from harness.engine.server import Server
 from harness.errors import ServerFailed
 from harness.measure import validity
-from harness.report.run_table import number
 from harness.results.records import CellRecord, PromptRecord
 from harness.stats import paired as stats
 from harness.stats.acceptance import Tally, added
-from harness.stats.degenerate import degenerate
+from harness.stats.text_quality import degenerate
+from harness.text.numbers import number
 
 CHAT, RAW, TEMPLATED = VARIANTS = ("chat", "raw", "raw + template")
 Template = Literal["present", "doubled", "partial", "missing"]

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 from harness.judge import verdict as gate
 from harness.judge.verdict import Verdict
 from harness.measure import validity
-from harness.report.run_table import DASH, MARKS, number
+from harness.report.run_table import MARKS
 from harness.results.records import CellRecord, PromptRecord
 from harness.results.timing import speed_of, wall_of
 from harness.stats import paired as stats
+from harness.text.numbers import DASH, number, signed, signed_interval
 
 LEVELS = (1, 4, 16, 64)
 """Requests in flight. The first level is what the others are held against."""
@@ -164,10 +165,8 @@ def _change(verdict: Verdict | None) -> list[str]:
         return [DASH, DASH, ""]
     if verdict.change is None:
         return [DASH, DASH, MARKS["invalid"]]
-    interval = verdict.interval
-    shown = f"{gate.signed(interval[0])}..{gate.signed(interval[1])}" if interval else DASH
     identical = MARKS["identical"] if verdict.kind == "identical" else ""
-    return [gate.signed(verdict.change), shown, "≠" if moved(verdict) else identical]
+    return [signed(verdict.change), signed_interval(verdict.interval), "≠" if moved(verdict) else identical]
 
 
 def sentences(levels: Sequence[Level]) -> list[str]:

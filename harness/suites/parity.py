@@ -12,14 +12,13 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from harness.judge.baselines import ENOUGH_IN_COMMON
-from harness.judge.verdict import percent, signed
+from harness.judge.pairing import ENOUGH_IN_COMMON
 from harness.measure.validity import countable
-from harness.report.run_table import DASH, number
 from harness.results.prediction import Predicted, Summary, summarise
 from harness.results.records import CellRecord, PromptRecord
 from harness.stats import paired as stats
 from harness.stats.acceptance import Tally, added, histogram_of, overshoot_of, tally_of
+from harness.text.numbers import DASH, number, percent, share, signed, signed_interval
 
 MARGIN = 0.03
 """Share of the predicted tokens per step that serving may lack. Policy, as the gate's."""
@@ -162,7 +161,7 @@ def _kind(primary: stats.PairedRatio) -> Kind:
 
 def _sentence(kind: Kind, primary: stats.PairedRatio, *, same_text: int) -> str:
     low, high = (math.expm1(end) for end in primary.ci())
-    change = f"{percent(math.expm1(primary.estimate))}, 95 % CI {signed(low)}..{signed(high)}"
+    change = f"{percent(math.expm1(primary.estimate))}, 95 % CI {signed_interval((low, high))}"
     parts = [
         f"tokens per step {primary.r0:.2f} predicted, {primary.r1:.2f} served ({change})",
         f"paired over {primary.m} prompts, {same_text} with the same answer",
@@ -225,17 +224,17 @@ def rows(contract: Contract, benchmark: Tally | None) -> tuple[list[str], list[l
         body.append(
             [
                 f"position {i}",
-                _percent(contract.summary.trainer[i] if contract.summary else None),
-                _percent(contract.summary.full[i] if contract.summary else None),
-                _percent(position.predicted),
-                _percent(position.served),
+                share(contract.summary.trainer[i] if contract.summary else None),
+                share(contract.summary.full[i] if contract.summary else None),
+                share(position.predicted),
+                share(position.served),
                 signed(position.gap.estimate) if position.gap else DASH,
-                f"{signed(ends[0])}..{signed(ends[1])}" if ends else DASH,
-                _percent(acceptance[i] if i < len(acceptance) else None),
+                signed_interval(ends),
+                share(acceptance[i] if i < len(acceptance) else None),
             ]
         )
     if contract.primary:
-        low, high = (signed(math.expm1(end)) for end in contract.primary.ci())
+        low, high = (math.expm1(end) for end in contract.primary.ci())
         body.append(
             [
                 "tokens/step",
@@ -244,12 +243,8 @@ def rows(contract: Contract, benchmark: Tally | None) -> tuple[list[str], list[l
                 number(contract.primary.r0),
                 number(contract.primary.r1),
                 percent(math.expm1(contract.primary.estimate)),
-                f"{low}..{high}",
+                signed_interval((low, high)),
                 number(benchmark.tokens_per_step if benchmark else None),
             ]
         )
     return header, body
-
-
-def _percent(share: float | None) -> str:
-    return number(share, 1, scale=100)

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.config.cells import ServerSpec, canonical, server_spec
 from harness.config.prompts import Prompt
 from harness.config.stack import Drafter, Profile, Sampling, Stack
-from harness.engine.models import Say, cache_folder, resolve, sha256_of
+from harness.engine.models import cache_folder, resolve, sha256_of
 from harness.engine.server import Server, engine_facts, running
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import DraftgateError
@@ -36,6 +36,7 @@ from harness.stats.acceptance import METRIC_VERSION
 from harness.suites import known_answers as known
 from harness.suites.known_answers import Outcome, Place
 from harness.suites.random_drafter import write as write_guesser
+from harness.text.console import Say
 
 K = 3
 DRAFTER = "self"

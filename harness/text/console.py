@@ -5,9 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import os
 import sys
+from collections.abc import Callable
 
 from harness.errors import BadInput
-from harness.text import render as formats
+from harness.text.render import visible
+
+Say = Callable[[str], None]
+"""Says a line to whoever watches: on a terminal, in a log, or nowhere."""
 
 
 def show(text: str) -> None:
@@ -28,12 +32,12 @@ def show(text: str) -> None:
 
 def say(text: str) -> None:
     """Write a line with the time to standard output."""
-    show(f"{dt.datetime.now().astimezone():%H:%M:%S} {formats.visible(text)}\n")
+    show(f"{dt.datetime.now().astimezone():%H:%M:%S} {visible(text)}\n")
 
 
 def complain(text: str) -> None:
     """Write a sentence to standard error."""
-    sys.stderr.write(_plain(f"draftgate: {formats.visible(text)}\n", sys.stderr.encoding))
+    sys.stderr.write(_plain(f"draftgate: {visible(text)}\n", sys.stderr.encoding))
 
 
 def _plain(text: str, encoding: str | None) -> str:

@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from harness.errors import BadInput
 from harness.results.files import json_lines
-from harness.stats.degenerate import degenerate
+from harness.stats.text_quality import degenerate
 from tests.perf import DATA, ROOT, carry_out
 
 FOLDER = ROOT / "tests/data/degenerate"

@@ -7,17 +7,8 @@ import pytest
 
 from harness.errors import BadInput, BadRecord
 from harness.judge import baselines as baseline
-from harness.judge.baselines import (
-    ANCHOR,
-    Refused,
-    device_name,
-    find,
-    find_anchor,
-    move_anchor,
-    pair,
-    path_of,
-    store,
-)
+from harness.judge.baselines import ANCHOR, device_name, find, find_anchor, move_anchor, path_of, store
+from harness.judge.pairing import Refused, pair
 from harness.results.records import CellRecord, dump_cell, load
 from tests.unit.cells import HARD, IDENTITY, SAMPLED, cell, drafter, edited, some, worse
 from tests.unit.making import cell_name, failed_record, prompt_record

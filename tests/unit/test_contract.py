@@ -16,10 +16,11 @@ from scipy import stats as scipy_stats
 from fixtures import contract as fixture_module
 from harness.config.prompts import Prompt
 from harness.measure.validity import total
-from harness.report.run_table import DASH, text_table
+from harness.report.run_table import text_table
 from harness.results.prediction import Predicted, dump, walk
 from harness.results.records import CellRecord, Finding, PromptRecord
 from harness.suites.parity import Contract, compare, ended, rows
+from harness.text.numbers import DASH
 from tests.unit.making import cell_name, cell_record, failed_record, prompt_record
 
 K = 4

@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from harness.judge.verdict import Kind, Verdict, judge, percent, signed, worst
+from harness.judge.verdict import Kind, Verdict, judge, worst
 from harness.measure import validity
 from harness.results.records import CellRecord
 from harness.stats import paired as stats
+from harness.text.numbers import percent, signed
 from tests.unit.cells import (
     HARD,
     IDENTITY,

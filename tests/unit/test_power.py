@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from harness.errors import BadInput
-from harness.judge.baselines import Pairs
+from harness.judge.pairing import Pairs
 from harness.judge.verdict import judge_pairs
 from harness.results.records import PromptRecord, dump_cell
 from harness.stats import paired as stats

@@ -10,7 +10,7 @@ from hypothesis import example, given, strategies as st
 from harness.config.prompts import Prompt, load
 from harness.errors import BadInput
 from harness.plugin import DATA
-from harness.stats.language import in_language
+from harness.stats.text_quality import in_language
 
 SHIPPED = DATA / "prompts"
 SIZES = {"instruct": 120, "code": 24, "summary": 24, "imageprompt": 24, "warmup": 8}

@@ -8,7 +8,6 @@ from harness.report.run_table import (
     acceptance_rows,
     common_lines,
     footnotes,
-    number,
     report,
     speed_rows,
     speed_up,
@@ -16,6 +15,7 @@ from harness.report.run_table import (
     verdict_rows,
 )
 from harness.results.records import Finding
+from harness.text.numbers import number
 from tests.unit.making import cell_name, cell_record, prompt_record
 
 NGRAM = cell_record(prompt_record("a"), prompt_record("b"))

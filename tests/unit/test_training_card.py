@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from harness.report.run_table import DASH
+from harness.text.numbers import DASH
 from training.export import model_card
 
 SERVED: dict[str, Any] = {

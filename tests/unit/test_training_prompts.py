@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 
 from harness.config.prompts import load
 from harness.errors import BadInput, ServerFailed
-from harness.stats.language import in_language
+from harness.stats.text_quality import in_language
 from training import jsonl
 from training.answers.filter import read_prompts
 from training.errors import TrainingFailed

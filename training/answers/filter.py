@@ -11,8 +11,7 @@ from typing import IO, Any
 
 from harness.errors import BadInput
 from harness.results.files import write_atomically
-from harness.stats.degenerate import degenerate
-from harness.stats.language import in_language
+from harness.stats.text_quality import degenerate, in_language
 from training import jsonl
 from training.answers.progress import failures, well_formed
 from training.errors import TrainingFailed

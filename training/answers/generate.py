@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from harness.engine.http import NO_KEY
-from harness.engine.models import Say
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
+from harness.text.console import Say
 from training import jsonl, speculators_cli
 from training.answers.filter import decoder, read_prompts, select
 from training.answers.progress import Answers, errors_of, failures

@@ -6,7 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from harness.engine.models import Say, resolve
+from harness.engine.models import resolve
+from harness.text.console import Say
 from training.dataset import needed_bytes
 from training.errors import TrainingFailed
 from training.hidden.extract import finished, last_layer, layers_of

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harness.config.cells import ServerSpec
-from harness.engine.models import Say
 from harness.engine.server import Server
 from harness.engine.watchdog import Guard, guarded
+from harness.text.console import Say
 from training.errors import TrainingFailed
 from training.hidden.extract import Extractor, Progress, ServerGone
 from training.servers import Engines

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from harness.stats.language import in_language
+from harness.stats.text_quality import in_language
 from training.recipe import Prompts, Source
 from training.sources.decontamination import BenchmarkPrompts, id_of
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.engine.models import Say
 from harness.errors import BadInput
+from harness.text.console import Say
 from training import jsonl
 from training.errors import TrainingFailed
 from training.recipe import Recipe, Source

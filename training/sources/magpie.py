@@ -12,7 +12,7 @@ import openai
 from harness.engine.http import NO_KEY
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
-from harness.stats.degenerate import degenerate
+from harness.stats.text_quality import degenerate
 from training.recipe import Recipe, Source
 from training.tokenizer import tokenizer_of
 

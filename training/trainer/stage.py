@@ -16,9 +16,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from harness.engine.models import Say
 from harness.errors import BadInput
 from harness.results.files import write_atomically
+from harness.text.console import Say
 from training.dataset import train_ratio, train_rows
 from training.errors import TrainingFailed
 from training.hidden.disk_space import hidden_folder

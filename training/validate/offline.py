@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.config.prompts import HELD_OUT, hash_of, load_held_out
-from harness.engine.models import Say
 from harness.errors import BadInput
 from harness.results import prediction
 from harness.results.files import write_atomically
 from harness.results.prediction import Predicted
+from harness.text.console import Say
 from training import jsonl
 from training.answers import rows
 from training.recipe import Recipe

@@ -1,7 +1,8 @@
-"""Is an answer stuck: does it say the same over and over up to its end? Pure.
+"""Whether an answer got stuck in a loop, and whether it is in the language that was asked for. Pure.
 
-Three signs, for every language and for code: a piece that the end consists of, n-grams that come back, and
-how little the second half adds for a compressor. `python -m tests.perf.degenerate` prints how often it errs.
+Three signs of a loop, for every language and for code: the end is one piece again and again, n-grams come
+back, and the second half adds little for a compressor. `python -m tests.perf.degenerate` prints how often
+they err.
 """
 
 from __future__ import annotations
@@ -32,10 +33,22 @@ _LAST_NUMBER = re.compile(r"\n[ \t]*\d{1,3}[.)、]?\Z")
 _CUT = "\ufffd"
 """What is left of a letter of which max_tokens cut off a byte."""
 
+ENOUGH_LETTERS = 12
+
+_SCRIPTS = {
+    "en": (re.compile(r"[A-Za-z\u00c0-\u024f]"), 1 / 4),
+    "zh": (re.compile(r"[\u3400-\u9fff\uf900-\ufaff]"), 1),
+    # Japanese has Han letters too, about as many as kana: without these it would pass for Chinese.
+    "kana": (re.compile(r"[\u3041-\u30fa]"), 1),
+    "hangul": (re.compile(r"[\uac00-\ud7af]"), 1),
+}
+"""Letters, and what one says: a word of four Latin letters weighs as one Han letter."""
+KNOWN = ("en", "zh")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Signs:
-    """What there is to see in an answer."""
+    """What the end of an answer shows."""
 
     loop: bool
     """Its end is one piece, three times or more."""
@@ -44,7 +57,7 @@ class Signs:
 
     @property
     def stuck(self) -> bool:
-        """A loop, or one in which a word changes; saying something twice is none."""
+        """Whether it is a loop, or one in which a word changes; to say something twice is no loop."""
         return self.loop or (self.repeated >= REPEATED and self.cost <= COST)
 
 
@@ -56,7 +69,7 @@ def signs(text: str) -> Signs:
 
 
 def degenerate(text: str) -> bool:
-    """The answer has got stuck."""
+    """Whether the answer got stuck."""
     return signs(text).stuck
 
 
@@ -93,3 +106,16 @@ def _cost(text: str) -> float:
 def _deflated(data: bytes) -> int:
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     return len(deflate.compress(data)) + len(deflate.flush())
+
+
+def in_language(text: str, language: str) -> bool | None:
+    """Whether more than half of the letters are of the language's script; None where that can't be told.
+
+    It knows scripts, not languages: French passes for English, and simplified Chinese for Chinese.
+    """
+    if language not in KNOWN:
+        return None
+    weights = {name: len(script.findall(text)) * weight for name, (script, weight) in _SCRIPTS.items()}
+    if sum(weights.values()) < ENOUGH_LETTERS / 4:
+        return None
+    return weights[language] * 2 > sum(weights.values())

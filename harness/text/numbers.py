@@ -1,0 +1,31 @@
+"""How a figure prints: digits, sign, percent, and an em dash for what was not measured."""
+
+from __future__ import annotations
+
+DASH = "—"
+
+
+def number(value: float | None, digits: int = 2, *, scale: float = 1) -> str:
+    """`1.81`; an em dash for None."""
+    return DASH if value is None else f"{value * scale:.{digits}f}"
+
+
+def share(value: float | None) -> str:
+    """A share in percent, without the unit: `57.0`; an em dash for None."""
+    return number(value, 1, scale=100)
+
+
+def signed(change: float) -> str:
+    """A relative change in percent, with its sign and without the unit: `+1.2`, `-6.9`; never minus zero."""
+    shown = f"{100 * change:+.1f}"
+    return "0.0" if shown in ("+0.0", "-0.0") else shown
+
+
+def percent(change: float) -> str:
+    """`signed` with its unit: `+1.2 %`."""
+    return f"{signed(change)} %"
+
+
+def signed_interval(ends: tuple[float, float] | None) -> str:
+    """The two ends of an interval of changes, as `signed`: `-1.0..+2.3`; an em dash for None."""
+    return f"{signed(ends[0])}..{signed(ends[1])}" if ends else DASH
