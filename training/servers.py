@@ -6,8 +6,9 @@ import contextlib
 from pathlib import Path
 
 from harness.config.cells import ServerSpec, canonical
+from harness.engine.facts import engine_facts
 from harness.engine.models import resolve
-from harness.engine.server import Server, engine_facts, running
+from harness.engine.server import Server, running
 from harness.text.console import Say
 from training.recipe import Recipe
 

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,9 +16,10 @@ from typing import Any, Literal, NamedTuple
 from harness.config import stack as stacks
 from harness.config.prompts import load as load_prompts
 from harness.config.stack import Stack
+from harness.engine.facts import EngineFacts, engine_facts
 from harness.engine.models import cache_folder, resolve
-from harness.engine.server import EngineFacts, engine_facts
-from harness.errors import BadInput, DraftgateError, ServerFailed
+from harness.engine.server import free_port
+from harness.errors import BadInput, DraftgateError, PortTaken, ServerFailed
 from harness.provenance import record as provenance
 from harness.suites import selfcheck as calibration
 from harness.suites.known_answers import Outcome
@@ -122,14 +122,10 @@ def _disk(name: str, folder: Path) -> Line:
 
 
 def _port(port: int | None) -> Line:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port or 0))
-        except OSError as error:
-            return Line(
-                "bad", "port", f"{port}: {error.strerror}: end what listens there, or change engine.port"
-            )
+    try:
+        free_port(port)
+    except PortTaken as error:
+        return Line("bad", "port", str(error))
     return Line("ok", "port", f"{port} is free" if port else "any free one")
 
 

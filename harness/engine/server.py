@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import os
-import re
 import secrets
-import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,25 +19,12 @@ from typing import Any
 import psutil
 
 from harness.config.cells import ServerSpec
-from harness.engine import metrics, orphans as leftovers, supervisor
+from harness.engine import metrics, orphans, process as processes
+from harness.engine.facts import command_line, engine_facts, resolve_speculative, served_name
 from harness.engine.http import NO_KEY, Http, NoAnswer
 from harness.engine.models import resolve
-from harness.errors import BadInput, PortTaken, ServerFailed
+from harness.errors import PortTaken, ServerFailed
 from harness.text.console import Say
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EngineFacts:
-    """What an installed vLLM is, without importing it (that takes eight seconds)."""
-
-    version: str
-    package: str
-    per_request: bool
-    """It can report acceptance in each response."""
-    methods: frozenset[str]
-    """Words of its speculative configuration, the methods it knows among them."""
-    folder: str = ""
-    """Where the package lies."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,111 +71,8 @@ class Server:
     def stop(self) -> None:
         """End the engine and all that it started, a frozen one too; a server that is not ours is left."""
         if self.process:
-            _stop(self.process)
-            leftovers.end(self.process.pid, self.start_id)
-
-
-@functools.cache
-def engine_facts(python: str) -> EngineFacts:
-    """Look at the vLLM that `python` would start.
-
-    Raises:
-        ServerFailed: there is no such interpreter, or no vLLM in it.
-    """
-    code = (
-        "import importlib.util as u, importlib.metadata as m, json\n"
-        "s = u.find_spec('vllm')\n"
-        "d = m.packages_distributions().get('vllm') if s else None\n"
-        "print(json.dumps([s.submodule_search_locations[0], m.version(d[0]), d[0]] if d else None))"
-    )
-    try:
-        output = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-        found = json.loads(output.stdout)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise ServerFailed(f"cannot ask {python} which vLLM it has: {error}") from None
-    if not found:
-        raise ServerFailed(
-            f"{python} has no vLLM: run `make setup` (CPU), pip install 'draftgate[gpu]', "
-            "set engine.python in the stack, or attach to a server with --server-url"
-        )
-    folder, version, package = found
-
-    def source(relative: str) -> str:
-        try:
-            return (Path(folder) / relative).read_text(encoding="utf-8")
-        except OSError:
-            return ""
-
-    words = re.findall(r"[\"']([a-z0-9_]+)[\"']", source("config/speculative.py"))
-    return EngineFacts(
-        version=version,
-        package=package,
-        per_request="per_request_spec_decode_metrics" in source("config/observability.py"),
-        methods=frozenset(words),
-        folder=folder,
-    )
-
-
-def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def command_line(spec: ServerSpec, *, model: str, speculative: str | None, per_request: bool) -> list[str]:
-    """vLLM's arguments for `spec`, without host, port and key."""
-    target = spec.target
-    words = ["--model", model, "--served-model-name", served_name(spec), "--dtype", target.dtype]
-    for flag, value in (
-        ("--revision", target.revision),
-        ("--tokenizer", target.tokenizer),
-        ("--quantization", target.quantization),
-        ("--speculative-config", speculative),
-    ):
-        if value is not None:
-            words += [flag, value]
-    if target.trust_remote_code:
-        words.append("--trust-remote-code")
-    if per_request and speculative is not None:
-        words += ["--per-request-spec-decode-metrics", "detailed"]
-    for name, value in json.loads(spec.args).items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(flag)
-        elif value is False:
-            words.append(f"--no-{flag.removeprefix('--')}")
-        elif isinstance(value, list):
-            words += [flag, *(str(v) for v in value)]
-        else:
-            words += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
-    return words
-
-
-def served_name(spec: ServerSpec) -> str:
-    """The name that requests use for the target."""
-    reference = spec.target.model.removeprefix("embedded:")
-    return spec.target.served_name or Path(reference).name
-
-
-def resolve_speculative(spec: ServerSpec, *, target: str, say: Say) -> str | None:
-    """vLLM's speculative config with model references turned into folders.
-
-    Raises:
-        BadInput: a drafter's weights are not there.
-    """
-    if spec.speculative is None:
-        return None
-    config = json.loads(spec.speculative)
-    if config.get("model") == "target":
-        config["model"] = target
-    elif "model" in config:
-        try:
-            config["model"] = resolve(config["model"], say=say, python=spec.engine_python)
-        except BadInput as error:
-            raise BadInput(f"drafter {spec.drafter!r}: {error}") from None
-    return json.dumps(config)
+            processes.stop(self.process)
+            orphans.end(self.process.pid, self.start_id)
 
 
 @contextlib.contextmanager
@@ -223,7 +103,7 @@ def running(
     target = resolve(spec.target.model, say=say, python=spec.engine_python)
     speculative = resolve_speculative(spec, target=target, say=say)
     words = command_line(spec, model=target, speculative=speculative, per_request=facts.per_request)
-    leftovers.end_left(say)
+    orphans.end_left(say)
     start_id = secrets.token_hex(6)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{spec.label}-{start_id}.log"
@@ -240,18 +120,19 @@ def running(
         **({"VLLM_API_KEY": key} if locked else {}),
         "DRAFTGATE_MEND": patch,
         "DRAFTGATE_MEND_REPORT": str(report),
-        leftovers.MARK: start_id,
+        orphans.MARK: start_id,
     }
+    port = free_port(spec.port)
     began = time.monotonic()
-    process, port = _launch(python, words, spec, environment, log)
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
+    process = processes.start([*command, *words], log=log, environment=environment)
     noted = None
     try:
-        noted = leftovers.note(start_id=start_id, label=spec.label, session=process.pid)
-        url = f"http://127.0.0.1:{port}"
-        _wait_ready(url, process, log, spec, say=say, began=began)
+        noted = orphans.note(start_id=start_id, label=spec.label, session=process.pid)
+        _wait_ready(port, process, log, spec, say=say, began=began)
         started_s = round(time.monotonic() - began, 1)
         yield Server(
-            url=url,
+            url=_url(port),
             key=key,
             spec=spec,
             model=served_name(spec),
@@ -268,58 +149,57 @@ def running(
             process=process,
         )
     finally:
-        _stop(process)
-        leftovers.end(process.pid, start_id)  # where the supervisor was killed, its engine outlived it
-        leftovers.forget(noted)
+        processes.stop(process)
+        orphans.end(process.pid, start_id)  # where the supervisor was killed, its engine outlived it
+        orphans.forget(noted)
 
 
-def _launch(
-    python: str, words: list[str], spec: ServerSpec, environment: dict[str, str], log: Path
-) -> tuple[subprocess.Popen[bytes], int]:
-    port = spec.port or free_port()
+def free_port(wanted: int | None) -> int:
+    """The port that is wanted, or any other that nobody listened on a moment ago.
+
+    Raises:
+        PortTaken: it cannot be had.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
+            probe.bind(("127.0.0.1", wanted or 0))
+        except OSError as error:
             raise PortTaken(
-                f"port {port} is in use: another server listens there; "
-                "end it, change engine.port in the stack, or leave it out to get a free one"
+                f"port {wanted}: {error.strerror}: "
+                "end what listens there, change engine.port in the stack, or leave it out to get a free one"
             ) from None
-    engine = [python, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-P", supervisor.__file__, *engine, *words],
-            stdin=subprocess.PIPE,  # its end, however we end, is the supervisor's sign
-            stdout=output,
-            stderr=output,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is for pytest, which then stops the server itself
-        )
-    return process, port
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _wait_ready(
-    url: str, process: subprocess.Popen[bytes], log: Path, spec: ServerSpec, *, say: Say, began: float
+    port: int, process: subprocess.Popen[bytes], log: Path, spec: ServerSpec, *, say: Say, began: float
 ) -> None:
+    server = f"server {spec.label}"
     while True:
         if process.poll() is not None:
-            raise ServerFailed(_obituary(spec, log, f"died while loading (exit code {process.returncode})"))
+            raise ServerFailed(
+                processes.obituary(f"{server} died while loading (exit code {process.returncode})", log)
+            )
         waited = time.monotonic() - began
         if waited > spec.start_timeout_s:
-            raise ServerFailed(_obituary(spec, log, f"was not ready after {waited:.0f} s"))
+            raise ServerFailed(processes.obituary(f"{server} was not ready after {waited:.0f} s", log))
         with contextlib.suppress(NoAnswer):
-            Http(url).text("/health", timeout_s=5)
+            Http(_url(port)).text("/health", timeout_s=5)
             break
-        say(f"\rdraftgate: starting server {spec.label}: {waited:.0f} s")
+        say(f"\rdraftgate: starting {server}: {waited:.0f} s")
         time.sleep(0.25)
-    port = urllib.parse.urlsplit(url).port or 0
     stranger = _stranger(port, process.pid)
     if stranger:
         raise PortTaken(
-            f"port {port} was taken by another program ({stranger}) while server {spec.label} was starting: "
+            f"port {port} was taken by another program ({stranger}) while {server} was starting: "
             "end it, change engine.port in the stack, or leave it out to get a free one"
         )
+
+
+def _url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
 
 
 def _stranger(port: int, supervisor_pid: int) -> str | None:
@@ -340,53 +220,11 @@ def _stranger(port: int, supervisor_pid: int) -> str | None:
     return None
 
 
-def _obituary(spec: ServerSpec, log: Path, what: str) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"server {spec.label} {what}: {reason(lines)}\nthe end of {log}:\n" + "\n".join(
-        f"  {line[:300]}" for line in lines[-12:]
-    )
-
-
-_REASON = re.compile(r"(?:^|\s)((?:[A-Za-z_][\w.]*)?(?:Error|Exception|Exit|error)\b: *\S.*)")
-_EMPTY_REASONS = ("Engine core initialization failed", "Engine process failed")
-
-
-def reason(lines: list[str]) -> str:
-    """The line of a log that says why: the last error that is not just a consequence of another."""
-    candidates = []
-    for i, line in enumerate(lines):
-        found = _REASON.search(line)
-        if found:
-            text = found[1].strip()
-            if "validation error" in line and i + 1 < len(lines):
-                text = re.sub(r"^\(.*?\)\s*", "", lines[i + 1].strip()) or text
-            candidates.append(text)
-    telling = [c for c in candidates if not any(empty in c for empty in _EMPTY_REASONS)]
-    if telling or candidates:
-        return (telling or candidates)[-1][:400]
-    return lines[-1][:400] if lines else "it wrote nothing"
-
-
 def _patches(report: Path) -> tuple[dict[str, Any], ...]:
     with contextlib.suppress(OSError, ValueError, RecursionError):
         told = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
         return tuple(patch for patch in told if isinstance(patch, dict))
     return ()
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the engine: close the pipe, which asks; then ask harder."""
-    if process.stdin:
-        process.stdin.close()
-    process.send_signal(signal.SIGCONT)  # a supervisor that is frozen itself would end nobody
-    try:
-        process.wait(timeout=supervisor.GRACE_S + 10)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
-        process.kill()
-        process.wait()
 
 
 def unhealthy(server: Http) -> str | None:

@@ -28,6 +28,7 @@ from pydantic import Field
 
 from harness.engine import metrics
 from harness.engine.http import Http
+from harness.engine.process import tail
 from harness.engine.server import Server, unhealthy
 from harness.errors import BadInput, ServerFailed
 from harness.results.files import write_atomically
@@ -36,7 +37,7 @@ from harness.results.records import SCHEMA, Record, load
 STALL_SECONDS = 180
 MOST_STALLS = 3
 """So many stalls end what was going on."""
-_READINGS, _LOG_LINES, _LOG_BYTES = 200, 200, 200_000
+_READINGS, _LOG_LINES = 200, 200
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,7 +242,7 @@ class Guard:
         return stall
 
     def _keep(self, stall: Stall) -> Path | None:
-        now = time.monotonic()
+        now, log = time.monotonic(), self._server.log if self._server else None
         evidence = Evidence(
             at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             url=self._asked.url,
@@ -252,7 +253,7 @@ class Guard:
             readings=tuple(
                 {**reading, "time": round(reading["time"] - now, 1)} for reading in self._readings
             ),
-            log=_end_of(self._server.log if self._server else None),
+            log=tuple(tail(log)[-_LOG_LINES:]) if log else (),
             metrics=tuple(self._page.splitlines()),
         )
         try:
@@ -327,15 +328,3 @@ def _processes(pid: int | None) -> tuple[dict[str, Any], ...]:
             about = {"pid": process.pid, "name": process.name(), "status": process.status()}
             found.append({**about, "cpu_s": seconds})
     return tuple(found)
-
-
-def _end_of(log: Path | None) -> tuple[str, ...]:
-    if log is None:
-        return ()
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _LOG_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ()
-    return tuple(text.splitlines()[-_LOG_LINES:])

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.cells import Cell
+from harness.engine.facts import EngineFacts, engine_facts
 from harness.engine.models import cache_folder, sha256_of
-from harness.engine.server import EngineFacts, Server, engine_facts
+from harness.engine.server import Server
 from harness.errors import ServerFailed
 from harness.provenance.hardware import UNVERIFIED, clocks, environment, packages, packages_of
 from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files

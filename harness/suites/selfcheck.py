@@ -24,8 +24,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.config.cells import ServerSpec, canonical, server_spec
 from harness.config.prompts import Prompt
 from harness.config.stack import Drafter, Profile, Sampling, Stack
+from harness.engine.facts import engine_facts
 from harness.engine.models import cache_folder, resolve, sha256_of
-from harness.engine.server import Server, engine_facts, running
+from harness.engine.server import Server, running
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import DraftgateError
 from harness.measure import validity

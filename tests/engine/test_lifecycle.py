@@ -112,7 +112,7 @@ def test_a_port_in_use_is_said(draftgate: Draftgate, tmp_path: Path) -> None:
         done = draftgate.run("--stack", str(stack), *CELL)
 
     assert done.returncode == 1
-    assert f"port {port} is in use" in done.stdout
+    assert f"port {port}: Address already in use" in done.stdout
     assert "Traceback" not in done.stdout
 
 

@@ -15,7 +15,8 @@ import pytest
 from harness.config.cells import ServerSpec
 from harness.config.prompts import load as load_prompts
 from harness.config.stack import Stack, find, load
-from harness.engine.server import Server, resolve_speculative
+from harness.engine.facts import resolve_speculative
+from harness.engine.server import Server
 from harness.measure.probe import Answer
 from harness.plugin import DATA
 from harness.provenance import integrity

@@ -54,7 +54,7 @@ def test_a_port_that_is_taken_is_told(
         taken.listen()
         port = taken.getsockname()[1]
         assert examine(tmp_path, monkeypatch, f"port = {port}") == 1
-    assert f"bad port          {port}: Address already in use" in capsys.readouterr().out
+    assert f"bad port          port {port}: Address already in use" in capsys.readouterr().out
 
 
 def test_an_unknown_stack_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:

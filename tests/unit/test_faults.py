@@ -75,13 +75,7 @@ def test_a_port_that_was_taken_while_the_server_loads_is_not_ours(
 ) -> None:
     """The engine never answers, but somebody does."""
     fake.script.write_text("import time; time.sleep(1000)")
-    launch = servers._launch
-
-    def stolen(*words: object) -> object:
-        process, _ = launch(*words)  # type: ignore[arg-type]
-        return process, thief
-
-    monkeypatch.setattr(servers, "_launch", stolen)
+    monkeypatch.setattr(servers, "free_port", lambda _: thief)
 
     with (
         pytest.raises(PortTaken, match=rf"port {thief} was taken by another program \(process \d+\) while"),

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from harness.config import prompts, stack as stacks
 from harness.config.cells import cells
 from harness.config.prompts import Prompt, load_held_out
-from harness.engine import metrics, server as servers
+from harness.engine import facts, metrics, server as servers
 from harness.errors import DraftgateError, ServerFailed
 from harness.judge import baselines as baseline, collect as collecting, speedup
 from harness.judge.compare import compare
@@ -352,13 +352,13 @@ def test_a_stack(folder: Path, content: bytes) -> None:
         for one in measured:
             assert Path(str(one)).name == str(one)
             assert len(f".{one}.anchor.json.12345678") < 256
-            words = servers.command_line(
+            words = facts.command_line(
                 one.spec, model="/m", speculative=one.spec.speculative, per_request=True
             )
             assert all(isinstance(word, str) and "\0" not in word for word in words)
             assert one.spec.key
             with contextlib.suppress(DraftgateError):  # no such model here
-                servers.resolve_speculative(one.spec, target="/m", say=str)
+                facts.resolve_speculative(one.spec, target="/m", say=str)
         options = Options(
             stack=stack,
             profile_name=name,

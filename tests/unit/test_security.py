@@ -15,7 +15,7 @@ import pytest
 
 from harness.config import stack as stacks
 from harness.config.prompts import load_held_out
-from harness.engine import models, server as servers
+from harness.engine import facts, models, process as processes, server as servers
 from harness.errors import BadInput, BadRecord, ServerFailed
 from harness.judge import baselines as baseline
 from harness.judge.collect import collect
@@ -168,7 +168,7 @@ def test_code_that_came_with_a_model_is_told_below_the_tables_of_a_run() -> None
 
 def test_code_of_a_model_is_not_run_unless_the_stack_says_so() -> None:
     spec = server_spec()
-    words = servers.command_line(spec, model="org/tiny", speculative=None, per_request=False)
+    words = facts.command_line(spec, model="org/tiny", speculative=None, per_request=False)
     assert "--trust-remote-code" not in words
     assert not stacks.Target(model="org/tiny").trust_remote_code
 
@@ -194,16 +194,15 @@ def test_the_key_of_a_server_is_in_its_environment_alone(
 ) -> None:
     seen: list[tuple[list[str], dict[str, str]]] = []
 
-    def started(words: list[str], *, env: dict[str, str], **_: object) -> object:
-        seen.append((words, env))
+    def started(words: list[str], *, environment: dict[str, str], **_: object) -> object:
+        seen.append((words, environment))
         return SimpleNamespace(pid=1, returncode=0)
 
-    facts = servers.EngineFacts(version="0.32.0", package="vllm", per_request=True, methods=frozenset())
-    monkeypatch.setattr(servers, "engine_facts", lambda _: facts)
-    own = SimpleNamespace(Popen=started, PIPE=-1)
-    monkeypatch.setattr(servers, "subprocess", own)
+    engine = facts.EngineFacts(version="0.32.0", package="vllm", per_request=True, methods=frozenset())
+    monkeypatch.setattr(servers, "engine_facts", lambda _: engine)
+    monkeypatch.setattr(processes, "start", started)
     monkeypatch.setattr(servers, "_wait_ready", lambda *_, **__: None)
-    monkeypatch.setattr(servers, "_stop", lambda _: None)
+    monkeypatch.setattr(processes, "stop", lambda _: None)
     said: list[str] = []
     with servers.running(server_spec(), folder=tmp_path, say=said.append) as server:
         (words, env) = seen[0]

@@ -16,16 +16,9 @@ import pytest
 from harness.config.cells import ServerSpec, canonical
 from harness.config.stack import Target
 from harness.engine import supervisor
-from harness.engine.server import (
-    Server,
-    attach,
-    command_line,
-    engine_facts,
-    reason,
-    resolve_speculative,
-    running,
-    served_name,
-)
+from harness.engine.facts import command_line, engine_facts, resolve_speculative, served_name
+from harness.engine.process import reason
+from harness.engine.server import Server, attach, running
 from harness.errors import PortTaken, ServerFailed
 from tests.unit.fakes import FakeVllm, Reply, as_json, fake_vllm
 from tests.unit.making import server_spec
@@ -274,7 +267,7 @@ def test_a_port_in_use_is_named_before_a_start(fake_python: Path, tmp_path: Path
         port = int(other.url.rpartition(":")[2])
         spec = server_spec(engine_python=str(fake_python), port=port)
         with (
-            pytest.raises(PortTaken, match=f"port {port} is in use"),
+            pytest.raises(PortTaken, match=f"port {port}: Address already in use"),
             running(spec, folder=tmp_path / "log", say=print),
         ):
             pytest.fail("a server without its port has started")

@@ -21,17 +21,8 @@ ROOT = DATA.parent
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 FILES = sorted(file for name in ("harness", "fixtures", "training") for file in (ROOT / name).rglob("*.py"))
 
-RAISED = {
-    "BadInput",
-    "BadRecord",
-    "ServerFailed",
-    "PortTaken",
-    "NotMetrics",
-    "NoAnswer",
-    "Refused",
-    "BrokenInstrument",
-}
-RAISED |= {"TrainingFailed", "Stalled", "DraftgateError", "UsageError", "GateWarning", "_Wrong"}
+RAISED = {"BadInput", "BadRecord", "ServerFailed", "PortTaken", "NotMetrics", "Refused", "BrokenInstrument"}
+RAISED |= {"NoAnswer", "TrainingFailed", "Stalled", "DraftgateError", "UsageError", "GateWarning", "_Wrong"}
 """Calls whose first argument a user reads."""
 OWN = {"wrong": 1, "complain": 0, "fail": 0, "skip": 0}
 """Functions that make such a text of an argument, and which. Findings have entries by their codes."""

@@ -1,0 +1,124 @@
+"""What an installed vLLM is, and the command line that starts a server with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from harness.config.cells import ServerSpec
+from harness.engine.models import resolve
+from harness.errors import BadInput, ServerFailed
+from harness.text.console import Say
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """What an installed vLLM is, without importing it (that takes eight seconds)."""
+
+    version: str
+    package: str
+    per_request: bool
+    """It can report acceptance in each response."""
+    methods: frozenset[str]
+    """Words of its speculative configuration, the methods it knows among them."""
+    folder: str = ""
+    """Where the package lies."""
+
+
+@functools.cache
+def engine_facts(python: str) -> EngineFacts:
+    """Look at the vLLM that `python` would start.
+
+    Raises:
+        ServerFailed: there is no such interpreter, or no vLLM in it.
+    """
+    code = (
+        "import importlib.util as u, importlib.metadata as m, json\n"
+        "s = u.find_spec('vllm')\n"
+        "d = m.packages_distributions().get('vllm') if s else None\n"
+        "print(json.dumps([s.submodule_search_locations[0], m.version(d[0]), d[0]] if d else None))"
+    )
+    try:
+        output = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+        found = json.loads(output.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise ServerFailed(f"cannot ask {python} which vLLM it has: {error}") from None
+    if not found:
+        raise ServerFailed(
+            f"{python} has no vLLM: run `make setup` (CPU), pip install 'draftgate[gpu]', "
+            "set engine.python in the stack, or attach to a server with --server-url"
+        )
+    folder, version, package = found
+
+    def source(relative: str) -> str:
+        try:
+            return (Path(folder) / relative).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    words = re.findall(r"[\"']([a-z0-9_]+)[\"']", source("config/speculative.py"))
+    return EngineFacts(
+        version=version,
+        package=package,
+        per_request="per_request_spec_decode_metrics" in source("config/observability.py"),
+        methods=frozenset(words),
+        folder=folder,
+    )
+
+
+def command_line(spec: ServerSpec, *, model: str, speculative: str | None, per_request: bool) -> list[str]:
+    """vLLM's arguments for `spec`, without host, port and key."""
+    target = spec.target
+    words = ["--model", model, "--served-model-name", served_name(spec), "--dtype", target.dtype]
+    for flag, value in (
+        ("--revision", target.revision),
+        ("--tokenizer", target.tokenizer),
+        ("--quantization", target.quantization),
+        ("--speculative-config", speculative),
+    ):
+        if value is not None:
+            words += [flag, value]
+    if target.trust_remote_code:
+        words.append("--trust-remote-code")
+    if per_request and speculative is not None:
+        words += ["--per-request-spec-decode-metrics", "detailed"]
+    for name, value in json.loads(spec.args).items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value is False:
+            words.append(f"--no-{flag.removeprefix('--')}")
+        elif isinstance(value, list):
+            words += [flag, *(str(v) for v in value)]
+        else:
+            words += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
+    return words
+
+
+def served_name(spec: ServerSpec) -> str:
+    """The name that requests use for the target."""
+    reference = spec.target.model.removeprefix("embedded:")
+    return spec.target.served_name or Path(reference).name
+
+
+def resolve_speculative(spec: ServerSpec, *, target: str, say: Say) -> str | None:
+    """vLLM's speculative config with model references turned into folders.
+
+    Raises:
+        BadInput: a drafter's weights are not there.
+    """
+    if spec.speculative is None:
+        return None
+    config = json.loads(spec.speculative)
+    if config.get("model") == "target":
+        config["model"] = target
+    elif "model" in config:
+        try:
+            config["model"] = resolve(config["model"], say=say, python=spec.engine_python)
+        except BadInput as error:
+            raise BadInput(f"drafter {spec.drafter!r}: {error}") from None
+    return json.dumps(config)

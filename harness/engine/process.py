@@ -1,0 +1,98 @@
+"""Runs a child process under the supervisor: its start, its end, and what its log says when it failed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.engine import supervisor
+
+_TAIL_BYTES = 200_000
+_QUOTED_LINES, _LINE_LENGTH = 12, 300
+_REASON = re.compile(r"(?:^|\s)((?:[A-Za-z_][\w.]*)?(?:Error|Exception|Exit|error)\b: *\S.*)")
+_CONSEQUENCES = ("Engine core initialization failed", "Engine process failed")
+"""Errors that only say that there was another one."""
+
+
+def start(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start `command` under the supervisor, which ends it and all below it when this process is gone.
+
+    Args:
+        command: the program and its arguments.
+        log: what it writes is added there.
+        environment: the whole of it.
+
+    Returns:
+        The supervisor; `stop` ends it.
+    """
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-P", supervisor.__file__, *command],
+            stdin=subprocess.PIPE,  # when it closes, however we end, the supervisor ends the command
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for us: we end the command ourselves
+        )
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the supervisor and all below it: close its pipe, which asks; then ask harder."""
+    if process.stdin:
+        process.stdin.close()
+    process.send_signal(signal.SIGCONT)  # a supervisor that is frozen itself would end nobody
+    try:
+        process.wait(timeout=supervisor.GRACE_S + 10)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+        process.kill()
+        process.wait()
+
+
+def obituary(what: str, log: Path, *, begin: int = 0) -> str:
+    """A message that says what happened, why, and quotes the end of the log.
+
+    Args:
+        what: happened: `server ngram-k4 died while loading (exit code 1)`.
+        log: of the process.
+        begin: the byte at which its part of the log begins.
+    """
+    lines = tail(log, begin=begin)
+    quoted = "\n".join(f"  {line[:_LINE_LENGTH]}" for line in lines[-_QUOTED_LINES:])
+    return f"{what}: {reason(lines)}\nthe end of {log}:\n{quoted}"
+
+
+def tail(log: Path, *, begin: int = 0) -> list[str]:
+    """The last lines of a log that are not blank; none where it cannot be read.
+
+    A progress bar, which writes its line again and again, gives a line each time.
+    """
+    try:
+        with log.open("rb") as file:
+            file.seek(max(begin, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def reason(lines: Sequence[str]) -> str:
+    """The line of a log that says why: the last error that is not just a consequence of another."""
+    candidates = []
+    for i, line in enumerate(lines):
+        found = _REASON.search(line)
+        if found:
+            text = found[1].strip()
+            if "validation error" in line and i + 1 < len(lines):
+                text = re.sub(r"^\(.*?\)\s*", "", lines[i + 1].strip()) or text
+            candidates.append(text)
+    causes = [text for text in candidates if not any(other in text for other in _CONSEQUENCES)]
+    return (causes or candidates or lines or ["it wrote nothing"])[-1][:400]
