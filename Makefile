@@ -21,8 +21,13 @@ $(READY): $(wildcard requirements/*.lock) pyproject.toml
 bench: $(READY)
 	$(BIN)/python -m pytest bench_suites
 
+# The fast ones first: what fails there is not waited for.
 test: $(READY)
-	$(BIN)/python -m pytest tests/unit tests/engine -m "not nightly" --durations 10
+	@for tier in unit component engine; do \
+	  began=$$(date +%s); \
+	  $(BIN)/python -m pytest tests/$$tier -m "not nightly" --durations 10 || exit; \
+	  echo "tests/$$tier took $$(($$(date +%s) - began)) s"; \
+	done
 
 test-all: $(READY)
 	DRAFTGATE_FUZZ=long $(BIN)/python -m pytest tests

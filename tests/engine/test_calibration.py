@@ -33,7 +33,7 @@ def test_a_broken_instrument_stops_the_run_before_anything_is_measured(draftgate
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(("mend", "code"), [("1", 0), ("probe", 1)])
+@pytest.mark.parametrize(("patch", "code"), [("1", 0), ("probe", 1)])
 def test_the_engine_fault_is_not_lossless(draftgate: Draftgate, patch: str, code: int) -> None:
     done = draftgate.run(*LOSSLESS, env={"DRAFTGATE_MEND": patch})
 

@@ -10,8 +10,8 @@ from harness.judge import baselines as baseline
 from harness.judge.baselines import ANCHOR, device_name, find, find_anchor, move_anchor, path_of, store
 from harness.judge.pairing import Refused, pair
 from harness.results.records import CellRecord, dump_cell, load
-from tests.unit.cells import HARD, IDENTITY, SAMPLED, cell, drafter, edited, some, worse
-from tests.unit.making import cell_name, failed_record, prompt_record
+from tests.factories.records import cell_name, failed_record, prompt_record
+from tests.factories.simulated import HARD, IDENTITY, SAMPLED, cell, drafter, edited, some, worse
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from harness.provenance import integrity
 from harness.suites import known_answers as known, random_drafter as guessing, selfcheck as calibration
 from harness.suites.known_answers import Place
 from harness.suites.selfcheck import Calibration, Check
-from tests.unit.making import prompt_record, server_spec
+from tests.factories.records import prompt_record, server_spec
 
 
 def drawn(chances: list[float], *, seed: int, true: float | None = None, k: int = 3) -> list[Place]:

@@ -13,7 +13,7 @@ from hypothesis import example, given, strategies as st
 from harness.cli import main
 from harness.report.references import comment, figures_before, figures_in, read
 from harness.results.records import Finding
-from tests.unit.compared import cell, plain, write_cell, write_run
+from tests.factories.runs import cell, plain, write_cell, write_run
 
 ROOT = Path(__file__).parents[2]
 NGRAM = "chat-en-instruct-ngram-k4"

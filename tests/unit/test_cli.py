@@ -15,10 +15,10 @@ from harness.cli import main
 from harness.judge.baselines import ANCHOR
 from harness.results.records import CellRecord, Finding, load
 from harness.text import render as formats
-from tests.unit.compared import answer, cell, plain, write_cell, write_run
-from tests.unit.making import prompt_record
+from tests.factories.records import prompt_record
+from tests.factories.runs import answer, cell, plain, write_cell, write_run
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 ROOT = Path(__file__).parents[2]
 LOOPS = Finding(code="loops", hard=False, text="1 of 24 answers end in a loop")
 HOSTILE = "a|b<script>`x`\x1b[31m\nc"

@@ -14,8 +14,8 @@ from harness.judge.compare import Comparison, compare
 from harness.judge.speedup import SpeedRecord, write as write_speed
 from harness.report.labels import Labels
 from harness.results.records import CellRecord, Finding, dump_cell, load
-from tests.unit.compared import answer, cell, plain, write_cell, write_run
-from tests.unit.making import cell_name
+from tests.factories.records import cell_name
+from tests.factories.runs import answer, cell, plain, write_cell, write_run
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from harness.errors import BadInput
 from harness.measure.draft_vocab import Coverage, coverage, draft_vocabulary
 from harness.measure.engine_findings import findings
 from harness.results.records import Finding
-from tests.unit.making import cell_name
+from tests.factories.records import cell_name
 
 COLD = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
 WARM = {**COLD, "temperature": 0.7}

@@ -28,7 +28,7 @@ from harness.provenance import record as provenance
 from harness.results.journal import Journal
 from harness.results.records import CellRecord, RunRecord, dump_cell, load
 from harness.suites import selfcheck as calibration
-from tests.unit.making import cell_record, prompt_record
+from tests.factories.records import cell_record, prompt_record
 from training import recipe
 from training.answers import rows
 from training.export import export

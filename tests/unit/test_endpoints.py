@@ -22,7 +22,7 @@ from harness.suites.endpoints import (
     template_of,
     token_lines,
 )
-from tests.unit.making import cell_name, cell_record, prompt_record
+from tests.factories.records import cell_name, cell_record, prompt_record
 
 BOS, USER, END, ASSISTANT = 1, 10, 11, 12
 SHELL = Shell(before=(BOS, USER), after=(END, ASSISTANT), bos=BOS)

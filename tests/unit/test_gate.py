@@ -11,7 +11,7 @@ from harness.measure import validity
 from harness.results.records import CellRecord
 from harness.stats import paired as stats
 from harness.text.numbers import percent, signed
-from tests.unit.cells import (
+from tests.factories.simulated import (
     HARD,
     IDENTITY,
     SAMPLED,
@@ -25,7 +25,6 @@ from tests.unit.cells import (
     some,
     worse,
 )
-from tests.unit.making import cell_name
 
 
 def tokens_per_step(record: CellRecord) -> float:

@@ -7,8 +7,8 @@ from harness.judge.verdict import Kind, Verdict
 from harness.report.run_table import verdict_report
 from harness.results.records import CellRecord
 from harness.stats import paired as stats
-from tests.unit.cells import cell, drafter, worse
-from tests.unit.making import cell_name
+from tests.factories.records import cell_name
+from tests.factories.simulated import cell, drafter, worse
 
 
 def judged(kind: Kind, p: float | None) -> Verdict:

@@ -13,10 +13,10 @@ from harness.judge.pairing import Pairs
 from harness.judge.verdict import judge_pairs
 from harness.results.records import PromptRecord, dump_cell
 from harness.stats import paired as stats
+from tests.factories.records import prompt_record
+from tests.factories.simulated import SAMPLED, cell, drafter
 from tests.perf import ROOT, power
 from tests.perf.power import NOISES, Counts, Pool
-from tests.unit.cells import SAMPLED, cell, drafter
-from tests.unit.making import prompt_record
 
 GATE = ROOT / "baselines/smollm2-cpu/cpu/gate/acceptance"
 CELLS = 4000

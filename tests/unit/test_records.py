@@ -15,7 +15,7 @@ from harness.errors import BadInput, BadRecord
 from harness.results.files import read_text, write_atomically
 from harness.results.journal import Journal
 from harness.results.records import CellRecord, Finding, PromptRecord, RunRecord, dump_cell, in_order, load
-from tests.unit.making import cell_name, cell_record, failed_record, prompt_record
+from tests.factories.records import cell_name, cell_record, failed_record, prompt_record
 
 HEAD: dict[str, Any] = {"cell": "chat-en-instruct-ngram-k4", "identity": {"max_tokens": 64}, "seed": 0}
 NESTED = b"[" * 100_000

@@ -12,7 +12,7 @@ from harness.config.cells import ServerSpec
 from harness.engine.server import Server
 from harness.engine.slot import Slot
 from harness.errors import ServerFailed
-from tests.unit.making import server_spec
+from tests.factories.records import server_spec
 
 NONE, NGRAM = server_spec(drafter="none", k=0, speculative=None), server_spec()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.factories.records import prompt_record
 from tests.perf import soak
-from tests.unit.making import prompt_record
 
 
 def figures(*rss: int, **changes: Any) -> dict[str, Any]:

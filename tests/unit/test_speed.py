@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from harness.results.timing import speed_of
-from tests.unit.making import failed_record, prompt_record
+from tests.factories.records import failed_record, prompt_record
 
 
 def test_the_speed_of_two_prompts_one_after_the_other() -> None:

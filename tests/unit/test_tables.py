@@ -16,7 +16,7 @@ from harness.report.run_table import (
 )
 from harness.results.records import Finding
 from harness.text.numbers import number
-from tests.unit.making import cell_name, cell_record, prompt_record
+from tests.factories.records import cell_name, cell_record, prompt_record
 
 NGRAM = cell_record(prompt_record("a"), prompt_record("b"))
 PLAIN_PROMPT = prompt_record(

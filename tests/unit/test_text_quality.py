@@ -9,7 +9,6 @@ from hypothesis import given, strategies as st
 from harness.errors import BadInput
 from harness.stats.text_quality import WINDOW, degenerate, in_language, signs
 from tests.perf.degenerate import FOLDER, Answer, Rate, answers, false_alarms, misses, prompts, rows
-from tests.unit.texts import CHINESE, CODE, ENGLISH
 
 ANSWERS = answers()
 REAL = ("calibration", "held-out")

@@ -7,8 +7,8 @@ import pytest
 
 from harness.measure.validity import MARK, countable, findings, mostly_degenerate, remembers, total
 from harness.results.records import Finding, PromptRecord
-from tests.unit.making import cell_name, failed_record, prompt_record as cut_off
-from tests.unit.texts import CHINESE, CODE
+from tests.factories.records import cell_name, failed_record, prompt_record as cut_off
+from tests.factories.texts import CHINESE, CODE
 
 LOOP = "la " * 30
 

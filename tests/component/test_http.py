@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.engine.http import NO_KEY, Http, NoAnswer
-from tests.unit.fakes import FakeVllm, Reply, as_json, fake_vllm
+from tests.component.fake_vllm import FakeVllm, Reply, as_json, fake_vllm
 
 KEY = "sk-mine"
 

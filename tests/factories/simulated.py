@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.results.records import CellRecord, Finding, PromptRecord
-from tests.unit.making import cell_record, prompt_record
+from tests.factories.records import cell_record, prompt_record
 
 Table = NDArray[np.int64]
 """Accepted tokens by prompt and token; UNDRAFTED where nothing is proposed."""

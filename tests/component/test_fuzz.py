@@ -38,11 +38,11 @@ from harness.results.prediction import Predicted
 from harness.results.records import CellRecord, PromptRecord, RunRecord
 from harness.run import Options, Run
 from harness.text import render as formats
-from tests.unit.compared import cell, plain, write_cell
-from tests.unit.fakes import FakeVllm, Reply, fake_vllm
-from tests.unit.making import server_spec
-from tests.unit.test_client import CHAT, GOOD, RAW, raw_chunk, usage
-from tests.unit.test_metrics import PAGE
+from tests.component.fake_vllm import FakeVllm, Reply, fake_vllm
+from tests.component.test_client import CHAT, GOOD, RAW, raw_chunk, usage
+from tests.component.test_metrics import PAGE
+from tests.factories.records import server_spec
+from tests.factories.runs import cell, plain, write_cell
 from tests.unit.test_training_card import RECORDS, SERVED
 from training import jsonl as lines
 from training.answers import filter as selecting, progress as raw, rows

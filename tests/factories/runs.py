@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.results.records import CellRecord, PromptRecord, RunRecord, dump_cell
-from tests.unit.making import cell_name, cell_record, prompt_record
+from tests.factories.records import cell_name, cell_record, prompt_record
 
 PROMPTS = 24
 

@@ -9,7 +9,7 @@ from hypothesis import example, given, strategies as st
 from harness.engine.http import Http
 from harness.engine.metrics import SpecCounters, fetch, parse, settled
 from harness.errors import ServerFailed
-from tests.unit.fakes import Reply, fake_vllm
+from tests.component.fake_vllm import Reply, fake_vllm
 
 PAGE = """\
 # HELP process_start_time_seconds Start time of the process since unix epoch in seconds.

@@ -31,9 +31,9 @@ from harness.errors import BadRecord, ServerFailed
 from harness.measure.measurement import Measurement
 from harness.plugin import DATA
 from harness.results.records import CellRecord, RunRecord, load
-from tests.unit.fake_engine import Fake, bench
-from tests.unit.fakes import FakeVllm, Reply, fake_vllm
-from tests.unit.making import cell_name, server_spec
+from tests.component.fake_vllm import FakeVllm, Reply, fake_vllm
+from tests.component.vllm_like import Fake, bench
+from tests.factories.records import cell_name, server_spec
 
 # The rule
 

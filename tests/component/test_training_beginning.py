@@ -13,7 +13,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from harness.config.stack import Target  # noqa: E402
 from harness.errors import BadInput  # noqa: E402
-from tests.unit.eagle3 import tiny_eagle3  # noqa: E402
+from tests.factories.eagle3 import tiny_eagle3  # noqa: E402
 from training.export.export import export  # noqa: E402
 from training.trainer import warm_start  # noqa: E402
 from training.validate.eagle3 import EMBEDDINGS  # noqa: E402

@@ -33,10 +33,11 @@ from harness.results.journal import Journal
 from harness.results.records import CellName, CellRecord, Finding, RunRecord
 from harness.run import Options, Run
 from harness.text import render as formats
-from tests.unit import test_contract, test_endpoints
-from tests.unit.compared import cell, write_cell
-from tests.unit.fakes import Reply, as_json, fake_vllm
-from tests.unit.making import cell_name, cell_record, prompt_record, server_spec
+from tests.component import test_contract
+from tests.component.fake_vllm import Reply, as_json, fake_vllm
+from tests.factories.records import cell_name, cell_record, prompt_record, server_spec
+from tests.factories.runs import cell, write_cell
+from tests.unit import test_endpoints
 from training.export import model_card
 
 HOSTILE = "<script>alert(1)</script>|a`b\n\x1b[31m\x9b1m\u202ec"

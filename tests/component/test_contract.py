@@ -21,7 +21,7 @@ from harness.results.prediction import Predicted, dump, walk
 from harness.results.records import CellRecord, Finding, PromptRecord
 from harness.suites.parity import Contract, compare, ended, rows
 from harness.text.numbers import DASH
-from tests.unit.making import cell_name, cell_record, failed_record, prompt_record
+from tests.factories.records import cell_name, cell_record, failed_record, prompt_record
 
 K = 4
 TOKENS = 97

@@ -16,7 +16,7 @@ from harness.errors import BadInput, BadRecord
 from harness.results import prediction
 from harness.results.prediction import Predicted, summarise, walk
 from harness.stats.acceptance import overshoot_of
-from tests.unit.eagle3 import tiny_eagle3
+from tests.factories.eagle3 import tiny_eagle3
 from training.recipe import find_recipe, load_recipe
 from training.validate import offline
 from training.validate.eagle3 import Eagle3, Guesses, Sample

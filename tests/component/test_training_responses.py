@@ -14,8 +14,8 @@ from hypothesis import given, strategies as st
 from harness.engine.http import NO_KEY
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
-from tests.unit.fakes import as_json, fake_vllm
-from tests.unit.making import server_spec
+from tests.component.fake_vllm import as_json, fake_vllm
+from tests.factories.records import server_spec
 from training import jsonl, speculators_cli
 from training.answers import filter as answer_filter, generate
 from training.answers.progress import Answers, errors_of

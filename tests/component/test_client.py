@@ -12,7 +12,7 @@ from harness.config.stack import Profile, Sampling
 from harness.engine.metrics import SpecCounters
 from harness.measure.client import Client
 from harness.results.records import PromptRecord
-from tests.unit.fakes import FakeVllm, Reply, as_events, as_json, fake_vllm
+from tests.component.fake_vllm import FakeVllm, Reply, as_events, as_json, fake_vllm
 
 KEY = "sk-very-secret-0123456789"
 PROMPT = Prompt(id="instruct-001", language="en", text="Tell me about bread.")

@@ -24,10 +24,10 @@ from harness.plugin import DATA
 from harness.results.records import CellRecord, Finding, PromptRecord
 from harness.suites import load
 from harness.suites.load import Bound, Level
-from tests.unit.compared import answer, cell
-from tests.unit.fakes import Reply, fake_vllm
-from tests.unit.making import cell_name, failed_record, prompt_record, server_spec
-from tests.unit.test_metrics import PAGE
+from tests.component.fake_vllm import Reply, fake_vllm
+from tests.component.test_metrics import PAGE
+from tests.factories.records import cell_name, failed_record, prompt_record, server_spec
+from tests.factories.runs import answer, cell
 
 BOUND = Bound(ttft_s=1.0, tpot_s=0.1)
 

@@ -20,8 +20,8 @@ from harness.engine.facts import command_line, engine_facts, resolve_speculative
 from harness.engine.process import reason
 from harness.engine.server import Server, attach, running
 from harness.errors import PortTaken, ServerFailed
-from tests.unit.fakes import FakeVllm, Reply, as_json, fake_vllm
-from tests.unit.making import server_spec
+from tests.component.fake_vllm import FakeVllm, Reply, as_json, fake_vllm
+from tests.factories.records import server_spec
 
 # The command line
 

@@ -36,10 +36,10 @@ from harness.suites.endpoints import VARIANTS, Tokens, rendered, shell_of
 from harness.suites.known_answers import judge_greedy, judge_sampled
 from harness.suites.selfcheck import Calibration, Check
 from harness.text import render as formats
-from tests.unit.compared import cell, write_run
-from tests.unit.fakes import FakeVllm, Reply, fake_vllm
-from tests.unit.making import cell_name, prompt_record, server_spec
-from tests.unit.test_fuzz import CELL, CELL_FILE, as_bytes, damaged, fuzz, harmless, json_of, put, read
+from tests.component.fake_vllm import FakeVllm, Reply, fake_vllm
+from tests.component.test_fuzz import CELL, CELL_FILE, as_bytes, damaged, fuzz, harmless, json_of, put, read
+from tests.factories.records import cell_name, prompt_record, server_spec
+from tests.factories.runs import cell, write_run
 
 
 @pytest.fixture(scope="module")

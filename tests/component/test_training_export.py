@@ -13,8 +13,8 @@ from hypothesis import given, strategies as st
 from harness.config.stack import Target
 from harness.engine.models import sha256_of
 from harness.errors import BadInput
-from tests.unit.eagle3 import tiny_eagle3
-from tests.unit.making import cell_record, prompt_record
+from tests.factories.eagle3 import tiny_eagle3
+from tests.factories.records import cell_record, prompt_record
 from training.errors import TrainingFailed
 from training.export import export, served
 from training.export.scrub import public_name, recipe_toml, scrubbed

@@ -86,7 +86,7 @@ def test_what_breaks_off_with_the_trainer_is_no_error(
 
 def test_they_end_with_a_trainer_that_was_killed() -> None:
     """Torch's own watch is on their parent, the fork server, which waits for them."""
-    code = "from tests.unit.test_training_workers import trainer; trainer()"
+    code = "from tests.component.test_training_workers import trainer; trainer()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

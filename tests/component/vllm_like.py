@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.config.cells import ServerSpec
 from harness.config.stack import Target
 from harness.plugin import DATA
-from tests.unit.making import server_spec
+from tests.factories.records import server_spec
 
 ENGINE = '''\
 """A fake of vLLM's API server as a process: it answers until the file in FAKE_FREEZE is there."""
