@@ -8,6 +8,7 @@ from hypothesis import given, strategies as st
 
 from harness.errors import BadInput
 from harness.stats.text_quality import WINDOW, degenerate, in_language, signs
+from tests.factories.texts import CHINESE, CODE, ENGLISH
 from tests.perf.degenerate import FOLDER, Answer, Rate, answers, false_alarms, misses, prompts, rows
 
 ANSWERS = answers()
