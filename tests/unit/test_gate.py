@@ -11,6 +11,7 @@ from harness.measure import validity
 from harness.results.records import CellRecord
 from harness.stats import paired as stats
 from harness.text.numbers import percent, signed
+from tests.factories.records import cell_name
 from tests.factories.simulated import (
     HARD,
     IDENTITY,
