@@ -22,7 +22,6 @@ from harness.text.render import visible
 Values = tuple[float | None, ...]
 """Of a field: one, the two ends of an interval, or before, after and the change between them."""
 
-_COUNT = re.compile(r"\d+(?= of \d+ )")
 _COUNTED = {
     "loops": ("loops", MOSTLY),
     "other_language": ("other-language",),
@@ -203,8 +202,7 @@ def _figures(entry: Entry) -> dict[str, Values]:
         "tpot_ms": (speed.tpot_s * 1000 if speed else None,),
     }
     for name, codes in _COUNTED.items():
-        counts = [int(n[0]) for f in record.findings if f.code in codes and (n := _COUNT.match(f.text))]
-        known[name] = (sum(counts),)
+        known[name] = (sum(int(f.values.get("count", 0)) for f in record.findings if f.code in codes),)
     return known
 
 

@@ -18,9 +18,15 @@ from harness.errors import DraftgateError
 from harness.results.records import Finding, PromptRecord, Source
 from harness.stats.acceptance import histogram_of, steps_of_pieces, undrafted_steps
 
+NOT_REPORTED = "acceptance-not-reported"
+"""The `reason` in the finding of a request that was answered without its acceptance."""
 _MOST_TOKENS = 2**31
 Heard = Callable[[str, Sequence[int], Sequence[int]], None]
 """Told a prompt's id, the token ids that it was rendered to, and those of its answer."""
+
+
+class _NotReportedError(ValueError):
+    """The engine says nothing of acceptance in its responses."""
 
 
 @dataclasses.dataclass
@@ -192,9 +198,12 @@ class Client:
             error = "the stream ended without token counts (include_usage)"
         if self._heard:
             self._heard(prompt.id, stream.prompt_ids or (), stream.ids)
+        reason: dict[str, str] = {}
         try:
             if error is None:
                 return PromptRecord(**record, **self._counts(stream, stream.usage or {}, moved))
+        except _NotReportedError as problem:
+            error, reason = f"its acceptance does not add up: {problem}", {"reason": NOT_REPORTED}
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, DraftgateError) as problem:
             error = f"its acceptance does not add up: {problem}"
         return PromptRecord(
@@ -208,7 +217,7 @@ class Client:
             prompt_tokens=len(stream.prompt_ids or ()),
             output_tokens=len(stream.ids),
             finish="error",
-            findings=(Finding(code="request-failed", hard=True, text=f"{prompt.id}: {error}"),),
+            findings=(Finding.fatal("request-failed", f"{prompt.id}: {error}", **reason),),
         )
 
     async def _receive(self, body: dict[str, Any], into: _Stream) -> None:
@@ -275,7 +284,7 @@ class Client:
                 if histogram_of(accepted, self._k) != histogram:
                     raise ValueError(f"steps {list(accepted)} do not make the histogram {list(histogram)}")
         elif self._k:
-            raise ValueError("the response holds no metrics.speculative_decoding")
+            raise _NotReportedError("the response holds no metrics.speculative_decoding")
         if len(histogram) != self._k + 1:
             raise ValueError(f"the engine reports k = {len(histogram) - 1}, the cell is for {self._k}")
         return {

@@ -30,18 +30,17 @@ def findings(
     ]
     if covered is not None and covered.tokens and covered.share < ENOUGH_COVERAGE:
         found.append(
-            _soft(
+            Finding.note(
                 "draft-vocabulary",
                 f"the draft vocabulary ({covered.known} tokens) holds {covered.share:.1%} of the "
                 f"{covered.tokens} output tokens ({cell.language}): acceptance at position 0 can reach about "
                 f"{covered.share:.1%}, tokens per step {covered.most_per_step(cell.k):.1f}",
+                known=covered.known,
+                inside=covered.inside,
+                tokens=covered.tokens,
             )
         )
     return tuple(found)
-
-
-def _soft(code: str, text: str) -> Finding:
-    return Finding(code=code, hard=False, text=text)
 
 
 def _engine(cell: CellName, subject: Mapping[str, Any], *, sampled: bool) -> list[Finding]:
@@ -53,20 +52,20 @@ def _engine(cell: CellName, subject: Mapping[str, Any], *, sampled: bool) -> lis
         name = patch.get("fault")
         if sampled:
             text = f"the engine has the fault {name}, and no patch: acceptance at T > 0 is wrong"
-            found.append(Finding(code="engine-faulty", hard=True, text=text))
+            found.append(Finding.fatal("engine-faulty", text, fault=str(name)))
         else:
             text = f"the engine has the fault {name}, and no patch: at T=0 it changes nothing"
-            found.append(_soft("engine-faulty", text))
+            found.append(Finding.note("engine-faulty", text, fault=str(name)))
     changed = subject.get("engine_files")
     if isinstance(changed, Sequence) and not isinstance(changed, str) and changed:
         names = [f"{name} ({digest})" for name, digest in changed]
         more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
         text = f"files of the engine are not as its package brought them: {', '.join(names[:_FEW])}{more}"
-        found.append(_soft("engine-patched", text))
+        found.append(Finding.note("engine-patched", text))
     loaders = subject.get("loads_code") or ()
     if loaders:
         text = f"the engine's environment puts other code before its own: {', '.join(loaders)}"
-        found.append(_soft("engine-patched", text))
+        found.append(Finding.note("engine-patched", text))
     return found
 
 
@@ -88,10 +87,10 @@ def _defaults(defaults: Any, sampling: Mapping[str, Any]) -> list[Finding]:
             f"the server's defaults come from the model ({_listed(other)}); every request says otherwise "
             f"({said}), and one that says nothing has other figures"
         )
-        found.append(_soft("sampling-defaults", text))
+        found.append(Finding.note("sampling-defaults", text))
     if taken:
         text = f"in force, taken from the model's generation_config.json: {_listed(taken)}"
-        found.append(_soft("sampling-defaults", text))
+        found.append(Finding.note("sampling-defaults", text))
     return found
 
 

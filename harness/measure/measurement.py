@@ -21,7 +21,7 @@ from harness.engine.server import Server
 from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall, guarded, stalls_in
 from harness.errors import ServerFailed
 from harness.measure import draft_vocab as vocabulary, engine_findings as conditions, validity
-from harness.measure.client import Client, Heard, InFlight
+from harness.measure.client import NOT_REPORTED, Client, Heard, InFlight
 from harness.provenance import record as provenance
 from harness.results.files import write_atomically
 from harness.results.journal import Journal
@@ -274,7 +274,7 @@ class Measurement:
         async with self._client() as client:
             for prompt in self._warmups:
                 record = await self._ask(client, prompt, 0)
-                if self._server.attached and drafts and "metrics.speculative_decoding" in _why(record):
+                if self._server.attached and drafts and _not_reported(record):
                     self._by_counters = True
         if self._by_counters and self._cell.profile.concurrency > 1:
             raise ServerFailed(
@@ -328,5 +328,6 @@ class Measurement:
             self._done[record.prompt, record.repeat] = record
 
 
-def _why(record: PromptRecord) -> str:
-    return " ".join(f.text for f in record.findings)
+def _not_reported(record: PromptRecord) -> bool:
+    """Whether the answer came, but nothing about its acceptance."""
+    return any(finding.values.get("reason") == NOT_REPORTED for finding in record.findings)

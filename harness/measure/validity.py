@@ -78,29 +78,23 @@ def findings(
     tally = total(records)
     if cell.k and not any(r.failed for r in records):
         if not tally.verify_steps:
-            found.append(_hard("no-drafts", "the drafter proposed nothing in any step"))
+            found.append(Finding.fatal("no-drafts", "the drafter proposed nothing in any step"))
         elif not tally.accepted and tally.verify_steps >= ENOUGH_STEPS:
             found.append(
-                _hard("dead-drafter", f"none of {tally.verify_steps} drafts had its first token accepted")
+                Finding.fatal(
+                    "dead-drafter",
+                    f"none of {tally.verify_steps} drafts had its first token accepted",
+                    drafts=tally.verify_steps,
+                )
             )
     found += _soft_findings(cell, records, cut_off=cut_off)
-    found += [
-        _soft("engine-mended", f"the engine runs with a patch: {patch.get('fault')}")
-        for patch in patches
-        if patch.get("mended")
-    ]
+    for fault in (str(patch.get("fault")) for patch in patches if patch.get("mended")):
+        found.append(Finding.note("engine-mended", f"the engine runs with a patch: {fault}", fault=fault))
     if restarts:
         times = f"{len(restarts)} time{'s' * (len(restarts) > 1)}"
-        found.append(_soft("server-restarted", f"the server was restarted {times}: {'; '.join(restarts)}"))
+        text = f"the server was restarted {times}: {'; '.join(restarts)}"
+        found.append(Finding.note("server-restarted", text, count=len(restarts)))
     return tuple(found)
-
-
-def _hard(code: str, text: str) -> Finding:
-    return Finding(code=code, hard=True, text=text)
-
-
-def _soft(code: str, text: str) -> Finding:
-    return Finding(code=code, hard=False, text=text)
 
 
 def _unreconciled(records: Sequence[PromptRecord]) -> list[Finding]:
@@ -113,10 +107,13 @@ def _unreconciled(records: Sequence[PromptRecord]) -> list[Finding]:
         over = overshoot_of(r.histogram, undrafted=r.undrafted, output_tokens=r.output_tokens)
         if not 0 <= over <= k:
             found.append(
-                _hard(
+                Finding.fatal(
                     "not-reconciled",
                     f"{r.prompt}: steps and tokens do not add up: {r.output_tokens} output tokens, but "
                     f"1 + {r.output_tokens + over - 1} from its steps (an overshoot of 0 to {k} is possible)",
+                    prompt=r.prompt,
+                    output_tokens=r.output_tokens,
+                    overshoot=over,
                 )
             )
     return found
@@ -128,10 +125,12 @@ def _cut_by_the_engine(cut: Sequence[PromptRecord], of: int, max_tokens: int | N
         return []
     first = cut[0]
     return [
-        _hard(
+        Finding.fatal(
             "cut-by-max-model-len",
             f"{len(cut)} of {of} answers were cut before max_tokens ({max_tokens}), as {first.prompt} "
             f"at {first.prompt_tokens} + {first.output_tokens} tokens: raise max_model_len",
+            count=len(cut),
+            of=of,
         )
     ]
 
@@ -143,11 +142,12 @@ def _seen_before(records: Sequence[PromptRecord], cache: str) -> list[Finding]:
     if not again:
         return []
     return [
-        _hard(
+        Finding.fatal(
             "warm-suffix-cache",
             f"{len(again)} prompts were asked more than once of one server, and the drafter drafts from "
             f"earlier answers, though the cache should be {cache}: set suffix_decoding_max_cached_requests "
             "to 0, measure one repeat, or name the cache warm",
+            count=len(again),
         )
     ]
 
@@ -158,9 +158,11 @@ def _against_counters(
     found = []
     if moved["finished"] != requests:
         found.append(
-            _hard(
+            Finding.fatal(
                 "foreign-traffic",
                 f"the server finished {moved['finished']} requests while {requests} of ours ran",
+                finished=moved["finished"],
+                ours=requests,
             )
         )
     whole = [r for r in records if not r.failed]
@@ -172,12 +174,15 @@ def _against_counters(
     if len(whole) == len(records):
         wrong = [f"{name} {moved[name]} against {n} of ours" for name, n in ours.items() if moved[name] != n]
         if wrong:
-            found.append(_hard("counters-disagree", f"/metrics and the responses differ: {'; '.join(wrong)}"))
+            text = f"/metrics and the responses differ: {'; '.join(wrong)}"
+            more = {name: moved[name] - n for name, n in ours.items()}
+            found.append(Finding.fatal("counters-disagree", text, **more))
     if cache in ("cold", "off") and moved["cached"]:
         found.append(
-            _hard(
+            Finding.fatal(
                 "warm-cache",
                 f"{moved['cached']} prompt tokens came from the prefix cache, which should be {cache}",
+                cached=moved["cached"],
             )
         )
     return found
@@ -191,7 +196,8 @@ def _soft_findings(
 
     def tell(code: str, which: Sequence[PromptRecord], what: str) -> None:
         if which:
-            found.append(_soft(code, f"{len(which)} of {len(records)} {what}"))
+            text = f"{len(which)} of {len(records)} {what}"
+            found.append(Finding.note(code, text, count=len(which), of=len(records)))
 
     if cell.workload != "code":  # an answer in code has its own language
         other = [r for r in answered if in_language(r.text, cell.language) is False]
@@ -216,7 +222,7 @@ def _loops(cell: CellName, records: Sequence[PromptRecord]) -> list[Finding]:
         text += f"; {_without(rest, records)}"
     if mostly:
         text += f" ({MARK} mostly degenerate: no claim about speed)"
-    return [_soft(MOSTLY if mostly else "loops", text)]
+    return [Finding.note(MOSTLY if mostly else "loops", text, count=sum(stuck), of=len(records))]
 
 
 def _percents(tally: Tally) -> str:

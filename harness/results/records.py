@@ -12,7 +12,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from harness.errors import BadRecord
 from harness.results.files import read_text
@@ -30,6 +39,7 @@ _MOST = 2**53
 MOST_K = 1024
 """No engine drafts as many tokens a step."""
 _LEADS_AWAY = re.compile("[/\\\\\0\ud800-\udfff]")
+_COUNTED = re.compile(r"(?P<count>\d{1,9}) of (?P<of>\d{1,9}) ")
 _NAMED_AT_MOST = 64
 """Characters: the parts of a cell's name make a file name together."""
 
@@ -72,6 +82,34 @@ class Finding(Record):
     hard: bool
     """True: not a measurement. False: a footnote."""
     text: str
+    values: dict[str, int | float | str] = {}
+    """The numbers of the text by name, for a program: `count` and `of` where it says "3 of 40 answers"."""
+
+    @classmethod
+    def fatal(cls, code: str, text: str, **values: float | str) -> Self:
+        """One that says: this is not a measurement."""
+        return cls(code=code, hard=True, text=text, values=values)
+
+    @classmethod
+    def note(cls, code: str, text: str, **values: float | str) -> Self:
+        """A footnote."""
+        return cls(code=code, hard=False, text=text, values=values)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_file(cls, data: Any) -> Any:
+        """Files of older versions hold the numbers in the text alone."""
+        if isinstance(data, dict) and "values" not in data:
+            counted = _COUNTED.match(str(data.get("text")))
+            return {**data, "values": {k: int(n) for k, n in counted.groupdict().items()} if counted else {}}
+        return data
+
+    @model_serializer(mode="wrap")
+    def _without_empty_values(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if not self.values:
+            del written["values"]
+        return written
 
 
 class PromptRecord(Record):

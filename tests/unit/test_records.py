@@ -81,6 +81,31 @@ def test_a_cell_file_holds_chinese_as_it_is_and_its_schema_first(cell: CellRecor
     assert "一位燈塔管理員" in text
 
 
+def test_a_finding_carries_its_numbers(path: Path) -> None:
+    found = Finding.note("loops", "3 of 40 answers end in a loop", count=3, of=40)
+    write_atomically(path, dump_cell(cell_record(findings=(found,))))
+
+    assert load(path, CellRecord).findings[0].values == {"count": 3, "of": 40}
+
+
+def test_a_finding_without_numbers_is_written_as_it_always_was() -> None:
+    assert set(Finding.fatal("no-drafts", "none").model_dump()) == {"code", "hard", "text"}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("3 of 40 answers end in a loop", {"count": 3, "of": 40}),
+        ("the engine runs with a patch: 3 of 40 ", {}),
+        ("3 of them", {}),
+    ],
+)
+def test_the_numbers_of_an_older_files_finding_are_read_from_its_text(
+    text: str, values: dict[str, int]
+) -> None:
+    assert Finding.model_validate({"code": "loops", "hard": False, "text": text}).values == values
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_answer_reads_back(text: str) -> None:
     data = json.loads(dump_cell(cell_record(prompt_record(text=text))))
