@@ -7,19 +7,15 @@ draft token the target's number minus its own) or `t2d` (for each target token w
 from __future__ import annotations
 
 import dataclasses
-import json
-import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from harness.errors import BadInput
-
-_HEAD = 8
-"""Bytes that say how long the header of a safetensors file is."""
-_MOST_HEAD = 100_000_000  # the format's own limit
-_TYPES = {"I64": "<i8", "I32": "<i4", "BOOL": "?", "U8": "u1"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,23 +66,18 @@ def coverage(vocabulary: frozenset[int], emitted: Mapping[int, int]) -> Coverage
     )
 
 
-def _tensor(file: Path, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None:
+def _tensor(file: Path, name: str) -> NDArray[np.integer[Any] | np.bool_] | None:
     """One small tensor of a safetensors file, flat; None where it has no such tensor."""
     try:
-        with file.open("rb") as data:
-            (length,) = struct.unpack("<Q", data.read(_HEAD))
-            if length > _MOST_HEAD:
-                raise ValueError("its header is too long")  # noqa: TRY301
-            entry = json.loads(data.read(length)).get(name)
-            if entry is None:
+        with safe_open(file, framework="numpy") as tensors:
+            if name not in tensors.keys():  # noqa: SIM118 - it is no mapping
                 return None
-            begin, end = entry["data_offsets"]
-            if not 0 <= begin <= end <= file.stat().st_size - _HEAD - length:
-                raise ValueError("it lies outside the file")  # noqa: TRY301
-            data.seek(_HEAD + length + begin)
-            return np.frombuffer(data.read(end - begin), dtype=_TYPES[entry["dtype"]])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
+            values = np.asarray(tensors.get_tensor(name)).ravel()
+        if values.dtype.kind not in "iub":
+            raise ValueError(f"it holds {values.dtype}, no whole numbers")  # noqa: TRY301
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise BadInput(
             f"{file}: its map of the draft vocabulary ({name}) cannot be read ({error}): "
             "copy the drafter's folder anew"
         ) from None
+    return values

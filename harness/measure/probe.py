@@ -8,9 +8,11 @@ import json
 import math
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 from harness.config.prompts import Prompt
 from harness.config.stack import Profile
+from harness.engine.http import NoAnswer
 from harness.engine.metrics import settled
 from harness.engine.server import Server
 from harness.engine.watchdog import STALL_SECONDS, guarded
@@ -139,3 +141,49 @@ def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]
 def _are_logprobs(here: dict[int, float]) -> bool:
     """At most 0, but for rounding; and the likeliest of a vocabulary is not as good as impossible."""
     return bool(here) and _LEAST < max(here.values()) <= _ROUNDING and min(here.values()) > -math.inf
+
+
+class Tokens:
+    """A server's own tokenizer: the tokens that it makes of a prompt, without an answer."""
+
+    def __init__(self, server: Server) -> None:
+        """Nothing is sent yet."""
+        self._server = server
+
+    def chat(self, text: str) -> tuple[int, ...]:
+        """Of a user's message, with the template that the server applies.
+
+        Raises:
+            ServerFailed: no usable answer.
+        """
+        return self._ids({"messages": [{"role": "user", "content": text}]})
+
+    def raw(self, text: str, *, special: bool = True) -> tuple[int, ...]:
+        """Of a completion's prompt; `special`: with what the tokenizer puts before every text.
+
+        Raises:
+            ServerFailed: no usable answer.
+        """
+        return self._ids({"prompt": text, "add_special_tokens": special})
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones included.
+
+        Raises:
+            ServerFailed: no usable answer.
+        """
+        return str(self._post("detokenize", {"tokens": list(ids)}).get("prompt", ""))
+
+    def _ids(self, body: dict[str, Any]) -> tuple[int, ...]:
+        ids = self._post("tokenize", body).get("tokens")
+        if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+            raise ServerFailed(f"{self._server.url}/tokenize answers without tokens: use a newer engine")
+        return tuple(ids)
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._server.http.json(f"/{path}", {"model": self._server.model, **body}, timeout_s=30)
+        except NoAnswer as error:
+            if error.status == 404:  # noqa: PLR2004
+                raise ServerFailed(f"{error}: use an engine that has /tokenize") from None
+            raise

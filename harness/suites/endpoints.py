@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.config.prompts import Prompt, hash_of
-from harness.engine.http import NoAnswer
-from harness.engine.server import Server
 from harness.errors import ServerFailed
 from harness.measure import validity
+from harness.measure.probe import Tokens
 from harness.results.records import CellRecord, PromptRecord
 from harness.stats import paired as stats
 from harness.stats.acceptance import Tally, added
@@ -62,52 +61,6 @@ def _ends(ids: tuple[int, ...], with_: tuple[int, ...]) -> bool:
 
 def _count(ids: tuple[int, ...], part: tuple[int, ...]) -> int:
     return sum(ids[i : i + len(part)] == part for i in range(len(ids) - len(part) + 1)) if part else 0
-
-
-class Tokens:
-    """A server's own tokenizer: the tokens that it makes of a prompt, without an answer."""
-
-    def __init__(self, server: Server) -> None:
-        """Nothing is sent yet."""
-        self._server = server
-
-    def chat(self, text: str) -> tuple[int, ...]:
-        """Of a user's message, with the template that the server applies.
-
-        Raises:
-            ServerFailed: no usable answer.
-        """
-        return self._ids({"messages": [{"role": "user", "content": text}]})
-
-    def raw(self, text: str, *, special: bool = True) -> tuple[int, ...]:
-        """Of a completion's prompt; `special`: with what the tokenizer puts before every text.
-
-        Raises:
-            ServerFailed: no usable answer.
-        """
-        return self._ids({"prompt": text, "add_special_tokens": special})
-
-    def text(self, ids: Sequence[int]) -> str:
-        """The text of tokens, special ones included.
-
-        Raises:
-            ServerFailed: no usable answer.
-        """
-        return str(self._post("detokenize", {"tokens": list(ids)}).get("prompt", ""))
-
-    def _ids(self, body: dict[str, Any]) -> tuple[int, ...]:
-        ids = self._post("tokenize", body).get("tokens")
-        if not isinstance(ids, list) or not all(type(i) is int for i in ids):
-            raise ServerFailed(f"{self._server.url}/tokenize answers without tokens: use a newer engine")
-        return tuple(ids)
-
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return self._server.http.json(f"/{path}", {"model": self._server.model, **body}, timeout_s=30)
-        except NoAnswer as error:
-            if error.status == 404:  # noqa: PLR2004
-                raise ServerFailed(f"{error}: the audit needs an engine with /tokenize") from None
-            raise
 
 
 def shell_of(tokens: Tokens) -> Shell:

@@ -28,11 +28,11 @@ from harness.engine.watchdog import Evidence, stalls_in
 from harness.errors import DraftgateError
 from harness.judge import baselines as baseline
 from harness.measure import draft_vocab as vocabulary, engine_findings as conditions
-from harness.measure.probe import Answer
+from harness.measure.probe import Answer, Tokens
 from harness.provenance import record as provenance
 from harness.results.records import CellRecord, load
 from harness.suites import selfcheck as calibration
-from harness.suites.endpoints import VARIANTS, Tokens, rendered, shell_of
+from harness.suites.endpoints import VARIANTS, rendered, shell_of
 from harness.suites.known_answers import judge_greedy, judge_sampled
 from harness.suites.selfcheck import Calibration, Check
 from harness.text import render as formats
