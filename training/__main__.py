@@ -16,7 +16,7 @@ from harness.text.console import Say
 from training import stages
 from training.pipeline import STAGES, check_disk_space, outlook
 from training.recipe import find_recipe, load_recipe
-from training.servers import Engines
+from training.servers import open_slot
 
 INVALID, INTERRUPTED = 2, 130
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         base = stages.Context(
             recipe=recipe,
             work=options.work,
-            engines=Engines(options.work / "servers", say),
+            slot=open_slot(options.work / "servers", say),
             say=say,
             stall_seconds=options.stall_seconds,
             keep_hidden_states=options.keep_hidden_states,
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             stages.carry_out(STAGES, base, only=options.only, start=options.start)
         finally:
-            base.engines.drop()
+            base.slot.close()
     except KeyboardInterrupt:
         again = shlex.join(["python", "-m", "training", *words])
         sys.stderr.write(f"\ntraining: interrupted; what is done is kept. To go on: {again}\n")

@@ -25,7 +25,7 @@ def run(context: Context) -> dict[str, Any]:
         TrainingFailed: a cell was no valid measurement, or a served drafter broke its contract.
     """
     recipe, say = context.recipe, context.say
-    context.engines.drop()
+    context.slot.close()
     drafter = context.upstream["export"] / recipe.drafter
     stack = write_stack(context, drafter)
     results = context.folder / "results"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.results.files import as_line, writing
 from harness.text.console import Say
-from training import jsonl, speculators_cli
+from training import speculators_cli
 from training.answers.rows import Row, arranged, contents_of, digest, index, within
 from training.errors import TrainingFailed
 from training.recipe import Recipe
@@ -135,14 +136,14 @@ def _prepare(
     frequencies = Frequencies()
     source, cache = folder / "rows.jsonl", folder / "cache"
     places = positions_after_shuffle(len(rows))
-    with jsonl.writing(source) as file:
+    with writing(source) as file:
         contents = contents_of(responses_file, (rows[place] for place in places))
         for place, content in zip(places, contents, strict=True):
             ids, mask = within(content, length)
             row = rows[place]
             counter = frequencies.training if place < trained else frequencies.validation[row.language]
             counter.update(token for token, m in zip(ids, mask, strict=True) if m)
-            file.write(jsonl.as_line({"input_ids": ids, "loss_mask": mask}))
+            file.write(as_line({"input_ids": ids, "loss_mask": mask}))
     environment = {
         "HF_DATASETS_CACHE": str(cache),
         **({"HF_HUB_OFFLINE": "1"} if target.startswith("/") else {}),
@@ -224,9 +225,9 @@ def _write_held_out(folder: Path, responses_file: Path, rows: Sequence[Row], at_
             found[row.language] += 1
             chosen.append(row)
     chosen.sort(key=lambda row: row.language)
-    with jsonl.writing(folder / "held_out.jsonl") as file:
+    with writing(folder / "held_out.jsonl") as file:
         for content in contents_of(responses_file, chosen):
             told = {name: content[name] for name in ("id", "language", "source")}
             told |= {"workload": content.get("workload", "instruct"), "text": content["prompt"]}
-            file.write(jsonl.as_line({**told, "finish_reason": content.get("finish_reason")}))
+            file.write(as_line({**told, "finish_reason": content.get("finish_reason")}))
     return found

@@ -35,12 +35,12 @@ TOKENS_PER_ANSWER = 250
 def _serve(context: Context) -> Iterator[tuple[Server, Stall]]:
     """The target's server under the watchdog; another one after a stall."""
     spec, _ = base_spec(context.recipe, say=context.say, python=sys.executable)
-    server = context.engines.get(spec)
+    server = context.slot.get(spec)
     try:
         with guarded(server, stall_seconds=context.stall_seconds) as guard:
             yield server, lambda: guard.stalled.reason if guard.stalled else None
     except Stalled:
-        context.engines.drop()
+        context.slot.close()
         raise
 
 
@@ -62,7 +62,7 @@ def _prompts(context: Context) -> dict[str, Any]:
                         raise
                     context.say(f"the server stalled ({attempt} of {generate.MOST_STALLS}): {stalled()}")
                     opened.close()
-                    context.engines.drop()
+                    context.slot.close()
                     served.clear()
             raise AssertionError
 

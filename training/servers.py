@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 from harness.config.cells import ServerSpec, canonical
 from harness.engine.facts import engine_facts
 from harness.engine.models import resolve
-from harness.engine.server import Server, running
+from harness.engine.server import running
+from harness.engine.slot import Slot
 from harness.text.console import Say
 from training.recipe import Recipe
 
 
-class Engines:
-    """Starts servers; at most one runs."""
+def open_slot(folder: Path, say: Say) -> Slot:
+    """An empty slot for servers without a key: speculators' clients send none.
 
-    def __init__(self, folder: Path, say: Say) -> None:
-        self._folder, self._say = folder, say
-        self._spec: ServerSpec | None = None
-        self._server: Server | None = None
-        self._stack = contextlib.ExitStack()
-        self.starts = 0
-
-    def get(self, spec: ServerSpec) -> Server:
-        """A server for `spec`: the one that runs, or a new one.
-
-        Raises:
-            ServerFailed, BadInput: see `harness.engine.server.running`.
-        """
-        if self._server is None or self._spec != spec:
-            self.drop()
-            # speculators' clients send no key
-            start = running(spec, folder=self._folder, say=self._say, locked=False)
-            self._server = self._stack.enter_context(start)
-            self._spec = spec
-            self.starts += 1
-            self._say(f"server {spec.label} ready in {self._server.started_s} s")
-        return self._server
-
-    def drop(self) -> None:
-        """End the server that runs, if there is one."""
-        self._server = self._spec = None
-        self._stack.close()
+    Args:
+        folder: the servers' logs go there.
+        say: told what takes long.
+    """
+    return Slot(lambda spec: running(spec, folder=folder, say=say, locked=False), say)
 
 
 def is_cpu(recipe: Recipe, python: str) -> bool:

@@ -18,11 +18,11 @@ from typing import Any
 from filelock import FileLock
 
 from harness.config.cells import canonical
+from harness.engine.slot import Slot
 from harness.errors import BadInput
 from harness.results.files import write_atomically
 from harness.text.console import Say
 from training.recipe import Recipe
-from training.servers import Engines
 
 DONE, LOCK = "stage.json", ".lock"
 _SCHEMA = 1
@@ -35,7 +35,7 @@ class Context:
     recipe: Recipe
     work: Path
     """The folder that holds all folders."""
-    engines: Engines
+    slot: Slot
     say: Say
     stall_seconds: float = 180
     keep_hidden_states: bool = False

@@ -32,7 +32,7 @@ from harness.measure.client import Client
 from harness.report import export, run_table as tables
 from harness.report.compare_table import document
 from harness.results import prediction, records
-from harness.results.files import write_atomically
+from harness.results.files import as_line, complete_lines, write_atomically
 from harness.results.journal import Journal
 from harness.results.prediction import Predicted
 from harness.results.records import CellRecord, PromptRecord, RunRecord
@@ -44,7 +44,6 @@ from tests.component.test_metrics import PAGE
 from tests.factories.records import server_spec
 from tests.factories.runs import cell, plain, write_cell
 from tests.unit.test_training_card import RECORDS, SERVED
-from training import jsonl as lines
 from training.answers import filter as selecting, progress as raw, rows
 from training.export import export as exporting, scrub as portable, weights as folders
 from training.recipe import RECIPES, load_recipe
@@ -665,7 +664,7 @@ def test_answers_and_prompts_of_training(folder: Path, content: bytes) -> None:
         assert again == [row.digest for row in found]
     read(path, lambda: list(datasets.local(path)))
     read(path, lambda: selecting.read_prompts(path))
-    assert all(lines.as_line(data).encode() for data in lines.whole(path))
+    assert all(as_line(data).encode() for data in complete_lines(path))
     good = path.with_name("ask.jsonl")
     good.write_bytes(jsonl(ROWS))
     raw.Answers(good, path).waiting()

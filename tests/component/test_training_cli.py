@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from harness.engine.slot import Slot
 from training import __main__ as cli, stages
 from training.errors import TrainingFailed
 from training.hidden import disk_space
 from training.pipeline import STAGES
 from training.recipe import find_recipe, load_recipe
-from training.servers import Engines
+from training.servers import open_slot
 from training.stages import Context
 from training.trainer import stage
 
@@ -31,7 +32,7 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def started(*_: Any, **__: Any) -> None:
         raise Started
 
-    monkeypatch.setattr(Engines, "get", started)
+    monkeypatch.setattr(Slot, "get", started)
     monkeypatch.setattr("subprocess.Popen", started)
     monkeypatch.setattr(cli, "quiet", lambda _: None)  # it is for the whole process
 
@@ -171,7 +172,7 @@ def test_the_exact_room_is_looked_for_before_server_and_trainer(
     context = Context(
         recipe=load_recipe(find_recipe("smoke-cpu")),
         work=tmp_path,
-        engines=Engines(tmp_path / "servers", lambda _: None),
+        slot=open_slot(tmp_path / "servers", lambda _: None),
         say=lambda _: None,
         folder=tmp_path / "train-0",
         upstream={"dataset": data.parent},

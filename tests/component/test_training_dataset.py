@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from harness.errors import BadInput
-from training import dataset, jsonl, speculators_cli
+from harness.results.files import as_line
+from training import dataset, speculators_cli
 from training.answers.rows import Row, arranged, contents_of, digest, index
 from training.errors import TrainingFailed
 from training.recipe import Recipe
@@ -59,7 +60,7 @@ def response(name: str, **changes: Any) -> dict[str, Any]:
 
 def write(folder: Path, *contents: dict[str, Any]) -> Path:
     path = folder / "responses.jsonl"
-    path.write_text("".join(jsonl.as_line(content) for content in contents), encoding="utf-8")
+    path.write_text("".join(as_line(content) for content in contents), encoding="utf-8")
     return path
 
 

@@ -188,7 +188,7 @@ def ahead(folder: Path) -> Prefetcher:
         order=lambda: [1, 0],
         folder=folder,
         spec=nothing,
-        engines=nothing,
+        slot=nothing,
         trainer=nothing,
         metrics_file=folder / "metrics.jsonl",
         progress=Progress(wanted=2),
@@ -209,7 +209,7 @@ def test_no_server_is_started_where_all_hidden_states_are_there(tmp_path: Path) 
 
 def test_one_is_where_a_row_is_not(tmp_path: Path) -> None:
     (tmp_path / "hs_0.safetensors").touch()
-    with pytest.raises(AttributeError):  # there are no engines to get it from
+    with pytest.raises(AttributeError):  # there is no slot to get it from
         ahead(tmp_path).run()
 
 
@@ -226,7 +226,7 @@ def test_the_order_is_found_while_the_server_starts(tmp_path: Path) -> None:
             assert asked.wait(10)
             raise ServerFailed("no server, but both began")
 
-    begun = dataclasses.replace(ahead(tmp_path), order=order, engines=Starting())
+    begun = dataclasses.replace(ahead(tmp_path), order=order, slot=Starting())
     with pytest.raises(ServerFailed, match="both began"):
         begun.run()
 

@@ -14,9 +14,10 @@ from hypothesis import given, strategies as st
 from harness.engine.http import NO_KEY
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
+from harness.results.files import as_line, complete_lines, drop_torn_line, writing
 from tests.component.fake_vllm import as_json, fake_vllm
 from tests.factories.records import server_spec
-from training import jsonl, speculators_cli
+from training import speculators_cli
 from training.answers import filter as answer_filter, generate
 from training.answers.progress import Answers, errors_of
 from training.errors import Stalled, TrainingFailed
@@ -119,8 +120,8 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def ask(folder: Path, *texts: str) -> tuple[Path, Path]:
     """ask.jsonl with prompts p0, p1, ..., and where the answers go."""
     path = folder / "ask.jsonl"
-    with jsonl.writing(path) as file:
-        file.writelines(jsonl.as_line({"id": f"p{i}", "prompt": text}) for i, text in enumerate(texts))
+    with writing(path) as file:
+        file.writelines(as_line({"id": f"p{i}", "prompt": text}) for i, text in enumerate(texts))
     return path, folder / "raw.jsonl"
 
 
@@ -134,7 +135,7 @@ def regenerate(files: tuple[Path, Path], **changes: Any) -> list[str]:
 
 
 def answered(raw: Path) -> list[str]:
-    return [row["primary_id"] for row in jsonl.whole(raw)]
+    return [row["primary_id"] for row in complete_lines(raw)]
 
 
 # Sharing out
@@ -322,7 +323,7 @@ def test_progress_counts_whole_lines_and_each_prompt_once(tmp_path: Path) -> Non
     answers = Answers(*files)
     assert "0 of 3" in answers.progress()
     row = {"primary_id": "p0", "metadata": {"usage": {"completion_tokens": 7}}}
-    files[1].write_text(jsonl.as_line(row) * 2 + '{"primary_id": "p1"', encoding="utf-8")
+    files[1].write_text(as_line(row) * 2 + '{"primary_id": "p1"', encoding="utf-8")
     assert "1 of 3" in answers.progress()
     assert answers.waiting() == ["p1", "p2"]
     with files[1].open("a", encoding="utf-8") as file:
@@ -354,13 +355,13 @@ def test_speculators_itself_asks_every_prompt_word_for_word(tmp_path: Path) -> N
     with fake_vllm() as vllm:
         vllm.replies["/v1/chat/completions"] = as_json(reply)
         usable = server(url=vllm.url, model=folder, target_path=folder)
-        files[1].write_text(jsonl.as_line({"primary_id": "p3"}) + '{"primary_id": "p4"', encoding="utf-8")
+        files[1].write_text(as_line({"primary_id": "p3"}) + '{"primary_id": "p4"', encoding="utf-8")
         said = regenerate(files, server=usable, recipe=settings, temperature=0.5)
     bodies = [body for _, _, body in vllm.requests]
     assert sorted(body["messages"][0]["content"] for body in bodies) == sorted(t for t in texts if t != "1e3")
     asked = {**generate.sampling(0.5), "model": folder, "max_tokens": 7, "return_token_ids": True}
     assert all({k: v for k, v in body.items() if k != "messages"} == asked for body in bodies)
-    rows = list(jsonl.whole(files[1]))
+    rows = list(complete_lines(files[1]))
     assert sorted(row["primary_id"] for row in rows) == [f"p{i}" for i in range(7)]
     assert (rows[-1]["input_ids"], rows[-1]["loss_mask"]) == ([2, 3, 4, 5, 1], [0, 0, 1, 1, 1])
     assert rows[-1]["metadata"]["finish_reason"] == "length"
@@ -372,10 +373,10 @@ def test_speculators_itself_asks_every_prompt_word_for_word(tmp_path: Path) -> N
 
 def write_prompts(folder: Path, *prompts: Prompt) -> Path:
     path = folder / "prompts.jsonl"
-    with jsonl.writing(path) as file:
+    with writing(path) as file:
         for p in prompts:
             row = {"id": p.id, "language": p.language, "source": p.source, "workload": p.workload}
-            file.write(jsonl.as_line({**row, "text": p.text, "prompt": p.text}))
+            file.write(as_line({**row, "text": p.text, "prompt": p.text}))
     return path
 
 
@@ -403,7 +404,7 @@ def stage(folder: Path, monkeypatch: pytest.MonkeyPatch, *, hang: int) -> tuple[
 def test_the_stage_survives_two_stalls(tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts, starts = stage(tmp_path, monkeypatch, hang=2)
     assert (counts["kept"], counts["stalls"], starts) == (4, 2, 3)
-    rows = list(jsonl.whole(tmp_path / "responses.jsonl"))
+    rows = list(complete_lines(tmp_path / "responses.jsonl"))
     assert Counter(row["temperature"] for row in rows) == {0.0: 2, 0.7: 2}
     assert {row["id"] for row in rows} == {"p0", "p1", "p2", "p3"}
 
@@ -453,7 +454,7 @@ def select(
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Counts, dropped.json, and the ids kept; `says` gives an answer's text by its first token."""
     path = folder / "raw-t0.jsonl"
-    path.write_text("".join(jsonl.as_line(row) for row in rows), encoding="utf-8")
+    path.write_text("".join(as_line(row) for row in rows), encoding="utf-8")
     counts = answer_filter.select(
         folder,
         {p.id: p for p in prompts},
@@ -462,13 +463,13 @@ def select(
         decode=lambda ids: (says or {}).get(str(ids[0]) if ids else "", PROSE if ids else ""),
     )
     report = json.loads((folder / "dropped.json").read_text(encoding="utf-8"))
-    return counts, report, [row["id"] for row in jsonl.whole(folder / "responses.jsonl")]
+    return counts, report, [row["id"] for row in complete_lines(folder / "responses.jsonl")]
 
 
 def test_a_kept_row_tells_what_the_dataset_needs(tmp_path: Path) -> None:
     counts, report, kept = select(tmp_path, [raw("a")], prompt("a", "hello", source="template:x"))
     assert kept == ["a"]
-    assert next(jsonl.whole(tmp_path / "responses.jsonl")) == {
+    assert next(complete_lines(tmp_path / "responses.jsonl")) == {
         "id": "a",
         "language": "en",
         "source": "template:x",
@@ -515,7 +516,7 @@ def test_rows_that_are_dropped(tmp_path: Path, row: dict[str, Any], rule: str) -
 
 def test_a_duplicate_with_another_answer_loses_to_the_first(tmp_path: Path) -> None:
     select(tmp_path, [raw("a", tokens=20), raw("a", tokens=30)], prompt("a"))
-    (row,) = jsonl.whole(tmp_path / "responses.jsonl")
+    (row,) = complete_lines(tmp_path / "responses.jsonl")
     assert sum(row["loss_mask"]) == 20
 
 
@@ -523,11 +524,11 @@ def test_a_prompt_answered_at_two_temperatures_counts_once(tmp_path: Path) -> No
     raws = []
     for temperature in (0.0, 0.7):
         path = tmp_path / f"raw-t{temperature:g}.jsonl"
-        path.write_text(jsonl.as_line(raw("a")), encoding="utf-8")
+        path.write_text(as_line(raw("a")), encoding="utf-8")
         raws.append((temperature, path))
     counts = answer_filter.select(tmp_path, {"a": prompt("a")}, raws, recipe(), decode=lambda _: PROSE)
     assert (counts["kept"], counts["dropped_duplicate"]) == (1, 1)
-    assert next(jsonl.whole(tmp_path / "responses.jsonl"))["temperature"] == 0.0
+    assert next(complete_lines(tmp_path / "responses.jsonl"))["temperature"] == 0.0
 
 
 def test_cut_off_and_looping_answers_are_counted_where_they_are_kept(tmp_path: Path) -> None:
@@ -571,7 +572,7 @@ def test_an_answer_to_a_chinese_prompt_is_chinese(
 def test_errors_count_once_and_only_without_an_answer(tmp_path: Path) -> None:
     errors = [{"id": i, "metadata": {"error": f"ValueError({i})"}} for i in ("a", "b", "b", "c")]
     file = errors_of(tmp_path / "raw-t0.jsonl")
-    file.write_text("".join(jsonl.as_line(row) for row in errors), encoding="utf-8")
+    file.write_text("".join(as_line(row) for row in errors), encoding="utf-8")
     prompts = (prompt("a"), prompt("b", language="zh", source="x"), prompt("c"))
     counts, report, kept = select(tmp_path, [raw("a")], *prompts)
     assert (kept, counts["dropped_error"]) == (["a"], 2)
@@ -581,7 +582,7 @@ def test_errors_count_once_and_only_without_an_answer(tmp_path: Path) -> None:
 
 def test_nothing_left_is_told_with_the_counts(tmp_path: Path) -> None:
     file = errors_of(tmp_path / "raw-t0.jsonl")
-    file.write_text(jsonl.as_line({"id": "b", "metadata": {"error": "HTTP 401"}}), encoding="utf-8")
+    file.write_text(as_line({"id": "b", "metadata": {"error": "HTTP 401"}}), encoding="utf-8")
     with pytest.raises(TrainingFailed, match=r"none of the 2 prompts .*: error 1, short 1; .*: HTTP 401"):
         select(tmp_path, [raw("a", tokens=2)], prompt("a"), prompt("b"))
 
@@ -615,7 +616,7 @@ def test_every_row_is_kept_or_dropped_and_none_counts_twice(
 def test_the_answer_is_the_tokens_that_the_target_wrote(tmp_path: Path) -> None:
     path = tmp_path / "raw-t0.jsonl"
     ids = [2, 3, *[4, 5] * 5, 1]
-    path.write_text(jsonl.as_line(raw("a", input_ids=ids, loss_mask=[0, 0, *[1] * 11])), encoding="utf-8")
+    path.write_text(as_line(raw("a", input_ids=ids, loss_mask=[0, 0, *[1] * 11])), encoding="utf-8")
     decode = answer_filter.decoder(tokenizer_folder(tmp_path / "model"))
     answer_filter.select(
         tmp_path,
@@ -624,7 +625,7 @@ def test_the_answer_is_the_tokens_that_the_target_wrote(tmp_path: Path) -> None:
         recipe(responses={"drop_degenerate": False}),
         decode=decode,
     )
-    assert next(jsonl.whole(tmp_path / "responses.jsonl"))["answer"] == "the answer " * 4 + "the answer"
+    assert next(complete_lines(tmp_path / "responses.jsonl"))["answer"] == "the answer " * 4 + "the answer"
 
 
 def test_a_target_without_a_tokenizer(tmp_path: Path) -> None:
@@ -640,22 +641,22 @@ def test_a_target_without_a_tokenizer(tmp_path: Path) -> None:
 def test_mending_drops_the_torn_line_alone(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("mend") / "raw.jsonl"
     path.write_bytes(content)
-    assert jsonl.drop_torn_line(path) is bool(content and not content.endswith(b"\n"))
+    assert drop_torn_line(path) is bool(content and not content.endswith(b"\n"))
     assert path.read_bytes() == content[: content.rfind(b"\n") + 1]
-    assert not jsonl.drop_torn_line(path)
+    assert not drop_torn_line(path)
 
 
 def test_mending_a_last_line_longer_than_a_read(tmp_path: Path) -> None:
     path = tmp_path / "raw.jsonl"
     path.write_bytes(b"{}\n" + b"x" * 200_000)
-    assert jsonl.drop_torn_line(path)
+    assert drop_torn_line(path)
     assert path.read_bytes() == b"{}\n"
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("", "there is no prompt in it"),
+        ("", "the file is empty"),
         ("{}\n{", "line 1: there is no column 'id'; there are: none"),
         ('{"id": "a", "text": "t"}', "line 1: there is no column 'language'; there are: id, text"),
         ("\n[]", "line 2: not an object, but list"),
@@ -681,7 +682,7 @@ def test_a_prompts_file_that_cannot_be_used(tmp_path: Path, content: str, told: 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "responses.jsonl"
     path.write_text("before", encoding="utf-8")
-    with contextlib.suppress(KeyboardInterrupt), jsonl.writing(path) as file:
+    with contextlib.suppress(KeyboardInterrupt), writing(path) as file:
         file.write("half")
         raise KeyboardInterrupt
     assert path.read_text(encoding="utf-8") == "before"

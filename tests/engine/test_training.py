@@ -23,7 +23,7 @@ import pytest
 from tests.engine.conftest import ROOT, engines_of
 from training.export.served import HELD_OUT
 from training.recipe import find_recipe, load_recipe
-from training.servers import Engines
+from training.servers import open_slot
 from training.stages import Context
 from training.trainer import stage
 from training.trainer.checkpoints import Checkpoints, Step
@@ -341,13 +341,13 @@ def test_hidden_states_reach_the_trainer(tiny: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     recipe = load_recipe(find_recipe("smoke-cpu"), changes)
     said: list[str] = []
-    engines = Engines(tmp_path / "servers", said.append)
+    slot = open_slot(tmp_path / "servers", said.append)
     folder = tmp_path / "train"
     folder.mkdir()
     context = Context(
         recipe=recipe,
         work=tmp_path,
-        engines=engines,
+        slot=slot,
         say=said.append,
         folder=folder,
         upstream={"dataset": tiny / "dataset-tiny", "responses": tiny},
@@ -356,7 +356,7 @@ def test_hidden_states_reach_the_trainer(tiny: Path, tmp_path: Path) -> None:
     try:
         report = stage.run(context)
     finally:
-        engines.drop()
+        slot.close()
     print(report["times"])
 
     told = report["extraction"]

@@ -15,8 +15,8 @@ from hypothesis import given, settings, strategies as st
 
 from harness.config.prompts import load
 from harness.errors import BadInput, ServerFailed
+from harness.results.files import json_lines
 from harness.stats.text_quality import in_language
-from training import jsonl
 from training.answers.filter import read_prompts
 from training.errors import TrainingFailed
 from training.recipe import Recipe, Source
@@ -330,7 +330,7 @@ def test_templates_alone(tmp_path: Path) -> None:
 
     counts = run(tmp_path, recipe, ask=nobody, say=quiet)
 
-    rows = [line.data for line in jsonl.read(tmp_path / "prompts.jsonl")]
+    rows = [line.data for line in json_lines(tmp_path / "prompts.jsonl")]
     assert counts["prompts"] == len(rows) == 60
     assert all(row["prompt"] == row["text"] and row["id"] == id_of(row["text"]) for row in rows)
     assert {(row["source"], row["language"], row["workload"]) for row in rows} == {
@@ -559,7 +559,7 @@ def test_after_an_interruption_the_target_goes_on(tmp_path: Path) -> None:
     with pytest.raises(ServerFailed):
         collect(recipe, folder=tmp_path, ask=Target(fails_at=10), say=quiet)
     journal = tmp_path / "self-0.jsonl"
-    kept = len(list(jsonl.read(journal)))
+    kept = len(list(json_lines(journal)))
     with journal.open("a") as file:
         file.write('{"text": "torn')
 

@@ -10,7 +10,7 @@ import pytest
 from harness.errors import BadInput
 from training import stages
 from training.recipe import Recipe, find_recipe, load_recipe
-from training.servers import Engines
+from training.servers import open_slot
 from training.stages import Context, Stage
 
 
@@ -47,7 +47,7 @@ def base(tmp_path: Path) -> Context:
     return Context(
         recipe=recipe,
         work=tmp_path,
-        engines=Engines(tmp_path / "servers", lambda _: None),
+        slot=open_slot(tmp_path / "servers", lambda _: None),
         say=lambda _: None,
     )
 

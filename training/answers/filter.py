@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import BadInput
-from harness.results.files import write_atomically
+from harness.results.files import as_line, complete_lines, json_lines, write_atomically, writing
 from harness.stats.text_quality import degenerate, in_language
-from training import jsonl
 from training.answers.progress import failures, well_formed
 from training.errors import TrainingFailed
 from training.recipe import Recipe, Responses
@@ -55,13 +54,13 @@ def read_prompts(path: Path) -> dict[str, Prompt]:
         BadInput: with file and line.
     """
     found: dict[str, Prompt] = {}
-    for line in jsonl.read(path):
+    for line in json_lines(path):
         line.need({"id": str, "language": str, "source": str, "text": str})
         data = line.data
         if not data["text"].strip():
-            raise BadInput(f"{path}, line {line.number}: the prompt is empty")
+            raise BadInput(f"{line.where}: the prompt is empty")
         if data["id"] in found:
-            raise BadInput(f"{path}, line {line.number}: the id {data['id']!r} stands in an earlier line too")
+            raise BadInput(f"{line.where}: the id {data['id']!r} stands in an earlier line too")
         found[data["id"]] = Prompt(
             id=data["id"],
             language=data["language"],
@@ -69,8 +68,6 @@ def read_prompts(path: Path) -> dict[str, Prompt]:
             workload=str(data.get("workload", "instruct")),
             text=data["text"],
         )
-    if not found:
-        raise BadInput(f"{path}: there is no prompt in it")
     return found
 
 
@@ -102,7 +99,7 @@ def select(
         TrainingFailed: no answer is left.
     """
     tally = Tally()
-    with jsonl.writing(folder / "responses.jsonl") as file:
+    with writing(folder / "responses.jsonl") as file:
         _write_kept(file, prompts, raws, settings=recipe.responses, decode=decode, tally=tally)
     write_atomically(folder / "dropped.json", json.dumps(_report(tally), ensure_ascii=False, indent=1) + "\n")
     kept = sum(n for (name, _, _), n in tally.kept.items() if name == "all")
@@ -135,7 +132,7 @@ def _write_kept(
 ) -> None:
     seen: set[str] = set()
     for temperature, raw in raws:
-        for row in jsonl.whole(raw):
+        for row in complete_lines(raw):
             prompt = prompts.get(str(row.get("primary_id")))
             rule, met, answer = _judged(row, prompt, seen, settings, decode)
             if prompt is None or rule:
@@ -145,7 +142,7 @@ def _write_kept(
             tally.kept.update((name, prompt.language, prompt.source) for name in ("all", *met))
             tally.tokens += len(row["input_ids"])
             tally.supervised += sum(row["loss_mask"])
-            file.write(jsonl.as_line(_kept(row, prompt, temperature, answer)))
+            file.write(as_line(_kept(row, prompt, temperature, answer)))
     for _, raw in raws:
         for i, error in failures(raw).items():
             if i in seen:

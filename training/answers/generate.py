@@ -13,8 +13,9 @@ from pathlib import Path
 from harness.engine.http import NO_KEY
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
+from harness.results.files import as_line, drop_torn_line, writing
 from harness.text.console import Say
-from training import jsonl, speculators_cli
+from training import speculators_cli
 from training.answers.filter import decoder, read_prompts, select
 from training.answers.progress import Answers, errors_of, failures
 from training.errors import Stalled, TrainingFailed
@@ -148,8 +149,8 @@ def write_asks(folder: Path, prompts: Mapping[str, Prompt], recipe: Recipe) -> l
             ask_file=folder / f"ask-t{temperature:g}.jsonl",
             raw_file=folder / f"raw-t{temperature:g}.jsonl",
         )
-        with jsonl.writing(ask.ask_file) as file:
-            file.writelines(jsonl.as_line({"id": i, "prompt": prompts[i].text}) for i in ids)
+        with writing(ask.ask_file) as file:
+            file.writelines(as_line({"id": i, "prompt": prompts[i].text}) for i in ids)
         asks.append(ask)
     return asks
 
@@ -211,8 +212,8 @@ def regenerate(
             raise Stalled(reason)
 
     for _ in range(ROUNDS):
-        jsonl.drop_torn_line(out_file)
-        jsonl.drop_torn_line(errors_of(out_file))
+        drop_torn_line(out_file)
+        drop_torn_line(errors_of(out_file))
         if not answers.waiting():
             return
         answers.restart_clock()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training import jsonl
+from harness.results.files import complete_lines, json_lines
 from training.answers.rows import are_marks, are_tokens
 
 PERMANENT = ("InvalidResponseError(", "ValueError(")
@@ -23,7 +23,7 @@ def errors_of(raw_file: Path) -> Path:
 def failures(raw_file: Path) -> dict[str, str]:
     """Prompt id -> what the last of its failures was; it may have an answer since."""
     found = {}
-    for row in jsonl.whole(errors_of(raw_file)):
+    for row in complete_lines(errors_of(raw_file)):
         metadata = row.get("metadata")
         found[str(row.get("id"))] = str(metadata.get("error") if isinstance(metadata, dict) else metadata)
     return found
@@ -46,7 +46,7 @@ class Answers:
     """The answers so far to the prompts of one file."""
 
     def __init__(self, ask_file: Path, raw_file: Path) -> None:
-        self.asked = [str(line.data["id"]) for line in jsonl.read(ask_file)]
+        self.asked = [str(line.data["id"]) for line in json_lines(ask_file, may_be_empty=True)]
         self._raw_file = raw_file
         self._offset = 0
         self._tokens = 0

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import BadInput
-from training import jsonl
-from training.jsonl import Line
+from harness.results.files import Line, json_lines
 
 MOST_TOKENS = 2**31
 """No vocabulary has as many."""
@@ -54,12 +53,10 @@ def index(path: Path, length: int) -> tuple[list[Row], int]:
     rows: list[Row] = []
     seen: set[str] = set()
     unsupervised = 0
-    for line in jsonl.read(path):
+    for line in json_lines(path, may_be_empty=True):
         _check(line)
         if line.data["id"] in seen:
-            raise BadInput(
-                f"{path}, line {line.number}: the id {line.data['id']!r} stands in an earlier line too"
-            )
+            raise BadInput(f"{line.where}: the id {line.data['id']!r} stands in an earlier line too")
         seen.add(line.data["id"])
         ids, mask = within(line.data, length)
         if not any(mask):
@@ -83,16 +80,15 @@ def index(path: Path, length: int) -> tuple[list[Row], int]:
 
 def _check(line: Line) -> None:
     line.need(_NEEDED)
-    where = f"{line.path}, line {line.number}"
     ids, mask = line.data["input_ids"], line.data["loss_mask"]
     if not 0 <= line.data["temperature"] < 100:  # noqa: PLR2004 - NaN too is none
-        raise BadInput(f"{where}: {line.data['temperature']} is not a temperature")
+        raise BadInput(f"{line.where}: {line.data['temperature']} is not a temperature")
     if len(ids) != len(mask):
-        raise BadInput(f"{where}: {len(ids)} input_ids, but {len(mask)} in loss_mask")
+        raise BadInput(f"{line.where}: {len(ids)} input_ids, but {len(mask)} in loss_mask")
     if not are_tokens(ids):
-        raise BadInput(f"{where}: input_ids holds something that is no token id")
+        raise BadInput(f"{line.where}: input_ids holds something that is no token id")
     if not are_marks(mask):
-        raise BadInput(f"{where}: loss_mask holds something else than 0 and 1")
+        raise BadInput(f"{line.where}: loss_mask holds something else than 0 and 1")
 
 
 def are_tokens(values: Sequence[Any]) -> bool:

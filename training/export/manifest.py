@@ -14,7 +14,7 @@ from harness.engine.models import sha256_of
 from harness.errors import BadInput
 from harness.provenance.record import environment
 from harness.results import prediction
-from training import jsonl
+from harness.results.files import json_lines
 from training.export.scrub import public_name, recipe_values
 from training.recipe import Recipe
 from training.stages import DONE
@@ -60,9 +60,9 @@ def data_of(stages: Mapping[str, Path]) -> dict[str, Any]:
     answers: Counter[tuple[str, str]] = Counter()
     tokens: Counter[tuple[str, str]] = Counter()
     temperatures: Counter[str] = Counter()
-    for line in jsonl.read(stages["prompts"] / "prompts.jsonl"):
+    for line in json_lines(stages["prompts"] / "prompts.jsonl"):
         prompts[_place(line.data)] += 1
-    for line in jsonl.read(stages["responses"] / "responses.jsonl"):
+    for line in json_lines(stages["responses"] / "responses.jsonl"):
         answers[_place(line.data)] += 1
         tokens[_place(line.data)] += sum(line.data["loss_mask"])
         temperatures[str(float(line.data["temperature"]))] += 1

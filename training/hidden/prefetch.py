@@ -12,11 +12,11 @@ from pathlib import Path
 
 from harness.config.cells import ServerSpec
 from harness.engine.server import Server
+from harness.engine.slot import Slot
 from harness.engine.watchdog import Guard, guarded
 from harness.text.console import Say
 from training.errors import TrainingFailed
 from training.hidden.extract import Extractor, Progress, ServerGone
-from training.servers import Engines
 from training.trainer import metrics
 
 STALLS = 3
@@ -32,7 +32,7 @@ class Prefetcher:
     """Asked for once, while the first server starts: its answer takes seconds."""
     folder: Path
     spec: ServerSpec
-    engines: Engines
+    slot: Slot
     trainer: subprocess.Popen[bytes]
     metrics_file: Path
     progress: Progress
@@ -58,7 +58,7 @@ class Prefetcher:
             return
         with ThreadPoolExecutor(1, thread_name_prefix="order") as thread:
             ordering = thread.submit(self.order)
-            server = self.engines.get(self.spec)
+            server = self.slot.get(self.spec)
         self.server_s = time.monotonic() - began
         self._through(server, ordering.result())
 
@@ -69,14 +69,14 @@ class Prefetcher:
             if self.trainer.poll() is not None or self.progress.done >= self.progress.wanted:
                 return
             self.stalls += 1
-            self.engines.drop()
+            self.slot.close()
             if self.stalls == STALLS:
                 raise TrainingFailed(
                     f"the server stalled {STALLS} times while it extracted hidden states: {why}; its log is "
                     f"{server.log}; run the same command to go on with the {self._left()} rows that are left"
                 )
             self.say(f"the server stalled ({self.stalls} of {STALLS}): {why}; evidence beside {server.log}")
-            server = self.engines.get(self.spec)
+            server = self.slot.get(self.spec)
 
     def _all_there(self) -> bool:
         """They are where a training is resumed that had extracted all: no server is needed."""

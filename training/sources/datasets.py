@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from training import jsonl
+from harness.results.files import json_lines
 from training.recipe import Source
 
 COLUMNS = ("text", "prompt", "messages")
@@ -22,13 +22,12 @@ def local(path: Path) -> Iterator[str]:
     Raises:
         BadInput: with file, line, and the columns that there are.
     """
-    for line in jsonl.read(path):
-        where = f"{path}, line {line.number}"
+    for line in json_lines(path, may_be_empty=True):
         column = next((name for name in COLUMNS if name in line.data), None)
         if column is None:
             there = ", ".join(sorted(line.data)) or "none"
-            raise BadInput(f"{where}: there is no column {' or '.join(COLUMNS)}; there are: {there}")
-        yield _prompt_in(line.data[column], f"{where}: column {column!r}")
+            raise BadInput(f"{line.where}: there is no column {' or '.join(COLUMNS)}; there are: {there}")
+        yield _prompt_in(line.data[column], f"{line.where}: column {column!r}")
 
 
 def hub(source: Source, *, seed: int) -> Iterator[str]:

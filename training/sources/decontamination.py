@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import BadInput
-from training import jsonl
+from harness.results.files import json_lines
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "fixtures" / "prompts"
 HAN_PER_WORD = 1.5
@@ -58,7 +58,7 @@ class BenchmarkPrompts:
         """
         texts = []
         for path in sorted(BENCHMARK.glob("*/*.jsonl")):
-            for line in jsonl.read(path):
+            for line in json_lines(path):
                 line.need({"text": str})
                 texts.append(line.data["text"])
         if not texts:

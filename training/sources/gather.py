@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
+from harness.results.files import as_line, drop_torn_line, json_lines, writing
 from harness.text.console import Say
-from training import jsonl
 from training.errors import TrainingFailed
 from training.recipe import Recipe, Source
 from training.sources import datasets
@@ -81,8 +81,8 @@ def run(folder: Path, recipe: Recipe, *, ask: Ask, say: Say) -> dict[str, Any]:
         TrainingFailed: there is no prompt at all.
     """
     prompts, counts = collect(recipe, folder=folder, ask=ask, say=say)
-    with jsonl.writing(folder / FILE) as file:
-        file.writelines(jsonl.as_line(prompt.line()) for prompt in prompts)
+    with writing(folder / FILE) as file:
+        file.writelines(as_line(prompt.line()) for prompt in prompts)
     return counts
 
 
@@ -168,9 +168,9 @@ def _from_outside(share: Share, intake: Intake, *, seed: int) -> None:
 
 
 def _from_target(share: Share, intake: Intake, *, recipe: Recipe, ask: Ask, say: Say) -> None:
-    jsonl.drop_torn_line(share.journal)
+    drop_torn_line(share.journal)
     if share.journal.exists():
-        for line in jsonl.read(share.journal):
+        for line in json_lines(share.journal, may_be_empty=True):
             line.need({"text": (str, type(None))})
             if share.missing:
                 intake.take(share, line.data["text"])
@@ -180,7 +180,7 @@ def _from_target(share: Share, intake: Intake, *, recipe: Recipe, ask: Ask, say:
         likely = max(SMALLEST_BATCH, math.ceil(share.missing * OVER_ASK))
         texts = ask(share.source, share.made, min(largest, likely, most - share.made))
         with share.journal.open("a", encoding="utf-8") as file:
-            file.writelines(jsonl.as_line({"text": text}) for text in texts)
+            file.writelines(as_line({"text": text}) for text in texts)
         for text in texts:
             if share.missing:
                 intake.take(share, text)

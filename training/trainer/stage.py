@@ -76,7 +76,7 @@ def run(context: Context) -> dict[str, Any]:
     times: dict[str, float] = {}
     began = time.monotonic()
     if recipe.hidden_states.mode == "online":
-        server = context.engines.get(spec)
+        server = context.slot.get(spec)
         times["server_ready_s"] = time.monotonic() - began
         settings["arguments"] += ["--vllm-endpoint", f"{server.url}/v1"]
         with _trainer(settings, folder, recipe) as trainer:
@@ -88,7 +88,7 @@ def run(context: Context) -> dict[str, Any]:
                 order=lambda: trainers_order(lengths, split=split, recipe=recipe),
                 folder=hidden,
                 spec=spec,
-                engines=context.engines,
+                slot=context.slot,
                 trainer=trainer,
                 metrics_file=folder / "metrics.jsonl",
                 progress=progress,
@@ -100,14 +100,14 @@ def run(context: Context) -> dict[str, Any]:
             with FileLock(hidden.with_suffix(".lock")):  # another recipe may want the same files
                 ahead.run()
             finished(hidden, ended=True)
-            context.engines.drop()  # its memory is the trainer's now
+            context.slot.close()  # its memory is the trainer's now
             times |= {"server_ready_s": ahead.server_s, "extraction_s": ahead.seconds}
             times |= {"extracted_s": time.monotonic() - began, "stalls": ahead.stalls}
             _follow(trainer, folder, say)
     times["total_s"] = time.monotonic() - began
     _judge(folder)
     if recipe.hidden_states.mode == "ahead":
-        context.engines.drop()
+        context.slot.close()
         try:
             offline.run(
                 folder,

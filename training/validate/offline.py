@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from harness.config.prompts import HELD_OUT, hash_of, load_held_out
 from harness.errors import BadInput
 from harness.results import prediction
-from harness.results.files import write_atomically
+from harness.results.files import json_lines, write_atomically
 from harness.results.prediction import Predicted
 from harness.text.console import Say
-from training import jsonl
 from training.answers import rows
 from training.recipe import Recipe
 from training.validate.eagle3 import Drafter, Eagle3, Guesses, Sample, Tokens
@@ -90,13 +89,13 @@ def held_out(
     places = {
         rows.digest(data[row]["input_ids"], data[row]["loss_mask"]): row for row in range(first, len(data))
     }
-    for line in jsonl.read(responses_file):
+    for line in json_lines(responses_file):
         if line.data.get("id") not in wanted:
             continue
         ids, mask = rows.within(line.data, length)
         row = places.get(rows.digest(ids, mask))
         if row is None:
-            raise BadInput(f"{responses_file}, line {line.number}: its answer is not in the validation rows")
+            raise BadInput(f"{line.where}: its answer is not in the validation rows")
         states = hidden / f"hs_{row}.safetensors"
         if states.exists():  # a few may have been lost on the way: training goes on without them too
             whole = len(ids) == len(line.data["input_ids"])
