@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from harness.config.cells import ServerSpec, canonical
+from harness.config.cells import ServerSpec, server_spec
+from harness.config.stack import NO_DRAFTER
 from harness.engine.facts import engine_facts
 from harness.engine.models import resolve
 from harness.engine.server import running
@@ -35,20 +37,7 @@ def base_spec(recipe: Recipe, *, say: Say, python: str) -> tuple[ServerSpec, str
         BadInput: the model is not there.
     """
     target = resolve(recipe.target.model, say=say, python=recipe.engine.python)
-    args = dict(recipe.engine.args)
-    if is_cpu(recipe, python):
-        args.setdefault("enforce_eager", True)
-    spec = ServerSpec(
-        stack=recipe.name,
-        target=recipe.target.model_copy(update={"served_name": target}),
-        engine_python=recipe.engine.python,
-        port=recipe.engine.port,
-        args=canonical(args),
-        env=tuple(sorted(recipe.engine.env.items())),
-        drafter="none",
-        k=0,
-        speculative=None,
-        start_timeout_s=recipe.engine.start_timeout_s,
-        request_timeout_s=recipe.engine.request_timeout_s,
-    )
-    return spec, target
+    spec = server_spec(recipe, NO_DRAFTER, 0)
+    args = {"enforce_eager": True, **spec.args} if is_cpu(recipe, python) else spec.args
+    served = recipe.target.model_copy(update={"served_name": target})
+    return dataclasses.replace(spec, target=served, args=args), target

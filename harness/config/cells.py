@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
-from harness.config.stack import Profile, Stack, Target
+from harness.config.stack import Drafter, Engine, Profile, Stack, Target
 from harness.results.records import CellName
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ServerSpec:
     """All that decides what a server is; two cells with equal specs share one."""
 
@@ -20,21 +21,29 @@ class ServerSpec:
     target: Target
     engine_python: str | None
     port: int | None
-    args: str
-    """Canonical JSON of the engine's arguments."""
-    env: tuple[tuple[str, str], ...]
+    args: Mapping[str, Any]
+    """The engine's arguments by their names; values are JSON's."""
+    env: Mapping[str, str]
     drafter: str
     k: int
-    speculative: str | None
-    """Canonical JSON of vLLM's speculative config; None drafts nothing. Model references are still
-    unresolved, so that a plan can be made without weights."""
+    speculative: Mapping[str, Any] | None
+    """vLLM's speculative config; None drafts nothing. Model references are still unresolved, so that a plan
+    can be made without weights."""
     start_timeout_s: float
     request_timeout_s: float
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
-        """A short hash: the server's name in plans, logs and xdist groups."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+        """A short hash of all fields: the server's name in xdist groups."""
+        fields = {**vars(self), "target": self.target.model_dump()}
+        return hashlib.sha256(canonical(fields).encode()).hexdigest()[:12]
+
+    def __eq__(self, other: object) -> bool:
+        # Not field by field: to Python True is 1, to a command line it is not.
+        return isinstance(other, ServerSpec) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
     @property
     def label(self) -> str:
@@ -60,42 +69,46 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def server_spec(stack: Stack, drafter_name: str, k: int, *, prefix_cache: bool = True) -> ServerSpec:
-    """The server that measures `drafter_name` at `k`."""
-    drafter = stack.drafters[drafter_name]
+class Setup(Protocol):
+    """What a stack says of its servers; a training's recipe says it too."""
+
+    name: str
+    target: Target
+    engine: Engine
+
+
+def server_spec(setup: Setup, drafter: Drafter, k: int, *, prefix_cache: bool = True) -> ServerSpec:
+    """The server on which `drafter` proposes `k` tokens a step. The stack need not have it."""
+    engine = setup.engine
     speculative = None
     if drafter.method is not None:
-        config = {"method": drafter.method, "num_speculative_tokens": k, **drafter.settings}
+        speculative = {"method": drafter.method, "num_speculative_tokens": k, **drafter.settings}
         if drafter.model is not None:
-            config["model"] = drafter.model
-        speculative = canonical(config)
-    args = dict(stack.engine.args)
-    if not prefix_cache:
-        args["enable_prefix_caching"] = False
+            speculative["model"] = drafter.model
     return ServerSpec(
-        stack=stack.name,
-        target=stack.target,
-        engine_python=stack.engine.python,
-        port=stack.engine.port,
-        args=canonical(args),
-        env=tuple(sorted(stack.engine.env.items())),
-        drafter=drafter_name,
+        stack=setup.name,
+        target=setup.target,
+        engine_python=engine.python,
+        port=engine.port,
+        args=engine.args if prefix_cache else {**engine.args, "enable_prefix_caching": False},
+        env=engine.env,
+        drafter=drafter.name,
         k=k,
         speculative=speculative,
-        start_timeout_s=stack.engine.start_timeout_s,
-        request_timeout_s=stack.engine.request_timeout_s,
+        start_timeout_s=engine.start_timeout_s,
+        request_timeout_s=engine.request_timeout_s,
     )
 
 
 def cells(stack: Stack, profile_name: str, profile: Profile, *, workloads: tuple[str, ...]) -> Iterator[Cell]:
     """Every cell of a stack, drafter by drafter so that those of one server stand together."""
-    for drafter_name, drafter in stack.drafters.items():
+    for drafter in stack.drafters.values():
         for k in drafter.k:
-            spec = server_spec(stack, drafter_name, k, prefix_cache=profile.cache != "off")
+            spec = server_spec(stack, drafter, k, prefix_cache=profile.cache != "off")
             for endpoint in stack.endpoints:
                 for language in stack.languages:
                     for workload in workloads:
                         name = CellName(
-                            endpoint=endpoint, language=language, workload=workload, drafter=drafter_name, k=k
+                            endpoint=endpoint, language=language, workload=workload, drafter=drafter.name, k=k
                         )
                         yield Cell(name=name, spec=spec, profile_name=profile_name, profile=profile)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness.errors import BadInput
 from harness.results.records import MOST_K
@@ -101,6 +101,8 @@ class Drafter(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
+    name: str
+    """That of its table."""
     method: str | None = None
     model: str | None = None
     """A folder, a hub id, `embedded:NAME`, or `target`: the target drafts for itself."""
@@ -112,6 +114,10 @@ class Drafter(BaseModel):
     def settings(self) -> dict[str, Any]:
         """vLLM's own fields."""
         return dict(self.model_extra or {})
+
+
+NO_DRAFTER = Drafter(name=NONE)
+"""Drafts nothing: what speed-ups are measured from."""
 
 
 class Stack(_Table):
@@ -132,6 +138,16 @@ class Stack(_Table):
     start_seconds: float = Field(default=60, ge=0)
     tokens_per_second: float = Field(default=50, gt=0)
     """Both only for the estimated time of a plan."""
+
+    @field_validator("drafters", mode="before")
+    @classmethod
+    def _named(cls, tables: Any) -> Any:
+        if not isinstance(tables, dict):
+            return tables
+        for name, table in tables.items():
+            if isinstance(table, dict) and "name" in table:
+                raise ValueError(f"drafter {name!r} sets name; its name is that of its table")
+        return {name: t | {"name": name} if isinstance(t, dict) else t for name, t in tables.items()}
 
 
 def find(name: str, folder: Path) -> Path:

@@ -7,9 +7,11 @@ import functools
 import json
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from harness.config.cells import ServerSpec
+from harness.config.cells import ServerSpec, canonical
 from harness.engine.models import resolve
 from harness.errors import BadInput, ServerFailed
 from harness.text.console import Say
@@ -70,7 +72,9 @@ def engine_facts(python: str) -> EngineFacts:
     )
 
 
-def command_line(spec: ServerSpec, *, model: str, speculative: str | None, per_request: bool) -> list[str]:
+def command_line(
+    spec: ServerSpec, *, model: str, speculative: Mapping[str, Any] | None, per_request: bool
+) -> list[str]:
     """vLLM's arguments for `spec`, without host, port and key."""
     target = spec.target
     words = ["--model", model, "--served-model-name", served_name(spec), "--dtype", target.dtype]
@@ -78,7 +82,7 @@ def command_line(spec: ServerSpec, *, model: str, speculative: str | None, per_r
         ("--revision", target.revision),
         ("--tokenizer", target.tokenizer),
         ("--quantization", target.quantization),
-        ("--speculative-config", speculative),
+        ("--speculative-config", None if speculative is None else canonical(speculative)),
     ):
         if value is not None:
             words += [flag, value]
@@ -86,7 +90,7 @@ def command_line(spec: ServerSpec, *, model: str, speculative: str | None, per_r
         words.append("--trust-remote-code")
     if per_request and speculative is not None:
         words += ["--per-request-spec-decode-metrics", "detailed"]
-    for name, value in json.loads(spec.args).items():
+    for name, value in sorted(spec.args.items()):
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(flag)
@@ -95,7 +99,7 @@ def command_line(spec: ServerSpec, *, model: str, speculative: str | None, per_r
         elif isinstance(value, list):
             words += [flag, *(str(v) for v in value)]
         else:
-            words += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
+            words += [flag, canonical(value) if isinstance(value, dict) else str(value)]
     return words
 
 
@@ -105,7 +109,7 @@ def served_name(spec: ServerSpec) -> str:
     return spec.target.served_name or Path(reference).name
 
 
-def resolve_speculative(spec: ServerSpec, *, target: str, say: Say) -> str | None:
+def resolve_speculative(spec: ServerSpec, *, target: str, say: Say) -> dict[str, Any] | None:
     """vLLM's speculative config with model references turned into folders.
 
     Raises:
@@ -113,7 +117,7 @@ def resolve_speculative(spec: ServerSpec, *, target: str, say: Say) -> str | Non
     """
     if spec.speculative is None:
         return None
-    config = json.loads(spec.speculative)
+    config = dict(spec.speculative)
     if config.get("model") == "target":
         config["model"] = target
     elif "model" in config:
@@ -121,4 +125,4 @@ def resolve_speculative(spec: ServerSpec, *, target: str, say: Say) -> str | Non
             config["model"] = resolve(config["model"], say=say, python=spec.engine_python)
         except BadInput as error:
             raise BadInput(f"drafter {spec.drafter!r}: {error}") from None
-    return json.dumps(config)
+    return config

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Server:
     patches: tuple[dict[str, Any], ...] = ()
     """What the engine plug-in found and patched, a record for each process of the engine."""
     target_path: str | None = None
-    speculative: str | None = None
+    speculative: Mapping[str, Any] | None = None
     """vLLM's speculative config as it was given, model references resolved."""
     pid: int | None = None
     started_s: float | None = None
@@ -94,7 +94,7 @@ def running(
     """
     python = spec.engine_python or sys.executable
     facts = engine_facts(python)
-    method = json.loads(spec.speculative)["method"] if spec.speculative else None
+    method = spec.speculative["method"] if spec.speculative else None
     if method and facts.methods and method not in facts.methods:
         raise ServerFailed(
             f"{facts.package} {facts.version} does not know the method {method!r} of drafter "
@@ -116,7 +116,7 @@ def running(
         # reads the requests that wait on them, and those are lost.
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(math.ceil(spec.request_timeout_s) + 60),
         **({"HF_HUB_OFFLINE": "1"} if target.startswith("/") else {}),
-        **dict(spec.env),
+        **spec.env,
         **({"VLLM_API_KEY": key} if locked else {}),
         "DRAFTGATE_MEND": patch,
         "DRAFTGATE_MEND_REPORT": str(report),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 import secrets
 import threading
 import time
@@ -70,7 +69,7 @@ class Measurement:
         self._path = folder / f"{cell}.json"
         self._identity = provenance.identity(cell, server)
         self._subject = provenance.subject(cell, server)
-        drafter = json.loads(server.speculative).get("model") if server.speculative else None
+        drafter = server.speculative.get("model") if server.speculative else None
         self._vocabulary = vocabulary.draft_vocabulary(provenance.folder_of(drafter, None))
         self._emitted: Counter[int] = Counter()
         head = {"cell": str(cell), "identity": self._identity, "subject": self._subject, "seed": seed}

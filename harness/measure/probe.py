@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import math
 import secrets
 from collections.abc import Sequence
@@ -122,7 +121,7 @@ def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]
     Raises:
         ServerFailed: the server does not tell them.
     """
-    allowed = json.loads(server.spec.args).get("max_logprobs", 20)
+    allowed = server.spec.args.get("max_logprobs", 20)
     count = min(MOST_LOGPROBS, allowed) if isinstance(allowed, int) and allowed > 0 else MOST_LOGPROBS
     body = {"model": server.model, "prompt": list(ids), "max_tokens": 1, "prompt_logprobs": count}
     data = server.http.json("/v1/completions", body, timeout_s=_REQUEST_S)

@@ -77,10 +77,10 @@ def identity(cell: Cell, server: Server) -> dict[str, Any]:
 
 def subject(cell: Cell, server: Server) -> dict[str, Any]:
     """What a comparison is about."""
-    config = json.loads(server.speculative) if server.speculative else {}
+    config = dict(server.speculative or {})
     model = config.pop("model", None)
     revision = config.get("revision")
-    env = dict(cell.spec.env)
+    args, env = cell.spec.args, cell.spec.env
     facts = _facts(server)
     return {
         "drafter": cell.name.drafter,
@@ -96,8 +96,8 @@ def subject(cell: Cell, server: Server) -> dict[str, Any]:
         "engine_files": _changed(facts),
         "engine_env": without_secrets(env) if facts else UNVERIFIED,
         "loads_code": code_loaders({**os.environ, **env}) if facts else [],
-        "mounted": mounted_files(json.loads(cell.spec.args), env, config) if facts else UNVERIFIED,
-        "engine_args": without_secrets(json.loads(cell.spec.args)),
+        "mounted": mounted_files(args, env, config) if facts else UNVERIFIED,
+        "engine_args": without_secrets(args),
         "resolved_config": resolved_config(server.log),
         "sampling_defaults": sampling_defaults(server.log),
         "trust_remote_code": cell.spec.target.trust_remote_code,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import json
 import math
 import os
 import sys
@@ -99,23 +98,21 @@ class Calibration(BaseModel):
 
 def self_spec(stack: Stack, *, prefix_cache: bool = True) -> ServerSpec:
     """The server on which the target of a stack drafts for itself, whatever drafters the stack has."""
-    itself = Drafter(method="draft_model", model="target", k=(K,))
-    changed = stack.model_copy(update={"drafters": {DRAFTER: itself}})
-    return with_logprobs(server_spec(changed, DRAFTER, K, prefix_cache=prefix_cache))
+    itself = Drafter(name=DRAFTER, method="draft_model", model="target", k=(K,))
+    return with_logprobs(server_spec(stack, itself, K, prefix_cache=prefix_cache))
 
 
 def with_logprobs(spec: ServerSpec) -> ServerSpec:
     """The same server, allowed to tell as many log probabilities as are asked for here."""
-    args = json.loads(spec.args)
-    if "max_logprobs" in {name.replace("-", "_") for name in args}:
+    if "max_logprobs" in {name.replace("-", "_") for name in spec.args}:
         return spec
-    return dataclasses.replace(spec, args=canonical({**args, "max_logprobs": MOST_LOGPROBS}))
+    return dataclasses.replace(spec, args={**spec.args, "max_logprobs": MOST_LOGPROBS})
 
 
 def key_of(spec: ServerSpec, *, target: str, patch: str) -> str:
     """All that may change what calibrating gives, hashed; `target` is its folder or hub id."""
     facts = engine_facts(spec.engine_python or sys.executable)
-    env = {**os.environ, **dict(spec.env)}
+    env = {**os.environ, **spec.env}
     described = {
         "version": (VERSION, METRIC_VERSION),
         "engine": (facts.package, facts.version, spec.engine_python),
@@ -236,8 +233,7 @@ def guessing(
         return Check(name=name, outcome="not checked", text="— (the target is no folder here)")
     weights = folder.resolve() / "random-weights"  # a relative path is no folder to a stack
     write_guesser(weights, target=target, tokens=often, k=K)
-    drafter = Drafter(method="eagle3", model=str(weights), k=(K,))
-    spec = server_spec(stack.model_copy(update={"drafters": {"random": drafter}}), "random", K)
+    spec = server_spec(stack, Drafter(name="random", method="eagle3", model=str(weights), k=(K,)), K)
     with running(spec, folder=folder, say=say, patch=patch) as server:
         answers, hard = ask(server, prompts, Profile(prompts=len(prompts), max_tokens=64))
     if hard:
@@ -264,6 +260,7 @@ def synthetic(stack: Stack, prompts: Sequence[Prompt], *, folder: Path, say: Say
         return Check(name=name, outcome="not checked", text=why)
     itself = Drafter.model_validate(
         {
+            "name": DRAFTER,
             "method": "draft_model",
             "model": "target",
             "k": (K,),
@@ -271,7 +268,7 @@ def synthetic(stack: Stack, prompts: Sequence[Prompt], *, folder: Path, say: Say
             "synthetic_acceptance_rates": list(_RATES),
         }
     )
-    spec = server_spec(stack.model_copy(update={"drafters": {DRAFTER: itself}}), DRAFTER, K)
+    spec = server_spec(stack, itself, K)
     with running(spec, folder=folder, say=say, patch=patch) as server:
         answers, hard = ask(server, prompts, Profile(prompts=len(prompts), max_tokens=64))
     if hard:

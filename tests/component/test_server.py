@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.config.cells import ServerSpec, canonical
+from harness.config.cells import ServerSpec
 from harness.config.stack import Target
 from harness.engine import supervisor
 from harness.engine.facts import command_line, engine_facts, resolve_speculative, served_name
@@ -28,7 +28,7 @@ from tests.factories.records import server_spec
 
 def arguments(**args: object) -> list[str]:
     """What `[engine.args]` adds to the command line."""
-    spec = server_spec(args=canonical(args))
+    spec = server_spec(args=args)
     plain = command_line(server_spec(), model="/m", speculative=None, per_request=False)
     words = command_line(spec, model="/m", speculative=None, per_request=False)
     assert words[: len(plain)] == plain
@@ -66,7 +66,7 @@ def test_all_that_a_target_says_is_passed_on() -> None:
     )  # fmt: skip
 
     words = command_line(
-        server_spec(target=target), model="org/tiny", speculative='{"method": "ngram"}', per_request=True
+        server_spec(target=target), model="org/tiny", speculative={"method": "ngram"}, per_request=True
     )
 
     assert words == [
@@ -77,7 +77,7 @@ def test_all_that_a_target_says_is_passed_on() -> None:
 
 
 def test_an_older_engine_is_not_asked_for_acceptance_per_request() -> None:
-    words = command_line(server_spec(), model="/m", speculative="{}", per_request=False)
+    words = command_line(server_spec(), model="/m", speculative={}, per_request=False)
 
     assert "--per-request-spec-decode-metrics" not in words
 
@@ -91,15 +91,15 @@ def test_a_target_is_served_under_its_last_name(model: str, name: str) -> None:
 
 
 def test_the_target_drafts_for_itself_where_the_stack_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    spec = server_spec(speculative=canonical({"method": "draft_model", "model": "target"}))
+    spec = server_spec(speculative={"method": "draft_model", "model": "target"})
 
     config = resolve_speculative(spec, target="/models/tiny", say=print)
 
-    assert json.loads(config or "") == {"method": "draft_model", "model": "/models/tiny"}
+    assert config == {"method": "draft_model", "model": "/models/tiny"}
 
 
 def test_a_drafter_without_weights_is_named(tmp_path: Path) -> None:
-    spec = server_spec(drafter="head", speculative=canonical({"method": "eagle3", "model": str(tmp_path)}))
+    spec = server_spec(drafter="head", speculative={"method": "eagle3", "model": str(tmp_path)})
 
     with pytest.raises(Exception, match=f"drafter 'head': the model folder {tmp_path} holds no config.json"):
         resolve_speculative(spec, target="/m", say=print)
@@ -238,9 +238,7 @@ def test_an_engine_is_known_by_its_files(fake_python: Path) -> None:
 def test_a_method_that_the_engine_does_not_know_is_refused_before_a_start(
     fake_python: Path, tmp_path: Path
 ) -> None:
-    spec = server_spec(
-        engine_python=str(fake_python), drafter="flash", speculative=canonical({"method": "dflash"})
-    )
+    spec = server_spec(engine_python=str(fake_python), drafter="flash", speculative={"method": "dflash"})
 
     with (
         pytest.raises(

@@ -94,7 +94,7 @@ class Fake:
     def spec(self) -> ServerSpec:
         return server_spec(
             engine_python=str(self.python), drafter="none", k=0, speculative=None,
-            target=Target(model=str(self.folder / "tiny")), env=(("FAKE_FREEZE", str(self.freeze)),),
+            target=Target(model=str(self.folder / "tiny")), env={"FAKE_FREEZE": str(self.freeze)},
             start_timeout_s=30.0, request_timeout_s=30.0,
         )  # fmt: skip
 

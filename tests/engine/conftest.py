@@ -37,7 +37,7 @@ def engine(
 ) -> Iterator[Server]:
     """A server for (drafter, k, patch), started once for all tests that want it, ended before the next."""
     drafter, k, patch = request.param
-    spec = server_spec(stack, drafter, k)
+    spec = server_spec(stack, stack.drafters[drafter], k)
     with running(spec, folder=tmp_path_factory.mktemp("server"), say=print, patch=patch) as server:
         yield server
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.config.cells import Cell, canonical, server_spec
+from harness.config.cells import Cell, server_spec
 from harness.config.prompts import load as load_prompts
 from harness.config.stack import Profile, Stack
 from harness.engine.server import Server, running
@@ -38,9 +38,9 @@ PROMPTS = 6
 def slot(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slot]:
     """Two requests at a time, and prompts are read 64 tokens a step."""
     folder = tmp_path_factory.mktemp("servers")
-    spec = server_spec(stack, "ngram", 4)
+    spec = server_spec(stack, stack.drafters["ngram"], 4)
     few = {"max_num_seqs": 2, "max_num_batched_tokens": 64}
-    spec = dataclasses.replace(spec, args=canonical({**json.loads(spec.args), **few}))
+    spec = dataclasses.replace(spec, args={**spec.args, **few})
     with Slot(lambda spec: running(spec, folder=folder, say=print), print) as one:
         one.get(spec)
         yield one
@@ -80,7 +80,7 @@ def test_long_prefills_and_a_queue_are_no_stall(slot: Slot, tmp_path: Path) -> N
 def test_a_mixed_load_raises_no_alarm(stack: Stack, tmp_path: Path) -> None:
     """What `python -m tests.perf.alarms` does for an hour; DRAFTGATE_ALARM_MINUTES, else five minutes."""
     minutes = float(os.environ.get("DRAFTGATE_ALARM_MINUTES", "5"))
-    spec = alarms.tight(server_spec(stack, "ngram", 4))
+    spec = alarms.tight(server_spec(stack, stack.drafters["ngram"], 4))
     with running(spec, folder=tmp_path, say=print) as server:
         seen, load = alarms.watched(
             server, seconds=minutes * 60, stall_seconds=20, folder=tmp_path, seed=0, say=print

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.config.cells import ServerSpec, canonical
+from harness.config.cells import ServerSpec
 from harness.config.stack import Target
 from harness.results.records import CellName, CellRecord, PromptRecord
 
@@ -90,11 +90,11 @@ def server_spec(**changes: Any) -> ServerSpec:
         "target": Target(model="org/tiny"),
         "engine_python": None,
         "port": None,
-        "args": "{}",
-        "env": (),
+        "args": {},
+        "env": {},
         "drafter": "ngram",
         "k": 4,
-        "speculative": canonical({"method": "ngram", "num_speculative_tokens": 4}),
+        "speculative": {"method": "ngram", "num_speculative_tokens": 4},
         "start_timeout_s": 5.0,
         "request_timeout_s": 5.0,
     }

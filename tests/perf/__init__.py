@@ -55,14 +55,16 @@ def load(name: str) -> stacks.Stack:
     return stacks.load(stacks.find(name, DATA / "stacks"))
 
 
-def drafter_of(stack: stacks.Stack, label: str) -> tuple[str, int]:
-    """Name and k of `ngram-k4`; `ngram` alone means its first k.
+def drafter_of(stack: stacks.Stack, label: str) -> tuple[stacks.Drafter, int]:
+    """Drafter and k of `ngram-k4`; `ngram` alone means its first k.
 
     Raises:
         BadInput: the stack has no such drafter.
     """
-    known = {name: (name, drafter.k[0]) for name, drafter in stack.drafters.items()}
-    known |= {f"{name}-k{k}": (name, k) for name, drafter in stack.drafters.items() for k in drafter.k if k}
+    known = {name: (drafter, drafter.k[0]) for name, drafter in stack.drafters.items()}
+    known |= {
+        f"{name}-k{k}": (drafter, k) for name, drafter in stack.drafters.items() for k in drafter.k if k
+    }
     if label not in known:
         raise BadInput(f"--drafter {label}: stack {stack.name} has {', '.join(known)}")
     return known[label]

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from harness.config.cells import ServerSpec, canonical, server_spec
+from harness.config.cells import ServerSpec, server_spec
 from harness.engine.server import Server, running
 from harness.engine.watchdog import STALL_SECONDS, Guard
 from harness.measure.client import InFlight
@@ -65,7 +65,7 @@ class Seen:
 def tight(spec: ServerSpec) -> ServerSpec:
     """The same server with few seats, reading few tokens a step: prefills are long, and requests queue."""
     few = {"max_num_seqs": SEATS, "max_num_batched_tokens": CHUNK}
-    return dataclasses.replace(spec, args=canonical({**json.loads(spec.args), **few}))
+    return dataclasses.replace(spec, args={**spec.args, **few})
 
 
 class Load:

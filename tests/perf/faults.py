@@ -99,7 +99,8 @@ def main(words: list[str] | None = None) -> int:
 
     def job() -> dict[str, Any]:
         folder = perf.new_folder(options.results, "faults")
-        spec = server_spec(perf.load(options.stack), "ngram", 4)
+        stack = perf.load(options.stack)
+        spec = server_spec(stack, stack.drafters["ngram"], 4)
         one = running(spec, folder=folder, say=perf.say) if options.served else contextlib.nullcontext()
         with one as server:
             print(HEAD, flush=True)

@@ -426,7 +426,7 @@ def planned(stack_name: str, label: str, *, prompts: int, max_tokens: int, round
     return Plan(
         stack=stack.name,
         spec=server_spec(stack, drafter, k),
-        drafter=drafter,
+        drafter=drafter.name,
         k=k,
         max_tokens=max_tokens,
         rounds=rounds,

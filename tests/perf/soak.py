@@ -48,7 +48,7 @@ def job(stack_name: str, label: str, requests: int, results: Path) -> dict[str, 
     folder = perf.new_folder(results, "soak")
     profile = Profile(prompts=PROMPTS, max_tokens=TOKENS, concurrency=CONCURRENCY)
     spec = server_spec(stack, drafter, k, prefix_cache=profile.cache != "off")
-    name = CellName(endpoint="chat", language="en", workload="instruct", drafter=drafter, k=k)
+    name = CellName(endpoint="chat", language="en", workload="instruct", drafter=drafter.name, k=k)
     prompts = load_prompts(DATA / "prompts", "instruct", "en", at_most=min(PROMPTS, requests))
     ourselves, readings = psutil.Process(), list[dict[str, Any]]()
     began = 0.0

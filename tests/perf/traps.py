@@ -246,14 +246,12 @@ def job(stack_name: str, prompts: int, results: Path, *, only: str | None) -> di
     if done.returncode:
         raise BadInput(f"no untrained drafter could be made: {done.stderr.strip().splitlines()[-1]}")
     args = {**stack.engine.args, "max_model_len": ROOM}
-    drafters = {**stack.drafters, "round1": Drafter(method="draft_model", model=str(untrained), k=(2,))}
-    stack = stack.model_copy(
-        update={"drafters": drafters, "engine": stack.engine.model_copy(update={"args": args})}
-    )
+    stack = stack.model_copy(update={"engine": stack.engine.model_copy(update={"args": args})})
+    round1 = Drafter(name="round1", method="draft_model", model=str(untrained), k=(2,))
     plan: list[tuple[ServerSpec, str, Callable[[Bench], Iterator[Row]]]] = [
-        (server_spec(stack, "ngram", K), "1", on_ngram),
-        (server_spec(stack, "round1", 2), "1", on_dead_drafter),
-        (server_spec(stack, "self", 3), "probe", on_faulty_engine),
+        (server_spec(stack, stack.drafters["ngram"], K), "1", on_ngram),
+        (server_spec(stack, round1, 2), "1", on_dead_drafter),
+        (server_spec(stack, stack.drafters["self"], 3), "probe", on_faulty_engine),
     ]
     rows: list[Row] = []
     plan = [part for part in plan if only in (None, part[0].drafter)]

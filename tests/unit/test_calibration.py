@@ -155,7 +155,7 @@ def test_the_family_of_a_stack_is_its_engine_and_target() -> None:
     assert key(spec) == key(other)
     assert key(spec) != key(calibration.self_spec(stack.model_copy(update={"engine": args})))
     assert key(spec) != key(spec, "probe")
-    assert key(spec) != key(dataclasses.replace(spec, env=(("A", "b"),)))
+    assert key(spec) != key(dataclasses.replace(spec, env={"A": "b"}))
     before = key(spec)
     with pytest.MonkeyPatch.context() as changed:
         changed.setenv("VLLM_PLUGINS", "another")

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, strategies as st
 
-from harness.config.cells import Cell, cells, server_spec
-from harness.config.stack import PROFILES, Profile, Stack, find, load, place
+from harness.config.cells import Cell, ServerSpec, cells, server_spec
+from harness.config.stack import PROFILES, Drafter, Profile, Stack, find, load, place
 from harness.errors import BadInput
 from harness.plugin import DATA
 
@@ -443,11 +443,15 @@ def test_relative_paths_start_at_the_stack_file(tmp_path: Path, monkeypatch: pyt
 # Servers
 
 
+def spec_of(stack: Stack, drafter: str, k: int, **options: Any) -> ServerSpec:
+    return server_spec(stack, stack.drafters[drafter], k, **options)
+
+
 def test_equal_stacks_need_equal_servers(loaded: Loader) -> None:
     text = HEAD + "[engine.args]\na = 1\nb = 2\n" + NONE + NGRAM
     other = HEAD + "[engine.args]\nb = 2\na = 1\n" + NONE + NGRAM
 
-    first, second = server_spec(loaded(text), "ngram", 4), server_spec(loaded(other), "ngram", 4)
+    first, second = spec_of(loaded(text), "ngram", 4), spec_of(loaded(other), "ngram", 4)
 
     assert first == second
     assert hash(first) == hash(second)
@@ -475,21 +479,46 @@ def test_what_decides_a_server_makes_another_key(loaded: Loader, before: str, af
     )
 
     first, second = (
-        server_spec(loaded(text), "ngram", 4),
-        server_spec(loaded(text.replace(before, after)), "ngram", 4),
+        spec_of(loaded(text), "ngram", 4),
+        spec_of(loaded(text.replace(before, after)), "ngram", 4),
     )
 
     assert first != second
     assert first.key != second.key
 
 
+def test_true_and_1_are_other_arguments(loaded: Loader) -> None:
+    """To Python they are equal; `--max-model-len` and `--max-model-len 1` are not."""
+    texts = [HEAD + f"[engine.args]\nmax_model_len = {value}\n" + NONE for value in ("true", "1", "1.0")]
+
+    specs = [spec_of(loaded(text), "none", 0) for text in texts]
+
+    assert len(set(specs)) == len({spec.key for spec in specs}) == 3
+
+
+def test_a_drafter_need_not_be_one_of_the_stack(loaded: Loader) -> None:
+    spec = server_spec(loaded(HEAD + NONE), Drafter(name="mine", method="suffix", k=(2,)), 2)
+
+    assert spec.label == "mine-k2"
+    assert spec.speculative == {"method": "suffix", "num_speculative_tokens": 2}
+
+
+def test_a_drafter_knows_its_name_from_its_table(loaded: Loader) -> None:
+    assert [(name, d.name) for name, d in loaded(HEAD + NONE + NGRAM).drafters.items()] == [
+        ("none", "none"),
+        ("ngram", "ngram"),
+    ]
+    with pytest.raises(BadInput, match="drafter 'ngram' sets name"):
+        loaded(HEAD + NGRAM + 'name = "other"\n')
+
+
 def test_k_and_drafter_and_prefix_cache_make_other_servers(loaded: Loader) -> None:
     stack = loaded(HEAD + NONE + NGRAM)
     specs = [
-        server_spec(stack, "none", 0),
-        server_spec(stack, "ngram", 2),
-        server_spec(stack, "ngram", 4),
-        server_spec(stack, "ngram", 4, prefix_cache=False),
+        spec_of(stack, "none", 0),
+        spec_of(stack, "ngram", 2),
+        spec_of(stack, "ngram", 4),
+        spec_of(stack, "ngram", 4, prefix_cache=False),
     ]
 
     assert len({spec.key for spec in specs}) == 4
@@ -497,7 +526,7 @@ def test_k_and_drafter_and_prefix_cache_make_other_servers(loaded: Loader) -> No
 
 
 def test_a_servers_key_does_not_change_between_processes(loaded: Loader) -> None:
-    spec = server_spec(loaded(HEAD + NONE), "none", 0)
+    spec = spec_of(loaded(HEAD + NONE), "none", 0)
 
     assert dataclasses.replace(spec).key == spec.key
     assert spec.speculative is None
@@ -506,7 +535,7 @@ def test_a_servers_key_does_not_change_between_processes(loaded: Loader) -> None
 def test_the_speculative_config_has_method_k_settings_and_model(loaded: Loader) -> None:
     stack = loaded(HEAD + '[drafters.mtp]\nmethod = "mtp"\nmodel = "org/m"\nk = [3]\nquantization = "fp8"\n')
 
-    assert json.loads(server_spec(stack, "mtp", 3).speculative or "") == {
+    assert spec_of(stack, "mtp", 3).speculative == {
         "method": "mtp",
         "num_speculative_tokens": 3,
         "quantization": "fp8",
@@ -517,10 +546,8 @@ def test_the_speculative_config_has_method_k_settings_and_model(loaded: Loader) 
 def test_without_a_prefix_cache_the_engine_is_told(loaded: Loader) -> None:
     stack = loaded(HEAD + "[engine.args]\nenable_prefix_caching = true\n" + NONE)
 
-    assert json.loads(server_spec(stack, "none", 0, prefix_cache=False).args) == {
-        "enable_prefix_caching": False
-    }
-    assert json.loads(server_spec(stack, "none", 0).args) == {"enable_prefix_caching": True}
+    assert spec_of(stack, "none", 0, prefix_cache=False).args == {"enable_prefix_caching": False}
+    assert spec_of(stack, "none", 0).args == {"enable_prefix_caching": True}
 
 
 # Cells
@@ -562,4 +589,4 @@ def test_a_profile_without_a_cache_starts_servers_without_one(loaded: Loader) ->
     stack = loaded(HEAD + NONE)
     cell = next(cells(stack, "x", Profile(prompts=1, max_tokens=1, cache="off"), workloads=("code",)))
 
-    assert json.loads(cell.spec.args) == {"enable_prefix_caching": False}
+    assert cell.spec.args == {"enable_prefix_caching": False}

@@ -21,7 +21,7 @@ from typing import Any
 
 import aiohttp
 
-from harness.config.cells import ServerSpec, canonical
+from harness.config.cells import ServerSpec
 from harness.engine.server import Server
 from training.hidden.reader import ENDED, MISSING
 from training.recipe import Recipe
@@ -75,7 +75,7 @@ def server_spec(
             "kv_connector": "CpuHiddenStatesConnector",
             "kv_connector_module_path": "training.hidden.cpu_connector",
         }
-    args = {**json.loads(base.args), "kv_transfer_config": connector}
+    args = {**base.args, "kv_transfer_config": connector}
     if shared and not cpu:
         args["gpu_memory_utilization"] = recipe.hidden_states.gpu_memory
     args |= recipe.hidden_states.args
@@ -91,9 +91,9 @@ def server_spec(
     }
     return dataclasses.replace(
         base,
-        args=canonical(args),
-        env=tuple(sorted(env.items())),
-        speculative=canonical(speculative),
+        args=args,
+        env=env,
+        speculative=speculative,
         drafter="hidden-states",
         k=1,
     )
