@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
+
+pytest.register_assert_rewrite("tests.factories")
 
 # The same examples in every run: a unit test that fails fails again.
 settings.register_profile("draftgate", derandomize=True, database=None, deadline=None, max_examples=100)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.results.records import CellRecord, PromptRecord, RunRecord, dump_cell
+from harness.suites.load import Level
 from tests.factories.records import cell_name, cell_record, prompt_record
 
 PROMPTS = 24
@@ -102,3 +103,8 @@ def write_run(folder: Path, *cells: CellRecord, finished: bool = True, subject: 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(run.model_dump_json(by_alias=True), encoding="utf-8")
     return folder
+
+
+def level(in_flight: int, record: CellRecord, *, asked: int | None = None) -> Level:
+    """A level of a load whose every request is in `record`, or of which `asked` were sent."""
+    return Level(in_flight=in_flight, asked=len(record.prompts) if asked is None else asked, record=record)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +10,12 @@ import pytest
 
 from harness.config.cells import ServerSpec
 from harness.config.prompts import load as load_prompts
-from harness.config.stack import Stack, find, load
+from harness.config.stack import Stack
 from harness.engine.facts import resolve_speculative
 from harness.engine.server import Server
 from harness.measure.probe import Answer
 from harness.plugin import DATA
-from harness.provenance import integrity
-from harness.suites import known_answers as known, random_drafter as guessing, selfcheck as calibration
+from harness.suites import known_answers as known, selfcheck as calibration
 from harness.suites.known_answers import Place
 from harness.suites.selfcheck import Calibration, Check
 from tests.factories.records import prompt_record, server_spec
@@ -140,54 +135,11 @@ def test_a_broken_instrument_says_what_is_broken() -> None:
     assert "no patch is in force" in found.sentence()
 
 
-def test_the_family_of_a_stack_is_its_engine_and_target() -> None:
-    """Other drafters, other names: the same calibration. Other arguments or another patch: another one."""
-    stack = load(find("smollm2-cpu", DATA / "stacks"))
-    spec = calibration.self_spec(stack)
-    other = calibration.self_spec(stack.model_copy(update={"drafters": {}}))
-    args = stack.engine.model_copy(update={"args": {**stack.engine.args, "max_model_len": 512}})
-
-    def key(one: object, patch: str = "1") -> str:
-        assert isinstance(one, type(spec))
-        return calibration.key_of(one, target="org/tiny", patch=patch)
-
-    pytest.importorskip("vllm")
-    assert key(spec) == key(other)
-    assert key(spec) != key(calibration.self_spec(stack.model_copy(update={"engine": args})))
-    assert key(spec) != key(spec, "probe")
-    assert key(spec) != key(dataclasses.replace(spec, env={"A": "b"}))
-    before = key(spec)
-    with pytest.MonkeyPatch.context() as changed:
-        changed.setenv("VLLM_PLUGINS", "another")
-        assert key(spec) != before
-    with pytest.MonkeyPatch.context() as changed:
-        changed.setattr(integrity, "changed_files", lambda _folder: (("vllm/envs.py", "0" * 16),))
-        assert key(spec) != before
-
-
 def test_a_damaged_memory_is_none(tmp_path: Path) -> None:
     path = tmp_path / "one.json"
     assert calibration._remembered(path) is None
     path.write_text('{"schema": 1, "engine"')
     assert calibration._remembered(path) is None
-
-
-def test_a_guesser_is_a_safetensors_file_of_the_layout(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 32, "vocab_size": 96, "num_hidden_layers": 6, "num_attention_heads": 2}
-    (tmp_path / "config.json").write_text(json.dumps(sizes))
-    guessing.write(tmp_path / "drafter", target=tmp_path, tokens=[90, 5, 5, 7], k=3)
-
-    load_file = pytest.importorskip("safetensors.numpy").safe_open
-    with load_file(tmp_path / "drafter/model.safetensors", "numpy") as tensors:
-        d2t = tensors.get_tensor("d2t")
-        assert list(d2t + np.arange(3)) == [5, 7, 90]
-        assert list(np.nonzero(tensors.get_tensor("t2d"))[0]) == [5, 7, 90]
-        assert tensors.get_slice("fc.weight").get_shape() == [32, 96]
-        assert tensors.get_slice("lm_head.weight").get_shape() == [3, 32]
-    raw = (tmp_path / "drafter/model.safetensors").read_bytes()
-    header = json.loads(raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]])
-    assert header["lm_head.weight"]["dtype"] == "BF16"
-    assert math.prod(header["t2d"]["shape"]) == 96
 
 
 def test_a_guessing_drafter_is_found_from_a_relative_results_folder(
@@ -214,13 +166,3 @@ def test_a_guessing_drafter_is_found_from_a_relative_results_folder(
     stack = Stack(schema=1, name="tiny", target={"model": str(tmp_path / "target")}, drafters={})
     with pytest.raises(Started):
         calibration.guessing(stack, [], [], folder=Path("results/servers"), say=lambda _: None)
-
-
-def test_our_errors_end_in_a_sentence_in_the_calibration_suite_too(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(
-        "import pytest\nfrom harness.errors import BadInput\n"
-        "@pytest.mark.calibration\ndef test_it():\n    raise BadInput('no such target')\n"
-    )
-    done = pytester.runpytest_subprocess("-p", "harness.plugin", "-p", "no:cacheprovider")
-    assert "no such target" in "\n".join(done.outlines)
-    assert "raise BadInput" not in "\n".join(done.outlines)
