@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from harness.config.stack import Engine, Target, place, read_toml, too_deep
+from harness.config.stack import Engine, Target
+from harness.config.toml import Document, too_deep
 from harness.errors import BadInput
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -195,22 +196,15 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         BadInput: with file, line and key of the first thing that is wrong, or with the change that is.
     """
-    text, data = read_toml(path)
+    document = Document(path)
     for change in changes:
-        _change(data, change)
-        if too_deep(data):
+        _change(document.tables, change)
+        if too_deep(document.tables):
             raise BadInput(f"--set {change[:80]}: nested too deeply to be a recipe")
-    try:
-        recipe = Recipe.model_validate(data)
-    except ValidationError as error:
-        # A key that is unknown explains one that is missing.
-        found = error.errors(include_url=False)
-        first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
-        loc = tuple(str(part) for part in first["loc"])
-        raise BadInput(f"{path}, {place(text, loc)}: {first['msg']}") from None
+    recipe = document.model(Recipe)
     try:
         _check_plain(recipe)
-        return _anchored(recipe, path.parent.resolve())
+        return _anchored(recipe, document.absolute)
     except (ValueError, TypeError, OSError, RuntimeError) as error:  # a NUL in a path, or ~nobody
         raise BadInput(f"{path}: a value or a path in it cannot be used: {error}") from None
 
@@ -240,12 +234,8 @@ def _change(data: dict[str, Any], change: str) -> None:
     at[last] = value
 
 
-def _anchored(recipe: Recipe, folder: Path) -> Recipe:
+def _anchored(recipe: Recipe, absolute: Callable[[str], str]) -> Recipe:
     """Relative paths of a recipe are relative to its file."""
-
-    def absolute(reference: str) -> str:
-        return str((folder / Path(reference).expanduser()).resolve())
-
     updates: dict[str, Any] = {}
     if recipe.target.model.startswith((".", "~")):
         updates["target"] = recipe.target.model_copy(update={"model": absolute(recipe.target.model)})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from harness.config.toml import Document
 from harness.errors import BadInput
 from harness.results.records import MOST_K
 
@@ -174,54 +174,14 @@ def load(path: Path) -> Stack:
     Raises:
         BadInput: with file, line and key of the first thing that is wrong.
     """
-    text, data = read_toml(path)
-    _fill_profiles(data)
+    document = Document(path)
+    _fill_profiles(document.tables)
+    stack = document.model(Stack)
+    _check(stack, document.wrong)
     try:
-        stack = Stack.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        loc = tuple(str(part) for part in first["loc"])
-        raise BadInput(f"{path}, {place(text, loc)}: {first['msg']}") from None
-    _check(stack, path, text)
-    try:
-        return _anchored(stack, path.parent.resolve())
+        return _anchored(stack, document)
     except (ValueError, OSError, RuntimeError) as error:  # a NUL in a path, or ~nobody
         raise BadInput(f"{path}: a path in it cannot be used: {error}") from None
-
-
-def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
-    """The text of a TOML file, and what it says.
-
-    Raises:
-        BadInput: it cannot be read, or is not TOML.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
-    except ValueError as error:  # TOML's own error, or a number of thousands of digits
-        raise BadInput(f"{path}: not TOML: {error}") from None
-    except RecursionError:
-        raise BadInput(f"{path}: nested too deeply to be one of ours") from None
-    if too_deep(data):
-        raise BadInput(f"{path}: nested too deeply to be one of ours")
-    return text, data
-
-
-def too_deep(data: Any) -> bool:
-    """Whether tables and lists stand deeper in one another than anything of ours does."""
-    inside = [data]
-    for _ in range(_MOST_DEEP):
-        inside = [
-            item
-            for value in inside
-            for item in (value.values() if isinstance(value, dict) else value)
-            if isinstance(item, dict | list)
-        ]
-    return bool(inside)
 
 
 def _fill_profiles(data: dict[str, Any]) -> None:
@@ -241,45 +201,18 @@ def _fill_profiles(data: dict[str, Any]) -> None:
     data["profiles"] = merged
 
 
-def place(text: str, loc: tuple[str, ...]) -> str:
-    """Where a key stands in a TOML text: `line 12, key drafters.ngram.k`, as near as it can be told."""
-    table: tuple[str, ...] = ()
-    best, best_line = 0, 0
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.strip()
-        header = re.match(r"\[\[?\s*([^\[\]]+?)\s*\]\]?", line)
-        if header:
-            table = tuple(part.strip(" \"'") for part in header[1].split("."))
-            path = table
-        elif "=" in line and not line.startswith("#"):
-            path = (*table, *(part.strip(" \"'") for part in line.split("=", 1)[0].split(".")))
-        else:
-            continue
-        shared = 0
-        while shared < min(len(path), len(loc)) and path[shared] == loc[shared]:
-            shared += 1
-        if shared == len(path) and shared > best:
-            best, best_line = shared, number
-    key = f"key {'.'.join(loc)}" if loc else "the file"
-    return f"line {best_line}, {key}" if best_line else key
-
-
-_MOST_DEEP = 32
 _Loc = tuple[str, ...]
 _Wrong = Callable[[_Loc, str], BadInput]
 
 
-def _check(stack: Stack, path: Path, text: str) -> None:
-    def wrong(loc: _Loc, says: str) -> BadInput:
-        return BadInput(f"{path}, {place(text, loc)}: {says}")
-
+def _check(stack: Stack, wrong: _Wrong) -> None:
     _check_names(stack, wrong)
     _check_axes(stack, wrong)
     _check_arguments(stack, wrong)
     if "\\u0000" in json.dumps(stack.model_dump(mode="json"), default=str):
         raise wrong((), "a text in it holds a NUL, which no command line can")
-    for name, drafter in stack.drafters.items():
-        _check_drafter(name, drafter, f"{path}, {place(text, ('drafters', name, 'k'))}")
+    for drafter in stack.drafters.values():
+        _check_drafter(drafter, wrong)
 
 
 def _named(stack: Stack) -> tuple[list[tuple[_Loc, str]], list[tuple[_Loc, str]]]:
@@ -344,39 +277,36 @@ def _check_arguments(stack: Stack, wrong: _Wrong) -> None:
                 raise wrong((*loc, name), f"{what} cannot be given to vLLM (it takes JSON)") from None
 
 
-def _check_ks(drafter: Drafter, where: str) -> None:
-    for k in drafter.k:
-        if not 0 < k <= MOST_K:
-            bound = "1 or more" if k <= 0 else f"{MOST_K} or less"
-            raise BadInput(f"{where}: k is {k}, it must be {bound}")
-    if isinstance(drafter.selected, tuple) and not set(drafter.selected) <= set(drafter.k):
-        raise BadInput(f"{where}: selected names a k that is not among them: {list(drafter.selected)}")
-    if len(set(drafter.k)) != len(drafter.k):
-        raise BadInput(f"{where}: k holds a value twice: {list(drafter.k)}")
-
-
-def _check_drafter(name: str, drafter: Drafter, where: str) -> None:
+def _check_drafter(drafter: Drafter, wrong: _Wrong) -> None:
+    name, k, where = drafter.name, drafter.k, ("drafters", drafter.name, "k")
     if drafter.method is None:
-        if name != NONE or drafter.k != (0,) or drafter.model or drafter.settings:
-            raise BadInput(f"{where}: drafter {name!r} has no method; only {NONE!r} drafts nothing")
+        if name != NONE or k != (0,) or drafter.model or drafter.settings:
+            raise wrong(where, f"drafter {name!r} has no method; only {NONE!r} drafts nothing")
         return
     if name == NONE:
-        raise BadInput(f"{where}: the drafter {NONE!r} drafts nothing: it takes no method")
-    if not drafter.k or drafter.k == (0,):
-        raise BadInput(f"{where}: drafter {name!r} has no k (num_speculative_tokens), like k = [2, 4]")
-    _check_ks(drafter, where)
-    for own in ("num_speculative_tokens",):
-        if own in drafter.settings:
-            raise BadInput(f"{where}: drafter {name!r} sets {own}; that is k here")
+        raise wrong(where, f"the drafter {NONE!r} drafts nothing: it takes no method")
+    if not k or k == (0,):
+        raise wrong(where, f"drafter {name!r} has no k (num_speculative_tokens), like k = [2, 4]")
+    for tokens in k:
+        if not 0 < tokens <= MOST_K:
+            raise wrong(
+                where, f"k is {tokens}, it must be {'1 or more' if tokens <= 0 else f'{MOST_K} or less'}"
+            )
+    if isinstance(drafter.selected, tuple) and not set(drafter.selected) <= set(k):
+        raise wrong(where, f"selected names a k that is not among them: {list(drafter.selected)}")
+    if len(set(k)) != len(k):
+        raise wrong(where, f"k holds a value twice: {list(k)}")
+    if "num_speculative_tokens" in drafter.settings:
+        raise wrong(where, f"drafter {name!r} sets num_speculative_tokens; that is k here")
 
 
-def _anchored(stack: Stack, folder: Path) -> Stack:
+def _anchored(stack: Stack, document: Document) -> Stack:
     """Relative paths of a stack are relative to its file."""
 
     def absolute(reference: str | None) -> str | None:
         if reference is None or not reference.startswith((".", "~", "/")):
             return reference
-        return str((folder / Path(reference).expanduser()).resolve())
+        return document.absolute(reference)
 
     target = stack.target.model_copy(
         update={

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from harness.config.cells import Cell, ServerSpec, cells, server_spec
-from harness.config.stack import PROFILES, Drafter, Profile, Stack, find, load, place
+from harness.config.stack import PROFILES, Drafter, Profile, Stack, find, load
+from harness.config.toml import place
 from harness.errors import BadInput
 from harness.plugin import DATA
 

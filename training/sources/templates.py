@@ -29,9 +29,9 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from harness.config.stack import read_toml
+from harness.config.toml import Document
 from harness.errors import BadInput
 
 SHIPPED = Path(__file__).parents[1] / "prompts"
@@ -76,12 +76,7 @@ class Templates:
             BadInput: it is not there, not TOML, or a slot has no words; the message names the place.
         """
         self.path = path
-        try:
-            self._file = _File.model_validate(read_toml(path)[1])
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise BadInput(f"{path}, {where}: {first['msg']}") from None
+        self._file = Document(path).model(_File)
         self._check()
 
     @property

@@ -1,0 +1,98 @@
+"""Reads a TOML file into a model, and names what is wrong in it by file, line and key."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from harness.errors import BadInput
+
+_MOST_DEEP = 32
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Document:
+    """A TOML file: what it says, and where."""
+
+    def __init__(self, path: Path) -> None:
+        """Read it.
+
+        Raises:
+            BadInput: it cannot be read, or is not TOML.
+        """
+        self.path = path
+        try:
+            self._text = path.read_text(encoding="utf-8")
+            self.tables: dict[str, Any] = tomllib.loads(self._text)
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
+        except OSError as error:
+            raise BadInput(f"{path}: {error.strerror}") from None
+        except ValueError as error:  # TOML's own error, or a number of thousands of digits
+            raise BadInput(f"{path}: not TOML: {error}") from None
+        except RecursionError:
+            raise BadInput(f"{path}: nested too deeply to be one of ours") from None
+        if too_deep(self.tables):
+            raise BadInput(f"{path}: nested too deeply to be one of ours")
+
+    def model(self, kind: type[_Model]) -> _Model:
+        """Its tables as a model.
+
+        Raises:
+            BadInput: with file, line and key of the first thing that is wrong.
+        """
+        try:
+            return kind.model_validate(self.tables)
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            # A key that is unknown explains one that is missing.
+            first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
+            raise self.wrong(tuple(str(part) for part in first["loc"]), first["msg"]) from None
+
+    def wrong(self, key: tuple[str, ...], what: str) -> BadInput:
+        """The error that says what is wrong with a key; of the whole file where the key is empty."""
+        return BadInput(f"{self.path}, {place(self._text, key)}: {what}")
+
+    def absolute(self, reference: str) -> str:
+        """A path that stands in the file, from its folder on."""
+        return str((self.path.parent.resolve() / Path(reference).expanduser()).resolve())
+
+
+def too_deep(data: Any) -> bool:
+    """Whether tables and lists stand deeper in one another than anything of ours does."""
+    inside = [data]
+    for _ in range(_MOST_DEEP):
+        inside = [
+            item
+            for value in inside
+            for item in (value.values() if isinstance(value, dict) else value)
+            if isinstance(item, dict | list)
+        ]
+    return bool(inside)
+
+
+def place(text: str, key: tuple[str, ...]) -> str:
+    """Where a key stands in a TOML text: `line 12, key drafters.ngram.k`, as near as it can be said."""
+    table: tuple[str, ...] = ()
+    best, best_line = 0, 0
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = raw.strip()
+        header = re.match(r"\[\[?\s*([^\[\]]+?)\s*\]\]?", line)
+        if header:
+            table = tuple(part.strip(" \"'") for part in header[1].split("."))
+            path = table
+        elif "=" in line and not line.startswith("#"):
+            path = (*table, *(part.strip(" \"'") for part in line.split("=", 1)[0].split(".")))
+        else:
+            continue
+        shared = 0
+        while shared < min(len(path), len(key)) and path[shared] == key[shared]:
+            shared += 1
+        if shared == len(path) and shared > best:
+            best, best_line = shared, number
+    name = f"key {'.'.join(key)}" if key else "the file"
+    return f"line {best_line}, {name}" if best_line else name
