@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -139,26 +140,26 @@ TORN = {("j.jsonl", "truncated"), ("j.jsonl", "empty")}
 """A journal that was cut off goes on: its last prompt is measured again."""
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("place", REFUSED, ids=lambda place: place.name)
 def test_what_a_verdict_rests_on_is_refused_and_left_as_it_is(
-    tmp_path: Path, place: Place, damage: str
+    tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    path = tmp_path / "in" / place.name
-    path.parent.mkdir()
-    path.write_bytes(place.valid)
-    place.read(path)  # it is read well before
-    if (place.name, damage) in TORN:
-        return
-    broken = DAMAGE[damage](place.valid)
-    path.write_bytes(broken)
+    for place, damage in itertools.product(REFUSED, DAMAGE):
+        with subtests.test(place.name, damage=damage):
+            path = tmp_path / f"{place.name} {damage}" / place.name
+            path.parent.mkdir()
+            path.write_bytes(place.valid)
+            place.read(path)  # it is read well before
+            if (place.name, damage) in TORN:
+                continue
+            broken = DAMAGE[damage](place.valid)
+            path.write_bytes(broken)
 
-    with pytest.raises(DraftgateError, match=place.name) as caught:
-        place.read(path)
+            with pytest.raises(DraftgateError, match=place.name) as caught:
+                place.read(path)
 
-    assert "\n" not in str(caught.value).strip()
-    assert path.read_bytes() == broken
-    assert [p.name for p in path.parent.iterdir()] == [place.name]
+            assert "\n" not in str(caught.value).strip()
+            assert path.read_bytes() == broken
+            assert [p.name for p in path.parent.iterdir()] == [place.name]
 
 
 def test_a_journal_that_was_cut_off_anywhere_goes_on(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -15,9 +16,6 @@ from harness.stats.text_quality import in_language
 SHIPPED = DATA / "prompts"
 SIZES = {"instruct": 120, "code": 24, "summary": 24, "imageprompt": 24, "warmup": 8}
 LANGUAGES = ("en", "zh")
-every_file = pytest.mark.parametrize(
-    ("workload", "language"), [(workload, language) for workload in SIZES for language in LANGUAGES]
-)
 
 
 def shipped(workload: str, language: str) -> tuple[Prompt, ...]:
@@ -27,12 +25,12 @@ def shipped(workload: str, language: str) -> tuple[Prompt, ...]:
 # What is shipped
 
 
-@every_file
-def test_every_shipped_file_has_its_size(workload: str, language: str) -> None:
-    prompts = shipped(workload, language)
-
-    assert len(prompts) == SIZES[workload]
-    assert {prompt.language for prompt in prompts} == {language}
+def test_every_shipped_file_has_its_size(subtests: pytest.Subtests) -> None:
+    for workload, language in itertools.product(SIZES, LANGUAGES):
+        with subtests.test(workload, language=language):
+            prompts = shipped(workload, language)
+            assert len(prompts) == SIZES[workload]
+            assert {prompt.language for prompt in prompts} == {language}
 
 
 def test_these_are_all_the_files_there_are() -> None:
@@ -54,13 +52,14 @@ def test_languages_are_parallel_by_kind(workload: str) -> None:
     assert english == chinese
 
 
-@pytest.mark.parametrize("workload", ["instruct", "summary", "imageprompt", "warmup"])  # code has its own
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_prompts_are_in_their_language(workload: str, language: str) -> None:
+def test_prompts_are_in_their_language() -> None:
     other = [
-        prompt.id for prompt in shipped(workload, language) if in_language(prompt.text, language) is False
+        f"{language}: {prompt.id}"
+        for workload in ("instruct", "summary", "imageprompt", "warmup")  # code has its own
+        for language in LANGUAGES
+        for prompt in shipped(workload, language)
+        if in_language(prompt.text, language) is False
     ]
-
     assert other == []
 
 
