@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from fixtures.measurement import Gate, Measure
+from fixtures.bench import Judge
 from harness.config.cells import Cell
+from harness.suites import acceptance
 
 
-@pytest.mark.cells
-def test_acceptance(cell: Cell, measure: Measure, gate: Gate) -> None:
+@pytest.mark.usefixtures("benchmark")
+@pytest.mark.cells(acceptance.SUITE)
+def test_acceptance(cell: Cell, judge: Judge) -> None:
     """Tokens per step and acceptance per position are no worse than the reviewed baseline's."""
-    gate(measure(cell))
+    judge(acceptance.acceptance, cell)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import pytest
 
-from fixtures.endpoints import Audited
+from fixtures.bench import Judge
 from harness.config.cells import Cell
+from harness.suites import endpoints
 
 
-@pytest.mark.cells(by_path=True, drafting=True)
-def test_endpoints(cell: Cell, audit: Audited) -> None:
+@pytest.mark.cells(endpoints.SUITE)
+def test_endpoints(cell: Cell, judge: Judge) -> None:
     """The template stands around a prompt once, and the endpoints differ by nothing but it."""
-    audit(cell)
+    judge(endpoints.endpoints, cell)

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import pytest
 
-from fixtures.load import Load
+from fixtures.bench import Judge
 from harness.config.cells import Cell
+from harness.suites import load
 
 
-@pytest.mark.cells(by_path=True)
-def test_load(cell: Cell, load: Load) -> None:
+@pytest.mark.cells(load.SUITE)
+def test_load(cell: Cell, judge: Judge) -> None:
     """No request fails or is lost; where acceptance moves with the load, that is said."""
-    load(cell)
+    judge(load.under_load, cell)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import pytest
 
-from fixtures.lossless import Lossless
+from fixtures.bench import Judge
 from harness.config.cells import Cell
+from harness.suites import lossless
 
 
-@pytest.mark.cells(by_path=True, own_servers=True, drafting=True)
-def test_the_output_is_that_of_none(cell: Cell, lossless: Lossless) -> None:
+@pytest.mark.cells(lossless.SUITE)
+def test_the_output_is_that_of_none(cell: Cell, judge: Judge) -> None:
     """The same text at T=0, up to ties; the same distribution of first tokens at T=0.7."""
-    lossless(cell)
+    judge(lossless.lossless, cell)

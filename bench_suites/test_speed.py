@@ -5,18 +5,14 @@ Run by its path, since it takes a server start for every figure: `pytest bench_s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from fixtures.speed import SpeedPairs
+from fixtures.bench import Judge
 from harness.config.cells import Cell
-from harness.judge.speedup import SpeedRecord
+from harness.suites import speed
 
 
-# `server` is None here: asking for it ends the one that another suite left running.
-@pytest.mark.usefixtures("server")
-@pytest.mark.cells(by_path=True, own_servers=True, drafting=True)
-def test_speed_up(cell: Cell, speed_pairs: SpeedPairs, speed_gate: Callable[[SpeedRecord], None]) -> None:
+@pytest.mark.cells(speed.SUITE)
+def test_speed_up(cell: Cell, judge: Judge) -> None:
     """The speed-up over `none` is no less than the reviewed baseline's, on the same hardware."""
-    speed_gate(speed_pairs(cell))
+    judge(speed.speed_up, cell)

@@ -1,9 +1,8 @@
-"""The pytest hooks: options, parametrisation, ordering, outcome, and the table at the end."""
+"""The pytest hooks: options, parametrisation, ordering, outcome, and the tables at the end."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import warnings
 from collections.abc import Generator
@@ -12,17 +11,12 @@ from typing import Any
 
 import pytest
 
-from harness.config import stack as stacks
-from harness.config.cells import Cell, ServerSpec, cells as cells_of
-from harness.config.stack import NONE, Stack
-from harness.engine.http import is_url
-from harness.engine.watchdog import STALL_SECONDS
+from harness.config.cells import ServerSpec, cells as cells_of
+from harness.config.stack import find, load as load_stack
 from harness.errors import BadInput, DraftgateError, GateWarning
-from harness.plan import plan, speed_plan
-from harness.provenance import record as provenance
-from harness.report import run_table as tables
-from harness.results.records import RUN_FILE, CellRecord
-from harness.run import Options, Run
+from harness.options import add_options, options_of
+from harness.provenance.record import environment
+from harness.run import Run
 from harness.selection import (
     cell_of,
     loose_words,
@@ -31,62 +25,43 @@ from harness.selection import (
     only_by_name,
     owns_servers,
     server_rank,
+    suite_of,
+    untaken,
 )
-from harness.stats.paired import LOOKS
-from harness.text import render as formats
+from harness.suites import acceptance
+from harness.suites.runner import kept, sections
+from harness.suites.selfcheck import MARKER
+from harness.text import render
 
 DATA = Path(__file__).resolve().parent.parent / "fixtures"
-DEFAULT_STACK = "smollm2-cpu"
-DEFAULT_PROFILE = "quick"
 
 RUN = pytest.StashKey[Run]()
-CELL = pytest.StashKey[Cell]()
 _BENCHES = pytest.StashKey[bool]()
 _LOST_WORKER = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of `pytest bench_suites`."""
-    group = parser.getgroup("draftgate", "speculative decoding (draftgate)")
-    add = group.addoption
-    add("--stack", metavar="NAME|PATH", default=DEFAULT_STACK, help=f"stack to measure ({DEFAULT_STACK})")
-    add("--profile", metavar="NAME", default=DEFAULT_PROFILE, help=f"quick, gate, field ({DEFAULT_PROFILE})")
-    add("--workload", metavar="W", action="append", help="workload, repeatable (instruct)")
-    add("--prompts", metavar="N", type=int, help="measure the first N prompts of each file")
-    add("--max-tokens", metavar="N", type=int, help="tokens per answer at most")
-    add("--concurrency", metavar="N", type=int, help="requests in flight")
-    add("--repeats", metavar="N", type=int, default=1, help="passes over the prompts (1)")
-    add("--seed", metavar="N", type=int, default=0, help="base of the prompts' seeds (0)")
-    add("--results", metavar="DIR", type=Path, default=Path("results"), help="where runs go (results)")
-    add("--resume", action="store_true", help="go on with the newest unfinished run of this command")
-    add("--server-url", metavar="URL", help="measure a server that runs already, and start none")
-    add("--gate", choices=("off", "warn", "on", "strict"), default="on", help="what fails a case (on)")
-    add("--baselines", metavar="DIR", type=Path, help="where baselines lie (baselines)")
-    add("--update-baselines", action="store_true", help="make what this run measures the baseline")
-    add("--update-baselines-new-only", action="store_true", help="the same for cells that have none yet")
-    add("--pairs", metavar="N", type=int, default=6, help="pairs of server starts for a speed-up (6)")
-    add(
-        "--sequential",
-        action="store_true",
-        help="stop a cell at the first look (16 to 80 prompts) that decides",
-    )
-    stalled = f"restart a server that has work and does nothing for so long ({STALL_SECONDS})"
-    add("--stall-seconds", metavar="N", type=int, default=STALL_SECONDS, help=stalled)
-    add("--compare", metavar="RUN", type=Path, help="judge against a run's folder, not the baselines")
+    add_options(parser.getgroup("draftgate", "speculative decoding (draftgate)").addoption)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make a marker of every axis value, so that `-m "chat and zh"` is exact."""
     config.addinivalue_line("markers", "cells: a benchmark over endpoint x language x workload x drafter x k")
+    config.addinivalue_line("markers", f"{MARKER}: known answers for the whole chain")
     try:
-        stack = stacks.load(stacks.find(config.getoption("--stack"), DATA / "stacks"))
+        stack = load_stack(find(config.getoption("--stack"), DATA / "stacks"))
         worker: dict[str, Any] = getattr(config, "workerinput", {})
-        session = Run(_options(config, stack), DATA, run=worker.get("draftgate_run"))
+        run = Run(
+            options_of(config.getoption, stack, root=config.rootpath, words=config.invocation_params.args),
+            DATA,
+            run=worker.get("draftgate_run"),
+        )
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
-    config.stash[RUN] = session
-    session.timed = worker.get("draftgate_alone", True)
-    if worker and session.timed and worker["workercount"] > 1:
+    config.stash[RUN] = run
+    run.timed = worker.get("draftgate_alone", True)
+    if worker and run.timed and worker["workercount"] > 1:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(worker["workerid"]).removeprefix("gw"))
     # Our table says more; pytest-benchmark's JSON, compare and save work as ever.
     config.option.benchmark_quiet = not config.getoption("benchmark_verbose", default=False)
@@ -107,7 +82,7 @@ def pytest_configure_node(node: Any) -> None:
             run.claim()
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
-    node.workerinput["draftgate_alone"] = workers == 1 or workers <= len(provenance.environment()["gpus"])
+    node.workerinput["draftgate_alone"] = workers == 1 or workers <= len(environment()["gpus"])
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -117,131 +92,88 @@ def pytest_testnodedown(node: Any, error: object) -> None:
         node.config.stash[_LOST_WORKER] = True
 
 
-def _options(config: pytest.Config, stack: Stack) -> Options:
-    option = config.getoption
-    name = option("--profile")
-    if name not in stack.profiles:
-        raise BadInput(f"--profile {name}: unknown profile; there are: {', '.join(stack.profiles)}")
-    profile = stack.profiles[name]
-    for flag, field in (
-        ("--prompts", "prompts"),
-        ("--max-tokens", "max_tokens"),
-        ("--concurrency", "concurrency"),
-    ):
-        value = option(flag)
-        if value is not None:
-            if value < 1:
-                raise BadInput(f"{flag} {value}: must be 1 or more")
-            profile = profile.model_copy(update={field: value})
-    for flag, least in (("--repeats", 1), ("--pairs", 2), ("--stall-seconds", 1)):
-        if option(flag) < least:
-            raise BadInput(f"{flag} {option(flag)}: must be {least} or more")
-    if option("--sequential") and (profile.prompts < LOOKS[0] or option("--repeats") > 1):
-        raise BadInput(
-            f"--sequential looks at {', '.join(map(str, LOOKS))} prompts, once: use --profile gate, "
-            "without --repeats"
-        )
-    workloads = tuple(option("--workload") or ["instruct"])
-    for workload in workloads:
-        if workload not in stack.workloads:
-            raise BadInput(
-                f"--workload {workload}: unknown workload; there are: {', '.join(stack.workloads)}"
-            )
-    return Options(
-        stack=stack,
-        profile_name=name,
-        profile=profile,
-        workloads=workloads,
-        repeats=option("--repeats"),
-        seed=option("--seed"),
-        results=option("--results"),
-        resume=option("--resume"),
-        server_url=_server_url(option("--server-url")),
-        baselines=option("--baselines") or config.rootpath / "baselines",
-        gate=option("--gate"),
-        update="all" if option("--update-baselines") else "new" * option("--update-baselines-new-only"),
-        pairs=option("--pairs"),
-        sequential=option("--sequential"),
-        compare=_existing_run(option("--compare")),
-        stall_seconds=option("--stall-seconds"),
-        command="pytest " + shlex.join(config.invocation_params.args),
-    )
-
-
-def _server_url(url: str | None) -> str | None:
-    if url is not None and not is_url(url):
-        raise BadInput(f"--server-url {url}: not the URL of a server, like http://127.0.0.1:8000")
-    return url
-
-
-def _existing_run(path: Path | None) -> Path | None:
-    if path is not None and not (path / RUN_FILE).is_file():
-        raise BadInput(f"--compare {path}: no run lies there (a folder with {RUN_FILE})")
-    return path
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A case for every cell; `server` comes with it, so that pytest starts one per server."""
-    marker = metafunc.definition.get_closest_marker("cells")
-    if "cell" not in metafunc.fixturenames or marker is None:
+    """A case for every cell."""
+    if "cell" not in metafunc.fixturenames or not metafunc.definition.get_closest_marker("cells"):
         return
-    own_servers, drafting = marker.kwargs.get("own_servers", False), marker.kwargs.get("drafting", False)
+    drafting = suite_of(metafunc.definition).drafting
     options = metafunc.config.stash[RUN].options
     cells = cells_of(options.stack, options.profile_name, options.profile, workloads=options.workloads)
     metafunc.parametrize(
-        ("server", "cell"),
-        [
-            pytest.param(None if own_servers else cell.spec, cell, id=str(cell), marks=marks_of(cell))
-            for cell in cells
-            if cell.name.k or not drafting
-        ],
-        indirect=["server"],
+        "cell",
+        [pytest.param(c, id=str(c), marks=marks_of(c)) for c in cells if c.name.k or not drafting],
         scope="session",
     )
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drop what is measured only by name, put cells of one server together, warn of a loose -k."""
-    named = f"{config.getoption('keyword')} {config.getoption('markexpr')}"
-    arguments, stack = config.invocation_params.args, config.stash[RUN].options.stack
-    dropped = [i for i in items if only_by_name(i, stack, arguments=arguments, named=named)]
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
+    """Before -k and -m: drop what a suite does not ask about. After them: see `_select`."""
+    stack, words = config.stash[RUN].options.stack, " ".join([_named(config), *config.invocation_params.args])
+    try:
+        dropped, said = untaken(items, stack, words)
+    except BadInput as error:
+        raise pytest.UsageError(str(error)) from None
+    if said and len(dropped) == len(items):
+        raise pytest.UsageError(said[0])
+    for text in said:
+        config.issue_config_time_warning(GateWarning(text), stacklevel=2)
+    _drop(config, items, dropped)
+    yield
+    _select(config, items)
+
+
+def _named(config: pytest.Config) -> str:
+    return f"{config.getoption('keyword')} {config.getoption('markexpr')}"
+
+
+def _drop(config: pytest.Config, items: list[pytest.Item], dropped: list[pytest.Item]) -> None:
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
+
+
+def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drop what is measured only by name, put cells of one server together, warn of a loose -k."""
+    named, arguments = _named(config), config.invocation_params.args
+    stack, url = config.stash[RUN].options.stack, config.getoption("--server-url")
+    _drop(config, items, [i for i in items if only_by_name(i, stack, arguments=arguments, named=named)])
     if not items and named.strip() and any("bench_suites" in argument for argument in arguments):
         raise pytest.UsageError(no_cell_matches(named.strip(), stack))
     order: dict[ServerSpec, int] = {}
     for item in items:
-        cell = cell_of(item)
-        if cell:
+        if cell := cell_of(item):
             order.setdefault(cell.spec, len(order))
     # By value of the server, not by parameter index as pytest does; other tests keep their place first.
     items.sort(key=lambda item: server_rank(item, order))
     config.stash[_BENCHES] = bool(order)
-    if not hasattr(config, "workerinput"):
-        for text in loose_words(config.getoption("keyword") or "", items, stack):
-            config.issue_config_time_warning(GateWarning(text), stacklevel=2)
-        if config.getoption("--server-url") and len(order) > 1:
-            raise pytest.UsageError(
-                f"--server-url names one server, but the cells selected need {len(order)} "
-                f"({', '.join(spec.label for spec in order)}): name one, like -k {list(order)[-1].label}"
-            )
+    if hasattr(config, "workerinput"):
+        return
+    for text in loose_words(config.getoption("keyword") or "", items, stack):
+        config.issue_config_time_warning(GateWarning(text), stacklevel=2)
+    if url and any(map(owns_servers, items)):
+        raise pytest.UsageError("--server-url: these cases start servers of their own, leave it out")
+    if url and len(order) > 1:
+        raise pytest.UsageError(
+            f"--server-url names one server, but the cells selected need {len(order)} "
+            f"({', '.join(spec.label for spec in order)}): name one, like -k {list(order)[-1].label}"
+        )
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Print the plan before the first server starts."""
     config = session.config
-    cells = [cell for item in session.items if (cell := cell_of(item)) and not owns_servers(item)]
-    own = [(item, cell) for item in session.items if (cell := cell_of(item)) and owns_servers(item)]
-    if not (cells or own):
+    pairs = [(suite_of(item), cell) for item in session.items if (cell := cell_of(item))]
+    if not pairs:
         return
-    pairs = [cell for item, cell in own if "speed_pairs" in getattr(item, "fixturenames", ())]
     run = config.stash[RUN]
     try:
-        for line in [*plan(run, cells), *speed_plan(run, pairs), f"draftgate: records go to {run.folder}"]:
-            if not hasattr(config, "workerinput"):
-                _write(config, line)
+        lines = run.plan([cell for suite, cell in pairs if not suite.own_servers])
+        for suite in dict.fromkeys(suite for suite, _ in pairs):
+            lines += suite.plan(run, [cell for of, cell in pairs if of == suite])
+        if not hasattr(config, "workerinput"):
+            for line in [*lines, f"records go to {run.folder}"]:
+                _write(config, f"draftgate: {line}")
         if not config.getoption("collectonly"):
             if not hasattr(config, "workerinput"):
                 run.claim()
@@ -253,7 +185,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _write(config: pytest.Config, text: str) -> None:
-    config.get_terminal_writer().line(formats.visible_lines(text))
+    config.get_terminal_writer().line(render.visible_lines(text))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -263,12 +195,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     A sentence may quote a server or a model: nothing in it acts on a terminal.
     """
     outcome = call.excinfo.value if call.excinfo else None
-    ours = cell_of(item) or item.get_closest_marker("calibration")
+    ours = cell_of(item) or item.get_closest_marker(MARKER)
     if ours and isinstance(outcome, pytest.fail.Exception | pytest.skip.Exception):
-        outcome.msg = formats.visible_lines(str(outcome))
+        outcome.msg = render.visible_lines(str(outcome))
     report = yield
     if ours and call.excinfo is not None and call.excinfo.errisinstance(DraftgateError):
-        report.longrepr = formats.visible_lines(str(call.excinfo.value))
+        report.longrepr = render.visible_lines(str(call.excinfo.value))
     return report
 
 
@@ -276,7 +208,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
     """The same of our warnings."""
     if isinstance(warning_message.message, GateWarning):
-        warning_message.message.args = (formats.visible_lines(str(warning_message.message)),)
+        warning_message.message.args = (render.visible_lines(str(warning_message.message)),)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -308,50 +240,34 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def _complete(config: pytest.Config, session: pytest.Session) -> bool:
-    """Every cell that was asked for has its file; the controller of workers cannot know, and believes so."""
-    wanted = [cell for item in getattr(session, "items", ()) if (cell := cell_of(item))]
-    have = {p.stem for p in config.stash[RUN].folder.glob("*/*.json")}
-    return all(str(cell) in have for cell in wanted)
+    """Every cell that was asked for was measured; the controller of workers cannot know, and believes so."""
+    wanted = {str(cell) for item in getattr(session, "items", ()) if (cell := cell_of(item))}
+    folder = config.stash[RUN].folder
+    return wanted <= {p.stem for p in folder.glob("*/*.json")} | {cell for _, cell in kept(folder)}
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The table, and where the records are."""
+    """The tables of all cells, whichever process measured them; and where the records are."""
     if hasattr(config, "workerinput") or not config.stash.get(_BENCHES, _has_run(config)):
         return
     run = config.stash[RUN]
+    shown = False
     try:
-        cells = run.cells()
+        for text in acceptance.report(run, whole=not _named(config).strip()):
+            if not shown:
+                terminalreporter.section("draftgate")
+            terminalreporter.write_line(render.visible_lines(text))
+            shown = True
     except DraftgateError as error:
-        terminalreporter.write_line(formats.visible_lines(f"draftgate: {error}"), red=True)
-        return
-    if not cells:
-        return
-    cells = _sorted(cells, run)
-    terminalreporter.section("draftgate")
-    terminalreporter.write_line(tables.report(cells))
-    if run.options.gate != "off" and not run.options.update:
-        try:
-            verdicts = [(cell, run.verdict(cell)) for cell in cells]
-        except DraftgateError as error:
-            terminalreporter.write_line(formats.visible_lines(f"draftgate: {error}"), red=True)
-        else:
-            terminalreporter.write_line("\n" + tables.verdict_report(verdicts))
-            if not (config.getoption("keyword") or config.getoption("markexpr")):
-                for path in run.orphans(cells[0]):
-                    gone = f"orphan: {path}: the stack has no such cell any more"
-                    terminalreporter.write_line(formats.visible(gone))
-    terminalreporter.write_line(formats.visible(f"records: {run.folder}"))
+        terminalreporter.write_line(render.visible_lines(f"draftgate: {error}"), red=True)
+    for title, text in sections(run, apart_from=acceptance.SUITE.name):
+        terminalreporter.section(title)
+        terminalreporter.write_line(render.visible_lines(text))
+        shown = True
+    if shown:
+        terminalreporter.write_line(render.visible(f"records: {run.folder}"))
 
 
 def _has_run(config: pytest.Config) -> bool:
     """Under pytest-xdist the controller collects nothing itself."""
     return RUN in config.stash and config.stash[RUN].folder.exists()
-
-
-def _sorted(cells: list[CellRecord], run: Run) -> list[CellRecord]:
-    """As the stack has them: `none` first, then by drafter and k."""
-    names = [
-        str(c) for c in cells_of(run.options.stack, "", run.options.profile, workloads=run.options.workloads)
-    ]
-    place = {name: i for i, name in enumerate(names)}
-    return sorted(cells, key=lambda c: (c.cell.drafter != NONE, place.get(str(c.cell), len(place)), c.suite))

@@ -1,30 +1,29 @@
-"""One invocation: its options, its folder, the cells it measured. What the pytest hooks delegate to."""
+"""One invocation: its options, its folder, the cells that it measured, and its plan."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import hashlib
+import math
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from harness.config.cells import Cell, cells as cells_of
+from harness.config.cells import Cell
 from harness.config.prompts import Prompt, load as load_prompts
 from harness.config.stack import Profile, Stack
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput, BadRecord
-from harness.judge import baselines as baseline
-from harness.judge.verdict import Verdict, judge, worst
 from harness.provenance import record as provenance
 from harness.results.files import write_atomically
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
-from harness.stats import paired as stats
+from harness.text.numbers import duration
 
-CALIBRATION = "servers/calibration.txt"
-"""In a run's folder: each known answer and what was seen, or why nothing was calibrated."""
+SELF_CHECK = "servers/self-check.txt"
+"""In a run's folder: each known answer and what was seen, or why the self-check was left out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +54,22 @@ class Options:
     """To print where a baseline is missing."""
     stall_seconds: float = STALL_SECONDS
     """How long a server may have work and do nothing."""
+    patch: str = "1"
+    """What the engine plug-in does to a server: `1` patches faults, `probe` only looks for them."""
+    api_key: str | None = dataclasses.field(default=None, repr=False)
+    """Of the server at `server_url`."""
+    self_check: str = "on"
+    """off, warn or on: what a broken instrument does to the run."""
+    prompts: int | None = None
+    """How many the command line asks for; None where it leaves that to the profile. In `profile` already."""
+    max_tokens: int | None = None
+    """The same of an answer's tokens."""
+    levels: tuple[int, ...] = ()
+    """Requests in flight, of the load suite."""
+    ttft_s: float = math.inf
+    """Time to first token of a request that counts as good under load, in seconds."""
+    tpot_s: float = math.inf
+    """Time per output token after it, in seconds."""
 
     def recorded(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed."""
@@ -150,23 +165,23 @@ class Run:
             profile=self.options.profile_name,
             options=self.options.recorded(),
             subject=self.options.stack.subject,
-            provenance={**provenance.provenance(), "calibration": self._calibration()},
+            provenance={**provenance.provenance(), "self_check": self._self_check()},
             environment=provenance.environment(),
             finished=finished,
         )
         write_atomically(self.folder / RUN_FILE, record.model_dump_json(by_alias=True, indent=1) + "\n")
 
-    def calibrated(self, *told: str) -> None:
-        """Note what calibrating said; a file, since the process that measures need not be the one that ends.
+    def self_checked(self, *lines: str) -> None:
+        """Keep what the self-check said: the process that measures need not be the one that ends the run.
 
         Raises:
             BadInput: the results folder cannot be written.
         """
-        write_atomically(self.folder / CALIBRATION, "".join(f"{line}\n" for line in told))
+        write_atomically(self.folder / SELF_CHECK, "".join(f"{line}\n" for line in lines))
 
-    def _calibration(self) -> list[str] | None:
+    def _self_check(self) -> list[str] | None:
         try:
-            return (self.folder / CALIBRATION).read_text(encoding="utf-8").splitlines()
+            return (self.folder / SELF_CHECK).read_text(encoding="utf-8").splitlines()
         except OSError:  # no server was needed yet
             return None
 
@@ -179,15 +194,6 @@ class Run:
         return load_prompts(
             self.data / "prompts", cell.name.workload, cell.name.language, at_most=cell.profile.prompts
         )
-
-    def in_sequence(self, cell: Cell) -> tuple[Prompt, ...]:
-        """The prompts of a sequential measurement: as many as its last look wants, always mixed alike.
-
-        Raises:
-            BadInput: see `harness.config.prompts.load`.
-        """
-        mixed = sorted(self.prompts(cell), key=lambda p: hashlib.sha256(p.id.encode()).digest())
-        return tuple(mixed[: stats.LOOKS[-1]])
 
     def warmups(self, cell: Cell) -> tuple[Prompt, ...]:
         """Prompts to warm up with; never among the measured ones."""
@@ -208,23 +214,7 @@ class Run:
             self.measured[suite, str(cell)] = known
         return known
 
-    def cells(self) -> list[CellRecord]:
-        """Every cell on disk, whichever process measured it, in the order they were written.
-
-        Raises:
-            BadRecord: one of them cannot be trusted.
-        """
-        files = [p for p in self.folder.glob("acceptance/*.json") if not p.name.startswith(".")]
-        return [load(p, CellRecord) for p in sorted(files, key=lambda p: (p.stat().st_mtime_ns, p.name))]
-
-    def orphans(self, record: CellRecord) -> list[Path]:
-        """Baselines beside that of `record` that no cell of the stack has any more."""
-        stack, profile = self.options.stack, self.options.profile
-        names = {str(c) for c in cells_of(stack, "", profile, workloads=stack.workloads)}
-        folder = baseline.path_of(self.options.baselines, record).parent
-        return sorted(p for p in folder.glob("*.json") if p.name.split(".")[0] not in names)
-
-    def estimate_s(self, cells: list[Cell]) -> float:
+    def estimate_s(self, cells: Sequence[Cell]) -> float:
         """Seconds that measuring `cells` will take, from the two figures that the stack gives."""
         stack = self.options.stack
         starts = len({cell.spec for cell in cells}) * stack.start_seconds
@@ -234,53 +224,26 @@ class Run:
         )
         return starts + tokens / stack.tokens_per_second
 
-    def update_baseline(self, record: CellRecord) -> str | None:
-        """Store `record` as the command line asks for; what was done, or None where nothing was to do.
+    def plan(self, cells: Sequence[Cell]) -> list[str]:
+        """What is about to be measured, and how long that takes by the stack's own estimate.
 
         Raises:
-            BadInput: the record is not valid, or the file cannot be written.
+            BadInput: a prompt file is missing or unreadable.
         """
-        folder, update = self.options.baselines, self.options.update
-        known = baseline.find(folder, record) if update else None
-        if not update or (update == "new" and known is not None):
-            return None
-        path = baseline.store(folder, record)
-        return f"{'replaced' if known else 'new'} baseline {path}"
-
-    def verdict(self, record: CellRecord, *, positions: bool = True) -> Verdict:
-        """The verdict on a cell of this run: against its baseline and its anchor, or the run to compare with.
-
-        Raises:
-            BadRecord: a baseline is there but cannot be trusted.
-        """
-        across = self.options.stack.subject
-        if self.options.compare is not None:
-            path = self.options.compare / record.suite / f"{record.cell}.json"
-            if not path.exists():
-                return Verdict(
-                    kind="invalid", text=f"{self.options.compare} has no such cell to compare with"
-                )
-            return judge(
-                load(path, CellRecord),
-                record,
-                across=across,
-                against=self.options.compare.name,
-                positions=positions,
-            )
-        old = baseline.find(self.options.baselines, record)
-        if old is None:
-            if not record.valid:
-                return Verdict(kind="invalid", text=record.why_invalid)
-            return Verdict(
-                kind="invalid",
-                text=f"no baseline at {baseline.path_of(self.options.baselines, record)}: "
-                f"make one with: {self.options.command} --update-baselines-new-only",
-            )
-        anchor = baseline.find_anchor(self.options.baselines, record)
-        against = [(old, "baseline"), *([(anchor, "anchor")] if anchor else [])]
-        return worst(
-            [judge(o, record, across=across, against=name, positions=positions) for o, name in against]
-        )
+        if not cells:
+            return []
+        servers = list(dict.fromkeys(cell.spec for cell in cells))
+        counts = sorted({len(self.prompts(cell)) for cell in cells})
+        for cell in cells:
+            self.warmups(cell)
+        profile, repeats = cells[0].profile, self.options.repeats
+        return [
+            f"{len(cells)} cells on {len(servers)} servers ({', '.join(s.label for s in servers)}), "
+            f"{'/'.join(map(str, counts))} prompts x {profile.max_tokens} tokens"
+            + (f" x {repeats}" if repeats > 1 else "")
+            + f", T={profile.sampling.temperature:g}, concurrency {profile.concurrency}; "
+            f"about {duration(self.estimate_s(cells))}"
+        ]
 
 
 def _new_name(stack: str) -> str:

@@ -9,6 +9,10 @@ import pytest
 
 from harness.config.cells import Cell, ServerSpec
 from harness.config.stack import Stack
+from harness.suites.runner import Suite
+from harness.suites.selfcheck import MARKER
+
+_NO_SUITE = Suite(name="")
 
 
 def marks_of(cell: Cell) -> list[pytest.MarkDecorator]:
@@ -25,16 +29,44 @@ def cell_of(item: pytest.Item) -> Cell | None:
     return cell if isinstance(cell, Cell) else None
 
 
+def suite_of(item: pytest.Item) -> Suite:
+    """The suite that a test case belongs to; one without a name, where the case is of none."""
+    marker = item.get_closest_marker("cells")
+    return marker.args[0] if marker and marker.args else _NO_SUITE
+
+
 def owns_servers(item: pytest.Item) -> bool:
     """Its suite starts servers of its own."""
-    marker = item.get_closest_marker("cells")
-    return marker is not None and bool(marker.kwargs.get("own_servers"))
+    return suite_of(item).own_servers or item.get_closest_marker(MARKER) is not None
 
 
 def server_rank(item: pytest.Item, order: Mapping[ServerSpec, int]) -> int:
     """Where its server stands in the order; what has none comes first."""
     cell = cell_of(item)
     return order[cell.spec] if cell else -1
+
+
+def untaken(items: Sequence[pytest.Item], stack: Stack, words: str) -> tuple[list[pytest.Item], list[str]]:
+    """The cases that their suites do not ask about; and what to say of a suite that was named for nothing.
+
+    Args:
+        items: all cases.
+        stack: they are of.
+        words: of the command line.
+
+    Raises:
+        BadInput: a suite cannot tell.
+    """
+    dropped, taken, said = [], set(), {}
+    for item in items:
+        cell, suite = cell_of(item), suite_of(item)
+        if cell is None or suite.takes(cell, stack, words):
+            taken.add(suite.name)
+            continue
+        dropped.append(item)
+        if suite.nothing and item.path.name in words:
+            said[suite.name] = f"no drafter of stack {stack.name} {suite.nothing}"
+    return dropped, [text for name, text in said.items() if name not in taken]
 
 
 def only_by_name(item: pytest.Item, stack: Stack, *, arguments: Sequence[str], named: str) -> bool:
@@ -46,10 +78,13 @@ def only_by_name(item: pytest.Item, stack: Stack, *, arguments: Sequence[str], n
         arguments: of the command line.
         named: the expressions of -k and -m.
     """
-    cell, marker = cell_of(item), item.get_closest_marker("cells")
-    if cell is None or marker is None:
+    by_path = any(item.path.name in argument for argument in arguments)
+    if item.get_closest_marker(MARKER):
+        return not by_path and MARKER not in named
+    cell = cell_of(item)
+    if cell is None:
         return False
-    if marker.kwargs.get("by_path") and not any(item.path.name in arg for arg in arguments):
+    if suite_of(item).by_path and not by_path:
         return True
     selected, words = stack.drafters[cell.name.drafter].selected, [re.escape(cell.name.drafter)]
     if isinstance(selected, tuple):

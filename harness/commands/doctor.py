@@ -10,19 +10,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.config import stack as stacks
+from harness.config.cells import ServerSpec
 from harness.config.prompts import load as load_prompts
 from harness.config.stack import Stack
 from harness.engine.facts import EngineFacts, engine_facts
 from harness.engine.models import cache_folder, resolve
-from harness.engine.server import free_port
+from harness.engine.server import Server, free_port, running
+from harness.engine.slot import Slot
 from harness.errors import BadInput, DraftgateError, PortTaken, ServerFailed
 from harness.provenance import record as provenance
-from harness.suites import selfcheck as calibration
-from harness.suites.known_answers import Outcome
+from harness.suites.known_answers import Found
+from harness.suites.selfcheck import SHORT, ensure
 from harness.text.console import show
 from harness.text.render import visible
 
@@ -33,7 +36,7 @@ _LEAST_GB = 2.0
 _PROBE_S = 180
 
 Mark = Literal["ok", "bad", "—"]
-_MARKS: dict[Outcome, Mark] = {"ok": "ok", "broken": "bad", "not checked": "—"}
+_MARKS: dict[Found, Mark] = {"ok": "ok", "broken": "bad", "not checked": "—"}
 
 
 class Line(NamedTuple):
@@ -47,16 +50,17 @@ class Line(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Tell the command's parser what there is to say, and what to run."""
     parser.description = (
-        "Look whether this machine can measure a stack, and calibrate its engine: the target drafts for "
+        "Look whether this machine can measure a stack, and check its engine: the target drafts for "
         "itself, and what must come of it is known. Exit code: 0 all is well, 1 it is not, 2 bad input."
     )
     add = parser.add_argument
     add("--stack", metavar="NAME|PATH", default=DEFAULT_STACK, help=f"({DEFAULT_STACK})")
     add("--results", metavar="DIR", type=Path, default=Path("results"), help="where runs go (results)")
     add(
+        "--self-check",
         "--calibrate",
         action=argparse.BooleanOptionalAction,
-        help="calibrate now, whatever is remembered; or not at all (what is remembered, else now)",
+        help="check now, whatever is remembered; or not at all (what is remembered, else now)",
     )
     parser.set_defaults(run=run)
 
@@ -69,19 +73,19 @@ def run(options: argparse.Namespace) -> int:
     """
     stack = stacks.load(stacks.find(options.stack, _DATA / "stacks"))
     well = True
-    for line in look(stack, results=options.results, calibrate=options.calibrate):
+    for line in look(stack, results=options.results, self_check=options.self_check):
         well &= line.mark != "bad"
         show(f"{line.mark:4}{line.name:14}{visible(line.text)}\n")
     return 0 if well else 1
 
 
-def look(stack: Stack, *, results: Path, calibrate: bool | None) -> Iterator[Line]:
+def look(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[Line]:
     """One look after the other, the quick ones first; none needs another but where an engine is needed.
 
     Args:
         stack: what is to be measured.
         results: where runs would go.
-        calibrate: True: now; False: not; None: only where nothing is remembered.
+        self_check: True: now; False: not; None: only where nothing is remembered.
     """
     here = provenance.environment()
     gpus = ", ".join(str(gpu.get("name")) for gpu in here["gpus"]) or "no GPU"
@@ -104,10 +108,10 @@ def look(stack: Stack, *, results: Path, calibrate: bool | None) -> Iterator[Lin
         if drafter.model not in (None, "target"):
             yield _model(name, str(drafter.model), python)
     if facts is None:
-        yield Line("—", "calibration", "not without an engine")
+        yield Line("—", "self-check", "not without an engine")
         return
     yield _patch(python)
-    yield from _calibration(stack, calibrate=calibrate)
+    yield from _self_check(stack, self_check=self_check)
 
 
 def _disk(name: str, folder: Path) -> Line:
@@ -177,23 +181,26 @@ def _patch(python: str) -> Line:
     return Line("ok", "known faults", "none" if found else "none to look for on this device")
 
 
-def _calibration(stack: Stack, *, calibrate: bool | None) -> Iterator[Line]:
-    if calibrate is False:
-        yield Line("—", "calibration", "left out")
+def _self_check(stack: Stack, *, self_check: bool | None) -> Iterator[Line]:
+    if self_check is False:
+        yield Line("—", "self-check", "left out")
         return
     try:
-        prompts = load_prompts(_DATA / "prompts", "instruct", stack.languages[0], at_most=2)
+        prompts = load_prompts(_DATA / "prompts", "instruct", stack.languages[0], at_most=SHORT)
+        patch = os.environ.get("DRAFTGATE_MEND", "1")
         with tempfile.TemporaryDirectory() as folder:
-            found = calibration.ensure(
-                stack,
-                prompts,
-                folder=Path(folder),
-                say=lambda _: None,
-                patch=os.environ.get("DRAFTGATE_MEND", "1"),
-                again=bool(calibrate),
-            )
+
+            def start(spec: ServerSpec) -> AbstractContextManager[Server]:
+                return running(spec, folder=Path(folder), say=_silent, patch=patch)
+
+            with Slot(start, _silent) as slot:
+                found = ensure(slot, stack, prompts, say=_silent, patch=patch, again=bool(self_check))
     except DraftgateError as error:
-        yield Line("bad", "calibration", f"the target cannot draft for itself here: {error}".splitlines()[0])
+        yield Line("bad", "self-check", f"the target cannot draft for itself here: {error}".splitlines()[0])
         return
     for check in found.checks:
-        yield Line(_MARKS[check.outcome], "calibration", f"{check.name}: {check.text}")
+        yield Line(_MARKS[check.outcome], "self-check", f"{check.name}: {check.text}")
+
+
+def _silent(_: str) -> None:
+    """Says nothing."""

@@ -1,4 +1,4 @@
-"""What a prompt becomes over each endpoint, in tokens, and what a missing template does to acceptance."""
+"""The endpoints suite: is a prompt the same over `chat` and `raw`, and what does a missing template cost?"""
 
 from __future__ import annotations
 
@@ -6,133 +6,74 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
+from harness.config.cells import Cell
 from harness.config.prompts import Prompt, hash_of
-from harness.errors import ServerFailed
-from harness.measure import validity
+from harness.config.stack import Stack
+from harness.measure.chat_template import Shell, Template, shell_of, template_of
 from harness.measure.probe import Tokens
+from harness.measure.validity import MARK, countable, mostly_degenerate, total
+from harness.provenance.record import folder_of
+from harness.report.run_table import text_table
+from harness.results.files import write_atomically
 from harness.results.records import CellRecord, PromptRecord
-from harness.stats import paired as stats
 from harness.stats.acceptance import Tally, added
+from harness.stats.paired import PairedRatio, paired_log_ratio
 from harness.stats.text_quality import degenerate
+from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import number
 
 CHAT, RAW, TEMPLATED = VARIANTS = ("chat", "raw", "raw + template")
-Template = Literal["present", "doubled", "partial", "missing"]
-_PROBES = ("Q", "7")
-"""They share no letter, so that what both become has only the template in common."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shell:
-    """What a chat template puts around a user's words."""
-
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    bos: int | None
-    """The token that a text begins with; None where the tokenizer has none."""
-
-    def template(self, ids: Sequence[int]) -> Template:
-        """Whether it stands around these tokens, once or twice."""
-        whole = tuple(ids)
-        begins, ends = whole[: len(self.before)] == self.before, _ends(whole, self.after)
-        if max(_count(whole, self._opening), _count(whole, self.after)) > 1:
-            return "doubled"
-        if begins and ends and (self.before or self.after):
-            return "present"
-        return "partial" if (begins and self._opening) or (ends and self.after) else "missing"
-
-    @property
-    def _opening(self) -> tuple[int, ...]:
-        """Its beginning without the token that every text may begin with."""
-        return self.before[1:] if self.before and self.before[0] == self.bos else self.before
-
-    def double_bos(self, ids: Sequence[int]) -> bool:
-        """The text begins twice."""
-        return self.bos is not None and tuple(ids[:2]) == (self.bos, self.bos)
+def _over_chat(cell: Cell, _: Stack, __: str) -> bool:
+    """One audit for each cell over chat: it sends its prompts over raw as well."""
+    return cell.name.endpoint == CHAT
 
 
-def _ends(ids: tuple[int, ...], with_: tuple[int, ...]) -> bool:
-    return ids[len(ids) - len(with_) :] == with_
+SUITE = Suite(name="endpoints", by_path=True, drafting=True, takes=_over_chat)
+_FOLDERS = {CHAT: SUITE.name, RAW: SUITE.name, TEMPLATED: f"{SUITE.name}/templated"}
 
 
-def _count(ids: tuple[int, ...], part: tuple[int, ...]) -> int:
-    return sum(ids[i : i + len(part)] == part for i in range(len(ids) - len(part) + 1)) if part else 0
-
-
-def shell_of(tokens: Tokens) -> Shell:
-    """What the server's template puts around a message, by the tokens of two that have nothing in common.
+def endpoints(bench: Bench, cell: Cell) -> Outcome:
+    """Measure a cell over every variant on one server, and look at what each prompt became.
 
     Raises:
-        ServerFailed: no usable answer.
+        BadInput, ServerFailed: see `Bench.measured`; or the server has no usable tokenizer.
     """
-    one, two = (tokens.chat(probe) for probe in _PROBES)
-    before = _common(one, two)
-    after = tuple(reversed(_common(one[::-1], two[::-1])))
-    plain, with_special = tokens.raw(_PROBES[0], special=False), tokens.raw(_PROBES[0])
-    added_first = with_special[0] if with_special[-len(plain) :] == plain != with_special else None
-    return Shell(
-        before=before, after=after, bos=added_first if added_first is not None else (before or (None,))[0]
-    )
+    audit = _audited(bench, cell)
+    write_atomically(bench.run.folder / SUITE.name / f"{cell}.tokens.jsonl", token_lines(audit))
+    faults = audit.faults()
+    kind: Kind = "failed" if faults else "fine"
+    if not all(record.valid for record in audit.records.values()):
+        kind = "invalid"
+    table = "\n".join([str(cell), text_table(*rows(audit)), *audit.sentences(), *faults])
+    return Outcome(suite=SUITE.name, cell=str(cell), kind=kind, sentence="; ".join(faults), table=table)
 
 
-def _common(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int, ...]:
-    length = 0
-    while length < min(len(one), len(two)) and one[length] == two[length]:
-        length += 1
-    return one[:length]
+def _audited(bench: Bench, cell: Cell) -> Audit:
+    server = bench.slot.get(cell.spec)
+    tokens = Tokens(server)
+    shell = shell_of(tokens)
+    target = cell.spec.target
+    folder = folder_of(target.tokenizer or server.target_path, target.revision)
+    by_hand = template_of(Path(folder) if folder else None)
 
+    def with_template(prompt: Prompt) -> Prompt:
+        text = by_hand(prompt.text) if by_hand else tokens.text(tokens.chat(prompt.text))
+        return dataclasses.replace(prompt, text=text)
 
-def template_of(folder: Path | None) -> Callable[[str], str] | None:
-    """Renders a user's message by the template in a model's folder, as a person would by hand.
-
-    None where the folder has none, or jinja2 is not installed: then the server's own rendering, turned back
-    into text, must do.
-    """
-    if folder is None:
-        return None
-    try:
-        import jinja2.sandbox  # noqa: PLC0415 - comes with every engine, the core does not need it
-    except ImportError:
-        return None
-    config: dict[str, Any] = {}
-    source: Any = None
-    with contextlib.suppress(OSError, ValueError):
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        source = config.get("chat_template")
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if not isinstance(source, str):
-        return None
-
-    def refuse(message: str) -> str:
-        raise ServerFailed(f"the chat template of {folder.name} refuses a user's message: {message}")
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = refuse
-    special = {
-        name: value.get("content") if isinstance(value, dict) else value
-        for name, value in config.items()
-        if name.endswith("_token")
-    }
-    try:
-        template = environment.from_string(source)
-    except jinja2.TemplateError as error:
-        raise ServerFailed(f"the chat template of {folder.name} is none: {error}") from None
-
-    def render(text: str) -> str:
-        message = {"role": "user", "content": text}
-        try:
-            return template.render(messages=[message], add_generation_prompt=True, **special)
-        except jinja2.TemplateError as error:
-            raise ServerFailed(f"the chat template of {folder.name} cannot be rendered: {error}") from None
-
-    return render
+    plain = bench.run.prompts(cell)
+    sent = {CHAT: plain, RAW: plain, TEMPLATED: tuple(with_template(prompt) for prompt in plain)}
+    ways = {v: rendered(prompts, v, tokens=tokens, shell=shell) for v, prompts in sent.items()}
+    records = {}
+    for variant, prompts in sent.items():
+        name = cell.name.model_copy(update={"endpoint": CHAT if variant == CHAT else RAW})
+        one = dataclasses.replace(cell, name=name)
+        records[variant] = bench.measured(one, suite=_FOLDERS[variant], prompts=prompts)
+    return Audit(records=records, rendered=ways)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,7 +117,7 @@ class Audit:
 
     def tally(self, variant: str) -> Tally:
         """Of all its answers."""
-        return validity.total(self.records[variant].prompts)
+        return total(self.records[variant].prompts)
 
     def templates(self, variant: str) -> str:
         """`present`; of several, how often each."""
@@ -194,17 +135,17 @@ class Audit:
         pairs = self._paired(CHAT, variant)
         return sum(all(_steps(a) == _steps(b) for a, b in zip(*pair, strict=False)) for pair in pairs)
 
-    def change(self, old: str, new: str) -> stats.PairedRatio | None:
+    def change(self, old: str, new: str) -> PairedRatio | None:
         """Of tokens per step, prompt by prompt; None where too few of them have any."""
         sides: list[list[Tally]] = [[], []]
         for pair in self._paired(old, new):
-            tallies = [added([r.tally for r in side if validity.countable(r)]) for side in pair]
+            tallies = [added([r.tally for r in side if countable(r)]) for side in pair]
             if all(t.decode_steps for t in tallies):
                 for side, tally in zip(sides, tallies, strict=True):
                     side.append(tally)
         before, after = sides
         with contextlib.suppress(ValueError):
-            return stats.paired_log_ratio(
+            return paired_log_ratio(
                 [t.committed for t in before], [t.decode_steps for t in before],
                 [t.committed for t in after], [t.decode_steps for t in after],
             )  # fmt: skip
@@ -270,8 +211,10 @@ class Audit:
         endpoint = self.change(CHAT, TEMPLATED)
         if whole is None or missing is None or endpoint is None:
             return [*lines, "too few prompts have a decode step over every endpoint to compare them"]
-        lines.append(f"raw against chat: tokens per step {_told(whole)}")
-        lines.append(f"of it the missing template: {_told(missing)}; the endpoint itself: {_told(endpoint)}")
+        lines.append(f"raw against chat: tokens per step {_shown(whole)}")
+        lines.append(
+            f"of it the missing template: {_shown(missing)}; the endpoint itself: {_shown(endpoint)}"
+        )
         return lines
 
 
@@ -279,7 +222,7 @@ def _steps(record: PromptRecord) -> tuple[object, ...]:
     return record.text_hash, record.histogram, record.undrafted, record.output_tokens
 
 
-def _told(change: stats.PairedRatio) -> str:
+def _shown(change: PairedRatio) -> str:
     if change.identical:
         return f"the same in all {change.m} prompts"
     low, high = (100 * math.expm1(bound) for bound in change.ci())
@@ -298,8 +241,8 @@ def rows(audit: Audit) -> tuple[list[str], list[list[str]]]:
         rates = [number(rate, 1, scale=100) for rate in tally.acceptance[:k]]
         table.append(
             [
-                f"{variant} {validity.MARK}" if validity.mostly_degenerate(record.findings) else variant,
-                str(sum(validity.countable(r) for r in record.prompts)),
+                f"{variant} {MARK}" if mostly_degenerate(record.findings) else variant,
+                str(sum(countable(r) for r in record.prompts)),
                 audit.templates(variant),
                 f"{n} of {len(sent)}" if (n := sum(r.double_bos for r in sent)) else "no",
                 number(sum(len(r.ids) for r in sent) / len(sent) if sent else None, 1),

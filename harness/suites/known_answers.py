@@ -28,7 +28,7 @@ MOST_GUESSED = 0.2
 _NUMERICS = 0.01
 """Least variance of a place: a probability of nearly 1 is itself known to bfloat16 only."""
 
-Outcome = Literal["ok", "broken", "not checked"]
+Found = Literal["ok", "broken", "not checked"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def place_of(position: int, logprobs: Mapping[int, float], temperature: float, *
     )
 
 
-def judge_greedy(places: Sequence[Place], k: int) -> tuple[Outcome, str]:
+def judge_greedy(places: Sequence[Place], k: int) -> tuple[Found, str]:
     """At T=0: every draft accepted, but for a few at ties."""
     if not places:
         return "broken", "no draft was checked"
@@ -104,7 +104,7 @@ def judge_greedy(places: Sequence[Place], k: int) -> tuple[Outcome, str]:
     return "ok", said + ties
 
 
-def judge_sampled(places: Sequence[Place], k: int) -> tuple[Outcome, str]:
+def judge_sampled(places: Sequence[Place], k: int) -> tuple[Found, str]:
     """At a temperature: at each position as many accepted as the target's own probabilities say."""
     if not places:
         return "broken", "no draft was checked"
@@ -131,7 +131,7 @@ def judge_sampled(places: Sequence[Place], k: int) -> tuple[Outcome, str]:
     return "ok", said
 
 
-def judge_guessing(accepted: int, drafts: int, draft_tokens: int, k: int) -> tuple[Outcome, str]:
+def judge_guessing(accepted: int, drafts: int, draft_tokens: int, k: int) -> tuple[Found, str]:
     """A drafter with random weights: right now and then, and never often.
 
     Args:

@@ -1,4 +1,4 @@
-"""One server under more and more requests: what each level gave, and whether acceptance moved. Pure."""
+"""The load suite: what becomes of acceptance, speed and errors when more requests are in flight."""
 
 from __future__ import annotations
 
@@ -6,19 +6,75 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
-from harness.judge import verdict as gate
-from harness.judge.verdict import Verdict
-from harness.measure import validity
-from harness.report.run_table import MARKS
+from harness.config.cells import Cell
+from harness.judge.verdict import Verdict, judge
+from harness.measure.measurement import Measurement
+from harness.measure.validity import remembers, total
+from harness.report.run_table import MARKS, marked, text_table
 from harness.results.records import CellRecord, PromptRecord
 from harness.results.timing import speed_of, wall_of
-from harness.stats import paired as stats
-from harness.text.numbers import DASH, number, signed, signed_interval
+from harness.run import Run
+from harness.stats.paired import ALPHA_PRIMARY, MIN_DIFFERING
+from harness.suites.runner import Bench, Kind, Outcome, Suite
+from harness.text.numbers import DASH, duration, number, signed, signed_interval
 
 LEVELS = (1, 4, 16, 64)
 """Requests in flight. The first level is what the others are held against."""
 _FOR_EACH = 2
 """Requests for each one in flight: a level is held for a while, not only reached."""
+
+
+def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
+    levels = run.options.levels
+    requests = {cell: sum(_repeats(run, n, cell) * len(run.prompts(cell)) for n in levels) for cell in cells}
+    tokens = sum(count * cell.profile.max_tokens for cell, count in requests.items())
+    seconds = duration(tokens / run.options.stack.tokens_per_second)
+    text = f"load: {', '.join(map(str, levels))} in flight, {sum(requests.values())} requests; "
+    return [text + f"less than {seconds}, which is what they take one at a time"]
+
+
+SUITE = Suite(name="load", by_path=True, plan=_plan)
+
+
+def under_load(bench: Bench, cell: Cell) -> Outcome:
+    """Measure a cell at each number of requests in flight, on one server.
+
+    Raises:
+        BadInput, ServerFailed: see `Bench.measured`.
+    """
+    options = bench.run.options
+    levels = [_measured(bench, cell, in_flight) for in_flight in options.levels]
+    wrong, said = faults(levels), sentences(levels)
+    kind: Kind = "failed" if wrong else "noteworthy" if said else "fine"
+    if any(level.flaws for level in levels):
+        kind = "invalid"
+    bound = Bound(ttft_s=options.ttft_s, tpot_s=options.tpot_s)
+    return Outcome(
+        suite=SUITE.name,
+        cell=str(cell),
+        kind=kind,
+        sentence="; ".join([*wrong, *said]),
+        table=report(levels, bound),
+    )
+
+
+def _measured(bench: Bench, cell: Cell, in_flight: int) -> Level:
+    """One level: the prompts as often as it takes, in one stream."""
+    one = dataclasses.replace(cell, profile=cell.profile.model_copy(update={"concurrency": in_flight}))
+    prompts, repeats = bench.run.prompts(one), _repeats(bench.run, in_flight, one)
+    record = bench.measured(
+        one,
+        suite=f"{SUITE.name}-{in_flight:02d}",
+        prompts=prompts,
+        repeats=repeats,
+        timed=bench.run.timed,
+        passes=Measurement.all_passes,
+    )
+    return Level(in_flight=in_flight, asked=repeats * len(prompts), record=record)
+
+
+def _repeats(run: Run, in_flight: int, cell: Cell) -> int:
+    return max(run.options.repeats, passes(in_flight, len(run.prompts(cell))))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +117,12 @@ class Level:
         return sum(r.failed for r in self.record.prompts)
 
     @property
+    def flaws(self) -> list[str]:
+        """Why this is not a measurement, where it is not for want of answers."""
+        hard = [f.text for f in self.record.findings if f.hard and f.code != "request-failed"]
+        return [] if self.errors else hard
+
+    @property
     def lost(self) -> int:
         """Requests that were sent and have no record, or somebody else's."""
         return self.asked - len({(r.prompt, r.repeat) for r in self.record.prompts})
@@ -92,22 +154,22 @@ def _rate(records: Sequence[PromptRecord], good: Iterable[bool]) -> float | None
 
 def compared(first: Level, other: Level) -> Verdict:
     """A level against the first one, prompt by prompt, seed by seed."""
-    if validity.remembers(first.record.subject):
+    if remembers(first.record.subject):
         text = "the drafter drafts from earlier answers, and the first level gave it those of all prompts"
         return Verdict(kind="invalid", text=text)
     against = f"{first.in_flight} in flight"
-    return gate.judge(first.record, other.record, across={"concurrency"}, against=against)
+    return judge(first.record, other.record, across={"concurrency"}, against=against)
 
 
 def moved(verdict: Verdict) -> bool:
     """Acceptance changed by more than its noise, up or down and however little.
 
-    One-sided p <= `stats.ALPHA_PRIMARY` either way, and as many differing prompts as the gate asks for.
+    One-sided p <= `ALPHA_PRIMARY` either way, and as many differing prompts as the gate asks for.
     """
     primary = verdict.primary
-    if primary is None or primary.differing < min(stats.MIN_DIFFERING, primary.m):
+    if primary is None or primary.differing < min(MIN_DIFFERING, primary.m):
         return False
-    return min(primary.p_loss(), primary.p_gain()) <= stats.ALPHA_PRIMARY
+    return min(primary.p_loss(), primary.p_gain()) <= ALPHA_PRIMARY
 
 
 def faults(levels: Sequence[Level]) -> list[str]:
@@ -120,9 +182,8 @@ def faults(levels: Sequence[Level]) -> list[str]:
             found.append(f"{at} {level.errors} of {level.asked} requests had no answer: {why}")
         if level.lost:
             found.append(f"{at} {level.lost} of {level.asked} requests have no record")
-        others = [f.text for f in level.record.findings if f.hard and f.code != "request-failed"]
-        if others and not level.errors:
-            found.append(f"{at}: not a measurement: {'; '.join(others)}")
+        if level.flaws:
+            found.append(f"{at}: not a measurement: {'; '.join(level.flaws)}")
     return found
 
 
@@ -139,7 +200,7 @@ def rows(levels: Sequence[Level], bound: Bound) -> tuple[list[str], list[list[st
     table = []
     for level in levels:
         records = level.record.prompts
-        tally, speed = validity.total(records), speed_of(records)
+        tally, speed = total(records), speed_of(records)
         verdict = compared(levels[0], level) if level is not levels[0] else None
         table.append(
             [
@@ -193,3 +254,11 @@ def notes(levels: Sequence[Level]) -> list[str]:
         for text in dict.fromkeys([*soft, *level.record.trusted]):
             where.setdefault(text, []).append(str(level.in_flight))
     return [f"note: at {', '.join(at)} in flight: {text}" for text, at in where.items()]
+
+
+def report(levels: Sequence[Level], bound: Bound) -> str:
+    """The table of a cell, with what limits its reading below."""
+    head = f"{marked(levels[0].record)}: goodput is requests a second with {bound}"
+    head += "; change against the first level; positions in %"
+    table = text_table(*rows(levels, bound))
+    return "\n".join([head, table, *sentences(levels), *faults(levels), *notes(levels)])

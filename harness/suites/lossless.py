@@ -1,4 +1,4 @@
-"""Does a drafter change what the target says? Output with it against output without. Pure.
+"""The lossless suite: does a drafter change what the target says? Output with it against output without.
 
 At T=0 both must be the same text, but where two tokens are as likely and numerics decide. At a temperature
 the texts differ, their distribution must not.
@@ -15,15 +15,51 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import special
 
-from harness.suites.known_answers import TIE, Outcome
+from harness.config.cells import Cell, server_spec
+from harness.config.prompts import Prompt
+from harness.config.stack import NO_DRAFTER, Profile, Sampling, Stack
+from harness.engine.server import Server
+from harness.measure import probe
+from harness.measure.probe import Answer
+from harness.suites.known_answers import TIE, Found
+from harness.suites.runner import Bench, Kind, Outcome, Suite
+from harness.suites.self_drafting import with_logprobs
 
 ALPHA = 0.001
 """How often an engine that changes nothing is said to."""
 PERMUTATIONS = 9_999
+TEMPERATURE, SEEDS, PROMPTS, TOKENS, CONCURRENCY = 0.7, 64, 4, 8, 16
+"""Of the test of the distribution: seeds of each side, prompts, first tokens, requests in flight."""
 _LEAST = 5
 """Answers that must begin alike, of both sides together, for their number to be compared."""
 
 Ids = tuple[int, ...]
+
+
+Place = tuple[str, str, str]
+"""Endpoint, language and workload of a cell."""
+
+
+def _one_endpoint(cell: Cell, stack: Stack, words: str) -> bool:
+    """One endpoint is enough, unless another is named: what is checked does not know it."""
+    return cell.name.endpoint == "chat" or "raw" in words or "chat" not in stack.endpoints
+
+
+SUITE = Suite(name="lossless", by_path=True, own_servers=True, drafting=True, takes=_one_endpoint)
+
+
+class NotAMeasurement(Exception):  # noqa: N818 - an outcome, not a failure of ours
+    """What was asked cannot be used; the text says why."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What `none` says to the prompts of a cell."""
+
+    greedy: list[Answer]
+    noise: int
+    """Prompts to which it says something else the second time."""
+    sampled: dict[str, list[Ids]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +92,7 @@ def gap_at(told: Mapping[int, float], plain: int | None, drafted: int | None) ->
     return told.get(plain, least) - told.get(drafted, least)
 
 
-def judge_greedy(parted: Sequence[Divergence], noise: int, prompts: int) -> tuple[Outcome, str]:
+def judge_greedy(parted: Sequence[Divergence], noise: int, prompts: int) -> tuple[Found, str]:
     """At T=0: no answer parts from the undrafted one at a place where the target is sure.
 
     Args:
@@ -101,7 +137,7 @@ def judge_sampled(
     *,
     checked: int,
     rng: Generator,
-) -> tuple[Outcome, str]:
+) -> tuple[Found, str]:
     """At a temperature: the first tokens of answers have the same distribution with and without a drafter.
 
     The statistic adds (a - b)^2 / (a + b) over all beginnings of answers, a and b being how many answers
@@ -141,3 +177,118 @@ def _beginnings(answers: Sequence[Ids]) -> NDArray[np.float64]:
     begun = Counter(answer[:length] for answer in answers for length in range(1, len(answer) + 1))
     columns = [start for start, count in begun.items() if count >= _LEAST]
     return np.array([[answer[: len(start)] == start for start in columns] for answer in answers], dtype=float)
+
+
+def lossless(bench: Bench, cell: Cell) -> Outcome:
+    """Compare a drafter's output with that of `none`, each on a server of its own.
+
+    Raises:
+        BadInput, ServerFailed: a server could not be started, stalled, or tells no log probabilities.
+    """
+    fine = Outcome(suite=SUITE.name, cell=str(cell))
+    try:
+        found = _found(bench, cell)
+    except NotAMeasurement as why:
+        return fine.model_copy(update={"kind": "invalid", "sentence": f"not a measurement: {why}"})
+    lines = [f"{name}: {outcome}: {text}" for name, outcome, text in found]
+    broken = [f"{name}: {text}" for name, outcome, text in found if outcome == "broken"]
+    kind: Kind = "fine"
+    if broken:
+        kind = "failed"
+    elif any(outcome == "not checked" for _, outcome, _ in found):
+        kind = "noteworthy"
+    sentence = f"not lossless: {'; '.join(broken)}" if broken else "; ".join(lines)
+    table = "\n".join([str(cell), *lines])
+    return fine.model_copy(update={"kind": kind, "sentence": sentence, "table": table})
+
+
+def _found(bench: Bench, cell: Cell) -> list[tuple[str, Found, str]]:
+    references: dict[Place, Reference] = bench.shared.setdefault(SUITE.name, {})
+    for other in (*bench.cells, cell):  # all at once: `none` is started only once then
+        if other.name.place not in references:
+            references[other.name.place] = _reference(bench, other)
+    reference = references[cell.name.place]
+    engine = bench.slot.get(with_logprobs(cell.spec))
+    bench.say(
+        f"draftgate: {cell}: lossless? {len(reference.greedy)} prompts at T=0, {PROMPTS} x {SEEDS} seeds"
+    )
+    return [
+        ("T=0", *_greedy(bench, cell, engine, reference)),
+        (f"T={TEMPERATURE:g}", *_sampled(bench, cell, engine, reference)),
+    ]
+
+
+def _reference(bench: Bench, cell: Cell) -> Reference:
+    spec = server_spec(bench.run.options.stack, NO_DRAFTER, 0, prefix_cache=cell.profile.cache != "off")
+    server = bench.slot.get(with_logprobs(spec))
+    bench.say(f"draftgate: {'-'.join(cell.name.place)}: `none`, twice at T=0, then by seeds")
+    prompts = bench.run.prompts(cell)
+    once, again = (_asked(bench, server, cell, prompts, profile=_greedily(cell)) for _ in range(2))
+    return Reference(
+        greedy=once,
+        noise=sum(a.ids != b.ids for a, b in zip(once, again, strict=True)),
+        sampled=_by_seed(bench, server, cell, prompts[:PROMPTS], first=0)[0],
+    )
+
+
+def _greedily(cell: Cell) -> Profile:
+    return cell.profile.model_copy(update={"sampling": Sampling()})
+
+
+def _asked(
+    bench: Bench,
+    server: Server,
+    cell: Cell,
+    prompts: Sequence[Prompt],
+    *,
+    profile: Profile,
+    repeats: Sequence[int] = (0,),
+) -> list[Answer]:
+    answers, flaw = probe.ask(
+        server,
+        prompts,
+        profile,
+        endpoint=cell.name.endpoint,
+        repeats=repeats,
+        stall_seconds=bench.run.options.stall_seconds,
+    )
+    if flaw:
+        raise NotAMeasurement(flaw)
+    return answers
+
+
+def _greedy(bench: Bench, cell: Cell, server: Server, reference: Reference) -> tuple[Found, str]:
+    drafted = _asked(bench, server, cell, bench.run.prompts(cell), profile=_greedily(cell))
+    parted = []
+    for plain, ours in zip(reference.greedy, drafted, strict=True):
+        at = first_difference(plain.ids, ours.ids)
+        if at is None:
+            continue
+        logprobs = probe.prompt_logprobs(server, [*plain.prompt_ids, *plain.ids[: at + 1]])
+        here = plain.ids[at] if at < len(plain.ids) else None
+        there = ours.ids[at] if at < len(ours.ids) else None
+        gap = gap_at(logprobs[-1], here, there)
+        parted.append(Divergence(prompt=plain.record.prompt, at=at, gap=gap))
+    return judge_greedy(parted, reference.noise, len(drafted))
+
+
+def _sampled(bench: Bench, cell: Cell, server: Server, reference: Reference) -> tuple[Found, str]:
+    drafted, checked = _by_seed(bench, server, cell, bench.run.prompts(cell)[:PROMPTS], first=SEEDS)
+    return judge_sampled(reference.sampled, drafted, checked=checked, rng=np.random.default_rng(0))
+
+
+def _by_seed(
+    bench: Bench, server: Server, cell: Cell, prompts: Sequence[Prompt], *, first: int
+) -> tuple[dict[str, list[Ids]], int]:
+    """The first tokens by prompt, of seeds from `first` on; and how many draft tokens were proposed."""
+    update = {
+        "sampling": Sampling(temperature=TEMPERATURE),
+        "max_tokens": TOKENS,
+        "concurrency": CONCURRENCY,
+    }
+    profile = cell.profile.model_copy(update=update)
+    answers = _asked(bench, server, cell, prompts, profile=profile, repeats=range(first, first + SEEDS))
+    found: dict[str, list[Ids]] = {prompt.id: [] for prompt in prompts}
+    for answer in answers:
+        found[answer.record.prompt].append(answer.ids[:TOKENS])
+    return found, sum(answer.record.draft_tokens or 0 for answer in answers)

@@ -1,4 +1,4 @@
-"""Served against predicted: does an engine give what a drafter's validation says that it should?
+"""The parity suite: does an engine give what a drafter's validation says that it should?
 
 Like is compared with like: the same prompts, rendered to the same tokens, the drafts that the same starts
 lead to, and both sides cut at the answer's end. What is left is numerics, or a break: a setting that the
@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
+from harness.config.cells import Cell
+from harness.config.prompts import HELD_OUT, Prompt, load_held_out
+from harness.config.stack import Sampling, Stack
+from harness.errors import BadInput
 from harness.judge.pairing import ENOUGH_IN_COMMON
-from harness.measure.validity import countable
+from harness.measure.validity import countable, total
+from harness.report.run_table import text_table
+from harness.results import prediction
 from harness.results.prediction import Predicted, Summary, summarise
 from harness.results.records import CellRecord, PromptRecord
-from harness.stats import paired as stats
+from harness.run import Run
 from harness.stats.acceptance import Tally, added, histogram_of, overshoot_of, tally_of
+from harness.stats.paired import MIN_PROMPTS, PairedRatio, paired_difference, paired_log_ratio
+from harness.suites import acceptance, runner
+from harness.suites.runner import Bench, Outcome, Suite
 from harness.text.numbers import DASH, number, percent, share, signed, signed_interval
 
 MARGIN = 0.03
@@ -25,7 +35,9 @@ MARGIN = 0.03
 _LOG_MARGIN = -math.log(1 - MARGIN)
 _MANY_NOT_GREEDY = 0.02
 _BREAKS = frozenset({"dead-drafter", "no-drafts"})
-"""Findings that make no measurement of a cell, and are what a contract is there to find."""
+"""Findings that make no measurement of a cell, and are what this suite is there to find."""
+
+_WORKLOAD = "instruct"  # held-out prompts are of no other; with --workload a cell would come several times
 
 Kind = Literal["kept", "better", "broken", "inconclusive", "invalid"]
 
@@ -36,18 +48,18 @@ class Position:
 
     predicted: float | None
     served: float | None
-    gap: stats.PairedRatio | None
+    gap: PairedRatio | None
     """Served less predicted, absolute; None where there is nothing to compare."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Contract:
-    """Whether serving keeps what validation promised, and what explains the difference to the trainer."""
+class Parity:
+    """Whether serving gives what validation promised, and what explains the difference to the trainer."""
 
     kind: Kind
     text: str
     """One sentence without the cell's name."""
-    primary: stats.PairedRatio | None = None
+    primary: PairedRatio | None = None
     """Log ratio of tokens per step, served over predicted."""
     positions: tuple[Position, ...] = ()
     summary: Summary | None = None
@@ -55,6 +67,8 @@ class Contract:
     prompts: int = 0
     same_text: int = 0
     notes: tuple[str, ...] = ()
+    measured: bool = True
+    """False where what was served is not a measurement."""
 
     @property
     def fails(self) -> bool:
@@ -62,7 +76,7 @@ class Contract:
         return self.kind in ("broken", "invalid")
 
 
-def compare(predicted: Sequence[Predicted], record: CellRecord, *, max_tokens: int) -> Contract:
+def compare(predicted: Sequence[Predicted], record: CellRecord, *, max_tokens: int) -> Parity:
     """Hold what was served against what was predicted, prompt by prompt.
 
     `broken`: the one-sided 95 % upper bound of served / predicted tokens per step is below 0.97.
@@ -74,20 +88,20 @@ def compare(predicted: Sequence[Predicted], record: CellRecord, *, max_tokens: i
         record: what the server answered, at T=0.
         max_tokens: where it was cut.
     """
-    hard = [f.text for f in record.findings if f.hard and f.code not in _BREAKS]
-    if hard:
-        return Contract(kind="invalid", text=f"not a measurement: {'; '.join(hard)}")
+    flaws = [f.text for f in record.findings if f.hard and f.code not in _BREAKS]
+    if flaws:
+        return Parity(kind="invalid", text=f"not a measurement: {'; '.join(flaws)}", measured=False)
     answers = {r.prompt: r for r in record.prompts}
     pairs, notes = _paired(predicted, answers)
-    if len(pairs) < stats.MIN_PROMPTS or len(pairs) < ENOUGH_IN_COMMON * len(predicted):
-        least = max(stats.MIN_PROMPTS, math.ceil(ENOUGH_IN_COMMON * len(predicted)))
+    if len(pairs) < MIN_PROMPTS or len(pairs) < ENOUGH_IN_COMMON * len(predicted):
+        least = max(MIN_PROMPTS, math.ceil(ENOUGH_IN_COMMON * len(predicted)))
         why = "".join(f"; {note}" for note in notes)
         text = f"{len(pairs)} of {len(predicted)} prompts can be compared, {least} are the least{why}"
-        return Contract(kind="invalid", text=text)
+        return Parity(kind="invalid", text=text)
     k = record.cell.k
     promised = [line.tally(k=k, max_tokens=max_tokens) for line, _ in pairs]
     served = [ended(answer) for _, answer in pairs]
-    primary = stats.paired_log_ratio(
+    primary = paired_log_ratio(
         [t.committed for t in promised],
         [t.decode_steps for t in promised],
         [t.committed for t in served],
@@ -96,7 +110,7 @@ def compare(predicted: Sequence[Predicted], record: CellRecord, *, max_tokens: i
     kind = _kind(primary)
     same = sum(line.text_hash == answer.text_hash for line, answer in pairs)
     summary = summarise([line for line, _ in pairs], k=k, max_tokens=max_tokens)
-    return Contract(
+    return Parity(
         kind=kind,
         text=_sentence(kind, primary, same_text=same),
         primary=primary,
@@ -149,7 +163,7 @@ def _paired(
     return pairs, tuple(notes)
 
 
-def _kind(primary: stats.PairedRatio) -> Kind:
+def _kind(primary: PairedRatio) -> Kind:
     low = primary.lower_bound()
     high = 2 * primary.estimate - low
     if high < -_LOG_MARGIN:
@@ -159,7 +173,7 @@ def _kind(primary: stats.PairedRatio) -> Kind:
     return "kept" if low > -_LOG_MARGIN else "inconclusive"
 
 
-def _sentence(kind: Kind, primary: stats.PairedRatio, *, same_text: int) -> str:
+def _sentence(kind: Kind, primary: PairedRatio, *, same_text: int) -> str:
     low, high = (math.expm1(end) for end in primary.ci())
     change = f"{percent(math.expm1(primary.estimate))}, 95 % CI {signed_interval((low, high))}"
     parts = [
@@ -180,7 +194,7 @@ def _position(promised: Sequence[Tally], served: Sequence[Tally], index: int) ->
         return added(tallies).acceptance[index]
 
     try:
-        gap = stats.paired_difference(
+        gap = paired_difference(
             [t.at_least[index + 1] for t in promised],
             [t.verify_steps for t in promised],
             [t.at_least[index + 1] for t in served],
@@ -210,7 +224,89 @@ def _explanations(summary: Summary) -> tuple[str, ...]:
     return tuple(said)
 
 
-def rows(contract: Contract, benchmark: Tally | None) -> tuple[list[str], list[list[str]]]:
+def _takes(cell: Cell, stack: Stack, _: str) -> bool:
+    """Its drafter foretells how it is served: on the endpoint and workload that its answers were made on."""
+    if cell.name.endpoint != "chat" or cell.name.workload != _WORKLOAD:
+        return False
+    folder = _folder(stack, cell)
+    if not (folder / prediction.VALIDATION).is_file():
+        return False
+    return any(prompt.language == cell.name.language for prompt, _ in _held_out(folder))
+
+
+def _folder(stack: Stack, cell: Cell) -> Path:
+    return Path(stack.drafters[cell.name.drafter].model or "/nowhere")
+
+
+def _held_out(folder: Path) -> list[tuple[Prompt, Predicted]]:
+    """The held-out prompts that something is predicted for, in the order of their file."""
+    predicted = {line.id: line for line in prediction.load(folder / prediction.VALIDATION)}
+    prompts = load_held_out(folder / HELD_OUT)
+    return [(prompt, predicted[prompt.id]) for prompt in prompts if prompt.id in predicted]
+
+
+SUITE = Suite(
+    name="parity",
+    by_path=True,
+    drafting=True,
+    takes=_takes,
+    nothing="comes with a prediction of what serving should give: those made by `python -m training` do "
+    f"({prediction.VALIDATION}, {HELD_OUT})",
+)
+
+
+def parity(bench: Bench, cell: Cell) -> Outcome:
+    """Serve the held-out prompts of a cell's drafter, and compare what it accepts with the prediction.
+
+    Raises:
+        BadInput, ServerFailed: see `Bench.measured`; or the prediction is of a smaller k.
+    """
+    run, folder = bench.run, _folder(bench.run.options.stack, cell)
+    pairs = [pair for pair in _held_out(folder) if pair[0].language == cell.name.language]
+    pairs = pairs[: run.options.prompts]
+    predicted = [line for _, line in pairs]
+    least = min(line.k for line in predicted)
+    if cell.name.k > least:
+        raise BadInput(f"{cell}: k is {cell.name.k}, but its validation foretells {least} (ttt_steps)")
+    longest = max(line.tokens for line in predicted)
+    max_tokens = min(longest, run.options.max_tokens or longest)
+    # Nothing is sampled, and answers are as long as those that the drafter was validated on.
+    profile = {"sampling": Sampling(), "max_tokens": max_tokens, "prompts": len(pairs)}
+    served = bench.measured(
+        dataclasses.replace(cell, profile=cell.profile.model_copy(update=profile)),
+        suite=SUITE.name,
+        prompts=[prompt for prompt, _ in pairs],
+    )
+    found = compare(predicted, served, max_tokens=max_tokens)
+    return Outcome(
+        suite=SUITE.name,
+        cell=str(cell),
+        kind=_KINDS[found.kind] if found.measured else "invalid",
+        sentence=f"{found.kind}: {found.text}",
+        table=report(cell, found, run),
+        files=runner.fingerprint(folder / prediction.VALIDATION, folder / HELD_OUT),
+    )
+
+
+_KINDS: Mapping[Kind, runner.Kind] = {
+    "kept": "fine",
+    "better": "noteworthy",
+    "inconclusive": "unsure",
+    "broken": "failed",
+    "invalid": "failed",
+}
+
+
+def report(cell: Cell, found: Parity, run: Run) -> str:
+    """The table of a cell, with what explains it below."""
+    lines = [f"{cell}: served against predicted, held-out prompts (acceptance: %)"]
+    if found.primary:
+        known = run.finished_cell(acceptance.SUITE.name, cell)
+        lines.append(text_table(*rows(found, total(known.prompts) if known else None)))
+    return "\n".join([*lines, *(f"note: {note}" for note in found.notes), f"{found.kind}: {found.text}"])
+
+
+def rows(parity: Parity, benchmark: Tally | None) -> tuple[list[str], list[list[str]]]:
     """Header and rows: acceptance by position in percent, then tokens per step.
 
     `trainer` is its own full_acc; `all starts` the same with the target's own tokens; `predicted` and
@@ -218,14 +314,14 @@ def rows(contract: Contract, benchmark: Tally | None) -> tuple[list[str], list[l
     """
     header = ["", "trainer", "all starts", "predicted", "served", "gap", "95 % CI", "benchmark"]
     body = []
-    for i, position in enumerate(contract.positions):
+    for i, position in enumerate(parity.positions):
         acceptance = benchmark.acceptance if benchmark else ()
         ends = position.gap.ci() if position.gap else None
         body.append(
             [
                 f"position {i}",
-                share(contract.summary.trainer[i] if contract.summary else None),
-                share(contract.summary.full[i] if contract.summary else None),
+                share(parity.summary.trainer[i] if parity.summary else None),
+                share(parity.summary.full[i] if parity.summary else None),
                 share(position.predicted),
                 share(position.served),
                 signed(position.gap.estimate) if position.gap else DASH,
@@ -233,16 +329,16 @@ def rows(contract: Contract, benchmark: Tally | None) -> tuple[list[str], list[l
                 share(acceptance[i] if i < len(acceptance) else None),
             ]
         )
-    if contract.primary:
-        low, high = (math.expm1(end) for end in contract.primary.ci())
+    if parity.primary:
+        low, high = (math.expm1(end) for end in parity.primary.ci())
         body.append(
             [
                 "tokens/step",
                 DASH,
                 DASH,
-                number(contract.primary.r0),
-                number(contract.primary.r1),
-                percent(math.expm1(contract.primary.estimate)),
+                number(parity.primary.r0),
+                number(parity.primary.r1),
+                percent(math.expm1(parity.primary.estimate)),
                 signed_interval((low, high)),
                 number(benchmark.tokens_per_step if benchmark else None),
             ]

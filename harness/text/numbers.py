@@ -29,3 +29,11 @@ def percent(change: float) -> str:
 def signed_interval(ends: tuple[float, float] | None) -> str:
     """The two ends of an interval of changes, as `signed`: `-1.0..+2.3`; an em dash for None."""
     return f"{signed(ends[0])}..{signed(ends[1])}" if ends else DASH
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `5 min`, `2.5 h`."""
+    minute, hour = 60, 3600
+    if seconds < 2 * minute:
+        return f"{seconds:.0f} s"
+    return f"{seconds / minute:.0f} min" if seconds < 2 * hour else f"{seconds / hour:.1f} h"

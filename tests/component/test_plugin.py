@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from harness.plan import duration
+
 from harness.plugin import DATA
 
 SUITE = DATA.parent / "bench_suites" / "test_acceptance.py"

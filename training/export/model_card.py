@@ -7,8 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from harness.plan import duration
-from harness.text.numbers import DASH, number
+from harness.text.numbers import DASH, duration, number
 from harness.text.render import markdown, visible
 
 Records = Mapping[str, Any]

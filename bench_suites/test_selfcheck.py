@@ -1,6 +1,6 @@
 """Is the instrument sound? Known answers for the whole chain, from the request to the table.
 
-Run by its path or its marker: `pytest bench_suites -m calibration`. The short form (the target drafts for
+Run by its path or its marker: `pytest bench_suites -m self_check`. The short form (the target drafts for
 itself, two prompts) comes before the first server of every run by itself.
 """
 
@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import pytest
 
-from fixtures.calibration import Known
+from fixtures.bench import Judge
+from harness.suites import selfcheck
 
-pytestmark = pytest.mark.calibration
+pytestmark = pytest.mark.self_check
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_the_target_drafts_for_itself(known: Known, temperature: float) -> None:
+def test_the_target_drafts_for_itself(judge: Judge, temperature: float) -> None:
     """At T=0 all is accepted; at a temperature what the target's own probabilities say."""
-    known.drafting_for_itself(temperature)
+    judge(selfcheck.drafting_for_itself, temperature)
 
 
-def test_random_weights(known: Known) -> None:
+def test_random_weights(judge: Judge) -> None:
     """A drafter that guesses is near 0, and not what a broken counter gives."""
-    known.random_weights()
+    judge(selfcheck.random_weights)
 
 
-def test_synthetic_acceptance(known: Known) -> None:
+def test_synthetic_acceptance(judge: Judge) -> None:
     """Where vLLM accepts at rates that it is told, those rates are counted."""
-    known.synthetic()
+    judge(selfcheck.synthetic)

@@ -1,0 +1,154 @@
+"""The options of `pytest bench_suites`, and what the environment adds to them, checked."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.config.stack import Stack
+from harness.engine.http import is_url
+from harness.engine.watchdog import STALL_SECONDS
+from harness.errors import BadInput
+from harness.results.records import RUN_FILE
+from harness.run import Options
+from harness.stats.paired import LOOKS
+from harness.suites.load import LEVELS, Bound
+
+DEFAULT_STACK = "smollm2-cpu"
+DEFAULT_PROFILE = "quick"
+
+
+def add_options(add: Callable[..., None]) -> None:
+    """Tell the command line's parser what there is to say."""
+    add("--stack", metavar="NAME|PATH", default=DEFAULT_STACK, help=f"stack to measure ({DEFAULT_STACK})")
+    add("--profile", metavar="NAME", default=DEFAULT_PROFILE, help=f"quick, gate, field ({DEFAULT_PROFILE})")
+    add("--workload", metavar="W", action="append", help="workload, repeatable (instruct)")
+    add("--prompts", metavar="N", type=int, help="measure the first N prompts of each file")
+    add("--max-tokens", metavar="N", type=int, help="tokens per answer at most")
+    add("--concurrency", metavar="N", type=int, help="requests in flight")
+    add("--repeats", metavar="N", type=int, default=1, help="passes over the prompts (1)")
+    add("--seed", metavar="N", type=int, default=0, help="base of the prompts' seeds (0)")
+    add("--results", metavar="DIR", type=Path, default=Path("results"), help="where runs go (results)")
+    add("--resume", action="store_true", help="go on with the newest unfinished run of this command")
+    add("--server-url", metavar="URL", help="measure a server that runs already, and start none")
+    add("--gate", choices=("off", "warn", "on", "strict"), default="on", help="what fails a case (on)")
+    add("--baselines", metavar="DIR", type=Path, help="where baselines lie (baselines)")
+    add("--update-baselines", action="store_true", help="make what this run measures the baseline")
+    add("--update-baselines-new-only", action="store_true", help="the same for cells that have none yet")
+    add("--pairs", metavar="N", type=int, default=6, help="pairs of server starts for a speed-up (6)")
+    add(
+        "--sequential",
+        action="store_true",
+        help="stop a cell at the first look (16 to 80 prompts) that decides",
+    )
+    stalled = f"restart a server that has work and does nothing for so long ({STALL_SECONDS})"
+    add("--stall-seconds", metavar="N", type=int, default=STALL_SECONDS, help=stalled)
+    add("--compare", metavar="RUN", type=Path, help="judge against a run's folder, not the baselines")
+    add(
+        "--self-check",
+        "--calibration",
+        dest="self_check",
+        choices=("off", "warn", "on"),
+        default="on",
+        help="what a broken instrument does to a run (on: nothing is measured)",
+    )
+    levels, bound = ",".join(map(str, LEVELS)), Bound()
+    add("--levels", metavar="N,N", default=levels, help=f"requests in flight, of the load suite ({levels})")
+    for flag, seconds, what in (
+        ("--ttft-ms", bound.ttft_s, "time to first token"),
+        ("--tpot-ms", bound.tpot_s, "time per output token after it"),
+    ):
+        add(flag, metavar="N", type=int, default=round(seconds * 1000),
+            help=f"{what} of a request that counts as good ({seconds * 1000:g})")  # fmt: skip
+
+
+def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words: Sequence[str]) -> Options:
+    """The options of a run.
+
+    Args:
+        option: gives what the command line says of an option.
+        stack: to measure.
+        root: where `baselines` lies.
+        words: of the command line.
+
+    Raises:
+        BadInput: an option says what cannot be.
+    """
+    name = option("--profile")
+    if name not in stack.profiles:
+        raise BadInput(f"--profile {name}: unknown profile; there are: {', '.join(stack.profiles)}")
+    profile = stack.profiles[name]
+    for flag, field in (
+        ("--prompts", "prompts"),
+        ("--max-tokens", "max_tokens"),
+        ("--concurrency", "concurrency"),
+    ):
+        value = option(flag)
+        if value is not None:
+            if value < 1:
+                raise BadInput(f"{flag} {value}: must be 1 or more")
+            profile = profile.model_copy(update={field: value})
+    for flag, least in (("--repeats", 1), ("--pairs", 2), ("--stall-seconds", 1)):
+        if option(flag) < least:
+            raise BadInput(f"{flag} {option(flag)}: must be {least} or more")
+    if option("--sequential") and (profile.prompts < LOOKS[0] or option("--repeats") > 1):
+        raise BadInput(
+            f"--sequential looks at {', '.join(map(str, LOOKS))} prompts, once: use --profile gate, "
+            "without --repeats"
+        )
+    workloads = tuple(option("--workload") or ["instruct"])
+    for workload in workloads:
+        if workload not in stack.workloads:
+            raise BadInput(
+                f"--workload {workload}: unknown workload; there are: {', '.join(stack.workloads)}"
+            )
+    return Options(
+        stack=stack,
+        profile_name=name,
+        profile=profile,
+        workloads=workloads,
+        repeats=option("--repeats"),
+        seed=option("--seed"),
+        results=option("--results"),
+        resume=option("--resume"),
+        server_url=_server_url(option("--server-url")),
+        baselines=option("--baselines") or root / "baselines",
+        gate=option("--gate"),
+        update="all" if option("--update-baselines") else "new" * option("--update-baselines-new-only"),
+        pairs=option("--pairs"),
+        sequential=option("--sequential"),
+        compare=_existing_run(option("--compare")),
+        stall_seconds=option("--stall-seconds"),
+        command="pytest " + shlex.join(words),
+        patch=os.environ.get("DRAFTGATE_MEND", "1"),
+        api_key=os.environ.get("DRAFTGATE_API_KEY"),
+        self_check=option("--self-check"),
+        prompts=option("--prompts"),
+        max_tokens=option("--max-tokens"),
+        levels=_levels(option("--levels")),
+        ttft_s=option("--ttft-ms") / 1000,
+        tpot_s=option("--tpot-ms") / 1000,
+    )
+
+
+def _levels(text: str) -> tuple[int, ...]:
+    levels = tuple(map(int, text.split(","))) if re.fullmatch("[0-9]{1,4}(,[0-9]{1,4})*", text) else ()
+    if not levels or levels != tuple(sorted(set(levels))) or not levels[0]:
+        raise BadInput(f"--levels {text[:80]}: rising numbers of requests, like 1,4,16")
+    return levels
+
+
+def _server_url(url: str | None) -> str | None:
+    if url is not None and not is_url(url):
+        raise BadInput(f"--server-url {url}: not the URL of a server, like http://127.0.0.1:8000")
+    return url
+
+
+def _existing_run(path: Path | None) -> Path | None:
+    if path is not None and not (path / RUN_FILE).is_file():
+        raise BadInput(f"--compare {path}: no run lies there (a folder with {RUN_FILE})")
+    return path

@@ -1,0 +1,206 @@
+"""The acceptance suite: what a drafter gets accepted, position by position, and whether it got worse."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.config.cells import Cell, cells as cells_of
+from harness.config.prompts import Prompt
+from harness.config.stack import NONE
+from harness.judge import baselines
+from harness.judge.verdict import Verdict, judge, worst
+from harness.measure.measurement import Measurement
+from harness.measure.validity import total
+from harness.report import run_table
+from harness.results.records import CellRecord, load
+from harness.results.timing import speed_of
+from harness.run import Run
+from harness.stats.paired import LOOKS
+from harness.suites import runner
+from harness.suites.runner import Bench, Outcome, Suite
+
+SUITE = Suite(name="acceptance")
+
+
+def acceptance(bench: Bench, cell: Cell) -> Outcome:
+    """Measure a cell, and compare it with its baseline and its anchor, or with the same cell of another run.
+
+    Raises:
+        BadInput, ServerFailed: see `Bench.measured`; or the record cannot be stored as a baseline.
+    """
+    run = bench.run
+    options = run.options
+
+    def every_pass(measurement: Measurement) -> None:
+        bench.rounds(measurement.one_pass, options.repeats)
+
+    def until_decided(measurement: Measurement) -> int:
+        stops: list[int] = []
+        bench.rounds(lambda _: stops.append(_first_decided(measurement, run)), 1)
+        return stops[0]
+
+    record = bench.measured(
+        cell,
+        suite=SUITE.name,
+        prompts=in_sequence(run.prompts(cell)) if options.sequential else run.prompts(cell),
+        repeats=options.repeats,
+        timed=run.timed,
+        passes=until_decided if options.sequential else every_pass,
+    )
+    return _judged(bench, record)
+
+
+def _judged(bench: Bench, record: CellRecord) -> Outcome:
+    run = bench.run
+    return bench.compared(
+        Outcome(
+            suite=SUITE.name,
+            cell=str(record.cell),
+            figures=summary(record),
+            files=runner.fingerprint(*_judged_by(run, record)),
+        ),
+        flaw=record.why_invalid,
+        update=lambda: update_baseline(run, record),
+        verdict=lambda: verdict(run, record),
+    )
+
+
+def in_sequence(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """The prompts of a sequential measurement: as many as its last look wants, always mixed alike."""
+    mixed = sorted(prompts, key=lambda p: hashlib.sha256(p.id.encode()).digest())
+    return tuple(mixed[: LOOKS[-1]])
+
+
+def _first_decided(measurement: Measurement, run: Run) -> int:
+    """Ask up to one look after the other; the look that decided, or the last one."""
+    for look in LOOKS:
+        measurement.one_pass(0, first=look)
+        if verdict(run, measurement.so_far(look), positions=False).kind != "inconclusive":
+            return look
+    return LOOKS[-1]
+
+
+def _judged_by(run: Run, record: CellRecord) -> list[Path]:
+    """The files that decide a verdict: the cell's own, and those that it is compared with."""
+    own = run.folder / record.suite / f"{record.cell}.json"
+    if run.options.compare is not None:
+        return [own, _other(run.options.compare, record)]
+    path = baselines.path_of(run.options.baselines, record)
+    return [own, path, path.with_suffix(baselines.ANCHOR)]
+
+
+def _other(folder: Path, record: CellRecord) -> Path:
+    return folder / record.suite / f"{record.cell}.json"
+
+
+def verdict(run: Run, record: CellRecord, *, positions: bool = True) -> Verdict:
+    """Compare a cell with its baseline and its anchor, or with the same cell of another run.
+
+    Raises:
+        BadRecord: a baseline is there but cannot be trusted.
+    """
+    options, across = run.options, run.options.stack.subject
+    if options.compare is not None:
+        path = _other(options.compare, record)
+        if not path.exists():
+            return Verdict(kind="invalid", text=f"{options.compare} has no such cell to compare with")
+        old = load(path, CellRecord)
+        return judge(old, record, across=across, against=options.compare.name, positions=positions)
+    baseline = baselines.find(options.baselines, record)
+    if baseline is None:
+        if not record.valid:
+            return Verdict(kind="invalid", text=record.why_invalid)
+        return Verdict(
+            kind="invalid",
+            text=f"no baseline at {baselines.path_of(options.baselines, record)}: "
+            f"make one with: {options.command} --update-baselines-new-only",
+        )
+    anchor = baselines.find_anchor(options.baselines, record)
+    sides = [(baseline, "baseline"), *([(anchor, "anchor")] if anchor else [])]
+    return worst([judge(o, record, across=across, against=name, positions=positions) for o, name in sides])
+
+
+def update_baseline(run: Run, record: CellRecord) -> str | None:
+    """Store a record as the run is to; what was done, or None where nothing was to do.
+
+    Raises:
+        BadInput: the record is not valid, or the file cannot be written.
+    """
+    folder, update = run.options.baselines, run.options.update
+    known = baselines.find(folder, record) if update else None
+    if not update or (update == "new" and known is not None):
+        return None
+    path = baselines.store(folder, record)
+    return f"{'replaced' if known else 'new'} baseline {path}"
+
+
+def summary(record: CellRecord) -> dict[str, Any]:
+    """What goes into pytest-benchmark's `extra_info`: plain numbers, None where not measured."""
+    tally = total(record.prompts)
+    speed = speed_of(record.prompts)
+    return {
+        "cell": str(record.cell),
+        "prompts": len(record.prompts),
+        "tokens_per_step": tally.tokens_per_step,
+        "tau": tally.tau,
+        "acceptance": list(tally.acceptance),
+        "conditional_acceptance": list(tally.conditional),
+        "accepted_per_draft": tally.accepted_per_draft,
+        "token_acceptance": tally.token_acceptance,
+        "aggregate_tok_s": speed.aggregate if speed else None,
+        "mean_prompt_tok_s": speed.mean_prompt if speed else None,
+        "ttft_s": speed.ttft_s if speed else None,
+        "tpot_s": speed.tpot_s if speed else None,
+    }
+
+
+def report(run: Run, *, whole: bool) -> Iterator[str]:
+    """The tables of a run's cells, whichever process measured them; none where it has no cell.
+
+    Verdicts come from what was kept. A cell is judged anew where it has none that still holds.
+
+    Args:
+        run: whose.
+        whole: no cell was left out by its name, so that a baseline without a cell is worth a line.
+
+    Raises:
+        BadRecord: a cell, or its baseline, cannot be trusted.
+    """
+    cells = _in_order(run)
+    if not cells:
+        return
+    yield run_table.report(cells)
+    if run.options.gate == "off" or run.options.update:
+        return
+    known = runner.kept(run.folder)
+    verdicts = []
+    for record in cells:
+        outcome = known.get((SUITE.name, str(record.cell)))
+        holds = outcome is not None and outcome.files == runner.fingerprint(*_judged_by(run, record))
+        stored = outcome.verdict if outcome and holds else None
+        verdicts.append((record, stored or verdict(run, record)))
+    yield "\n" + run_table.verdict_report(verdicts)
+    if whole:
+        for path in orphans(run, cells[0]):
+            yield f"orphan: {path}: the stack has no such cell any more"
+
+
+def _in_order(run: Run) -> list[CellRecord]:
+    """The cells on disk as the stack has them: `none` first, then by drafter and k."""
+    options = run.options
+    files = [p for p in (run.folder / SUITE.name).glob("*.json") if not p.name.startswith(".")]
+    cells = [load(p, CellRecord) for p in sorted(files, key=lambda p: (p.stat().st_mtime_ns, p.name))]
+    names = [str(c) for c in cells_of(options.stack, "", options.profile, workloads=options.workloads)]
+    rank = {name: i for i, name in enumerate(names)}
+    return sorted(cells, key=lambda c: (c.cell.drafter != NONE, rank.get(str(c.cell), len(rank)), c.suite))
+
+
+def orphans(run: Run, record: CellRecord) -> list[Path]:
+    """Baselines beside that of `record` that no cell of the stack has any more."""
+    stack = run.options.stack
+    names = {str(c) for c in cells_of(stack, "", run.options.profile, workloads=stack.workloads)}
+    folder = baselines.path_of(run.options.baselines, record).parent
+    return sorted(p for p in folder.glob("*.json") if p.name.split(".")[0] not in names)

@@ -1,0 +1,310 @@
+"""Puts a suite's question to a cell: measures it once, keeps the outcome, and applies the gate."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec
+
+from pydantic import Field, ValidationError
+
+from harness.config.cells import Cell, ServerSpec
+from harness.config.prompts import Prompt
+from harness.config.stack import Stack
+from harness.engine.server import Server, attach, running
+from harness.engine.slot import Slot
+from harness.errors import BadInput
+from harness.judge.verdict import Verdict
+from harness.measure.measurement import Measurement
+from harness.results.records import CellRecord, Record
+from harness.run import Run
+from harness.text.console import Say
+from harness.text.numbers import duration
+
+Kind = Literal["fine", "noteworthy", "unsure", "failed", "invalid", "unchecked"]
+Action = Literal["pass", "warn", "fail", "skip"]
+P = ParamSpec("P")
+
+OUTCOMES = "verdicts.jsonl"
+"""In a run's folder: one line for each outcome. The last line of a suite and a cell counts."""
+_GATES = ("off", "warn", "on", "strict")
+_POLICY: Mapping[Kind, tuple[Action, Action, Action, Action]] = {
+    "fine": ("pass", "pass", "pass", "pass"),
+    "noteworthy": ("pass", "warn", "warn", "warn"),
+    "unsure": ("pass", "warn", "warn", "fail"),
+    "failed": ("pass", "warn", "fail", "fail"),
+    "invalid": ("fail", "warn", "fail", "fail"),
+    "unchecked": ("skip", "skip", "skip", "skip"),
+}
+
+
+def policy(kind: Kind, gate: str) -> Action:
+    """What the outcome of a case does to the case. It is the same for every suite.
+
+    | kind       | what it means                                          | off  | warn | on   | strict |
+    |------------|--------------------------------------------------------|------|------|------|--------|
+    | fine       | the answer is good                                     | pass | pass | pass | pass   |
+    | noteworthy | good, but the reader should know something             | pass | warn | warn | warn   |
+    | unsure     | the prompts or starts were too few to tell             | pass | warn | warn | fail   |
+    | failed     | the answer is bad, or there is nothing to compare with | pass | warn | fail | fail   |
+    | invalid    | what was measured is not a measurement                 | fail | warn | fail | fail   |
+    | unchecked  | this machine or engine cannot be asked                 | skip | skip | skip | skip   |
+    """
+    return _POLICY[kind][_GATES.index(gate)]
+
+
+class Outcome(Record):
+    """What a suite found out about one cell: made once, and kept in the run's folder."""
+
+    suite: str
+    cell: str
+    kind: Kind = "fine"
+    sentence: str = ""
+    """Without the cell's name. Empty where there is nothing to say."""
+    table: str = ""
+    """For the end of the run."""
+    figures: dict[str, Any] = Field(default_factory=dict)
+    verdict: Verdict | None = None
+    """Against a baseline; None where nothing was compared."""
+    files: dict[str, str | None] = Field(default_factory=dict)
+    """What it was judged by: each file with its hash, None for a file that was not there."""
+
+    @property
+    def holds(self) -> bool:
+        """The files that it was judged by are still the same."""
+        return fingerprint(*map(Path, self.files)) == self.files
+
+
+def fingerprint(*paths: Path) -> dict[str, str | None]:
+    """The hash of each file; None for one that cannot be read."""
+    found: dict[str, str | None] = {}
+    for path in paths:
+        found[str(path)] = None
+        with contextlib.suppress(OSError):
+            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return found
+
+
+def keep(folder: Path, outcome: Outcome) -> None:
+    """Append an outcome to those of a run; workers may do so at the same time.
+
+    Raises:
+        BadInput: the file cannot be written.
+    """
+    line = json.dumps(outcome.model_dump()) + "\n"
+    path = folder / OUTCOMES
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(file, line.encode())
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}") from None
+
+
+def kept(folder: Path) -> dict[tuple[str, str], Outcome]:
+    """The outcomes of a run by suite and cell. A line that cannot be read is left out."""
+    found: dict[tuple[str, str], Outcome] = {}
+    with contextlib.suppress(OSError):
+        for line in (folder / OUTCOMES).read_bytes().splitlines():
+            with contextlib.suppress(ValueError, RecursionError, ValidationError):
+                outcome = Outcome.model_validate(json.loads(line))
+                found.pop((outcome.suite, outcome.cell), None)
+                found[outcome.suite, outcome.cell] = outcome
+    return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Which cells a suite asks about, and what it says before it starts."""
+
+    name: str
+    by_path: bool = False
+    """It runs only where the command line names its file."""
+    own_servers: bool = False
+    """It starts servers that no other suite can use."""
+    drafting: bool = False
+    """It asks about cells with a drafter alone."""
+    takes: Callable[[Cell, Stack, str], bool] = lambda *_: True
+    """Whether it asks about a cell of a stack; told the words of the command line."""
+    nothing: str = ""
+    """What to say where it was named and takes no cell."""
+    plan: Callable[[Run, Sequence[Cell]], list[str]] = lambda *_: []
+    """Lines for the plan, beside how many cells, servers and prompts there are."""
+
+
+Rounds = Callable[[Callable[[int], None], int], None]
+"""Calls a function with 0, 1, ... so many times; a benchmark may time each call."""
+
+
+def in_turn(one: Callable[[int], None], count: int) -> None:
+    """Rounds that nobody times."""
+    for number in range(count):
+        one(number)
+
+
+def _one_pass(measurement: Measurement) -> None:
+    measurement.one_pass(0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What a question has to work with."""
+
+    run: Run
+    slot: Slot
+    say: Say
+    rounds: Rounds = in_turn
+    cells: tuple[Cell, ...] = ()
+    """All cells that the suite will ask about."""
+    shared: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What one case of a suite leaves to the next ones."""
+
+    def measured(
+        self,
+        cell: Cell,
+        *,
+        suite: str,
+        prompts: Sequence[Prompt],
+        repeats: int = 1,
+        timed: bool = False,
+        fresh: bool = False,
+        passes: Callable[[Measurement], int | None] = _one_pass,
+    ) -> CellRecord:
+        """The record of a cell as it is on disk.
+
+        What the run has already, or the one that it resumes, is not measured again.
+
+        Args:
+            cell: what to measure.
+            suite: the folder of its record.
+            prompts: to send.
+            repeats: passes over the prompts.
+            timed: whether times are kept.
+            fresh: on a server that was started for it. One that stalls is not started anew.
+            passes: sends the prompts; returns the look that a sequential measurement stopped at.
+
+        Raises:
+            BadRecord: what is there was measured under other conditions, or is damaged.
+            ServerFailed: there is no server, or it can't be measured.
+        """
+        known = self.run.finished_cell(suite, cell)
+        if known is not None:
+            self.say(f"draftgate: {suite}/{cell}: measured already, in {self.run.folder}")
+            return known
+        if fresh:
+            self.slot.close()
+        measurement = Measurement(
+            server=self.slot.get(cell.spec),
+            renew=None if fresh else self.slot.renew,
+            stall_seconds=self.run.options.stall_seconds,
+            cell=cell,
+            suite=suite,
+            prompts=prompts,
+            warmups=self.run.warmups(cell),
+            repeats=repeats,
+            seed=self.run.options.seed,
+            timed=timed,
+            folder=self.run.folder / suite,
+            progress=_progress(f"{suite}/{cell}", self.say),
+        )
+        measurement.prepare()
+        measurement.finish(stopped_at=passes(measurement))
+        record = self.run.finished_cell(suite, cell)
+        assert record is not None, "finish() has written it"  # noqa: S101
+        return record
+
+    def compared(
+        self,
+        outcome: Outcome,
+        *,
+        flaw: str,
+        update: Callable[[], str | None],
+        verdict: Callable[[], Verdict],
+    ) -> Outcome:
+        """An outcome, with what comparing it with its baseline adds; or with the baseline stored.
+
+        Args:
+            outcome: a fine one, so far.
+            flaw: why it is not a measurement; empty where it is one.
+            update: stores it as a baseline if the run is to do so; returns what it did, else None.
+            verdict: compares it. Not called where the run only measures.
+        """
+        done = update()
+        if done is not None:
+            return outcome.model_copy(update={"sentence": done})
+        if flaw:
+            invalid = Verdict(kind="invalid", text=f"not a measurement: {flaw}")
+            return outcome.model_copy(
+                update={"kind": "invalid", "sentence": invalid.text, "verdict": invalid}
+            )
+        if self.run.options.gate == "off":
+            return outcome
+        found = verdict()
+        kind: Kind = "failed" if found.fails else "unsure" if found.kind == "inconclusive" else "fine"
+        sentence = f"{found.kind}: {found.text}"
+        return outcome.model_copy(update={"kind": kind, "sentence": sentence, "verdict": found})
+
+
+def ask(
+    bench: Bench, question: Callable[Concatenate[Bench, P], Outcome], *args: P.args, **kwargs: P.kwargs
+) -> tuple[Outcome, Action]:
+    """Put a question, keep its outcome in the run's folder, and say what the gate makes of it.
+
+    Raises:
+        DraftgateError: it could not be measured at all.
+    """
+    outcome = question(bench, *args, **kwargs)
+    keep(bench.run.folder, outcome)
+    if outcome.sentence:
+        bench.say(f"draftgate: {outcome.cell}: {outcome.sentence}")
+    return outcome, policy(outcome.kind, bench.run.options.gate)
+
+
+def starter(run: Run, say: Say) -> Callable[[ServerSpec], AbstractContextManager[Server]]:
+    """How this run comes by a server: it starts one, or attaches to the one that it was given."""
+    options = run.options
+
+    def start(spec: ServerSpec) -> AbstractContextManager[Server]:
+        if options.server_url:
+            return contextlib.nullcontext(attach(options.server_url, spec, key=options.api_key))
+        return running(spec, folder=run.folder / "servers", say=say, patch=options.patch)
+
+    return start
+
+
+def sections(run: Run, *, apart_from: str) -> list[tuple[str, str]]:
+    """A title and a text for each suite but one: the tables of its outcomes, or their sentences."""
+    by_suite: dict[str, list[str]] = {}
+    for outcome in kept(run.folder).values():
+        if outcome.suite != apart_from and outcome.holds and (outcome.table or outcome.sentence):
+            text = outcome.table or f"{outcome.cell}: {outcome.sentence}"
+            by_suite.setdefault(outcome.suite, []).append(text)
+    return [
+        (suite, ("\n\n" if any("\n" in text for text in texts) else "\n").join(texts))
+        for suite, texts in by_suite.items()
+    ]
+
+
+def _progress(what: str, say: Say) -> Callable[[Cell, int, int], None]:
+    began, told = time.monotonic(), 0
+
+    def tell(_: Cell, done: int, total: int) -> None:
+        nonlocal told
+        told += 1
+        spent = time.monotonic() - began
+        left = f", about {duration(spent / told * (total - done))} left" if done < total else ""
+        say(f"\rdraftgate: {what}: prompt {done} of {total}{left}")
+        if done == total:
+            say(f"draftgate: {what}: {total} prompts in {spent:.0f} s")
+
+    return tell

@@ -1,0 +1,154 @@
+"""The target drafts for itself: what it accepts, against what its own probabilities say."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.config.cells import ServerSpec, server_spec
+from harness.config.prompts import Prompt
+from harness.config.stack import Drafter, Profile, Sampling, Stack
+from harness.engine.server import Server
+from harness.engine.watchdog import STALL_SECONDS
+from harness.measure.probe import MOST_LOGPROBS, Answer, ask, prompt_logprobs
+from harness.provenance.record import patches_of
+from harness.suites.known_answers import Found, Place, judge_greedy, judge_sampled, place_of, verified
+from harness.text.console import Say
+
+K = 3
+DRAFTER = "self"
+TEMPERATURE = 0.7
+_OFTEN = 24
+"""Tokens of the random drafter's vocabulary: those that the target says most often."""
+UNTOLD = "— (the engine tells no acceptance of single steps, and its stream came in other pieces)"
+
+
+class Check(BaseModel):
+    """One known answer, and what was seen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    outcome: Found
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.outcome}: {self.text}"
+
+
+class SelfCheck(BaseModel):
+    """What the self-check of an engine with a target found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    engine: str
+    patches: tuple[str, ...]
+    checks: tuple[Check, ...]
+    often: tuple[int, ...] = ()
+    """The tokens that stand most often in the answers at T=0."""
+
+    @property
+    def broken(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.outcome == "broken")
+
+    def sentence(self) -> str:
+        """What is broken, in one sentence."""
+        what = "; ".join(f"{check.name}: {check.text}" for check in self.broken)
+        patch = (
+            f" (patches in force: {', '.join(self.patches)})" if self.patches else " (no patch is in force)"
+        )
+        return (
+            f"the instrument is broken: {self.engine} with this target does not give what is known, so "
+            f"nothing measured here would be true: {what}{patch}; patch the engine"
+        )
+
+
+def self_spec(stack: Stack, *, prefix_cache: bool = True) -> ServerSpec:
+    """The server on which the target of a stack drafts for itself, whatever drafters the stack has."""
+    itself = Drafter(name=DRAFTER, method="draft_model", model="target", k=(K,))
+    return with_logprobs(server_spec(stack, itself, K, prefix_cache=prefix_cache))
+
+
+def with_logprobs(spec: ServerSpec) -> ServerSpec:
+    """The same server, allowed to tell as many log probabilities as are asked for here."""
+    if "max_logprobs" in {name.replace("-", "_") for name in spec.args}:
+        return spec
+    return dataclasses.replace(spec, args={**spec.args, "max_logprobs": MOST_LOGPROBS})
+
+
+def check_itself(
+    server: Server,
+    prompts: Sequence[Prompt],
+    *,
+    say: Say,
+    max_tokens: int = 64,
+    stall_seconds: float = STALL_SECONDS,
+) -> SelfCheck:
+    """Self-drafting on `server` at T=0 and at T=0.7, against what must come of it.
+
+    Raises:
+        ServerFailed: the server does not answer, stalls, or tells no log probabilities.
+    """
+    checks, said = [], Counter[int]()
+    for temperature in (0.0, TEMPERATURE):
+        say(f"\rdraftgate: self-check: T={temperature:g}, {len(prompts)} prompts")
+        profile = Profile(
+            prompts=len(prompts), max_tokens=max_tokens, sampling=Sampling(temperature=temperature)
+        )
+        answers, hard = ask(server, prompts, profile, stall_seconds=stall_seconds)
+        checks.append(_check(server, answers, hard, temperature))
+        if not temperature:
+            said.update(token for answer in answers for token in answer.ids)
+    return SelfCheck(
+        engine=f"vLLM {server.version}",
+        patches=tuple(str(patch["fault"]) for patch in patches_of(server) if patch["mended"]),
+        checks=tuple(checks),
+        often=tuple(token for token, _ in said.most_common(_OFTEN)),
+    )
+
+
+def name_of(temperature: float) -> str:
+    """The check of self-drafting at a temperature."""
+    return f"the target drafting for itself at T={temperature:g}"
+
+
+def _check(server: Server, answers: Sequence[Answer], hard: str, temperature: float) -> Check:
+    name = name_of(temperature)
+    if hard:
+        return Check(name=name, outcome="broken", text=hard)
+    if untold(answers):
+        return Check(name=name, outcome="not checked", text=UNTOLD)
+    places = [place for answer in answers for place in places_of(server, answer, temperature)]
+    outcome, text = (judge_sampled if temperature else judge_greedy)(places, server.spec.k)
+    return Check(name=name, outcome=outcome, text=text)
+
+
+def untold(answers: Sequence[Answer]) -> bool:
+    """Drafts were checked in all of them, and in none is it known which were right."""
+    records = [answer.record for answer in answers]
+    return bool(records) and all(r.accepted is None and sum(r.histogram) for r in records)
+
+
+def places_of(server: Server, answer: Answer, temperature: float) -> list[Place]:
+    """The draft tokens of an answer that were checked, with the probabilities of the target there.
+
+    An answer whose steps are not all known (undrafted ones among them, or a histogram alone) has none.
+
+    Raises:
+        ServerFailed: the server tells no log probabilities.
+    """
+    record = answer.record
+    if record.accepted is None or record.drafted is None or record.undrafted:
+        return []
+    told = prompt_logprobs(server, [*answer.prompt_ids, *answer.ids])
+    start = len(answer.prompt_ids)
+    return [
+        place_of(position, told[start + index], temperature, accepted=accepted)
+        for index, position, accepted in verified(record.accepted, record.drafted, len(answer.ids))
+    ]

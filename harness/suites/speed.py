@@ -1,0 +1,120 @@
+"""The speed suite: how much faster than `none` a drafter is, over starts of the server."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from harness.config.cells import Cell, server_spec
+from harness.config.stack import NO_DRAFTER, NONE
+from harness.errors import BadInput
+from harness.judge import speedup
+from harness.judge.speedup import SpeedRecord
+from harness.judge.verdict import Verdict
+from harness.measure.validity import mostly_degenerate
+from harness.provenance.record import provenance
+from harness.results.records import CellRecord
+from harness.results.timing import speed_of
+from harness.run import Run
+from harness.suites import runner
+from harness.suites.runner import Bench, Outcome, Suite
+from harness.text.numbers import duration
+
+
+def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
+    pairs = run.options.pairs
+    seconds = 2 * pairs * sum(run.estimate_s([cell]) for cell in cells)
+    return [f"{len(cells)} speed-ups, {2 * pairs * len(cells)} server starts; about {duration(seconds)}"]
+
+
+SUITE = Suite(name="speed", by_path=True, own_servers=True, drafting=True, plan=_plan)
+
+
+def speed_up(bench: Bench, cell: Cell) -> Outcome:
+    """Measure the speed-up of a cell over `none`, and compare it with its baseline from the same hardware.
+
+    Servers are started in turn: none, drafter, drafter, none, and so on.
+
+    Raises:
+        BadInput, ServerFailed: see `Bench.measured`; or nothing was timed.
+    """
+    run = bench.run
+    fine = Outcome(suite=SUITE.name, cell=str(cell))
+    spec = server_spec(run.options.stack, NO_DRAFTER, 0, prefix_cache=cell.profile.cache != "off")
+    name = cell.name.model_copy(update={"drafter": NONE, "k": 0})
+    plain = dataclasses.replace(cell, name=name, spec=spec)
+    ratios = []
+    for pair in range(run.options.pairs):
+        order = (plain, cell) if pair % 2 == 0 else (cell, plain)
+        records = {c.name: _one_start(bench, c, 2 * pair + at) for at, c in enumerate(order)}
+        for record in records.values():
+            if not record.valid:
+                flaw = f"not a measurement: a start of {record.cell}: {record.why_invalid}"
+                return fine.model_copy(update={"kind": "invalid", "sentence": flaw})
+            if mostly_degenerate(record.findings):
+                why = f"inconclusive: most answers of {record.cell} end in a loop: no claim about speed"
+                return fine.model_copy(update={"kind": "unsure", "sentence": why})
+        last = records[cell.name]
+        ratios.append(_rate(last) / _rate(records[name]))
+    found = SpeedRecord(
+        stack=last.stack,
+        profile=last.profile,
+        cell=cell.name,
+        identity=last.identity,
+        subject=last.subject,
+        environment=last.environment,
+        provenance=provenance(),
+        ratios=tuple(round(r, 6) for r in ratios),
+    )
+    speedup.write(run.folder / SUITE.name / f"{cell}.json", found)
+    return _judged(bench, fine, found)
+
+
+def _one_start(bench: Bench, cell: Cell, number: int) -> CellRecord:
+    record = bench.measured(
+        cell,
+        suite=f"{SUITE.name}/{number:02d}",
+        prompts=bench.run.prompts(cell),
+        timed=bench.run.timed,
+        fresh=True,
+    )
+    bench.say(f"draftgate: start {number}: {cell}: {_rate(record):.1f} tok/s")
+    return record
+
+
+def _rate(record: CellRecord) -> float:
+    speed = speed_of(record.prompts)
+    if speed is None:
+        raise BadInput(f"{record.cell}: nothing was timed")
+    return speed.aggregate
+
+
+def _judged(bench: Bench, fine: Outcome, found: SpeedRecord) -> Outcome:
+    options, gained = bench.run.options, speedup.speed_up(found.ratios)
+    path = speedup.path_of(options.baselines, found)
+
+    def update() -> str | None:
+        known = speedup.find(options.baselines, found) if options.update else None
+        if not options.update or (options.update == "new" and known is not None):
+            return None
+        speedup.write(path, found)
+        return f"speed-up {gained}; {'replaced' if known else 'new'} baseline {path}"
+
+    def verdict() -> Verdict:
+        old = speedup.find(options.baselines, found)
+        if old is None:
+            return Verdict(
+                kind="invalid",
+                text=f"speed-up {gained}; no baseline at {path}: make one with: {options.command} "
+                "--update-baselines-new-only",
+            )
+        return speedup.judge(old, found)
+
+    fine = fine.model_copy(
+        update={
+            "sentence": f"speed-up {gained}",
+            "figures": {"cell": str(found.cell), **dataclasses.asdict(gained)},
+            "files": runner.fingerprint(path),
+        }
+    )
+    return bench.compared(fine, flaw="", update=update, verdict=verdict)
