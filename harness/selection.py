@@ -65,7 +65,7 @@ def untaken(items: Sequence[pytest.Item], stack: Stack, words: str) -> tuple[lis
             continue
         dropped.append(item)
         if suite.nothing and item.path.name in words:
-            said[suite.name] = f"no drafter of stack {stack.name} {suite.nothing}"
+            said[suite.name] = suite.nothing.format(stack=stack.name)
     return dropped, [text for name, text in said.items() if name not in taken]
 
 

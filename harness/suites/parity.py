@@ -250,8 +250,8 @@ SUITE = Suite(
     by_path=True,
     drafting=True,
     takes=_takes,
-    nothing="comes with a prediction of what serving should give: those made by `python -m training` do "
-    f"({prediction.VALIDATION}, {HELD_OUT})",
+    nothing="no drafter of stack {stack} comes with a prediction of what serving should give: "
+    f"those made by `python -m training` do ({prediction.VALIDATION}, {HELD_OUT})",
 )
 
 

@@ -137,7 +137,7 @@ class Suite:
     takes: Callable[[Cell, Stack, str], bool] = lambda *_: True
     """Whether it asks about a cell of a stack; told the words of the command line."""
     nothing: str = ""
-    """What to say where it was named and takes no cell."""
+    """What to say where it was named and takes no cell; `{stack}` becomes the name of the stack."""
     plan: Callable[[Run, Sequence[Cell]], list[str]] = lambda *_: []
     """Lines for the plan, beside how many cells, servers and prompts there are."""
 

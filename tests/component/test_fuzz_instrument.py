@@ -17,9 +17,10 @@ from hypothesis import example, given, strategies as st
 from harness.config.prompts import Prompt
 from harness.engine.server import Server
 from harness.errors import DraftgateError
+from harness.measure.chat_template import shell_of
 from harness.measure.probe import Answer, Tokens
-from harness.suites import selfcheck as calibration
-from harness.suites.endpoints import VARIANTS, rendered, shell_of
+from harness.suites import self_drafting
+from harness.suites.endpoints import VARIANTS, rendered
 from harness.suites.known_answers import judge_greedy, judge_sampled
 from tests.component.fake_vllm import FakeVllm, Reply, fake_vllm
 from tests.factories.damage import damaged, fuzz, harmless, json_of
@@ -70,7 +71,7 @@ TOLD: dict[str, Any] = {
 def test_the_probabilities_of_a_text(vllm: FakeVllm, content: bytes, temperature: float) -> None:
     vllm.replies["/v1/completions"] = Reply(content)
     try:
-        places = calibration.places_of(server_at(vllm.url), ANSWER, temperature)
+        places = self_drafting.places_of(server_at(vllm.url), ANSWER, temperature)
     except DraftgateError as error:
         assert vllm.url in str(error)  # noqa: PT017 - a refusal is one of two good ends
         return

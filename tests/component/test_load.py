@@ -26,7 +26,7 @@ from tests.factories.runs import level
 # The suite is collected as the others are
 
 SUITE = DATA.parent / "bench_suites" / "test_load.py"
-PLUGINS = ("harness.plugin", "fixtures.servers", "fixtures.load")
+PLUGINS = ("harness.plugin", "fixtures.bench")
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness.plan import duration
 
 from harness.plugin import DATA
+from harness.text.numbers import duration
 
 SUITE = DATA.parent / "bench_suites" / "test_acceptance.py"
 SPEED = DATA.parent / "bench_suites" / "test_speed.py"
@@ -57,7 +57,7 @@ def collect(pytester: pytest.Pytester) -> Collect:
     pytester.path.joinpath("tiny.toml").write_text(STACK, encoding="utf-8")
 
     def run(*words: str, stack: str | None = "./tiny.toml", path: str = "bench_suites") -> pytest.RunResult:
-        plugins = ["harness.plugin", "fixtures.servers", "fixtures.measurement", "fixtures.speed"]
+        plugins = ["harness.plugin", "fixtures.bench"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)  # they are imported already
             return pytester.runpytest_inprocess(

@@ -30,13 +30,8 @@ from harness.errors import BadInput, GateWarning
 HOSTILE = "the server says: \\x1b[31m\\x9b1m\\u202e<script>"
 
 
-@pytest.fixture(scope="session")
-def server(request):
-    return request.param
-
-
 @pytest.mark.cells
-def test_told(cell, server, request, say):
+def test_told(cell, request, say):
     say(f"said {HOSTILE}")
     if cell.name.k == 0:
         pytest.fail(f"failed {HOSTILE}", pytrace=False)
@@ -51,7 +46,7 @@ def test_told(cell, server, request, say):
 def test_no_message_of_a_run_acts_on_a_terminal(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_told=TOLD)
     stack(pytester.path, HEAD + "[drafters.none]\n" + NGRAM.replace("[2]", "[2, 4]"))
-    plugins = ("harness.plugin", "fixtures.servers", "fixtures.calibration", "fixtures.measurement")
+    plugins = ("harness.plugin", "fixtures.bench")
     done = pytester.runpytest_subprocess(
         *(word for plugin in plugins for word in ("-p", plugin)), "-p", "no:cacheprovider", "-rA",
         "--stack", "./tiny.toml", "-k", "chat and en", "--junitxml", "junit.xml", "test_told.py",

@@ -652,16 +652,16 @@ def test_a_suite_on_a_server_that_always_hangs_ends_in_a_sentence(fake: Fake, tm
     assert "Traceback" not in output
 
 
-def test_a_calibration_on_a_server_that_hangs_does_not_wait_for_its_requests(
+def test_a_self_check_on_a_server_that_hangs_does_not_wait_for_its_requests(
     fake: Fake, tmp_path: Path
 ) -> None:
     fake.freeze.touch()
-    _, output = bench(fake, tmp_path, "--stall-seconds", "1", "--calibration", "on")
+    _, output = bench(fake, tmp_path, "--stall-seconds", "1", "--self-check", "on")
 
-    told = "not calibrated: the target cannot draft for itself here: server self-k3 stalled"
+    told = "no self-check: the target cannot draft for itself here: server self-k3 stalled"
     assert told in output
     (path,) = tmp_path.glob("results/*/run.json")
-    (line,) = load(path, RunRecord).provenance["calibration"]
+    (line,) = load(path, RunRecord).provenance["self_check"]
     assert line.startswith(told)
     assert "Traceback" not in output
 

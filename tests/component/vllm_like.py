@@ -127,7 +127,7 @@ def start_bench(fake: Fake, tmp_path: Path, *words: str) -> subprocess.Popen[str
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench_suites/test_acceptance.py",
          "--stack", str(stack),
          "--results", str(tmp_path / "results"), "--gate", "off", "--prompts", "3",
-         "--calibration", "off", *words],
+         "--self-check", "off", *words],
         cwd=DATA.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         # A shell that runs these tests in the background has Ctrl-C ignored, and would hand that down.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509

@@ -28,7 +28,7 @@ from tests.engine.conftest import ROOT, Draftgate, engines_of
 PROMPTS, STALL_SECONDS = 6, 20
 CELL = (
     "-m", "chat and en and ngram and k4", "--prompts", str(PROMPTS), "--max-tokens", "48", "--gate", "off",
-    "--stall-seconds", str(STALL_SECONDS), "--calibration", "off",
+    "--stall-seconds", str(STALL_SECONDS), "--self-check", "off",
 )  # fmt: skip
 MOUNT, UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
 

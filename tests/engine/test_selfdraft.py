@@ -14,7 +14,7 @@ from harness.judge import verdict as gate
 from harness.measure import validity
 from harness.plugin import DATA
 from harness.results.records import CellRecord
-from harness.suites import selfcheck as calibration
+from harness.suites.self_drafting import check_itself
 
 Measure = Callable[..., CellRecord]
 
@@ -49,11 +49,11 @@ def test_with_the_patch_self_drafting_is_as_it_must_be(
 
 
 @pytest.mark.parametrize("engine", [("self", 3, "1")], indirect=True, ids=["mended"])
-def test_an_engine_that_has_counters_alone_is_calibrated_by_its_stream(engine: Server) -> None:
+def test_an_engine_that_has_counters_alone_is_checked_by_its_stream(engine: Server) -> None:
     """vLLM before 0.28, GPU engines among them, does not tell each request's acceptance."""
     older = dataclasses.replace(engine, per_request=False)
 
-    found = calibration.calibrate(older, load(DATA / "prompts", "instruct", "en", at_most=2), say=print)
+    found = check_itself(older, load(DATA / "prompts", "instruct", "en", at_most=2), say=print)
 
     assert [check.outcome for check in found.checks] == ["ok", "ok"], found
 

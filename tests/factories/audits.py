@@ -6,16 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.config.prompts import hash_of
+from harness.measure.chat_template import Shell
 from harness.results.records import PromptRecord
-from harness.suites.endpoints import (
-    CHAT,
-    RAW,
-    TEMPLATED,
-    VARIANTS,
-    Audit,
-    Rendered,
-    Shell,
-)
+from harness.suites.endpoints import CHAT, RAW, TEMPLATED, VARIANTS, Audit, Rendered
 from tests.factories.records import cell_name, cell_record, prompt_record
 
 BOS, USER, END, ASSISTANT = 1, 10, 11, 12

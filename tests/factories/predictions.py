@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.results.prediction import Predicted, walk
 from harness.results.records import CellRecord, PromptRecord
-from harness.suites.parity import Contract, compare
+from harness.suites.parity import Parity, compare
 from tests.factories.records import cell_name, cell_record, prompt_record
 
 K = 4
@@ -55,7 +55,7 @@ def answer(i: int, reach: Sequence[int], *, past_end: int = 0, k: int = K, **cha
 
 def served(reach: Sequence[Sequence[int]], *, k: int = K, **changes: Any) -> CellRecord:
     answers = [answer(i, row, k=k) for i, row in enumerate(reach)]
-    return cell_record(*answers, **({"suite": "contract", "cell": cell_name(k=k)} | changes))
+    return cell_record(*answers, **({"suite": "parity", "cell": cell_name(k=k)} | changes))
 
 
 def spoiled(reach: list[list[int]], loss: float, *, seed: int = 9) -> list[list[int]]:
@@ -64,5 +64,5 @@ def spoiled(reach: list[list[int]], loss: float, *, seed: int = 9) -> list[list[
     return [[0 if rng.random() < loss else n for n in row] for row in reach]
 
 
-def judged(before: list[list[int]], after: list[list[int]], **changes: Any) -> Contract:
+def judged(before: list[list[int]], after: list[list[int]], **changes: Any) -> Parity:
     return compare(predicted(before), served(after, **changes), max_tokens=400)

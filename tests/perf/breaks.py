@@ -1,8 +1,8 @@
-"""Does the contract fail where serving really breaks? A drafter as it is, and with one thing wrong in it.
+"""Does the parity suite fail where serving really breaks? A drafter as it is, and with one thing wrong in it.
 
     python -m tests.perf.breaks fixtures/drafters/NAME [--break norm-output draft-map ...] [--prompts 60]
 
-Each copy is served and held against the drafter's own validation by `pytest bench_suites/test_contract.py`;
+Each copy is served and held against the drafter's own validation by `pytest bench_suites/test_parity.py`;
 its sentence and exit code are printed. 0 is right for the drafter as it is, 1 for every break that surely
 leaves it more than 3 % short of what its validation foretells.
 """
@@ -115,7 +115,7 @@ def main() -> int:
                 ) from None
             stack = drafter.with_suffix(".toml")
             stack_with(stack, text, drafter, options.k)
-            words = ["bench_suites/test_contract.py", "--stack", str(stack), "-m", f"head and k{options.k}"]
+            words = ["bench_suites/test_parity.py", "--stack", str(stack), "-m", f"head and k{options.k}"]
             words += ["--prompts", str(options.prompts), "--results", str(folder / "results")]
             perf.say(f"serving: {name}")
             done = subprocess.run(
@@ -126,7 +126,7 @@ def main() -> int:
             if said is None:
                 raise BadInput(f"serving {drafter} ended with {done.returncode}: {done.stdout[-800:]}")
             rows.append([name, done.returncode, said[0]])
-        print(tabulate(rows, headers=["drafter", "exit code", "the contract"], tablefmt="github"))
+        print(tabulate(rows, headers=["drafter", "exit code", "parity"], tablefmt="github"))
         return {"folder": str(folder), "rows": rows}
 
     return perf.carry_out(job)

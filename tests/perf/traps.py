@@ -27,11 +27,12 @@ from harness.engine.server import Server, running
 from harness.errors import BadInput
 from harness.judge import footnotes as notes
 from harness.measure import validity
+from harness.measure.chat_template import shell_of, template_of
 from harness.measure.client import Client
 from harness.measure.measurement import Measurement
 from harness.measure.probe import Tokens
 from harness.results.records import CellName, CellRecord
-from harness.suites.endpoints import CHAT, RAW, TEMPLATED, Audit, rendered, shell_of, template_of
+from harness.suites.endpoints import CHAT, RAW, TEMPLATED, Audit, rendered
 from tests import perf
 from tests.perf import DATA
 

@@ -28,7 +28,8 @@ from harness.plugin import DATA
 from harness.provenance import record as provenance
 from harness.results.journal import Journal
 from harness.results.records import CellRecord, RunRecord, dump_cell, load
-from harness.suites import selfcheck as calibration
+from harness.suites import selfcheck
+from harness.suites.self_drafting import Check, SelfCheck
 from tests.factories.records import cell_record, prompt_record
 from training import recipe
 from training.answers import rows
@@ -215,15 +216,15 @@ def test_a_damaged_hash_is_made_again(tmp_path: Path, damaged: Damaged) -> None:
     assert note.read_text() == right
 
 
-def test_a_damaged_calibration_is_made_again(tmp_path: Path, damaged: Damaged) -> None:
+def test_a_damaged_self_check_is_made_again(tmp_path: Path, damaged: Damaged) -> None:
     path = tmp_path / "c.json"
-    checks = tuple(calibration.Check(name=name, outcome="ok", text="t") for name in calibration._SHORT)
-    found = calibration.Calibration(engine="e", patches=(), checks=checks)
+    checks = tuple(Check(name=name, outcome="ok", text="t") for name in selfcheck.CHECKS)
+    found = SelfCheck(engine="e", patches=(), checks=checks)
     path.write_text(found.model_dump_json(by_alias=True, indent=1))
-    assert calibration._remembered(path) == found
+    assert selfcheck._remembered(path) == found
     damaged(path)
 
-    assert calibration._remembered(path) is None
+    assert selfcheck._remembered(path) is None
 
 
 def test_a_stage_whose_record_is_damaged_is_not_done(tmp_path: Path, damaged: Damaged) -> None:

@@ -5,16 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.suites.endpoints import (
-    CHAT,
-    RAW,
-    TEMPLATED,
-    Shell,
-    rows,
-    shell_of,
-    template_of,
-    token_lines,
-)
+from harness.measure.chat_template import Shell, shell_of, template_of
+from harness.suites.endpoints import CHAT, RAW, TEMPLATED, rows, token_lines
 from tests.factories.audits import ASSISTANT, BOS, END, SENT, SHELL, USER, WHOLE, WORDS, answers, audit, good
 
 

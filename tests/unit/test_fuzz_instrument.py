@@ -27,8 +27,8 @@ from harness.judge import baselines as baseline
 from harness.measure import draft_vocab as vocabulary, engine_findings as conditions
 from harness.provenance import record as provenance
 from harness.results.records import CellRecord, load
-from harness.suites import selfcheck as calibration
-from harness.suites.selfcheck import Calibration, Check
+from harness.suites import self_drafting, selfcheck
+from harness.suites.self_drafting import Check, SelfCheck
 from harness.text import render as formats
 from tests.factories.damage import CELL, CELL_FILE, as_bytes, damaged, fuzz, harmless, json_of, put, read
 from tests.factories.records import cell_name
@@ -42,11 +42,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Our own memory
 
-SOUND = Calibration(
+SOUND = SelfCheck(
     engine="vLLM 0.32.0",
     patches=("cpu-temperature",),
     checks=tuple(
-        Check(name=calibration.name_of(t), outcome="ok", text="all") for t in (0.0, calibration.TEMPERATURE)
+        Check(name=self_drafting.name_of(t), outcome="ok", text="all")
+        for t in (0.0, self_drafting.TEMPERATURE)
     ),
     often=(5, 3),
 ).model_dump(mode="json", by_alias=True)
@@ -56,9 +57,9 @@ SOUND = Calibration(
 @given(json_of(SOUND) | damaged(json.dumps(SOUND).encode()))
 @example(json.dumps(SOUND | {"checks": []}).encode())
 @example(json.dumps(SOUND | {"checks": SOUND["checks"][:1]}).encode())
-def test_what_was_calibrated(folder: Path, content: bytes) -> None:
+def test_what_was_self_checked(folder: Path, content: bytes) -> None:
     path = put(folder, "one.json", content)
-    found = read(path, lambda: calibration._remembered(path))
+    found = read(path, lambda: selfcheck._remembered(path))
     if found is not None:
         assert not found.broken
         assert {c.name for c in found.checks if c.outcome == "ok"} == {c["name"] for c in SOUND["checks"]}

@@ -344,7 +344,7 @@ def test_of_what_puts_code_before_the_engine_the_names_alone_are_recorded() -> N
     assert integrity.code_loaders(env) == ["LD_PRELOAD", "PYTHONPATH"]
 
 
-def test_code_that_came_with_a_model_is_told_below_an_audit_and_a_contract() -> None:
+def test_code_that_came_with_a_model_is_told_below_an_audit_and_parity() -> None:
     """Tables of a run, of a comparison and of a load have tests of their own."""
     trusting = {"subject": {"trust_remote_code": True}}
     audit = good()

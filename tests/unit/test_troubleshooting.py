@@ -15,7 +15,7 @@ from harness import errors
 from harness.engine import metrics
 from harness.measure import validity
 from harness.plugin import DATA
-from harness.suites import selfcheck as calibration
+from harness.suites.selfcheck import BrokenInstrument
 
 ROOT = DATA.parent
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
@@ -146,9 +146,7 @@ def kinds(kind: type[errors.DraftgateError]) -> set[type[errors.DraftgateError]]
 
 def test_every_kind_of_error_is_looked_for() -> None:
     """An error class that this test does not know would have no entries."""
-    assert {metrics.NotMetrics, calibration.BrokenInstrument, training.errors.Stalled} <= kinds(
-        errors.DraftgateError
-    )
+    assert {metrics.NotMetrics, BrokenInstrument, training.errors.Stalled} <= kinds(errors.DraftgateError)
     ours = [k for k in kinds(errors.DraftgateError) if k.__module__.split(".")[0] in ("harness", "training")]
     assert {k.__name__ for k in ours} <= RAISED
 

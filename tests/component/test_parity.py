@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from fixtures import contract as fixture_module
+from harness.config.cells import Cell
 from harness.config.prompts import Prompt
+from harness.plugin import DATA
 from harness.results.prediction import dump
 from harness.results.records import CellRecord
+from harness.suites.runner import Bench
 from tests.factories.predictions import TOKENS, predicted, reaches, served, spoiled
 
 STACK = """\
@@ -29,23 +31,13 @@ method = "eagle3"
 model = "./drafter"
 k = [2, 4]
 """
-CONFTEST = """\
-import pytest
-@pytest.fixture(scope="session")
-def server(request):
-    return None
-@pytest.fixture
-def keeper(server):
-    return None
-"""
 
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester) -> Path:
     """The suite, a stack with a drafter that foretells ten English answers, and no engine."""
     folder = pytester.mkdir("bench_suites")
-    shutil.copy(Path(fixture_module.__file__).parent.parent / "bench_suites" / "test_contract.py", folder)
-    (folder / "conftest.py").write_text(CONFTEST)
+    shutil.copy(DATA.parent / "bench_suites" / "test_parity.py", folder)
     pytester.path.joinpath("tiny.toml").write_text(STACK)
     drafter = pytester.mkdir("drafter")
     lines = predicted(reaches(1, prompts=10))
@@ -57,7 +49,7 @@ def suite(pytester: pytest.Pytester) -> Path:
 
 
 def run(pytester: pytest.Pytester, *words: str) -> pytest.RunResult:
-    plugins = ["harness.plugin", "fixtures.servers", "fixtures.measurement", "fixtures.contract"]
+    plugins = ["harness.plugin", "fixtures.bench"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)  # they are imported already
         return pytester.runpytest_inprocess(
@@ -73,7 +65,7 @@ def collected(result: pytest.RunResult) -> list[str]:
 
 @pytest.mark.usefixtures("suite")
 def test_cells_with_a_prediction_are_the_cases(pytester: pytest.Pytester) -> None:
-    result = run(pytester, "--collect-only", "bench_suites/test_contract.py")
+    result = run(pytester, "--collect-only", "bench_suites/test_parity.py")
 
     assert collected(result) == ["chat-en-instruct-eagle3r1-k2", "chat-en-instruct-eagle3r1-k4"]
 
@@ -88,7 +80,7 @@ def test_without_a_drafter_of_ours_it_says_what_would_have_a_prediction(
 ) -> None:
     (suite / "validation.jsonl").unlink()
 
-    result = run(pytester, "--collect-only", "bench_suites/test_contract.py")
+    result = run(pytester, "--collect-only", "bench_suites/test_parity.py")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*no drafter of stack tiny comes with a prediction*python -m training*"])
@@ -100,7 +92,7 @@ def test_beside_other_suites_a_drafter_without_a_prediction_is_only_said(
     (suite / "validation.jsonl").unlink()
     pytester.path.joinpath("bench_suites", "test_other.py").write_text("def test_it(): pass\n")
 
-    result = run(pytester, "bench_suites/test_other.py", "bench_suites/test_contract.py")
+    result = run(pytester, "bench_suites/test_other.py", "bench_suites/test_parity.py")
 
     result.assert_outcomes(passed=1, deselected=12, warnings=1)
     result.stdout.fnmatch_lines(["*GateWarning: no drafter of stack tiny comes with a prediction*"])
@@ -109,7 +101,7 @@ def test_beside_other_suites_a_drafter_without_a_prediction_is_only_said(
 def test_a_damaged_prediction_is_named(pytester: pytest.Pytester, suite: Path) -> None:
     (suite / "validation.jsonl").write_text("{}\n")
 
-    result = run(pytester, "--collect-only", "bench_suites/test_contract.py")
+    result = run(pytester, "--collect-only", "bench_suites/test_parity.py")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*validation.jsonl, line 1: field id: Field required*"])
@@ -133,16 +125,16 @@ def test_a_case_fails_on_a_break_and_shows_its_table(
 ) -> None:
     asked: list[Any] = []
 
-    def serve(cell: Any, prompts: list[Prompt], max_tokens: int, **_: Any) -> CellRecord:
-        asked.append((str(cell), [p.id for p in prompts], max_tokens))
+    def serve(_: Bench, cell: Cell, *, suite: str, prompts: list[Prompt]) -> CellRecord:
+        asked.append((f"{suite}/{cell}", [p.id for p in prompts], cell.profile.max_tokens))
         return served(spoiled(reaches(1, prompts=10), loss))
 
-    monkeypatch.setattr(fixture_module, "_served", serve)
+    monkeypatch.setattr(Bench, "measured", serve)
 
-    result = run(pytester, "-s", "bench_suites/test_contract.py", "-k", "k4", *words)
+    result = run(pytester, "-s", "bench_suites/test_parity.py", "-k", "k4", "--self-check", "off", *words)
 
     result.assert_outcomes(**outcome)
-    assert asked == [("chat-en-instruct-eagle3r1-k4", [f"p{i:03}" for i in range(10)], TOKENS)]
+    assert asked == [("parity/chat-en-instruct-eagle3r1-k4", [f"p{i:03}" for i in range(10)], TOKENS)]
     result.stdout.fnmatch_lines(["*trainer*all starts*predicted*served*", "position 0 *", "tokens/step *"])
     if "failed" in outcome:
         result.stdout.fnmatch_lines(["*chat-en-instruct-eagle3r1-k4: broken: tokens per step*"])
@@ -152,7 +144,7 @@ def test_a_case_fails_on_a_break_and_shows_its_table(
 def test_a_k_that_nothing_was_predicted_for_is_refused(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("tiny.toml").write_text(STACK.replace("[2, 4]", "[6]"))
 
-    result = run(pytester, "bench_suites/test_contract.py")
+    result = run(pytester, "bench_suites/test_parity.py", "--self-check", "off")
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*k is 6, but its validation foretells 4*"])

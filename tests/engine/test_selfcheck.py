@@ -9,7 +9,7 @@ from tests.engine.conftest import Draftgate
 CELL = ("-m", "chat and en and none", "--prompts", "2", "--max-tokens", "8", "--gate", "off")
 LOSSLESS = (
     "bench_suites/test_lossless.py", "-k", "lossless", "-m", "self and chat and en",
-    "--prompts", "4", "--max-tokens", "32", "--calibration", "off",
+    "--prompts", "4", "--max-tokens", "32", "--self-check", "off",
 )  # fmt: skip
 
 
@@ -17,9 +17,9 @@ def test_a_sound_instrument_is_remembered(draftgate: Draftgate) -> None:
     first, again = draftgate.run(*CELL), draftgate.run(*CELL)
 
     assert (first.returncode, again.returncode) == (0, 0), first.stdout
-    assert "calibrated: vLLM" in first.stdout
-    assert "calibrating:" not in again.stdout
-    assert "calibrated: vLLM" in again.stdout
+    assert "self-check: vLLM" in first.stdout
+    assert "the target drafts for itself on a server" not in again.stdout
+    assert "self-check: vLLM" in again.stdout
 
 
 def test_a_broken_instrument_stops_the_run_before_anything_is_measured(draftgate: Draftgate) -> None:

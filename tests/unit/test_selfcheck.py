@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,15 @@ import pytest
 
 from harness.config.cells import ServerSpec
 from harness.config.prompts import load as load_prompts
-from harness.config.stack import Stack
 from harness.engine.facts import resolve_speculative
 from harness.engine.server import Server
+from harness.engine.slot import Slot
 from harness.measure.probe import Answer
 from harness.plugin import DATA
-from harness.suites import known_answers as known, selfcheck as calibration
+from harness.suites import known_answers as known, self_drafting, selfcheck
 from harness.suites.known_answers import Place
-from harness.suites.selfcheck import Calibration, Check
+from harness.suites.self_drafting import Check, SelfCheck
+from tests.factories.benches import bench, stack
 from tests.factories.records import prompt_record, server_spec
 
 
@@ -91,14 +94,14 @@ def test_steps_that_the_engine_does_not_tell_are_not_called_broken(
 ) -> None:
     record = {"source": "counters", "accepted": None, "drafted": None, "histogram": (0, 0, 0, 0), **told}
     answer = Answer(record=prompt_record(**record), prompt_ids=(1, 2), ids=(3,) * 37)
-    monkeypatch.setattr(calibration, "ask", lambda *_, **__: ([answer], ""))
+    monkeypatch.setattr(self_drafting, "ask", lambda *_, **__: ([answer], ""))
     server = Server(
         url="", key="", spec=server_spec(k=3), model="", start_id="", version="0.24.0", attached=False,
         per_request=False, log=None,
     )  # fmt: skip
     prompts = load_prompts(DATA / "prompts", "instruct", "en", at_most=1)
 
-    found = calibration.calibrate(server, prompts, say=str)
+    found = self_drafting.check_itself(server, prompts, say=str)
 
     assert {check.outcome for check in found.checks} == {outcome}
 
@@ -128,7 +131,7 @@ def test_random_weights_are_near_zero_and_not_what_a_broken_counter_gives(
 
 def test_a_broken_instrument_says_what_is_broken() -> None:
     wrong = Check(name="the target drafting for itself at T=0.7", outcome="broken", text="0 of 38")
-    found = Calibration(engine="vLLM 0.32.0", patches=(), checks=(wrong,))
+    found = SelfCheck(engine="vLLM 0.32.0", patches=(), checks=(wrong,))
 
     assert found.broken == (wrong,)
     assert "the target drafting for itself at T=0.7: 0 of 38" in found.sentence()
@@ -137,12 +140,12 @@ def test_a_broken_instrument_says_what_is_broken() -> None:
 
 def test_a_damaged_memory_is_none(tmp_path: Path) -> None:
     path = tmp_path / "one.json"
-    assert calibration._remembered(path) is None
+    assert selfcheck._remembered(path) is None
     path.write_text('{"schema": 1, "engine"')
-    assert calibration._remembered(path) is None
+    assert selfcheck._remembered(path) is None
 
 
-def test_a_guessing_drafter_is_found_from_a_relative_results_folder(
+def test_a_random_drafter_is_found_from_a_relative_results_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`results`, where every run goes, is a relative path: it was taken for a hub id."""
@@ -153,16 +156,17 @@ def test_a_guessing_drafter_is_found_from_a_relative_results_folder(
 
     written(tmp_path / "target")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(calibration, "write_guesser", written)
+    monkeypatch.setattr(selfcheck, "write_random_drafter", written)
 
     class Started(Exception):  # noqa: N818
         pass
 
-    def running(spec: ServerSpec, **_: Any) -> None:
+    def start(spec: ServerSpec) -> AbstractContextManager[Server]:
         resolve_speculative(spec, target="/t", say=lambda _: None)
         raise Started
 
-    monkeypatch.setattr(calibration, "running", running)
-    stack = Stack(schema=1, name="tiny", target={"model": str(tmp_path / "target")}, drafters={})
+    tiny = stack(target={"model": str(tmp_path / "target")})
+    ours = bench(Path(), stack=tiny)
+    ours.shared[selfcheck.SUITE] = SelfCheck(engine="vLLM 0.32.0", patches=(), checks=())
     with pytest.raises(Started):
-        calibration.guessing(stack, [], [], folder=Path("results/servers"), say=lambda _: None)
+        selfcheck.random_weights(dataclasses.replace(ours, slot=Slot(start, lambda _: None)))

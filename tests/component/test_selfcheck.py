@@ -13,24 +13,24 @@ import pytest
 
 from harness.config.stack import find, load
 from harness.plugin import DATA
-from harness.provenance import integrity
-from harness.suites import random_drafter as guessing, selfcheck as calibration
+from harness.suites import random_drafter, selfcheck
+from harness.suites.self_drafting import self_spec
 
 
 def test_the_family_of_a_stack_is_its_engine_and_target() -> None:
-    """Other drafters, other names: the same calibration. Other arguments or another patch: another one."""
+    """Other drafters, other names: the same self-check. Other arguments or another patch: another one."""
     stack = load(find("smollm2-cpu", DATA / "stacks"))
-    spec = calibration.self_spec(stack)
-    other = calibration.self_spec(stack.model_copy(update={"drafters": {}}))
+    spec = self_spec(stack)
+    other = self_spec(stack.model_copy(update={"drafters": {}}))
     args = stack.engine.model_copy(update={"args": {**stack.engine.args, "max_model_len": 512}})
 
     def key(one: object, patch: str = "1") -> str:
         assert isinstance(one, type(spec))
-        return calibration.key_of(one, target="org/tiny", patch=patch)
+        return selfcheck.key_of(one, target="org/tiny", patch=patch)
 
     pytest.importorskip("vllm")
     assert key(spec) == key(other)
-    assert key(spec) != key(calibration.self_spec(stack.model_copy(update={"engine": args})))
+    assert key(spec) != key(self_spec(stack.model_copy(update={"engine": args})))
     assert key(spec) != key(spec, "probe")
     assert key(spec) != key(dataclasses.replace(spec, env={"A": "b"}))
     before = key(spec)
@@ -38,14 +38,14 @@ def test_the_family_of_a_stack_is_its_engine_and_target() -> None:
         changed.setenv("VLLM_PLUGINS", "another")
         assert key(spec) != before
     with pytest.MonkeyPatch.context() as changed:
-        changed.setattr(integrity, "changed_files", lambda _folder: (("vllm/envs.py", "0" * 16),))
+        changed.setattr(selfcheck, "changed_files", lambda _folder: (("vllm/envs.py", "0" * 16),))
         assert key(spec) != before
 
 
 def test_a_guesser_is_a_safetensors_file_of_the_layout(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "vocab_size": 96, "num_hidden_layers": 6, "num_attention_heads": 2}
     (tmp_path / "config.json").write_text(json.dumps(sizes))
-    guessing.write(tmp_path / "drafter", target=tmp_path, tokens=[90, 5, 5, 7], k=3)
+    random_drafter.write(tmp_path / "drafter", target=tmp_path, tokens=[90, 5, 5, 7], k=3)
 
     load_file = pytest.importorskip("safetensors.numpy").safe_open
     with load_file(tmp_path / "drafter/model.safetensors", "numpy") as tensors:
@@ -60,11 +60,11 @@ def test_a_guesser_is_a_safetensors_file_of_the_layout(tmp_path: Path) -> None:
     assert math.prod(header["t2d"]["shape"]) == 96
 
 
-def test_our_errors_end_in_a_sentence_in_the_calibration_suite_too(pytester: pytest.Pytester) -> None:
+def test_our_errors_end_in_a_sentence_in_the_self_check_too(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         "import pytest\nfrom harness.errors import BadInput\n"
-        "@pytest.mark.calibration\ndef test_it():\n    raise BadInput('no such target')\n"
+        "@pytest.mark.self_check\ndef test_it():\n    raise BadInput('no such target')\n"
     )
-    done = pytester.runpytest_subprocess("-p", "harness.plugin", "-p", "no:cacheprovider")
+    done = pytester.runpytest_subprocess("-p", "harness.plugin", "-p", "no:cacheprovider", "-m", "self_check")
     assert "no such target" in "\n".join(done.outlines)
     assert "raise BadInput" not in "\n".join(done.outlines)

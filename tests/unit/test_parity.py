@@ -26,7 +26,7 @@ from tests.factories.predictions import (
 from tests.factories.records import cell_record, failed_record
 
 
-def test_an_engine_that_guesses_as_the_trainer_does_keeps_the_contract_exactly() -> None:
+def test_an_engine_that_guesses_as_the_trainer_does_has_parity_exactly() -> None:
     reach = reaches(1)
 
     found = judged(reach, reach)
@@ -41,7 +41,7 @@ def test_an_engine_that_guesses_as_the_trainer_does_keeps_the_contract_exactly()
 
 def test_what_the_engine_accepts_past_the_end_changes_nothing() -> None:
     reach = reaches(1)
-    record = cell_record(*(answer(i, row, past_end=4) for i, row in enumerate(reach)), suite="contract")
+    record = cell_record(*(answer(i, row, past_end=4) for i, row in enumerate(reach)), suite="parity")
 
     found = compare(predicted(reach), record, max_tokens=400)
 
