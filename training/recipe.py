@@ -84,7 +84,7 @@ class Dataset(_Table):
     seq_length: int = Field(default=2048, gt=8)
     draft_vocab_size: int | None = Field(default=8192, gt=0)
     validation: float = Field(default=0.05, gt=0, lt=0.5)
-    """Share of the rows held out; the contract's held-out prompts are drawn from them."""
+    """Share of the rows held out; the prompts of the parity suite are drawn from them."""
 
 
 class HiddenStates(_Table):

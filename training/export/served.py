@@ -22,7 +22,7 @@ def of(record: CellRecord) -> dict[str, Any]:
     tallies = [r.tally for r in record.prompts if countable(r)]
     total = added(tallies)
     gpus = [str(gpu.get("name")) for gpu in record.environment.get("gpus") or ()]
-    held_out = record.suite == "contract"
+    held_out = record.suite in ("parity", "contract")  # its name in older runs
     return {
         "prompts_of": HELD_OUT if held_out else f"benchmark, {record.cell.workload}",
         "endpoint": record.cell.endpoint,
