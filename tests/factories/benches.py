@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.cells import Cell, cells
-from harness.config.stack import Drafter, Profile, Stack
+from harness.config.stack import NO_DRAFTER, Drafter, Profile, Stack
 from harness.engine.slot import Slot
 from harness.errors import ServerFailed
 from harness.plugin import DATA
@@ -16,7 +16,7 @@ from harness.suites.runner import Bench
 
 def stack(**changes: Any) -> Stack:
     """`tiny`, with one drafter beside `none`."""
-    drafters = {"none": Drafter(), "ngram": Drafter(method="ngram", k=(4,))}
+    drafters = {"none": NO_DRAFTER, "ngram": Drafter(name="ngram", method="ngram", k=(4,))}
     values = {"schema": 1, "name": "tiny", "target": {"model": "org/tiny"}, "drafters": drafters}
     return Stack.model_validate(values | changes)
 
