@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fixtures import load as suite
+from harness import options
 from harness.errors import BadInput
 from harness.results.records import Finding, PromptRecord
 from harness.suites import load
@@ -174,7 +173,5 @@ def test_notes_name_the_levels() -> None:
 
 @pytest.mark.parametrize("levels", ["", "4,1", "1,1", "0,4", "1,,4", "1,x", "-1", "1.5", "²", "9" * 5000])
 def test_levels_rise(levels: str) -> None:
-    given: Any = SimpleNamespace(getoption=lambda _: levels)
-
     with pytest.raises(BadInput, match="rising numbers of requests"):
-        suite._levels(given)
+        options._levels(levels)
