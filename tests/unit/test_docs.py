@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+
+from harness.suites.runner import Suite
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
+OURS = ("harness", "training", "fixtures", "bench_suites", "tests", "docs", "baselines")
 
 
 def lines(page: Path) -> Iterator[tuple[str, str]]:
@@ -39,6 +46,17 @@ def test_architecture_lists_every_package_and_no_other() -> None:
     assert sorted(listed) == sorted(there)
 
 
+def test_paths_in_the_docs_are_there() -> None:
+    missing = [
+        f"{where}: {path}"
+        for page in PAGES
+        for where, line in lines(page)
+        for path in re.findall(rf"(?<![\w./-])((?:{'|'.join(OURS)})/[\w./-]*\w/?)", line)
+        if not (ROOT / path).exists()
+    ]
+    assert missing == []
+
+
 def test_links_lead_somewhere() -> None:
     dead = []
     for page in PAGES:
@@ -48,3 +66,17 @@ def test_links_lead_somewhere() -> None:
                 if not target.exists() or (anchor and anchor not in anchors(target)):
                     dead.append(f"{where}: {name}#{anchor}")
     assert dead == []
+
+
+def test_the_suite_that_the_architecture_page_writes_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    question, answer = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    drafts = types.ModuleType("harness.suites.drafts")
+    exec(answer, drafts.__dict__)  # noqa: S102 - our own page
+    monkeypatch.setitem(sys.modules, drafts.__name__, drafts)
+    monkeypatch.setattr(sys.modules["harness.suites"], "drafts", drafts, raising=False)
+    asked: dict[str, object] = {}
+    exec(question, asked)  # noqa: S102 - our own page
+    assert isinstance(drafts.SUITE, Suite)
+    asked["test_drafts"]("a cell", lambda *said: asked.update(said=said))  # type: ignore[operator]
+    assert asked["said"] == (drafts.drafts_often, "a cell")
