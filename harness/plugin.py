@@ -146,7 +146,7 @@ def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
             order.setdefault(cell.spec, len(order))
     # By value of the server, not by parameter index as pytest does; other tests keep their place first.
     items.sort(key=lambda item: server_rank(item, order))
-    config.stash[_BENCHES] = bool(order)
+    config.stash[_BENCHES] = bool(order) or any(item.get_closest_marker(MARKER) for item in items)
     if hasattr(config, "workerinput"):
         return
     for text in loose_words(config.getoption("keyword") or "", items, stack):

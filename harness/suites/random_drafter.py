@@ -137,7 +137,10 @@ def _config(target: dict[str, Any], spoken: int, k: int) -> dict[str, Any]:
 
 
 def _write_safetensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
-    """The format is a length, a JSON header, and the bytes: not worth loading torch for."""
+    """A length, a JSON header, and the bytes.
+
+    The safetensors package writes bfloat16 from torch only, which the core does not need otherwise.
+    """
     names = {"uint16": "BF16", "int64": "I64", "bool": "BOOL"}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
