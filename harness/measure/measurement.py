@@ -279,7 +279,7 @@ class Measurement:
             raise ServerFailed(
                 "this engine reports no acceptance per request, so it is read from /metrics around each "
                 f"prompt, which needs concurrency 1 (the profile has {self._cell.profile.concurrency}): "
-                "add --concurrency 1, or use vLLM 0.28 or later"
+                "add --concurrency 1, or use vLLM 0.29 or later"
             )
         self._before = await settled(self._server.counters)
         self._prepared = True

@@ -50,7 +50,7 @@ def test_with_the_patch_self_drafting_is_as_it_must_be(
 
 @pytest.mark.parametrize("engine", [("self", 3, "1")], indirect=True, ids=["mended"])
 def test_an_engine_that_has_counters_alone_is_checked_by_its_stream(engine: Server) -> None:
-    """vLLM before 0.28, GPU engines among them, does not tell each request's acceptance."""
+    """vLLM before 0.29, GPU engines among them, does not tell each request's acceptance."""
     older = dataclasses.replace(engine, per_request=False)
 
     found = check_itself(older, load(DATA / "prompts", "instruct", "en", at_most=2), say=print)
