@@ -1,24 +1,21 @@
-"""The command `draftgate doctor`: can this machine measure that stack, and would it be true?"""
+"""The command `draftgate doctor`: says whether this machine can measure a stack, and whether truly."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from harness.config import stack as stacks
 from harness.config.cells import ServerSpec
 from harness.config.prompts import load as load_prompts
-from harness.config.stack import Stack
-from harness.engine.facts import EngineFacts, engine_facts
+from harness.config.stack import Stack, find, load
+from harness.engine.facts import EngineFacts, engine_facts, known_faults
 from harness.engine.models import cache_folder, resolve
 from harness.engine.server import Server, free_port, running
 from harness.engine.slot import Slot
@@ -33,14 +30,13 @@ DEFAULT_STACK = "smollm2-cpu"
 _DATA = Path(__file__).resolve().parents[2] / "fixtures"
 _LEAST_GB = 2.0
 """Free disk for a converted model, records and logs."""
-_PROBE_S = 180
 
 Mark = Literal["ok", "bad", "—"]
 _MARKS: dict[Found, Mark] = {"ok": "ok", "broken": "bad", "not checked": "—"}
 
 
 class Line(NamedTuple):
-    """What one look found."""
+    """What one check found."""
 
     mark: Mark
     name: str
@@ -48,10 +44,10 @@ class Line(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Tell the command's parser what there is to say, and what to run."""
+    """Give the command's parser its options, and the function that runs it."""
     parser.description = (
-        "Look whether this machine can measure a stack, and check its engine: the target drafts for "
-        "itself, and what must come of it is known. Exit code: 0 all is well, 1 it is not, 2 bad input."
+        "Check whether this machine can measure a stack, and check the engine itself: the target drafts for "
+        "itself, which has a known result. Exit code: 0 all is well, 1 it is not, 2 bad input."
     )
     add = parser.add_argument
     add("--stack", metavar="NAME|PATH", default=DEFAULT_STACK, help=f"({DEFAULT_STACK})")
@@ -60,32 +56,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--self-check",
         "--calibrate",
         action=argparse.BooleanOptionalAction,
-        help="check now, whatever is remembered; or not at all (what is remembered, else now)",
+        help="do the self-check now, or not at all (by default: only where no result is remembered)",
     )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look, print a line for each look, and the exit code.
+    """Print a line for each check; the exit code.
 
     Raises:
         BadInput: there is no such stack, or it is not one.
     """
-    stack = stacks.load(stacks.find(options.stack, _DATA / "stacks"))
+    stack = load(find(options.stack, _DATA / "stacks"))
     well = True
-    for line in look(stack, results=options.results, self_check=options.self_check):
+    for line in checks(stack, results=options.results, self_check=options.self_check):
         well &= line.mark != "bad"
         show(f"{line.mark:4}{line.name:14}{visible(line.text)}\n")
     return 0 if well else 1
 
 
-def look(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[Line]:
-    """One look after the other, the quick ones first; none needs another but where an engine is needed.
+def checks(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[Line]:
+    """Check one thing after the other, the quick ones first. Without an engine the rest goes on.
 
     Args:
         stack: what is to be measured.
         results: where runs would go.
-        self_check: True: now; False: not; None: only where nothing is remembered.
+        self_check: whether to do the self-check; None: only where no result of it is remembered.
     """
     here = provenance.environment()
     gpus = ", ".join(str(gpu.get("name")) for gpu in here["gpus"]) or "no GPU"
@@ -100,8 +96,8 @@ def look(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[Li
     except ServerFailed as error:
         yield Line("bad", "engine", str(error))
     else:
-        told = "in each response" if facts.per_request else "by counters alone, at concurrency 1"
-        yield Line("ok", "engine", f"{facts.package} {facts.version}; it tells acceptance {told}")
+        how = "in each response" if facts.per_request else "by counters alone, at concurrency 1"
+        yield Line("ok", "engine", f"{facts.package} {facts.version}; it reports acceptance {how}")
         yield from _methods(stack, facts)
     yield _model("target", stack.target.model, python)
     for name, drafter in stack.drafters.items():
@@ -110,7 +106,7 @@ def look(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[Li
     if facts is None:
         yield Line("—", "self-check", "not without an engine")
         return
-    yield _patch(python)
+    yield _faults(python)
     yield from _self_check(stack, self_check=self_check)
 
 
@@ -145,7 +141,7 @@ def _methods(stack: Stack, facts: EngineFacts) -> Iterator[Line]:
 
 def _model(name: str, reference: str, python: str) -> Line:
     try:
-        where = resolve(reference, say=lambda _: None, python=python)
+        where = resolve(reference, say=_silent, python=python)
     except BadInput as error:
         return Line("bad", name, str(error))
     if not where.startswith("/"):
@@ -153,32 +149,16 @@ def _model(name: str, reference: str, python: str) -> Line:
     return Line("ok", name, f"{reference}: weights {provenance.weights_hash(where)}")
 
 
-def _patch(python: str) -> Line:
-    """Probe the engine's code for the faults that we know, without patching any."""
-    plugin = Path(__file__).parents[1] / "engine" / "vllm_plugin.py"
-    code = f"import runpy; runpy.run_path({str(plugin)!r})['register']()"
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report"
-        told = {"DRAFTGATE_MEND": "probe", "DRAFTGATE_MEND_REPORT": str(report), "VLLM_NO_USAGE_STATS": "1"}
-        try:
-            subprocess.run(
-                [python, "-c", code],
-                env={**os.environ, **told},
-                capture_output=True,
-                check=True,
-                timeout=_PROBE_S,
-            )
-            found: list[dict[str, Any]] = (
-                [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
-            )
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            return Line("bad", "known faults", f"the engine's code cannot be probed: {error}"[:300])
-    faults = [str(one["fault"]) for one in found if one["probe"] == "fault"]
+def _faults(python: str) -> Line:
+    name = "known faults"
+    try:
+        found = known_faults(python)
+    except ServerFailed as error:
+        return Line("bad", name, str(error))
+    faults = [str(one.get("fault")) for one in found if one.get("probe") == "fault"]
     if faults:
-        return Line(
-            "ok", "known faults", f"{', '.join(faults)}: patched in every server that draftgate starts"
-        )
-    return Line("ok", "known faults", "none" if found else "none to look for on this device")
+        return Line("ok", name, f"{', '.join(faults)}: patched in every server that draftgate starts")
+    return Line("ok", name, "none" if found else "none to look for on this device")
 
 
 def _self_check(stack: Stack, *, self_check: bool | None) -> Iterator[Line]:

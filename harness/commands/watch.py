@@ -1,4 +1,4 @@
-"""The command `draftgate watch`: is a server working or hanging, and what starts it anew."""
+"""The command `draftgate watch`: says whether a server works or hangs, and can have it restarted."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from harness.errors import BadInput, ServerFailed
 from harness.text.console import complain, say
 
 RESTART_PATIENCE_S = 1800.0
-"""A large model loads for so long."""
+"""A large model may take so long to load."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Tell the command's parser what there is to say, and what to run."""
+    """Give the command's parser its options, and the function that runs it."""
     parser.description = (
         "Tell whether a vLLM server works or hangs, by its counters. A key is taken from "
         f"DRAFTGATE_API_KEY. Exit code: 1 it stalled (with --restart: {MOST_STALLS} times, or CMD failed), "
@@ -36,9 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("url", metavar="URL", help="where the server is, like http://127.0.0.1:8000")
     add("--restart", metavar="CMD", help="run this when it stalls; it must end that server and start another")
-    stalled = f"work, and nothing done, for so long is a stall ({STALL_SECONDS})"
+    stalled = f"a server that has work and does nothing for so long has stalled ({STALL_SECONDS})"
     add("--stall-seconds", metavar="N", type=_seconds, default=STALL_SECONDS, help=stalled)
-    add("--interval", metavar="N", type=_seconds, help="between two readings (an eighth of it, 10 at most)")
+    between = "seconds between two readings (an eighth of --stall-seconds, at most 10)"
+    add("--interval", metavar="N", type=_seconds, help=between)
     parser.set_defaults(run=run)
 
 
@@ -50,7 +51,7 @@ def _seconds(text: str) -> float:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Watch until it ends; the exit code.
+    """Watch until there is an end to it; the exit code.
 
     Raises:
         BadInput: an option cannot be used.
@@ -97,7 +98,7 @@ def _check_vllm(server: Http) -> None:
 
 
 def _until_stalled(server: Http, options: argparse.Namespace) -> tuple[Stall, float]:
-    """Read until it stalls, a line for every change; the stall, and when the server had started."""
+    """Read until the server stalls, with a line for every change; the stall, and the server's start."""
     stamp = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
     guard = Guard(
         server,
@@ -124,10 +125,10 @@ def _until_stalled(server: Http, options: argparse.Namespace) -> tuple[Stall, fl
 
 
 class _Restart:
-    """Runs the command that starts a server anew, and waits for that server."""
+    """Runs the command that restarts the server, and waits for the new server."""
 
     def __init__(self, command: str, server: Http) -> None:
-        """Nothing is run yet.
+        """Check the command; nothing runs yet.
 
         Raises:
             BadInput: there is no such command.
@@ -142,7 +143,7 @@ class _Restart:
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, started: float) -> None:
-        """Start a server in place of the one that had started at `started` (0: unknown).
+        """Start a server in place of the one that had started at `started` (0 where that is not known).
 
         Raises:
             ServerFailed: the command failed, or no new server answers.
@@ -161,7 +162,7 @@ class _Restart:
             with contextlib.suppress(TimeoutError, ServerFailed):
                 dead = unhealthy(self._server)
                 gone = gone or dead is not None
-                # One that hangs is still healthy, until the command has ended it.
+                # A server that hangs looks healthy until the command has ended it.
                 now = metrics.fetch(self._server).started
                 if not dead and (now != started if now and started else gone or process.returncode == 0):
                     return
@@ -172,7 +173,7 @@ class _Restart:
         )
 
     def _end_last(self) -> None:
-        """End what this command started last time, where the command is itself the server."""
+        """End what the command started last time: the command may be the server itself."""
         if self._process is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):

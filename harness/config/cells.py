@@ -1,4 +1,4 @@
-"""A stack -> the cells to measure, and the servers that they need."""
+"""Lists the cells of a stack, and specifies the servers that they need."""
 
 from __future__ import annotations
 

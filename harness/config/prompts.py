@@ -1,6 +1,6 @@
-"""Prompt files: one JSON object a line, `{"id": ..., "kind": ..., "text": ...}`.
+"""Reads prompt files: a JSON object a line, `{"id": ..., "kind": ..., "text": ...}`.
 
-Files of one workload are parallel by id across languages. Held-out prompts say their language themselves.
+Files of one workload have the same ids in every language. Held-out prompts say their language themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from harness.errors import BadInput, BadRecord
 from harness.results.files import json_lines
 
 HELD_OUT = "held_out.jsonl"
-"""The prompts that training kept back, in the folder of a drafter."""
+"""The file of prompts that training kept back, in the folder of a drafter."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ def load(folder: Path, workload: str, language: str, *, at_most: int) -> tuple[P
 
 
 def load_held_out(path: Path) -> tuple[Prompt, ...]:
-    """The prompts of a held-out file: id, language and text; what else a line says is ignored.
+    """The prompts of a held-out file. Of each line it takes id, language and text, and ignores the rest.
 
     Raises:
         BadRecord: a line lacks one of them, with its number, or two are of one prompt.
@@ -51,7 +51,7 @@ def load_held_out(path: Path) -> tuple[Prompt, ...]:
 
 
 def _read(path: Path, *, language: str | None = None) -> tuple[Prompt, ...]:
-    """All prompts of a file; `language` where its lines do not say theirs."""
+    """All prompts of a file; `language` is theirs where it is given."""
     prompts: dict[str, Prompt] = {}
     for line in json_lines(path):
         known = {**line.data, "language": language or line.data.get("language")}
@@ -66,6 +66,6 @@ def _read(path: Path, *, language: str | None = None) -> tuple[Prompt, ...]:
 
 
 def hash_of(value: str | Sequence[int]) -> str:
-    """What a record knows a text by, or the token ids of a prompt."""
+    """A short hash of a text or of a prompt's token ids, for records."""
     text = value if isinstance(value, str) else json.dumps(list(value))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A stack TOML -> `Stack`: its target, engine, drafters and profiles. Clear errors for bad input."""
+"""Reads a stack's TOML file and checks it: its target, engine, drafters and profiles."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _PYTESTS = frozenset(
     {"and", "or", "not", "cells", "xdist_group"}
     | {"skip", "skipif", "xfail", "parametrize", "usefixtures", "filterwarnings"}
 )
-"""Names that pytest would take for something else when they are markers."""
+"""Names that mean something else to pytest: each value of an axis becomes a marker."""
 
 OWN_ARGS = frozenset(
     {"model", "host", "port", "served_model_name", "speculative_config", "tokenizer", "revision"}
     | {"dtype", "quantization", "trust_remote_code", "per_request_spec_decode_metrics"}
 )
-"""Arguments of vLLM that a stack gives elsewhere, or that are the server's own."""
+"""Arguments of vLLM that a stack sets with another key, or that draftgate sets itself."""
 
 SECRET_ARGS = frozenset({"api_key", "hf_token", "ssl_keyfile_password"})
 """Arguments of vLLM that `ps` and the records would show."""
@@ -52,7 +52,7 @@ class Target(_Table):
 
 
 class Engine(_Table):
-    """How vLLM is started: its own arguments by their names, and its environment."""
+    """How to start vLLM: its own arguments by their names, and its environment."""
 
     python: str | None = None
     """The interpreter that has vLLM; draftgate's own when not given."""
@@ -65,7 +65,7 @@ class Engine(_Table):
 
 
 class Sampling(_Table):
-    """Every sampling parameter that vLLM knows and that changes text; all are sent, always."""
+    """Every sampling parameter of vLLM that changes text. Each request sends all of them."""
 
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -77,14 +77,14 @@ class Sampling(_Table):
 
 
 class Profile(_Table):
-    """How much, and how sampled."""
+    """How much to measure, and how to sample."""
 
     prompts: int = Field(gt=0)
     max_tokens: int = Field(gt=0)
     concurrency: int = Field(default=1, gt=0)
     cache: Literal["cold", "warm", "off"] = "cold"
-    """Prefix cache: `cold` salts every prompt, so that nothing is found there; `warm` lets it fill;
-    `off` starts the engine without one."""
+    """Prefix cache: `cold` salts every prompt, so that none is found in it; `warm` lets it fill; `off` starts
+    the engine without one."""
     warmups: int = Field(default=2, ge=0)
     sampling: Sampling = Sampling()
 
@@ -97,7 +97,7 @@ PROFILES: dict[str, Profile] = {
 
 
 class Drafter(BaseModel):
-    """A named way to propose tokens; every further key goes to vLLM's speculative config as it is."""
+    """A named way to propose tokens. Keys not listed here go to vLLM's speculative config as they are."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -108,7 +108,7 @@ class Drafter(BaseModel):
     """A folder, a hub id, `embedded:NAME`, or `target`: the target drafts for itself."""
     k: tuple[int, ...] = (0,)
     selected: bool | tuple[int, ...] = True
-    """False: measured only when it is named with -k or -m; some of its `k`: the others are."""
+    """False: measured only when -k or -m names it. Some of its `k`: this holds for the other `k`."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class Stack(_Table):
     """Fields of a record's identity that may differ from its baseline, like `quantization`."""
     start_seconds: float = Field(default=60, ge=0)
     tokens_per_second: float = Field(default=50, gt=0)
-    """Both only for the estimated time of a plan."""
+    """Both serve only to estimate the time of a plan."""
 
     @field_validator("drafters", mode="before")
     @classmethod
@@ -216,7 +216,7 @@ def _check(stack: Stack, wrong: _Wrong) -> None:
 
 
 def _named(stack: Stack) -> tuple[list[tuple[_Loc, str]], list[tuple[_Loc, str]]]:
-    """Where each drafter and workload stands, and each language."""
+    """Key and name of each drafter and workload, and of each language."""
     drafters: list[tuple[_Loc, str]] = [(("drafters", name), name) for name in stack.drafters]
     workloads: list[tuple[_Loc, str]] = [(("workloads",), name) for name in stack.workloads]
     return drafters + workloads, [(("languages",), name) for name in stack.languages]
@@ -234,7 +234,7 @@ def _check_names(stack: Stack, wrong: _Wrong) -> None:
 
 
 def _check_axes(stack: Stack, wrong: _Wrong) -> None:
-    """No value twice, none of two axes, and none inside the name of another."""
+    """No value stands twice, none is of two axes, and none stands inside the name of another."""
     axes = {"endpoints": stack.endpoints, "workloads": stack.workloads, "languages": stack.languages}
     for axis, names in axes.items():
         twice = [name for i, name in enumerate(names) if name in names[:i]]
@@ -255,7 +255,7 @@ def _check_axes(stack: Stack, wrong: _Wrong) -> None:
 
 
 def _check_arguments(stack: Stack, wrong: _Wrong) -> None:
-    """What goes to vLLM as it is must be JSON, and not be said elsewhere."""
+    """What goes to vLLM as it is must be JSON, and must not have a key of its own in the stack."""
     for name in stack.engine.args:
         if name.replace("-", "_") in SECRET_ARGS:
             why = (
@@ -301,7 +301,7 @@ def _check_drafter(drafter: Drafter, wrong: _Wrong) -> None:
 
 
 def _anchored(stack: Stack, document: Document) -> Stack:
-    """Relative paths of a stack are relative to its file."""
+    """Make relative paths absolute: they start at the stack's folder."""
 
     def absolute(reference: str | None) -> str | None:
         if reference is None or not reference.startswith((".", "~", "/")):

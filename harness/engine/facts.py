@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
+import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.config.cells import ServerSpec, canonical
+from harness.engine import vllm_plugin
 from harness.engine.models import resolve
-from harness.errors import BadInput, ServerFailed
+from harness.errors import BadInput, BadRecord, ServerFailed
+from harness.results.files import json_lines
 from harness.text.console import Say
+
+_PROBE_S = 180
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineFacts:
-    """What an installed vLLM is, without importing it (that takes eight seconds)."""
+    """What an installed vLLM is and can do, found without importing it (which takes eight seconds)."""
 
     version: str
     package: str
     per_request: bool
     """It can report acceptance in each response."""
     methods: frozenset[str]
-    """Words of its speculative configuration, the methods it knows among them."""
+    """Words in its module of speculative configuration. The methods that it knows are among them."""
     folder: str = ""
-    """Where the package lies."""
+    """The package's folder."""
 
 
 @functools.cache
@@ -52,7 +59,7 @@ def engine_facts(python: str) -> EngineFacts:
     if not found:
         raise ServerFailed(
             f"{python} has no vLLM: run `make setup` (CPU), pip install 'draftgate[gpu]', "
-            "set engine.python in the stack, or attach to a server with --server-url"
+            "set engine.python in the stack, or name a server that runs already"
         )
     folder, version, package = found
 
@@ -70,6 +77,39 @@ def engine_facts(python: str) -> EngineFacts:
         methods=frozenset(words),
         folder=folder,
     )
+
+
+def known_faults(python: str) -> tuple[dict[str, Any], ...]:
+    """Probe that engine's code for the faults that `vllm_plugin` knows, without a patch.
+
+    Returns:
+        A record for each fault; none where there is nothing to look for on this device.
+
+    Raises:
+        ServerFailed: the code cannot be probed.
+    """
+    code = f"import runpy; runpy.run_path({vllm_plugin.__file__!r})['register']()"
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report"
+        asked = {vllm_plugin.MODE: "probe", vllm_plugin.REPORT: str(report), "VLLM_NO_USAGE_STATS": "1"}
+        try:
+            subprocess.run(
+                [python, "-c", code],
+                env={**os.environ, **asked},
+                capture_output=True,
+                check=True,
+                timeout=_PROBE_S,
+            )
+            return tuple(line.data for line in json_lines(report)) if report.exists() else ()
+        except (OSError, BadRecord, subprocess.SubprocessError) as error:
+            raise ServerFailed(f"the engine's code cannot be probed: {error}"[:300]) from None
+
+
+def reported_faults(report: Path) -> tuple[dict[str, Any], ...]:
+    """What `vllm_plugin` wrote: a record for each fault in each process; none where it is not readable."""
+    with contextlib.suppress(BadRecord):
+        return tuple(line.data for line in json_lines(report))
+    return ()
 
 
 def command_line(

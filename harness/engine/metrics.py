@@ -1,4 +1,4 @@
-"""vLLM's /metrics page -> counters, and what moved between two readings."""
+"""Reads the counters on vLLM's /metrics page, and takes the difference of two readings."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _PREFIX = "vllm:"
 
 
 class NotMetrics(ServerFailed):
-    """Somebody answers, but not with vLLM's counters."""
+    """A server answers, but not with vLLM's counters."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpecCounters:
-    """One reading, summed over engines (data parallelism has several). Counts since the start."""
+    """One reading: counts since the start, summed over the engines (data parallelism has several)."""
 
     present: bool
-    """The page has speculative-decoding counters: the server drafts."""
+    """Whether the page has speculative-decoding counters, that is, whether the server drafts."""
     drafts: int
     draft_tokens: int
     accepted: int
@@ -36,7 +36,7 @@ class SpecCounters:
     generated: int
     prompted: int
     finished: int
-    """Requests that ended, whatever the reason."""
+    """Requests that ended, for whatever reason."""
     iterations: int
     cached: int
     """Prompt tokens found in the prefix cache."""
@@ -45,10 +45,10 @@ class SpecCounters:
     kv_usage: float
     """Share of the KV cache in use, 0 to 1, the fullest engine's."""
     started: float
-    """When the server process began (Unix seconds): another value means another server."""
+    """When the server's process began (Unix seconds). Another value means another server."""
 
     def __sub__(self, before: SpecCounters) -> SpecCounters:
-        """What moved since `before`; gauges keep this reading's value.
+        """What was counted since `before`; gauges keep this reading's value.
 
         Raises:
             ServerFailed: the server restarted in between, or a counter fell.

@@ -1,7 +1,7 @@
-"""A model reference of a stack -> a folder that vLLM can load.
+"""Turns a stack's reference to a model into a folder or hub id that vLLM can load.
 
-`embedded:NAME` is a model that came with an installed package: its GGUF file is converted once into an
-ordinary bfloat16 model folder in the cache, and checked by hash each time it is used.
+`embedded:NAME` is a model inside an installed package. Its GGUF file is converted once, into an ordinary
+bfloat16 model folder in the cache, and that folder is checked by hash each time it is used.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def resolve(reference: str, *, say: Say, python: str | None = None) -> str:
 
     Args:
         reference: `embedded:NAME`, an absolute path, or a hub id (`org/name`), passed on as it is.
-        say: told what takes long.
+        say: gets a line about what takes long.
         python: the interpreter that has transformers; this one when not given.
 
     Raises:
@@ -111,7 +111,7 @@ def _embedded(name: str, *, say: Say, python: str) -> Path:
 
 
 def _intact(folder: Path) -> bool:
-    """Every file is there with the hash that it was written with."""
+    """Whether every file is there, with the hash that it was written with."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         return bool(manifest) and all(sha256_of(folder / file) == sha for file, sha in manifest.items())
@@ -147,7 +147,7 @@ def _convert(name: str, known: Embedded, folder: Path, *, say: Say, python: str)
         manifest = {f.name: sha256_of(f) for f in sorted(work.iterdir())}
         (work / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         work.chmod(0o755)
-        if folder.exists():  # damaged: `_intact` said so
+        if folder.exists():  # `_intact` found it damaged
             shutil.rmtree(folder)
         work.rename(folder)
     except OSError as error:

@@ -1,9 +1,9 @@
-"""Engines that a run left behind because it was killed, and its supervisor with it: the next run ends them.
+"""Finds servers that outlived a killed run, and ends them when the next run starts.
 
-For each server that runs there is a note in the user's cache: who started it, and the session that all its
-processes are in. A note whose owner is gone tells what to end. Nothing else is ended: a process must be in
-that session, and carry the server's start id in its environment (or have overwritten it, as vLLM's workers
-do when they set their title).
+For each server that runs, a note lies in the user's cache: the process that started it, and the session that
+all the server's processes are in. When the process that started it is gone, the next run ends what is left.
+It ends nothing else: a process must be in that session and carry the server's start id in its environment
+(or have overwritten its environment, as vLLM's workers do when they set their title).
 """
 
 from __future__ import annotations
@@ -29,73 +29,73 @@ _PATIENCE_S = 10.0
 
 
 class Born(Record):
-    """A process: a number is given again, a number together with its birth is not."""
+    """A process by its number and its birth. The system gives a number to another process later on."""
 
     pid: int = Field(gt=1)
     born: int
-    """Clock ticks since the machine started: no change of the clock moves it."""
+    """Clock ticks from the machine's start to its own. psutil tells the time of day, which may be set."""
 
 
 class Note(Record):
-    """A server that runs, or was left."""
+    """A server, and the process that started it."""
 
     schema_: int = Field(alias="schema", default=SCHEMA)
     start_id: str = Field(min_length=8)
     label: str
     machine: str
-    """This boot of this machine, and its view of processes: numbers of another one mean nothing here."""
+    """This boot of this machine, and its process namespace: numbers mean nothing in another one."""
     owner: Born
     session: Born
-    """The supervisor: its number is that of the session."""
+    """The supervisor. It leads the session, which has its number."""
 
 
 def folder() -> Path:
-    """Where the notes are."""
+    """The folder of the notes."""
     return cache_folder() / "servers"
 
 
 def note(*, start_id: str, label: str, session: int) -> Path | None:
-    """Write down a server that was just started; None where that is not possible."""
+    """Write a note about a server that was just started; None where that is not possible."""
     owner, supervisor, machine = _born(os.getpid()), _born(session), _machine()
     if owner is None or supervisor is None or machine is None:
         return None
     path = folder() / f"{start_id}.json"
-    told = Note(start_id=start_id, label=label, machine=machine, owner=owner, session=supervisor)
+    written = Note(start_id=start_id, label=label, machine=machine, owner=owner, session=supervisor)
     try:
-        write_atomically(path, told.model_dump_json(by_alias=True) + "\n")
+        write_atomically(path, written.model_dump_json(by_alias=True) + "\n")
     except BadInput:  # a cache that cannot be written is no reason not to measure
         return None
     return path
 
 
-def end_left(say: Say) -> None:
-    """End what runs left whose process is gone; notes that cannot be read are passed over."""
+def end_orphans(say: Say) -> None:
+    """End every server whose owner is gone. Notes that cannot be read are passed over."""
     machine = _machine()
     for path in sorted(folder().glob("*.json")):
         try:
-            told = load(path, Note)
-        except BadRecord:  # another version's, or damaged: it tells nothing that could be relied on
+            noted = load(path, Note)
+        except BadRecord:  # another version's, or damaged: nothing in it can be relied on
             continue
-        if told.machine != machine:
-            if machine and told.machine.split()[0] != machine.split()[0]:  # before the machine started anew
+        if noted.machine != machine:
+            if machine and noted.machine.split()[0] != machine.split()[0]:  # before the machine started anew
                 forget(path)
             continue
-        if _lives(told.owner):
+        if _lives(noted.owner):
             continue
-        ended = end(told.session.pid, told.start_id)
+        ended = end(noted.session.pid, noted.start_id)
         if ended:
             say(
-                f"draftgate: ended server {told.label}, which an earlier run (process {told.owner.pid}) left "
-                f"running: {ended} process{'es' * (ended > 1)}"
+                f"draftgate: ended server {noted.label}, which an earlier run (process {noted.owner.pid}) "
+                f"left running: {ended} process{'es' * (ended > 1)}"
             )
         forget(path)
 
 
 def end(session: int, start_id: str) -> int:
-    """Kill what is left of a server: processes of its session that carry its start id.
+    """Kill what is left of a server: the processes of its session that carry its start id.
 
     Returns:
-        How many there were.
+        How many it killed.
     """
     found: set[int] = set()
     if session <= 1:  # no session of ours
@@ -111,7 +111,7 @@ def end(session: int, start_id: str) -> int:
 
 
 def forget(path: Path | None) -> None:
-    """A server has ended: nothing is left to be found."""
+    """Remove the note of a server that has ended."""
     if path is not None:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
@@ -154,11 +154,11 @@ def _members(session: int, start_id: str) -> Iterator[int]:
 
 def _carries(process: Path, start_id: str) -> bool:
     try:
-        told, title = (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
+        environment, title = (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
     except OSError:  # somebody else's
         return False
-    if f"{MARK}={start_id}".encode() in told.split(b"\0"):
+    if f"{MARK}={start_id}".encode() in environment.split(b"\0"):
         return True
     # vLLM writes the titles of its workers, like VLLM::EngineCore, over the first of their environment.
-    overwritten = not told or told.startswith(b"\0")
-    return overwritten and b"::" in title and f"{MARK}=".encode() not in told
+    overwritten = not environment or environment.startswith(b"\0")
+    return overwritten and b"::" in title and f"{MARK}=".encode() not in environment

@@ -1,10 +1,9 @@
-"""A vLLM server's life: start, ready, stop; or attach to one that runs already."""
+"""Starts a vLLM server and stops it, or attaches to one that runs already."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import secrets
@@ -19,8 +18,8 @@ from typing import Any
 import psutil
 
 from harness.config.cells import ServerSpec
-from harness.engine import metrics, orphans, process as processes
-from harness.engine.facts import command_line, engine_facts, resolve_speculative, served_name
+from harness.engine import metrics, orphans, process as processes, vllm_plugin
+from harness.engine.facts import command_line, engine_facts, reported_faults, resolve_speculative, served_name
 from harness.engine.http import NO_KEY, Http, NoAnswer
 from harness.engine.models import resolve
 from harness.errors import PortTaken, ServerFailed
@@ -37,14 +36,14 @@ class Server:
     model: str
     """The served model's name."""
     start_id: str
-    """Another start has another one."""
+    """Drawn anew for every start."""
     version: str
     attached: bool
     per_request: bool
-    """Acceptance comes with each response."""
+    """It reports acceptance in each response."""
     log: Path | None
     patches: tuple[dict[str, Any], ...] = ()
-    """What the engine plug-in found and patched, a record for each process of the engine."""
+    """What the engine plug-in found and patched: a record for each process of the engine."""
     target_path: str | None = None
     speculative: Mapping[str, Any] | None = None
     """vLLM's speculative config as it was given, model references resolved."""
@@ -56,7 +55,7 @@ class Server:
 
     @property
     def http(self) -> Http:
-        """What asks it for pages and JSON."""
+        """Asks it for pages and JSON."""
         return Http(self.url, self.key)
 
     def counters(self) -> metrics.SpecCounters:
@@ -69,7 +68,7 @@ class Server:
         return None if code is None else f"its process ended (exit code {code})"
 
     def stop(self) -> None:
-        """End the engine and all that it started, a frozen one too; a server that is not ours is left."""
+        """End the engine and all that it started, even a frozen one. A server that is not ours goes on."""
         if self.process:
             processes.stop(self.process)
             orphans.end(self.process.pid, self.start_id)
@@ -84,9 +83,9 @@ def running(
     Args:
         spec: what to start.
         folder: its log goes there.
-        say: told what takes long.
-        patch: the engine plug-in's DRAFTGATE_MEND: `1` patches, `probe` only looks.
-        locked: a key of its own is needed to use it; without, anybody on this machine may.
+        say: gets a line about what takes long.
+        patch: DRAFTGATE_MEND of the engine plug-in: `1` patches, `probe` only looks.
+        locked: it gets a key of its own; without one, anybody on this machine may use it.
 
     Raises:
         ServerFailed: it died or was not ready in time; the message quotes its reason.
@@ -103,7 +102,7 @@ def running(
     target = resolve(spec.target.model, say=say, python=spec.engine_python)
     speculative = resolve_speculative(spec, target=target, say=say)
     words = command_line(spec, model=target, speculative=speculative, per_request=facts.per_request)
-    orphans.end_left(say)
+    orphans.end_orphans(say)
     start_id = secrets.token_hex(6)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{spec.label}-{start_id}.log"
@@ -112,14 +111,14 @@ def running(
     environment = {
         **os.environ,
         "VLLM_NO_USAGE_STATS": "1",
-        # Not vLLM's 5 s: after a pause of the API server as long, its timers close connections before it
-        # reads the requests that wait on them, and those are lost.
+        # vLLM's 5 s are too short: when the API server pauses for so long, it closes idle connections before
+        # it reads the requests that wait on them, and loses those.
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(math.ceil(spec.request_timeout_s) + 60),
         **({"HF_HUB_OFFLINE": "1"} if target.startswith("/") else {}),
         **spec.env,
         **({"VLLM_API_KEY": key} if locked else {}),
-        "DRAFTGATE_MEND": patch,
-        "DRAFTGATE_MEND_REPORT": str(report),
+        vllm_plugin.MODE: patch,
+        vllm_plugin.REPORT: str(report),
         orphans.MARK: start_id,
     }
     port = free_port(spec.port)
@@ -141,7 +140,7 @@ def running(
             attached=False,
             per_request=facts.per_request and speculative is not None,
             log=log,
-            patches=_patches(report),
+            patches=reported_faults(report),
             target_path=target,
             speculative=speculative,
             pid=process.pid,
@@ -150,7 +149,7 @@ def running(
         )
     finally:
         processes.stop(process)
-        orphans.end(process.pid, start_id)  # where the supervisor was killed, its engine outlived it
+        orphans.end(process.pid, start_id)  # a supervisor that was killed leaves its engine
         orphans.forget(noted)
 
 
@@ -203,7 +202,7 @@ def _url(port: int) -> str:
 
 
 def _stranger(port: int, supervisor_pid: int) -> str | None:
-    """Who listens on a port of ours without being below `supervisor_pid`; None where nobody does."""
+    """Who listens on our port and is not a process below `supervisor_pid`; None where nobody does."""
     try:
         family = {p.pid for p in psutil.Process(supervisor_pid).children(recursive=True)}
         listening = [
@@ -211,7 +210,7 @@ def _stranger(port: int, supervisor_pid: int) -> str | None:
             for at in psutil.net_connections("tcp")
             if at.status == psutil.CONN_LISTEN and at.laddr and at.laddr[1] == port
         ]
-    except (psutil.Error, OSError):  # it cannot be told here
+    except (psutil.Error, OSError):  # this system does not say
         return None
     ours = any(pid in family for pid, _ in listening)
     for pid, address in listening:
@@ -220,18 +219,11 @@ def _stranger(port: int, supervisor_pid: int) -> str | None:
     return None
 
 
-def _patches(report: Path) -> tuple[dict[str, Any], ...]:
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        told = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
-        return tuple(patch for patch in told if isinstance(patch, dict))
-    return ()
-
-
 def unhealthy(server: Http) -> str | None:
-    """Why the server is dead; None where it is not.
+    """Why the server is dead; None where it lives.
 
     Raises:
-        TimeoutError: it does not answer, but somebody listens.
+        TimeoutError: somebody listens there but does not answer: dead or alive, who knows.
     """
     try:
         server.text("/health", timeout_s=5)
@@ -246,11 +238,11 @@ def unhealthy(server: Http) -> str | None:
 
 
 def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
-    """Use a server that runs already; check what it tells of itself.
+    """Use a server that runs already, after a check that it is the one that `spec` describes.
 
     Raises:
-        ServerFailed: nobody answers, it serves another model, it has no speculative-decoding
-            counters though a drafter was asked for (or drafts though none was), or another k.
+        ServerFailed: nobody answers; it serves another model; it does not draft though `spec` has a drafter,
+            or drafts though `spec` has none; it drafts with another k.
     """
     url = url.rstrip("/").removesuffix("/v1")
     asked = Http(url, key)
@@ -260,7 +252,7 @@ def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
     if wanted not in served:
         raise ServerFailed(
             f"{url} serves {', '.join(served) or 'no model'}, the stack wants {wanted!r}: "
-            "set target.served_name in the stack, or point --server-url elsewhere"
+            "set target.served_name in the stack, or name another server"
         )
     counters = metrics.fetch(asked)
     if spec.speculative and not counters.present:

@@ -1,10 +1,10 @@
-"""Runs an engine and ends it, with all that it started, when the process that asked for it is gone.
+"""Runs an engine, and ends it with all that it started once the process that asked for it is gone.
 
     python -m harness.engine.supervisor COMMAND ARG ...     with a pipe as standard input
 
-Standard library only, and a process of its own: it is what is still there after pytest got a SIGKILL.
-The end of the pipe is the sign; vLLM starts processes of its own, so a parent-death signal for its first
-one would not be enough.
+It is a process of its own, so that it is still there after pytest got a SIGKILL, and imports the standard
+library only. It ends the engine when its pipe closes. A parent-death signal would not be enough: it reaches
+the engine's first process, but vLLM starts more.
 """
 
 from __future__ import annotations

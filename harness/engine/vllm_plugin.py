@@ -1,9 +1,9 @@
-"""Patches for engine faults; vLLM loads this module into each of its processes.
+"""Patches known faults of the engine, from inside: vLLM loads this module into each of its processes.
 
-Nothing happens unless `DRAFTGATE_MEND` is set: "1" or "on" patches where a probe shows the fault, "probe"
-only probes. What was found is logged, and appended as a line of JSON to the file that `DRAFTGATE_MEND_REPORT`
-names, so that no result hides it. This runs inside the engine: it imports the standard library only (vLLM and
-torch when called), and nothing of the project.
+It does nothing unless `DRAFTGATE_MEND` is set: "1" or "on" patches where a probe shows the fault, "probe"
+only probes. It logs what it found, and appends a line of JSON to the file that `DRAFTGATE_MEND_REPORT` names,
+so that no result hides a patch. It imports the standard library only (vLLM and torch when it is called), and
+nothing of the project.
 """
 
 import json

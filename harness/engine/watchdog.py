@@ -1,13 +1,15 @@
-"""Is a server working or hanging? By its counters and the requests in flight, never by its log.
+"""Watches a server and notices when it hangs: by its counters and its requests in flight, never by its log.
 
-A stall is work to do (requests of ours in flight; at a server whose clients we don't know, requests that it
-says run or wait) while neither generated tokens nor prompt tokens nor KV-cache use move for `stall_seconds`;
-or no answer from /metrics for so long; or a process that ended. A prompt's tokens are counted only with its
-first output token, so that a long prefill shows in KV-cache use alone.
+A server has stalled when one of three things happened:
+- It had work, and for `stall_seconds` neither generated tokens nor prompt tokens nor KV-cache use moved. Work
+  is our own requests in flight; where others send the requests, those that the server says run or wait.
+- Its /metrics gave no answer for `stall_seconds`.
+- Its process ended.
+vLLM counts a prompt's tokens only with its first output token, so a long prefill shows in KV-cache use alone.
 
     with guarded(server, stall_seconds=180) as guard:
-        ...                     # whatever uses the server, perhaps another program
-    if guard.stalled:           # the evidence is kept, the server is stopped
+        ...                     # use the server, perhaps from another program
+    if guard.stalled:           # then the evidence is written, and the server is stopped
         print(guard.stalled.reason, guard.stalled.evidence)
 """
 
@@ -36,7 +38,7 @@ from harness.results.records import SCHEMA, Record, load
 
 STALL_SECONDS = 180
 MOST_STALLS = 3
-"""So many stalls end what was going on."""
+"""After so many stalls nobody starts the server again."""
 _READINGS, _LOG_LINES = 200, 200
 
 
@@ -45,14 +47,14 @@ class Pulse:
     """One reading of a server."""
 
     time: float
-    """Seconds of a clock that is never set."""
+    """Seconds of a monotonic clock."""
     running: int = 0
     waiting: int = 0
     generated: int = 0
     prompted: int = 0
     kv_usage: float = 0.0
     started: float = 0.0
-    """When the server began: another value is another server, and its counters are others."""
+    """When the server began. Another value means another server, with other counters."""
     unreachable: str | None = None
     """Why there is no reading."""
     dead: str | None = None
@@ -61,36 +63,36 @@ class Pulse:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stall:
-    """A server that has work and does nothing, says nothing, or is no more."""
+    """A server that has work and does nothing (still), does not answer (silent), or has died (dead)."""
 
     kind: Literal["still", "silent", "dead"]
     reason: str
     """A sentence without a full stop."""
     evidence: Path | None = None
-    """The file that holds what was seen; None where it could not be written."""
+    """The file with the evidence; None where it could not be written."""
 
 
 class Watch:
-    """Readings in, a stall out. Pure: its clock is the readings' own."""
+    """Takes readings and finds the stall in them. Pure: the readings bring their own time."""
 
     def __init__(self, stall_seconds: float) -> None:
-        """Nothing was read yet."""
+        """No reading yet."""
         self.stall_seconds = stall_seconds
         self.answer: Pulse | None = None
-        """The last reading that there was an answer to."""
+        """The last reading that the server answered."""
         self.busy = False
-        """It had work to do then."""
+        """Whether it had work then."""
         self.still_s = 0.0
-        """How long it has had work while nothing moved."""
+        """How long it has had work and nothing moved."""
         self.silent_s = 0.0
-        """How long it has given no answer."""
+        """How long it has not answered."""
         self._last: float | None = None
 
     def see(self, pulse: Pulse, *, in_flight: int | None = None) -> Stall | None:
-        """Take a reading; `in_flight` are requests of ours, None where its clients are not known."""
+        """Take a reading; `in_flight` counts our own requests, None where others send them."""
         passed = 0.0 if self._last is None else pulse.time - self._last
         self._last = pulse.time
-        # A longer gap was our own sleep (a suspended machine, Ctrl-Z): the server may have slept as well.
+        # A longer gap means that we slept (a suspended machine, Ctrl-Z). The server may have slept too.
         passed = min(max(passed, 0.0), self.stall_seconds / 2)
         if pulse.dead is not None:
             return Stall(kind="dead", reason=pulse.dead)
@@ -103,7 +105,7 @@ class Watch:
         self.silent_s = 0.0
         busy = in_flight > 0 if in_flight is not None else pulse.running + pulse.waiting > 0
         moved = self.answer is None or _moving(self.answer) != _moving(pulse)
-        # Work that came after the last reading has waited for less than the time since then.
+        # Work that came after the last reading has waited for less than the time between them.
         self.still_s = self.still_s + passed if busy and self.busy and not moved else 0.0
         self.answer, self.busy = pulse, busy
         if self.still_s < self.stall_seconds:
@@ -125,7 +127,7 @@ def _moving(pulse: Pulse) -> tuple[float, ...]:
 
 
 class Evidence(Record):
-    """What was seen of a server that stalled: `<server>-<start id>.stall.json` beside its log."""
+    """What we know of a server that stalled: `<server>-<start id>.stall.json` beside its log."""
 
     schema_: int = Field(alias="schema", default=SCHEMA)
     at: str
@@ -133,19 +135,19 @@ class Evidence(Record):
     kind: str
     reason: str
     note: str
-    """What was going on: the cell, the stage."""
+    """What the server was used for: the cell, the stage."""
     processes: tuple[dict[str, Any], ...]
-    """The server's, with their state; where they are ours."""
+    """The server's processes and their state; empty where they are not ours."""
     readings: tuple[dict[str, Any], ...]
-    """Seconds before the end, and what was read then."""
+    """The last readings; `time` is seconds before the stall was found."""
     log: tuple[str, ...]
-    """Its end."""
+    """The last lines of the server's log."""
     metrics: tuple[str, ...]
-    """The last page that there was."""
+    """The last /metrics page that the server answered."""
 
 
 class Guard:
-    """Watches one server: `read` by `read`, or between `start` and `end` from a thread of its own."""
+    """Watches one server: at each `read`, or between `start` and `end` from a thread of its own."""
 
     def __init__(
         self,
@@ -159,7 +161,7 @@ class Guard:
         server: Server | None = None,
         note: str = "",
     ) -> None:
-        """Nothing is read yet; see `guarded` for what most callers need."""
+        """A guard that has read nothing yet. Most callers need `guarded`; it explains the arguments."""
         self.watch, self.on_stall = Watch(stall_seconds), on_stall
         self.interval = interval or min(10.0, stall_seconds / 8)
         self.stalled: Stall | None = None
@@ -172,11 +174,11 @@ class Guard:
         self._thread = threading.Thread(target=self._run, name=f"watchdog of {asked.url}", daemon=True)
 
     def start(self) -> None:
-        """Watch from now on."""
+        """Watch from a thread from now on."""
         self._thread.start()
 
     def end(self) -> None:
-        """Watch no longer; a server that stalled has been stopped when this returns."""
+        """Watch no longer. When this returns, a server that stalled has been stopped."""
         self._over.set()
         self._thread.join()
 
@@ -189,7 +191,7 @@ class Guard:
                 due = time.monotonic() + self.interval
 
     def read(self) -> Stall | None:
-        """Take one reading. A stall that it shows has been dealt with when this returns."""
+        """Take one reading; the stall that it shows. When this returns, a stalled server has been stopped."""
         pulse = self._pulse()
         in_flight = self._in_flight() if self._in_flight else None
         self._readings.append({**dataclasses.asdict(pulse), "in_flight": in_flight})
@@ -197,10 +199,10 @@ class Guard:
         return self._report(stall) if stall else None
 
     def look(self) -> Stall | None:
-        """To be asked when a request failed: did the server go with it? Then that need not be waited for.
+        """Find out, after a failed request, whether the server has died. Then nobody need wait for a stall.
 
         Raises:
-            TimeoutError: the server does not say; ask again, until it does or has stalled.
+            TimeoutError: the server does not say. Ask again until it does, or has stalled.
         """
         dead = None if self.stalled else self._ended() or unhealthy(self._asked)
         return self._report(Stall(kind="dead", reason=dead)) if dead else self.stalled
@@ -230,7 +232,7 @@ class Guard:
 
     def _report(self, stall: Stall) -> Stall:
         with self._lock:
-            if self.stalled:  # somebody else saw it first
+            if self.stalled:  # another thread was first
                 return self.stalled
             self.stalled = stall = dataclasses.replace(stall, evidence=self._keep(stall))
         try:
@@ -258,7 +260,7 @@ class Guard:
         )
         try:
             write_atomically(self._evidence, evidence.model_dump_json(by_alias=True, indent=1) + "\n")
-        except BadInput:  # the disk is full: the server must be stopped all the same
+        except BadInput:  # the disk is full; the server must be stopped all the same
             return None
         return self._evidence
 
@@ -275,18 +277,18 @@ def guarded(
 ) -> Iterator[Guard]:
     """Watch `server` while the block runs, from a thread.
 
-    On a stall, in this order: evidence is written, `guard.stalled` says what happened, `on_stall` is called,
-    and the server is stopped with all its processes, so that requests in flight fail. Starting it anew is
-    the caller's. A server that is attached is not stopped.
+    On a stall the guard writes the evidence, sets `guard.stalled`, calls `on_stall`, and stops the server
+    with all its processes, in this order. Requests in flight fail then. The caller may start the server anew.
+    A server that we only attached to is not stopped.
 
     Args:
-        server: what `harness.engine.server.running` or `attach` gave.
+        server: from `harness.engine.server.running` or `attach`.
         stall_seconds: how long it may have work and do nothing.
-        in_flight: how many requests of ours it has; None where another program sends them: then it has
-            work while it says that requests run or wait.
+        in_flight: counts our own requests; None where another program sends them. Then the server has work
+            while it says that requests run or wait.
         on_stall: called once, in the watching thread.
-        folder: evidence goes there; None is the log's.
-        note: what is going on, for the evidence.
+        folder: the evidence goes there; by default beside the log.
+        note: what the server is used for, for the evidence.
     """
     folder = folder or (server.log.parent if server.log else Path())
     guard = Guard(
@@ -306,7 +308,7 @@ def guarded(
 
 
 def stalls_in(folder: Path, note: str) -> list[str]:
-    """Reasons of the stalls that `folder` has evidence of, for what `note` names; the first one first.
+    """The reasons of the stalls with this `note` that `folder` has evidence of, oldest first.
 
     Raises:
         BadRecord: a file of evidence cannot be trusted.
@@ -316,7 +318,7 @@ def stalls_in(folder: Path, note: str) -> list[str]:
 
 
 def _processes(pid: int | None) -> tuple[dict[str, Any], ...]:
-    """A process and those below it; `stopped` is one that somebody froze."""
+    """A process and those below it. The status of one that somebody froze is `stopped`."""
     found = []
     try:
         family = [] if pid is None else [root := psutil.Process(pid), *root.children(recursive=True)]

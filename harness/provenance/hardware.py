@@ -1,4 +1,4 @@
-"""The machine that this runs on: processors, their clocks, and the packages of an interpreter."""
+"""Describes the machine: its processors and their clocks, and the packages of an interpreter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNVERIFIED = "unverified"
 
 @functools.cache
 def environment() -> dict[str, Any]:
-    """The hardware that this machine has; a server attached to may have other."""
+    """The hardware of this machine. A server that we attached to may run on another one."""
     return {
         "cpu": _cpu_name(),
         "isa": _instruction_sets(),
@@ -38,7 +38,7 @@ def _cpu_name() -> str:
 
 
 def _instruction_sets() -> list[str]:
-    """Those that decide which kernels a math library takes, and so the last bits of a sum."""
+    """The sets that decide which kernels a math library takes, and with them the last bits of a sum."""
     try:
         found = re.search(r"flags\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:
@@ -69,7 +69,7 @@ def _nvidia(fields: str) -> list[dict[str, str]]:
 
 
 def clocks() -> dict[str, Any]:
-    """At what speed the processors run right now: it moves, so nothing is compared with it."""
+    """How fast the processors run right now. It changes all the time, so nothing is compared with it."""
     try:
         found = re.findall(r"cpu MHz\s*: ([\d.]+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
         governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -90,7 +90,7 @@ _PACKAGES = (
 
 
 def packages() -> dict[str, str]:
-    """Of ours: those that decide what is measured, with their versions."""
+    """Versions of the packages of this interpreter that decide what is measured."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -101,7 +101,7 @@ def packages() -> dict[str, str]:
 
 
 def packages_of(python: str | None) -> dict[str, str]:
-    """Of the interpreter that runs the engine; None for ours."""
+    """The same for the interpreter that runs the engine; None is this one."""
     return packages() if python in (None, sys.executable) else dict(_packages_of(str(python)))
 
 

@@ -1,4 +1,4 @@
-"""Files between the published engine and the one that runs: changed ones, and those that options name."""
+"""Finds how the engine that runs differs from the published one: changed files, files that options name."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from harness.engine.models import sha256_of
 
 UNVERIFIED = "unverified"
 _MOST_FILES = 2000
-"""In a folder that an option names; of more nothing is claimed."""
+"""A folder that an option names and that holds more stays `unverified`."""
 _OF_PYTHON = re.compile(r"\.(py|pyi|json|jinja)$")
 _LIST = re.compile(r"[:,;=\s]+")
 _LOADS_CODE = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "VLLM_PLUGINS")
-"""Of the environment: what changes the engine without changing its files."""
+"""Variables that change the engine without changing its files."""
 
 
 @functools.cache
 def changed_files(folder: str) -> tuple[tuple[str, str], ...] | str:
-    """Files of an installed package that are not as its wheel brought them, and what they hash to now.
+    """Files of an installed package that differ from its wheel, and their hashes now.
 
-    Libraries, which are large, are compared by size; everything else by the SHA-256 that the wheel recorded.
+    Libraries are large, so they are compared by size; all else by the SHA-256 that the wheel recorded.
 
     Args:
         folder: of the package, `.../site-packages/vllm`.
 
     Returns:
-        Name and the first 16 digits of the SHA-256 (`missing` where it is gone), or `unverified` where the
-        installation recorded nothing, as one from a source tree does.
+        Name and the first 16 digits of the SHA-256 (`missing` where the file is gone). `unverified` where the
+        installation recorded nothing, as one from a source tree.
     """
     package = Path(folder)
     record = _record_of(package)
@@ -71,13 +71,13 @@ def _record_of(package: Path) -> Path | None:
 
 
 def _as_recorded(path: Path) -> str:
-    """As a wheel's RECORD writes a hash."""
+    """The hash as a wheel's RECORD writes it."""
     return base64.urlsafe_b64encode(bytes.fromhex(sha256_of(path))).rstrip(b"=").decode()
 
 
 @functools.cache
 def commit_of(folder: str) -> str:
-    """The commit that a package says it was built from; `unverified` where it does not."""
+    """The commit that a package says it was built from; `unverified` where it says none."""
     try:
         text = (Path(folder) / "_version.py").read_text(encoding="utf-8")
     except OSError:
@@ -88,19 +88,19 @@ def commit_of(folder: str) -> str:
 
 
 def code_loaders(env: Mapping[str, str]) -> list[str]:
-    """Variables of an engine's environment that put code before or beside the engine's own."""
+    """The variables of an engine's environment that load code before or beside the engine's own."""
     return [name for name in _LOADS_CODE if env.get(name)]
 
 
 def mounted_files(*options: Any) -> dict[str, str]:
-    """Every file or folder on this machine that the options name, and its hash.
+    """The files and folders on this machine that options name, and their hashes.
 
     Args:
-        options: an engine's arguments, its environment, a drafter's settings: whatever JSON holds.
+        options: an engine's arguments, its environment, a drafter's settings: anything that JSON can hold.
 
     Returns:
-        By the last part of its path (paths are of one machine): the first 16 digits of the SHA-256, for a
-        folder over the names and hashes of all its files.
+        The first 16 digits of the SHA-256, by the last part of the path (whole paths differ from machine to
+        machine). A folder's hash is over the names and hashes of all its files.
     """
     found: dict[str, str] = {}
     for text in sorted(set(_texts(options))):

@@ -1,4 +1,4 @@
-"""What no record may hold: keys, tokens, passwords, and the name of the user's home. Pure."""
+"""Removes what no record may hold: keys, tokens, passwords, and the name of the user's home. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _SECRET_NAME = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
 _SECRET = re.compile(
     r"\b(hf_|sk-|gh[pousr]_|glpat-|xox[abprs]-|AKIA)[A-Za-z0-9_-]{8,}|(?i:bearer\s+)[^\s\"']{8,}"
 )
-"""What keys and tokens look like, whatever they are named."""
+"""Keys and tokens by their looks, whatever their names."""
 _SECRET_OPTION = re.compile(
     r"(?i)(--?[\w-]*(?:api-key|hf-token|secret|passw\w*|credential)[\w-]*[= ]+)(?!-)\S+"
 )
 
 
 def without_home(value: Any) -> Any:
-    """A value without the user's home folder in its texts, nor a name and password in its URLs."""
+    """A value with `~` for the user's home folder in its texts, and without user and password in URLs."""
     if isinstance(value, dict):
         return {key: without_home(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -32,7 +32,7 @@ def without_home(value: Any) -> Any:
 
 
 def without_secrets(value: Any) -> Any:
-    """The same without keys, tokens and passwords either: by their looks, or by what they are named."""
+    """The same, also without keys, tokens and passwords: known by their looks or by their names."""
     if isinstance(value, dict):
         return {
             key: "***"

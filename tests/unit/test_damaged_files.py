@@ -18,7 +18,7 @@ import pytest
 
 from harness.config import prompts, stack
 from harness.config.prompts import load_held_out
-from harness.engine import models, orphans as leftovers, server
+from harness.engine import facts, models, orphans
 from harness.engine.models import cache_folder
 from harness.engine.watchdog import stalls_in
 from harness.errors import BadInput, DraftgateError
@@ -239,18 +239,18 @@ def test_a_stage_whose_record_is_damaged_is_not_done(tmp_path: Path, damaged: Da
 
 def test_a_damaged_note_of_a_server_ends_nothing(damaged: Damaged, monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[int] = []
-    monkeypatch.setattr(leftovers, "end", lambda session, _: killed.append(session))
-    monkeypatch.setattr(leftovers, "_lives", lambda _: False)
-    born = leftovers.Born(pid=4_000_000, born=1)
-    machine = leftovers._machine()
+    monkeypatch.setattr(orphans, "end", lambda session, _: killed.append(session))
+    monkeypatch.setattr(orphans, "_lives", lambda _: False)
+    born = orphans.Born(pid=4_000_000, born=1)
+    machine = orphans._machine()
     assert machine is not None
-    told = leftovers.Note(start_id="abcdef012345", label="x", machine=machine, owner=born, session=born)
-    path = leftovers.folder() / "one.json"
+    told = orphans.Note(start_id="abcdef012345", label="x", machine=machine, owner=born, session=born)
+    path = orphans.folder() / "one.json"
     path.parent.mkdir(parents=True)
     path.write_text(told.model_dump_json(by_alias=True))
     damaged(path)
 
-    leftovers.end_left(lambda _: None)
+    orphans.end_orphans(lambda _: None)
 
     assert killed == []
 
@@ -258,10 +258,10 @@ def test_a_damaged_note_of_a_server_ends_nothing(damaged: Damaged, monkeypatch: 
 def test_a_damaged_report_of_the_plugin_claims_no_patch(tmp_path: Path, damaged: Damaged) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps({"fault": "f", "mended": True}) + "\n")
-    assert len(server._patches(path)) == 1
+    assert len(facts.reported_faults(path)) == 1
     damaged(path)
 
-    assert server._patches(path) == ()
+    assert facts.reported_faults(path) == ()
 
 
 def test_a_model_whose_manifest_is_damaged_is_made_again(tmp_path: Path, damaged: Damaged) -> None:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from harness.commands import claims
-from harness.engine import server as servers
+from harness.engine.facts import reported_faults
 from harness.engine.server import Server
 from harness.engine.watchdog import Evidence, stalls_in
 from harness.errors import DraftgateError
@@ -113,7 +113,7 @@ REPORTED = {"fault": "cpu-temperature", "probe": "fault", "mended": True, "pid":
 @given(json_of(REPORTED) | damaged(json.dumps(REPORTED).encode()))
 def test_what_was_patched(folder: Path, content: bytes) -> None:
     path = put(folder, "none.mends.jsonl", content)
-    told = SimpleNamespace(patches=servers._patches(path))
+    told = SimpleNamespace(patches=reported_faults(path))
     patches = provenance.patches_of(cast("Server", told))
     for finding in conditions.findings(cell_name(), {"mends": patches}, sampling={}, covered=None):
         finding.text.encode("utf-8", "surrogatepass")

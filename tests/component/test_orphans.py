@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.engine import orphans as leftovers
-from harness.engine.orphans import MARK, Note, end, end_left, forget, note
+from harness.engine import orphans
+from harness.engine.orphans import MARK, Note, end, end_orphans, forget, note
 from harness.results.records import load
 
 ID = "a1b2c3d4e5f6"
@@ -81,7 +81,7 @@ def test_a_server_whose_owner_lives_is_left_alone(start: Start) -> None:
     path = note(start_id=ID, label="ngram-k4", session=process.pid)
     said: list[str] = []
 
-    end_left(said.append)
+    end_orphans(said.append)
 
     assert path is not None
     assert path.exists()
@@ -97,7 +97,7 @@ def test_a_server_whose_owner_is_gone_is_ended(start: Start, code: str) -> None:
     owned_by_the_dead(path)
     said: list[str] = []
 
-    end_left(said.append)
+    end_orphans(said.append)
 
     assert process.wait(timeout=10) == -9
     assert not path.exists()
@@ -112,20 +112,20 @@ def test_an_owner_that_nobody_waited_for_is_gone(start: Start, tmp_path: Path) -
     """A zombie: killed, but its parent has not asked."""
     engine = start()
     script = (
-        "import sys, time; from harness.engine import orphans as leftovers; "
-        f"leftovers.note(start_id={ID!r}, label='x', session={engine.pid}); print('noted', flush=True); "
+        "import sys, time; from harness.engine import orphans; "
+        f"orphans.note(start_id={ID!r}, label='x', session={engine.pid}); print('noted', flush=True); "
         "time.sleep(1000)"
     )
     owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     try:
         assert owner.stdout
         assert owner.stdout.readline() == b"noted\n"
-        end_left(lambda _: None)
+        end_orphans(lambda _: None)
         assert runs(engine)
         psutil.Process(owner.pid).kill()
         while psutil.Process(owner.pid).status() != psutil.STATUS_ZOMBIE:
             pass
-        end_left(lambda _: None)
+        end_orphans(lambda _: None)
     finally:
         owner.kill()
         owner.communicate()
@@ -141,7 +141,7 @@ def test_a_process_that_got_the_number_of_a_session_is_left_alone(start: Start) 
         assert path is not None
         owned_by_the_dead(path)
 
-        end_left(lambda _: None)
+        end_orphans(lambda _: None)
 
         assert not path.exists()
         assert runs(other)
@@ -173,7 +173,7 @@ def test_numbers_of_another_machine_mean_nothing(start: Start, machine: str | No
     other = told.model_copy(update={"machine": machine or f"{boot} pid:[1]"})
     path.write_text(other.model_dump_json(by_alias=True))
 
-    end_left(lambda _: None)
+    end_orphans(lambda _: None)
 
     assert path.exists() == kept
     assert runs(process)
@@ -186,10 +186,10 @@ def test_a_cache_that_cannot_be_written_is_no_reason_not_to_run(
 
     assert note(start_id=ID, label="x", session=start().pid) is None
     forget(None)
-    end_left(lambda _: None)
+    end_orphans(lambda _: None)
 
 
 def test_where_there_is_no_proc_nothing_is_ended(monkeypatch: pytest.MonkeyPatch, start: Start) -> None:
-    monkeypatch.setattr(leftovers, "_machine", lambda: None)
+    monkeypatch.setattr(orphans, "_machine", lambda: None)
     assert note(start_id=ID, label="x", session=start().pid) is None
-    end_left(lambda _: None)
+    end_orphans(lambda _: None)
