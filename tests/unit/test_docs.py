@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import types
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import main
 from harness.suites.runner import Suite
 
 ROOT = Path(__file__).parents[2]
@@ -80,3 +82,20 @@ def test_the_suite_that_the_architecture_page_writes_is_one(monkeypatch: pytest.
     assert isinstance(drafts.SUITE, Suite)
     asked["test_drafts"]("a cell", lambda *said: asked.update(said=said))  # type: ignore[operator]
     assert asked["said"] == (drafts.drafts_often, "a cell")
+
+
+def test_the_readme_shows_what_compare_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(ROOT)
+    for command in re.findall(r"^    (cd .*|draftgate compare (?!results/).*)$", readme, re.MULTILINE):
+        program, *arguments = shlex.split(command, comments=True)
+        if program == "cd":
+            monkeypatch.chdir(*arguments)
+        else:
+            main(arguments)
+    said = capsys.readouterr().out.splitlines()
+    shown = re.findall(r"^[▲▼¹] .*$", readme, re.MULTILINE)
+    assert len(shown) >= 6
+    assert [line for line in shown if line not in said] == []
