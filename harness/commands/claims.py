@@ -221,7 +221,7 @@ def _plain(figures: Figures, *, timed: bool = True) -> dict[str, Values]:
 def _pair_figures(base: Entry, new: Entry, across: tuple[str, ...]) -> dict[str, Values]:
     """Every figure that a comparison shows of two cells; None for those that may not stand side by side."""
     row = compare([_alone(base), _alone(new)], across=across).rows[0]
-    a = row.against[0]
+    a = row.others[0]
     assert a is not None  # noqa: S101 - two single files belong together
     primary, same = a.verdict.primary, a.same_environment
     low, high = a.verdict.interval or (None, None)

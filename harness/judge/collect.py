@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Collection, Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from harness.results.records import RUN_FILE, SCHEMA, CellName, CellRecord, RunR
 
 _FEW = 8
 """Cells named in a message; the rest are counted."""
-_WORTH_A_PROCESS, _PART = 2000, 250
 _STARTS = "speed/"
 """Suites of single server starts: what a speed-up is made of, no cells to compare."""
 
@@ -87,7 +84,7 @@ def collect(path: Path) -> Side:
     if not path.is_dir():
         raise BadInput(f"{path}: no such file or folder")
     files = [file for file in sorted(path.rglob("*.json")) if _may_be_cell(file, path)]
-    found = _heads(files)
+    found = [_cell_or_speed(file) for file in files]
     entries = [entry for entry in found if entry]
     starts = len(found) - len(entries)
     notes = [f"{starts} files of speed-ups over pairs of starts are not compared here"] if starts else []
@@ -106,15 +103,6 @@ def collect(path: Path) -> Side:
         subject=subject,
         notes=tuple(notes),
     )
-
-
-def _heads(files: Sequence[Path]) -> list[Entry | None]:
-    """In order; of many, in processes of their own."""
-    workers = min(len(os.sched_getaffinity(0)), len(files) // _WORTH_A_PROCESS)
-    if workers < 2:  # noqa: PLR2004
-        return [_cell_or_speed(file) for file in files]
-    with ProcessPoolExecutor(workers) as pool:
-        return list(pool.map(_cell_or_speed, files, chunksize=_PART))
 
 
 def _may_be_cell(file: Path, folder: Path) -> bool:

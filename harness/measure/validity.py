@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.results.records import CellName, Finding, PromptRecord
+from harness.results.records import CellName, CellRecord, Finding, PromptRecord
+from harness.results.timing import speed_of
 from harness.stats.acceptance import Tally, added, overshoot_of
 from harness.stats.text_quality import degenerate, in_language
 
@@ -37,6 +38,17 @@ def remembers(subject: Mapping[str, Any]) -> bool:
 def mostly_degenerate(found: Iterable[Finding]) -> bool:
     """The cell measures how well loops are guessed; it makes no claim about speed."""
     return any(finding.code == MOSTLY for finding in found)
+
+
+def speed_up(record: CellRecord, none: CellRecord | None) -> float | None:
+    """Aggregate tok/s over that of `none` in the same place of the same run.
+
+    None where one of them is no measurement, was not timed, or where most answers of one are degenerate.
+    """
+    if none is None or not all(r.valid and not mostly_degenerate(r.findings) for r in (record, none)):
+        return None
+    speeds = speed_of(record.prompts), speed_of(none.prompts)
+    return speeds[0].aggregate / speeds[1].aggregate if speeds[0] and speeds[1] else None
 
 
 def findings(

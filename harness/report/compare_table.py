@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from harness.errors import BadInput
-from harness.judge.compare import Against, Comparison, Figures, PositionChange, Row
+from harness.judge.compare import CellComparison, Comparison, Figures, PositionChange, Row
 from harness.judge.footnotes import holm_notes
 from harness.report.labels import Axis, Labels, axis_value
 from harness.report.references import NOTHING, with_references
@@ -51,6 +51,9 @@ def document(comparison: Comparison, *, pivot: Axis | None = None) -> Document:
     )
 
 
+_Place = tuple[Figures, CellComparison | None, Row]
+
+
 class _Page:
     """The tables of one comparison, and the footnotes as their rows raise them."""
 
@@ -82,11 +85,11 @@ class _Page:
 
     def _referring(self, block: Block, rows: Sequence[Row], columns: Sequence[str]) -> Block:
         """Of two sides `draftgate claims` can check every figure; of more, a row has several cells."""
-        pairs = [(row.figures.entry, a.figures.entry) for row in rows for a in row.against if a]
+        pairs = [(row.figures.entry, a.figures.entry) for row in rows for a in row.others if a]
         return with_references(block, self._of, pairs, columns) if len(self._labels) == 2 else block  # noqa: PLR2004
 
     def _two_sided(self, row: Row) -> list[str]:
-        a = row.against[0]
+        a = row.others[0]
         assert a is not None  # noqa: S101 - with one other side, a row is there because it has a partner
         v, primary = a.verdict, a.verdict.primary
         timed = primary is not None and a.same_environment
@@ -104,17 +107,17 @@ class _Page:
 
     def _many_sided(self, row: Row) -> list[str]:
         cells = [self._rows.row(row), str(row.figures.prompts), number(row.figures.tokens_per_step)]
-        for a in row.against:
+        for a in row.others:
             cells += [*self._value_and_change(a), self._mark(a)] if a else [DASH, DASH, ""]
         return [*cells, self._raise(row)]
 
-    def _value_and_change(self, a: Against, *, base: bool = False) -> list[str]:
+    def _value_and_change(self, a: CellComparison, *, base: bool = False) -> list[str]:
         primary, change = a.verdict.primary, a.verdict.change
         values = [number(primary.r0 if primary else None)] if base else []
         values += [number(primary.r1 if primary else None), DASH if change is None else signed(change)]
         return values
 
-    def _mark(self, a: Against) -> str:
+    def _mark(self, a: CellComparison) -> str:
         return MARKS[a.verdict.kind] if self._of.judged or a.verdict.kind == "invalid" else DASH
 
     def _geomean_row(self, width: int) -> list[str]:
@@ -129,7 +132,7 @@ class _Page:
         """Where the sets of cells differ, the mean is over those that were compared."""
         for column, label in enumerate(self._labels[1:]):
             mean = self._of.geomean(column)
-            found = [row.against[column] for row in self._of.rows]
+            found = [row.others[column] for row in self._of.rows]
             refused = sum(a is not None and a.verdict.primary is None for a in found)
             left_out = refused + self._of.one_sided[column]
             if mean and left_out and len(self._of.rows) > 1:
@@ -140,7 +143,7 @@ class _Page:
         found = [
             (self._rows.row(row) + self._side(label), a.verdict)
             for row in self._of.rows
-            for label, a in zip(self._labels[1:], row.against, strict=True)
+            for label, a in zip(self._labels[1:], row.others, strict=True)
             if a
         ]
         return holm_notes(found) if self._of.judged else []
@@ -151,11 +154,11 @@ class _Page:
     def positions(self) -> Block:
         """Conditional acceptance, a column a position."""
         several = len(self._labels) > 2  # noqa: PLR2004
-        depth = max((len(a.positions) for row in self._of.rows for a in row.against if a), default=0)
+        depth = max((len(a.positions) for row in self._of.rows for a in row.others if a), default=0)
         header = ["cell", *(["side"] if several else []), *(f"pos {i}" for i in range(depth))]
         rows = []
         for row in self._of.rows:
-            for label, a in zip(self._labels[1:], row.against, strict=True):
+            for label, a in zip(self._labels[1:], row.others, strict=True):
                 if a and a.positions:
                     cells = [_change(p, self._position_mark(p, a)) for p in a.positions]
                     cells += [DASH] * (depth - len(cells))
@@ -166,11 +169,11 @@ class _Page:
             rows=tuple(rows),
             align="l" * (len(header) - depth) + "r" * depth,
         )
-        rows_shown = [row for row in self._of.rows if any(a and a.positions for a in row.against)]
+        rows_shown = [row for row in self._of.rows if any(a and a.positions for a in row.others)]
         columns = [NOTHING, *(f"conditional_{i}%" for i in range(depth))]
         return self._referring(block, rows_shown, columns)
 
-    def _position_mark(self, p: PositionChange, a: Against) -> str:
+    def _position_mark(self, p: PositionChange, a: CellComparison) -> str:
         if not self._of.judged:
             return ""
         if a.verdict.kind == "identical":
@@ -180,11 +183,11 @@ class _Page:
     def pivot(self, axis: Axis) -> Block:
         """Rows without the axis, its values as columns; a line a side."""
         several = len(self._labels) > 1
-        places: dict[tuple[str, int], dict[str, tuple[Figures, Against | None, Row]]] = {}
+        places: dict[tuple[str, int], dict[str, _Place]] = {}
         for row in self._of.rows:
-            sides: list[tuple[Figures, Against | None]] = [(row.figures, None)]
-            sides += [(a.figures, a) for a in row.against if a]
-            columns = [0, *(i for i, a in enumerate(row.against, start=1) if a)]
+            sides: list[tuple[Figures, CellComparison | None]] = [(row.figures, None)]
+            sides += [(a.figures, a) for a in row.others if a]
+            columns = [0, *(i for i, a in enumerate(row.others, start=1) if a)]
             for column, (figures, a) in zip(columns, sides, strict=True):
                 place = places.setdefault((self._rows.place(figures.entry, axis), column), {})
                 value = axis_value(figures.entry, axis)
@@ -204,7 +207,7 @@ class _Page:
         align = "l" * (1 + several) + "r" * (len(values) * len(names)) + "l"
         return Block(header=(*header, ""), rows=tuple(rows), align=align)
 
-    def _pivot_cells(self, found: tuple[Figures, Against | None, Row] | None) -> list[str]:
+    def _pivot_cells(self, found: _Place | None) -> list[str]:
         width = 5 if len(self._labels) > 1 else 4
         if found is None:
             return [DASH] * width
@@ -219,14 +222,16 @@ class _Page:
         ]
         return [*cells, self._pivot_change(a)][:width]
 
-    def _pivot_change(self, a: Against | None) -> str:
+    def _pivot_change(self, a: CellComparison | None) -> str:
         if a is None:
             return ""
         ends = a.verdict.interval
         between = f" ({signed_interval(ends)})" if ends and ends[0] != ends[1] else ""
         return f"{signed(a.verdict.change or 0)}{between} {self._mark(a)}"
 
-    def _raise_side(self, column: int, place: Mapping[str, tuple[Figures, Against | None, Row]]) -> str:
+    def _raise_side(
+        self, column: int, place: Mapping[str, tuple[Figures, CellComparison | None, Row]]
+    ) -> str:
         """The numbers of the footnotes of one side's cells; a note of some of them says of which."""
         where: dict[str, list[str]] = {}
         for value, (figures, a, row) in place.items():
@@ -242,7 +247,7 @@ class _Page:
         """The numbers of the footnotes of a row."""
         several = len(self._labels) > 2  # noqa: PLR2004
         notes = list(row.notes)
-        for label, a in zip(self._labels[1:], row.against, strict=True):
+        for label, a in zip(self._labels[1:], row.others, strict=True):
             notes += [f"{label}: {note}" if several else note for note in (a.notes if a else ())]
         return self._numbers((*notes, *self._findings(row)))
 
@@ -252,7 +257,7 @@ class _Page:
 
     def _findings(self, row: Row) -> Iterator[str]:
         """What the measurements say of themselves, and on which sides."""
-        sides = [(label, a.figures) for label, a in zip(self._labels[1:], row.against, strict=True) if a]
+        sides = [(label, a.figures) for label, a in zip(self._labels[1:], row.others, strict=True) if a]
         where: dict[str, list[str]] = {}
         for label, figures in [(self._labels[0], row.figures), *sides]:
             for finding in figures.findings:
@@ -264,9 +269,9 @@ class _Page:
     def sentences(self) -> Iterator[str]:
         """A line for each cell that somebody should look at."""
         for row in self._of.rows:
-            if row.figures.invalid and not row.against:
+            if row.figures.invalid and not row.others:
                 yield f"{MARKS['invalid']} {self._rows.row(row)}: not a measurement: {row.figures.invalid}"
-            for label, a in zip(self._labels[1:], row.against, strict=True):
+            for label, a in zip(self._labels[1:], row.others, strict=True):
                 v = a.verdict if a else None
                 if v is None or not (self._of.judged or v.kind == "invalid"):
                     continue

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from harness.judge.collect import Entry
-from harness.judge.compare import Against, Comparison, Figures, Row
+from harness.judge.compare import CellComparison, Comparison, Figures, Row
 
 _NAME = ("suite", "endpoint", "language", "workload", "drafter", "k")
 _FIGURES = ("tokens_per_step", "tau", "accepted_per_draft", "pos_0", "tok_s", "speed_up")
@@ -20,7 +20,7 @@ def csv_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
 
     Of a refused pair no figures: they must not stand side by side.
     """
-    depth = max((len(a.positions) for row in comparison.rows for a in row.against if a), default=0)
+    depth = max((len(a.positions) for row in comparison.rows for a in row.others if a), default=0)
     header = [f"{side}_{part}" for side in _SIDES for part in ("side", *_NAME)]
     header += ["verdict", "prompts", "same_text", "change", "ci_low", "ci_high", "p_loss"]
     header += [f"{side}_{part}" for side in _SIDES for part in _FIGURES]
@@ -31,7 +31,7 @@ def csv_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
         if not others:
             values = [base, *_name(row.figures.entry), *[None] * (len(_NAME) + 8), *_figures(row.figures)]
             rows.append([*values, *[None] * len(_FIGURES), "; ".join(row.figures.findings)])
-        for side, a in zip(others, row.against, strict=True):
+        for side, a in zip(others, row.others, strict=True):
             if a is not None:
                 values = [base, *_name(row.figures.entry), side, *_name(a.figures.entry)]
                 values += [*_judged(a, judged=comparison.judged), *_side_by_side(row.figures, a)]
@@ -46,12 +46,12 @@ def _name(entry: Entry) -> list[Value]:
     return [entry.suite, c.endpoint, c.language, c.workload, c.drafter, c.k]
 
 
-def _findings(row: Row, a: Against) -> list[str]:
+def _findings(row: Row, a: CellComparison) -> list[str]:
     sides = zip(_SIDES, (row.figures, a.figures), strict=True)
     return [f"{side}: {finding}" for side, figures in sides for finding in figures.findings]
 
 
-def _judged(a: Against, *, judged: bool) -> list[Value]:
+def _judged(a: CellComparison, *, judged: bool) -> list[Value]:
     v, primary = a.verdict, a.verdict.primary
     if primary is None:
         return [v.kind, *[None] * 6]
@@ -59,7 +59,7 @@ def _judged(a: Against, *, judged: bool) -> list[Value]:
     return [v.kind if judged else None, v.prompts, v.same_text, v.change, low, high, primary.p_loss()]
 
 
-def _side_by_side(base: Figures, a: Against) -> list[Value]:
+def _side_by_side(base: Figures, a: CellComparison) -> list[Value]:
     """Tokens per step over the pairs; the rest over all prompts; no speed across environments."""
     primary = a.verdict.primary
     if primary is None:
@@ -87,7 +87,7 @@ def as_data(comparison: Comparison, *, exit_code: int) -> dict[str, Any]:
                 "notes": list(row.notes),
                 "against": [
                     _against_data(a, i, judged=comparison.judged)
-                    for i, a in enumerate(row.against, start=1)
+                    for i, a in enumerate(row.others, start=1)
                     if a
                 ],
             }
@@ -106,7 +106,7 @@ def _figures_data(figures: Figures) -> dict[str, Any]:
     return {"cell": entry.cell.model_dump(), **where, "path": str(entry.path), **fields}
 
 
-def _against_data(a: Against, side: int, *, judged: bool) -> dict[str, Any]:
+def _against_data(a: CellComparison, side: int, *, judged: bool) -> dict[str, Any]:
     v, primary = a.verdict, a.verdict.primary
     return {
         "side": side,

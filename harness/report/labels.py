@@ -86,13 +86,13 @@ class Labels:
 
         With a mark where most answers of a side are degenerate.
         """
-        entries = [row.figures.entry, *(a.figures.entry for a in row.against if a)]
+        entries = [row.figures.entry, *(a.figures.entry for a in row.others if a)]
         parts = []
         for part in zip(*(_parts(e) for e in entries), strict=True):
             values = list(dict.fromkeys(value for _, value in part))
             if not (self._by_drafter and part[0][0] == "drafter"):
                 parts.append("→".join([values[0], *([",".join(values[1:])] if values[1:] else [])]))
-        stuck = any(f.degenerate for f in (row.figures, *(a.figures for a in row.against if a)))
+        stuck = any(f.degenerate for f in (row.figures, *(a.figures for a in row.others if a)))
         return self._prefix(entries[0]) + "-".join(parts) + (f" {MARK}" if stuck else "")
 
     def _prefix(self, entry: Entry) -> str:

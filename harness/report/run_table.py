@@ -52,18 +52,9 @@ def _padded(rates: Iterable[float | None], length: int) -> list[str]:
     return shown + [DASH] * (length - len(shown))
 
 
-def speed_up(cell: CellRecord, cells: Iterable[CellRecord]) -> float | None:
-    """Aggregate tok/s over that of the same cell of `none` in the same run, if that was measured.
-
-    None where most answers of either are degenerate.
-    """
-    for other in cells:
-        if other.cell.k == 0 and cell.cell.k and other.cell.place == cell.cell.place:
-            if any(validity.mostly_degenerate(c.findings) for c in (cell, other)):
-                return None
-            mine, base = speed_of(cell.prompts), speed_of(other.prompts)
-            return mine.aggregate / base.aggregate if mine and base else None
-    return None
+def _none_of(cell: CellRecord, cells: Iterable[CellRecord]) -> CellRecord | None:
+    """The cell that drafts nothing in the same place; None for itself."""
+    return next((c for c in cells if c.cell.k == 0 and cell.cell.k and c.cell.place == cell.cell.place), None)
 
 
 def speed_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[str]]]:
@@ -79,7 +70,7 @@ def speed_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[str]]]
                 number(speed.mean_prompt if speed else None, 1),
                 number(speed.ttft_s if speed else None, 0, scale=1000),
                 number(speed.tpot_s if speed else None, 1, scale=1000),
-                number(speed_up(cell, cells) if speed else None),
+                number(validity.speed_up(cell, _none_of(cell, cells))),
             ]
         )
     return header, rows

@@ -131,8 +131,8 @@ def test_the_only_drafter_of_each_side_is_set_side_by_side() -> None:
         ("chat-en-instruct-eagle-k4", "chat-en-instruct-suffix-k2"),
     ]
     row = compared(a, b).rows[1]
-    assert row.against[0]
-    assert [p.index for p in row.against[0].positions] == [0, 1]
+    assert row.others[0]
+    assert [p.index for p in row.others[0].positions] == [0, 1]
 
 
 def test_of_several_drafters_none_is_taken_for_another() -> None:
@@ -167,7 +167,7 @@ def test_across_an_axis_cells_pair_without_it() -> None:
 
 def only(comparison: Comparison) -> Any:
     (row,) = comparison.rows
-    (against,) = row.against
+    (against,) = row.others
     assert against
     return against
 
@@ -210,7 +210,7 @@ def test_the_geomean_is_of_ratios_over_cells_with_both_sides() -> None:
 
 
 def only_change(result: Comparison) -> float:
-    first = result.rows[0].against[0]
+    first = result.rows[0].others[0]
     assert first
     assert first.verdict.change is not None
     return first.verdict.change

@@ -10,11 +10,10 @@ from harness.report.run_table import (
     footnotes,
     report,
     speed_rows,
-    speed_up,
     text_table,
     verdict_rows,
 )
-from harness.results.records import Finding
+from harness.results.records import CellRecord, Finding
 from harness.text.numbers import number
 from tests.factories.records import cell_name, cell_record, prompt_record
 
@@ -90,12 +89,16 @@ def test_the_speed_table_has_dashes_where_nothing_was_timed() -> None:
     assert rows[2] == row("chat-en-instruct-none 5.0 5.0 500 184.2 —")
 
 
+def speed_ups(*cells: CellRecord) -> list[str]:
+    """The last column of the speed table."""
+    return [row[-1] for row in speed_rows(cells)[1]]
+
+
 def test_a_speed_up_is_over_none_of_the_same_place_only() -> None:
     elsewhere = cell_record(PLAIN_PROMPT, cell=cell_name(drafter="none", k=0, language="zh"))
 
-    assert speed_up(NGRAM, [NGRAM, elsewhere]) is None
-    assert speed_up(NGRAM, [elsewhere, PLAIN]) == pytest.approx(3.2)
-    assert speed_up(PLAIN, [PLAIN]) is None
+    assert speed_ups(NGRAM, elsewhere) == ["—", "—"]
+    assert speed_ups(NGRAM, elsewhere, PLAIN) == ["3.20", "—", "—"]
 
 
 GOLDEN = """\
@@ -194,6 +197,5 @@ def test_a_cell_of_loops_is_marked_in_every_table_and_has_no_speed_up() -> None:
         verdict_rows([(stuck, verdict)]),
     ):
         assert rows[0][header.index("cell")] == "chat-en-instruct-ngram-k4 ↻"
-    assert speed_up(stuck, [stuck, PLAIN]) is None
-    assert speed_up(NGRAM, [NGRAM, stuck_plain]) is None
+    assert speed_ups(stuck, PLAIN)[0] == speed_ups(NGRAM, stuck_plain)[0] == "—"
     assert speed_rows([stuck, PLAIN])[1][0][1:3] == ["16.0", "8.0"]
