@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.config.cells import ServerSpec, cells as cells_of
-from harness.config.stack import find, load as load_stack
+from harness.config.stack import find_stack, load_stack
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.options import add_options, options_of
 from harness.provenance.record import environment
@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cells: a benchmark over endpoint x language x workload x drafter x k")
     config.addinivalue_line("markers", f"{MARKER}: known answers for the whole chain")
     try:
-        stack = load_stack(find(config.getoption("--stack"), DATA / "stacks"))
+        stack = load_stack(find_stack(config.getoption("--stack"), DATA / "stacks"))
         worker: dict[str, Any] = getattr(config, "workerinput", {})
         run = Run(
             options_of(config.getoption, stack, root=config.rootpath, words=config.invocation_params.args),

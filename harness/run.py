@@ -13,7 +13,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from harness.config.cells import Cell
-from harness.config.prompts import Prompt, load as load_prompts
+from harness.config.prompts import Prompt, load_prompts
 from harness.config.stack import Profile, Stack
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput, BadRecord
@@ -189,7 +189,7 @@ class Run:
         """The prompts of a cell.
 
         Raises:
-            BadInput: see `harness.config.prompts.load`.
+            BadInput: see `harness.config.prompts.load_prompts`.
         """
         return load_prompts(
             self.data / "prompts", cell.name.workload, cell.name.language, at_most=cell.profile.prompts

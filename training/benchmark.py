@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness.config import stack as stacks
+from harness.config.stack import find_stack, load_stack
 from harness.results.records import CellRecord, load
 from training.errors import TrainingFailed
 from training.export import export, served
@@ -65,8 +65,8 @@ def run(context: Context) -> dict[str, Any]:
 def write_stack(context: Context, drafter: Path) -> Path:
     """The recipe's stack with the new drafter as its only one beside `none`."""
     recipe = context.recipe
-    base = stacks.find(recipe.check.stack, STACKS)
-    stack = stacks.load(base)
+    base = find_stack(recipe.check.stack, STACKS)
+    stack = load_stack(base)
     if recipe.drafter in stack.drafters:
         say = f"a drafter called {recipe.drafter} is in {base.name} already; measured is the new one"
         context.say(say)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from harness.config.cells import ServerSpec
-from harness.config.prompts import load as load_prompts
-from harness.config.stack import Stack, find, load
+from harness.config.prompts import load_prompts
+from harness.config.stack import Stack, find_stack, load_stack
 from harness.engine.facts import EngineFacts, engine_facts, known_faults
 from harness.engine.models import cache_folder, resolve
 from harness.engine.server import Server, free_port, running
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         BadInput: there is no such stack, or it is not one.
     """
-    stack = load(find(options.stack, _DATA / "stacks"))
+    stack = load_stack(find_stack(options.stack, _DATA / "stacks"))
     well = True
     for line in checks(stack, results=options.results, self_check=options.self_check):
         well &= line.mark != "bad"

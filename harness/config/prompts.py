@@ -27,7 +27,7 @@ class Prompt:
     text: str
 
 
-def load(folder: Path, workload: str, language: str, *, at_most: int) -> tuple[Prompt, ...]:
+def load_prompts(folder: Path, workload: str, language: str, *, at_most: int) -> tuple[Prompt, ...]:
     """The first `at_most` prompts of `folder/workload/language.jsonl`.
 
     Raises:

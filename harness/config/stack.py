@@ -150,7 +150,7 @@ class Stack(_Table):
         return {name: t | {"name": name} if isinstance(t, dict) else t for name, t in tables.items()}
 
 
-def find(name: str, folder: Path) -> Path:
+def find_stack(name: str, folder: Path) -> Path:
     """The file of a stack given by name or by path.
 
     Raises:
@@ -168,7 +168,7 @@ def find(name: str, folder: Path) -> Path:
     return path
 
 
-def load(path: Path) -> Stack:
+def load_stack(path: Path) -> Stack:
     """Read and validate a stack.
 
     Raises:

@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from harness.config.cells import ServerSpec, canonical, server_spec
-from harness.config.prompts import Prompt, load as load_prompts
+from harness.config.prompts import Prompt, load_prompts
 from harness.config.stack import Drafter, Profile, Stack
 from harness.engine.facts import engine_facts
 from harness.engine.models import cache_folder, resolve, sha256_of

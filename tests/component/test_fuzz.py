@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from harness.config import stack as stacks
 from harness.config.prompts import Prompt
+from harness.config.stack import Profile
 from harness.engine import server as servers
 from harness.errors import ServerFailed
 from harness.measure.client import Client
@@ -84,7 +84,7 @@ def test_a_stream_of_an_engine(vllm: FakeVllm, data: st.DataObject, endpoint: st
             key="sk-secret",
             model="tiny",
             endpoint=endpoint,
-            profile=stacks.Profile(prompts=1, max_tokens=8),
+            profile=Profile(prompts=1, max_tokens=8),
             k=k,
             server="f00d",
             timeout_s=10,

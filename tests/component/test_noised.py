@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import stack as stacks
+from harness.config.stack import load_stack
 from harness.errors import BadInput
 from tests.perf import DATA
 from tests.perf.noised import noised, stack_with
@@ -50,7 +50,7 @@ def test_the_stack_has_one_more_drafter(tmp_path: Path) -> None:
     path = tmp_path / "stack.toml"
     stack_with(path, (DATA / "stacks/smollm2-cpu.toml").read_text(), tmp_path / "head", 4)
 
-    told, shipped = stacks.load(path), stacks.load(DATA / "stacks/smollm2-cpu.toml")
+    told, shipped = load_stack(path), load_stack(DATA / "stacks/smollm2-cpu.toml")
     assert told.drafters["head"].model == str(tmp_path / "head")
     assert told.drafters["head"].k == (4,)
     assert told.profiles == shipped.profiles

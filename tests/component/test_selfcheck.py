@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.config.stack import find, load
+from harness.config.stack import find_stack, load_stack
 from harness.plugin import DATA
 from harness.suites import random_drafter, selfcheck
 from harness.suites.self_drafting import self_spec
@@ -19,7 +19,7 @@ from harness.suites.self_drafting import self_spec
 
 def test_the_family_of_a_stack_is_its_engine_and_target() -> None:
     """Other drafters, other names: the same self-check. Other arguments or another patch: another one."""
-    stack = load(find("smollm2-cpu", DATA / "stacks"))
+    stack = load_stack(find_stack("smollm2-cpu", DATA / "stacks"))
     spec = self_spec(stack)
     other = self_spec(stack.model_copy(update={"drafters": {}}))
     args = stack.engine.model_copy(update={"args": {**stack.engine.args, "max_model_len": 512}})

@@ -14,10 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.config import stack as stacks
 from harness.config.cells import Cell, server_spec
-from harness.config.prompts import load
-from harness.config.stack import Profile, Sampling, Stack
+from harness.config.prompts import load_prompts
+from harness.config.stack import Profile, Sampling, Stack, find_stack, load_stack
 from harness.engine.server import Server, running
 from harness.measure.measurement import Measurement
 from harness.plugin import DATA
@@ -28,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def stack() -> Stack:
-    return stacks.load(stacks.find("smollm2-cpu", DATA / "stacks"))
+    return load_stack(find_stack("smollm2-cpu", DATA / "stacks"))
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +73,8 @@ def record_of(engine: Server, tmp_path: Path) -> Callable[..., CellRecord]:
             server=server,
             cell=Cell(name=name, spec=spec, profile_name="test", profile=profile),
             suite="acceptance",
-            prompts=load(DATA / "prompts", "instruct", language, at_most=prompts),
-            warmups=load(DATA / "prompts", "warmup", language, at_most=2),
+            prompts=load_prompts(DATA / "prompts", "instruct", language, at_most=prompts),
+            warmups=load_prompts(DATA / "prompts", "warmup", language, at_most=2),
             repeats=1,
             seed=seed,
             timed=True,

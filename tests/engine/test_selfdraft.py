@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.config.prompts import load
+from harness.config.prompts import load_prompts
 from harness.engine.server import Server
 from harness.judge import verdict as gate
 from harness.measure import validity
@@ -53,7 +53,7 @@ def test_an_engine_that_has_counters_alone_is_checked_by_its_stream(engine: Serv
     """vLLM before 0.29, GPU engines among them, does not tell each request's acceptance."""
     older = dataclasses.replace(engine, per_request=False)
 
-    found = check_itself(older, load(DATA / "prompts", "instruct", "en", at_most=2), say=print)
+    found = check_itself(older, load_prompts(DATA / "prompts", "instruct", "en", at_most=2), say=print)
 
     assert [check.outcome for check in found.checks] == ["ok", "ok"], found
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from harness.config.cells import Cell, server_spec
-from harness.config.prompts import load as load_prompts
+from harness.config.prompts import load_prompts
 from harness.config.stack import Profile, Stack
 from harness.engine.server import Server, running
 from harness.engine.slot import Slot

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.config import stack as stacks
+from harness.config.stack import NONE, Drafter, Stack, find_stack, load_stack
 from harness.errors import BadInput, DraftgateError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ def options(name: str, about: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--stack", default="smollm2-cpu", help="name or TOML file (%(default)s)")
-    parser.add_argument("--drafter", default=stacks.NONE, help="one of the stack's, ngram-k4 for its k = 4")
+    parser.add_argument("--drafter", default=NONE, help="one of the stack's, ngram-k4 for its k = 4")
     parser.add_argument(
         "--results",
         type=Path,
@@ -46,16 +46,16 @@ def positive(text: str) -> int:
     return value
 
 
-def load(name: str) -> stacks.Stack:
+def load(name: str) -> Stack:
     """A stack by name or path.
 
     Raises:
         BadInput: there is none, or it cannot be used.
     """
-    return stacks.load(stacks.find(name, DATA / "stacks"))
+    return load_stack(find_stack(name, DATA / "stacks"))
 
 
-def drafter_of(stack: stacks.Stack, label: str) -> tuple[stacks.Drafter, int]:
+def drafter_of(stack: Stack, label: str) -> tuple[Drafter, int]:
     """Drafter and k of `ngram-k4`; `ngram` alone means its first k.
 
     Raises:

@@ -98,10 +98,10 @@ def main() -> int:
     options = parser.parse_args()
 
     def job() -> dict[str, Any]:
-        from harness.config import stack as stacks  # noqa: PLC0415
+        from harness.config.stack import find_stack  # noqa: PLC0415
 
         folder = perf.new_folder(options.results, "breaks")
-        text = stacks.find(options.stack, perf.DATA / "stacks").read_text(encoding="utf-8")
+        text = find_stack(options.stack, perf.DATA / "stacks").read_text(encoding="utf-8")
         rows = []
         for name in ["as it is", *options.breaks]:
             drafter = folder / name.replace(" ", "-")

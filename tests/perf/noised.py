@@ -95,10 +95,10 @@ def main() -> int:
     options = parser.parse_args()
 
     def job() -> dict[str, Any]:
-        from harness.config import stack as stacks  # noqa: PLC0415
+        from harness.config.stack import find_stack  # noqa: PLC0415
 
         folder = perf.new_folder(options.results, "noised")
-        text = stacks.find(options.stack, perf.DATA / "stacks").read_text(encoding="utf-8")
+        text = find_stack(options.stack, perf.DATA / "stacks").read_text(encoding="utf-8")
         sides = [("base", options.folder.resolve())]
         for noise in options.noise:
             name = f"noise-{noise:g}"

@@ -49,7 +49,7 @@ from typing import Any, Self
 from tabulate import tabulate
 
 from harness.config.cells import Cell, ServerSpec, server_spec
-from harness.config.prompts import Prompt, load as load_prompts
+from harness.config.prompts import Prompt, load_prompts
 from harness.config.stack import Profile
 from harness.engine.metrics import settled
 from harness.engine.server import Server, running

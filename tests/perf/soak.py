@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from harness.config.cells import Cell, server_spec
-from harness.config.prompts import load as load_prompts
+from harness.config.prompts import load_prompts
 from harness.config.stack import Profile
 from harness.engine.server import running
 from harness.measure.measurement import Measurement

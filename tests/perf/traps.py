@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.cells import Cell, ServerSpec, server_spec
-from harness.config.prompts import Prompt, load as load_prompts
+from harness.config.prompts import Prompt, load_prompts
 from harness.config.stack import Drafter, Profile, Sampling
 from harness.engine.models import resolve
 from harness.engine.server import Server, running

@@ -91,7 +91,7 @@ class Place:
 
 
 def reader_of_prompts(path: Path) -> object:
-    return prompts.load(path.parent.parent, path.parent.name, path.stem, at_most=9)
+    return prompts.load_prompts(path.parent.parent, path.parent.name, path.stem, at_most=9)
 
 
 STALL = {
@@ -116,7 +116,7 @@ REFUSED = (
     Place(
         name="s.toml",
         valid=(DATA / "stacks" / "smollm2-cpu.toml").read_bytes(),
-        read=stack.load,
+        read=stack.load_stack,
     ),
     Place(
         name="r.toml",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import fixtures
-from harness.config import stack as stacks
+from harness.config.stack import find_stack, load_stack
 from harness.engine.models import sha256_of
 from training.export import export
 from training.recipe import find_recipe, load_recipe
@@ -40,6 +40,6 @@ def test_a_shipped_drafter_was_made_by_the_recipe_that_names_it(folder: Path) ->
 
 
 def test_the_embedded_stack_has_all_of_them() -> None:
-    stack = stacks.load(stacks.find("smollm2-cpu", DATA / "stacks"))
+    stack = load_stack(find_stack("smollm2-cpu", DATA / "stacks"))
     there = {Path(d.model).name for d in stack.drafters.values() if d.model and "/" in d.model}
     assert there == {folder.name for folder in SHIPPED}

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from hypothesis import example, given, strategies as st
 
-from harness.config import prompts, stack as stacks
+from harness.config import prompts
 from harness.config.cells import cells
 from harness.config.prompts import load_held_out
+from harness.config.stack import Target, load_stack
 from harness.engine import facts, metrics
 from harness.errors import DraftgateError
 from harness.judge import baselines as baseline, collect as collecting, speedup
@@ -60,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-SHIPPED = Path(stacks.__file__).parents[2]
+SHIPPED = Path(prompts.__file__).parents[2]
 
 
 TOML_VALUES = (
@@ -149,7 +150,7 @@ RECIPE = (RECIPES / "smollm2-eagle3-en-zh.toml").read_text(encoding="utf-8")
 @example(STACK.replace("max_model_len", f"{'a.' * 300}a = 1\nmax_model_len").encode())
 def test_a_stack(folder: Path, content: bytes) -> None:
     path = put(folder, "s.toml", content)
-    stack = read(path, lambda: stacks.load(path))
+    stack = read(path, lambda: load_stack(path))
     if stack is None:
         return
     for name, profile in stack.profiles.items():
@@ -406,7 +407,7 @@ def jsonl(values: Sequence[Any]) -> bytes:
 @given(line_files(PROMPTS) | damaged(jsonl(PROMPTS)))
 def test_a_prompt_file(folder: Path, content: bytes) -> None:
     path = put(folder, "en.jsonl", content)
-    found = read(path, lambda: prompts.load(folder, "in", "en", at_most=10))
+    found = read(path, lambda: prompts.load_prompts(folder, "in", "en", at_most=10))
     if found is not None:
         assert found
         assert all(p.id.strip() and prompts.hash_of(p.text) for p in found)
@@ -508,7 +509,7 @@ CONFIG = {
     "dtype": "bfloat16",
     "eagle_aux_hidden_state_layer_ids": [1, 2, 3],
 }
-TARGET = stacks.Target(model="org/tiny")
+TARGET = Target(model="org/tiny")
 
 
 @fuzz

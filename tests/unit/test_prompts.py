@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, strategies as st
 
-from harness.config.prompts import Prompt, load
+from harness.config.prompts import Prompt, load_prompts
 from harness.errors import BadInput
 from harness.plugin import DATA
 from harness.stats.text_quality import in_language
@@ -19,7 +19,7 @@ LANGUAGES = ("en", "zh")
 
 
 def shipped(workload: str, language: str) -> tuple[Prompt, ...]:
-    return load(SHIPPED, workload, language, at_most=1000)
+    return load_prompts(SHIPPED, workload, language, at_most=1000)
 
 
 # What is shipped
@@ -97,7 +97,7 @@ def line(number: int, text: str = "Why?") -> str:
 def test_the_first_prompts_are_taken_in_the_order_of_the_file(tmp_path: Path) -> None:
     put(tmp_path, "\n".join(line(n, f"text {n}") for n in (2, 1, 3)) + "\n")
 
-    assert load(tmp_path, "instruct", "en", at_most=2) == (
+    assert load_prompts(tmp_path, "instruct", "en", at_most=2) == (
         Prompt(id="instruct-002", language="en", text="text 2"),
         Prompt(id="instruct-001", language="en", text="text 1"),
     )
@@ -106,14 +106,14 @@ def test_the_first_prompts_are_taken_in_the_order_of_the_file(tmp_path: Path) ->
 def test_empty_lines_are_passed_over(tmp_path: Path) -> None:
     put(tmp_path, f"\n{line(1)}\r\n\n  \n{line(2)}")
 
-    assert len(load(tmp_path, "instruct", "en", at_most=9)) == 2
+    assert len(load_prompts(tmp_path, "instruct", "en", at_most=9)) == 2
 
 
 def test_line_separators_inside_a_text_stay_there(tmp_path: Path) -> None:
     text = "a\u2028b\u0085c\x1cd"
     put(tmp_path, json.dumps({"id": "x", "text": text}, ensure_ascii=False))
 
-    assert load(tmp_path, "instruct", "en", at_most=9)[0].text == text
+    assert load_prompts(tmp_path, "instruct", "en", at_most=9)[0].text == text
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_bad_line_is_named(tmp_path: Path, bad: str, says: str) -> None:
     path = put(tmp_path, f"{line(1)}\n\n{bad}\n{line(3)}\n")
 
     with pytest.raises(BadInput) as caught:
-        load(tmp_path, "instruct", "en", at_most=1)
+        load_prompts(tmp_path, "instruct", "en", at_most=1)
 
     assert str(caught.value).startswith(f"{path}, line 3: {says}")
 
@@ -149,7 +149,7 @@ def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes, says:
     path = put(tmp_path, content)
 
     with pytest.raises(BadInput, match=f"{path}{says}"):
-        load(tmp_path, "instruct", "en", at_most=1)
+        load_prompts(tmp_path, "instruct", "en", at_most=1)
 
 
 def test_a_missing_language_lists_those_there_are(tmp_path: Path) -> None:
@@ -158,12 +158,12 @@ def test_a_missing_language_lists_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(
         BadInput, match="no prompts for workload 'instruct' in language 'ja'; instruct has: en"
     ):
-        load(tmp_path, "instruct", "ja", at_most=1)
+        load_prompts(tmp_path, "instruct", "ja", at_most=1)
 
 
 def test_a_missing_workload_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="workload 'poem' in language 'en'; there is no folder poem"):
-        load(tmp_path, "poem", "en", at_most=1)
+        load_prompts(tmp_path, "poem", "en", at_most=1)
 
 
 @example(b'{"id": "\\ud800", "text": "x"}')
@@ -179,7 +179,7 @@ def test_any_file_is_prompts_or_refused(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = put(Path(folder), content)
         try:
-            prompts = load(Path(folder), "instruct", "en", at_most=9)
+            prompts = load_prompts(Path(folder), "instruct", "en", at_most=9)
         except BadInput as error:
             assert str(path) in str(error)  # noqa: PT017 - success is allowed too
         else:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from harness.config import stack as stacks
 from harness.config.prompts import load_held_out
+from harness.config.stack import Target
 from harness.engine import facts, models, process as processes, server as servers
 from harness.errors import BadInput, BadRecord
 from harness.judge import baselines as baseline
@@ -166,7 +166,7 @@ def test_code_of_a_model_is_not_run_unless_the_stack_says_so() -> None:
     spec = server_spec()
     words = facts.command_line(spec, model="org/tiny", speculative=None, per_request=False)
     assert "--trust-remote-code" not in words
-    assert not stacks.Target(model="org/tiny").trust_remote_code
+    assert not Target(model="org/tiny").trust_remote_code
 
 
 @pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\t=1", "\r=1", "-1+cmd|' /C calc'!A0"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.config.cells import ServerSpec
-from harness.config.prompts import load as load_prompts
+from harness.config.prompts import load_prompts
 from harness.engine.facts import resolve_speculative
 from harness.engine.server import Server
 from harness.engine.slot import Slot

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from harness.config.cells import Cell, ServerSpec, cells, server_spec
-from harness.config.stack import PROFILES, Drafter, Profile, Stack, find, load
+from harness.config.stack import PROFILES, Drafter, Profile, Stack, find_stack, load_stack
 from harness.config.toml import place
 from harness.errors import BadInput
 from harness.plugin import DATA
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 def loaded(path: Path) -> Loader:
     def write_and_load(text: str) -> Stack:
         path.write_text(text, encoding="utf-8")
-        return load(path)
+        return load_stack(path)
 
     return write_and_load
 
@@ -95,11 +95,11 @@ def test_further_keys_of_a_drafter_are_vllms(loaded: Loader) -> None:
 
 def test_the_shipped_stacks_load() -> None:
     for shipped in (DATA / "stacks").glob("*.toml"):
-        assert load(shipped).name == shipped.stem
+        assert load_stack(shipped).name == shipped.stem
 
 
 def test_the_self_drafter_of_the_embedded_stack_is_measured_only_by_name() -> None:
-    stack = load(find("smollm2-cpu", DATA / "stacks"))
+    stack = load_stack(find_stack("smollm2-cpu", DATA / "stacks"))
 
     assert [name for name, drafter in stack.drafters.items() if not drafter.selected] == [
         "eagle3r2",
@@ -309,12 +309,12 @@ def test_a_file_that_is_no_text_is_refused(path: Path) -> None:
     path.write_bytes(b'name = "\xff"')
 
     with pytest.raises(BadInput, match=r"not UTF-8 text \(byte 8\)"):
-        load(path)
+        load_stack(path)
 
 
 def test_a_folder_is_no_stack(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="Is a directory"):
-        load(tmp_path)
+        load_stack(tmp_path)
 
 
 toml_like = st.lists(
@@ -353,7 +353,7 @@ def test_any_text_is_a_stack_or_refused(text: str) -> None:
         path = Path(folder) / "tiny.toml"
         path.write_text(text, encoding="utf-8", newline="")
         try:
-            stack = load(path)
+            stack = load_stack(path)
         except BadInput as error:
             assert str(error).startswith(str(path))  # noqa: PT017 - success is allowed too
         else:
@@ -384,7 +384,7 @@ def test_a_place_is_the_nearest_line_that_belongs_to_the_key() -> None:
 def test_a_stack_is_found_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "a.toml").touch()
 
-    assert find("a", tmp_path) == tmp_path / "a.toml"
+    assert find_stack("a", tmp_path) == tmp_path / "a.toml"
 
 
 def test_an_unknown_name_lists_those_there_are(tmp_path: Path) -> None:
@@ -392,24 +392,24 @@ def test_an_unknown_name_lists_those_there_are(tmp_path: Path) -> None:
         (tmp_path / f"{name}.toml").touch()
 
     with pytest.raises(BadInput, match="--stack c: unknown stack; there are: a, b "):
-        find("c", tmp_path)
+        find_stack("c", tmp_path)
 
 
 def test_an_unknown_name_among_none_says_so(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="there are: none"):
-        find("c", tmp_path)
+        find_stack("c", tmp_path)
 
 
 def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "a.toml").touch()
 
-    assert find(str(tmp_path / "a.toml"), tmp_path / "elsewhere") == tmp_path / "a.toml"
+    assert find_stack(str(tmp_path / "a.toml"), tmp_path / "elsewhere") == tmp_path / "a.toml"
 
 
 @pytest.mark.parametrize("name", ["missing.toml", "some/where"])
 def test_a_path_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadInput, match=f"--stack {name}: no such file"):
-        find(name, tmp_path)
+        find_stack(name, tmp_path)
 
 
 # Paths in it
@@ -429,7 +429,7 @@ def test_relative_paths_start_at_the_stack_file(tmp_path: Path, monkeypatch: pyt
         encoding="utf-8",
     )
 
-    stack = load(path)
+    stack = load_stack(path)
 
     assert stack.target.model == str(tmp_path / "models/tiny")
     assert stack.target.tokenizer == "/home/someone/tok"

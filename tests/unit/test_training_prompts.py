@@ -13,7 +13,7 @@ import openai
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from harness.config.prompts import load
+from harness.config.prompts import load_prompts
 from harness.errors import BadInput, ServerFailed
 from harness.results.files import json_lines
 from harness.stats.text_quality import in_language
@@ -29,8 +29,8 @@ from training.sources.templates import SHIPPED, Templates
 
 FILES = sorted(SHIPPED.glob("*.toml"))
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-ENGLISH = [p.text for p in load(BENCHMARK, "instruct", "en", at_most=1000)]
-CHINESE = [p.text for p in load(BENCHMARK, "instruct", "zh", at_most=1000)]
+ENGLISH = [p.text for p in load_prompts(BENCHMARK, "instruct", "en", at_most=1000)]
+CHINESE = [p.text for p in load_prompts(BENCHMARK, "instruct", "zh", at_most=1000)]
 SHIPPED_BENCHMARK = BenchmarkPrompts.shipped(words=8)
 DRAWN = 400
 
