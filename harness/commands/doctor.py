@@ -21,7 +21,7 @@ from harness.engine.server import Server, free_port, running
 from harness.engine.slot import Slot
 from harness.errors import BadInput, DraftgateError, PortTaken, ServerFailed
 from harness.provenance import record as provenance
-from harness.suites.known_answers import Found
+from harness.suites.known_answers import Result
 from harness.suites.selfcheck import SHORT, ensure
 from harness.text.console import show
 from harness.text.render import visible
@@ -32,7 +32,7 @@ _LEAST_GB = 2.0
 """Free disk for a converted model, records and logs."""
 
 Mark = Literal["ok", "bad", "—"]
-_MARKS: dict[Found, Mark] = {"ok": "ok", "broken": "bad", "not checked": "—"}
+_MARKS: dict[Result, Mark] = {"ok": "ok", "broken": "bad", "not checked": "—"}
 
 
 class Line(NamedTuple):

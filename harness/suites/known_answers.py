@@ -1,10 +1,10 @@
-"""What acceptance must be where it is known beforehand: the target drafting for itself. Pure.
+"""What acceptance must be where it is known beforehand: when the target drafts for itself. Pure.
 
-Its draft at a place is its own likeliest token there. At T=0 all are accepted but where two tokens are as
-likely. At a temperature a draft is accepted with the probability that the target gives it at that place
-(Leviathan et al. 2023, algorithm 1, for a drafter that proposes one token surely), which depends on the text
-before that place alone. So accepted minus expected, summed over places, is a martingale with the variance
-sum of p * (1 - p): how far it strays by chance is known without repeating anything.
+Its draft is its own likeliest token. At T=0 it accepts every draft, except where two tokens are as likely.
+At a temperature it accepts a draft with the probability that it gives that token (Leviathan et al. 2023,
+algorithm 1, for a drafter that proposes one token for sure). That probability depends only on the text before
+the token. So accepted minus expected, summed over draft tokens, is a martingale with the variance
+sum of p * (1 - p), and how far it strays by chance is known without repeating anything.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Literal
 from scipy import special
 
 ALPHA = 0.001
-"""How often a sound instrument is called broken at a temperature, over all positions."""
+"""How often a sound instrument is called broken at a temperature, over all positions together."""
 TIE = 0.5
-"""Natural-log odds of the two likeliest tokens below which numerics may decide between them: a bfloat16
-logit of 16 to 32 is known to 0.06, and draft and check come by it along different batches."""
+"""Natural-log odds of the two likeliest tokens below which rounding may decide between them: a bfloat16
+logit of 16 to 32 is known to 0.06, and the draft and its check are computed in different batches."""
 MOST_TIES = 0.1
-"""Share of verified places that may be refused at ties before they explain nothing any more."""
+"""Share of draft tokens that ties may explain. More refusals than this are no ties."""
 MOST_GUESSED = 0.2
-"""Share of a random drafter's first guesses that may be right."""
+"""Share of a random drafter's first guesses that may be right by chance."""
 _NUMERICS = 0.01
-"""Least variance of a place: a probability of nearly 1 is itself known to bfloat16 only."""
+"""Least variance of a draft token: a probability near 1 is itself known only to bfloat16."""
 
-Found = Literal["ok", "broken", "not checked"]
+Result = Literal["ok", "broken", "not checked"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
+class DraftToken:
     """One draft token that the target checked."""
 
     position: int
@@ -44,7 +44,7 @@ class Place:
 
 
 def verified(accepted: Sequence[int], drafted: Sequence[int], tokens: int) -> Iterator[tuple[int, int, bool]]:
-    """Which tokens of an answer were checked: (index in the answer, position in the draft, accepted).
+    """Which draft tokens were checked: (index in the answer, position in the draft, accepted).
 
     Args:
         accepted: draft tokens accepted, for each verify step; there is no other decode step.
@@ -62,9 +62,9 @@ def verified(accepted: Sequence[int], drafted: Sequence[int], tokens: int) -> It
 def chance(logprobs: Sequence[float], temperature: float) -> float:
     """Probability of the likeliest token at a temperature, from the largest log probabilities at 1.
 
-    The tokens that are not given hold the rest of the mass, each no more than the last one given. They are
-    taken to fall with the square of their rank, so that at power a = 1/T they add 1 / (2a - 1) of the most
-    that they can; exact at T=1.
+    The other tokens hold the rest of the mass, each no more than the last one given. We assume that they
+    fall with the square of their rank. Then at power a = 1/T they add 1 / (2a - 1) of the most that they can.
+    At T=1 this is exact.
 
     Args:
         logprobs: natural logarithms, the largest first, one at least.
@@ -77,10 +77,12 @@ def chance(logprobs: Sequence[float], temperature: float) -> float:
     return math.exp(logprobs[0] * power) / (given + most / max(1.0, 2 * power - 1))
 
 
-def place_of(position: int, logprobs: Mapping[int, float], temperature: float, *, accepted: bool) -> Place:
-    """A place, from the log probabilities of its likeliest tokens by token id."""
+def draft_token_of(
+    position: int, logprobs: Mapping[int, float], temperature: float, *, accepted: bool
+) -> DraftToken:
+    """A checked draft token, from the log probabilities of the likeliest tokens there, by token id."""
     sorted_ = sorted(logprobs.values(), reverse=True)
-    return Place(
+    return DraftToken(
         position=position,
         accepted=accepted,
         chance=chance(sorted_, temperature) if temperature else 1.0,
@@ -88,35 +90,35 @@ def place_of(position: int, logprobs: Mapping[int, float], temperature: float, *
     )
 
 
-def judge_greedy(places: Sequence[Place], k: int) -> tuple[Found, str]:
-    """At T=0: every draft accepted, but for a few at ties."""
-    if not places:
+def judge_greedy(draft_tokens: Sequence[DraftToken], k: int) -> tuple[Result, str]:
+    """At T=0 every draft is accepted, except for a few at ties."""
+    if not draft_tokens:
         return "broken", "no draft was checked"
-    refused = [place for place in places if not place.accepted]
-    clear = [place for place in refused if place.gap > TIE]
-    rates = " / ".join(_share(hits, of) for hits, of, _ in _by_position(places, k))
+    refused = [token for token in draft_tokens if not token.accepted]
+    clear = [token for token in refused if token.gap > TIE]
+    rates = " / ".join(_share(hits, of) for hits, of, _ in _by_position(draft_tokens, k))
     said = f"{rates} accepted of the drafts checked at positions 0..{k - 1}, all must be"
     if clear:
         return "broken", f"{said}: {len(clear)} of {len(refused)} refusals are at no tie of two tokens"
-    if len(refused) > MOST_TIES * len(places):
-        return "broken", f"{said}: {len(refused)} of {len(places)} refused, too many for ties"
-    ties = f" ({len(refused)} of {len(places)} refused, at ties of two tokens)" if refused else ""
+    if len(refused) > MOST_TIES * len(draft_tokens):
+        return "broken", f"{said}: {len(refused)} of {len(draft_tokens)} refused, too many for ties"
+    ties = f" ({len(refused)} of {len(draft_tokens)} refused, at ties of two tokens)" if refused else ""
     return "ok", said + ties
 
 
-def judge_sampled(places: Sequence[Place], k: int) -> tuple[Found, str]:
-    """At a temperature: at each position as many accepted as the target's own probabilities say."""
-    if not places:
+def judge_sampled(draft_tokens: Sequence[DraftToken], k: int) -> tuple[Result, str]:
+    """At a temperature the target accepts, at each position, as many as its own probabilities say."""
+    if not draft_tokens:
         return "broken", "no draft was checked"
     bound = float(special.ndtri(1 - ALPHA / (2 * k)))
     parts, wrong = [], []
-    for position, (hits, of, here) in enumerate(_by_position(places, k)):
+    for position, (hits, of, here) in enumerate(_by_position(draft_tokens, k)):
         if not of:
             parts.append(f"{position}: —")
             continue
-        expected = math.fsum(place.chance for place in here)
+        expected = math.fsum(token.chance for token in here)
         spread = bound * math.sqrt(
-            math.fsum(max(place.chance * (1 - place.chance), _NUMERICS) for place in here)
+            math.fsum(max(token.chance * (1 - token.chance), _NUMERICS) for token in here)
         )
         low, high = (min(max(end / of, 0.0), 1.0) for end in (expected - spread, expected + spread))
         parts.append(
@@ -131,7 +133,7 @@ def judge_sampled(places: Sequence[Place], k: int) -> tuple[Found, str]:
     return "ok", said
 
 
-def judge_guessing(accepted: int, drafts: int, draft_tokens: int, k: int) -> tuple[Found, str]:
+def judge_guessing(accepted: int, drafts: int, draft_tokens: int, k: int) -> tuple[Result, str]:
     """A drafter with random weights: right now and then, and never often.
 
     Args:
@@ -148,10 +150,10 @@ def judge_guessing(accepted: int, drafts: int, draft_tokens: int, k: int) -> tup
     return "ok", said
 
 
-def _by_position(places: Sequence[Place], k: int) -> list[tuple[int, int, list[Place]]]:
-    """Accepted, checked, and the places, for each position."""
-    grouped = [[place for place in places if place.position == i] for i in range(k)]
-    return [(sum(place.accepted for place in here), len(here), here) for here in grouped]
+def _by_position(draft_tokens: Sequence[DraftToken], k: int) -> list[tuple[int, int, list[DraftToken]]]:
+    """For each position: accepted, checked, and the draft tokens."""
+    grouped = [[token for token in draft_tokens if token.position == i] for i in range(k)]
+    return [(sum(token.accepted for token in here), len(here), here) for here in grouped]
 
 
 def _share(hits: float, of: int) -> str:

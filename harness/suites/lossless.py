@@ -1,7 +1,7 @@
 """The lossless suite: does a drafter change what the target says? Output with it against output without.
 
-At T=0 both must be the same text, but where two tokens are as likely and numerics decide. At a temperature
-the texts differ, their distribution must not.
+At T=0 both must be the same text, except where two tokens are as likely and rounding decides. At a
+temperature the texts may differ, but their distribution must not.
 """
 
 from __future__ import annotations
@@ -21,27 +21,23 @@ from harness.config.stack import NO_DRAFTER, Profile, Sampling, Stack
 from harness.engine.server import Server
 from harness.measure import probe
 from harness.measure.probe import Answer
-from harness.suites.known_answers import TIE, Found
+from harness.suites.known_answers import TIE, Result
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.suites.self_drafting import with_logprobs
 
 ALPHA = 0.001
-"""How often an engine that changes nothing is said to."""
+"""How often an engine that changes nothing is said to change something."""
 PERMUTATIONS = 9_999
 TEMPERATURE, SEEDS, PROMPTS, TOKENS, CONCURRENCY = 0.7, 64, 4, 8, 16
 """Of the test of the distribution: seeds of each side, prompts, first tokens, requests in flight."""
 _LEAST = 5
-"""Answers that must begin alike, of both sides together, for their number to be compared."""
+"""So many answers, of both sides together, must begin alike for their number to be compared."""
 
 Ids = tuple[int, ...]
 
 
-Place = tuple[str, str, str]
-"""Endpoint, language and workload of a cell."""
-
-
 def _one_endpoint(cell: Cell, stack: Stack, words: str) -> bool:
-    """One endpoint is enough, unless another is named: what is checked does not know it."""
+    """One endpoint is enough, unless another is named: losslessness does not depend on it."""
     return cell.name.endpoint == "chat" or "raw" in words or "chat" not in stack.endpoints
 
 
@@ -64,7 +60,7 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """Where two answers to one prompt part."""
+    """Where two answers to one prompt become different."""
 
     prompt: str
     at: int
@@ -81,24 +77,27 @@ def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
     return None if len(one) == len(other) else min(len(one), len(other))
 
 
-def gap_at(told: Mapping[int, float], plain: int | None, drafted: int | None) -> float:
-    """The odds of `Divergence.gap`, from the log probabilities of the likeliest tokens at that place.
-
-    A token that is not among them is at most as likely as the last of them; None is an answer that ended.
-    """
-    least = min(told.values(), default=0.0)
-    if plain is None or drafted is None:
-        return 0.0  # one was cut by max_tokens, or ended by a token that is not told
-    return told.get(plain, least) - told.get(drafted, least)
-
-
-def judge_greedy(parted: Sequence[Divergence], noise: int, prompts: int) -> tuple[Found, str]:
-    """At T=0: no answer parts from the undrafted one at a place where the target is sure.
+def gap_at(logprobs: Mapping[int, float], plain: int | None, drafted: int | None) -> float:
+    """The odds of `Divergence.gap`.
 
     Args:
-        parted: answers that are not the same with and without the drafter.
-        noise: prompts whose answers are not the same twice without one.
-        prompts: asked.
+        logprobs: of the likeliest tokens there. Any other token is at most as likely as the last of them.
+        plain: the token of the answer without a drafter; None where that answer has ended.
+        drafted: the same with one.
+    """
+    least = min(logprobs.values(), default=0.0)
+    if plain is None or drafted is None:
+        return 0.0  # max_tokens cut one answer, or it ended with a token that the server leaves out
+    return logprobs.get(plain, least) - logprobs.get(drafted, least)
+
+
+def judge_greedy(parted: Sequence[Divergence], noise: int, prompts: int) -> tuple[Result, str]:
+    """At T=0 no answer may leave the undrafted one where the target is sure of its token.
+
+    Args:
+        parted: where answers with the drafter leave those without it.
+        noise: prompts to which two runs without a drafter give different answers.
+        prompts: how many were sent.
     """
     said = (
         f"{len(parted)} of {prompts} answers differ from `none`, {noise} of {prompts} of `none` from itself"
@@ -137,12 +136,12 @@ def judge_sampled(
     *,
     checked: int,
     rng: Generator,
-) -> tuple[Found, str]:
-    """At a temperature: the first tokens of answers have the same distribution with and without a drafter.
+) -> tuple[Result, str]:
+    """At a temperature answers must begin with the same distribution with and without a drafter.
 
-    The statistic adds (a - b)^2 / (a + b) over all beginnings of answers, a and b being how many answers
+    The statistic adds (a - b)^2 / (a + b) over all beginnings of answers, where a and b are how many answers
     of each side begin so: a chi-square over every depth of the tree of answers. Its p comes from exchanging
-    answers between the sides within each prompt, so that it is exact however few there are.
+    answers between the sides within each prompt, so it is exact however few there are.
 
     Args:
         plain: the first tokens of answers by prompt, without a drafter, each of another seed.
@@ -202,8 +201,8 @@ def lossless(bench: Bench, cell: Cell) -> Outcome:
     return fine.model_copy(update={"kind": kind, "sentence": sentence, "table": table})
 
 
-def _found(bench: Bench, cell: Cell) -> list[tuple[str, Found, str]]:
-    references: dict[Place, Reference] = bench.shared.setdefault(SUITE.name, {})
+def _found(bench: Bench, cell: Cell) -> list[tuple[str, Result, str]]:
+    references: dict[tuple[str, str, str], Reference] = bench.shared.setdefault(SUITE.name, {})
     for other in (*bench.cells, cell):  # all at once: `none` is started only once then
         if other.name.place not in references:
             references[other.name.place] = _reference(bench, other)
@@ -257,7 +256,7 @@ def _asked(
     return answers
 
 
-def _greedy(bench: Bench, cell: Cell, server: Server, reference: Reference) -> tuple[Found, str]:
+def _greedy(bench: Bench, cell: Cell, server: Server, reference: Reference) -> tuple[Result, str]:
     drafted = _asked(bench, server, cell, bench.run.prompts(cell), profile=_greedily(cell))
     parted = []
     for plain, ours in zip(reference.greedy, drafted, strict=True):
@@ -272,7 +271,7 @@ def _greedy(bench: Bench, cell: Cell, server: Server, reference: Reference) -> t
     return judge_greedy(parted, reference.noise, len(drafted))
 
 
-def _sampled(bench: Bench, cell: Cell, server: Server, reference: Reference) -> tuple[Found, str]:
+def _sampled(bench: Bench, cell: Cell, server: Server, reference: Reference) -> tuple[Result, str]:
     drafted, checked = _by_seed(bench, server, cell, bench.run.prompts(cell)[:PROMPTS], first=SEEDS)
     return judge_sampled(reference.sampled, drafted, checked=checked, rng=np.random.default_rng(0))
 

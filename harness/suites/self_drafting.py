@@ -16,15 +16,23 @@ from harness.engine.server import Server
 from harness.engine.watchdog import STALL_SECONDS
 from harness.measure.probe import MOST_LOGPROBS, Answer, ask, prompt_logprobs
 from harness.provenance.record import patches_of
-from harness.suites.known_answers import Found, Place, judge_greedy, judge_sampled, place_of, verified
+from harness.suites.known_answers import (
+    DraftToken,
+    Result,
+    draft_token_of,
+    judge_greedy,
+    judge_sampled,
+    verified,
+)
 from harness.text.console import Say
 
 K = 3
-DRAFTER = "self"
+ITSELF = {"name": "self", "method": "draft_model", "model": "target", "k": (K,)}
+"""The drafter that is the target."""
 TEMPERATURE = 0.7
 _OFTEN = 24
-"""Tokens of the random drafter's vocabulary: those that the target says most often."""
-UNTOLD = "— (the engine tells no acceptance of single steps, and its stream came in other pieces)"
+"""Tokens in the random drafter's vocabulary: those that the target says most often."""
+NO_STEPS = "— (the engine tells no acceptance of single steps, and its stream came in other pieces)"
 
 
 class Check(BaseModel):
@@ -33,7 +41,7 @@ class Check(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    outcome: Found
+    outcome: Result
     text: str
 
     def __str__(self) -> str:
@@ -71,12 +79,12 @@ class SelfCheck(BaseModel):
 
 def self_spec(stack: Stack, *, prefix_cache: bool = True) -> ServerSpec:
     """The server on which the target of a stack drafts for itself, whatever drafters the stack has."""
-    itself = Drafter(name=DRAFTER, method="draft_model", model="target", k=(K,))
+    itself = Drafter.model_validate(ITSELF)
     return with_logprobs(server_spec(stack, itself, K, prefix_cache=prefix_cache))
 
 
 def with_logprobs(spec: ServerSpec) -> ServerSpec:
-    """The same server, allowed to tell as many log probabilities as are asked for here."""
+    """The same server, allowed to return as many log probabilities as we ask for."""
     if "max_logprobs" in {name.replace("-", "_") for name in spec.args}:
         return spec
     return dataclasses.replace(spec, args={**spec.args, "max_logprobs": MOST_LOGPROBS})
@@ -90,7 +98,7 @@ def check_itself(
     max_tokens: int = 64,
     stall_seconds: float = STALL_SECONDS,
 ) -> SelfCheck:
-    """Self-drafting on `server` at T=0 and at T=0.7, against what must come of it.
+    """Let the target on `server` draft for itself at T=0 and at T=0.7, and check what it accepts.
 
     Raises:
         ServerFailed: the server does not answer, stalls, or tells no log probabilities.
@@ -122,23 +130,23 @@ def _check(server: Server, answers: Sequence[Answer], hard: str, temperature: fl
     name = name_of(temperature)
     if hard:
         return Check(name=name, outcome="broken", text=hard)
-    if untold(answers):
-        return Check(name=name, outcome="not checked", text=UNTOLD)
-    places = [place for answer in answers for place in places_of(server, answer, temperature)]
-    outcome, text = (judge_sampled if temperature else judge_greedy)(places, server.spec.k)
+    if lacks_steps(answers):
+        return Check(name=name, outcome="not checked", text=NO_STEPS)
+    draft_tokens = [token for answer in answers for token in draft_tokens_of(server, answer, temperature)]
+    outcome, text = (judge_sampled if temperature else judge_greedy)(draft_tokens, server.spec.k)
     return Check(name=name, outcome=outcome, text=text)
 
 
-def untold(answers: Sequence[Answer]) -> bool:
-    """Drafts were checked in all of them, and in none is it known which were right."""
+def lacks_steps(answers: Sequence[Answer]) -> bool:
+    """Every answer has checked drafts, and of none is it known which drafts were right."""
     records = [answer.record for answer in answers]
     return bool(records) and all(r.accepted is None and sum(r.histogram) for r in records)
 
 
-def places_of(server: Server, answer: Answer, temperature: float) -> list[Place]:
-    """The draft tokens of an answer that were checked, with the probabilities of the target there.
+def draft_tokens_of(server: Server, answer: Answer, temperature: float) -> list[DraftToken]:
+    """The draft tokens of an answer that were checked, with the target's probabilities of them.
 
-    An answer whose steps are not all known (undrafted ones among them, or a histogram alone) has none.
+    None are returned where not every step is known: there are undrafted ones, or a histogram alone.
 
     Raises:
         ServerFailed: the server tells no log probabilities.
@@ -146,9 +154,9 @@ def places_of(server: Server, answer: Answer, temperature: float) -> list[Place]
     record = answer.record
     if record.accepted is None or record.drafted is None or record.undrafted:
         return []
-    told = prompt_logprobs(server, [*answer.prompt_ids, *answer.ids])
+    logprobs = prompt_logprobs(server, [*answer.prompt_ids, *answer.ids])
     start = len(answer.prompt_ids)
     return [
-        place_of(position, told[start + index], temperature, accepted=accepted)
+        draft_token_of(position, logprobs[start + index], temperature, accepted=accepted)
         for index, position, accepted in verified(record.accepted, record.drafted, len(answer.ids))
     ]

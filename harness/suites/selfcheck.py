@@ -33,8 +33,8 @@ from harness.results.files import write_atomically
 from harness.run import Run
 from harness.stats.acceptance import METRIC_VERSION
 from harness.suites.known_answers import (
-    Found,
-    Place,
+    DraftToken,
+    Result,
     judge_guessing,
     judge_sampled,
     verified,
@@ -42,16 +42,16 @@ from harness.suites.known_answers import (
 from harness.suites.random_drafter import write as write_random_drafter
 from harness.suites.runner import Bench, Kind, Outcome
 from harness.suites.self_drafting import (
-    DRAFTER,
+    ITSELF,
+    NO_STEPS,
     TEMPERATURE,
-    UNTOLD,
     Check,
     K,
     SelfCheck,
     check_itself,
+    lacks_steps,
     name_of,
     self_spec,
-    untold,
 )
 from harness.text.console import Say
 
@@ -63,15 +63,15 @@ SHORT, FULL = 2, 8
 VERSION = 1
 """Changes with what is checked here: what an older version found sound is checked again."""
 _RATES = (0.8, 0.5, 0.2)
-"""Unconditional acceptance at each position that vLLM is told to give."""
+"""Unconditional acceptance at each position, which vLLM is told to give."""
 
 
 class BrokenInstrument(DraftgateError):  # noqa: N818 - reads as what it is
-    """What draftgate would measure here is not what happens: nothing may be measured."""
+    """What draftgate would report here is not what happens, so nothing may be measured."""
 
 
 def key_of(spec: ServerSpec, *, target: str, patch: str) -> str:
-    """All that may change what the self-check finds, hashed; `target` is its folder or hub id."""
+    """A hash of all that may change what the self-check finds; `target` is its folder or hub id."""
     facts = engine_facts(spec.engine_python or sys.executable)
     env = {**os.environ, **spec.env}
     described = {
@@ -134,7 +134,7 @@ def ensure(
 def _remembered(path: Path) -> SelfCheck | None:
     try:
         found = SelfCheck.model_validate_json(path.read_bytes())
-    except (OSError, ValueError):  # none yet, or damaged: then it is done again
+    except (OSError, ValueError):  # there is none yet, or it is damaged
         return None
     sound = {check.name for check in found.checks if check.outcome == "ok"}
     return found if sound == {check.name for check in found.checks} == set(CHECKS) else None
@@ -157,7 +157,7 @@ def _prompts(run: Run) -> tuple[Prompt, ...]:
 
 
 def _asked(bench: Bench, drafter: Drafter) -> tuple[list[Answer], str]:
-    """The answers of the target with a drafter, and what makes them no measurement."""
+    """What the target answers with a drafter, and why that is not a measurement; empty where it is."""
     server = bench.slot.get(server_spec(bench.run.options.stack, drafter, K))
     prompts = _prompts(bench.run)
     profile = Profile(prompts=len(prompts), max_tokens=64)
@@ -165,7 +165,7 @@ def _asked(bench: Bench, drafter: Drafter) -> tuple[list[Answer], str]:
 
 
 def drafting_for_itself(bench: Bench, temperature: float) -> Outcome:
-    """At T=0 all is accepted; at a temperature what the target's own probabilities say.
+    """The target drafts for itself: it must accept as often as its own probabilities say.
 
     Raises:
         ServerFailed: see `check_itself`.
@@ -175,7 +175,7 @@ def drafting_for_itself(bench: Bench, temperature: float) -> Outcome:
 
 
 def random_weights(bench: Bench) -> Outcome:
-    """A drafter with random weights, made for this target: acceptance near 0, and not 0.
+    """Draft with random weights, made for this target: acceptance must be near 0, and not 0.
 
     Raises:
         ServerFailed: the engine could not be started with it.
@@ -186,9 +186,8 @@ def random_weights(bench: Bench) -> Outcome:
     if not target.is_dir():
         return _outcome(Check(name=name, outcome="not checked", text="— (the target is no folder here)"))
     often = _checks(bench).often
-    weights = (
-        bench.run.folder / "servers"
-    ).resolve() / "random-weights"  # a relative path is no folder to a stack
+    folder = bench.run.folder.resolve()  # a stack takes a relative path for a hub id
+    weights = folder / "servers" / "random-weights"
     write_random_drafter(weights, target=target, tokens=often, k=K)
     answers, flaw = _asked(bench, Drafter(name="random", method="eagle3", model=str(weights), k=(K,)))
     if flaw:
@@ -199,41 +198,38 @@ def random_weights(bench: Bench) -> Outcome:
 
 
 def synthetic(bench: Bench) -> Outcome:
-    """vLLM accepts drafts at rates that it is told (`rejection_sample_method`): they are what we count.
+    """Tell vLLM the rates at which it accepts (`rejection_sample_method`): we must count those.
 
     Raises:
         ServerFailed: the engine could not be started with it.
         BadInput: the target is not there.
     """
-    name, facts = (
-        "vLLM's synthetic acceptance",
-        engine_facts(bench.run.options.stack.engine.python or sys.executable),
-    )
+    name = "vLLM's synthetic acceptance"
     if not environment()["gpus"]:
         why = "— (vLLM's CPU sampler refuses it: Synthetic acceptance not supported with CPU sampling)"
         return _outcome(Check(name=name, outcome="not checked", text=why))
+    facts = engine_facts(bench.run.options.stack.engine.python or sys.executable)
     if not {"synthetic", "synthetic_acceptance_rates"} & facts.methods:
         why = f"— ({facts.package} {facts.version} has none)"
         return _outcome(Check(name=name, outcome="not checked", text=why))
-    told = {"rejection_sample_method": "synthetic", "synthetic_acceptance_rates": list(_RATES)}
-    itself = {"name": DRAFTER, "method": "draft_model", "model": "target", "k": (K,)}
-    answers, flaw = _asked(bench, Drafter.model_validate({**itself, **told}))
+    rates = {"rejection_sample_method": "synthetic", "synthetic_acceptance_rates": list(_RATES)}
+    answers, flaw = _asked(bench, Drafter.model_validate({**ITSELF, **rates}))
     if flaw:
         return _outcome(Check(name=name, outcome="broken", text=flaw))
-    if untold(answers):
-        return _outcome(Check(name=name, outcome="not checked", text=UNTOLD))
+    if lacks_steps(answers):
+        return _outcome(Check(name=name, outcome="not checked", text=NO_STEPS))
     given = [after / before for before, after in itertools.pairwise((1.0, *_RATES))]
-    places = [
-        Place(position=position, accepted=accepted, chance=given[position], gap=math.inf)
+    draft_tokens = [
+        DraftToken(position=position, accepted=accepted, chance=given[position], gap=math.inf)
         for answer in answers
         if answer.record.accepted is not None and answer.record.drafted is not None
         for _, position, accepted in verified(answer.record.accepted, answer.record.drafted, len(answer.ids))
     ]
-    outcome, text = judge_sampled(places, K)
+    outcome, text = judge_sampled(draft_tokens, K)
     return _outcome(Check(name=name, outcome=outcome, text=text))
 
 
-_KINDS: dict[Found, Kind] = {"ok": "fine", "broken": "invalid", "not checked": "unchecked"}
+_KINDS: dict[Result, Kind] = {"ok": "fine", "broken": "invalid", "not checked": "unchecked"}
 """Whatever a broken instrument gives is not a measurement."""
 
 

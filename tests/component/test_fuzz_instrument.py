@@ -71,13 +71,13 @@ TOLD: dict[str, Any] = {
 def test_the_probabilities_of_a_text(vllm: FakeVllm, content: bytes, temperature: float) -> None:
     vllm.replies["/v1/completions"] = Reply(content)
     try:
-        places = self_drafting.places_of(server_at(vllm.url), ANSWER, temperature)
+        draft_tokens = self_drafting.draft_tokens_of(server_at(vllm.url), ANSWER, temperature)
     except DraftgateError as error:
         assert vllm.url in str(error)  # noqa: PT017 - a refusal is one of two good ends
         return
-    assert len(places) == 3
-    assert all(0 <= place.chance <= 1 and place.gap >= 0 for place in places)
-    harmless(judge_greedy(places, 2)[1] + judge_sampled(places, 2)[1])
+    assert len(draft_tokens) == 3
+    assert all(0 <= place.chance <= 1 and place.gap >= 0 for place in draft_tokens)
+    harmless(judge_greedy(draft_tokens, 2)[1] + judge_sampled(draft_tokens, 2)[1])
 
 
 TOKENS = {"count": 3, "max_model_len": 64, "tokens": [1, 5, 9]}

@@ -18,22 +18,22 @@ from harness.engine.slot import Slot
 from harness.measure.probe import Answer
 from harness.plugin import DATA
 from harness.suites import known_answers as known, self_drafting, selfcheck
-from harness.suites.known_answers import Place
+from harness.suites.known_answers import DraftToken
 from harness.suites.self_drafting import Check, SelfCheck
 from tests.factories.benches import bench, stack
 from tests.factories.records import prompt_record, server_spec
 
 
-def drawn(chances: list[float], *, seed: int, true: float | None = None, k: int = 3) -> list[Place]:
+def drawn(chances: list[float], *, seed: int, true: float | None = None, k: int = 3) -> list[DraftToken]:
     """Places of verify steps, each draft accepted with its chance, or always with `true` of it."""
-    rng, places = np.random.default_rng(seed), []
+    rng, draft_tokens = np.random.default_rng(seed), []
     for chance in chances:
         for position in range(k):
             accepted = bool(rng.random() < (chance if true is None or position == 0 else chance * true))
-            places.append(Place(position=position, accepted=accepted, chance=chance, gap=2.0))
+            draft_tokens.append(DraftToken(position=position, accepted=accepted, chance=chance, gap=2.0))
             if not accepted:
                 break
-    return places
+    return draft_tokens
 
 
 CHANCES = [0.3 + 0.6 * ((i * 37) % 100) / 100 for i in range(60)]
@@ -106,9 +106,9 @@ def test_steps_that_the_engine_does_not_tell_are_not_called_broken(
     assert {check.outcome for check in found.checks} == {outcome}
 
 
-def greedy(*refused_at: float) -> list[Place]:
-    sure = [Place(position=i % 3, accepted=True, chance=1.0, gap=4.0) for i in range(90)]
-    return sure + [Place(position=0, accepted=False, chance=1.0, gap=gap) for gap in refused_at]
+def greedy(*refused_at: float) -> list[DraftToken]:
+    sure = [DraftToken(position=i % 3, accepted=True, chance=1.0, gap=4.0) for i in range(90)]
+    return sure + [DraftToken(position=0, accepted=False, chance=1.0, gap=gap) for gap in refused_at]
 
 
 def test_at_zero_a_refusal_is_borne_at_a_tie_only() -> None:
