@@ -55,7 +55,7 @@ class Document:
 
     def wrong(self, key: tuple[str, ...], what: str) -> BadInput:
         """The error that says what is wrong with a key; of the whole file where the key is empty."""
-        return BadInput(f"{self.path}, {place(self._text, key)}: {what}")
+        return BadInput(f"{self.path}, {position(self._text, key)}: {what}")
 
     def absolute(self, reference: str) -> str:
         """A path that stands in the file, from its folder on."""
@@ -75,7 +75,7 @@ def too_deep(data: Any) -> bool:
     return bool(inside)
 
 
-def place(text: str, key: tuple[str, ...]) -> str:
+def position(text: str, key: tuple[str, ...]) -> str:
     """Where a key stands in a TOML text: `line 12, key drafters.ngram.k`, as near as it can be said."""
     table: tuple[str, ...] = ()
     best, best_line = 0, 0

@@ -17,6 +17,20 @@ from harness.errors import ServerFailed
 from harness.stats.acceptance import histogram_from_positions
 
 _PREFIX = "vllm:"
+_COUNTS = {
+    "drafts": "spec_decode_num_drafts_total",
+    "draft_tokens": "spec_decode_num_draft_tokens_total",
+    "accepted": "spec_decode_num_accepted_tokens_total",
+    "generated": "generation_tokens_total",
+    "prompted": "prompt_tokens_total",
+    "finished": "request_success_total",
+    "iterations": "iteration_tokens_total_count",
+    "cached": "prefix_cache_hits_total",
+    "running": "num_requests_running",
+    "waiting": "num_requests_waiting",
+}
+"""What we count, and vLLM's names for it."""
+_MOST = 2**53
 
 
 class NotMetrics(ServerFailed):
@@ -99,27 +113,19 @@ def parse(text: str) -> SpecCounters:
                     kv_usage = max(kv_usage, sample.value)
                 else:
                     sums[name] = sums.get(name, 0.0) + sample.value
-        count = {name: _count(value) for name, value in sums.items() if name in _COUNTED}
+        counts = {ours: _count(sums.get(name, 0.0)) for ours, name in _COUNTS.items()}
         per_position = tuple(_count(positions[i]) for i in range(len(positions)))
     except (ValueError, KeyError, OverflowError, IndexError, TypeError) as error:
         raise NotMetrics(f"/metrics is not readable as Prometheus text: {error!r}") from None
-    if "generation_tokens_total" not in count:
+    if _COUNTS["generated"] not in sums:
         raise NotMetrics("/metrics has no vllm:generation_tokens_total: not vLLM, or --disable-log-stats")
+    started = sums.get("process_start_time_seconds", 0.0)
     return SpecCounters(
-        present="spec_decode_num_drafts_total" in count,
-        drafts=count.get("spec_decode_num_drafts_total", 0),
-        draft_tokens=count.get("spec_decode_num_draft_tokens_total", 0),
-        accepted=count.get("spec_decode_num_accepted_tokens_total", 0),
+        present=_COUNTS["drafts"] in sums,
         per_position=per_position,
-        generated=count["generation_tokens_total"],
-        prompted=count.get("prompt_tokens_total", 0),
-        finished=count.get("request_success_total", 0),
-        iterations=count.get("iteration_tokens_total_count", 0),
-        cached=count.get("prefix_cache_hits_total", 0),
-        running=count.get("num_requests_running", 0),
-        waiting=count.get("num_requests_waiting", 0),
         kv_usage=kv_usage if math.isfinite(kv_usage) else 0.0,
-        started=started if math.isfinite(started := sums.get("process_start_time_seconds", 0.0)) else 0.0,
+        started=started if math.isfinite(started) else 0.0,
+        **counts,
     )
 
 
@@ -127,23 +133,6 @@ def _count(value: float) -> int:
     if not 0 <= value <= _MOST:
         raise ValueError(f"{value} is no count")
     return int(value)
-
-
-_MOST = 2**53
-_COUNTED = frozenset(
-    {
-        "spec_decode_num_drafts_total",
-        "spec_decode_num_draft_tokens_total",
-        "spec_decode_num_accepted_tokens_total",
-        "generation_tokens_total",
-        "prompt_tokens_total",
-        "request_success_total",
-        "iteration_tokens_total_count",
-        "prefix_cache_hits_total",
-        "num_requests_running",
-        "num_requests_waiting",
-    }
-)
 
 
 def page_of(server: Http, *, timeout_s: float = 10.0) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from harness.config.cells import ServerSpec
-from harness.engine import metrics, orphans, process as processes, vllm_plugin
+from harness.engine import metrics, orphans, process, vllm_plugin
 from harness.engine.facts import command_line, engine_facts, reported_faults, resolve_speculative, served_name
 from harness.engine.http import NO_KEY, Http, NoAnswer
 from harness.engine.models import resolve
@@ -70,7 +70,7 @@ class Server:
     def stop(self) -> None:
         """End the engine and all that it started, even a frozen one. A server that is not ours goes on."""
         if self.process:
-            processes.stop(self.process)
+            process.stop(self.process)
             orphans.end(self.process.pid, self.start_id)
 
 
@@ -124,11 +124,11 @@ def running(
     port = free_port(spec.port)
     began = time.monotonic()
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    process = processes.start([*command, *words], log=log, environment=environment)
+    child = process.start([*command, *words], log=log, environment=environment)
     noted = None
     try:
-        noted = orphans.note(start_id=start_id, label=spec.label, session=process.pid)
-        _wait_ready(port, process, log, spec, say=say, began=began)
+        noted = orphans.note(start_id=start_id, label=spec.label, session=child.pid)
+        _wait_ready(port, child, log, spec, say=say, began=began)
         started_s = round(time.monotonic() - began, 1)
         yield Server(
             url=_url(port),
@@ -143,13 +143,13 @@ def running(
             patches=reported_faults(report),
             target_path=target,
             speculative=speculative,
-            pid=process.pid,
+            pid=child.pid,
             started_s=started_s,
-            process=process,
+            process=child,
         )
     finally:
-        processes.stop(process)
-        orphans.end(process.pid, start_id)  # a supervisor that was killed leaves its engine
+        process.stop(child)
+        orphans.end(child.pid, start_id)  # a supervisor that was killed leaves its engine
         orphans.forget(noted)
 
 
@@ -173,23 +173,23 @@ def free_port(wanted: int | None) -> int:
 
 
 def _wait_ready(
-    port: int, process: subprocess.Popen[bytes], log: Path, spec: ServerSpec, *, say: Say, began: float
+    port: int, child: subprocess.Popen[bytes], log: Path, spec: ServerSpec, *, say: Say, began: float
 ) -> None:
     server = f"server {spec.label}"
     while True:
-        if process.poll() is not None:
+        if child.poll() is not None:
             raise ServerFailed(
-                processes.obituary(f"{server} died while loading (exit code {process.returncode})", log)
+                process.obituary(f"{server} died while loading (exit code {child.returncode})", log)
             )
         waited = time.monotonic() - began
         if waited > spec.start_timeout_s:
-            raise ServerFailed(processes.obituary(f"{server} was not ready after {waited:.0f} s", log))
+            raise ServerFailed(process.obituary(f"{server} was not ready after {waited:.0f} s", log))
         with contextlib.suppress(NoAnswer):
             Http(_url(port)).text("/health", timeout_s=5)
             break
         say(f"\rdraftgate: starting {server}: {waited:.0f} s")
         time.sleep(0.25)
-    stranger = _stranger(port, process.pid)
+    stranger = _stranger(port, child.pid)
     if stranger:
         raise PortTaken(
             f"port {port} was taken by another program ({stranger}) while {server} was starting: "

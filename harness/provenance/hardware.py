@@ -25,30 +25,27 @@ def environment() -> dict[str, Any]:
         "isa": _instruction_sets(),
         "threads": len(os.sched_getaffinity(0)),
         "isa_limit": os.environ.get("ONEDNN_MAX_CPU_ISA"),
-        "gpus": _gpus(),
+        "gpus": _nvidia("name,driver_version,power.limit,clocks.max.sm"),
     }
 
 
-def _cpu_name() -> str:
+def _cpu_info() -> str:
     try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        found = None
+        return ""
+
+
+def _cpu_name() -> str:
+    found = re.search(r"model name\s*: (.*)", _cpu_info())
     return found[1].strip() if found else platform.processor() or UNVERIFIED
 
 
 def _instruction_sets() -> list[str]:
     """The sets that decide which kernels a math library takes, and with them the last bits of a sum."""
-    try:
-        found = re.search(r"flags\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        return []
+    found = re.search(r"flags\s*: (.*)", _cpu_info())
     have = set(found[1].split()) if found else set()
     return [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in have]
-
-
-def _gpus() -> list[dict[str, str]]:
-    return _nvidia("name,driver_version,power.limit,clocks.max.sm")
 
 
 def _nvidia(fields: str) -> list[dict[str, str]]:
@@ -70,14 +67,14 @@ def _nvidia(fields: str) -> list[dict[str, str]]:
 
 def clocks() -> dict[str, Any]:
     """How fast the processors run right now. It changes all the time, so nothing is compared with it."""
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     try:
-        found = re.findall(r"cpu MHz\s*: ([\d.]+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-        governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-        policy = governor.read_text(encoding="utf-8").strip() if governor.is_file() else UNVERIFIED
+        policy = governor.read_text(encoding="utf-8").strip()
     except OSError:
-        found, policy = [], UNVERIFIED
+        policy = UNVERIFIED
     return {
-        "cpu_mhz": [round(float(mhz)) for mhz in found] or UNVERIFIED,
+        "cpu_mhz": [round(float(mhz)) for mhz in re.findall(r"cpu MHz\s*: ([\d.]+)", _cpu_info())]
+        or UNVERIFIED,
         "cpu_governor": policy,
         "gpus": _nvidia("clocks.sm,clocks.mem,clocks.applications.graphics,power.draw,temperature.gpu"),
     }

@@ -11,7 +11,7 @@ from hypothesis import example, given, strategies as st
 
 from harness.config.cells import Cell, ServerSpec, cells, server_spec
 from harness.config.stack import PROFILES, Drafter, Profile, Stack, find_stack, load_stack
-from harness.config.toml import place
+from harness.config.toml import position
 from harness.errors import BadInput
 from harness.plugin import DATA
 
@@ -364,7 +364,7 @@ def test_any_text_is_a_stack_or_refused(text: str) -> None:
 
 @given(st.text(), st.lists(st.text(max_size=5)))
 def test_any_place_is_told_or_only_its_key(text: str, loc: list[str]) -> None:
-    told = place(text, tuple(loc))
+    told = position(text, tuple(loc))
 
     assert told.endswith(f"key {'.'.join(loc)}" if loc else "the file")
 
@@ -372,10 +372,10 @@ def test_any_place_is_told_or_only_its_key(text: str, loc: list[str]) -> None:
 def test_a_place_is_the_nearest_line_that_belongs_to_the_key() -> None:
     text = '# k = 1\n[drafters.a]\nmethod = "b"\nk = [1]\n[ "drafters" . "c" ]\nd.e = 4\n'
 
-    assert place(text, ("drafters", "a", "k")) == "line 4, key drafters.a.k"
-    assert place(text, ("drafters", "a", "x")) == "line 2, key drafters.a.x"
-    assert place(text, ("drafters", "c", "d", "e")) == "line 6, key drafters.c.d.e"
-    assert place(text, ("k",)) == "key k"
+    assert position(text, ("drafters", "a", "k")) == "line 4, key drafters.a.k"
+    assert position(text, ("drafters", "a", "x")) == "line 2, key drafters.a.x"
+    assert position(text, ("drafters", "c", "d", "e")) == "line 6, key drafters.c.d.e"
+    assert position(text, ("k",)) == "key k"
 
 
 # Finding one
