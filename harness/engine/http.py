@@ -21,7 +21,7 @@ from harness.errors import ServerFailed
 NO_KEY = "none"
 """The key of a server that wants none."""
 _UNAUTHORIZED = 401
-_EXCERPT_BYTES = 500
+_EXCERPT, _READ_BYTES = 500, 20_000
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -81,7 +81,7 @@ class Http:
         except urllib.error.HTTPError as error:
             message = f"{url} answers {error.code} {error.reason}"
             if body:  # vLLM says there what is wrong with a request
-                message += f": {' '.join(_excerpt(error).split())}"
+                message += f": {self._without_key(_said(error))[:_EXCERPT]}"
             if error.code == _UNAUTHORIZED:
                 message += "; set DRAFTGATE_API_KEY to its key"
             raise NoAnswer(self._without_key(message), status=error.code) from None
@@ -92,7 +92,7 @@ class Http:
         raise NoAnswer(self._without_key(f"no usable answer from {url}: {cause}"), cause=cause)
 
     def _without_key(self, text: str) -> str:
-        """A server may send our headers back."""
+        """Hide the key in what a server says: it may send our headers back."""
         return text if self.key in (None, "", NO_KEY) else text.replace(str(self.key), "***")
 
 
@@ -113,7 +113,8 @@ def _is_here(host: str) -> bool:
         return name == "localhost"
 
 
-def _excerpt(error: urllib.error.HTTPError) -> str:
+def _said(error: urllib.error.HTTPError) -> str:
+    """What came with an error, in one line; much more than we show, so that a key in it is whole."""
     with contextlib.suppress(OSError, http.client.HTTPException):
-        return error.read(_EXCERPT_BYTES).decode("utf-8", errors="replace")
+        return " ".join(error.read(_READ_BYTES).decode("utf-8", errors="replace").split())
     return ""

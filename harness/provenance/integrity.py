@@ -38,7 +38,7 @@ def changed_files(folder: str) -> tuple[tuple[str, str], ...] | str:
         installation recorded nothing, as one from a source tree.
     """
     package = Path(folder)
-    record = _record_of(package)
+    record = _record_of(package)  # not importlib.metadata's `files`: those leave out what is gone
     if record is None:
         return UNVERIFIED
     try:

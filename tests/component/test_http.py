@@ -48,6 +48,15 @@ def test_an_error_has_its_status_and_what_the_server_says_to_a_request(vllm: Fak
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("before", range(480, 501))
+def test_no_part_of_a_key_is_shown_where_an_error_is_cut(vllm: FakeVllm, before: int) -> None:
+    vllm.replies["/page"] = Reply(b"x" * before + KEY.encode() + b"x" * 100, status=400)
+    with pytest.raises(NoAnswer) as caught:
+        Http(vllm.url, KEY).json("/page", {})
+    assert "sk" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
 def test_a_server_that_wants_a_key_gets_a_hint(vllm: FakeVllm) -> None:
     vllm.replies["/page"] = as_json({}, 401)
     with pytest.raises(NoAnswer, match="DRAFTGATE_API_KEY"):
