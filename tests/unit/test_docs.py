@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import tomllib
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,14 @@ def test_architecture_lists_every_package_and_no_other() -> None:
         for init in (ROOT / top).glob("*/__init__.py")
     ]
     assert sorted(listed) == sorted(there)
+
+
+def test_architecture_lists_the_harness_in_the_order_that_lint_checks() -> None:
+    rows = [line for _, line in lines(ROOT / "docs" / "architecture.md") if line.startswith("| `harness/")]
+    listed = [re.findall(r"`harness/(\w+)", row)[0] for row in rows if not row.startswith("| `harness/` ")]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert listed == [name for layer in reversed(layers) for name in reversed(layer.split(" : "))]
 
 
 def test_paths_in_the_docs_are_there() -> None:
