@@ -63,7 +63,8 @@ def _judged(bench: Bench, record: CellRecord) -> Outcome:
             files=runner.fingerprint(*_judged_by(run, record)),
         ),
         flaw=record.why_invalid,
-        update=lambda: update_baseline(run, record),
+        known=lambda: baselines.find(run.options.baselines, record),
+        store=lambda: baselines.store(run.options.baselines, record),
         verdict=lambda: verdict(run, record),
     )
 
@@ -103,6 +104,8 @@ def verdict(run: Run, record: CellRecord, *, positions: bool = True) -> Verdict:
         BadRecord: a baseline is there but cannot be trusted.
     """
     options, across = run.options, run.options.stack.subject
+    if not record.valid:
+        return Verdict(kind="invalid", text=f"not a measurement: {record.why_invalid}")
     if options.compare is not None:
         path = _other(options.compare, record)
         if not path.exists():
@@ -111,30 +114,10 @@ def verdict(run: Run, record: CellRecord, *, positions: bool = True) -> Verdict:
         return judge(old, record, across=across, against=options.compare.name, positions=positions)
     baseline = baselines.find(options.baselines, record)
     if baseline is None:
-        if not record.valid:
-            return Verdict(kind="invalid", text=record.why_invalid)
-        return Verdict(
-            kind="invalid",
-            text=f"no baseline at {baselines.path_of(options.baselines, record)}: "
-            f"make one with: {options.command} --update-baselines-new-only",
-        )
+        return runner.no_baseline(run, baselines.path_of(options.baselines, record))
     anchor = baselines.find_anchor(options.baselines, record)
     sides = [(baseline, "baseline"), *([(anchor, "anchor")] if anchor else [])]
     return worst([judge(o, record, across=across, against=name, positions=positions) for o, name in sides])
-
-
-def update_baseline(run: Run, record: CellRecord) -> str | None:
-    """Store a record as the run is to; what was done, or None where nothing was to do.
-
-    Raises:
-        BadInput: the record is not valid, or the file cannot be written.
-    """
-    folder, update = run.options.baselines, run.options.update
-    known = baselines.find(folder, record) if update else None
-    if not update or (update == "new" and known is not None):
-        return None
-    path = baselines.store(folder, record)
-    return f"{'replaced' if known else 'new'} baseline {path}"
 
 
 def summary(record: CellRecord) -> dict[str, Any]:

@@ -228,31 +228,33 @@ class Bench:
         outcome: Outcome,
         *,
         flaw: str,
-        update: Callable[[], str | None],
+        known: Callable[[], object | None],
+        store: Callable[[], Path],
         verdict: Callable[[], Verdict],
     ) -> Outcome:
-        """An outcome, with what comparing it with its baseline adds; or with the baseline stored.
+        """A fine outcome, with what comparing it with its baseline adds; or with the baseline stored.
 
         Args:
-            outcome: a fine one, so far.
+            outcome: what was measured.
             flaw: why it is not a measurement; empty where it is one.
-            update: stores it as a baseline if the run is to do so; returns what it did, else None.
+            known: finds its baseline.
+            store: makes it the baseline, and returns the file.
             verdict: compares it. Not called where the run only measures.
         """
-        done = update()
-        if done is not None:
+        options = self.run.options
+        old = known() if options.update else None
+        if options.update == "all" or (options.update and old is None):
+            done = f"{'replaced' if old else 'new'} baseline {store()}"
             return outcome.model_copy(update={"sentence": done})
         if flaw:
-            invalid = Verdict(kind="invalid", text=f"not a measurement: {flaw}")
-            return outcome.model_copy(
-                update={"kind": "invalid", "sentence": invalid.text, "verdict": invalid}
-            )
-        if self.run.options.gate == "off":
+            found, kind = Verdict(kind="invalid", text=f"not a measurement: {flaw}"), "invalid"
+        elif options.gate == "off":
             return outcome
-        found = verdict()
-        kind: Kind = "failed" if found.fails else "unsure" if found.kind == "inconclusive" else "fine"
-        sentence = f"{found.kind}: {found.text}"
-        return outcome.model_copy(update={"kind": kind, "sentence": sentence, "verdict": found})
+        else:
+            found = verdict()
+            kind = "failed" if found.fails else "unsure" if found.kind == "inconclusive" else "fine"
+        said = found.text if flaw else f"{found.kind}: {found.text}"
+        return outcome.model_copy(update={"kind": kind, "sentence": said, "verdict": found})
 
 
 def ask(
@@ -268,6 +270,12 @@ def ask(
     if outcome.sentence:
         bench.say(f"draftgate: {outcome.cell}: {outcome.sentence}")
     return outcome, policy(outcome.kind, bench.run.options.gate)
+
+
+def no_baseline(run: Run, path: Path) -> Verdict:
+    """Nothing to compare with: says how to make it."""
+    how = f"make one with: {run.options.command} --update-baselines-new-only"
+    return Verdict(kind="invalid", text=f"no baseline at {path}: {how}")
 
 
 def starter(run: Run, say: Say) -> Callable[[ServerSpec], AbstractContextManager[Server]]:

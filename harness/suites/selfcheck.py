@@ -45,7 +45,6 @@ from harness.suites.self_drafting import (
     ITSELF,
     NO_STEPS,
     TEMPERATURE,
-    Check,
     K,
     SelfCheck,
     check_itself,
@@ -171,7 +170,8 @@ def drafting_for_itself(bench: Bench, temperature: float) -> Outcome:
         ServerFailed: see `check_itself`.
     """
     name = name_of(temperature)
-    return _outcome(next(check for check in _checks(bench).checks if check.name == name))
+    check = next(check for check in _checks(bench).checks if check.name == name)
+    return _outcome(name, check.outcome, check.text)
 
 
 def random_weights(bench: Bench) -> Outcome:
@@ -184,17 +184,16 @@ def random_weights(bench: Bench) -> Outcome:
     name, stack = "a drafter with random weights", bench.run.options.stack
     target = Path(resolve(stack.target.model, say=bench.say, python=stack.engine.python))
     if not target.is_dir():
-        return _outcome(Check(name=name, outcome="not checked", text="— (the target is no folder here)"))
+        return _outcome(name, "not checked", "— (the target is no folder here)")
     often = _checks(bench).often
     folder = bench.run.folder.resolve()  # a stack takes a relative path for a hub id
     weights = folder / "servers" / "random-weights"
     write_random_drafter(weights, target=target, tokens=often, k=K)
     answers, flaw = _asked(bench, Drafter(name="random", method="eagle3", model=str(weights), k=(K,)))
     if flaw:
-        return _outcome(Check(name=name, outcome="broken", text=flaw))
+        return _outcome(name, "broken", flaw)
     tally = total(answer.record for answer in answers)
-    outcome, text = judge_guessing(tally.at_least[1], tally.verify_steps, tally.drafted or 0, K)
-    return _outcome(Check(name=name, outcome=outcome, text=text))
+    return _outcome(name, *judge_guessing(tally.at_least[1], tally.verify_steps, tally.drafted or 0, K))
 
 
 def synthetic(bench: Bench) -> Outcome:
@@ -207,17 +206,17 @@ def synthetic(bench: Bench) -> Outcome:
     name = "vLLM's synthetic acceptance"
     if not environment()["gpus"]:
         why = "— (vLLM's CPU sampler refuses it: Synthetic acceptance not supported with CPU sampling)"
-        return _outcome(Check(name=name, outcome="not checked", text=why))
+        return _outcome(name, "not checked", why)
     facts = engine_facts(bench.run.options.stack.engine.python or sys.executable)
     if not {"synthetic", "synthetic_acceptance_rates"} & facts.methods:
         why = f"— ({facts.package} {facts.version} has none)"
-        return _outcome(Check(name=name, outcome="not checked", text=why))
+        return _outcome(name, "not checked", why)
     rates = {"rejection_sample_method": "synthetic", "synthetic_acceptance_rates": list(_RATES)}
     answers, flaw = _asked(bench, Drafter.model_validate({**ITSELF, **rates}))
     if flaw:
-        return _outcome(Check(name=name, outcome="broken", text=flaw))
+        return _outcome(name, "broken", flaw)
     if lacks_steps(answers):
-        return _outcome(Check(name=name, outcome="not checked", text=NO_STEPS))
+        return _outcome(name, "not checked", NO_STEPS)
     given = [after / before for before, after in itertools.pairwise((1.0, *_RATES))]
     draft_tokens = [
         DraftToken(position=position, accepted=accepted, chance=given[position], gap=math.inf)
@@ -225,17 +224,15 @@ def synthetic(bench: Bench) -> Outcome:
         if answer.record.accepted is not None and answer.record.drafted is not None
         for _, position, accepted in verified(answer.record.accepted, answer.record.drafted, len(answer.ids))
     ]
-    outcome, text = judge_sampled(draft_tokens, K)
-    return _outcome(Check(name=name, outcome=outcome, text=text))
+    return _outcome(name, *judge_sampled(draft_tokens, K))
 
 
 _KINDS: dict[Result, Kind] = {"ok": "fine", "broken": "invalid", "not checked": "unchecked"}
 """Whatever a broken instrument gives is not a measurement."""
 
 
-def _outcome(check: Check) -> Outcome:
-    sentence = f"{check.outcome}: {check.text}"
-    return Outcome(suite=SUITE, cell=check.name, kind=_KINDS[check.outcome], sentence=sentence)
+def _outcome(name: str, result: Result, text: str) -> Outcome:
+    return Outcome(suite=SUITE, cell=name, kind=_KINDS[result], sentence=f"{result}: {text}")
 
 
 CHECKS = tuple(name_of(temperature) for temperature in (0.0, TEMPERATURE))

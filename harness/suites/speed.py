@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness.config.cells import Cell, server_spec
 from harness.config.stack import NO_DRAFTER, NONE
@@ -90,31 +91,24 @@ def _rate(record: CellRecord) -> float:
 
 
 def _judged(bench: Bench, fine: Outcome, found: SpeedRecord) -> Outcome:
-    options, gained = bench.run.options, speedup.speed_up(found.ratios)
-    path = speedup.path_of(options.baselines, found)
+    gained, baselines = speedup.speed_up(found.ratios), bench.run.options.baselines
+    path = speedup.path_of(baselines, found)
 
-    def update() -> str | None:
-        known = speedup.find(options.baselines, found) if options.update else None
-        if not options.update or (options.update == "new" and known is not None):
-            return None
+    def store() -> Path:
         speedup.write(path, found)
-        return f"speed-up {gained}; {'replaced' if known else 'new'} baseline {path}"
+        return path
 
     def verdict() -> Verdict:
-        old = speedup.find(options.baselines, found)
-        if old is None:
-            return Verdict(
-                kind="invalid",
-                text=f"speed-up {gained}; no baseline at {path}: make one with: {options.command} "
-                "--update-baselines-new-only",
-            )
-        return speedup.judge(old, found)
+        old = speedup.find(baselines, found)
+        return speedup.judge(old, found) if old else runner.no_baseline(bench.run, path)
 
-    fine = fine.model_copy(
-        update={
-            "sentence": f"speed-up {gained}",
-            "figures": {"cell": str(found.cell), **dataclasses.asdict(gained)},
-            "files": runner.fingerprint(path),
-        }
+    bench.say(f"draftgate: {found.cell}: speed-up {gained}")
+    figures = {"cell": str(found.cell), **dataclasses.asdict(gained)}
+    changes = {"sentence": f"speed-up {gained}", "figures": figures, "files": runner.fingerprint(path)}
+    return bench.compared(
+        fine.model_copy(update=changes),
+        flaw="",
+        known=lambda: speedup.find(baselines, found),
+        store=store,
+        verdict=verdict,
     )
-    return bench.compared(fine, flaw="", update=update, verdict=verdict)
