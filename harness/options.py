@@ -20,6 +20,9 @@ from harness.suites.load import LEVELS, Bound
 
 DEFAULT_STACK = "smollm2-cpu"
 DEFAULT_PROFILE = "quick"
+_AS_GIVEN = ("gate", "max_tokens", "pairs", "prompts", "repeats", "results", "resume", "seed", "self_check",
+             "sequential", "stall_seconds")  # fmt: skip
+"""Fields of `Options` that are what the command line says."""
 
 
 def add_options(add: Callable[..., None]) -> None:
@@ -82,19 +85,13 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
     if name not in stack.profiles:
         raise BadInput(f"--profile {name}: unknown profile; there are: {', '.join(stack.profiles)}")
     profile = stack.profiles[name]
-    for flag, field in (
-        ("--prompts", "prompts"),
-        ("--max-tokens", "max_tokens"),
-        ("--concurrency", "concurrency"),
-    ):
-        value = option(flag)
-        if value is not None:
-            if value < 1:
-                raise BadInput(f"{flag} {value}: must be 1 or more")
-            profile = profile.model_copy(update={field: value})
-    for flag, least in (("--repeats", 1), ("--pairs", 2), ("--stall-seconds", 1)):
-        if option(flag) < least:
-            raise BadInput(f"{flag} {option(flag)}: must be {least} or more")
+    changes = {f: v for f in ("prompts", "max_tokens", "concurrency") if (v := option(f)) is not None}
+    least = {**dict.fromkeys(changes, 1), "repeats": 1, "pairs": 2, "stall_seconds": 1}
+    for field, lowest in least.items():
+        if option(field) < lowest:
+            flag = f"--{field.replace('_', '-')}"
+            raise BadInput(f"{flag} {option(field)}: must be {lowest} or more")
+    profile = profile.model_copy(update=changes)
     if option("--sequential") and (profile.prompts < LOOKS[0] or option("--repeats") > 1):
         raise BadInput(
             f"--sequential looks at {', '.join(map(str, LOOKS))} prompts, once: use --profile gate, "
@@ -111,27 +108,17 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
         profile_name=name,
         profile=profile,
         workloads=workloads,
-        repeats=option("--repeats"),
-        seed=option("--seed"),
-        results=option("--results"),
-        resume=option("--resume"),
         server_url=_server_url(option("--server-url")),
         baselines=option("--baselines") or root / "baselines",
-        gate=option("--gate"),
         update="all" if option("--update-baselines") else "new" * option("--update-baselines-new-only"),
-        pairs=option("--pairs"),
-        sequential=option("--sequential"),
         compare=_existing_run(option("--compare")),
-        stall_seconds=option("--stall-seconds"),
         command="pytest " + shlex.join(words),
         patch=os.environ.get("DRAFTGATE_MEND", "1"),
         api_key=os.environ.get("DRAFTGATE_API_KEY"),
-        self_check=option("--self-check"),
-        prompts=option("--prompts"),
-        max_tokens=option("--max-tokens"),
         levels=_levels(option("--levels")),
         ttft_s=option("--ttft-ms") / 1000,
         tpot_s=option("--tpot-ms") / 1000,
+        **{field: option(field) for field in _AS_GIVEN},
     )
 
 

@@ -115,10 +115,6 @@ class Audit:
     records: Mapping[str, CellRecord]
     rendered: Mapping[str, tuple[Rendered, ...]]
 
-    def tally(self, variant: str) -> Tally:
-        """Of all its answers."""
-        return total(self.records[variant].prompts)
-
     def templates(self, variant: str) -> str:
         """`present`; of several, how often each."""
         each = [r.template for r in self.rendered[variant]]
@@ -236,23 +232,18 @@ def rows(audit: Audit) -> tuple[list[str], list[list[str]]]:
     header += [*(f"pos {i}" for i in range(k)), "loops"]
     table = []
     for variant in VARIANTS:
-        record, tally, sent = audit.records[variant], audit.tally(variant), audit.rendered[variant]
+        record, sent = audit.records[variant], audit.rendered[variant]
+        tally = total(record.prompts)
         loops = sum(degenerate(r.text) for r in record.prompts if not r.failed)
         rates = [number(rate, 1, scale=100) for rate in tally.acceptance[:k]]
-        table.append(
-            [
-                f"{variant} {MARK}" if mostly_degenerate(record.findings) else variant,
-                str(sum(countable(r) for r in record.prompts)),
-                audit.templates(variant),
-                f"{n} of {len(sent)}" if (n := sum(r.double_bos for r in sent)) else "no",
-                number(sum(len(r.ids) for r in sent) / len(sent) if sent else None, 1),
-                number(tally.tokens_per_step),
-                number(tally.tau),
-                *rates,
-                *(number(None) for _ in range(k - len(rates))),
-                str(loops),
-            ]
-        )
+        doubled = sum(r.double_bos for r in sent)
+        length = sum(len(r.ids) for r in sent) / len(sent) if sent else None
+        shown = [number(length, 1), number(tally.tokens_per_step), number(tally.tau)]
+        shown += [*rates, *[number(None)] * (k - len(rates)), str(loops)]
+        name = f"{variant} {MARK}" if mostly_degenerate(record.findings) else variant
+        answered = str(sum(countable(r) for r in record.prompts))
+        bos = f"{doubled} of {len(sent)}" if doubled else "no"
+        table.append([name, answered, audit.templates(variant), bos, *shown])
     return header, table
 
 

@@ -202,22 +202,14 @@ def rows(levels: Sequence[Level], bound: Bound) -> tuple[list[str], list[list[st
         records = level.record.prompts
         tally, speed = total(records), speed_of(records)
         verdict = compared(levels[0], level) if level is not levels[0] else None
-        table.append(
-            [
-                str(level.in_flight),
-                str(level.asked),
-                str(level.errors),
-                str(level.lost),
-                number(tally.tokens_per_step),
-                *_change(verdict),
-                *(number(rate, 1, scale=100) for rate in tally.acceptance),
-                number(per_second(records)),
-                number(goodput(records, bound)),
-                number(speed.aggregate if speed else None, 1),
-                number(speed.ttft_s if speed else None, 0, scale=1000),
-                number(speed.tpot_s if speed else None, 1, scale=1000),
-            ]
-        )
+        counts = [level.in_flight, level.asked, level.errors, level.lost]
+        shown = [*map(str, counts), number(tally.tokens_per_step), *_change(verdict)]
+        shown += [number(rate, 1, scale=100) for rate in tally.acceptance]
+        shown += [number(per_second(records)), number(goodput(records, bound))]
+        shown += [number(speed.aggregate if speed else None, 1)]
+        shown += [number(speed.ttft_s if speed else None, 0, scale=1000)]
+        shown += [number(speed.tpot_s if speed else None, 1, scale=1000)]
+        table.append(shown)
     return header, table
 
 

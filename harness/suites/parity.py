@@ -70,11 +70,6 @@ class Parity:
     measured: bool = True
     """False where what was served is not a measurement."""
 
-    @property
-    def fails(self) -> bool:
-        """Serving surely gives less, or nothing was compared."""
-        return self.kind in ("broken", "invalid")
-
 
 def compare(predicted: Sequence[Predicted], record: CellRecord, *, max_tokens: int) -> Parity:
     """Hold what was served against what was predicted, prompt by prompt.
@@ -281,14 +276,14 @@ def parity(bench: Bench, cell: Cell) -> Outcome:
     return Outcome(
         suite=SUITE.name,
         cell=str(cell),
-        kind=_KINDS[found.kind] if found.measured else "invalid",
+        kind=KINDS[found.kind] if found.measured else "invalid",
         sentence=f"{found.kind}: {found.text}",
         table=report(cell, found, run),
         files=runner.fingerprint(folder / prediction.VALIDATION, folder / HELD_OUT),
     )
 
 
-_KINDS: Mapping[Kind, runner.Kind] = {
+KINDS: Mapping[Kind, runner.Kind] = {
     "kept": "fine",
     "better": "noteworthy",
     "inconclusive": "unsure",
@@ -313,34 +308,16 @@ def rows(parity: Parity, benchmark: Tally | None) -> tuple[list[str], list[list[
     `served` as serving meets the starts; `benchmark` what the same cell was served on its own prompts.
     """
     header = ["", "trainer", "all starts", "predicted", "served", "gap", "95 % CI", "benchmark"]
-    body = []
+    body, summary, primary = [], parity.summary, parity.primary
+    rates = dict(enumerate(benchmark.acceptance)) if benchmark else {}
     for i, position in enumerate(parity.positions):
-        acceptance = benchmark.acceptance if benchmark else ()
-        ends = position.gap.ci() if position.gap else None
-        body.append(
-            [
-                f"position {i}",
-                share(parity.summary.trainer[i] if parity.summary else None),
-                share(parity.summary.full[i] if parity.summary else None),
-                share(position.predicted),
-                share(position.served),
-                signed(position.gap.estimate) if position.gap else DASH,
-                signed_interval(ends),
-                share(acceptance[i] if i < len(acceptance) else None),
-            ]
-        )
-    if parity.primary:
-        low, high = (math.expm1(end) for end in parity.primary.ci())
-        body.append(
-            [
-                "tokens/step",
-                DASH,
-                DASH,
-                number(parity.primary.r0),
-                number(parity.primary.r1),
-                percent(math.expm1(parity.primary.estimate)),
-                signed_interval((low, high)),
-                number(benchmark.tokens_per_step if benchmark else None),
-            ]
-        )
+        gap, training = position.gap, (summary.trainer[i], summary.full[i]) if summary else (None, None)
+        shown = [share(rate) for rate in (*training, position.predicted, position.served)]
+        shown += [signed(gap.estimate) if gap else DASH, signed_interval(gap.ci() if gap else None)]
+        body.append([f"position {i}", *shown, share(rates.get(i))])
+    if primary:
+        low, high = (math.expm1(end) for end in primary.ci())
+        shown = [number(primary.r0), number(primary.r1), percent(math.expm1(primary.estimate))]
+        now = number(benchmark.tokens_per_step if benchmark else None)
+        body.append(["tokens/step", DASH, DASH, *shown, signed_interval((low, high)), now])
     return header, body

@@ -10,7 +10,7 @@ from harness.measure.validity import total
 from harness.report.run_table import text_table
 from harness.results.prediction import Predicted, walk
 from harness.results.records import Finding
-from harness.suites.parity import compare, ended, rows
+from harness.suites.parity import KINDS, compare, ended, rows
 from harness.text.numbers import DASH
 from tests.factories.predictions import (
     PROMPTS,
@@ -75,7 +75,7 @@ def test_a_break_fails_and_a_trifle_does_not(loss: float, kind: str) -> None:
     found = judged(reach, spoiled(reach, loss))
 
     assert found.kind == kind
-    assert found.fails == (kind == "broken")
+    assert (KINDS[found.kind] == "failed") == (kind == "broken")
 
 
 def test_the_bounds_are_one_sided_students_at_three_percent() -> None:
@@ -115,7 +115,7 @@ def test_more_than_was_predicted_is_said() -> None:
     found = judged(spoiled(reach, 0.3), reach)
 
     assert found.kind == "better"
-    assert not found.fails
+    assert KINDS[found.kind] == "noteworthy"
     assert "not of this drafter" in found.text
 
 
@@ -133,7 +133,7 @@ def test_what_is_no_measurement_is_refused() -> None:
 
     found = judged(reaches(1), reaches(1), findings=(foreign,))
 
-    assert (found.kind, found.fails) == ("invalid", True)
+    assert (found.kind, found.measured) == ("invalid", False)
     assert "the server finished 9 requests" in found.text
 
 
