@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
+from harness.config.stack import NO_DRAFTER
 from harness.errors import BadInput
 from harness.judge.baselines import store
 from harness.judge.verdict import Verdict, judge
 from harness.measure.validity import MOSTLY
 from harness.results.records import CellRecord, Finding
-from harness.suites import acceptance, endpoints, load, lossless, parity, self_drafting, selfcheck, speed
+from harness.suites import (
+    acceptance,
+    endpoints,
+    load,
+    lossless,
+    parity,
+    runner,
+    self_drafting,
+    selfcheck,
+    speed,
+)
 from harness.suites.runner import OUTCOMES, Bench, Kind, Outcome, ask, fingerprint, keep, kept
 from tests.factories.audits import good
 from tests.factories.benches import bench, cell_of
 from tests.factories.predictions import PROMPTS, predicted, reaches, served, spoiled
-from tests.factories.records import failed_record
+from tests.factories.records import failed_record, server_spec
 from tests.factories.runs import cell, plain, write_cell
 
 BUSY = Finding(code="foreign-traffic", hard=True, text="the server finished 30 requests while 24 ran")
@@ -318,3 +330,85 @@ def test_the_self_check(tmp_path: Path, seen: str, kind: Kind) -> None:
     ours.shared[selfcheck.SUITE] = self_drafting.SelfCheck(engine="vLLM", patches=(), checks=(check,))
 
     assert kind_of(selfcheck.drafting_for_itself, ours, 0.0) == kind
+
+
+# The options of a run reach every suite
+
+
+def test_a_server_is_started_as_the_run_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(runner, "running", lambda *_, **words: given.update(words))
+    monkeypatch.setattr(runner, "attach", lambda url, _, key: given.update(url=url, key=key))
+    spec = server_spec()
+
+    runner.starter(bench(tmp_path, patch="probe").run, print)(spec)
+    assert given["patch"] == "probe"
+    runner.starter(bench(tmp_path, server_url="http://here", api_key="sk").run, print)(spec)
+    assert (given["url"], given["key"]) == ("http://here", "sk")
+
+
+class Fake:
+    """In place of a measurement: keeps what it was made with, and writes a record."""
+
+    given: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, **words: Any) -> None:
+        self.given.append(words)
+
+    def prepare(self) -> None:
+        pass
+
+    def one_pass(self, _: int) -> None:
+        pass
+
+    def finish(self, *, stopped_at: int | None) -> None:
+        assert stopped_at is None
+        write_cell(self.given[-1]["folder"], cell())
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What measurements and questions to a server were made with; no server is started."""
+    Fake.given = []
+
+    def asked(*_: object, **words: Any) -> tuple[list[Any], str]:
+        Fake.given.append(words)
+        return [], BUSY.text
+
+    monkeypatch.setattr(runner, "Measurement", Fake)
+    monkeypatch.setattr(lossless.probe, "ask", asked)
+    monkeypatch.setattr(selfcheck, "ask", asked)
+    monkeypatch.setattr(self_drafting, "ask", asked)
+    monkeypatch.setattr("harness.engine.slot.Slot.get", lambda *_: SimpleNamespace(version="", patches=()))
+    return Fake.given
+
+
+def test_a_cell_is_measured_once(tmp_path: Path, given: list[dict[str, Any]]) -> None:
+    ours, again = bench(tmp_path, stall_seconds=7), bench(tmp_path)
+    one = cell_of(ours)
+    words: dict[str, Any] = {"suite": "acceptance", "prompts": ours.run.prompts(one)}
+
+    records = [b.measured(one, **words) for b in (ours, ours, again)]
+
+    assert len(given) == 1
+    assert records == [cell()] * 3
+    assert given[0]["stall_seconds"] == 7
+    assert given[0]["renew"] == ours.slot.renew
+
+
+def test_a_start_of_the_speed_suite_is_not_renewed(tmp_path: Path, given: list[dict[str, Any]]) -> None:
+    ours = bench(tmp_path)
+
+    ours.measured(cell_of(ours), suite="speed/00", prompts=(), fresh=True)
+
+    assert given[0]["renew"] is None
+
+
+def test_suites_that_ask_by_themselves_wait_as_long(tmp_path: Path, given: list[dict[str, Any]]) -> None:
+    ours = bench(tmp_path, stall_seconds=7)
+    lossless.lossless(ours, cell_of(ours))
+    selfcheck.drafting_for_itself(ours, 0.0)
+    selfcheck._asked(ours, NO_DRAFTER)
+
+    assert [words["stall_seconds"] for words in given] == [7] * len(given)
+    assert len(given) >= 4
