@@ -17,7 +17,7 @@ from harness.config.prompts import Prompt, load_prompts
 from harness.config.stack import Profile, Stack
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput, BadRecord
-from harness.provenance import record as provenance
+from harness.provenance.record import environment, provenance, without_home
 from harness.results.files import write_atomically
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 from harness.text.numbers import duration
@@ -80,7 +80,7 @@ class Options:
             "seed": self.seed,
             "sequential": self.sequential,
             "pairs": self.pairs,
-            "server_url": provenance.without_home(self.server_url),
+            "server_url": without_home(self.server_url),
         }
 
 
@@ -165,8 +165,8 @@ class Run:
             profile=self.options.profile_name,
             options=self.options.recorded(),
             subject=self.options.stack.subject,
-            provenance={**provenance.provenance(), "self_check": self._self_check()},
-            environment=provenance.environment(),
+            provenance={**provenance(), "self_check": self._self_check()},
+            environment=environment(),
             finished=finished,
         )
         write_atomically(self.folder / RUN_FILE, record.model_dump_json(by_alias=True, indent=1) + "\n")

@@ -23,7 +23,7 @@ class Slot:
 
         Args:
             start: gives a server of a specification, every time anew.
-            say: told when a server is ready, and why one is started anew.
+            say: called when a server is ready, and with the reason where one is started anew.
         """
         self._start, self._say = start, say
         self._running = contextlib.ExitStack()

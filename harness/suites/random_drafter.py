@@ -1,7 +1,7 @@
 """A drafter with random weights, in the layout of an exported EAGLE-3 drafter: it guesses, and is near 0.
 
-Its vocabulary is a few tokens that the target says often, so that it is right now and then: a counter that
-is broken gives 0, or something else, and would not be told from a drafter that is never right.
+Its vocabulary is a few tokens that the target says often, so that it is right now and then. With a drafter
+that is never right, nobody could tell a broken counter, which gives 0, from a sound one.
 """
 
 from __future__ import annotations

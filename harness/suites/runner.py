@@ -135,7 +135,7 @@ class Suite:
     drafting: bool = False
     """It asks about cells with a drafter alone."""
     takes: Callable[[Cell, Stack, str], bool] = lambda *_: True
-    """Whether it asks about a cell of a stack; told the words of the command line."""
+    """Whether it asks about a cell of a stack. The text is the words of the command line."""
     nothing: str = ""
     """What to say where it was named and takes no cell; `{stack}` becomes the name of the stack."""
     plan: Callable[[Run, Sequence[Cell]], list[str]] = lambda *_: []
@@ -304,13 +304,13 @@ def sections(run: Run, *, apart_from: str) -> list[tuple[str, str]]:
 
 
 def _progress(what: str, say: Say) -> Callable[[Cell, int, int], None]:
-    began, told = time.monotonic(), 0
+    began, answered = time.monotonic(), 0
 
     def tell(_: Cell, done: int, total: int) -> None:
-        nonlocal told
-        told += 1
+        nonlocal answered
+        answered += 1
         spent = time.monotonic() - began
-        left = f", about {duration(spent / told * (total - done))} left" if done < total else ""
+        left = f", about {duration(spent / answered * (total - done))} left" if done < total else ""
         say(f"\rdraftgate: {what}: prompt {done} of {total}{left}")
         if done == total:
             say(f"draftgate: {what}: {total} prompts in {spent:.0f} s")

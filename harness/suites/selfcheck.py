@@ -105,7 +105,7 @@ def ensure(
         slot: where its server runs.
         stack: whose engine and target are checked.
         prompts: to draft for; two are enough.
-        say: told what takes long.
+        say: called with what takes long.
         patch: what the slot's servers are started with; see `server.running`.
         prefix_cache: whether the servers that will measure have one.
         again: do it whatever the cache knows.
