@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 from pydantic import Field
 
 from harness.engine.models import cache_folder
@@ -80,7 +81,7 @@ def end_orphans(say: Say) -> None:
             if machine and noted.machine.split()[0] != machine.split()[0]:  # before the machine started anew
                 forget(path)
             continue
-        if _lives(noted.owner):
+        if _born(noted.owner.pid) == noted.owner:
             continue
         ended = end(noted.session.pid, noted.start_id)
         if ended:
@@ -126,12 +127,13 @@ def _machine() -> str | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """State, parent, group, session and so on: the fields of /proc/PID/stat from the third one."""
+    """The fields of /proc/PID/stat from the third one: state, parent, group, session. None if it ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return fields.rpartition(")")[2].split()
+    fields = text.rpartition(")")[2].split()
+    return fields if fields and fields[0] not in "ZX" else None
 
 
 def _born(pid: int) -> Born | None:
@@ -139,17 +141,11 @@ def _born(pid: int) -> Born | None:
     return Born(pid=pid, born=int(fields[19])) if fields and pid > 1 else None
 
 
-def _lives(process: Born) -> bool:
-    fields = _stat(process.pid)
-    return fields is not None and fields[0] not in "ZX" and int(fields[19]) == process.born
-
-
 def _members(session: int, start_id: str) -> Iterator[int]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            fields = _stat(int(entry.name))
-            if fields and fields[0] not in "ZX" and fields[3] == str(session) and _carries(entry, start_id):
-                yield int(entry.name)
+    for pid in psutil.pids():
+        fields = _stat(pid)
+        if fields and fields[3] == str(session) and _carries(Path(f"/proc/{pid}"), start_id):
+            yield pid
 
 
 def _carries(process: Path, start_id: str) -> bool:

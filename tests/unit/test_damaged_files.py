@@ -240,7 +240,7 @@ def test_a_stage_whose_record_is_damaged_is_not_done(tmp_path: Path, damaged: Da
 def test_a_damaged_note_of_a_server_ends_nothing(damaged: Damaged, monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[int] = []
     monkeypatch.setattr(orphans, "end", lambda session, _: killed.append(session))
-    monkeypatch.setattr(orphans, "_lives", lambda _: False)
+    monkeypatch.setattr(orphans, "_born", lambda _: None)
     born = orphans.Born(pid=4_000_000, born=1)
     machine = orphans._machine()
     assert machine is not None
