@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -98,15 +97,13 @@ def keep(folder: Path, outcome: Outcome) -> None:
     Raises:
         BadInput: the file cannot be written.
     """
-    line = json.dumps(outcome.model_dump()) + "\n"
+    # The first line break keeps it apart from a line that a killed process left torn.
+    line = f"\n{json.dumps(outcome.model_dump())}\n"
     path = folder / OUTCOMES
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(file, line.encode())
-        finally:
-            os.close(file)
+        with path.open("ab") as file:
+            file.write(line.encode())
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror}") from None
 

@@ -71,6 +71,15 @@ def test_a_line_that_cannot_be_read_is_left_out(tmp_path: Path, line: str) -> No
     assert list(kept(tmp_path)) == [("acceptance", NAME), ("load", NAME)]
 
 
+def test_a_torn_line_does_not_spoil_the_next_one(tmp_path: Path) -> None:
+    keep(tmp_path, outcome())
+    path = tmp_path / OUTCOMES
+    path.write_bytes(path.read_bytes()[:-9])
+    keep(tmp_path, outcome(suite="load"))
+
+    assert list(kept(tmp_path)) == [("load", NAME)]
+
+
 def test_an_outcome_holds_until_a_file_that_decided_it_changes(tmp_path: Path) -> None:
     there, gone = tmp_path / "there", tmp_path / "gone"
     there.write_text("one")
