@@ -90,14 +90,19 @@ def server_spec(setup: Setup, drafter: Drafter, k: int, *, prefix_cache: bool = 
         target=setup.target,
         engine_python=engine.python,
         port=engine.port,
-        args=engine.args if prefix_cache else {**engine.args, "enable_prefix_caching": False},
-        env=engine.env,
+        args=_in_order(engine.args if prefix_cache else {**engine.args, "enable_prefix_caching": False}),
+        env=_in_order(engine.env),
         drafter=drafter.name,
         k=k,
-        speculative=speculative,
+        speculative=_in_order(speculative),
         start_timeout_s=engine.start_timeout_s,
         request_timeout_s=engine.request_timeout_s,
     )
+
+
+def _in_order(value: Any) -> Any:
+    """The same with sorted keys: records of equal stacks are equal text, however their files are written."""
+    return json.loads(canonical(value))
 
 
 def cells(stack: Stack, profile_name: str, profile: Profile, *, workloads: tuple[str, ...]) -> Iterator[Cell]:

@@ -457,6 +457,7 @@ def test_equal_stacks_need_equal_servers(loaded: Loader) -> None:
     assert first == second
     assert hash(first) == hash(second)
     assert first.key == second.key
+    assert list(first.args) == list(second.args) == ["a", "b"]  # and so in records
     assert len(first.key) == 12
 
 
