@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 import harness
 from harness.config.stack import find_stack, load_stack
+from harness.config.toml import Document
+from harness.engine import process
 from harness.results.records import CellRecord, load
 from training.errors import TrainingFailed
 from training.export import export, served
@@ -42,7 +46,8 @@ def run(context: Context) -> dict[str, Any]:
     options += ["-m", marks, "--results", str(results), "-p", "no:cacheprovider"]
     suites = [str(SUITES / "test_acceptance.py"), str(SUITES / "test_parity.py")]
     say(f"measuring {recipe.drafter} with stack {stack}")
-    with (context.folder / "log.txt").open("ab") as log:
+    log_file = context.folder / "log.txt"
+    with log_file.open("ab") as log:
         ended = subprocess.run(
             [sys.executable, "-m", "pytest", *suites, *options],
             stdout=log,
@@ -54,30 +59,24 @@ def run(context: Context) -> dict[str, Any]:
     records = newest(results)
     export.add_served(drafter, [served.of(record) for record in records])
     if ended.returncode:
-        tail = (context.folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-25:]
-        raise TrainingFailed(
-            f"the served drafter did not pass (pytest's exit code {ended.returncode}); the end of "
-            f"{context.folder / 'log.txt'}:\n" + "\n".join(f"  {line[:300]}" for line in tail)
-        )
+        failed = f"the served drafter did not pass (pytest's exit code {ended.returncode})"
+        raise TrainingFailed(process.obituary(failed, log_file))
     return {f"{record.suite}/{record.cell}": served.of(record)["tokens_per_step"] for record in records}
 
 
 def write_stack(context: Context, drafter: Path) -> Path:
-    """The recipe's stack with the new drafter as its only one beside `none`."""
+    """Write the recipe's stack with the new drafter added to it; the file."""
     recipe = context.recipe
     base = find_stack(recipe.check.stack, STACKS)
     stack = load_stack(base)
     if recipe.drafter in stack.drafters:
-        say = f"a drafter called {recipe.drafter} is in {base.name} already; measured is the new one"
-        context.say(say)
-    text = base.read_text(encoding="utf-8")
-    head, _, _ = text.partition(f"[drafters.{recipe.drafter}]")
-    rest = text[len(head) :].partition("\n[")[1:] if len(head) < len(text) else ("", "")
-    k = ", ".join(map(str, recipe.check.k))
+        context.say(f"{base.name} has a drafter called {recipe.drafter} too; the new one is measured")
+    tables = Document(base).tables
     method = "eagle3" if recipe.train.algorithm == "peagle" else recipe.train.algorithm
-    added = f'\n[drafters.{recipe.drafter}]\nmethod = "{method}"\nmodel = "{drafter.resolve()}"\nk = [{k}]\n'
+    new = {"method": method, "model": str(drafter.resolve()), "k": list(recipe.check.k)}
+    tables.setdefault("drafters", {})[recipe.drafter] = new
     path = context.folder / f"{stack.name}.toml"
-    path.write_text(head + "".join(rest) + added, encoding="utf-8")
+    path.write_text(tomli_w.dumps(tables), encoding="utf-8")
     return path
 
 

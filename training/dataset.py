@@ -21,8 +21,6 @@ from training.recipe import Recipe
 COLUMNS = frozenset({"input_ids", "loss_mask", "seq_len"})
 SHUFFLE_SEED = 0
 """prepare-data shuffles with it, twice."""
-HIDDEN_BYTES = 2
-"""bfloat16."""
 ROWS_PER_WORKER = 2000
 MOST_WORKERS = 8
 
@@ -89,17 +87,6 @@ def run(
         **{f"coverage_{language}": coverage(tokens, vocabulary) for language, tokens in by_language},
         **{f"held_out_{language}": n for language, n in sorted(held_out.items())},
     }
-
-
-def needed_bytes(tokens: int, *, layers: int, hidden_size: int) -> int:
-    """Room for the hidden states of so many tokens.
-
-    Args:
-        tokens: of all rows, the prompts' included.
-        layers: extracted ones, the last layer included.
-        hidden_size: the target's.
-    """
-    return tokens * layers * hidden_size * HIDDEN_BYTES
 
 
 def train_ratio(validation: float) -> float:

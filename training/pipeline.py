@@ -153,20 +153,13 @@ def _outline(recipe: Recipe) -> dict[str, str]:
     at_most = count * recipe.responses.max_tokens
     likely = _likely(recipe)
     steps = -(-likely // recipe.train.total_seq_len) * recipe.train.epochs
+    needed = disk_space.expected_bytes(recipe, likely)
+    room = "— (the target is not here)" if needed is None else f"about {disk_space.size_of(needed)}"
     return {
         "prompts": f"{count:,} prompts",
         "responses": f"about {likely:,} tokens, at most {at_most:,}",
         "dataset": f"draft vocabulary {recipe.dataset.draft_vocab_size or 'of the target'}",
-        "train": f"about {steps:,} steps; hidden states: {_room(recipe, likely)}",
+        "train": f"about {steps:,} steps; hidden states: {room}",
         "export": recipe.drafter,
         "check": f"k {', '.join(map(str, recipe.check.k))} on stack {recipe.check.stack}",
     }
-
-
-def _room(recipe: Recipe, tokens: int) -> str:
-    """Room for hidden states, where the target's size is known without fetching it."""
-    size = disk_space.target_size(recipe)
-    if size is None:
-        return "— (the target is not here)"
-    layers, width = size
-    return f"about {disk_space.size_of(dataset.needed_bytes(tokens, layers=layers, hidden_size=width))}"

@@ -89,12 +89,14 @@ def json_lines(path: Path, *, may_be_empty: bool = False) -> Iterator[Line]:
         raise BadRecord(f"{path}: the file is empty")
 
 
-def complete_lines(path: Path) -> Iterator[dict[str, Any]]:
+def complete_lines(path: Path, *, last_bytes: int | None = None) -> Iterator[dict[str, Any]]:
     """Read what another program writes: its objects, without a line that is none or is still being written.
 
-    A file that is not there holds none.
+    A file that is not there holds none. `last_bytes` is how much of its end is read; by default all is.
     """
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        if last_bytes is not None:
+            file.seek(max(0, path.stat().st_size - last_bytes))
         for raw in file:
             if not raw.endswith(b"\n"):
                 return

@@ -144,6 +144,11 @@ def test_a_disk_without_room_is_said_before_anything_starts(
     assert not list(tmp_path.glob("prompts-*"))
 
 
+def test_hidden_states_take_two_bytes_a_value(target: Path) -> None:
+    recipe = load_recipe(find_recipe("smoke-cpu"))
+    assert disk_space.needed_bytes(recipe, str(target), 1_000_000) == 4_608_000_000
+
+
 def test_a_disk_that_may_do_is_only_mentioned(
     tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

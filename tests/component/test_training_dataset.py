@@ -166,10 +166,6 @@ def test_coverage_is_the_share_of_tokens_not_of_kinds() -> None:
     assert dataset.coverage(Counter(), frozenset({1})) == 0.0
 
 
-def test_hidden_states_take_two_bytes_a_value() -> None:
-    assert dataset.needed_bytes(1_000_000, layers=4, hidden_size=576) == 4_608_000_000
-
-
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
 def test_the_layout_undoes_both_shuffles(count: int) -> None:
     datasets = pytest.importorskip("datasets")

@@ -79,7 +79,7 @@ def test_a_file_that_was_cut_off_does_not(tmp_path: Path, keep: int) -> None:
 def test_what_is_no_safetensors_file_does_not(tmp_path: Path) -> None:
     path = tmp_path / "hs_0.safetensors"
     path.write_bytes(struct.pack("<Q", 1 << 40) + b"x" * 64)
-    with pytest.raises(ValueError, match="not a safetensors file"):
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
         check(path, tokens=5)
 
 

@@ -128,9 +128,10 @@ def ask(folder: Path, *texts: str) -> tuple[Path, Path]:
 def regenerate(files: tuple[Path, Path], **changes: Any) -> list[str]:
     """What was said meanwhile."""
     said: list[str] = []
-    options: dict[str, Any] = {"temperature": 0.0, "say": said.append, "stalled": lambda: None}
+    asked = generate.Ask(temperature=changes.pop("temperature", 0.0), ask_file=files[0], raw_file=files[1])
+    options: dict[str, Any] = {"say": said.append, "stalled": lambda: None}
     server_ = changes.pop("server", server())
-    generate.regenerate(*files, server_, changes.pop("recipe", recipe()), **(options | changes))
+    generate.regenerate(asked, server_, changes.pop("recipe", recipe()), **(options | changes))
     return said
 
 

@@ -194,7 +194,7 @@ def test_a_training_that_is_killed_goes_on_after_its_last_checkpoint(
     trainer.kill()
     code, output = ended(process)
     assert code == 1
-    assert "the trainer died; run the same command to go on after its last checkpoint" in output
+    assert "the trainer died (run the same command to go on after its last checkpoint)" in output
     resumed = [training.checkpoints()[-1].global_step]
     assert 4 <= resumed[0] <= len(training.metrics("train"))
 

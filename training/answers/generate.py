@@ -72,15 +72,7 @@ def run(
         try:
             with serve() as (server, stalled):
                 for ask in todo:
-                    regenerate(
-                        ask.ask_file,
-                        ask.raw_file,
-                        server,
-                        recipe,
-                        temperature=ask.temperature,
-                        say=say,
-                        stalled=stalled,
-                    )
+                    regenerate(ask, server, recipe, say=say, stalled=stalled)
             break
         except Stalled as stall:
             stalls += 1
@@ -172,20 +164,11 @@ def sampling(temperature: float) -> dict[str, float | int]:
     }
 
 
-def regenerate(
-    ask_file: Path,
-    out_file: Path,
-    server: Server,
-    recipe: Recipe,
-    *,
-    temperature: float,
-    say: Say,
-    stalled: Stall,
-) -> None:
-    """Have the prompts of `ask_file` answered that `out_file` has no answer to.
+def regenerate(ask: Ask, server: Server, recipe: Recipe, *, say: Say, stalled: Stall) -> None:
+    """Have speculators send the prompts of `ask` that have no answer yet.
 
-    speculators ends well when its server has died: it writes an error for each prompt that is left. So its
-    exit code says little, and what was answered is looked at instead.
+    speculators ends well when its server has died: it writes an error for each prompt that is left. Its exit
+    code says little, so this counts the answers instead.
 
     Raises:
         Stalled: `stalled` said so, or the server left too many requests without an answer.
@@ -197,38 +180,41 @@ def regenerate(
         "regenerate-responses",
         *("--endpoint", f"{server.url}/v1/chat/completions"),
         *("--model", model),
-        *("--dataset", str(ask_file)),
+        *("--dataset", str(ask.ask_file)),
         *("--max-tokens", str(recipe.responses.max_tokens)),
         *("--concurrency", str(recipe.responses.concurrency)),
-        *("--sampling-params", json.dumps(sampling(temperature))),
-        *("--outfile", str(out_file)),
+        *("--sampling-params", json.dumps(sampling(ask.temperature))),
+        *("--outfile", str(ask.raw_file)),
         "--resume",
     ]
-    answers = Answers(ask_file, out_file)
+    answers = Answers(ask.ask_file, ask.raw_file)
+
+    def progress() -> str:
+        return f"answers at temperature {ask.temperature:g}: {answers.progress()}"
 
     def watch() -> None:
-        say(f"\ranswers at temperature {temperature:g}: {answers.progress()}")
+        say(f"\r{progress()}")
         if reason := stalled():
             raise Stalled(reason)
 
     for _ in range(ROUNDS):
-        drop_torn_line(out_file)
-        drop_torn_line(errors_of(out_file))
+        drop_torn_line(ask.raw_file)
+        drop_torn_line(errors_of(ask.raw_file))
         if not answers.waiting():
             return
         answers.restart_clock()
         speculators_cli.run(
             words,
-            log=out_file.parent / "log.txt",
+            log=ask.raw_file.parent / "log.txt",
             watch=watch,
             environment={"HF_HUB_OFFLINE": "1"} if model.startswith("/") else {},
         )
-        say(f"answers at temperature {temperature:g}: {answers.progress()}")
+        say(progress())
         if answers.waiting() and (reason := stalled()):  # a server that died lets it end well
             raise Stalled(reason)
     failed = answers.waiting()
     if len(failed) > MOST_FAILED * len(answers.asked):
-        told = failures(out_file)
+        told = failures(ask.raw_file)
         first = next((told[i] for i in failed if i in told), "it gave no reason")
         raise Stalled(f"{len(failed)} requests failed, {ROUNDS} times each: {first[:200]}")
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from harness.config.stack import Target
 from training.recipe import Recipe
 
 PUBLIC = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """What embedded models are called where everybody finds them."""
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _PATH = re.compile(
     r"(?<![\w/.:~-])(?:file://)?(?:~|/[\w.@+-]+)(?:/[\w.@+-]+)+/?"
     r"|/(?:home|root|tmp|usr|opt|var|dev|mnt|Users|private)(?:/[\w.@+-]+)+/?"  # as in -I/usr/include
@@ -45,8 +45,8 @@ def scrubbed_values(value: Any) -> Any:
 
 
 def recipe_toml(recipe: Recipe) -> str:
-    """The recipe as it was recipe_values, with every default written out."""
-    return "\n".join(_table(recipe_values(recipe), ())).lstrip("\n") + "\n"
+    """The recipe as a file that can be loaded again, with every default written out."""
+    return tomli_w.dumps(recipe_values(recipe))
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
@@ -55,21 +55,3 @@ def recipe_values(recipe: Recipe) -> dict[str, Any]:
     known = recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=own)
     plain: dict[str, Any] = scrubbed_values(known)
     return plain
-
-
-def _table(table: Mapping[str, Any], name: tuple[str, ...]) -> list[str]:
-    lines, below = [], []
-    for key, value in table.items():
-        inner = (*name, key)
-        if isinstance(value, Mapping):
-            below += ["", f"[{_dotted(inner)}]", *_table(value, inner)]
-        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-            for item in value:
-                below += ["", f"[[{_dotted(inner)}]]", *_table(item, inner)]
-        else:
-            lines.append(f"{_dotted((key,))} = {json.dumps(value, ensure_ascii=False)}")
-    return lines + below
-
-
-def _dotted(name: tuple[str, ...]) -> str:
-    return ".".join(part if _BARE.fullmatch(part) else json.dumps(part, ensure_ascii=False) for part in name)

@@ -1,38 +1,37 @@
-"""Room for hidden states: where, how much, and said before the work starts."""
+"""Finds room for hidden states, and says before the work starts where there is too little."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 from harness.engine.models import resolve
 from harness.text.console import Say
-from training.dataset import needed_bytes
 from training.errors import TrainingFailed
-from training.hidden.extract import finished, last_layer, layers_of
+from training.hidden.extract import extracted_layers, finished, text_config
 from training.recipe import Recipe
 from training.stages import Context
 
 SPARE = 1.1
+VALUE_BYTES = 2
+"""Of a bfloat16."""
 
 
 def check_disk_space(recipe: Recipe, work: Path, *, tokens: int, say: Say) -> None:
-    """Say where hidden states of about so many tokens have no room; where the target is here.
+    """Say where the hidden states of about so many tokens have no room; nothing if the target is not here.
 
     Raises:
-        TrainingFailed: not even half of them have.
+        TrainingFailed: not even half of them have room.
     """
-    size = target_size(recipe)
-    if size is None:
+    needed = expected_bytes(recipe, tokens)
+    if needed is None:
         return
-    needed = needed_bytes(tokens, layers=size[0], hidden_size=size[1])
     place, free = folder_with_space(needed, given=recipe.hidden_states.folder, work=work)
-    told = _no_room(place, free, needed, f"about {tokens:,} tokens")
+    message = _no_room(place, free, needed, f"about {tokens:,} tokens")
     if needed / 2 > free:
-        raise TrainingFailed(told)
+        raise TrainingFailed(message)
     if needed > free:
-        say(f"it may end for want of room: {told}")
+        say(f"it may end for want of room: {message}")
 
 
 def _no_room(place: Path, free: int, needed: int, what: str) -> str:
@@ -43,18 +42,20 @@ def _no_room(place: Path, free: int, needed: int, what: str) -> str:
 
 
 def size_of(count: float) -> str:
-    """Bytes, as a reader takes them in."""
+    """A number of bytes for a reader: `1.2 GB`, `14 MB`."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"  # noqa: PLR2004
 
 
 def hidden_folder(context: Context, target: str, *, tokens: int) -> Path:
-    """Where hidden states go, with room for them; what an earlier try left there stays."""
+    """The folder for the hidden states of a dataset, with room for them; it keeps what an earlier try wrote.
+
+    Raises:
+        TrainingFailed: there is too little room.
+    """
     recipe = context.recipe
-    config = json.loads((Path(target) / "config.json").read_text(encoding="utf-8"))
-    width = int(config.get("text_config", config)["hidden_size"])
-    layers = (*layers_of(recipe, target), last_layer(target))
-    needed = needed_bytes(tokens, layers=len(layers), hidden_size=width)
-    name = f"draftgate-{context.upstream['dataset'].name}-{'-'.join(map(str, layers))}"
+    needed = needed_bytes(recipe, target, tokens)
+    layers = "-".join(map(str, extracted_layers(recipe, target)))
+    name = f"draftgate-{context.upstream['dataset'].name}-{layers}"
     place, free = folder_with_space(needed, given=recipe.hidden_states.folder, work=context.work, name=name)
     hidden = place / name
     if recipe.hidden_states.mode == "ahead" and needed * SPARE > free:
@@ -69,8 +70,8 @@ def folder_with_space(
 ) -> tuple[Path, int]:
     """Where `needed` bytes have room, and the bytes that are free there or taken by them already.
 
-    As given, else a RAM disk, else the work folder; the last of them where none has room. `name` is the
-    folder in it that an earlier try filled.
+    The place is the one given, else a RAM disk, else the work folder; the last of them where none has room.
+    `name` is the folder in it that an earlier try filled.
     """
     places = [Path(given)] if given else [Path("/dev/shm"), work]  # noqa: S108 - it is where Linux has RAM
     for place in places:
@@ -81,11 +82,16 @@ def folder_with_space(
     return place, free
 
 
-def target_size(recipe: Recipe) -> tuple[int, int] | None:
-    """Layers that are extracted and the hidden size; None where the target's folder is not known here."""
+def needed_bytes(recipe: Recipe, target: str, tokens: int) -> int:
+    """Bytes that the hidden states of so many tokens take: the prompts' tokens count, and every layer."""
+    width: int = text_config(target)["hidden_size"]
+    return tokens * len(extracted_layers(recipe, target)) * width * VALUE_BYTES
+
+
+def expected_bytes(recipe: Recipe, tokens: int) -> int | None:
+    """The same where the target's folder is known without fetching it, else None."""
     reference = recipe.target.model
     if not reference.startswith(("/", "embedded:")):
         return None
     target = resolve(reference, say=lambda _: None, python=recipe.engine.python)
-    config = json.loads((Path(target) / "config.json").read_text(encoding="utf-8"))
-    return len(layers_of(recipe, target)) + 1, int(config.get("text_config", config)["hidden_size"])
+    return needed_bytes(recipe, target, tokens)

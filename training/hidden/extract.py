@@ -13,13 +13,13 @@ import dataclasses
 import fcntl
 import json
 import os
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from safetensors import SafetensorError, safe_open
 
 from harness.config.cells import ServerSpec
 from harness.engine.server import Server
@@ -45,26 +45,31 @@ class Progress:
     in_flight: int = 0
 
 
+def text_config(target: str) -> dict[str, Any]:
+    """What the target's config.json says of the model that reads and writes text."""
+    config = json.loads((Path(target) / "config.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = config.get("text_config", config)
+    return found
+
+
 def layers_of(recipe: Recipe, target: str) -> tuple[int, ...]:
     """The target's layers that the drafter sees: the recipe's, else the three that speculators chooses."""
     if recipe.hidden_states.layers:
         return recipe.hidden_states.layers
-    config = json.loads((Path(target) / "config.json").read_text(encoding="utf-8"))
-    count = int(config.get("text_config", config)["num_hidden_layers"])
+    count = text_config(target)["num_hidden_layers"]
     return (2, count // 2, count - 3)
 
 
-def last_layer(target: str) -> int:
-    """The id of the last hidden state, which is what the drafter learns to foresee."""
-    config = json.loads((Path(target) / "config.json").read_text(encoding="utf-8"))
-    return int(config.get("text_config", config)["num_hidden_layers"])
+def extracted_layers(recipe: Recipe, target: str) -> tuple[int, ...]:
+    """The layers that the drafter sees, then the last hidden state, which it learns to predict."""
+    return (*layers_of(recipe, target), text_config(target)["num_hidden_layers"])
 
 
 def server_spec(
     recipe: Recipe, base: ServerSpec, *, target: str, folder: Path, cpu: bool, shared: bool
 ) -> ServerSpec:
     """The server that extracts into `folder`, made from the one that answers prompts."""
-    ids = [*layers_of(recipe, target), last_layer(target)]
+    ids = list(extracted_layers(recipe, target))
     connector: dict[str, Any] = {
         "kv_connector": "ExampleHiddenStatesConnector",
         "kv_role": "kv_producer",
@@ -90,12 +95,7 @@ def server_spec(
         "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": ids}},
     }
     return dataclasses.replace(
-        base,
-        args=args,
-        env=env,
-        speculative=speculative,
-        drafter="hidden-states",
-        k=1,
+        base, args=args, env=env, speculative=speculative, drafter="hidden-states", k=1
     )
 
 
@@ -116,8 +116,7 @@ def trainers_order(lengths: Sequence[int], *, split: int, recipe: Recipe) -> lis
         ]
         for step in zip(*ranks, strict=True):
             order += [base + int(row) for batch in step for row in batch]
-        left = set(range(base, base + len(part))).difference(order)
-        order += sorted(left)
+        order += sorted(set(range(base, base + len(part))).difference(order))
     return order
 
 
@@ -229,23 +228,19 @@ def _await_written(part: Path) -> None:
 
 
 def check(path: Path, *, tokens: int) -> None:
-    """Look at a file's header: is it whole, and for as many tokens?
+    """Check that a file is whole and holds the hidden states of so many tokens.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is not, or does not.
         OSError: it is not there.
     """
-    with path.open("rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
-        if size > 1 << 20:
-            raise ValueError(f"{path}: not a safetensors file")
-        header = json.loads(file.read(size))
-    shape = header["hidden_states"]["shape"]
-    end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-    if shape[0] != tokens:
-        raise ValueError(f"{path}: {shape[0]} tokens, not {tokens}")
-    if path.stat().st_size != 8 + size + end:
-        raise ValueError(f"{path}: cut off")
+    try:
+        with safe_open(path, "np") as file:
+            found = file.get_slice("hidden_states").get_shape()[0]
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file of ours: {error}") from None
+    if found != tokens:
+        raise ValueError(f"{path}: {found} tokens, not {tokens}")
 
 
 def finished(folder: Path, *, ended: bool) -> None:

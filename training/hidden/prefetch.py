@@ -60,12 +60,14 @@ class Prefetcher:
             ordering = thread.submit(self.order)
             server = self.slot.get(self.spec)
         self.server_s = time.monotonic() - began
-        self._through(server, ordering.result())
-
-    def _through(self, server: Server, order: list[int]) -> None:
         while True:
-            why = self._once(server, order)
-            self._complain(server)
+            why = self._once(server, ordering.result())
+            if self._too_many_missing():
+                raise TrainingFailed(
+                    f"{self.progress.missing} of {self.progress.wanted} samples got no hidden states; the "
+                    f"recipe allows {self.max_missing:.1%} (hidden_states.max_missing); the server's log is "
+                    f"{server.log}"
+                )
             if self.trainer.poll() is not None or self.progress.done >= self.progress.wanted:
                 return
             self.stalls += 1
@@ -85,13 +87,8 @@ class Prefetcher:
     def _left(self) -> int:
         return self.progress.wanted - self.progress.done
 
-    def _complain(self, server: Server) -> None:
-        told = self.progress
-        if told.missing > self.max_missing * told.wanted:
-            raise TrainingFailed(
-                f"{told.missing} of {told.wanted} samples got no hidden states; the recipe allows "
-                f"{self.max_missing:.1%} (hidden_states.max_missing); the server's log is {server.log}"
-            )
+    def _too_many_missing(self) -> bool:
+        return self.progress.missing > self.max_missing * self.progress.wanted
 
     def _once(self, server: Server, order: list[int]) -> str:
         """With one server until it stalls or all is done; why it stopped."""
@@ -113,8 +110,7 @@ class Prefetcher:
                 while thread.is_alive():
                     thread.join(0.5)
                     self._show(told.written - before, time.monotonic() - start)
-                    lost = told.missing > self.max_missing * told.wanted
-                    if lost or self.trainer.poll() is not None:
+                    if self._too_many_missing() or self.trainer.poll() is not None:
                         halt.set()
             finally:
                 halt.set()

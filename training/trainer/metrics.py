@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from harness.results.files import complete_lines
 from training.hidden.extract import Progress
 
 _MOST = 2**53
@@ -17,27 +17,12 @@ COUNTED = ("samples", "empty_samples", "empty_steps")
 
 def lines(path: Path, *, last_bytes: int | None = None) -> list[dict[str, Any]]:
     """The complete lines of a metrics file, or of its end; none where there is no file."""
-    found = []
-    try:
-        with path.open("rb") as file:
-            if last_bytes:
-                file.seek(max(0, path.stat().st_size - last_bytes))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return []
-    for line in text.splitlines():
-        try:
-            told = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if _whole(told):
-            found.append(told)
-    return found
+    return [line for line in complete_lines(path, last_bytes=last_bytes) if _whole(line)]
 
 
-def _whole(line: Any) -> bool:
+def _whole(line: dict[str, Any]) -> bool:
     """A line of the trainer: numbers, and tables of numbers."""
-    if not isinstance(line, dict) or not all(type(line.get(name)) is int for name in ("epoch", "step")):
+    if not all(type(line.get(name)) is int for name in ("epoch", "step")):
         return False
     tables = [line[name] for name in ("train", "val") if name in line]
     if not all(isinstance(table, dict) for table in tables):
@@ -49,10 +34,9 @@ def _whole(line: Any) -> bool:
 
 def last_line(path: Path) -> str:
     """Where the training is, in a few words."""
-    told = [line for line in lines(path, last_bytes=8192) if "train" in line]
-    if not told:
+    last = next((line for line in reversed(lines(path, last_bytes=8192)) if "train" in line), None)
+    if last is None:
         return "training has not begun"
-    last = told[-1]
     loss = last["train"].get("loss", math.nan)
     accepted = [last["train"].get(f"full_acc_{i}") for i in range(8)]
     shown = "/".join(f"{100 * value:.0f}" for value in accepted if value is not None)
@@ -61,22 +45,18 @@ def last_line(path: Path) -> str:
 
 def validations(path: Path) -> list[dict[str, Any]]:
     """Validation metrics, an entry an epoch: loss, `full_acc`, `cond_acc` by position (shares)."""
-    found = []
-    for line in lines(path):
-        if "val" not in line:
-            continue
-        values = line["val"]
-        found.append(
-            {
-                "epoch": line["epoch"],
-                "step": line["step"],
-                "loss": values.get("loss_epoch"),
-                "full_acc": _row(values, "full_acc_{}_epoch"),
-                "cond_acc": _row(values, "cond_acc_{}_epoch"),
-                "position_acc": _row(values, "position_{}_acc_epoch"),
-            }
-        )
-    return found
+    return [
+        {
+            "epoch": line["epoch"],
+            "step": line["step"],
+            "loss": line["val"].get("loss_epoch"),
+            "full_acc": _row(line["val"], "full_acc_{}_epoch"),
+            "cond_acc": _row(line["val"], "cond_acc_{}_epoch"),
+            "position_acc": _row(line["val"], "position_{}_acc_epoch"),
+        }
+        for line in lines(path)
+        if "val" in line
+    ]
 
 
 def _row(values: dict[str, float], name: str) -> list[float]:
@@ -100,8 +80,7 @@ def report(path: Path, *, times: dict[str, float], extraction: Progress, mode: s
     waited = sum(end["waited_s"] - start["waited_s"] for start, end in spans)
     done = validations(path)
     best = min(done, key=lambda v: v["loss"]) if done else None
-    extracted = times.get("extraction_s")
-    new = extraction.written
+    extracted = times.get("extraction_s") if extraction.written else None
     return {
         "mode": mode,
         "times": {name: round(value, 1) for name, value in times.items()},
@@ -113,8 +92,8 @@ def report(path: Path, *, times: dict[str, float], extraction: Progress, mode: s
         **{name: sum(end[name] for _, end in spans) for name in COUNTED},
         "extraction": {
             **dataclasses.asdict(extraction),
-            "samples_per_s": round(new / extracted, 1) if extracted and new else None,
-            "tokens_per_s": round(extraction.tokens / extracted) if extracted and new else None,
+            "samples_per_s": round(extraction.written / extracted, 1) if extracted else None,
+            "tokens_per_s": round(extraction.tokens / extracted) if extracted else None,
         },
         "train_loss": last.get("train", {}).get("loss"),
         "validation": best,

@@ -16,19 +16,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from harness.engine import process
 from harness.errors import BadInput
 from harness.results.files import write_atomically
 from harness.text.console import Say
 from training.dataset import train_ratio, train_rows
 from training.errors import TrainingFailed
 from training.hidden.disk_space import hidden_folder
-from training.hidden.extract import (
-    Progress,
-    finished,
-    layers_of,
-    server_spec,
-    trainers_order,
-)
+from training.hidden.extract import Progress, finished, layers_of, server_spec, trainers_order
 from training.hidden.prefetch import Prefetcher
 from training.recipe import Recipe
 from training.servers import base_spec, is_cpu
@@ -107,20 +102,20 @@ def run(context: Context) -> dict[str, Any]:
     times["total_s"] = time.monotonic() - began
     _judge(folder)
     if recipe.hidden_states.mode == "ahead":
-        context.slot.close()
+        samples = offline.held_out(
+            context.upstream["dataset"],
+            context.upstream["responses"] / "responses.jsonl",
+            hidden,
+            first=split,
+            length=recipe.dataset.seq_length,
+        )
         try:
             offline.run(
                 folder,
                 recipe,
                 checkpoint=store.best,
                 target=Path(target),
-                samples=offline.held_out(
-                    context.upstream["dataset"],
-                    context.upstream["responses"] / "responses.jsonl",
-                    hidden,
-                    first=split,
-                    length=recipe.dataset.seq_length,
-                ),
+                samples=samples,
                 device="cpu" if cpu else "cuda",
                 say=say,
             )
@@ -173,11 +168,7 @@ def trainer_settings(
         arguments |= warm_start.arguments(train.from_pretrained, target=target, to=folder / "start")
     if recipe.hidden_states.mode == "ahead":
         arguments["on_missing"] = "warn"
-    if cpu:
-        arguments |= ON_CPU
-    else:
-        arguments |= ON_GPU
-    arguments |= train.args
+    arguments |= (ON_CPU if cpu else ON_GPU) | train.args
     compiled = train.compile and not cpu
     return {
         "arguments": _flags(arguments),
@@ -215,17 +206,9 @@ def _flags(arguments: dict[str, Any]) -> list[str]:
 
 def command(recipe: Recipe, settings: Path) -> list[str]:
     """How the trainer is started: by itself, or one process a GPU through torchrun."""
-    module = ["-m", "training.trainer.process", str(settings)]
-    if recipe.train.gpus > 1:
-        return [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            str(recipe.train.gpus),
-            *module,
-        ]
-    return [sys.executable, *module]
+    gpus = recipe.train.gpus
+    several = ["-m", "torch.distributed.run", "--nproc-per-node", str(gpus)] if gpus > 1 else []
+    return [sys.executable, *several, "-m", "training.trainer.process", str(settings)]
 
 
 @contextlib.contextmanager
@@ -235,7 +218,7 @@ def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator
     file = folder / "settings.json"
     write_atomically(file, json.dumps(settings, indent=1) + "\n")
     with (folder / "log.txt").open("ab") as log:
-        process = subprocess.Popen(
+        trainer = subprocess.Popen(
             command(recipe, file),
             stdout=log,
             stderr=log,
@@ -248,17 +231,17 @@ def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator
             },
         )
     try:
-        yield process
+        yield trainer
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)  # it saves a checkpoint
+        if trainer.poll() is None:
+            trainer.send_signal(signal.SIGINT)  # it saves a checkpoint
             try:
-                process.wait(timeout=150)
+                trainer.wait(timeout=150)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if process.stdin:
-            process.stdin.close()
+                trainer.kill()
+                trainer.wait()
+        if trainer.stdin:
+            trainer.stdin.close()
 
 
 def _follow(trainer: subprocess.Popen[bytes], folder: Path, say: Say) -> None:
@@ -272,15 +255,10 @@ def _judge(folder: Path) -> None:
     try:
         outcome = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        tail = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:]
-        raise TrainingFailed(
-            f"the trainer died; run the same command to go on after its last checkpoint; the end of "
-            f"{folder / 'log.txt'}:\n" + "\n".join(f"  {line[:300]}" for line in tail)
-        ) from None
+        died = "the trainer died (run the same command to go on after its last checkpoint)"
+        raise TrainingFailed(process.obituary(died, folder / "log.txt")) from None
     if outcome["kind"] not in {"done", "early"}:
         good = (
-            f"; last good checkpoint: {outcome['last_good']}"
-            if outcome["last_good"]
-            else "; no checkpoint yet"
+            f"last good checkpoint: {outcome['last_good']}" if outcome["last_good"] else "no checkpoint yet"
         )
-        raise TrainingFailed(f"training stopped: {outcome['why']}{good} ({folder / 'checkpoints'})")
+        raise TrainingFailed(f"training stopped: {outcome['why']}; {good} ({folder / 'checkpoints'})")

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +50,8 @@ class Guesses:
     """Which tokens of the target are in the draft vocabulary; None where all are."""
 
 
-class Drafter(Protocol):
-    """Guesses over a sample."""
-
-    def __call__(self, sample: Sample) -> Guesses:
-        """Run once over prompt and answer."""
+Drafter = Callable[[Sample], Guesses]
+"""Guesses over a sample, run once over prompt and answer."""
 
 
 class Eagle3:

@@ -140,7 +140,8 @@ def run(
     if not predicted:
         say("no prediction of what serving gives: no hidden states of held-out prompts were kept")
         return None
-    return write(folder / prediction.VALIDATION, predicted)
+    write_atomically(folder / prediction.VALIDATION, prediction.dump(predicted))
+    return summaries(predicted)
 
 
 def predict(samples: Iterable[Sample], drafter: Drafter) -> Iterator[Predicted]:
@@ -181,19 +182,6 @@ def _agreement(drafted: Tokens, wanted: Tokens) -> NDArray[np.bool_]:
         there = max(0, len(wanted) - step)
         agrees[step, :there] = guesses[:there] == wanted[step:]
     return np.logical_and.accumulate(agrees, axis=0)
-
-
-def write(path: Path, lines: Iterable[Predicted]) -> dict[str, dict[str, Any]]:
-    """Write `validation.jsonl`, and give its summary: for all languages together, and for each.
-
-    Raises:
-        BadInput: nothing was predicted, or the file cannot be written.
-    """
-    known = list(lines)
-    if not known:
-        raise BadInput(f"{path.name}: no held-out answer has a decode step, so nothing is predicted")
-    write_atomically(path, prediction.dump(known))
-    return summaries(known)
 
 
 def summaries(lines: Sequence[Predicted]) -> dict[str, dict[str, Any]]:
