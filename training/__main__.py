@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import shlex
 import sys
@@ -11,14 +12,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import DraftgateError
+from harness.errors import BadInput, DraftgateError
 from harness.text.console import Say
 from training import stages
-from training.pipeline import STAGES, check_disk_space, outlook
 from training.recipe import find_recipe, load_recipe
 from training.servers import open_slot
 
 INVALID, INTERRUPTED = 2, 130
+EXTRA = ("hs_connectors", "matplotlib", "speculators", "tomli_w")
+"""What the extra `train` installs; the stages import it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,15 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(words)
     options.work = options.work.resolve()
-    names = ", ".join(stage.name for stage in STAGES)
     try:
         recipe = load_recipe(find_recipe(options.recipe), options.changes)
-        stages.known(STAGES, options.only, options.start)
+        check_extra()
+        from training import pipeline  # noqa: PLC0415 - it imports what the extra installs
+
+        stages.known(pipeline.STAGES, options.only, options.start)
         if options.dry_run:
-            sys.stdout.write(outlook(recipe, options.work) + "\n")
+            sys.stdout.write(pipeline.outlook(recipe, options.work) + "\n")
             return 0
         say = speaker(options.work / f"{recipe.name}.log")
         quiet(options.work / "libraries.log")
+        names = ", ".join(stage.name for stage in pipeline.STAGES)
         say(f"recipe {recipe.name}: {recipe.about} (stages: {names})")
         base = stages.Context(
             recipe=recipe,
@@ -45,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             keep_hidden_states=options.keep_hidden_states,
         )
         if options.only in {None, "train"}:
-            check_disk_space(recipe, options.work, say)
+            pipeline.check_disk_space(recipe, options.work, say)
         try:
-            stages.carry_out(STAGES, base, only=options.only, start=options.start)
+            stages.carry_out(pipeline.STAGES, base, only=options.only, start=options.start)
         finally:
             base.slot.close()
     except KeyboardInterrupt:
@@ -89,6 +94,19 @@ def _parser() -> argparse.ArgumentParser:
         "--keep-hidden-states", action="store_true", help="leave them on the RAM disk for another recipe"
     )
     return parser
+
+
+def check_extra() -> None:
+    """Check that the packages of the extra `train` are installed.
+
+    Raises:
+        BadInput: some are not.
+    """
+    if missing := [name for name in EXTRA if importlib.util.find_spec(name) is None]:
+        raise BadInput(
+            f"the Python package {', '.join(missing)} is not installed; install draftgate with its "
+            "extra `train` beside `cpu` or `gpu`: pip install 'draftgate[cpu,train]'"
+        )
 
 
 def quiet(log: Path) -> None:
