@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.config.stack import Engine, Target
-from harness.config.toml import Document, too_deep
+from harness.config.toml import Document, Reference, too_deep
 from harness.errors import BadInput
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -31,7 +31,7 @@ class Source(_Table):
     workload: str = "instruct"
     weight: float = Field(gt=0)
     """Its share of the prompts, against the other sources' weights."""
-    path: str | None = None
+    path: Reference | None = None
     """For `template` and `jsonl`: relative to the recipe, or a name in training/prompts."""
     dataset: str | None = None
     """For `hub`: a data set's id."""
@@ -111,7 +111,7 @@ class Train(_Table):
     """The trainer's settings, by its own names where they differ from it in nothing."""
 
     algorithm: Literal["eagle3", "dflash", "peagle"] = "eagle3"
-    from_pretrained: str | None = None
+    from_pretrained: Reference | None = None
     """A drafter to start from: a hub id, or a folder, relative to the recipe."""
     num_layers: int = Field(default=1, gt=0)
     ttt_steps: int = Field(default=4, gt=0)
@@ -204,9 +204,9 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     recipe = document.model(Recipe)
     try:
         _check_plain(recipe)
-        return _anchored(recipe, document.absolute)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:  # a NUL in a path, or ~nobody
-        raise BadInput(f"{path}: a value or a path in it cannot be used: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{path}: a value in it cannot be used: {error}") from None
+    return recipe
 
 
 def _check_plain(recipe: Recipe) -> None:
@@ -232,19 +232,3 @@ def _change(data: dict[str, Any], change: str) -> None:
         if not isinstance(at, dict):
             raise BadInput(f"--set {change}: {table} is no table of a recipe")
     at[last] = value
-
-
-def _anchored(recipe: Recipe, absolute: Callable[[str], str]) -> Recipe:
-    """Relative paths of a recipe are relative to its file."""
-    updates: dict[str, Any] = {}
-    if recipe.target.model.startswith((".", "~")):
-        updates["target"] = recipe.target.model_copy(update={"model": absolute(recipe.target.model)})
-    if recipe.train.from_pretrained and recipe.train.from_pretrained.startswith((".", "~", "/")):
-        start = absolute(recipe.train.from_pretrained)
-        updates["train"] = recipe.train.model_copy(update={"from_pretrained": start})
-    sources = tuple(
-        s.model_copy(update={"path": absolute(s.path)}) if s.path and s.path.startswith((".", "~")) else s
-        for s in recipe.prompts.sources
-    )
-    updates["prompts"] = recipe.prompts.model_copy(update={"sources": sources})
-    return recipe.model_copy(update=updates)

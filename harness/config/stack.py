@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from harness.config.toml import Document
+from harness.config.toml import Document, Reference
 from harness.errors import BadInput
 from harness.results.records import MOST_K
 
@@ -41,10 +41,10 @@ class _Table(BaseModel):
 class Target(_Table):
     """The model whose output is wanted."""
 
-    model: str
+    model: Reference
     """A folder, a hub id, or `embedded:NAME`."""
     revision: str | None = None
-    tokenizer: str | None = None
+    tokenizer: Reference | None = None
     dtype: str = "auto"
     quantization: str | None = None
     served_name: str | None = None
@@ -54,7 +54,7 @@ class Target(_Table):
 class Engine(_Table):
     """How to start vLLM: its own arguments by their names, and its environment."""
 
-    python: str | None = None
+    python: Reference | None = None
     """The interpreter that has vLLM; draftgate's own when not given."""
     port: int | None = Field(default=None, ge=1, le=65535)
     """A free one when not given."""
@@ -104,7 +104,7 @@ class Drafter(BaseModel):
     name: str
     """That of its table."""
     method: str | None = None
-    model: str | None = None
+    model: Reference | None = None
     """A folder, a hub id, `embedded:NAME`, or `target`: the target drafts for itself."""
     k: tuple[int, ...] = (0,)
     selected: bool | tuple[int, ...] = True
@@ -138,6 +138,12 @@ class Stack(_Table):
     start_seconds: float = Field(default=60, ge=0)
     tokens_per_second: float = Field(default=50, gt=0)
     """Both serve only to estimate the time of a plan."""
+
+    @field_validator("profiles", mode="before")
+    @classmethod
+    def _over_built_in(cls, tables: Any) -> Any:
+        """A stack's profile table changes single values of the built-in one of that name."""
+        return _changed({name: profile.model_dump() for name, profile in PROFILES.items()}, tables)
 
     @field_validator("drafters", mode="before")
     @classmethod
@@ -175,30 +181,16 @@ def load_stack(path: Path) -> Stack:
         BadInput: with file, line and key of the first thing that is wrong.
     """
     document = Document(path)
-    _fill_profiles(document.tables)
     stack = document.model(Stack)
     _check(stack, document.wrong)
-    try:
-        return _anchored(stack, document)
-    except (ValueError, OSError, RuntimeError) as error:  # a NUL in a path, or ~nobody
-        raise BadInput(f"{path}: a path in it cannot be used: {error}") from None
+    return stack
 
 
-def _fill_profiles(data: dict[str, Any]) -> None:
-    """A stack's profile table changes single values of the built-in one of that name."""
-    given = data.get("profiles", {})
-    if not isinstance(given, dict):
-        return
-    merged: dict[str, Any] = {name: p.model_dump() for name, p in PROFILES.items()}
-    for name, table in given.items():
-        if isinstance(table, dict) and name in merged:
-            sampling = table.get("sampling", {})
-            base = merged[name]["sampling"]
-            table = {**table, "sampling": {**base, **sampling} if isinstance(sampling, dict) else sampling}  # noqa: PLW2901
-            merged[name] = {**merged[name], **table}
-        else:
-            merged[name] = table
-    data["profiles"] = merged
+def _changed(base: Any, changes: Any) -> Any:
+    """Tables in which `changes` replace single values."""
+    if not isinstance(base, dict) or not isinstance(changes, dict):
+        return changes
+    return {**base, **{name: _changed(base.get(name), value) for name, value in changes.items()}}
 
 
 _Loc = tuple[str, ...]
@@ -215,18 +207,18 @@ def _check(stack: Stack, wrong: _Wrong) -> None:
         _check_drafter(drafter, wrong)
 
 
-def _named(stack: Stack) -> tuple[list[tuple[_Loc, str]], list[tuple[_Loc, str]]]:
-    """Key and name of each drafter and workload, and of each language."""
-    drafters: list[tuple[_Loc, str]] = [(("drafters", name), name) for name in stack.drafters]
-    workloads: list[tuple[_Loc, str]] = [(("workloads",), name) for name in stack.workloads]
-    return drafters + workloads, [(("languages",), name) for name in stack.languages]
+def _named(stack: Stack) -> list[tuple[_Loc, str]]:
+    """Key and name of each drafter, workload and language."""
+    axes = {"workloads": stack.workloads, "languages": stack.languages}
+    return [(("drafters", name), name) for name in stack.drafters] + [
+        ((axis,), name) for axis, names in axes.items() for name in names
+    ]
 
 
 def _check_names(stack: Stack, wrong: _Wrong) -> None:
     if not _NAME.fullmatch(stack.name.replace("-", "_").lstrip("_")):
         raise wrong(("name",), f"{stack.name!r} is not a name (letters, digits, ., _ and -)")
-    values, languages = _named(stack)
-    for loc, name in (*values, *languages, *((("profiles", name), name) for name in stack.profiles)):
+    for loc, name in (*_named(stack), *((("profiles", name), name) for name in stack.profiles)):
         if not _NAME.fullmatch(name):
             raise wrong(loc, f"{name!r} is not a name (letters, digits, . and _)")
         if name in _PYTESTS and loc[0] != "profiles":
@@ -244,12 +236,12 @@ def _check_axes(stack: Stack, wrong: _Wrong) -> None:
         if endpoint not in ENDPOINTS:
             there = ", ".join(ENDPOINTS)
             raise wrong(("endpoints",), f"unknown endpoint {endpoint!r}; there are: {there}")
-    values, languages = _named(stack)
+    named = _named(stack)
     ks = [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k > 0]
     others: list[tuple[_Loc, str]] = [((), value) for value in (*ENDPOINTS, *ks)]
-    for loc, name in values:
-        for other, value in (*others, *languages, *values):
-            if (other, value) != (loc, name) and value.lower() in name.lower():
+    for loc, name in named:
+        for other, value in (*others, *named):
+            if loc != ("languages",) and (other, value) != (loc, name) and value.lower() in name.lower():
                 also = f"so that -k {value} would select it too; rename it"
                 raise wrong(loc, f"the name {name!r} contains {value!r}, {also}")
 
@@ -258,9 +250,7 @@ def _check_arguments(stack: Stack, wrong: _Wrong) -> None:
     """What goes to vLLM as it is must be JSON, and must not have a key of its own in the stack."""
     for name in stack.engine.args:
         if name.replace("-", "_") in SECRET_ARGS:
-            why = (
-                "a secret stands in the environment: as an argument every user of this machine could read it"
-            )
+            why = "as an argument every user of this machine could read it; a secret stands in engine.env"
             raise wrong(("engine", "args", name), f"{name} is not given here: {why}")
         if name.replace("-", "_") in OWN_ARGS:
             raise wrong(("engine", "args", name), f"{name} is not given here: a stack has another key for it")
@@ -271,10 +261,8 @@ def _check_arguments(stack: Stack, wrong: _Wrong) -> None:
             try:
                 json.dumps(value, allow_nan=False)
             except (TypeError, ValueError, RecursionError):
-                what = (
-                    f"{type(value).__name__} {str(value)[:80] if not isinstance(value, dict) else ''}".strip()
-                )
-                raise wrong((*loc, name), f"{what} cannot be given to vLLM (it takes JSON)") from None
+                what = f"a value of type {type(value).__name__} cannot be given to vLLM (it takes JSON)"
+                raise wrong((*loc, name), what) from None
 
 
 def _check_drafter(drafter: Drafter, wrong: _Wrong) -> None:
@@ -289,31 +277,10 @@ def _check_drafter(drafter: Drafter, wrong: _Wrong) -> None:
         raise wrong(where, f"drafter {name!r} has no k (num_speculative_tokens), like k = [2, 4]")
     for tokens in k:
         if not 0 < tokens <= MOST_K:
-            raise wrong(
-                where, f"k is {tokens}, it must be {'1 or more' if tokens <= 0 else f'{MOST_K} or less'}"
-            )
+            raise wrong(where, f"k is {tokens}, it must be from 1 to {MOST_K}")
     if isinstance(drafter.selected, tuple) and not set(drafter.selected) <= set(k):
         raise wrong(where, f"selected names a k that is not among them: {list(drafter.selected)}")
     if len(set(k)) != len(k):
         raise wrong(where, f"k holds a value twice: {list(k)}")
     if "num_speculative_tokens" in drafter.settings:
         raise wrong(where, f"drafter {name!r} sets num_speculative_tokens; that is k here")
-
-
-def _anchored(stack: Stack, document: Document) -> Stack:
-    """Make relative paths absolute: they start at the stack's folder."""
-
-    def absolute(reference: str | None) -> str | None:
-        if reference is None or not reference.startswith((".", "~", "/")):
-            return reference
-        return document.absolute(reference)
-
-    target = stack.target.model_copy(
-        update={
-            "model": absolute(stack.target.model),
-            "tokenizer": absolute(stack.target.tokenizer),
-        }
-    )
-    engine = stack.engine.model_copy(update={"python": absolute(stack.engine.python)})
-    drafters = {name: d.model_copy(update={"model": absolute(d.model)}) for name, d in stack.drafters.items()}
-    return stack.model_copy(update={"target": target, "engine": engine, "drafters": drafters})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError, ValidationInfo
 
 from harness.errors import BadInput
 
@@ -46,7 +46,7 @@ class Document:
             BadInput: with file, line and key of the first thing that is wrong.
         """
         try:
-            return kind.model_validate(self.tables)
+            return kind.model_validate(self.tables, context=self.path.parent)
         except ValidationError as error:
             found = error.errors(include_url=False)
             # A key that is unknown explains one that is missing.
@@ -57,9 +57,18 @@ class Document:
         """The error that says what is wrong with a key; of the whole file where the key is empty."""
         return BadInput(f"{self.path}, {position(self._text, key)}: {what}")
 
-    def absolute(self, reference: str) -> str:
-        """A path that stands in the file, from its folder on."""
-        return str((self.path.parent.resolve() / Path(reference).expanduser()).resolve())
+
+def _anchored(reference: str, info: ValidationInfo) -> str:
+    if info.context is None or not reference.startswith((".", "~", "/")):
+        return reference
+    try:
+        return str((info.context.resolve() / Path(reference).expanduser()).resolve())
+    except (ValueError, OSError, RuntimeError) as error:  # a NUL, or ~nobody
+        raise ValueError(f"a path in it cannot be used: {error}") from None
+
+
+Reference = Annotated[str, AfterValidator(_anchored)]
+"""A path or another name of a model. A path is made absolute: it starts at the folder of the TOML file."""
 
 
 def too_deep(data: Any) -> bool:

@@ -132,17 +132,16 @@ def _convert(name: str, known: Embedded, folder: Path, *, say: Say, python: str)
     began = time.monotonic()
     try:
         command = [python, "-c", _CONVERSION, str(gguf.parent), gguf.name, str(work)]
-        with tempfile.TemporaryFile("w+") as output:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-            try:
-                while process.poll() is None:
-                    time.sleep(0.2)
-                    say(f"\rdraftgate: converting {name}: {time.monotonic() - began:.0f} s")
-            finally:
-                process.kill()
-            output.seek(0)
-            lines = output.read().strip().splitlines()
-        if process.returncode != 0:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            lines = done.stdout.strip().splitlines()
             raise BadInput(f"converting {name} failed: {lines[-1] if lines else 'no output'}")
         manifest = {f.name: sha256_of(f) for f in sorted(work.iterdir())}
         (work / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -154,7 +153,7 @@ def _convert(name: str, known: Embedded, folder: Path, *, say: Say, python: str)
         raise BadInput(f"cannot write the model to {folder}: {error.strerror}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    say(f"\rdraftgate: {name} ready in {time.monotonic() - began:.0f} s\n")
+    say(f"draftgate: {name} ready in {time.monotonic() - began:.0f} s")
 
 
 # In a process of its own: the one that runs the tests must not import torch. The quantised weights are

@@ -47,7 +47,6 @@ class Server:
     target_path: str | None = None
     speculative: Mapping[str, Any] | None = None
     """vLLM's speculative config as it was given, model references resolved."""
-    pid: int | None = None
     started_s: float | None = None
     """Seconds from start to ready."""
     process: subprocess.Popen[bytes] | None = dataclasses.field(default=None, repr=False, compare=False)
@@ -57,6 +56,11 @@ class Server:
     def http(self) -> Http:
         """Asks it for pages and JSON."""
         return Http(self.url, self.key)
+
+    @property
+    def pid(self) -> int | None:
+        """The supervisor's."""
+        return self.process.pid if self.process else None
 
     def counters(self) -> metrics.SpecCounters:
         """Read /metrics."""
@@ -143,7 +147,6 @@ def running(
             patches=reported_faults(report),
             target_path=target,
             speculative=speculative,
-            pid=child.pid,
             started_s=started_s,
             process=child,
         )

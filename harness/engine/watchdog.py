@@ -40,6 +40,8 @@ STALL_SECONDS = 180
 MOST_STALLS = 3
 """After so many stalls nobody starts the server again."""
 _READINGS, _LOG_LINES = 200, 200
+_SEEN = ("running", "waiting", "generated", "prompted", "kv_usage", "started")
+"""What a pulse takes from the counters."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,7 +149,7 @@ class Evidence(Record):
 
 
 class Guard:
-    """Watches one server: at each `read`, or between `start` and `end` from a thread of its own."""
+    """Watches one server: at each `read`."""
 
     def __init__(
         self,
@@ -170,21 +172,12 @@ class Guard:
         self._timeout_s = min(10.0, max(1.0, stall_seconds / 4))
         self._page = ""
         self._readings: deque[dict[str, Any]] = deque(maxlen=_READINGS)
-        self._lock, self._over = threading.Lock(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"watchdog of {asked.url}", daemon=True)
+        self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Watch from a thread from now on."""
-        self._thread.start()
-
-    def end(self) -> None:
-        """Watch no longer. When this returns, a server that stalled has been stopped."""
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def read_until(self, over: threading.Event) -> None:
+        """Take a reading in every `interval`, until a stall or until it is over."""
         due = 0.0
-        while not self._over.wait(min(self.interval, 0.5)):
+        while not over.wait(min(self.interval, 0.5)):
             if self._ended() or time.monotonic() >= due:
                 if self.read():
                     return
@@ -220,15 +213,7 @@ class Guard:
         except ServerFailed as error:
             return Pulse(time=time.monotonic(), unreachable=str(error))
         self._page = page
-        return Pulse(
-            time=time.monotonic(),
-            running=seen.running,
-            waiting=seen.waiting,
-            generated=seen.generated,
-            prompted=seen.prompted,
-            kv_usage=seen.kv_usage,
-            started=seen.started,
-        )
+        return Pulse(time=time.monotonic(), **{name: getattr(seen, name) for name in _SEEN})
 
     def _report(self, stall: Stall) -> Stall:
         with self._lock:
@@ -300,11 +285,16 @@ def guarded(
         server=server,
         note=note,
     )
-    guard.start()
+    over = threading.Event()
+    thread = threading.Thread(
+        target=guard.read_until, args=(over,), name=f"watchdog of {server.url}", daemon=True
+    )
+    thread.start()
     try:
         yield guard
     finally:
-        guard.end()
+        over.set()
+        thread.join()  # then a server that stalled has been stopped
 
 
 def stalls_in(folder: Path, note: str) -> list[str]:
@@ -320,13 +310,10 @@ def stalls_in(folder: Path, note: str) -> list[str]:
 def _processes(pid: int | None) -> tuple[dict[str, Any], ...]:
     """A process and those below it. The status of one that somebody froze is `stopped`."""
     found = []
-    try:
+    with contextlib.suppress(psutil.Error):
         family = [] if pid is None else [root := psutil.Process(pid), *root.children(recursive=True)]
-    except psutil.Error:
-        family = []
-    for process in family:
-        with contextlib.suppress(psutil.Error), process.oneshot():
-            seconds = round(process.cpu_times().user + process.cpu_times().system, 1)
-            about = {"pid": process.pid, "name": process.name(), "status": process.status()}
-            found.append({**about, "cpu_s": seconds})
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                about = process.as_dict(["pid", "name", "status"])
+                found.append({**about, "cpu_s": round(sum(process.cpu_times()[:2]), 1)})
     return tuple(found)

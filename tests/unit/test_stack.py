@@ -188,8 +188,8 @@ def test_bad_text_is_refused_with_its_line_and_key(loaded: Loader, path: Path, t
     [
         ("[0]", "drafter 'ngram' has no k"),
         ("[]", "drafter 'ngram' has no k"),
-        ("[4, -1]", "k is -1, it must be 1 or more"),
-        ("[4, 0]", "k is 0, it must be 1 or more"),
+        ("[4, -1]", "k is -1, it must be from 1 to"),
+        ("[4, 0]", "k is 0, it must be from 1 to"),
         ("[2, 4, 2]", r"k holds a value twice: \[2, 4, 2\]"),
         ("[2, 4]\nselected = [4, 8]", r"selected names a k that is not among them: \[4, 8\]"),
     ],
