@@ -461,7 +461,7 @@ def test_what_decides_the_prompts_is_among_the_inputs(tmp_path: Path) -> None:
     [
         (
             {"question": "Why?", "a": 1},
-            r"line 2: there is no column text or prompt or messages; there are: a, question",
+            r"line 2: there is no column 'text' or 'prompt' or 'messages'; there are: a, question",
         ),
         ({"text": 3}, r"line 2: column 'text' holds int"),
         ({"messages": ["Why?"]}, r"line 2: column 'messages' holds a list of str"),

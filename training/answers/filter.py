@@ -1,4 +1,4 @@
-"""Which of the target's answers the drafter learns from: rules, in order, each with its count."""
+"""Chooses the answers that the drafter learns from, by rules in a fixed order, and counts what each drops."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Decode = Callable[[list[int]], str]
 Row = dict[str, Any]
 
 RULES = ("error", "damaged", "unknown", "duplicate", "short", "degenerate", "cut_off", "other_language")
-"""In their order: an answer counts under the first that it meets.
+"""In the order of the checks: an answer counts under the first that it meets.
 
-error: the request failed; damaged: a row without tokens; unknown: of no prompt of ours; duplicate: the
-prompt has an answer already; short: empty, or fewer tokens than min_tokens; degenerate: it ends in a loop;
-cut_off: it ended at max_tokens; other_language: the answer to a Chinese prompt is not Chinese."""
+error: the request failed; damaged: the row has no tokens; unknown: it answers no prompt of ours; duplicate:
+the prompt has an answer already; short: it is empty, or has fewer tokens than min_tokens; degenerate: it ends
+in a loop; cut_off: it ended at max_tokens; other_language: the prompt is Chinese and the answer is not."""
 NOWHERE = "?"
-"""Language and source of what belongs to no prompt."""
+"""Language and source of an answer to no prompt of ours."""
 
 
 @dataclasses.dataclass
@@ -37,14 +37,19 @@ class Tally:
 
     dropped: Counter[tuple[str, str, str]] = dataclasses.field(default_factory=Counter)
     kept: Counter[tuple[str, str, str]] = dataclasses.field(default_factory=Counter)
-    """`all`, and the rules that an answer met which was kept all the same."""
+    """Under `all` every answer that was kept; under a rule those that it met without dropping them."""
     errors: Counter[str] = dataclasses.field(default_factory=Counter)
     tokens: int = 0
     supervised: int = 0
 
-    def total(self, rule: str) -> int:
-        """Answers that this rule dropped."""
-        return sum(n for (name, _, _), n in self.dropped.items() if name == rule)
+    def drop(self, rule: str, prompt: Prompt | None) -> None:
+        """Count an answer that this rule drops."""
+        place = (prompt.language, prompt.source) if prompt else (NOWHERE, NOWHERE)
+        self.dropped[(rule, *place)] += 1
+
+
+def _total(counter: Counter[tuple[str, str, str]], rule: str) -> int:
+    return sum(n for (name, _, _), n in counter.items() if name == rule)
 
 
 def read_prompts(path: Path) -> dict[str, Prompt]:
@@ -78,11 +83,7 @@ def decoder(target: str) -> Decode:
         BadInput: it has none.
     """
     tokenizer = tokenizer_of(target)
-
-    def decode(ids: list[int]) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=True))
-
-    return decode
+    return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def select(
@@ -93,7 +94,7 @@ def select(
     *,
     decode: Decode,
 ) -> dict[str, int | float | str]:
-    """Write responses.jsonl and dropped.json; the counts.
+    """Write responses.jsonl and dropped.json, and return the counts.
 
     Raises:
         TrainingFailed: no answer is left.
@@ -102,9 +103,13 @@ def select(
     with writing(folder / "responses.jsonl") as file:
         _write_kept(file, prompts, raws, settings=recipe.responses, decode=decode, tally=tally)
     write_atomically(folder / "dropped.json", json.dumps(_report(tally), ensure_ascii=False, indent=1) + "\n")
-    kept = sum(n for (name, _, _), n in tally.kept.items() if name == "all")
+    kept = _total(tally.kept, "all")
+    by_language: Counter[str] = Counter()
+    for (name, language, _), n in tally.kept.items():
+        by_language[language] += n if name == "all" else 0
+    dropped = {rule: _total(tally.dropped, rule) for rule in RULES}
     if not kept:
-        counts = ", ".join(f"{rule} {n}" for rule in RULES if (n := tally.total(rule))) or "no answers at all"
+        counts = ", ".join(f"{rule} {n}" for rule, n in dropped.items() if n) or "no answers at all"
         why = f"; the most frequent error: {tally.errors.most_common(1)[0][0][:200]}" if tally.errors else ""
         raise TrainingFailed(
             f"none of the {len(prompts)} prompts has an answer that the recipe keeps: {counts}{why}. "
@@ -115,9 +120,9 @@ def select(
         "kept": kept,
         "tokens": tally.tokens,
         "supervised_tokens": tally.supervised,
-        "cut_off_kept": sum(n for (name, _, _), n in tally.kept.items() if name == "cut_off"),
-        **{f"kept_{language}": n for language, n in _by_language(tally.kept).items()},
-        **{f"dropped_{rule}": tally.total(rule) for rule in RULES},
+        "cut_off_kept": _total(tally.kept, "cut_off"),
+        **{f"kept_{name}": n for name, n in sorted(by_language.items())},
+        **{f"dropped_{rule}": n for rule, n in dropped.items()},
     }
 
 
@@ -136,8 +141,7 @@ def _write_kept(
             prompt = prompts.get(str(row.get("primary_id")))
             rule, met, answer = _judged(row, prompt, seen, settings, decode)
             if prompt is None or rule:
-                place = (prompt.language, prompt.source) if prompt else (NOWHERE, NOWHERE)
-                tally.dropped[(rule or "unknown", *place)] += 1
+                tally.drop(rule or "unknown", prompt)
                 continue
             tally.kept.update((name, prompt.language, prompt.source) for name in ("all", *met))
             tally.tokens += len(row["input_ids"])
@@ -145,18 +149,15 @@ def _write_kept(
             file.write(as_line(_kept(row, prompt, temperature, answer)))
     for _, raw in raws:
         for i, error in failures(raw).items():
-            if i in seen:
-                continue  # it had an answer later
-            prompt = prompts.get(i)
-            place = (prompt.language, prompt.source) if prompt else (NOWHERE, NOWHERE)
-            tally.dropped[("error", *place)] += 1
-            tally.errors[error] += 1
+            if i not in seen:  # else it had an answer later
+                tally.drop("error", prompts.get(i))
+                tally.errors[error] += 1
 
 
 def _judged(
     row: Row, prompt: Prompt | None, seen: set[str], settings: Responses, decode: Decode
 ) -> tuple[str | None, tuple[str, ...], str]:
-    """The rule that drops a row, or None; the rules met that drop nothing here; the answer's text."""
+    """The rule that drops a row, or None; every rule that the answer meets; the answer's text."""
     if not well_formed(row):
         return "damaged", (), ""
     if prompt is None:
@@ -167,24 +168,14 @@ def _judged(
     answer = decode([i for i, m in zip(row["input_ids"], row["loss_mask"], strict=True) if m])
     if not answer.strip() or sum(row["loss_mask"]) < settings.min_tokens:
         return "short", (), answer
-    met = [
-        (rule, drops)
-        for rule, drops, applies in (
-            ("degenerate", settings.drop_degenerate, degenerate(answer)),
-            ("cut_off", settings.drop_cut_off, row["metadata"].get("finish_reason") == "length"),
-            ("other_language", settings.keep_language, not _fits(prompt, answer)),
-        )
-        if applies
-    ]
-    rule = next((rule for rule, drops in met if drops), None)
-    return rule, tuple(name for name, _ in met), answer
-
-
-def _fits(prompt: Prompt, answer: str) -> bool:
-    """An answer to a Chinese prompt is Chinese; one in code has its own language."""
-    if prompt.language != "zh" or prompt.workload == "code":
-        return True
-    return in_language(answer, "zh") is True
+    chinese = prompt.language == "zh" and prompt.workload != "code"  # code has a language of its own
+    rules = (
+        ("degenerate", settings.drop_degenerate, degenerate(answer)),
+        ("cut_off", settings.drop_cut_off, row["metadata"].get("finish_reason") == "length"),
+        ("other_language", settings.keep_language, chinese and in_language(answer, "zh") is not True),
+    )
+    met = tuple(rule for rule, _, applies in rules if applies)
+    return next((rule for rule, drops, applies in rules if drops and applies), None), met, answer
 
 
 def _kept(row: Row, prompt: Prompt, temperature: float, answer: str) -> Row:
@@ -200,14 +191,6 @@ def _kept(row: Row, prompt: Prompt, temperature: float, answer: str) -> Row:
         "input_ids": row["input_ids"],
         "loss_mask": row["loss_mask"],
     }
-
-
-def _by_language(counter: Counter[tuple[str, str, str]]) -> dict[str, int]:
-    found: Counter[str] = Counter()
-    for (name, language, _), n in counter.items():
-        if name == "all":
-            found[language] += n
-    return dict(sorted(found.items()))
 
 
 def _report(tally: Tally) -> dict[str, Any]:

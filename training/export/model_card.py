@@ -1,23 +1,28 @@
-"""The model card of an exported drafter: its records, told. What was not measured is an em dash."""
+"""Writes the model card of an exported drafter from its records. An em dash is what was not measured."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
 
-from harness.text.numbers import DASH, duration, number
+from harness.text.numbers import DASH, duration, number, share
 from harness.text.render import markdown, visible
 
-Records = Mapping[str, Any]
+Get = Callable[[str], Any]
+"""Finds the record at a path like `recipe.train.lr`; None where there is none."""
 _LANGUAGES = {"en": "English", "zh": "Chinese"}
 
 
-def text(records: Records) -> str:
+def text(records: Mapping[str, Any]) -> str:
     """README.md from training.json."""
-    parts = [_head(records), _use(records), _data(records), _training(records), _acceptance(records)]
-    return "\n\n".join([*parts, _limits(records), _files(records)]) + "\n"
+
+    def get(path: str) -> Any:
+        return find(records, path)
+
+    sections = (_head, _use, _data, _training, _acceptance, _limits, _files)
+    return "\n\n".join(section(get) for section in sections) + "\n"
 
 
 def find(records: Any, path: str) -> Any:
@@ -27,8 +32,7 @@ def find(records: Any, path: str) -> Any:
     return records
 
 
-def _head(records: Records) -> str:
-    get = _getter(records)
+def _head(get: Get) -> str:
     words = [
         f"{_count(get('recipe.train.num_layers'))} layer(s)",
         f"a draft vocabulary of {_count(get('recipe.dataset.draft_vocab_size'))} tokens",
@@ -44,8 +48,7 @@ def _head(records: Records) -> str:
     )
 
 
-def _use(records: Records) -> str:
-    get = _getter(records)
+def _use(get: Get) -> str:
     k = get("recipe.train.ttt_steps")
     method, target = (visible(str(get(name) or DASH)) for name in ("recipe.train.algorithm", "target"))
     settings = f'{{"method": "{method}", "model": "FOLDER"'
@@ -57,17 +60,11 @@ def _use(records: Records) -> str:
     )
 
 
-def _data(records: Records) -> str:
-    get = _getter(records)
+def _data(get: Get) -> str:
     sources = get("data.sources") or []
     rows = [
-        [
-            _say(s.get("source")),
-            _language(s.get("language")),
-            _count(s.get("prompts")),
-            _count(s.get("answers")),
-            _count(s.get("tokens")),
-        ]
+        [_say(s.get("source")), _language(s.get("language"))]
+        + [_count(s.get(what)) for what in ("prompts", "answers", "tokens")]
         for s in sources
     ]
     most = _count(get("recipe.responses.max_tokens"))
@@ -84,7 +81,7 @@ def _data(records: Records) -> str:
         parts.append(f"Answers dropped, by rule: {told or 'none'}.")
     parts.append(
         f"Rows: {_count(get('data.train_rows'))} trained on, {_count(get('data.validation_rows'))} held out; "
-        f"of the answers' tokens there, the draft vocabulary holds {_percent(get('data.coverage'))} %."
+        f"of the answers' tokens there, the draft vocabulary holds {share(get('data.coverage'))} %."
     )
     return "\n\n".join(parts)
 
@@ -98,21 +95,20 @@ def _shares(sources: Sequence[Mapping[str, Any]]) -> str:
     for language in sorted({str(s.get("language")) for s in sources} | {"zh"}):
         own = [s for s in sources if s.get("language") == language]
         answers, tokens = (sum(s.get(what) or 0 for s in own) for what in ("answers", "tokens"))
-        share = (
-            f"{answers:,} answers, {tokens:,} tokens, {100 * tokens / total:.1f} % of all" if own else "none"
+        amount = (
+            f"{answers:,} answers, {tokens:,} tokens, {share(tokens / total)} % of all" if own else "none"
         )
-        said.append(f"{_language(language)}: {share}")
+        said.append(f"{_language(language)}: {amount}")
     return f"{'; '.join(said)}."
 
 
-def _training(records: Records) -> str:
-    get = _getter(records)
+def _training(get: Get) -> str:
     rows = [
         ["steps", _count(get("training.steps"))],
         ["epochs", f"{_count(get('training.epochs'))} of {_count(get('recipe.train.epochs'))}"],
         ["time", _time(get("training.times.total_s"))],
         ["of it in steps", _time(get("training.step_seconds"))],
-        ["waiting for data (fetch_frac)", f"{_percent(get('training.fetch_frac'))} %"],
+        ["waiting for data (fetch_frac)", f"{share(get('training.fetch_frac'))} %"],
         [
             "hidden states",
             f"{_count(get('training.extraction.tokens_per_s'))} tokens/s ({_say(get('training.mode'))})",
@@ -123,7 +119,7 @@ def _training(records: Records) -> str:
     ]
     epochs = get("training.validations") or []
     table = [
-        [_epoch(e.get("epoch")), number(e.get("loss"), 3), *(_percent(v) for v in e.get("full_acc") or ())]
+        [_epoch(e.get("epoch")), number(e.get("loss"), 3), *(share(v) for v in e.get("full_acc") or ())]
         for e in epochs
     ]
     deepest = max((len(e.get("full_acc") or ()) for e in epochs), default=0)
@@ -140,9 +136,8 @@ def _training(records: Records) -> str:
     )
 
 
-def _acceptance(records: Records) -> str:
+def _acceptance(get: Get) -> str:
     """The trainer's figure, what follows from it for serving, and what serving gave."""
-    get = _getter(records)
     deepest = get("recipe.train.ttt_steps") or 0
     rows = []
     for language, found in sorted((get("validation") or {}).items()):
@@ -201,8 +196,7 @@ def _ranged(value: float | None, ends: Sequence[float] | None, *, digits: int, s
     return f"{shown} ({number(ends[0], digits, scale=scale)} to {number(ends[1], digits, scale=scale)})"
 
 
-def _limits(records: Records) -> str:
-    get = _getter(records)
+def _limits(get: Get) -> str:
     served = [one for one in get("served") or () if one.get("valid", True)]
     trained = sorted({str(s.get("language")) for s in get("data.sources") or () if s.get("tokens")})
     known = " and ".join(map(_language, trained)) or DASH
@@ -214,36 +208,30 @@ def _limits(records: Records) -> str:
     ]
     if get("recipe.target.trust_remote_code") or get("recipe.train.args.trust_remote_code"):
         lines.append("Its recipe let the target run code that came with it (trust_remote_code).")
-    share = get("validation.all.vocab_share")
-    if share is not None:
+    misses = get("validation.all.vocab_share")
+    if misses is not None:
         lines.append(
-            f"{_percent(share)} % of its first wrong guesses on held-out answers were for tokens outside its "
+            f"{share(misses)} % of its first wrong guesses on held-out answers were for tokens outside its "
             "draft vocabulary, which it can never propose."
         )
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
 def _measured(served: Sequence[Mapping[str, Any]]) -> str:
-    places = sorted(
-        {
-            f"{_say(s.get('endpoint'))}, {_language(s.get('language'))}, T={s.get('temperature'):g}"
-            for s in served
-        }
-    )
-    return "; ".join(places) or f"{DASH} (not measured)"
+    places = {
+        f"{_say(s.get('endpoint'))}, {_language(s.get('language'))}, T={s.get('temperature'):g}"
+        for s in served
+    }
+    return "; ".join(sorted(places)) or f"{DASH} (not measured)"
 
 
-def _files(records: Records) -> str:
-    files = records.get("files") or {}
+def _files(get: Get) -> str:
+    files = get("files") or {}
     rows = [
         [markdown(name), f"{f['bytes'] / 1e6:.2f}", f"`{markdown(f['sha256'])}`"]
         for name, f in sorted(files.items())
     ]
     return f"## Files\n\n{_table(['file', 'MB', 'SHA-256'], rows)}"
-
-
-def _getter(records: Records) -> Any:
-    return lambda path: find(records, path)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -259,10 +247,6 @@ def _say(value: Any) -> str:
 
 def _count(value: Any) -> str:
     return DASH if value is None else f"{value:,d}"
-
-
-def _percent(share: float | None) -> str:
-    return number(share, 1, scale=100)
 
 
 def _epoch(index: int | None) -> str:

@@ -1,8 +1,8 @@
-"""Prompts that somebody else collected: a local file, or a data set of the hub."""
+"""Reads prompts that somebody else collected: a local file, or a data set of the hub."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +17,28 @@ BUFFER = 10_000
 
 
 def local(path: Path) -> Iterator[str]:
-    """The prompt of each line.
+    """Read the prompt of each line.
 
     Raises:
         BadInput: with file, line, and the columns that there are.
     """
     for line in json_lines(path, may_be_empty=True):
-        column = next((name for name in COLUMNS if name in line.data), None)
-        if column is None:
-            there = ", ".join(sorted(line.data)) or "none"
-            raise BadInput(f"{line.where}: there is no column {' or '.join(COLUMNS)}; there are: {there}")
-        yield _prompt_in(line.data[column], f"{line.where}: column {column!r}")
+        yield _prompt_of(line.data, COLUMNS, line.where)
 
 
 def hub(source: Source, *, seed: int) -> Iterator[str]:
-    """The prompts of a data set of the hub, streamed, in an order that the seed decides.
+    """Stream the prompts of a data set of the hub, in an order that the seed decides.
 
     Raises:
         BadInput: it cannot be reached, or has no such column.
     """
+    from datasets import load_dataset  # noqa: PLC0415 - seconds, and only this needs it
+
     name = f"the data set {source.dataset}"
-    try:
-        from datasets import load_dataset  # noqa: PLC0415 - seconds, and only this needs it
-    except ImportError:
-        raise BadInput(f"{name}: install the package datasets (pip install 'draftgate[train]')") from None
     try:
         rows = load_dataset(source.dataset, split=source.split, streaming=True)
         for number, row in enumerate(rows.shuffle(seed=seed, buffer_size=BUFFER), start=1):
-            yield _prompt_of(row, source.field, f"{name}, row {number}")
+            yield _prompt_of(row, (source.field,), f"{name}, row {number}")
     except BadInput:
         raise
     except Exception as error:  # noqa: BLE001 - hub, network and parsers each raise their own
@@ -55,12 +49,13 @@ def hub(source: Source, *, seed: int) -> Iterator[str]:
         ) from None
 
 
-def _prompt_of(row: dict[str, Any], column: str, where: str) -> str:
-    if column not in row:
-        raise BadInput(
-            f"{where}: there is no column {column!r}; there are: {', '.join(sorted(row)) or 'none'}"
-        )
-    return _prompt_in(row[column], f"{where}: column {column!r}")
+def _prompt_of(row: dict[str, Any], columns: Sequence[str], where: str) -> str:
+    """What stands in the first of the columns that the row has."""
+    for column in columns:
+        if column in row:
+            return _prompt_in(row[column], f"{where}: column {column!r}")
+    wanted, there = " or ".join(map(repr, columns)), ", ".join(sorted(row)) or "none"
+    raise BadInput(f"{where}: there is no column {wanted}; there are: {there}")
 
 
 def _prompt_in(value: Any, where: str) -> str:

@@ -1,4 +1,4 @@
-"""When two prompts count as the same, and whether one says what a benchmark prompt says."""
+"""Says whether two prompts are the same, and whether one repeats a benchmark prompt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HAN_PER_WORD = 1.5
 """Chinese is written without spaces. Its words have one or two characters in running text, so a run of
 8 words is as long as one of 12 characters, and says about as much."""
 SHORT = 4
-"""A benchmark prompt with fewer words than a whole run, but at least so many, is looked for as a whole."""
+"""A benchmark prompt shorter than a run, but of at least so many words, is searched for as a whole."""
 
 _HAN = r"\u3400-\u9fff\uf900-\ufaff"
 _APOSTROPHES = "'’"
@@ -54,7 +54,7 @@ class BenchmarkPrompts:
         """All prompts under fixtures/prompts.
 
         Raises:
-            BadInput: they are not there, so nothing could be kept apart from them.
+            BadInput: they are not there, so nothing can be compared with them.
         """
         texts = []
         for path in sorted(BENCHMARK.glob("*/*.jsonl")):

@@ -1,4 +1,4 @@
-"""Every text of every source goes through here: what becomes of it, and how many met which end."""
+"""Decides for every text of every source whether it becomes a prompt, and counts the decisions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from training.recipe import Prompts, Source
 from training.sources.decontamination import BenchmarkPrompts, id_of
 
 FATES = ("unusable", "too_long", "other_language", "duplicates", "overlap", "kept")
-"""In the order of the questions. unusable: without a letter, or of the target's own ones those that were cut
-off, loop, or are no text; overlap: a benchmark prompt, or like one."""
+"""In the order in which they are checked. unusable: it has no letter, or the target wrote it and it was cut
+off, loops, or is no text; overlap: it is a benchmark prompt, or like one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,24 +34,24 @@ class Prompt:
 
 @dataclasses.dataclass
 class Share:
-    """One source at work."""
+    """One source, how many prompts it is to give, and how many it gave."""
 
     source: Source
     name: str
     wanted: int
     journal: Path
-    """What the target wrote, for a source of kind `self`."""
+    """For a source of kind `self`: the file of what the target wrote."""
     made: int = 0
     fates: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(FATES, 0))
 
     @property
     def kept(self) -> int:
-        """Prompts it gave."""
+        """How many prompts it gave."""
         return self.fates["kept"]
 
     @property
     def missing(self) -> int:
-        """Prompts it is still to give."""
+        """How many prompts it is still to give."""
         return self.wanted - self.kept
 
     def counts(self) -> dict[str, int]:
@@ -60,7 +60,7 @@ class Share:
 
 
 class Intake:
-    """Keeps what is new, of the right kind, and not the benchmark's."""
+    """Keeps texts that are new, of the right kind, and not the benchmark's."""
 
     def __init__(self, settings: Prompts, benchmark: BenchmarkPrompts) -> None:
         self.found: dict[str, Prompt] = {}
@@ -68,7 +68,7 @@ class Intake:
         self._settings, self._benchmark = settings, benchmark
 
     def take(self, share: Share, text: str | None) -> None:
-        """Count one text, and keep it where it is wanted; None came where a source failed to give one."""
+        """Count one text, and keep it if it is a new prompt; None stands for a text that could not be had."""
         text = (text or "").strip()
         name = id_of(text)
         fate = self._fate(text, name, share.source.language)

@@ -1,14 +1,17 @@
-"""The first stage: prompts from the recipe's sources, none twice, none like the benchmark's."""
+"""The first stage: collects prompts from the recipe's sources, none twice, none like a benchmark prompt."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.engine.models import sha256_of
 from harness.errors import BadInput
 from harness.results.files import as_line, drop_torn_line, json_lines, writing
 from harness.text.console import Say
@@ -19,14 +22,13 @@ from training.sources.decontamination import BENCHMARK, BenchmarkPrompts
 from training.sources.dedup import Intake, Prompt, Share, table
 from training.sources.templates import SHIPPED, Templates
 
-VERSION = 1
 FILE = "prompts.jsonl"
 MOST_ASKED = 5
-"""Times the wanted number, after which the target is not asked any more."""
+"""Times the wanted number: after so many requests the target is not asked any more."""
 MOST_READ = 20
 """The same for the rows of a file or a data set."""
 OVER_ASK = 1.15
-"""Some of what the target writes is of no use."""
+"""Ask for so many times what is missing, since some of what the target writes is of no use."""
 SMALLEST_BATCH = 16
 
 Ask = Callable[[Source, int, int], list[str | None]]
@@ -34,7 +36,7 @@ Ask = Callable[[Source, int, int], list[str | None]]
 
 
 def inputs(recipe: Recipe) -> dict[str, Any]:
-    """All that decides what this stage makes: settings, the files they name, the benchmark's prompts.
+    """All that decides what this stage writes: settings, the files they name, the benchmark's prompts.
 
     Raises:
         BadInput: a file is not there.
@@ -42,16 +44,12 @@ def inputs(recipe: Recipe) -> dict[str, Any]:
     shipped = sorted(BENCHMARK.glob("*/*.jsonl"))
     found: dict[str, Any] = {
         "prompts": recipe.prompts.model_dump(mode="json"),
-        "files": {Path(s.path).name: _hash_of(file_of(s)) for s in recipe.prompts.sources if s.path},
-        "benchmark": hashlib.sha256("".join(map(_hash_of, shipped)).encode()).hexdigest(),
+        "files": {Path(s.path).name: sha256_of(file_of(s)) for s in recipe.prompts.sources if s.path},
+        "benchmark": hashlib.sha256("".join(map(sha256_of, shipped)).encode()).hexdigest(),
     }
     if any(source.kind == "self" for source in recipe.prompts.sources):
         found["target"] = recipe.target.model_dump(mode="json")
     return found
-
-
-def _hash_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def file_of(source: Source) -> Path:
@@ -68,13 +66,13 @@ def file_of(source: Source) -> Path:
 
 
 def run(folder: Path, recipe: Recipe, *, ask: Ask, say: Say) -> dict[str, Any]:
-    """The stage: write prompts.jsonl; what the target wrote before an interruption is used again.
+    """The stage: write prompts.jsonl. It uses again what the target wrote before an interruption.
 
     Args:
         folder: the stage's own.
         recipe: its `prompts` table.
         ask: samples from the target; called only where a source is of kind `self`.
-        say: told how far it is, and shown the counts.
+        say: shows the progress, then the counts.
 
     Raises:
         BadInput: a source cannot be used, or a template file gives too few prompts.
@@ -87,18 +85,16 @@ def run(folder: Path, recipe: Recipe, *, ask: Ask, say: Say) -> dict[str, Any]:
 
 
 def collect(recipe: Recipe, *, folder: Path, ask: Ask, say: Say) -> tuple[list[Prompt], dict[str, Any]]:
-    """Prompts of all sources, shuffled, and the counts by source; see `run`."""
+    """Collect the prompts of all sources, shuffled, and the counts by source; see `run`."""
     settings = recipe.prompts
     intake = Intake(settings, BenchmarkPrompts.shipped(words=settings.overlap_words))
     shares = _shares(recipe, folder)
-    # The cheap ones first: what is wrong with them is said before the target has worked for an hour.
+    # The cheap ones first: if one of them is wrong, the user hears it before the target works for an hour.
     for share in sorted(shares, key=lambda s: ("template", "jsonl", "hub", "self").index(s.source.kind)):
-        if share.source.kind == "template":
-            _from_templates(share, intake, seed=settings.seed)
-        elif share.source.kind == "self":
+        if share.source.kind == "self":
             _from_target(share, intake, recipe=recipe, ask=ask, say=say)
         else:
-            _from_outside(share, intake, seed=settings.seed)
+            _from_files(share, intake, seed=settings.seed)
     if not intake.found:
         raise TrainingFailed("there is no prompt at all; what became of each source's:\n" + table(shares))
     say(table(shares) + "\n")
@@ -106,9 +102,9 @@ def collect(recipe: Recipe, *, folder: Path, ask: Ask, say: Say) -> tuple[list[P
         if share.missing:
             say(
                 f"draftgate: {share.name} gave {share.kept} of {share.wanted} prompts; "
-                "no other source fills its place\n"
+                "no other source makes up for it\n"
             )
-    prompts = sorted(intake.found.values(), key=lambda p: p.id)  # not in an order that requests ended in
+    prompts = sorted(intake.found.values(), key=lambda p: p.id)  # requests end in any order
     random.Random(settings.seed).shuffle(prompts)  # noqa: S311 - a shuffle, no secret
     counts = {
         "wanted": settings.count,
@@ -123,15 +119,14 @@ def _shares(recipe: Recipe, folder: Path) -> list[Share]:
     sources = recipe.prompts.sources
     total = math.fsum(source.weight for source in sources)
     shares: list[Share] = []
-    given, reached = 0, 0.0
-    for i, source in enumerate(sources):
-        reached += source.weight
+    given = 0
+    for i, reached in enumerate(itertools.accumulate(source.weight for source in sources)):
         upto = round(min(1.0, reached / total) * recipe.prompts.count)
-        name = _name_of(source)
+        name = _name_of(sources[i])
         if any(share.name == name for share in shares):
             name = f"{name}-{i}"
-        share = Share(source=source, name=name, wanted=upto - given, journal=folder / f"self-{i}.jsonl")
-        shares.append(share)
+        journal = folder / f"self-{i}.jsonl"
+        shares.append(Share(source=sources[i], name=name, wanted=upto - given, journal=journal))
         given = upto
     return shares
 
@@ -142,29 +137,20 @@ def _name_of(source: Source) -> str:
     return f"{source.kind}:{source.dataset if source.kind == 'hub' else Path(str(source.path)).stem}"
 
 
-def _from_templates(share: Share, intake: Intake, *, seed: int) -> None:
-    templates = Templates(file_of(share.source))
-    drawn = templates.draw(seed)
-    while share.missing:
-        expansion = next(drawn, None)
-        if expansion is None:
-            raise BadInput(
-                f"{templates.path}: gives {share.kept} distinct prompts, and {share.wanted} are wanted; "
-                "lower prompts.count or its weight, or add templates or words"
-            )
-        intake.take(share, expansion.text)
-
-
-def _from_outside(share: Share, intake: Intake, *, seed: int) -> None:
-    source = share.source
-    if not share.missing:
-        return
-    for text in (
-        datasets.local(file_of(source)) if source.kind == "jsonl" else datasets.hub(source, seed=seed)
-    ):
+def _from_files(share: Share, intake: Intake, *, seed: int) -> None:
+    source, most = share.source, MOST_READ * share.wanted
+    texts: Iterator[str]
+    if source.kind == "template":
+        texts, most = (expansion.text for expansion in Templates(file_of(source)).draw(seed)), sys.maxsize
+    else:
+        texts = datasets.local(file_of(source)) if source.kind == "jsonl" else datasets.hub(source, seed=seed)
+    while share.missing and share.made < most and (text := next(texts, None)) is not None:
         intake.take(share, text)
-        if not share.missing or share.made >= MOST_READ * share.wanted:
-            return
+    if share.missing and source.kind == "template":
+        raise BadInput(
+            f"{file_of(source)}: gives {share.kept} distinct prompts, and {share.wanted} are wanted; "
+            "lower prompts.count or its weight, or add templates or words"
+        )
 
 
 def _from_target(share: Share, intake: Intake, *, recipe: Recipe, ask: Ask, say: Say) -> None:

@@ -1,4 +1,4 @@
-"""The Magpie way: a target that is given an empty user turn writes what its users ask."""
+"""Has the target write prompts the Magpie way: into an empty user turn it writes what its users ask."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def opening(tokenizer: Any, name: str) -> Opening:
     turn = [{"role": "user", "content": _SENTINEL}]
     rendered = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=False))
     before, found, after = rendered.rpartition(_SENTINEL)
-    specials = tuple(
-        sorted({str(t) for t in (*tokenizer.all_special_tokens, *_added_specials(tokenizer))} - {""})
-    )
+    added = (getattr(tokenizer, "added_tokens_decoder", None) or {}).values()
+    special = [token for token in added if getattr(token, "special", False)]
+    specials = tuple(sorted({str(token) for token in (*tokenizer.all_special_tokens, *special)} - {""}))
     firsts = [(after.index(token), -len(token), token) for token in specials if token in after]
     end = min(firsts)[2] if firsts else after.strip()
     if not found or not end:
@@ -66,35 +66,18 @@ def opening(tokenizer: Any, name: str) -> Opening:
     )
 
 
-def _added_specials(tokenizer: Any) -> list[str]:
-    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-    return [str(token) for token in added.values() if getattr(token, "special", False)]
-
-
-def opening_of(target: str) -> Opening:
-    """The same for a folder or a hub id.
-
-    Raises:
-        BadInput: see `opening`; or there is no tokenizer.
-    """
-    return opening(tokenizer_of(target), target)
-
-
 def usable(text: str, finish: str, start: Opening) -> str | None:
-    """What the target wrote, where it is a prompt: a whole turn, of letters, that does not loop."""
+    """What the target wrote if it is a prompt (a whole turn, of letters, that does not loop), else None."""
     text = text.strip().removesuffix(start.end).strip()
     dense = [c for c in text if not c.isspace()]
-    if finish != "stop" or len(text) < LEAST_CHARACTERS:
-        return None
-    if sum(c.isalpha() for c in dense) < LEAST_LETTERS * len(dense):
-        return None
-    if degenerate(text) or any(token in text for token in start.specials):
-        return None
-    return text
+    whole = finish == "stop" and len(text) >= LEAST_CHARACTERS
+    letters = sum(c.isalpha() for c in dense) >= LEAST_LETTERS * len(dense)
+    special = any(token in text for token in start.specials)
+    return text if whole and letters and not special and not degenerate(text) else None
 
 
 class Magpie:
-    """Samples user turns from a served target; what `prompts.run` calls as `ask`."""
+    """Samples user turns from a served target; `gather.run` calls it as `ask`."""
 
     def __init__(self, server: Server, recipe: Recipe, *, start: Opening | None = None) -> None:
         """Nothing is sent yet.
@@ -102,13 +85,14 @@ class Magpie:
         Args:
             server: serves the target.
             recipe: says how many requests are in flight, and the seed.
-            start: where the target's own chat template is not to be asked.
+            start: by default taken from the target's own chat template.
 
         Raises:
-            BadInput: see `opening_of`.
+            BadInput: see `opening`; or the target has no tokenizer.
         """
         self._server, self._recipe = server, recipe
-        self._start = start or opening_of(server.target_path or recipe.target.model)
+        target = server.target_path or recipe.target.model
+        self._start = start or opening(tokenizer_of(target), target)
 
     def __call__(self, source: Source, first: int, number: int) -> list[str | None]:
         """Requests `first` to `first + number - 1`: a prompt each, None where it is of no use.
