@@ -1,4 +1,4 @@
-"""The stages of a recipe, bound to what does them."""
+"""Lists the stages of a recipe and says how much work they are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from harness.config.cells import ServerSpec
 from harness.engine.server import Server
 from harness.engine.watchdog import guarded
 from harness.errors import ServerFailed
@@ -31,11 +32,14 @@ TOKENS_PER_ANSWER = 250
 """Only for the outlook of a dry run."""
 
 
+def _target(context: Context) -> tuple[ServerSpec, str]:
+    return base_spec(context.recipe, say=context.say, python=sys.executable)
+
+
 @contextlib.contextmanager
 def _serve(context: Context) -> Iterator[tuple[Server, Stall]]:
-    """The target's server under the watchdog; another one after a stall."""
-    spec, _ = base_spec(context.recipe, say=context.say, python=sys.executable)
-    server = context.slot.get(spec)
+    """The target's server under the watchdog; a new one after a stall."""
+    server = context.slot.get(_target(context)[0])
     try:
         with guarded(server, stall_seconds=context.stall_seconds) as guard:
             yield server, lambda: guard.stalled.reason if guard.stalled else None
@@ -45,7 +49,7 @@ def _serve(context: Context) -> Iterator[tuple[Server, Stall]]:
 
 
 def _prompts(context: Context) -> dict[str, Any]:
-    """Starts a server only where a source asks the target; a server that stalled is asked again, anew."""
+    """Starts a server once a source asks the target, and a new one after each stall."""
     with contextlib.ExitStack() as opened:
         served: list[tuple[Magpie, Stall]] = []
 
@@ -70,34 +74,29 @@ def _prompts(context: Context) -> dict[str, Any]:
 
 
 def _responses(context: Context) -> dict[str, Any]:
-    _, target = base_spec(context.recipe, say=context.say, python=sys.executable)
     return generate.run(
         context.folder,
         context.upstream["prompts"] / "prompts.jsonl",
         context.recipe,
-        target=target,
+        target=_target(context)[1],
         serve=lambda: _serve(context),
         say=context.say,
     )
 
 
 def _dataset(context: Context) -> dict[str, Any]:
-    _, target = base_spec(context.recipe, say=context.say, python=sys.executable)
-    return dataset.run(
-        context.folder,
-        context.upstream["responses"] / "responses.jsonl",
-        context.recipe,
-        target=target,
-        say=context.say,
-    )
-
-
-def _prompt_inputs(recipe: Recipe) -> Any:
-    return [recipe.target.model_dump(), gather.inputs(recipe)]
+    answers = context.upstream["responses"] / "responses.jsonl"
+    target = _target(context)[1]
+    return dataset.run(context.folder, answers, context.recipe, target=target, say=context.say)
 
 
 STAGES = (
-    Stage(name="prompts", version=1, inputs=_prompt_inputs, run=_prompts),
+    Stage(
+        name="prompts",
+        version=1,
+        inputs=lambda r: [r.target.model_dump(), gather.inputs(r)],
+        run=_prompts,
+    ),
     Stage(
         name="responses",
         version=1,
@@ -123,21 +122,21 @@ STAGES = (
 
 def outlook(recipe: Recipe, work: Path) -> str:
     """What a run would do: stages, tokens, disk, and the trainer's command."""
-    config = _outline(recipe)
+    amounts = _amounts(recipe)
     rows = []
     for planned in stages.plan(recipe, STAGES, work):
         record = planned.record
-        told = f"done in {record['seconds']:.0f} s" if record else "to do"
-        rows.append([planned.stage.name, told, config.get(planned.stage.name, ""), str(planned.folder)])
+        state = f"done in {record['seconds']:.0f} s" if record else "to do"
+        rows.append([planned.stage.name, state, amounts[planned.stage.name], str(planned.folder)])
     command = " ".join(stage.command(recipe, Path("SETTINGS.json")))
     return f"{tabulate(rows, headers=['stage', 'state', 'how much', 'folder'])}\n\ntrainer: {command}"
 
 
 def check_disk_space(recipe: Recipe, work: Path, say: Say) -> None:
-    """Before anything starts, where the tokens are still to be guessed; `train` knows them exactly.
+    """Check the room by a guess of the tokens, before anything starts; `train` checks it exactly.
 
     Raises:
-        TrainingFailed: there is no room even for answers half as long as expected.
+        TrainingFailed: answers half as long as expected would have no room.
     """
     done = {planned.stage.name for planned in stages.plan(recipe, STAGES, work) if planned.record}
     if not done & {"dataset", "train"} and recipe.hidden_states.mode == "ahead":
@@ -148,7 +147,7 @@ def _likely(recipe: Recipe) -> int:
     return recipe.prompts.count * min(TOKENS_PER_ANSWER, recipe.responses.max_tokens)
 
 
-def _outline(recipe: Recipe) -> dict[str, str]:
+def _amounts(recipe: Recipe) -> dict[str, str]:
     count = recipe.prompts.count
     at_most = count * recipe.responses.max_tokens
     likely = _likely(recipe)

@@ -1,4 +1,4 @@
-"""A recipe TOML -> `Recipe`: what a drafter is made from, and how. Clear errors for bad input."""
+"""Reads a recipe, a TOML file that says what a drafter is made from and how."""
 
 from __future__ import annotations
 
@@ -176,12 +176,9 @@ def find_recipe(name: str) -> Path:
     Raises:
         BadInput: there is none; the message lists those there are.
     """
-    path = Path(name)
-    if path.suffix == ".toml" and path.is_file():
-        return path
-    shipped = RECIPES / f"{path.stem if path.suffix == '.toml' else name}.toml"
-    if "/" not in name and shipped.is_file():
-        return shipped
+    for path in (Path(name), RECIPES / f"{name.removesuffix('.toml')}.toml"):
+        if path.suffix == ".toml" and path.is_file():
+            return path
     known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
     raise BadInput(f"recipe {name}: no such file; there are: {known} (or give a path to a TOML file)")
 
@@ -210,7 +207,7 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
 
 
 def _check_plain(recipe: Recipe) -> None:
-    """What goes to vLLM and the trainer as it is can be written as JSON, and as a word of a command."""
+    """Check that vLLM and the trainer can be given every value as JSON and as a word of a command."""
     text = json.dumps(recipe.model_dump(), allow_nan=False)
     if "\\u0000" in text:
         raise ValueError("a text holds a NUL")

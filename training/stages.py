@@ -1,7 +1,7 @@
-"""Stages: each writes into a folder named by the hash of all that it depends on, and is done once.
+"""Runs the stages of a recipe, each once, in a folder named by the hash of all that the stage depends on.
 
-Recipes that agree on a stage and on all before it share its folder; a stage that was cut off goes on in its
-folder; `stage.json`, written last, says that it is done.
+Recipes that agree on a stage and on all before it share its folder. A stage that was cut off goes on in its
+folder. It writes `stage.json` last, which says that it is done.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from filelock import FileLock
 
 from harness.config.cells import canonical
 from harness.engine.slot import Slot
-from harness.errors import BadInput
-from harness.results.files import write_atomically
+from harness.errors import BadInput, BadRecord
+from harness.results.files import json_object, write_atomically
 from harness.text.console import Say
 from training.recipe import Recipe
 
@@ -30,7 +30,7 @@ _SCHEMA = 1
 
 @dataclasses.dataclass(kw_only=True)
 class Context:
-    """What a stage is given."""
+    """What a stage needs to run."""
 
     recipe: Recipe
     work: Path
@@ -40,14 +40,14 @@ class Context:
     stall_seconds: float = 180
     keep_hidden_states: bool = False
     folder: Path = Path()
-    """The stage's own."""
+    """The stage's own folder."""
     upstream: dict[str, Path] = dataclasses.field(default_factory=dict)
     """The folders of the stages before it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage: what it depends on, and how it is done."""
+    """A stage: what it depends on, and how it runs."""
 
     name: str
     version: int
@@ -66,42 +66,45 @@ class Planned:
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """What it did, once it is done."""
+        """What it did; None while it is not done."""
         try:
-            told: Any = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            record = json_object((self.folder / DONE).read_bytes(), str(self.folder / DONE))
+        except (OSError, BadRecord):
             return None
-        return told if isinstance(told, dict) and told.get("schema") == _SCHEMA else None
+        return record if record.get("schema") == _SCHEMA else None
 
 
 def plan(recipe: Recipe, stages: tuple[Stage, ...], work: Path) -> list[Planned]:
     """Every stage with its folder."""
     found, key = [], ""
     for stage in stages:
-        told = [stage.name, stage.version, stage.inputs(recipe), key]
-        key = hashlib.sha256(canonical(told).encode()).hexdigest()[:12]
+        depends_on = [stage.name, stage.version, stage.inputs(recipe), key]
+        key = hashlib.sha256(canonical(depends_on).encode()).hexdigest()[:12]
         found.append(Planned(stage=stage, folder=work / f"{stage.name}-{key}"))
     return found
 
 
 def known(stages: tuple[Stage, ...], *names: str | None) -> None:
-    """Raise BadInput where a stage is named that there is not."""
+    """Check that each of the names is a stage's.
+
+    Raises:
+        BadInput: one is not.
+    """
     there = [stage.name for stage in stages]
-    for name in names:
-        if name is not None and name not in there:
-            raise BadInput(f"unknown stage {name!r}; there are: {', '.join(there)}")
+    for name in set(names).difference(there, {None}):
+        raise BadInput(f"unknown stage {name!r}; there are: {', '.join(there)}")
 
 
 def carry_out(
     stages: tuple[Stage, ...], base: Context, *, only: str | None = None, start: str | None = None
 ) -> dict[str, Any]:
-    """Do what is not done yet; the records by stage.
+    """Run the stages that are not done yet, and return the records by stage.
 
     Args:
         stages: in their order.
-        base: what every stage is given; its folder and upstream are set for each.
-        only: this stage alone; those before it must be done.
-        start: do this stage and all after it again where they are done; what was cut off goes on.
+        base: what every stage needs; its folder and upstream are set for each.
+        only: run this stage alone; those before it must be done.
+        start: run this stage and all after it again where they are done; a stage that was cut off goes on.
 
     Raises:
         BadInput: an unknown stage, or one before `only` that is not done.
@@ -129,7 +132,7 @@ def carry_out(
 
 
 def _clear(folder: Path) -> None:
-    """Leave nothing that a stage could go on with; its record goes first."""
+    """Empty a stage's folder. Its record goes first, so that half a folder never counts as done."""
     (folder / DONE).unlink()
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -143,10 +146,10 @@ def _do(planned: Planned, context: Context, *, again: bool) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / LOCK):
         done = planned.record
-        if done is not None and not again:  # by another recipe, while we waited for it
+        if done is not None and not again:  # another recipe did it while we waited for the lock
             say(f"{name}: done meanwhile ({folder})")
             return done
-        if done is not None:  # what was cut off goes on instead
+        if done is not None:  # a stage that was cut off goes on instead
             _clear(folder)
         say(f"{name}: {folder}")
         began = time.monotonic()
