@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from harness.config.cells import ServerSpec
 from harness.config.prompts import load_prompts
 from harness.config.stack import Stack, find_stack, load_stack
 from harness.engine.facts import EngineFacts, engine_facts, known_faults
 from harness.engine.models import cache_folder, resolve
-from harness.engine.server import Server, free_port, running
+from harness.engine.server import free_port, running
 from harness.engine.slot import Slot
 from harness.errors import BadInput, DraftgateError, PortTaken, ServerFailed
 from harness.provenance import record as provenance
@@ -169,10 +168,7 @@ def _self_check(stack: Stack, *, self_check: bool | None) -> Iterator[Line]:
         prompts = load_prompts(_DATA / "prompts", "instruct", stack.languages[0], at_most=SHORT)
         patch = os.environ.get("DRAFTGATE_MEND", "1")
         with tempfile.TemporaryDirectory() as folder:
-
-            def start(spec: ServerSpec) -> AbstractContextManager[Server]:
-                return running(spec, folder=Path(folder), say=_silent, patch=patch)
-
+            start = functools.partial(running, folder=Path(folder), say=_silent, patch=patch)
             with Slot(start, _silent) as slot:
                 found = ensure(slot, stack, prompts, say=_silent, patch=patch, again=bool(self_check))
     except DraftgateError as error:

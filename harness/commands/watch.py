@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from harness.engine import metrics
-from harness.engine.http import Http, is_url
+from harness.engine.http import Http, NoAnswer, is_url
 from harness.engine.server import unhealthy
 from harness.engine.supervisor import GRACE_S
 from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall
@@ -67,7 +67,8 @@ def run(options: argparse.Namespace) -> int:
     server = Http(url, os.environ.get("DRAFTGATE_API_KEY"))
     restart = None if options.restart is None else _Restart(options.restart, server)
     try:
-        _check_vllm(server)
+        with contextlib.suppress(NoAnswer):  # it may still be starting
+            metrics.fetch(server)
         for number in range(1, MOST_STALLS + 1):
             stall, started = _until_stalled(server, options)
             say(f"{url} stalled: {stall.reason}")
@@ -86,15 +87,6 @@ def run(options: argparse.Namespace) -> int:
         return 1
     complain(f"{url} stalled" + (f" {MOST_STALLS} times, at last" if restart else "") + f": {stall.reason}")
     return 1
-
-
-def _check_vllm(server: Http) -> None:
-    try:
-        metrics.fetch(server)
-    except metrics.NotMetrics:
-        raise
-    except ServerFailed:
-        pass  # it may still be starting
 
 
 def _until_stalled(server: Http, options: argparse.Namespace) -> tuple[Stall, float]:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any, Protocol
 
 from harness.config.stack import Drafter, Engine, Profile, Stack, Target
@@ -110,10 +111,8 @@ def cells(stack: Stack, profile_name: str, profile: Profile, *, workloads: tuple
     for drafter in stack.drafters.values():
         for k in drafter.k:
             spec = server_spec(stack, drafter, k, prefix_cache=profile.cache != "off")
-            for endpoint in stack.endpoints:
-                for language in stack.languages:
-                    for workload in workloads:
-                        name = CellName(
-                            endpoint=endpoint, language=language, workload=workload, drafter=drafter.name, k=k
-                        )
-                        yield Cell(name=name, spec=spec, profile_name=profile_name, profile=profile)
+            for endpoint, language, workload in product(stack.endpoints, stack.languages, workloads):
+                name = CellName(
+                    endpoint=endpoint, language=language, workload=workload, drafter=drafter.name, k=k
+                )
+                yield Cell(name=name, spec=spec, profile_name=profile_name, profile=profile)

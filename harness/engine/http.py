@@ -69,7 +69,6 @@ class Http:
 
     def _ask(self, path: str, body: bytes | None, timeout_s: float) -> bytes:
         url = f"{self.url}{path}"
-        cause: object
         try:
             request = urllib.request.Request(url, body, {"Content-Type": "application/json"} if body else {})
             if self.key and self.key != NO_KEY:
@@ -85,11 +84,10 @@ class Http:
             if error.code == _UNAUTHORIZED:
                 message += "; set DRAFTGATE_API_KEY to its key"
             raise NoAnswer(self._without_key(message), status=error.code) from None
-        except urllib.error.URLError as error:
-            cause = error.reason
         except (OSError, ValueError, http.client.HTTPException) as error:
-            cause = error
-        raise NoAnswer(self._without_key(f"no usable answer from {url}: {cause}"), cause=cause)
+            cause = error.reason if isinstance(error, urllib.error.URLError) else error
+            message = f"no usable answer from {url}: {cause}"
+            raise NoAnswer(self._without_key(message), cause=cause) from None
 
     def _without_key(self, text: str) -> str:
         """Hide the key in what a server says: it may send our headers back."""

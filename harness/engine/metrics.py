@@ -26,10 +26,9 @@ _COUNTS = {
     "finished": "request_success_total",
     "iterations": "iteration_tokens_total_count",
     "cached": "prefix_cache_hits_total",
-    "running": "num_requests_running",
-    "waiting": "num_requests_waiting",
 }
 """What we count, and vLLM's names for it."""
+_REQUESTS = {"running": "num_requests_running", "waiting": "num_requests_waiting"}
 _MOST = 2**53
 
 
@@ -71,17 +70,11 @@ class SpecCounters:
             raise ServerFailed(
                 "the server restarted between two readings of /metrics: its counters began anew"
             )
-        gauges = ("present", "running", "waiting", "kv_usage", "started", "per_position")
-        moved: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            if field.name not in gauges:
-                moved[field.name] = getattr(self, field.name) - getattr(before, field.name)
+        moved: dict[str, Any] = {name: getattr(self, name) - getattr(before, name) for name in _COUNTS}
         pairs = itertools.zip_longest(self.per_position, before.per_position, fillvalue=0)
         positions = tuple(a - b for a, b in pairs)
-        fell = [name for name, by in moved.items() if by < 0] + ["per_position"] * any(
-            p < 0 for p in positions
-        )
-        if fell:
+        least = {**moved, "per_position": min(positions, default=0)}
+        if fell := [name for name, by in least.items() if by < 0]:
             raise ServerFailed(f"counters of /metrics fell between two readings: {', '.join(fell)}")
         return dataclasses.replace(self, per_position=positions, **moved)
 
@@ -113,7 +106,7 @@ def parse(text: str) -> SpecCounters:
                     kv_usage = max(kv_usage, sample.value)
                 else:
                     sums[name] = sums.get(name, 0.0) + sample.value
-        counts = {ours: _count(sums.get(name, 0.0)) for ours, name in _COUNTS.items()}
+        counts = {ours: _count(sums.get(name, 0.0)) for ours, name in (_COUNTS | _REQUESTS).items()}
         per_position = tuple(_count(positions[i]) for i in range(len(positions)))
     except (ValueError, KeyError, OverflowError, IndexError, TypeError) as error:
         raise NotMetrics(f"/metrics is not readable as Prometheus text: {error!r}") from None

@@ -56,11 +56,9 @@ def _end_all(process: subprocess.Popen[bytes], *, patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
     _signal_all(process, signal.SIGTERM)
     _signal_all(process, signal.SIGCONT)  # a frozen one takes no signal but this one and SIGKILL
-    while time.monotonic() < deadline and _descendants():
-        process.poll()
-        time.sleep(0.05)
     while _descendants():
-        _signal_all(process, signal.SIGKILL)
+        if time.monotonic() >= deadline:
+            _signal_all(process, signal.SIGKILL)
         process.poll()
         time.sleep(0.02)
     process.wait()
@@ -78,23 +76,17 @@ def _signal_all(process: subprocess.Popen[bytes], number: signal.Signals) -> Non
 
 def _descendants() -> list[int]:
     """Processes below this one that have not ended."""
+    states: dict[int, str] = {}
     children: dict[int, list[int]] = {}
-    zombies = set()
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            except (OSError, ValueError):
-                continue
-            children.setdefault(int(parent), []).append(int(folder.name))
-            if state == "Z":
-                zombies.add(int(folder.name))
-    found, todo = [], [os.getpid()]
-    while todo:
-        below = children.get(todo.pop(), [])
-        todo += below
-        found += [pid for pid in below if pid not in zombies]
-    return found
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            states[pid := int(stat.parent.name)] = state
+            children.setdefault(int(parent), []).append(pid)
+    found = [os.getpid()]
+    for pid in found:  # it grows meanwhile
+        found += children.get(pid, [])
+    return [pid for pid in found[1:] if states[pid] != "Z"]
 
 
 if __name__ == "__main__":

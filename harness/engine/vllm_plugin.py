@@ -148,8 +148,5 @@ def _report(fault: Fault, *, found: bool, patched: bool) -> None:
         "vllm": import_module("vllm").__version__,
         "pid": os.getpid(),
     }
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(fd, (json.dumps(line) + "\n").encode())
-    finally:
-        os.close(fd)
+    with open(path, "ab", buffering=0) as file:  # noqa: PTH123
+        file.write((json.dumps(line) + "\n").encode())
