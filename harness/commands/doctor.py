@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,7 +18,7 @@ from harness.engine.facts import EngineFacts, engine_facts, known_faults
 from harness.engine.models import cache_folder, resolve
 from harness.engine.server import free_port, running
 from harness.engine.slot import Slot
-from harness.errors import BadInput, DraftgateError, PortTaken, ServerFailed
+from harness.errors import DraftgateError, ServerFailed
 from harness.provenance import record as provenance
 from harness.suites.known_answers import Result
 from harness.suites.selfcheck import SHORT, ensure
@@ -87,7 +87,7 @@ def checks(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[
     yield Line("ok", "machine", f"{here['cpu']}, {here['threads']} threads, {gpus}")
     yield Line("ok", "stack", f"{stack.name}: {', '.join(stack.drafters)}")
     yield from (_disk(name, folder) for name, folder in (("results", results), ("cache", cache_folder())))
-    yield _port(stack.engine.port)
+    yield _checked("port", lambda: _port(stack.engine.port))
     python = stack.engine.python or sys.executable
     facts: EngineFacts | None = None
     try:
@@ -98,14 +98,14 @@ def checks(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[
         how = "in each response" if facts.per_request else "by counters alone, at concurrency 1"
         yield Line("ok", "engine", f"{facts.package} {facts.version}; it reports acceptance {how}")
         yield from _methods(stack, facts)
-    yield _model("target", stack.target.model, python)
-    for name, drafter in stack.drafters.items():
-        if drafter.model not in (None, "target"):
-            yield _model(name, str(drafter.model), python)
+    models = [(name, drafter.model) for name, drafter in stack.drafters.items()]
+    for name, model in [("target", stack.target.model), *models]:
+        if model not in (None, "target"):
+            yield _checked(name, functools.partial(_model, str(model), python))
     if facts is None:
         yield Line("—", "self-check", "not without an engine")
         return
-    yield _faults(python)
+    yield _checked("known faults", lambda: _faults(python))
     yield from _self_check(stack, self_check=self_check)
 
 
@@ -120,12 +120,18 @@ def _disk(name: str, folder: Path) -> Line:
     return Line("ok" if free >= _LEAST_GB else "bad", name, f"{text}; {_LEAST_GB:g} GB are the least")
 
 
-def _port(port: int | None) -> Line:
+def _checked(name: str, check: Callable[[], tuple[Mark, str]]) -> Line:
+    """The line of a check, which may raise instead."""
     try:
-        free_port(port)
-    except PortTaken as error:
-        return Line("bad", "port", str(error))
-    return Line("ok", "port", f"{port} is free" if port else "any free one")
+        mark, text = check()
+    except DraftgateError as error:
+        mark, text = "bad", str(error)
+    return Line(mark, name, text)
+
+
+def _port(port: int | None) -> tuple[Mark, str]:
+    free_port(port)
+    return "ok", f"{port} is free" if port else "any free one"
 
 
 def _methods(stack: Stack, facts: EngineFacts) -> Iterator[Line]:
@@ -138,26 +144,19 @@ def _methods(stack: Stack, facts: EngineFacts) -> Iterator[Line]:
         yield Line("bad", "drafters", f"this engine does not know the method of {', '.join(unknown)}")
 
 
-def _model(name: str, reference: str, python: str) -> Line:
-    try:
-        where = resolve(reference, say=_silent, python=python)
-    except BadInput as error:
-        return Line("bad", name, str(error))
+def _model(reference: str, python: str) -> tuple[Mark, str]:
+    where = resolve(reference, say=_silent, python=python)
     if not where.startswith("/"):
-        return Line("—", name, f"{reference}: a hub id, which the engine fetches")
-    return Line("ok", name, f"{reference}: weights {provenance.weights_hash(where)}")
+        return "—", f"{reference}: a hub id, which the engine fetches"
+    return "ok", f"{reference}: weights {provenance.weights_hash(where)}"
 
 
-def _faults(python: str) -> Line:
-    name = "known faults"
-    try:
-        found = known_faults(python)
-    except ServerFailed as error:
-        return Line("bad", name, str(error))
+def _faults(python: str) -> tuple[Mark, str]:
+    found = known_faults(python)
     faults = [str(one.get("fault")) for one in found if one.get("probe") == "fault"]
     if faults:
-        return Line("ok", name, f"{', '.join(faults)}: patched in every server that draftgate starts")
-    return Line("ok", name, "none" if found else "none to look for on this device")
+        return "ok", f"{', '.join(faults)}: patched in every server that draftgate starts"
+    return "ok", "none" if found else "none to look for on this device"
 
 
 def _self_check(stack: Stack, *, self_check: bool | None) -> Iterator[Line]:

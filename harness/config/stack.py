@@ -24,14 +24,15 @@ _PYTESTS = frozenset(
 )
 """Names that mean something else to pytest: each value of an axis becomes a marker."""
 
-OWN_ARGS = frozenset(
+_REFUSED = dict.fromkeys(
     {"model", "host", "port", "served_model_name", "speculative_config", "tokenizer", "revision"}
-    | {"dtype", "quantization", "trust_remote_code", "per_request_spec_decode_metrics"}
+    | {"dtype", "quantization", "trust_remote_code", "per_request_spec_decode_metrics"},
+    "a stack has another key for it, or draftgate sets it itself",
+) | dict.fromkeys(
+    ("api_key", "hf_token", "ssl_keyfile_password"),
+    "as an argument every user of this machine could read it; a secret stands in the environment",
 )
-"""Arguments of vLLM that a stack sets with another key, or that draftgate sets itself."""
-
-SECRET_ARGS = frozenset({"api_key", "hf_token", "ssl_keyfile_password"})
-"""Arguments of vLLM that `ps` and the records would show."""
+"""Arguments of vLLM that a stack does not set, and why."""
 
 
 class _Table(BaseModel):
@@ -162,12 +163,10 @@ def find_stack(name: str, folder: Path) -> Path:
     Raises:
         BadInput: there is none; the message lists those there are.
     """
-    path = Path(name)
-    if path.suffix == ".toml" or "/" in name:
-        if not path.is_file():
-            raise BadInput(f"--stack {name}: no such file")
-        return path
-    path = folder / f"{name}.toml"
+    by_path = name.endswith(".toml") or "/" in name
+    path = Path(name) if by_path else folder / f"{name}.toml"
+    if by_path and not path.is_file():
+        raise BadInput(f"--stack {name}: no such file")
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.toml"))) or "none"
         raise BadInput(f"--stack {name}: unknown stack; there are: {known} (or give a path to a TOML file)")
@@ -249,11 +248,8 @@ def _check_axes(stack: Stack, wrong: _Wrong) -> None:
 def _check_arguments(stack: Stack, wrong: _Wrong) -> None:
     """What goes to vLLM as it is must be JSON, and must not have a key of its own in the stack."""
     for name in stack.engine.args:
-        if name.replace("-", "_") in SECRET_ARGS:
-            why = "as an argument every user of this machine could read it; a secret stands in engine.env"
+        if why := _REFUSED.get(name.replace("-", "_")):
             raise wrong(("engine", "args", name), f"{name} is not given here: {why}")
-        if name.replace("-", "_") in OWN_ARGS:
-            raise wrong(("engine", "args", name), f"{name} is not given here: a stack has another key for it")
     given: list[tuple[_Loc, dict[str, Any]]] = [(("engine", "args"), stack.engine.args)]
     given += [(("drafters", name), drafter.settings) for name, drafter in stack.drafters.items()]
     for loc, values in given:

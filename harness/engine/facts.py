@@ -117,20 +117,20 @@ def command_line(
 ) -> list[str]:
     """vLLM's arguments for `spec`, without host, port and key."""
     target = spec.target
-    words = ["--model", model, "--served-model-name", served_name(spec), "--dtype", target.dtype]
-    for flag, value in (
-        ("--revision", target.revision),
-        ("--tokenizer", target.tokenizer),
-        ("--quantization", target.quantization),
-        ("--speculative-config", None if speculative is None else canonical(speculative)),
-    ):
-        if value is not None:
-            words += [flag, value]
-    if target.trust_remote_code:
-        words.append("--trust-remote-code")
-    if per_request and speculative is not None:
-        words += ["--per-request-spec-decode-metrics", "detailed"]
-    for name, value in sorted(spec.args.items()):
+    own = {
+        "model": model,
+        "served_model_name": served_name(spec),
+        "dtype": target.dtype,
+        "revision": target.revision,
+        "tokenizer": target.tokenizer,
+        "quantization": target.quantization,
+        "speculative_config": speculative,
+        "trust_remote_code": target.trust_remote_code or None,
+        "per_request_spec_decode_metrics": "detailed" if per_request and speculative is not None else None,
+    }
+    given = [(name, value) for name, value in own.items() if value is not None]
+    words: list[str] = []
+    for name, value in (*given, *sorted(spec.args.items())):
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(flag)
@@ -139,7 +139,7 @@ def command_line(
         elif isinstance(value, list):
             words += [flag, *(str(v) for v in value)]
         else:
-            words += [flag, canonical(value) if isinstance(value, dict) else str(value)]
+            words += [flag, canonical(value) if isinstance(value, Mapping) else str(value)]
     return words
 
 

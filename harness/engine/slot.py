@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Self
 
 from harness.config.cells import ServerSpec
 from harness.engine.server import Server
@@ -15,7 +14,7 @@ Start = Callable[[ServerSpec], contextlib.AbstractContextManager[Server]]
 """Starts a server, or attaches to one; leaving the context ends what it started."""
 
 
-class Slot:
+class Slot(contextlib.AbstractContextManager["Slot"]):
     """Room for one server. It is kept for as long as the same specification is asked for."""
 
     def __init__(self, start: Start, say: Say) -> None:
@@ -31,9 +30,6 @@ class Slot:
         self._refused: tuple[ServerSpec, DraftgateError] | None = None
         self.starts = 0
         """Servers started so far."""
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
