@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import training.errors
 from harness import errors
 from harness.engine import metrics
@@ -99,9 +97,13 @@ def covers(entry: str, text: str) -> bool:
     return re.search(".*?".join(parts), text, re.DOTALL) is not None
 
 
-@pytest.mark.parametrize(("where", "text"), [pytest.param(*m, id=m[0]) for m in messages()])
-def test_a_message_has_an_entry(where: str, text: str) -> None:
-    assert any(covers(entry, text) for entry in ENTRIES), f"{where}: {text.replace(HOLE, '...')}"
+def test_a_message_has_an_entry() -> None:
+    without = [
+        f"{where}: {text.replace(HOLE, '...')}"
+        for where, text in messages()
+        if not any(covers(entry, text) for entry in ENTRIES)
+    ]
+    assert without == []
 
 
 def test_an_entry_is_of_a_message_that_there_is() -> None:
@@ -133,11 +135,10 @@ def codes() -> list[str]:
     return sorted(found)
 
 
-@pytest.mark.parametrize("code", codes())
-def test_a_finding_has_an_entry(code: str) -> None:
+def test_a_finding_has_an_entry() -> None:
     measuring = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
-    assert f"| {code} |" in measuring
-    assert f"`{code}`" in PAGE
+    assert len(codes()) > 15
+    assert [code for code in codes() if f"| {code} |" not in measuring or f"`{code}`" not in PAGE] == []
 
 
 def kinds(kind: type[errors.DraftgateError]) -> set[type[errors.DraftgateError]]:
