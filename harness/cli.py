@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
     except DraftgateError as error:
-        complain(str(error))
+        complain(error.shown)
         return INVALID
     return code
 
@@ -100,10 +100,14 @@ def _compare(options: argparse.Namespace) -> int:
     lines = options.format in ("csv", "json")
     if options.pivot and lines:
         raise BadInput(
-            f"--pivot makes columns of a table; {options.format} has every cell apart, so leave --pivot out"
+            f"--pivot makes columns of a table; {options.format} has every cell apart, so leave --pivot out",
+            code="compare-option",
         )
     if len(options.paths) == 1 and not (options.pivot or lines):
-        raise BadInput(f"{options.paths[0]} alone: name what to compare it with, or --pivot an axis")
+        raise BadInput(
+            f"{options.paths[0]} alone: name what to compare it with, or --pivot an axis",
+            code="compare-option",
+        )
     gc.set_threshold(
         100_000
     )  # no record refers to itself: looking for some that do takes a seventh of the time

@@ -5,6 +5,8 @@ DraftgateError
 │   └── BadRecord     a file of ours that does not parse, was cut off, or has another schema
 └── ServerFailed      the engine did not start, died, or is not the one that was asked for
     └── PortTaken     it could not have its port
+
+Each error has a code. `docs/troubleshooting.md` says for every code what it means and what to do.
 """
 
 from __future__ import annotations
@@ -12,6 +14,20 @@ from __future__ import annotations
 
 class DraftgateError(Exception):
     """Anything that ends in one clear sentence instead of a traceback."""
+
+    code = ""
+    """Names the kind of problem: `engine-missing`. A class whose errors are all of one kind has its own."""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        """The message, and the code of its kind where that is not the class's own."""
+        super().__init__(message)
+        self.code = code or self.code
+
+    @property
+    def shown(self) -> str:
+        """The message as a user sees it: with its code at the end of the first line."""
+        first, *rest = str(self).split("\n")
+        return "\n".join([f"{first} [{self.code}]", *rest])
 
 
 class BadInput(DraftgateError):  # noqa: N818 - reads as what it is
@@ -21,6 +37,8 @@ class BadInput(DraftgateError):  # noqa: N818 - reads as what it is
 class BadRecord(BadInput):
     """A results or baseline file cannot be trusted."""
 
+    code = "damaged-file"
+
 
 class ServerFailed(DraftgateError):  # noqa: N818
     """The engine is not there, or not what was asked for."""
@@ -28,6 +46,8 @@ class ServerFailed(DraftgateError):  # noqa: N818
 
 class PortTaken(ServerFailed):
     """Somebody else listens on the port."""
+
+    code = "port-taken"
 
 
 class GateWarning(UserWarning):

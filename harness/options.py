@@ -83,25 +83,29 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
     """
     name = option("--profile")
     if name not in stack.profiles:
-        raise BadInput(f"--profile {name}: unknown profile; there are: {', '.join(stack.profiles)}")
+        raise BadInput(
+            f"--profile {name}: unknown profile; there are: {', '.join(stack.profiles)}", code="option-value"
+        )
     profile = stack.profiles[name]
     changes = {f: v for f in ("prompts", "max_tokens", "concurrency") if (v := option(f)) is not None}
     least = {**dict.fromkeys(changes, 1), "repeats": 1, "pairs": 2, "stall_seconds": 1}
     for field, lowest in least.items():
         if option(field) < lowest:
             flag = f"--{field.replace('_', '-')}"
-            raise BadInput(f"{flag} {option(field)}: must be {lowest} or more")
+            raise BadInput(f"{flag} {option(field)}: must be {lowest} or more", code="option-value")
     profile = profile.model_copy(update=changes)
     if option("--sequential") and (profile.prompts < LOOKS[0] or option("--repeats") > 1):
         raise BadInput(
             f"--sequential looks at {', '.join(map(str, LOOKS))} prompts, once: use --profile gate, "
-            "without --repeats"
+            "without --repeats",
+            code="option-value",
         )
     workloads = tuple(option("--workload") or ["instruct"])
     for workload in workloads:
         if workload not in stack.workloads:
             raise BadInput(
-                f"--workload {workload}: unknown workload; there are: {', '.join(stack.workloads)}"
+                f"--workload {workload}: unknown workload; there are: {', '.join(stack.workloads)}",
+                code="option-value",
             )
     return Options(
         stack=stack,
@@ -125,17 +129,19 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
 def _levels(text: str) -> tuple[int, ...]:
     levels = tuple(map(int, text.split(","))) if re.fullmatch("[0-9]{1,4}(,[0-9]{1,4})*", text) else ()
     if not levels or levels != tuple(sorted(set(levels))) or not levels[0]:
-        raise BadInput(f"--levels {text[:80]}: rising numbers of requests, like 1,4,16")
+        raise BadInput(f"--levels {text[:80]}: rising numbers of requests, like 1,4,16", code="option-value")
     return levels
 
 
 def _server_url(url: str | None) -> str | None:
     if url is not None and not is_url(url):
-        raise BadInput(f"--server-url {url}: not the URL of a server, like http://127.0.0.1:8000")
+        raise BadInput(
+            f"--server-url {url}: not the URL of a server, like http://127.0.0.1:8000", code="not-a-url"
+        )
     return url
 
 
 def _existing_run(path: Path | None) -> Path | None:
     if path is not None and not (path / RUN_FILE).is_file():
-        raise BadInput(f"--compare {path}: no run lies there (a folder with {RUN_FILE})")
+        raise BadInput(f"--compare {path}: no run lies there (a folder with {RUN_FILE})", code="not-a-run")
     return path

@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
             run=worker.get("draftgate_run"),
         )
     except BadInput as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(error.shown) from None
     config.stash[RUN] = run
     run.timed = worker.get("draftgate_alone", True)
     if worker and run.timed and worker["workercount"] > 1:
@@ -81,7 +81,7 @@ def pytest_configure_node(node: Any) -> None:
         if not node.config.getoption("collectonly"):
             run.claim()
     except BadInput as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(error.shown) from None
     node.workerinput["draftgate_alone"] = workers == 1 or workers <= len(environment()["gpus"])
 
 
@@ -113,7 +113,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     try:
         dropped, said = untaken(items, stack, words)
     except BadInput as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(error.shown) from None
     if said and len(dropped) == len(items):
         raise pytest.UsageError(said[0])
     for text in said:
@@ -181,7 +181,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             # Ended like Ctrl-C: what was measured is kept and shown.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
     except BadInput as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(error.shown) from None
 
 
 def _write(config: pytest.Config, text: str) -> None:
@@ -199,8 +199,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if ours and isinstance(outcome, pytest.fail.Exception | pytest.skip.Exception):
         outcome.msg = render.visible_lines(str(outcome))
     report = yield
-    if ours and call.excinfo is not None and call.excinfo.errisinstance(DraftgateError):
-        report.longrepr = render.visible_lines(str(call.excinfo.value))
+    if ours and isinstance(outcome, DraftgateError):
+        report.longrepr = render.visible_lines(outcome.shown)
     return report
 
 
@@ -235,7 +235,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             complete = not config.stash.get(_LOST_WORKER, False) and _complete(config, session)
             config.stash[RUN].write(finished=complete)
         except BadInput as error:
-            _write(config, f"draftgate: {error}")
+            _write(config, f"draftgate: {error.shown}")
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -259,7 +259,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(render.visible_lines(text))
             shown = True
     except DraftgateError as error:
-        terminalreporter.write_line(render.visible_lines(f"draftgate: {error}"), red=True)
+        terminalreporter.write_line(render.visible_lines(f"draftgate: {error.shown}"), red=True)
     for title, text in sections(run, apart_from=acceptance.SUITE.name):
         terminalreporter.section(title)
         terminalreporter.write_line(render.visible_lines(text))

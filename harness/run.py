@@ -124,12 +124,14 @@ class Run:
                     differ = [k for k, v in self.options.recorded().items() if record.options.get(k) != v]
                     raise BadInput(
                         f"--resume: {path.parent} was begun with other options ({', '.join(differ)}); "
-                        "use the same ones, or start without --resume"
+                        "use the same ones, or start without --resume",
+                        code="cannot-resume",
                     )
                 return path.parent.name  # not what the file says: it may have been moved, or mean another one
         raise BadInput(
             f"--resume: {self.options.results} holds no unfinished run of stack {self.options.stack.name}, "
-            f"profile {self.options.profile_name}; start without --resume"
+            f"profile {self.options.profile_name}; start without --resume",
+            code="cannot-resume",
         )
 
     def claim(self) -> None:
@@ -147,10 +149,11 @@ class Run:
         except Timeout:
             raise BadInput(
                 f"--resume: {self.folder} is being measured by another process; wait for its end, or start "
-                "without --resume"
+                "without --resume",
+                code="cannot-resume",
             ) from None
         except OSError as error:
-            raise BadInput(f"cannot write {self.folder}: {error.strerror}") from None
+            raise BadInput(f"cannot write {self.folder}: {error.strerror}", code="cannot-write") from None
         self._lock = lock
 
     def write(self, *, finished: bool) -> None:

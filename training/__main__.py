@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"\ntraining: interrupted; what is done is kept. To go on: {again}\n")
         return INTERRUPTED
     except DraftgateError as error:
-        sys.stderr.write(f"\ntraining: {error}\n")
+        sys.stderr.write(f"\ntraining: {error.shown}\n")
         return INVALID if type(error).__name__.startswith("Bad") else 1
     return 0
 
@@ -105,7 +105,8 @@ def check_extra() -> None:
     if missing := [name for name in EXTRA if importlib.util.find_spec(name) is None]:
         raise BadInput(
             f"the Python package {', '.join(missing)} is not installed; install draftgate with its "
-            "extra `train` beside `cpu` or `gpu`: pip install 'draftgate[cpu,train]'"
+            "extra `train` beside `cpu` or `gpu`: pip install 'draftgate[cpu,train]'",
+            code="extra-missing",
         )
 
 

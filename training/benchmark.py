@@ -60,7 +60,7 @@ def run(context: Context) -> dict[str, Any]:
     export.add_served(drafter, [served.of(record) for record in records])
     if ended.returncode:
         failed = f"the served drafter did not pass (pytest's exit code {ended.returncode})"
-        raise TrainingFailed(process.obituary(failed, log_file))
+        raise TrainingFailed(process.obituary(failed, log_file), code="drafter-did-not-pass")
     return {f"{record.suite}/{record.cell}": served.of(record)["tokens_per_step"] for record in records}
 
 

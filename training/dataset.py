@@ -58,7 +58,8 @@ def run(
         raise TrainingFailed(
             f"{responses_file}: training and validation need a row each at least, and there are {len(rows)} "
             f"(another {unsupervised} have no answer within dataset.seq_length = {length}): ask for more "
-            "prompts, or raise seq_length"
+            "prompts, or raise seq_length",
+            code="training-data",
         )
     rows = arranged(rows, trained, seed=recipe.prompts.seed)
     part, data = folder / "data.part", folder / "data"
@@ -168,14 +169,19 @@ def verify(data: Path, rows: Sequence[Row]) -> None:
     try:
         written = load_from_disk(str(data))
     except (OSError, ValueError) as error:
-        raise TrainingFailed(f"{data}: not a data set that can be read: {error}") from None
+        raise TrainingFailed(
+            f"{data}: not a data set that can be read: {error}", code="training-data"
+        ) from None
     missing = sorted(COLUMNS - set(written.column_names))
     if missing:
         there = ", ".join(written.column_names) or "none"
-        raise TrainingFailed(f"{data}: there is no column {', '.join(missing)}; there are: {there}")
+        raise TrainingFailed(
+            f"{data}: there is no column {', '.join(missing)}; there are: {there}", code="training-data"
+        )
     if len(written) != len(rows):
         raise TrainingFailed(
-            f"{data}: speculators made {len(written)} rows of {len(rows)}; see log.txt there"
+            f"{data}: speculators made {len(written)} rows of {len(rows)}; see log.txt there",
+            code="training-data",
         )
     place = 0
     for batch in written.with_format("numpy").iter(batch_size=500):
@@ -183,7 +189,8 @@ def verify(data: Path, rows: Sequence[Row]) -> None:
             if digest(ids, mask) != rows[place].digest:
                 raise TrainingFailed(
                     f"{data}: row {place} is not {rows[place].id}: this version of speculators shuffles "
-                    "otherwise, or changes rows; use the one that draftgate's extra `train` names"
+                    "otherwise, or changes rows; use the one that draftgate's extra `train` names",
+                    code="training-data",
                 )
             place += 1
 

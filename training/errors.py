@@ -12,6 +12,8 @@ class TrainingFailed(DraftgateError):  # noqa: N818 - reads as what it is
 class Stalled(TrainingFailed):
     """The server does not get on: start it again, and the work that is left goes on."""
 
+    code = "training-stalled"
+
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason

@@ -180,7 +180,10 @@ def find_recipe(name: str) -> Path:
         if path.suffix == ".toml" and path.is_file():
             return path
     known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-    raise BadInput(f"recipe {name}: no such file; there are: {known} (or give a path to a TOML file)")
+    raise BadInput(
+        f"recipe {name}: no such file; there are: {known} (or give a path to a TOML file)",
+        code="unknown-name",
+    )
 
 
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
@@ -197,12 +200,12 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     for change in changes:
         _change(document.tables, change)
         if too_deep(document.tables):
-            raise BadInput(f"--set {change[:80]}: nested too deeply to be a recipe")
+            raise BadInput(f"--set {change[:80]}: nested too deeply to be a recipe", code="damaged-file")
     recipe = document.model(Recipe)
     try:
         _check_plain(recipe)
     except (ValueError, TypeError) as error:
-        raise BadInput(f"{path}: a value in it cannot be used: {error}") from None
+        raise BadInput(f"{path}: a value in it cannot be used: {error}", code="training-option") from None
     return recipe
 
 
@@ -217,7 +220,9 @@ def _change(data: dict[str, Any], change: str) -> None:
     """Set one value: `train.epochs=2`, `drafter=eagle3once`."""
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
-        raise BadInput(f"--set {change}: not of the form KEY=VALUE, like train.epochs=2")
+        raise BadInput(
+            f"--set {change}: not of the form KEY=VALUE, like train.epochs=2", code="training-option"
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
@@ -227,5 +232,5 @@ def _change(data: dict[str, Any], change: str) -> None:
     for table in tables:
         at = at.setdefault(table, {})
         if not isinstance(at, dict):
-            raise BadInput(f"--set {change}: {table} is no table of a recipe")
+            raise BadInput(f"--set {change}: {table} is no table of a recipe", code="training-option")
     at[last] = value

@@ -54,4 +54,4 @@ def run(
         process.stop(child)
     if child.returncode:
         failed = f"speculators {words[0]} failed (exit code {child.returncode})"
-        raise TrainingFailed(process.obituary(failed, log, begin=began_at))
+        raise TrainingFailed(process.obituary(failed, log, begin=began_at), code="training-stopped")

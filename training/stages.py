@@ -92,7 +92,7 @@ def known(stages: tuple[Stage, ...], *names: str | None) -> None:
     """
     there = [stage.name for stage in stages]
     for name in set(names).difference(there, {None}):
-        raise BadInput(f"unknown stage {name!r}; there are: {', '.join(there)}")
+        raise BadInput(f"unknown stage {name!r}; there are: {', '.join(there)}", code="training-option")
 
 
 def carry_out(
@@ -120,7 +120,9 @@ def carry_out(
         if record is not None and not again:
             base.say(f"{name}: done before ({planned.folder})")
         elif only is not None and name != only:
-            raise BadInput(f"--only {only}: {name} is not done yet; run without --only first")
+            raise BadInput(
+                f"--only {only}: {name} is not done yet; run without --only first", code="training-option"
+            )
         else:
             context = dataclasses.replace(base, folder=planned.folder, upstream=dict(upstream))
             record = _do(planned, context, again=again)

@@ -18,4 +18,6 @@ def tokenizer_of(target: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(target)
     except (OSError, ValueError) as error:
-        raise BadInput(f"{target}: its tokenizer cannot be loaded: {error}") from None
+        raise BadInput(
+            f"{target}: its tokenizer cannot be loaded: {error}", code="target-cannot-write"
+        ) from None

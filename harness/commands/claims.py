@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             held = _held(claim, records)
         except BadInput as error:
-            unreadable.append((claim.line, str(error)))
+            unreadable.append((claim.line, error.shown))
         else:
             checked += len(held)
             wrong += [f"{options.file}:{claim.line}: {text}" for text in held if text]
@@ -68,7 +68,10 @@ def run(options: argparse.Namespace) -> int:
         complain(f"{options.file}:{line}: {text}")
     code_note = f" ({found.in_code} in code left alone)" if found.in_code else ""
     if not checked and not unreadable and not options.allow_none:
-        raise BadInput(f"{options.file} holds no figure with a reference{code_note}: nothing was checked")
+        raise BadInput(
+            f"{options.file} holds no figure with a reference{code_note}: nothing was checked",
+            code="claim-reference",
+        )
     verdict = f"{len(wrong)} of {checked} not as recorded" if wrong else f"{checked} checked, all hold"
     unread = f"; references that cannot be checked: {len(unreadable)}" if unreadable else ""
     lines = [*wrong, f"{options.file}: {verdict}{unread}{code_note}"]
@@ -91,12 +94,16 @@ def _held(claim: Claim, records: _Records) -> list[str]:
         if len(figures) > len(values):
             raise BadInput(
                 f"the column of {_name(claim.fields[0])} is said to hold {len(values)} figures, "
-                f"but {len(figures)} stand there"
+                f"but {len(figures)} stand there",
+                code="claim-reference",
             )
     elif len(figures) == 1 and figures[0].value is None:
         values = values[:1]  # one dash for an interval that there is not
     elif len(figures) < len(values):
-        raise BadInput(f"{_name(claim.fields[0])} is {len(values)} figures, but {len(figures)} stand there")
+        raise BadInput(
+            f"{_name(claim.fields[0])} is {len(values)} figures, but {len(figures)} stand there",
+            code="claim-reference",
+        )
     else:
         figures = figures[-len(values) :]
     percent = figures[-1].unit == "%"  # of `-15.2..-8.1 %` the sign is both figures'
@@ -150,7 +157,7 @@ class _Records:
         name = _name(field)
         for key in ("run", "cell"):
             if key not in keys:
-                raise BadInput(f"the reference to {name} names no {key}")
+                raise BadInput(f"the reference to {name} names no {key}", code="claim-reference")
         entry = self._entry(keys["run"], keys["cell"])
         base = self._entry(keys["base"], keys.get("base_cell", keys["cell"])) if "base" in keys else None
         asked = (entry, base, tuple(part for part in keys.get("across", "").split(",") if part))
@@ -159,7 +166,9 @@ class _Records:
         known = self._met[asked]
         if name not in known and not _POSITION.fullmatch(name):
             comparison = "" if base else " (with base=RUN also what a comparison says)"
-            raise BadInput(f"there is no field {name}; there are: {', '.join(known)}{comparison}")
+            raise BadInput(
+                f"there is no field {name}; there are: {', '.join(known)}{comparison}", code="claim-reference"
+            )
         return known.get(name, (None,))  # a position beyond its k was not measured
 
     def _entry(self, run: str, cell: str) -> Entry:
@@ -167,13 +176,18 @@ class _Records:
         of_run = [e for path, e in self._entries.items() if _within(parts, path) or _within(parts, e.path)]
         if not parts or not of_run:
             names = ", ".join(side.name for side in self._sides)
-            raise BadInput(f"no run given is named {run}; there are: {names}")
+            raise BadInput(f"no run given is named {run}; there are: {names}", code="claim-reference")
         found = [e for e in of_run if str(e.cell) == cell]
         if not found:
-            raise BadInput(f"{run} holds no cell {cell}; there are: {names_of(of_run)}")
+            raise BadInput(
+                f"{run} holds no cell {cell}; there are: {names_of(of_run)}", code="claim-reference"
+            )
         if len(found) > 1:
             paths = " and ".join(str(e.path) for e in found[:2])
-            raise BadInput(f"{run} has {len(found)} cells named {cell} ({paths}): write more of the path")
+            raise BadInput(
+                f"{run} has {len(found)} cells named {cell} ({paths}): write more of the path",
+                code="claim-reference",
+            )
         return found[0]
 
 

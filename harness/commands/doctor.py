@@ -93,7 +93,7 @@ def checks(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[
     try:
         facts = engine_facts(python)
     except ServerFailed as error:
-        yield Line("bad", "engine", str(error))
+        yield Line("bad", "engine", error.shown)
     else:
         how = "in each response" if facts.per_request else "by counters alone, at concurrency 1"
         yield Line("ok", "engine", f"{facts.package} {facts.version}; it reports acceptance {how}")
@@ -125,7 +125,7 @@ def _checked(name: str, check: Callable[[], tuple[Mark, str]]) -> Line:
     try:
         mark, text = check()
     except DraftgateError as error:
-        mark, text = "bad", str(error)
+        mark, text = "bad", error.shown
     return Line(mark, name, text)
 
 

@@ -58,11 +58,14 @@ def run(options: argparse.Namespace) -> int:
     """
     url = options.url.rstrip("/").removesuffix("/v1")
     if not is_url(url):
-        raise BadInput(f"{options.url!r} is not the URL of a server, like http://127.0.0.1:8000")
+        raise BadInput(
+            f"{options.url!r} is not the URL of a server, like http://127.0.0.1:8000", code="not-a-url"
+        )
     if options.interval and options.interval > options.stall_seconds / 4:
         raise BadInput(
             f"--interval {options.interval:g}: a stall of {options.stall_seconds:g} s needs four readings or "
-            "more: use a shorter interval, or longer --stall-seconds"
+            "more: use a shorter interval, or longer --stall-seconds",
+            code="option-value",
         )
     server = Http(url, os.environ.get("DRAFTGATE_API_KEY"))
     restart = None if options.restart is None else _Restart(options.restart, server)
@@ -81,9 +84,9 @@ def run(options: argparse.Namespace) -> int:
         say(f"no longer watching {url}")
         return 0
     except metrics.NotMetrics as error:
-        raise BadInput(str(error)) from None
+        raise BadInput(str(error), code="option-value") from None
     except ServerFailed as error:
-        complain(str(error))
+        complain(error.shown)
         return 1
     complain(f"{url} stalled" + (f" {MOST_STALLS} times, at last" if restart else "") + f": {stall.reason}")
     return 1
@@ -128,9 +131,9 @@ class _Restart:
         try:
             self._words = shlex.split(command)
         except ValueError as error:
-            raise BadInput(f"--restart {command!r}: {error}") from None
+            raise BadInput(f"--restart {command!r}: {error}", code="option-value") from None
         if not self._words or not shutil.which(self._words[0]):
-            raise BadInput(f"--restart {command!r}: there is no such command")
+            raise BadInput(f"--restart {command!r}: there is no such command", code="option-value")
         self._server = server
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -145,12 +148,16 @@ class _Restart:
         try:
             process = subprocess.Popen(self._words, stdin=subprocess.DEVNULL, start_new_session=True)
         except OSError as error:
-            raise ServerFailed(f"cannot run {shlex.join(self._words)}: {error.strerror}") from None
+            raise ServerFailed(
+                f"cannot run {shlex.join(self._words)}: {error.strerror}", code="watch-gave-up"
+            ) from None
         self._process = process
         deadline, gone = time.monotonic() + RESTART_PATIENCE_S, False
         while time.monotonic() < deadline:
             if process.poll():
-                raise ServerFailed(f"{shlex.join(self._words)} failed (exit code {process.returncode})")
+                raise ServerFailed(
+                    f"{shlex.join(self._words)} failed (exit code {process.returncode})", code="watch-gave-up"
+                )
             with contextlib.suppress(TimeoutError, ServerFailed):
                 dead = unhealthy(self._server)
                 gone = gone or dead is not None
@@ -161,7 +168,8 @@ class _Restart:
             time.sleep(0.5)
         raise ServerFailed(
             f"no new server answers at {self._server.url} {RESTART_PATIENCE_S:.0f} s after "
-            f"{shlex.join(self._words)}"
+            f"{shlex.join(self._words)}",
+            code="watch-gave-up",
         )
 
     def _end_last(self) -> None:

@@ -37,7 +37,10 @@ def load_prompts(folder: Path, workload: str, language: str, *, at_most: int) ->
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.jsonl"))
         there = f"{workload} has: {', '.join(known)}" if known else f"there is no folder {path.parent.name}"
-        raise BadInput(f"{path}: no prompts for workload {workload!r} in language {language!r}; {there}")
+        raise BadInput(
+            f"{path}: no prompts for workload {workload!r} in language {language!r}; {there}",
+            code="no-prompts",
+        )
     return _read(path, language=language)[:at_most]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,10 +165,13 @@ def find_stack(name: str, folder: Path) -> Path:
     by_path = name.endswith(".toml") or "/" in name
     path = Path(name) if by_path else folder / f"{name}.toml"
     if by_path and not path.is_file():
-        raise BadInput(f"--stack {name}: no such file")
+        raise BadInput(f"--stack {name}: no such file", code="unknown-name")
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.toml"))) or "none"
-        raise BadInput(f"--stack {name}: unknown stack; there are: {known} (or give a path to a TOML file)")
+        raise BadInput(
+            f"--stack {name}: unknown stack; there are: {known} (or give a path to a TOML file)",
+            code="unknown-name",
+        )
     return path
 
 
@@ -181,7 +183,7 @@ def load_stack(path: Path) -> Stack:
     """
     document = Document(path)
     stack = document.model(Stack)
-    _check(stack, document.wrong)
+    _check(stack, document)
     return stack
 
 
@@ -193,17 +195,16 @@ def _changed(base: Any, changes: Any) -> Any:
 
 
 _Loc = tuple[str, ...]
-_Wrong = Callable[[_Loc, str], BadInput]
 
 
-def _check(stack: Stack, wrong: _Wrong) -> None:
-    _check_names(stack, wrong)
-    _check_axes(stack, wrong)
-    _check_arguments(stack, wrong)
+def _check(stack: Stack, document: Document) -> None:
+    _check_names(stack, document)
+    _check_axes(stack, document)
+    _check_arguments(stack, document)
     if "\\u0000" in json.dumps(stack.model_dump(mode="json"), default=str):
-        raise wrong((), "a text in it holds a NUL, which no command line can")
+        raise document.wrong((), "a text in it holds a NUL, which no command line can", code="stack-value")
     for drafter in stack.drafters.values():
-        _check_drafter(drafter, wrong)
+        _check_drafter(drafter, document)
 
 
 def _named(stack: Stack) -> list[tuple[_Loc, str]]:
@@ -214,27 +215,31 @@ def _named(stack: Stack) -> list[tuple[_Loc, str]]:
     ]
 
 
-def _check_names(stack: Stack, wrong: _Wrong) -> None:
+def _check_names(stack: Stack, document: Document) -> None:
     if not _NAME.fullmatch(stack.name.replace("-", "_").lstrip("_")):
-        raise wrong(("name",), f"{stack.name!r} is not a name (letters, digits, ., _ and -)")
+        raise document.wrong(
+            ("name",), f"{stack.name!r} is not a name (letters, digits, ., _ and -)", code="stack-name"
+        )
     for loc, name in (*_named(stack), *((("profiles", name), name) for name in stack.profiles)):
         if not _NAME.fullmatch(name):
-            raise wrong(loc, f"{name!r} is not a name (letters, digits, . and _)")
+            raise document.wrong(loc, f"{name!r} is not a name (letters, digits, . and _)", code="stack-name")
         if name in _PYTESTS and loc[0] != "profiles":
-            raise wrong(loc, f"{name!r} has a meaning to pytest; rename it")
+            raise document.wrong(loc, f"{name!r} has a meaning to pytest; rename it", code="stack-name")
 
 
-def _check_axes(stack: Stack, wrong: _Wrong) -> None:
+def _check_axes(stack: Stack, document: Document) -> None:
     """No value stands twice, none is of two axes, and none stands inside the name of another."""
     axes = {"endpoints": stack.endpoints, "workloads": stack.workloads, "languages": stack.languages}
     for axis, names in axes.items():
         twice = [name for i, name in enumerate(names) if name in names[:i]]
         if twice:
-            raise wrong((axis,), f"{twice[0]!r} stands there twice")
+            raise document.wrong((axis,), f"{twice[0]!r} stands there twice", code="stack-name")
     for endpoint in stack.endpoints:
         if endpoint not in ENDPOINTS:
             there = ", ".join(ENDPOINTS)
-            raise wrong(("endpoints",), f"unknown endpoint {endpoint!r}; there are: {there}")
+            raise document.wrong(
+                ("endpoints",), f"unknown endpoint {endpoint!r}; there are: {there}", code="stack-endpoint"
+            )
     named = _named(stack)
     ks = [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k > 0]
     others: list[tuple[_Loc, str]] = [((), value) for value in (*ENDPOINTS, *ks)]
@@ -242,14 +247,15 @@ def _check_axes(stack: Stack, wrong: _Wrong) -> None:
         for other, value in (*others, *named):
             if loc != ("languages",) and (other, value) != (loc, name) and value.lower() in name.lower():
                 also = f"so that -k {value} would select it too; rename it"
-                raise wrong(loc, f"the name {name!r} contains {value!r}, {also}")
+                raise document.wrong(loc, f"the name {name!r} contains {value!r}, {also}", code="stack-name")
 
 
-def _check_arguments(stack: Stack, wrong: _Wrong) -> None:
+def _check_arguments(stack: Stack, document: Document) -> None:
     """What goes to vLLM as it is must be JSON, and must not have a key of its own in the stack."""
     for name in stack.engine.args:
         if why := _REFUSED.get(name.replace("-", "_")):
-            raise wrong(("engine", "args", name), f"{name} is not given here: {why}")
+            what = f"{name} is not given here: {why}"
+            raise document.wrong(("engine", "args", name), what, code="stack-argument")
     given: list[tuple[_Loc, dict[str, Any]]] = [(("engine", "args"), stack.engine.args)]
     given += [(("drafters", name), drafter.settings) for name, drafter in stack.drafters.items()]
     for loc, values in given:
@@ -258,25 +264,39 @@ def _check_arguments(stack: Stack, wrong: _Wrong) -> None:
                 json.dumps(value, allow_nan=False)
             except (TypeError, ValueError, RecursionError):
                 what = f"a value of type {type(value).__name__} cannot be given to vLLM (it takes JSON)"
-                raise wrong((*loc, name), what) from None
+                raise document.wrong((*loc, name), what, code="stack-value") from None
 
 
-def _check_drafter(drafter: Drafter, wrong: _Wrong) -> None:
+def _check_drafter(drafter: Drafter, document: Document) -> None:
     name, k, where = drafter.name, drafter.k, ("drafters", drafter.name, "k")
     if drafter.method is None:
         if name != NONE or k != (0,) or drafter.model or drafter.settings:
-            raise wrong(where, f"drafter {name!r} has no method; only {NONE!r} drafts nothing")
+            raise document.wrong(
+                where, f"drafter {name!r} has no method; only {NONE!r} drafts nothing", code="stack-drafter"
+            )
         return
     if name == NONE:
-        raise wrong(where, f"the drafter {NONE!r} drafts nothing: it takes no method")
+        raise document.wrong(
+            where, f"the drafter {NONE!r} drafts nothing: it takes no method", code="stack-drafter"
+        )
     if not k or k == (0,):
-        raise wrong(where, f"drafter {name!r} has no k (num_speculative_tokens), like k = [2, 4]")
+        raise document.wrong(
+            where,
+            f"drafter {name!r} has no k (num_speculative_tokens), like k = [2, 4]",
+            code="stack-drafter",
+        )
     for tokens in k:
         if not 0 < tokens <= MOST_K:
-            raise wrong(where, f"k is {tokens}, it must be from 1 to {MOST_K}")
+            raise document.wrong(where, f"k is {tokens}, it must be from 1 to {MOST_K}", code="stack-drafter")
     if isinstance(drafter.selected, tuple) and not set(drafter.selected) <= set(k):
-        raise wrong(where, f"selected names a k that is not among them: {list(drafter.selected)}")
+        raise document.wrong(
+            where,
+            f"selected names a k that is not among them: {list(drafter.selected)}",
+            code="stack-drafter",
+        )
     if len(set(k)) != len(k):
-        raise wrong(where, f"k holds a value twice: {list(k)}")
+        raise document.wrong(where, f"k holds a value twice: {list(k)}", code="stack-name")
     if "num_speculative_tokens" in drafter.settings:
-        raise wrong(where, f"drafter {name!r} sets num_speculative_tokens; that is k here")
+        raise document.wrong(
+            where, f"drafter {name!r} sets num_speculative_tokens; that is k here", code="stack-drafter"
+        )

@@ -29,15 +29,15 @@ class Document:
             self._text = path.read_text(encoding="utf-8")
             self.tables: dict[str, Any] = tomllib.loads(self._text)
         except UnicodeDecodeError as error:
-            raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
+            raise BadInput(f"{path}: not UTF-8 text (byte {error.start})", code="damaged-file") from None
         except OSError as error:
-            raise BadInput(f"{path}: {error.strerror}") from None
+            raise BadInput(f"{path}: {error.strerror}", code="cannot-read") from None
         except ValueError as error:  # TOML's own error, or a number of thousands of digits
-            raise BadInput(f"{path}: not TOML: {error}") from None
+            raise BadInput(f"{path}: not TOML: {error}", code="damaged-file") from None
         except RecursionError:
-            raise BadInput(f"{path}: nested too deeply to be one of ours") from None
+            raise BadInput(f"{path}: nested too deeply to be one of ours", code="damaged-file") from None
         if too_deep(self.tables):
-            raise BadInput(f"{path}: nested too deeply to be one of ours")
+            raise BadInput(f"{path}: nested too deeply to be one of ours", code="damaged-file")
 
     def model(self, kind: type[_Model]) -> _Model:
         """Its tables as a model.
@@ -53,9 +53,9 @@ class Document:
             first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
             raise self.wrong(tuple(str(part) for part in first["loc"]), first["msg"]) from None
 
-    def wrong(self, key: tuple[str, ...], what: str) -> BadInput:
+    def wrong(self, key: tuple[str, ...], what: str, *, code: str = "wrong-field") -> BadInput:
         """The error that says what is wrong with a key; of the whole file where the key is empty."""
-        return BadInput(f"{self.path}, {position(self._text, key)}: {what}")
+        return BadInput(f"{self.path}, {position(self._text, key)}: {what}", code=code)
 
 
 def _anchored(reference: str, info: ValidationInfo) -> str:

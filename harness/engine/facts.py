@@ -55,11 +55,12 @@ def engine_facts(python: str) -> EngineFacts:
         output = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, timeout=120)
         found = json.loads(output.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise ServerFailed(f"cannot ask {python} which vLLM it has: {error}") from None
+        raise ServerFailed(f"cannot ask {python} which vLLM it has: {error}", code="engine-missing") from None
     if not found:
         raise ServerFailed(
             f"{python} has no vLLM: run `make setup` (CPU), pip install 'draftgate[gpu]', "
-            "set engine.python in the stack, or name a server that runs already"
+            "set engine.python in the stack, or name a server that runs already",
+            code="engine-missing",
         )
     folder, version, package = found
 
@@ -102,7 +103,9 @@ def known_faults(python: str) -> tuple[dict[str, Any], ...]:
             )
             return tuple(line.data for line in json_lines(report)) if report.exists() else ()
         except (OSError, BadRecord, subprocess.SubprocessError) as error:
-            raise ServerFailed(f"the engine's code cannot be probed: {error}"[:300]) from None
+            raise ServerFailed(
+                f"the engine's code cannot be probed: {error}"[:300], code="engine-missing"
+            ) from None
 
 
 def reported_faults(report: Path) -> tuple[dict[str, Any], ...]:
@@ -164,5 +167,5 @@ def resolve_speculative(spec: ServerSpec, *, target: str, say: Say) -> dict[str,
         try:
             config["model"] = resolve(config["model"], say=say, python=spec.engine_python)
         except BadInput as error:
-            raise BadInput(f"drafter {spec.drafter!r}: {error}") from None
+            raise BadInput(f"drafter {spec.drafter!r}: {error}", code=error.code) from None
     return config

@@ -28,6 +28,8 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class NoAnswer(ServerFailed):
     """The server answered an error or something unusable, or did not answer at all."""
 
+    code = "no-answer"
+
     def __init__(self, message: str, *, status: int | None = None, cause: object = None) -> None:
         """What to say; the HTTP status where the server answered an error; else what went wrong."""
         super().__init__(message)

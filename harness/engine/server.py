@@ -101,7 +101,8 @@ def running(
     if method and facts.methods and method not in facts.methods:
         raise ServerFailed(
             f"{facts.package} {facts.version} does not know the method {method!r} of drafter "
-            f"{spec.drafter!r}: use a newer engine"
+            f"{spec.drafter!r}: use a newer engine",
+            code="engine-too-old",
         )
     target = resolve(spec.target.model, say=say, python=spec.engine_python)
     speculative = resolve_speculative(spec, target=target, say=say)
@@ -182,11 +183,14 @@ def _wait_ready(
     while True:
         if child.poll() is not None:
             raise ServerFailed(
-                process.obituary(f"{server} died while loading (exit code {child.returncode})", log)
+                process.obituary(f"{server} died while loading (exit code {child.returncode})", log),
+                code="engine-died",
             )
         waited = time.monotonic() - began
         if waited > spec.start_timeout_s:
-            raise ServerFailed(process.obituary(f"{server} was not ready after {waited:.0f} s", log))
+            raise ServerFailed(
+                process.obituary(f"{server} was not ready after {waited:.0f} s", log), code="engine-slow"
+            )
         with contextlib.suppress(NoAnswer):
             Http(_url(port)).text("/health", timeout_s=5)
             break
@@ -255,19 +259,24 @@ def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
     if wanted not in served:
         raise ServerFailed(
             f"{url} serves {', '.join(served) or 'no model'}, the stack wants {wanted!r}: "
-            "set target.served_name in the stack, or name another server"
+            "set target.served_name in the stack, or name another server",
+            code="other-model",
         )
     counters = metrics.fetch(asked)
     if spec.speculative and not counters.present:
         raise ServerFailed(
             f"{url} has no speculative-decoding counters: it does not draft (or runs with "
-            f"--disable-log-stats), but the cells are for drafter {spec.label}"
+            f"--disable-log-stats), but the cells are for drafter {spec.label}",
+            code="other-drafter",
         )
     if counters.present and not spec.speculative:
-        raise ServerFailed(f"{url} drafts, but the cells are for drafter {spec.label}, which does not")
+        raise ServerFailed(
+            f"{url} drafts, but the cells are for drafter {spec.label}, which does not", code="other-drafter"
+        )
     if counters.present and counters.per_position and len(counters.per_position) != spec.k:
         raise ServerFailed(
-            f"{url} drafts {len(counters.per_position)} tokens a step, the cells are for k = {spec.k}"
+            f"{url} drafts {len(counters.per_position)} tokens a step, the cells are for k = {spec.k}",
+            code="other-drafter",
         )
     version = asked.json("/version").get("version")
     return Server(

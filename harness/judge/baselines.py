@@ -62,11 +62,15 @@ def store(folder: Path, record: CellRecord) -> Path:
         BadRecord: what is there now is damaged: it is not overwritten.
     """
     if not record.valid:
-        raise BadInput(f"{record.cell} is not a valid measurement, hence no baseline: {record.why_invalid}")
+        raise BadInput(
+            f"{record.cell} is not a valid measurement, hence no baseline: {record.why_invalid}",
+            code="not-a-baseline",
+        )
     if record.stopped_at is not None:
         raise BadInput(
             f"{record.cell} was stopped at {record.stopped_at} prompts by --sequential: "
-            "a baseline has all of them"
+            "a baseline has all of them",
+            code="not-a-baseline",
         )
     path = path_of(folder, record)
     if path.exists():
@@ -87,9 +91,9 @@ def move_anchor(path: Path, reason: str) -> Path:
         BadRecord: the baseline cannot be trusted.
     """
     if not reason.strip():
-        raise BadInput("an anchor moves for a reason: say which with --reason")
+        raise BadInput("an anchor moves for a reason: say which with --reason", code="anchor")
     if path.name.endswith(ANCHOR):
-        raise BadInput(f"{path} is an anchor: give the baseline beside it")
+        raise BadInput(f"{path} is an anchor: give the baseline beside it", code="anchor")
     record = load(path, CellRecord)
     anchor = path.with_suffix(ANCHOR)
     write_atomically(anchor, dump_cell(_with_reason(record, reason.strip())))

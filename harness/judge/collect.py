@@ -79,17 +79,17 @@ def collect(path: Path) -> Side:
     """
     if path.is_file():
         if path.name == RUN_FILE:
-            raise BadInput(f"{path} describes a run: name its folder, {path.parent}")
+            raise BadInput(f"{path} describes a run: name its folder, {path.parent}", code="no-cells")
         return Side(name=str(path), path=path, entries=(_entry(path),))
     if not path.is_dir():
-        raise BadInput(f"{path}: no such file or folder")
+        raise BadInput(f"{path}: no such file or folder", code="no-cells")
     files = [file for file in sorted(path.rglob("*.json")) if _may_be_cell(file, path)]
     found = [_cell_or_speed(file) for file in files]
     entries = [entry for entry in found if entry]
     starts = len(found) - len(entries)
     notes = [f"{starts} files of speed-ups over pairs of starts are not compared here"] if starts else []
     if not entries:
-        raise BadInput(f"{path} holds no cell" + (f" ({notes[0]})" if notes else ""))
+        raise BadInput(f"{path} holds no cell" + (f" ({notes[0]})" if notes else ""), code="no-cells")
     name = str(path)
     subject: tuple[str, ...] = ()
     if (path / RUN_FILE).is_file():
@@ -192,7 +192,7 @@ def match(base: Side, new: Side, *, across: Collection[str] = ()) -> Matches:
     for key in _levels(lambda e: _without(e.cell, axes).place):
         join(_drafting(base.entries, key), _drafting(new.entries, key), key)
     if not pairs:
-        raise BadInput(_nothing_in_common(base, new))
+        raise BadInput(_nothing_in_common(base, new), code="no-cells")
     return Matches(
         pairs=tuple(sorted(pairs, key=lambda pair: pair[0].order)),
         base_only=tuple(left.values()),
@@ -239,7 +239,8 @@ def _refuse_ambiguous(base: Side, new: Side, left: Iterable[Entry], right: Itera
             paths = [str(e.path) for e in side.entries if e.cell == entry.cell]
             raise BadInput(
                 f"{side.name} holds {len(paths)} cells named {entry.cell} ({_listed(paths)}): "
-                "name a narrower folder"
+                "name a narrower folder",
+                code="no-cells",
             )
 
 

@@ -218,7 +218,8 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
         if field not in known:
             raise BadInput(
                 f"--across {field}: no field of a cell's identity; there are: {', '.join(sorted(known))} "
-                "(drafter, k and engine may differ without it)"
+                "(drafter, k and engine may differ without it)",
+                code="compare-option",
             )
     positions: tuple[PositionChange, ...] = ()
     try:

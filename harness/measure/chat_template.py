@@ -100,7 +100,9 @@ def template_of(folder: Path | None) -> Callable[[str], str] | None:
         return None
 
     def refuse(message: str) -> str:
-        raise ServerFailed(f"the chat template of {folder.name} refuses a user's message: {message}")
+        raise ServerFailed(
+            f"the chat template of {folder.name} refuses a user's message: {message}", code="chat-template"
+        )
 
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
@@ -114,13 +116,17 @@ def template_of(folder: Path | None) -> Callable[[str], str] | None:
     try:
         template = environment.from_string(source)
     except jinja2.TemplateError as error:
-        raise ServerFailed(f"the chat template of {folder.name} is none: {error}") from None
+        raise ServerFailed(
+            f"the chat template of {folder.name} is none: {error}", code="chat-template"
+        ) from None
 
     def render(text: str) -> str:
         message = {"role": "user", "content": text}
         try:
             return template.render(messages=[message], add_generation_prompt=True, **special)
         except jinja2.TemplateError as error:
-            raise ServerFailed(f"the chat template of {folder.name} cannot be rendered: {error}") from None
+            raise ServerFailed(
+                f"the chat template of {folder.name} cannot be rendered: {error}", code="chat-template"
+            ) from None
 
     return render

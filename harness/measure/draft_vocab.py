@@ -78,6 +78,7 @@ def _tensor(file: Path, name: str) -> NDArray[np.integer[Any] | np.bool_] | None
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise BadInput(
             f"{file}: its map of the draft vocabulary ({name}) cannot be read ({error}): "
-            "copy the drafter's folder anew"
+            "copy the drafter's folder anew",
+            code="damaged-drafter",
         ) from None
     return values

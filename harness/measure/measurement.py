@@ -240,13 +240,17 @@ class Measurement:
         evidence = f" (evidence: {stall.evidence})" if stall.evidence else ""
         seen = f"{self._cell}: the server stalled: {stall.reason}{evidence}"
         if self._renew is None or self._server.attached:
-            raise ServerFailed(f"{seen}; it is not started anew here; {kept}")
+            raise ServerFailed(f"{seen}; it is not started anew here; {kept}", code="server-stalled")
         if self._stalls == MOST_STALLS:
-            raise ServerFailed(f"{seen}; that was stall {self._stalls} of this cell; {kept}")
+            raise ServerFailed(
+                f"{seen}; that was stall {self._stalls} of this cell; {kept}", code="server-stalled"
+            )
         try:
             self._server = self._renew(stall.reason)
         except ServerFailed as error:
-            raise ServerFailed(f"{seen}; it could not be started anew; {kept}: {error}") from None
+            raise ServerFailed(
+                f"{seen}; it could not be started anew; {kept}: {error}", code="server-stalled"
+            ) from None
         self._restarts.append(stall.reason)
         self._prepared = False
         self._journal.segment += 1
@@ -279,7 +283,8 @@ class Measurement:
             raise ServerFailed(
                 "this engine reports no acceptance per request, so it is read from /metrics around each "
                 f"prompt, which needs concurrency 1 (the profile has {self._cell.profile.concurrency}): "
-                "add --concurrency 1, or use vLLM 0.29 or later"
+                "add --concurrency 1, or use vLLM 0.29 or later",
+                code="no-acceptance-per-request",
             )
         self._before = await settled(self._server.counters)
         self._prepared = True

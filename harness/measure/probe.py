@@ -62,7 +62,9 @@ def ask(
             if guard.stalled is None:
                 raise
     if guard.stalled:
-        raise ServerFailed(f"server {server.spec.label} stalled: {guard.stalled.reason}")
+        raise ServerFailed(
+            f"server {server.spec.label} stalled: {guard.stalled.reason}", code="server-stalled"
+        )
     return found
 
 
@@ -134,7 +136,9 @@ def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]
         told = []
     if len(told) == len(ids) and all(_are_logprobs(here) for here in told[1:]):
         return told
-    raise ServerFailed(f"{server.url} tells no log probabilities of a prompt (prompt_logprobs)")
+    raise ServerFailed(
+        f"{server.url} tells no log probabilities of a prompt (prompt_logprobs)", code="engine-cannot-tell"
+    )
 
 
 def _are_logprobs(here: dict[int, float]) -> bool:
@@ -176,7 +180,10 @@ class Tokens:
     def _ids(self, body: dict[str, Any]) -> tuple[int, ...]:
         ids = self._post("tokenize", body).get("tokens")
         if not isinstance(ids, list) or not all(type(i) is int for i in ids):
-            raise ServerFailed(f"{self._server.url}/tokenize answers without tokens: use a newer engine")
+            raise ServerFailed(
+                f"{self._server.url}/tokenize answers without tokens: use a newer engine",
+                code="engine-cannot-tell",
+            )
         return tuple(ids)
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -184,5 +191,5 @@ class Tokens:
             return self._server.http.json(f"/{path}", {"model": self._server.model, **body}, timeout_s=30)
         except NoAnswer as error:
             if error.status == 404:  # noqa: PLR2004
-                raise ServerFailed(f"{error}: use an engine that has /tokenize") from None
+                raise ServerFailed(f"{error}: use an engine that has /tokenize", code="no-answer") from None
             raise

@@ -193,7 +193,9 @@ class _Page:
                 value = axis_value(figures.entry, axis)
                 if value in place:
                     paths = f"{place[value][0].entry.path} and {figures.entry.path}"
-                    raise BadInput(f"{paths} are the same cell twice: name a narrower folder")
+                    raise BadInput(
+                        f"{paths} are the same cell twice: name a narrower folder", code="no-cells"
+                    )
                 place[value] = (figures, a, row)
         values = list(dict.fromkeys(value for place in places.values() for value in place))
         order = {label: i for i, label in enumerate(dict.fromkeys(label for label, _ in places))}

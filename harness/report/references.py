@@ -115,7 +115,9 @@ class _Reader:
         line, keys = reference.string, _keys(reference)
         if "columns" in keys:
             if _REFERENCE.sub("", line).strip():
-                raise BadInput("a reference with columns= has a line of its own, above its table")
+                raise BadInput(
+                    "a reference with columns= has a line of its own, above its table", code="claim-reference"
+                )
             _columns(keys)
             self._above |= dict.fromkeys(_rows_below(self._lines, number), (number, keys))
             self.without_rows.add(number)
@@ -127,7 +129,7 @@ class _Reader:
             self.claims += _in_row(number, line, shared | keys)
         else:
             text = f"a reference names its field, {FORM}, unless it is in a table with columns= above"
-            raise BadInput(text)
+            raise BadInput(text, code="claim-reference")
 
 
 def _without_examples(markdown: str) -> tuple[list[str], int]:
@@ -168,7 +170,9 @@ def _rows_below(lines: Sequence[str], number: int) -> range:
 def _in_text(number: int, before: str, keys: dict[str, str]) -> Claim:
     figures = figures_before(_REFERENCE.sub("", before))
     if not figures:
-        raise BadInput(f"no figure stands right before the reference to {keys['field']}")
+        raise BadInput(
+            f"no figure stands right before the reference to {keys['field']}", code="claim-reference"
+        )
     return Claim(line=number, keys=keys, fields=_fields(keys["field"]), figures=figures)
 
 
@@ -177,7 +181,10 @@ def _in_row(number: int, line: str, keys: dict[str, str]) -> Iterator[Claim]:
     cells = [html.unescape(cell).strip() for cell in re.split(r"(?<!\\)\|", text)]
     columns = _columns(keys)
     if len(cells) != len(columns):
-        raise BadInput(f"the row has {len(cells)} columns, columns= above its table names {len(columns)}")
+        raise BadInput(
+            f"the row has {len(cells)} columns, columns= above its table names {len(columns)}",
+            code="claim-reference",
+        )
     for cell, fields in zip(cells, columns, strict=True):
         if fields and cell:
             yield Claim(line=number, keys=keys, fields=fields, figures=figures_in(cell), in_table=True)
@@ -185,20 +192,20 @@ def _in_row(number: int, line: str, keys: dict[str, str]) -> Iterator[Claim]:
 
 def _keys(reference: re.Match[str]) -> dict[str, str]:
     if not reference["end"]:
-        raise BadInput("a reference ends on the line where it begins, with -->")
+        raise BadInput("a reference ends on the line where it begins, with -->", code="claim-reference")
     if not reference["body"].startswith(":"):
-        raise BadInput(f"a reference reads {FORM}")
+        raise BadInput(f"a reference reads {FORM}", code="claim-reference")
     keys: dict[str, str] = {}
     for part in reference["body"][1:].split():
         key, _, value = part.partition("=")
         if not value or key not in _KEYS:
-            raise BadInput(f"{part!r} is no part of a reference, which reads {FORM}")
+            raise BadInput(f"{part!r} is no part of a reference, which reads {FORM}", code="claim-reference")
         if key in keys:
-            raise BadInput(f"{key}= stands twice in one reference")
+            raise BadInput(f"{key}= stands twice in one reference", code="claim-reference")
         try:
             keys[key] = value if key in _FIELDS else unquote(value, errors="surrogatepass")
         except UnicodeDecodeError:
-            raise BadInput(f"{part!r} holds a %XX that is no UTF-8") from None
+            raise BadInput(f"{part!r} holds a %XX that is no UTF-8", code="claim-reference") from None
     return keys
 
 
@@ -209,7 +216,10 @@ def _columns(keys: Mapping[str, str]) -> list[tuple[str, ...]]:
 def _fields(text: str) -> tuple[str, ...]:
     for field in (fields := text.split("/")):
         if not _FIELD.fullmatch(field):
-            raise BadInput(f"{field!r} is no field: it reads like tau, or pos_0% for a share in percent")
+            raise BadInput(
+                f"{field!r} is no field: it reads like tau, or pos_0% for a share in percent",
+                code="claim-reference",
+            )
     return tuple(fields)
 
 

@@ -44,10 +44,14 @@ class Line:
         for column, kind in kinds.items():
             if column not in self.data:
                 there = ", ".join(sorted(self.data)) or "none"
-                raise BadInput(f"{self.where}: there is no column {column!r}; there are: {there}")
+                raise BadInput(
+                    f"{self.where}: there is no column {column!r}; there are: {there}", code="source-column"
+                )
             value = self.data[column]
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise BadInput(f"{self.where}: the column {column!r} holds {type(value).__name__}")
+                raise BadInput(
+                    f"{self.where}: the column {column!r} holds {type(value).__name__}", code="source-column"
+                )
 
 
 def read_text(path: Path) -> str:
@@ -61,7 +65,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise BadRecord(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:
-        raise BadRecord(f"{path}: {error.strerror}") from None
+        raise BadRecord(f"{path}: {error.strerror}", code="cannot-read") from None
     if not text.strip():
         raise BadRecord(f"{path}: the file is empty")
     return text
@@ -84,7 +88,7 @@ def json_lines(path: Path, *, may_be_empty: bool = False) -> Iterator[Line]:
                     yield Line(path=path, number=number, offset=offset, size=len(raw), data=data)
                 offset += len(raw)
     except OSError as error:
-        raise BadRecord(f"{path}: {error.strerror}") from None
+        raise BadRecord(f"{path}: {error.strerror}", code="cannot-read") from None
     if not (some or may_be_empty):
         raise BadRecord(f"{path}: the file is empty")
 
@@ -172,7 +176,7 @@ def writing(path: Path) -> Iterator[IO[str]]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}") from None
+        raise BadInput(f"cannot write {path}: {error.strerror}", code="cannot-write") from None
     finally:
         if temporary:
             temporary.unlink(missing_ok=True)  # it is gone already where all went well

@@ -36,7 +36,7 @@ class Journal:
             if torn:
                 os.truncate(path, len(left) - torn)
         except OSError as error:
-            raise BadRecord(f"{path}: {error.strerror}") from None
+            raise BadRecord(f"{path}: {error.strerror}", code="cannot-read") from None
         if torn is None or torn == len(left):
             write_atomically(path, head_line + "\n")
         self.segment = 1 + max((record.segment for record in self.records), default=-1)
@@ -50,7 +50,8 @@ class Journal:
             raise BadRecord(
                 f"{self.path}, line 1: these prompts were measured under other conditions "
                 f"({_first_difference([*lines, torn][0], head_line)}); start without --resume, "
-                "or move the file away"
+                "or move the file away",
+                code="other-conditions",
             )
         seen = set()
         for number, line in enumerate(lines[1:], start=2):
@@ -82,7 +83,8 @@ class Journal:
                     os.truncate(self.path, whole)
             raise BadInput(
                 f"cannot write {self.path}: {error.strerror}; the {len(self.records)} prompts before "
-                "are kept, --resume goes on from there"
+                "are kept, --resume goes on from there",
+                code="cannot-write",
             ) from None
         self.records.append(record)
 

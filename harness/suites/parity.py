@@ -262,7 +262,10 @@ def parity(bench: Bench, cell: Cell) -> Outcome:
     predicted = [line for _, line in pairs]
     least = min(line.k for line in predicted)
     if cell.name.k > least:
-        raise BadInput(f"{cell}: k is {cell.name.k}, but its validation foretells {least} (ttt_steps)")
+        raise BadInput(
+            f"{cell}: k is {cell.name.k}, but its validation foretells {least} (ttt_steps)",
+            code="no-prediction",
+        )
     longest = max(line.tokens for line in predicted)
     max_tokens = min(longest, run.options.max_tokens or longest)
     # Nothing is sampled, and answers are as long as those that the drafter was validated on.

@@ -41,7 +41,9 @@ def write(folder: Path, *, target: Path, tokens: Sequence[int], k: int, seed: in
         shared = int(config.get("num_key_value_heads") or heads)
         head = int(config.get("head_dim") or hidden // heads)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{target}/config.json does not tell the target's sizes: {error!r}") from None
+        raise BadInput(
+            f"{target}/config.json does not tell the target's sizes: {error!r}", code="target-sizes"
+        ) from None
     spoken = np.unique(np.array(tokens, dtype=np.int64))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(

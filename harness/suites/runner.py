@@ -105,7 +105,7 @@ def keep(folder: Path, outcome: Outcome) -> None:
         with path.open("ab") as file:
             file.write(line.encode())
     except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}") from None
+        raise BadInput(f"cannot write {path}: {error.strerror}", code="cannot-write") from None
 
 
 def kept(folder: Path) -> dict[tuple[str, str], Outcome]:

@@ -68,6 +68,8 @@ _RATES = (0.8, 0.5, 0.2)
 class BrokenInstrument(DraftgateError):  # noqa: N818 - reads as what it is
     """What draftgate would report here is not what happens, so nothing may be measured."""
 
+    code = "broken-instrument"
+
 
 def key_of(spec: ServerSpec, *, target: str, patch: str) -> str:
     """A hash of all that may change what the self-check finds; `target` is its folder or hub id."""

@@ -86,7 +86,7 @@ def _one_start(bench: Bench, cell: Cell, number: int) -> CellRecord:
 def _rate(record: CellRecord) -> float:
     speed = speed_of(record.prompts)
     if speed is None:
-        raise BadInput(f"{record.cell}: nothing was timed")
+        raise BadInput(f"{record.cell}: nothing was timed", code="nothing-timed")
     return speed.aggregate
 
 

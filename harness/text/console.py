@@ -27,7 +27,9 @@ def show(text: str) -> None:
         # Python would complain again when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            raise BadInput(f"cannot write to standard output: {error.strerror}") from None
+            raise BadInput(
+                f"cannot write to standard output: {error.strerror}", code="cannot-print"
+            ) from None
 
 
 def say(text: str) -> None:

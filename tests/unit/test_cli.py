@@ -350,7 +350,7 @@ def test_a_full_disk_is_one_sentence(before: str) -> None:
         code, error = command(before, before, stdout=full)
     assert (code, error) == (
         2,
-        "draftgate: cannot write to standard output: No space left on device\n",
+        "draftgate: cannot write to standard output: No space left on device [cannot-print]\n",
     )
 
 

@@ -63,9 +63,11 @@ def read_prompts(path: Path) -> dict[str, Prompt]:
         line.need({"id": str, "language": str, "source": str, "text": str})
         data = line.data
         if not data["text"].strip():
-            raise BadInput(f"{line.where}: the prompt is empty")
+            raise BadInput(f"{line.where}: the prompt is empty", code="damaged-rows")
         if data["id"] in found:
-            raise BadInput(f"{line.where}: the id {data['id']!r} stands in an earlier line too")
+            raise BadInput(
+                f"{line.where}: the id {data['id']!r} stands in an earlier line too", code="damaged-file"
+            )
         found[data["id"]] = Prompt(
             id=data["id"],
             language=data["language"],
@@ -113,7 +115,8 @@ def select(
         why = f"; the most frequent error: {tally.errors.most_common(1)[0][0][:200]}" if tally.errors else ""
         raise TrainingFailed(
             f"none of the {len(prompts)} prompts has an answer that the recipe keeps: {counts}{why}. "
-            f"Look into {folder}, then change the recipe's responses table or its prompts"
+            f"Look into {folder}, then change the recipe's responses table or its prompts",
+            code="no-answers-kept",
         )
     return {
         "prompts": len(prompts),

@@ -82,7 +82,8 @@ def run(
                 raise TrainingFailed(
                     f"the target's server stalled {stalls} times, the last time: {stall.reason}; "
                     f"{len(prompts) - left} of {len(prompts)} prompts are done, "
-                    f"and running this again goes on with the other {left}"
+                    f"and running this again goes on with the other {left}",
+                    code="training-stalled",
                 ) from None
     raws = [(ask.temperature, ask.raw_file) for ask in asks]
     counts = select(folder, prompts, raws, recipe, decode=decoder(target))
@@ -102,13 +103,18 @@ def temperatures_of(shares: Mapping[str, float]) -> dict[float, float]:
         except ValueError:
             temperature = -1.0
         if not 0 <= temperature < float("inf"):
-            raise BadInput(f"responses.temperatures: {name!r} is not a temperature (a number from 0 up)")
+            raise BadInput(
+                f"responses.temperatures: {name!r} is not a temperature (a number from 0 up)",
+                code="training-option",
+            )
         if not 0 <= share < float("inf"):
-            raise BadInput(f"responses.temperatures: {share} is not a share of the answers")
+            raise BadInput(
+                f"responses.temperatures: {share} is not a share of the answers", code="training-option"
+            )
         found[temperature] += share
     total = sum(found.values())
     if not total:
-        raise BadInput("responses.temperatures: the shares add up to nothing")
+        raise BadInput("responses.temperatures: the shares add up to nothing", code="training-option")
     return {temperature: share / total for temperature, share in sorted(found.items()) if share}
 
 
@@ -223,8 +229,11 @@ def _usable(server: Server) -> str:
     if server.target_path is None or server.model != server.target_path:
         raise ServerFailed(
             f"the server's model is called {server.model}; speculators loads the tokenizer by the same name, "
-            f"so the server must be started with target.served_name = {server.target_path or 'its folder'}"
+            f"so the server must be started with target.served_name = {server.target_path or 'its folder'}",
+            code="training-server",
         )
     if server.key != NO_KEY:
-        raise ServerFailed("the server wants a key, and speculators sends none: start it without one")
+        raise ServerFailed(
+            "the server wants a key, and speculators sends none: start it without one", code="training-server"
+        )
     return server.target_path

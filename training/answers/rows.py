@@ -56,7 +56,9 @@ def index(path: Path, length: int) -> tuple[list[Row], int]:
     for line in json_lines(path, may_be_empty=True):
         _check(line)
         if line.data["id"] in seen:
-            raise BadInput(f"{line.where}: the id {line.data['id']!r} stands in an earlier line too")
+            raise BadInput(
+                f"{line.where}: the id {line.data['id']!r} stands in an earlier line too", code="damaged-file"
+            )
         seen.add(line.data["id"])
         ids, mask = within(line.data, length)
         if not any(mask):
@@ -82,13 +84,15 @@ def _check(line: Line) -> None:
     line.need(_NEEDED)
     ids, mask = line.data["input_ids"], line.data["loss_mask"]
     if not 0 <= line.data["temperature"] < 100:  # noqa: PLR2004 - NaN too is none
-        raise BadInput(f"{line.where}: {line.data['temperature']} is not a temperature")
+        raise BadInput(f"{line.where}: {line.data['temperature']} is not a temperature", code="damaged-rows")
     if len(ids) != len(mask):
-        raise BadInput(f"{line.where}: {len(ids)} input_ids, but {len(mask)} in loss_mask")
+        raise BadInput(
+            f"{line.where}: {len(ids)} input_ids, but {len(mask)} in loss_mask", code="damaged-rows"
+        )
     if not are_tokens(ids):
-        raise BadInput(f"{line.where}: input_ids holds something that is no token id")
+        raise BadInput(f"{line.where}: input_ids holds something that is no token id", code="damaged-rows")
     if not are_marks(mask):
-        raise BadInput(f"{line.where}: loss_mask holds something else than 0 and 1")
+        raise BadInput(f"{line.where}: loss_mask holds something else than 0 and 1", code="damaged-rows")
 
 
 def are_tokens(values: Sequence[Any]) -> bool:

@@ -38,7 +38,10 @@ def run(context: Context) -> dict[str, Any]:
     recipe, train, data = context.recipe, context.upstream["train"], context.upstream["dataset"]
     checkpoint = train / "checkpoints" / "best"
     if not (checkpoint / "config.json").is_file():
-        raise TrainingFailed(f"{checkpoint}: no checkpoint was validated, so none is the best: train longer")
+        raise TrainingFailed(
+            f"{checkpoint}: no checkpoint was validated, so none is the best: train longer",
+            code="training-stopped",
+        )
     texts = {"recipe.toml": recipe_toml(recipe)}
     for name, place in (("log.txt", train), (VALIDATION, train), (HELD_OUT, data)):
         if (place / name).is_file():
@@ -98,7 +101,7 @@ def export(
             shutil.rmtree(to)
         part.rename(to)
     except OSError as error:
-        raise BadInput(f"cannot write the drafter to {to}: {error.strerror}") from None
+        raise BadInput(f"cannot write the drafter to {to}: {error.strerror}", code="cannot-write") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return known
@@ -114,11 +117,14 @@ def load(folder: Path) -> dict[str, Any]:
     try:
         known: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
+        raise BadInput(f"{path}: {error.strerror}", code="damaged-drafter") from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not JSON: {error}") from None
+        raise BadInput(f"{path}: not JSON: {error}", code="damaged-drafter") from None
     if not isinstance(known, dict) or known.get("schema") != SCHEMA:
-        raise BadInput(f"{path}: not the records of a drafter that this version of draftgate exports")
+        raise BadInput(
+            f"{path}: not the records of a drafter that this version of draftgate exports",
+            code="damaged-drafter",
+        )
     return known
 
 
@@ -139,7 +145,9 @@ def add_served(folder: Path, served: list[dict[str, Any]]) -> dict[str, Any]:
         _write_records(folder, known)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"[:200]
-        raise BadInput(f"{folder / RECORDS}: no card can be written from it ({what})") from None
+        raise BadInput(
+            f"{folder / RECORDS}: no card can be written from it ({what})", code="damaged-drafter"
+        ) from None
     return known
 
 

@@ -106,7 +106,7 @@ def _json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: cannot be read: {error}") from None
+        raise BadInput(f"{path}: cannot be read: {error}", code="damaged-drafter") from None
     return known if isinstance(known, dict) else {}
 
 

@@ -28,7 +28,9 @@ def config_of(checkpoint: Path, target: Target) -> dict[str, Any]:
             raise TypeError  # noqa: TRY301 - one sentence for all
         json.dumps(config, ensure_ascii=False, allow_nan=False).encode()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BadInput(f"{path}: not the configuration of a drafter made by speculators") from None
+        raise BadInput(
+            f"{path}: not the configuration of a drafter made by speculators", code="damaged-drafter"
+        ) from None
     verifier["name_or_path"] = public_name(target)
     layer.pop("_name_or_path", None)
     dtype = _dtype(config, target)
@@ -60,7 +62,7 @@ def write_weights(checkpoint: Path, verifier: str, to: Path, config: Mapping[str
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path}: cannot be read: {error}") from None
+        raise BadInput(f"{path}: cannot be read: {error}", code="damaged-drafter") from None
     dtype = getattr(torch, config["dtype"])
     kept = {}
     for name in sorted(tensors):
@@ -72,7 +74,10 @@ def write_weights(checkpoint: Path, verifier: str, to: Path, config: Mapping[str
         if name == EMBEDDINGS and not config.get("embed_requires_grad") and _same(tensor, verifier):
             continue
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise BadInput(f"{path}: {name} holds numbers that are not finite: training broke before this")
+            raise BadInput(
+                f"{path}: {name} holds numbers that are not finite: training broke before this",
+                code="damaged-drafter",
+            )
         kept[name] = tensor.contiguous()
     save_file(kept, to / path.name, metadata={"format": "pt"})
 

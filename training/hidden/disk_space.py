@@ -29,7 +29,7 @@ def check_disk_space(recipe: Recipe, work: Path, *, tokens: int, say: Say) -> No
     place, free = folder_with_space(needed, given=recipe.hidden_states.folder, work=work)
     message = _no_room(place, free, needed, f"about {tokens:,} tokens")
     if needed / 2 > free:
-        raise TrainingFailed(message)
+        raise TrainingFailed(message, code="disk-space")
     if needed > free:
         say(f"it may end for want of room: {message}")
 
@@ -59,7 +59,7 @@ def hidden_folder(context: Context, target: str, *, tokens: int) -> Path:
     place, free = folder_with_space(needed, given=recipe.hidden_states.folder, work=context.work, name=name)
     hidden = place / name
     if recipe.hidden_states.mode == "ahead" and needed * SPARE > free:
-        raise TrainingFailed(_no_room(place, free, needed, f"{tokens:,} tokens"))
+        raise TrainingFailed(_no_room(place, free, needed, f"{tokens:,} tokens"), code="disk-space")
     hidden.mkdir(parents=True, exist_ok=True)
     finished(hidden, ended=False)
     return hidden

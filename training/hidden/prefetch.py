@@ -66,7 +66,8 @@ class Prefetcher:
                 raise TrainingFailed(
                     f"{self.progress.missing} of {self.progress.wanted} samples got no hidden states; the "
                     f"recipe allows {self.max_missing:.1%} (hidden_states.max_missing); the server's log is "
-                    f"{server.log}"
+                    f"{server.log}",
+                    code="no-hidden-states",
                 )
             if self.trainer.poll() is not None or self.progress.done >= self.progress.wanted:
                 return
@@ -75,7 +76,8 @@ class Prefetcher:
             if self.stalls == STALLS:
                 raise TrainingFailed(
                     f"the server stalled {STALLS} times while it extracted hidden states: {why}; its log is "
-                    f"{server.log}; run the same command to go on with the {self._left()} rows that are left"
+                    f"{server.log}; run the same command to go on with the {self._left()} rows that are left",
+                    code="training-stalled",
                 )
             self.say(f"the server stalled ({self.stalls} of {STALLS}): {why}; evidence beside {server.log}")
             server = self.slot.get(self.spec)

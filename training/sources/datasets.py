@@ -45,7 +45,8 @@ def hub(source: Source, *, seed: int) -> Iterator[str]:
         reason = (str(error).splitlines() or [""])[0][:300]
         raise BadInput(
             f"{name}, split {source.split!r}, cannot be read ({type(error).__name__}: {reason}); check its "
-            "name and the network, or save it as JSON lines and name it as a source of kind 'jsonl'"
+            "name and the network, or save it as JSON lines and name it as a source of kind 'jsonl'",
+            code="too-few-prompts",
         ) from None
 
 
@@ -55,7 +56,7 @@ def _prompt_of(row: dict[str, Any], columns: Sequence[str], where: str) -> str:
         if column in row:
             return _prompt_in(row[column], f"{where}: column {column!r}")
     wanted, there = " or ".join(map(repr, columns)), ", ".join(sorted(row)) or "none"
-    raise BadInput(f"{where}: there is no column {wanted}; there are: {there}")
+    raise BadInput(f"{where}: there is no column {wanted}; there are: {there}", code="source-column")
 
 
 def _prompt_in(value: Any, where: str) -> str:
@@ -63,10 +64,14 @@ def _prompt_in(value: Any, where: str) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise BadInput(f"{where} holds {type(value).__name__}, not a text or a list of messages")
+        raise BadInput(
+            f"{where} holds {type(value).__name__}, not a text or a list of messages", code="source-column"
+        )
     for message in value:
         if not isinstance(message, dict):
-            raise BadInput(f"{where} holds a list of {type(message).__name__}, not of messages")
+            raise BadInput(
+                f"{where} holds a list of {type(message).__name__}, not of messages", code="source-column"
+            )
         role = message.get("role", message.get("from"))
         text = message.get("content", message.get("value"))
         if role in {"user", "human"} and isinstance(text, str):

@@ -64,7 +64,8 @@ class BenchmarkPrompts:
         if not texts:
             raise BadInput(
                 f"{BENCHMARK}: the benchmark's prompts are not there; prompts for training are "
-                "compared with them, so install draftgate with its fixtures"
+                "compared with them, so install draftgate with its fixtures",
+                code="too-few-prompts",
             )
         return cls(texts, words=words)
 

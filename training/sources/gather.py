@@ -61,7 +61,7 @@ def file_of(source: Source) -> Path:
     path = SHIPPED / str(source.path)  # an absolute path stays what it is
     if not path.is_file():
         known = ", ".join(sorted(p.name for p in SHIPPED.glob("*.toml")))
-        raise BadInput(f"prompts.sources: {path} is not there; shipped are: {known}")
+        raise BadInput(f"prompts.sources: {path} is not there; shipped are: {known}", code="too-few-prompts")
     return path
 
 
@@ -96,7 +96,10 @@ def collect(recipe: Recipe, *, folder: Path, ask: Ask, say: Say) -> tuple[list[P
         else:
             _from_files(share, intake, seed=settings.seed)
     if not intake.found:
-        raise TrainingFailed("there is no prompt at all; what became of each source's:\n" + table(shares))
+        raise TrainingFailed(
+            "there is no prompt at all; what became of each source's:\n" + table(shares),
+            code="too-few-prompts",
+        )
     say(table(shares) + "\n")
     for share in shares:
         if share.missing:
@@ -149,7 +152,8 @@ def _from_files(share: Share, intake: Intake, *, seed: int) -> None:
     if share.missing and source.kind == "template":
         raise BadInput(
             f"{file_of(source)}: gives {share.kept} distinct prompts, and {share.wanted} are wanted; "
-            "lower prompts.count or its weight, or add templates or words"
+            "lower prompts.count or its weight, or add templates or words",
+            code="too-few-prompts",
         )
 
 

@@ -43,7 +43,8 @@ def opening(tokenizer: Any, name: str) -> Opening:
     if not getattr(tokenizer, "chat_template", None):
         raise BadInput(
             f"{name}: its tokenizer has no chat template, so it cannot write prompts by itself; "
-            "leave the sources of kind 'self' out of the recipe"
+            "leave the sources of kind 'self' out of the recipe",
+            code="target-cannot-write",
         )
     turn = [{"role": "user", "content": _SENTINEL}]
     rendered = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=False))
@@ -56,7 +57,8 @@ def opening(tokenizer: Any, name: str) -> Opening:
     if not found or not end:
         what = "does not show where the user's turn ends" if found else "leaves out the user's text"
         raise BadInput(
-            f"{name}: its chat template {what}; leave the sources of kind 'self' out of the recipe"
+            f"{name}: its chat template {what}; leave the sources of kind 'self' out of the recipe",
+            code="target-cannot-write",
         )
     return Opening(
         prompt=before,
@@ -118,7 +120,9 @@ class Magpie:
                     answer = await client.completions.create(**self.request(source, n))
                 except openai.OpenAIError as error:
                     why = f"{type(error).__name__}: {str(error)[:300]}"
-                    raise ServerFailed(f"the target's server wrote no prompt: {why}") from None
+                    raise ServerFailed(
+                        f"the target's server wrote no prompt: {why}", code="too-few-prompts"
+                    ) from None
             choice = answer.choices[0]
             return usable(choice.text, choice.finish_reason, self._start)
 

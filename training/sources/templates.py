@@ -169,16 +169,21 @@ class Templates:
 
         def size_of_list(name: str, above: tuple[str, ...]) -> int:
             if name in above:
-                raise BadInput(f"{self.path}, words.{above[-1]}: {{{name}}} leads back to itself")
+                raise BadInput(
+                    f"{self.path}, words.{above[-1]}: {{{name}}} leads back to itself", code="prompt-template"
+                )
             if len(above) > MOST_NESTED:
-                raise BadInput(f"{self.path}, words.{name}: nested too deeply")
+                raise BadInput(f"{self.path}, words.{name}: nested too deeply", code="prompt-template")
             if name not in sizes:
                 total = 0
                 for word in self.words[name]:
                     inner = Counter(_lists(word)).items()
                     total += math.prod(math.perm(size_of_list(n, (*above, name)), k) for n, k in inner)
                     if total.bit_length() > MOST_BITS:
-                        raise BadInput(f"{self.path}, words.{name}: more expansions than can be counted")
+                        raise BadInput(
+                            f"{self.path}, words.{name}: more expansions than can be counted",
+                            code="prompt-template",
+                        )
                 sizes[name] = total
             return sizes[name]
 
@@ -192,16 +197,29 @@ class Templates:
         for place, text in places:
             names = _SLOT.findall(text)
             if missing := [name for name in names if not self.words.get(name)]:
-                raise BadInput(f"{self.path}, {place}: {{{missing[0]}}} has no words: {text!r}")
+                raise BadInput(
+                    f"{self.path}, {place}: {{{missing[0]}}} has no words: {text!r}", code="prompt-template"
+                )
             if text.count("{") != len(names):
-                raise BadInput(f"{self.path}, {place}: a brace that is no {{slot}}: {text!r}")
+                raise BadInput(
+                    f"{self.path}, {place}: a brace that is no {{slot}}: {text!r}", code="prompt-template"
+                )
         if unknown := set(self._file.weights) - set(self._file.templates):
-            raise BadInput(f"{self.path}, weights.{min(unknown)}: there are no templates of this kind")
+            raise BadInput(
+                f"{self.path}, weights.{min(unknown)}: there are no templates of this kind",
+                code="prompt-template",
+            )
         if not all(1e-9 < weight < 1e9 for weight in self._file.weights.values()):  # noqa: PLR2004
-            raise BadInput(f"{self.path}, weights: a weight is not more than 0, or beyond all measure")
+            raise BadInput(
+                f"{self.path}, weights: a weight is not more than 0, or beyond all measure",
+                code="prompt-template",
+            )
         for kind, text in self.all:
             if short := [name for name, times in Counter(_lists(text)).items() if times > self._sizes[name]]:
-                raise BadInput(f"{self.path}, templates.{kind}: {{{short[0]}}} has too few words: {text!r}")
+                raise BadInput(
+                    f"{self.path}, templates.{kind}: {{{short[0]}}} has too few words: {text!r}",
+                    code="prompt-template",
+                )
 
 
 class _Turns:

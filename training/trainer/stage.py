@@ -137,7 +137,9 @@ def _alone(folder: Path) -> None:
         with FileLock(folder / LOCK, timeout=60):
             pass
     except Timeout:
-        raise TrainingFailed(f"{folder}: another trainer works there; end it first") from None
+        raise TrainingFailed(
+            f"{folder}: another trainer works there; end it first", code="training-stopped"
+        ) from None
 
 
 def trainer_settings(
@@ -256,9 +258,11 @@ def _judge(folder: Path) -> None:
         outcome = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         died = "the trainer died (run the same command to go on after its last checkpoint)"
-        raise TrainingFailed(process.obituary(died, folder / "log.txt")) from None
+        raise TrainingFailed(process.obituary(died, folder / "log.txt"), code="training-stopped") from None
     if outcome["kind"] not in {"done", "early"}:
         good = (
             f"last good checkpoint: {outcome['last_good']}" if outcome["last_good"] else "no checkpoint yet"
         )
-        raise TrainingFailed(f"training stopped: {outcome['why']}; {good} ({folder / 'checkpoints'})")
+        raise TrainingFailed(
+            f"training stopped: {outcome['why']}; {good} ({folder / 'checkpoints'})", code="training-stopped"
+        )

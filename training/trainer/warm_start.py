@@ -39,7 +39,10 @@ def arguments(drafter: str, *, target: str, to: Path) -> dict[str, Any]:
         tensors = load_file(source / "model.safetensors")
         config["speculators_config"]["verifier"]["name_or_path"] = target
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise BadInput(f"train.from_pretrained: {source} holds no drafter of speculators: {error}") from None
+        raise BadInput(
+            f"train.from_pretrained: {source} holds no drafter of speculators: {error}",
+            code="damaged-drafter",
+        ) from None
     if EMBEDDINGS not in tensors:
         tensors[EMBEDDINGS] = load_model_layers([EMBEDDINGS], target)[EMBEDDINGS].contiguous()
     shutil.rmtree(to, ignore_errors=True)

@@ -35,7 +35,10 @@ def answer_of(loss_mask: Sequence[int]) -> int:
     mask = [bool(value) for value in loss_mask]
     start = mask.index(True) if True in mask else len(mask)
     if not 0 < start < len(mask) or not all(mask[start:]):
-        raise BadInput("a held-out sample is one prompt and one answer: its loss mask is zeros, then ones")
+        raise BadInput(
+            "a held-out sample is one prompt and one answer: its loss mask is zeros, then ones",
+            code="damaged-drafter",
+        )
     return start
 
 
@@ -52,11 +55,14 @@ def read_sample(path: Path, *, id: str, language: str, loss_mask: Sequence[int],
         tensors = load_file(path)
         states, ids = tensors["hidden_states"], tensors["token_ids"]
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}") from None
+        raise BadInput(f"{path}: {error.strerror or error}", code="damaged-drafter") from None
     except (KeyError, SafetensorError) as error:
-        raise BadInput(f"{path}: no hidden states of ours: {error}") from None
+        raise BadInput(f"{path}: no hidden states of ours: {error}", code="damaged-drafter") from None
     if not len(loss_mask) == len(ids) == len(states):
-        raise BadInput(f"{path}: {len(states)} states and {len(ids)} tokens, but a mask of {len(loss_mask)}")
+        raise BadInput(
+            f"{path}: {len(states)} states and {len(ids)} tokens, but a mask of {len(loss_mask)}",
+            code="damaged-drafter",
+        )
     return Sample(
         id=id,
         language=language,
@@ -95,7 +101,7 @@ def held_out(
         ids, mask = rows.within(line.data, length)
         row = places.get(rows.digest(ids, mask))
         if row is None:
-            raise BadInput(f"{line.where}: its answer is not in the validation rows")
+            raise BadInput(f"{line.where}: its answer is not in the validation rows", code="damaged-drafter")
         states = hidden / f"hs_{row}.safetensors"
         if states.exists():  # a few may have been lost on the way: training goes on without them too
             whole = len(ids) == len(line.data["input_ids"])
