@@ -1,6 +1,6 @@
-"""The best checkpoint -> a folder that vLLM loads, with all that is known of how it was made.
+"""Exports the best checkpoint into a folder that vLLM loads, with the records of how it was made.
 
-Nothing in it names a place on the machine that made it.
+Nothing in the folder names a path of the machine that made it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from harness.config.prompts import HELD_OUT
 from harness.config.stack import Target
 from harness.engine.models import resolve, sha256_of
 from harness.errors import BadInput
-from harness.results.files import write_atomically
+from harness.results.files import json_object, write_atomically
 from harness.results.prediction import VALIDATION
 from training.errors import TrainingFailed
 from training.export import model_card
@@ -68,7 +68,7 @@ def export(
     texts: Mapping[str, str],
     to: Path,
 ) -> dict[str, Any]:
-    """Write the drafter's folder; what is there is replaced once the new one is whole.
+    """Write the drafter's folder. It replaces an older one once it is whole.
 
     Args:
         checkpoint: config.json and model.safetensors, as the trainer wrote them.
@@ -115,12 +115,10 @@ def load(folder: Path) -> dict[str, Any]:
     """
     path = folder / RECORDS
     try:
-        known: Any = json.loads(path.read_text(encoding="utf-8"))
+        known = json_object(path.read_bytes(), str(path))
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}", code="damaged-drafter") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not JSON: {error}", code="damaged-drafter") from None
-    if not isinstance(known, dict) or known.get("schema") != SCHEMA:
+    if known.get("schema") != SCHEMA:
         raise BadInput(
             f"{path}: not the records of a drafter that this version of draftgate exports",
             code="damaged-drafter",
@@ -129,7 +127,7 @@ def load(folder: Path) -> dict[str, Any]:
 
 
 def add_served(folder: Path, served: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write what serving gave into records and card; of a cell that was measured before, the newer figures.
+    """Write what serving gave into records and card. Newer figures of a cell replace older ones.
 
     Args:
         folder: the drafter's.

@@ -1,9 +1,8 @@
-"""How a drafter was made, from what its stages wrote: all of training.json but files and served figures."""
+"""Collects from the stages how a drafter was made: all of training.json but files and served figures."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from harness.engine.models import sha256_of
 from harness.errors import BadInput
 from harness.provenance.record import environment
 from harness.results import prediction
-from harness.results.files import json_lines
+from harness.results.files import json_lines, json_object
 from training.export.scrub import public_name, recipe_values
 from training.recipe import Recipe
 from training.stages import DONE
@@ -102,12 +101,11 @@ def _place(row: Mapping[str, Any]) -> tuple[str, str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        known: Any = json.loads(path.read_text(encoding="utf-8"))
+        return json_object(path.read_bytes(), str(path))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error}", code="damaged-drafter") from None
-    return known if isinstance(known, dict) else {}
 
 
 def _version(package: str) -> str | None:

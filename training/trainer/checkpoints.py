@@ -1,4 +1,4 @@
-"""Step-level checkpoints: complete or not there, the last few and the best.
+"""Keeps checkpoints by step, each complete or not there: the last few and the best.
 
 checkpoints/step-000200/   model, optimizer, scheduler, state.json
 checkpoints/best/          the same, with validation.json
@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from harness.results.files import write_atomically
+from harness.results.files import as_line, complete_lines, write_atomically, writing
 
 STATE = "training_state.json"
 """speculators' own name for it: epoch, local_step (0 at an epoch's end), global_step."""
@@ -57,11 +57,11 @@ class Checkpoints:
                 state = json.loads((path / STATE).read_text())
                 found.append(Step(path, state["epoch"], state["local_step"], state["global_step"]))
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # cut off while it was pruned: as if it were not there
+                continue  # we were killed while we deleted it, so it counts as gone
         return sorted(found, key=lambda step: step.global_step)
 
     def open(self) -> Step | None:
-        """Lay out what speculators resumes from; the step it goes on after, None from scratch."""
+        """Lay out what speculators resumes from, and return its step; None where it starts from scratch."""
         shutil.rmtree(self.current, ignore_errors=True)
         self.current.mkdir()
         self._uncut()
@@ -72,7 +72,7 @@ class Checkpoints:
         return steps[-1]
 
     def _uncut(self) -> None:
-        """Finish a coronation that was cut off while there was no best one."""
+        """Finish a `crown` that was cut off after the old best one had gone."""
         made, old = self.folder / ".best", self.folder / ".best-old"
         if old.exists() and not self.best.exists():
             (made if made.exists() else old).rename(self.best)
@@ -80,7 +80,7 @@ class Checkpoints:
             shutil.rmtree(left, ignore_errors=True)
 
     def keep(self, written: Path, *, epoch: int, local_step: int, global_step: int) -> Step:
-        """Make a folder that was written completely the newest checkpoint."""
+        """Make a folder, which is written completely, the newest checkpoint."""
         place = self.folder / f"step-{global_step:06}"
         step = Step(place, epoch, local_step, global_step)
         (written / STATE).write_text(_state(step))
@@ -94,13 +94,13 @@ class Checkpoints:
         return step
 
     def drop_from(self, step: int) -> None:
-        """Forget checkpoints of that step and later ones: training on from it came to nothing."""
+        """Delete the checkpoints of that step and later ones: the training diverged there."""
         for found in self.steps():
             if found.global_step >= step:
                 shutil.rmtree(found.path)
 
     def end_epoch(self, step: Step) -> Step:
-        """Its epoch is validated: what resumes from it begins the next one."""
+        """Mark its epoch as validated: a training that resumes from it begins the next one."""
         ended = dataclasses.replace(step, local_step=0)
         write_atomically(step.path / STATE, _state(ended))
         return ended
@@ -128,21 +128,17 @@ class Checkpoints:
 
 
 def forget_after(path: Path, resumed: Step | None) -> None:
-    """Drop metrics of steps that will be done again, and a line that was cut off."""
+    """Drop the metrics of steps that will be done again, and a line that was cut off."""
     if not path.exists():
         return
-    kept = []
     # A step's line has the number of steps before it, a validation's has that of those that led to it.
     first = {"train": resumed.global_step if resumed else 0}
     first["val"] = first["train"] + (resumed is not None and resumed.local_step == 0)
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            told = json.loads(line)
-        except ValueError:
-            continue
-        if any(kind in told and told["step"] < end for kind, end in first.items()):
-            kept.append(line + "\n")
-    write_atomically(path, "".join(kept))
+    lines = list(complete_lines(path))
+    with writing(path) as file:
+        for line in lines:
+            if any(kind in line and line["step"] < end for kind, end in first.items()):
+                file.write(as_line(line))
 
 
 def _state(step: Step) -> str:

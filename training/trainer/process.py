@@ -1,15 +1,16 @@
-"""speculators' trainer in a process of its own, with what a night alone asks for.
+"""Runs speculators' trainer in a process of its own, and adds what a night without anybody watching needs.
 
     python -m training.trainer.process SETTINGS.json       (or through torchrun)
 
-Added to it: checkpoints by step that are complete or not there, the best kept, early stop, a stop at a loss
-that is not finite, samples that arrived empty counted and fatal past a limit, and the time spent waiting.
-How it ended is written to `outcome.json`. It ends at once, saving nothing, when the pipe that is its standard
-input ends: whoever started it is gone, and may be back already to go on after the last checkpoint.
+It saves checkpoints by step, each complete or not there, and keeps the best. It stops early, at a loss that
+is not finite, or when too many samples arrive empty. It measures the time spent waiting, and writes to
+`outcome.json` how it ended. It ends at once, saving nothing, when the pipe that is its standard input closes:
+whoever started it is gone, and may be back already to go on after the last checkpoint.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -39,7 +40,7 @@ from training.trainer.interrupts import Patient, end_with_starter
 
 
 class Stop(Exception):  # noqa: N818 - not all are errors
-    """Training ends here; `kind` says how, the text why."""
+    """Ends the training; `kind` says how, the text why."""
 
     def __init__(self, kind: str, why: str) -> None:
         super().__init__(why)
@@ -47,7 +48,7 @@ class Stop(Exception):  # noqa: N818 - not all are errors
 
 
 class Waiting(trainer.BatchRecoveryCoordinator):  # type: ignore[misc]
-    """Sees every batch as it arrives: the time it took to come, and the samples that did not."""
+    """Sees every batch as it arrives: counts the time until it came, and the samples that did not come."""
 
     samples = 0
     empty_samples = 0
@@ -174,10 +175,10 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
             raise Stop("diverged", f"the loss is not finite at step {before + 1}")
 
     def _save(self) -> None:
-        """Whole precision, unlike speculators' own call, which rounds weights and optimizer to bf16.
+        """Save in full precision; speculators' own call rounds weights and optimizer to bf16.
 
-        Nothing where nothing was learned since the last one: at the first step of an epoch the place within
-        it, 0, would be taken for its end.
+        Save nothing if nothing was learned since the last checkpoint: at the first step of an epoch the step
+        within it is 0, which would read as the epoch's end.
         """
         if self.global_step == self._saved:
             return
@@ -198,7 +199,7 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         self._saved = self.global_step
 
     def maybe_save_checkpoint(self, epoch: int | str, local_step: int = 0) -> None:
-        """At an epoch's end, and when interrupted."""
+        """Save at an epoch's end, and when interrupted."""
         del local_step
         if epoch == "interrupted":
             self.interrupted = True
@@ -208,7 +209,7 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
                 self._save()
 
     def maybe_update_best(self, epoch: int, val_metrics: dict[str, float] | None) -> None:
-        """After a validation: crown, go on, or stop early. Only now the epoch counts as over."""
+        """Keep the best after a validation, and stop if it is time. Only now the epoch counts as over."""
         if val_metrics is None:
             return
         loss = val_metrics["loss_epoch"]
@@ -228,7 +229,7 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         return bool(self.config.max_steps) and self.global_step >= self.config.max_steps
 
     def _stop_if_over(self, epoch: int) -> None:
-        """After an epoch that was validated, in this run or before it was resumed."""
+        """Stop after an epoch that was validated, in this run or before it was resumed, if it is time."""
         patience = self.settings["patience"]
         if patience and self._best is not None and epoch - self._best[1] >= patience:
             raise Stop("early", f"no better validation loss for {patience} epochs")
@@ -237,7 +238,7 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
 
 
 class _Lines(logging.Handler):
-    """speculators' metrics, a JSON line each."""
+    """Writes speculators' metrics, a JSON line each."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -261,16 +262,15 @@ class _Lines(logging.Handler):
 
 
 def main(settings_file: Path) -> int:
-    """Train as `settings_file` says; 0 where there is a drafter to export at the end."""
+    """Train as `settings_file` says; the exit code is 0 if there is a drafter to export at the end."""
     settings = json.loads(settings_file.read_text(encoding="utf-8"))
     end_with_starter()
     if settings["ahead"]:
         loader_workers.prepare("training.trainer.process")
     # speculators' own rank is 0 in every process until it has set up torch.distributed.
-    if int(os.environ.get("RANK", "0")) == 0:
-        with FileLock(settings["lock"]):  # of two trainers, one would write over the other
-            return _train(settings)
-    return _train(settings)
+    first = int(os.environ.get("RANK", "0")) == 0
+    with FileLock(settings["lock"]) if first else contextlib.nullcontext():  # two would overwrite each other
+        return _train(settings)
 
 
 def _train(settings: dict[str, Any]) -> int:
@@ -305,7 +305,7 @@ def _train(settings: dict[str, Any]) -> int:
 
 
 def _end(status: int) -> None:
-    """End this process. All is written; ending loaders, compilers and CUDA in order takes seconds."""
+    """End this process at once: all is written, and an orderly end of loaders and CUDA takes seconds."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each worker
     for worker in multiprocessing.active_children():
         worker.kill()

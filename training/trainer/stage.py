@@ -1,4 +1,4 @@
-"""The stage that trains: hidden states from a server, and the trainer beside it, on one device."""
+"""The stage that trains: a server gives hidden states, and the trainer beside it learns, on one device."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ from training.trainer import metrics, warm_start
 from training.trainer.checkpoints import Checkpoints, forget_after
 from training.validate import offline
 
+PASSED_ON = {"num_layers", "ttt_steps", "epochs", "lr", "total_seq_len", "seed", "max_steps", "num_workers"}
+"""Settings of a recipe that speculators' trainer has by the same names."""
+OURS = {"keep_last", "checkpoint_steps", "patience", "max_empty"}
+"""Those that `training.trainer.process` adds to it."""
 LOCK = "trainer.lock"
 """Held by a trainer as long as it lives."""
 ON_GPU = {"draft_attn_impl": "sdpa", "loss_implementation": "eager"}
@@ -43,11 +47,11 @@ losses need Triton, and bf16 would be emulated."""
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Extract and train; the report, also in `report.json`.
+    """Extract and train; write the report to `report.json` and return it.
 
     Raises:
-        TrainingFailed: no room, too many samples without hidden states, the third stall, a loss that is
-            not finite, a trainer that died.
+        TrainingFailed: there is no room, too many samples have no hidden states, the server stalled for the
+            third time, the loss is not finite, or the trainer died.
     """
     import datasets  # noqa: PLC0415 - takes seconds
 
@@ -119,7 +123,7 @@ def run(context: Context) -> dict[str, Any]:
                 device="cpu" if cpu else "cuda",
                 say=say,
             )
-        except (BadInput, RuntimeError) as error:  # what was trained stands without it
+        except (BadInput, RuntimeError) as error:  # the drafter is as good without it
             say(f"no prediction of what serving gives: {error}")
     if not context.keep_hidden_states:
         shutil.rmtree(hidden, ignore_errors=True)
@@ -132,7 +136,7 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def _alone(folder: Path) -> None:
-    """Wait until a trainer whose starter was killed has ended: it takes seconds."""
+    """Wait until an earlier trainer has ended: after its starter was killed, that takes seconds."""
     try:
         with FileLock(folder / LOCK, timeout=60):
             pass
@@ -145,7 +149,7 @@ def _alone(folder: Path) -> None:
 def trainer_settings(
     recipe: Recipe, folder: Path, *, data: Path, hidden: Path, target: str, cpu: bool
 ) -> dict[str, Any]:
-    """What `training.trainer.process` is told."""
+    """The settings that `training.trainer.process` reads."""
     train = recipe.train
     arguments: dict[str, Any] = {
         "verifier_name_or_path": target,
@@ -154,15 +158,8 @@ def trainer_settings(
         "hidden_states_path": str(hidden),
         "draft_vocab_size": recipe.dataset.draft_vocab_size,
         "target_layer_ids": list(layers_of(recipe, target)),
-        "num_layers": train.num_layers,
-        "ttt_steps": train.ttt_steps,
-        "epochs": train.epochs,
-        "lr": train.lr,
-        "total_seq_len": train.total_seq_len,
+        **train.model_dump(include=PASSED_ON),
         "train_data_ratio": train_ratio(recipe.dataset.validation),
-        "seed": train.seed,
-        "max_steps": train.max_steps,
-        "num_workers": train.num_workers,
         "log_freq": train.log_steps,
         "save_path": str(folder / "checkpoints" / "current"),
     }
@@ -178,13 +175,9 @@ def trainer_settings(
         "gpu_memory": None if cpu else 0.95 - recipe.hidden_states.gpu_memory,
         "compile": compiled,
         "replayed": compiled and train.gpus == 1,
-        "gpus": train.gpus,
         "ahead": recipe.hidden_states.mode == "ahead",
         "checkpoints": str(folder / "checkpoints"),
-        "keep_last": train.keep_last,
-        "checkpoint_steps": train.checkpoint_steps,
-        "patience": train.patience,
-        "max_empty": train.max_empty,
+        **train.model_dump(include=OURS),
         "metrics": str(folder / "metrics.jsonl"),
         "outcome": str(folder / "outcome.json"),
         "lock": str(folder / LOCK),
@@ -207,7 +200,7 @@ def _flags(arguments: dict[str, Any]) -> list[str]:
 
 
 def command(recipe: Recipe, settings: Path) -> list[str]:
-    """How the trainer is started: by itself, or one process a GPU through torchrun."""
+    """The trainer's command; for several GPUs, torchrun starts a process for each."""
     gpus = recipe.train.gpus
     several = ["-m", "torch.distributed.run", "--nproc-per-node", str(gpus)] if gpus > 1 else []
     return [sys.executable, *several, "-m", "training.trainer.process", str(settings)]
@@ -215,7 +208,7 @@ def command(recipe: Recipe, settings: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator[subprocess.Popen[bytes]]:
-    """The trainer's process; asked to save and end if we end before it."""
+    """The trainer's process. If we end before it, we ask it to save and end."""
     (folder / "outcome.json").unlink(missing_ok=True)
     file = folder / "settings.json"
     write_atomically(file, json.dumps(settings, indent=1) + "\n")
@@ -224,12 +217,12 @@ def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator
             command(recipe, file),
             stdout=log,
             stderr=log,
-            stdin=subprocess.PIPE,  # its end, however we end, is the trainer's sign to end too
-            start_new_session=True,  # Ctrl-C is for us, who then tell it
+            stdin=subprocess.PIPE,  # closes however we end, which tells the trainer to end too
+            start_new_session=True,  # Ctrl-C is for us, and we tell the trainer
             env={
                 **os.environ,
                 **({} if settings["compile"] else {"TORCH_COMPILE_DISABLE": "1"}),
-                "PYTHONWARNINGS": "ignore:resource_tracker",  # of what its killed loader workers left
+                "PYTHONWARNINGS": "ignore:resource_tracker",  # it warns of what killed loader workers left
             },
         )
     try:
