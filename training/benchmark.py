@@ -1,4 +1,4 @@
-"""The last stage: the drafter is served, and the harness measures it as it measures any other."""
+"""The last stage: serves the drafter, and has the harness measure it like any other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUITES = Path(harness.__file__).resolve().parent.parent / "bench_suites"
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Serve the exported drafter in the recipe's stack and measure it; what was served, by cell.
+    """Serve the exported drafter in the recipe's stack and measure it; return tokens per step by cell.
 
     Raises:
         TrainingFailed: a cell was no valid measurement, or a served drafter does not give what was predicted.

@@ -1,4 +1,4 @@
-"""The answers become what the trainer reads: arranged so that its validation split is one that we know."""
+"""Turns the answers into the trainer's data set, arranged so that we know its validation split."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Frequencies:
 def run(
     folder: Path, responses_file: Path, recipe: Recipe, *, target: str, say: Say
 ) -> dict[str, int | float | str]:
-    """The stage: from responses.jsonl to `data/` and held_out.jsonl. Begun again, it starts over.
+    """The stage: from responses.jsonl to `data/` and held_out.jsonl. A second try starts over.
 
     Args:
         folder: the stage's own.
         responses_file: what the stage before it wrote.
         recipe: its `dataset` table.
         target: the folder or hub id of the target, whose processor prepare-data loads.
-        say: told what takes long.
+        say: told before something takes long.
 
     Raises:
         BadInput: responses.jsonl lacks a column, or holds a row that is none; the disk is full.
@@ -96,7 +96,7 @@ def train_ratio(validation: float) -> float:
 
 
 def train_rows(rows: int, ratio: float) -> int:
-    """Rows before the split, reckoned as speculators does; those from there on are the validation."""
+    """How many rows are trained on, computed as speculators does; the rows after them are the validation."""
     return int(rows * ratio)
 
 
@@ -110,7 +110,7 @@ def coverage(tokens: Mapping[int, int], vocabulary: frozenset[int] | None) -> fl
 
 
 def positions_after_shuffle(count: int) -> list[int]:
-    """For each place in prepare-data's input, the place that its row gets in the output."""
+    """For each position in prepare-data's input, the position of its row in the output."""
     shuffle = np.random.default_rng(SHUFFLE_SEED).permutation(count)
     places = np.empty(count, dtype=np.int64)
     places[shuffle[shuffle]] = np.arange(count)  # it shuffles once as it reads, and once more at the end
@@ -120,7 +120,7 @@ def positions_after_shuffle(count: int) -> list[int]:
 def _prepare(
     folder: Path, responses_file: Path, rows: Sequence[Row], trained: int, *, length: int, target: str
 ) -> Frequencies:
-    """prepare-data into `data.part`, its rows in the order of `rows`; the tokens, counted on the way."""
+    """Run prepare-data into `data.part`, with its rows in the order of `rows`, and count the tokens."""
     frequencies = Frequencies()
     source, cache = folder / "rows.jsonl", folder / "cache"
     places = positions_after_shuffle(len(rows))
@@ -159,10 +159,10 @@ def _prepare(
 
 
 def verify(data: Path, rows: Sequence[Row]) -> None:
-    """What speculators wrote are these rows, in this order.
+    """Check that speculators wrote these rows, in this order.
 
     Raises:
-        TrainingFailed: it is not.
+        TrainingFailed: it did not.
     """
     from datasets import load_from_disk  # noqa: PLC0415 - only where speculators is installed
 
@@ -196,7 +196,7 @@ def verify(data: Path, rows: Sequence[Row]) -> None:
 
 
 def write_vocabulary(data: Path, tokens: Mapping[int, int], size: int | None) -> frozenset[int] | None:
-    """token_freq.pt of the training rows; the draft vocabulary that the trainer will choose by it.
+    """Write token_freq.pt of the training rows; return the draft vocabulary that the trainer chooses by it.
 
     None where the drafter has the target's own vocabulary.
     """
@@ -211,7 +211,7 @@ def write_vocabulary(data: Path, tokens: Mapping[int, int], size: int | None) ->
 
 
 def _write_held_out(folder: Path, responses_file: Path, rows: Sequence[Row], at_most: int) -> dict[str, int]:
-    """Prompts of validation rows with a greedy answer, the first ones of each language; how many."""
+    """Write the first validation prompts of each language that have a greedy answer; return how many."""
     found = {row.language: 0 for row in rows}
     chosen = []
     for row in rows:

@@ -6,11 +6,11 @@ from harness.errors import DraftgateError
 
 
 class TrainingFailed(DraftgateError):  # noqa: N818 - reads as what it is
-    """A stage cannot go on; what it did until then is kept."""
+    """A stage cannot go on. What it did until then stays."""
 
 
 class Stalled(TrainingFailed):
-    """The server does not get on: start it again, and the work that is left goes on."""
+    """The server makes no progress. Start it again, and the work goes on."""
 
     code = "training-stalled"
 

@@ -1,4 +1,4 @@
-"""The target's servers in a training: one at a time, kept from stage to stage while it is the same."""
+"""Specifies the target's servers in a training: one runs at a time, and stages share it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def open_slot(folder: Path, say: Say) -> Slot:
 
     Args:
         folder: the servers' logs go there.
-        say: told what takes long.
+        say: told before something takes long.
     """
     return Slot(lambda spec: running(spec, folder=folder, say=say, locked=False), say)
 

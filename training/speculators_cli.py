@@ -1,4 +1,4 @@
-"""One command of speculators in a process of its own, its output in a log, ended whatever happens to us."""
+"""Runs a command of speculators in a process of its own, which ends whatever happens to us."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.engine import process
 from training.errors import TrainingFailed
 
 SPECULATORS: tuple[str, ...] = (sys.executable, "-P", "-m", "speculators")
-"""Works where its packages are on PYTHONPATH and no console script is installed."""
+"""It works also if the package is on PYTHONPATH and no console script is installed."""
 POLL_S = 0.5
 
 
@@ -32,7 +32,7 @@ def run(
         environment: added to ours.
 
     Raises:
-        TrainingFailed: it ended badly; the message quotes the end of its log.
+        TrainingFailed: it failed; the message quotes the end of its log.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     began_at = log.stat().st_size if log.exists() else 0

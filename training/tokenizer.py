@@ -1,4 +1,4 @@
-"""The target's own tokenizer."""
+"""Loads the target's own tokenizer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.errors import BadInput
 
 
 def tokenizer_of(target: str) -> Any:
-    """The tokenizer of a folder or a hub id.
+    """Load the tokenizer of a folder or a hub id.
 
     Raises:
         BadInput: there is none.

@@ -53,7 +53,7 @@ def _total(counter: Counter[tuple[str, str, str]], rule: str) -> int:
 
 
 def read_prompts(path: Path) -> dict[str, Prompt]:
-    """prompts.jsonl by id.
+    """Read prompts.jsonl, by id.
 
     Raises:
         BadInput: with file and line.
@@ -79,7 +79,7 @@ def read_prompts(path: Path) -> dict[str, Prompt]:
 
 
 def decoder(target: str) -> Decode:
-    """Token ids -> text without special tokens, by the target's tokenizer.
+    """A function from token ids to text without special tokens, by the target's tokenizer.
 
     Raises:
         BadInput: it has none.

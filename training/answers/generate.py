@@ -1,4 +1,4 @@
-"""The target answers the prompts: speculators asks, this watches, resumes, and counts nothing twice."""
+"""Has the target answer the prompts: speculators asks; this module watches, resumes and counts."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from training.recipe import Recipe
 from training.sources.dedup import Prompt
 
 Stall = Callable[[], str | None]
-"""Why the server does not get on; None while it does."""
+"""Says why the server makes no progress; None while it does."""
 Serve = Callable[[], AbstractContextManager[tuple[Server, Stall]]]
-"""Starts the target's server, guarded. Its served name must be what vLLM loads the target from, because
-speculators takes one name for both the requests and the tokenizer; and it must be open without a key."""
+"""Starts the target's server under the watchdog. Its served name must be what vLLM loads the target from,
+because speculators uses one name for requests and tokenizer. It must take requests without a key."""
 
 MOST_STALLS = 3
 ROUNDS = 2
-"""A request that failed for a reason that may pass is sent once more."""
+"""If a request failed for a reason that may pass, it is sent once more."""
 MOST_FAILED = 0.01
-"""More of the prompts than this failed, for such reasons: that is the server, not a prompt."""
+"""If a larger share of the prompts failed for such reasons, the fault is the server's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,22 +44,22 @@ class Ask:
     raw_file: Path
 
     def waiting(self) -> int:
-        """Prompts that have neither an answer nor an error that stays."""
+        """How many prompts have neither an answer nor a permanent error."""
         return len(Answers(self.ask_file, self.raw_file).waiting())
 
 
 def run(
     folder: Path, prompts_file: Path, recipe: Recipe, *, target: str, serve: Serve, say: Say
 ) -> dict[str, int | float | str]:
-    """The stage: from prompts.jsonl to responses.jsonl; goes on where an interrupted one ended.
+    """The stage: from prompts.jsonl to responses.jsonl. It goes on where an interrupted one ended.
 
     Args:
         folder: the stage's own.
         prompts_file: what the stage before it wrote.
         recipe: its `responses` table.
         target: the folder or hub id that vLLM loads; its tokenizer tells what an answer says.
-        serve: starts the server; called again after a stall, and never where all is answered already.
-        say: told how far it is.
+        serve: starts the server; called again after a stall, and not at all if everything has an answer.
+        say: shows the progress.
 
     Raises:
         TrainingFailed: the third stall, speculators failed, or no answer was worth keeping.
@@ -121,7 +121,7 @@ def temperatures_of(shares: Mapping[str, float]) -> dict[float, float]:
 def split_by_temperature(
     prompts: Mapping[str, Prompt], shares: Mapping[float, float], *, seed: int
 ) -> dict[float, list[str]]:
-    """Each prompt's id at one temperature; in every language the shares hold as nearly as they can."""
+    """Give each prompt's id one temperature, so that every language has the shares as nearly as it can."""
     groups: dict[str, list[str]] = defaultdict(list)
     for prompt in prompts.values():
         groups[prompt.language].append(prompt.id)
@@ -138,7 +138,7 @@ def split_by_temperature(
 
 
 def write_asks(folder: Path, prompts: Mapping[str, Prompt], recipe: Recipe) -> list[Ask]:
-    """`ask-t<T>.jsonl` for each temperature: the same ones whenever this is called."""
+    """Write `ask-t<T>.jsonl` for each temperature; every call writes the same."""
     shares = temperatures_of(recipe.responses.temperatures)
     asks = []
     for temperature, ids in split_by_temperature(prompts, shares, seed=recipe.responses.seed).items():
@@ -154,7 +154,7 @@ def write_asks(folder: Path, prompts: Mapping[str, Prompt], recipe: Recipe) -> l
 
 
 def sampling(temperature: float) -> dict[str, float | int]:
-    """Everything that a model's generation_config could set otherwise.
+    """Every sampling parameter, since a model's generation_config could set it otherwise.
 
     No seed: speculators would send the same one with every prompt, and prompts that share their random
     numbers favour the same tokens at the same place of every answer.

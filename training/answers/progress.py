@@ -1,4 +1,4 @@
-"""What speculators' regenerate-responses wrote, also while it still writes: who has an answer, who failed."""
+"""Reads, also while speculators still writes, which prompts have an answer and which failed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from harness.results.files import complete_lines, json_lines
 from training.answers.rows import are_marks, are_tokens
 
 PERMANENT = ("InvalidResponseError(", "ValueError(")
-"""How its record of an error begins where asking again changes nothing."""
+"""How speculators begins its record of an error that asking again would not change."""
 
 
 def errors_of(raw_file: Path) -> Path:
-    """Where it notes the requests that failed."""
+    """The file of the requests that failed."""
     return raw_file.with_name(f"{raw_file.stem}.errors{raw_file.suffix}")
 
 
 def failures(raw_file: Path) -> dict[str, str]:
-    """Prompt id -> what the last of its failures was; it may have an answer since."""
+    """Each failed prompt's id and its last error; it may have an answer since."""
     found = {}
     for row in complete_lines(errors_of(raw_file)):
         metadata = row.get("metadata")
@@ -30,7 +30,7 @@ def failures(raw_file: Path) -> dict[str, str]:
 
 
 def well_formed(row: dict[str, Any]) -> bool:
-    """Token ids, a mask as long, and what it says of the answer."""
+    """Whether a row has token ids, a mask of the same length, and a record of its answer."""
     ids, mask = row.get("input_ids"), row.get("loss_mask")
     return (
         isinstance(ids, list)
@@ -54,13 +54,13 @@ class Answers:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Rates count from here."""
+        """Count rates from now on."""
         self._look()
         self._began = time.monotonic()
         self._before, self._tokens_before = len(self._answered), self._tokens
 
     def waiting(self) -> list[str]:
-        """Prompts that have neither an answer nor an error that stays."""
+        """The ids of prompts that have neither an answer nor a permanent error."""
         self._look()
         failed = failures(self._raw_file)
         return [
@@ -68,7 +68,7 @@ class Answers:
         ]
 
     def progress(self) -> str:
-        """How many, how fast, how long still."""
+        """How many answers there are, how fast they come, and how long the rest takes."""
         self._look()
         took = max(time.monotonic() - self._began, 1e-9)
         rate = (len(self._answered) - self._before) / took

@@ -1,4 +1,4 @@
-"""The rows of responses.jsonl: checked, split, put in order. Their tokens stay in the file."""
+"""Checks, splits and orders the rows of responses.jsonl. Their tokens stay in the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.errors import BadInput
 from harness.results.files import Line, json_lines
 
 MOST_TOKENS = 2**31
-"""No vocabulary has as many."""
+"""No vocabulary has so many."""
 _NEEDED: dict[str, type | tuple[type, ...]] = {
     "id": str,
     "language": str,
@@ -45,7 +45,7 @@ class Row:
 
 
 def index(path: Path, length: int) -> tuple[list[Row], int]:
-    """The rows that have something to learn within `length` tokens, and how many have not.
+    """The rows that have a token to learn within `length` tokens, and how many rows have none.
 
     Raises:
         BadInput: with file, line and the columns there are.
@@ -106,12 +106,12 @@ def are_marks(values: Sequence[Any]) -> bool:
 
 
 def within(data: dict[str, Any], length: int) -> tuple[list[int], list[int]]:
-    """Tokens and mask of a row, as much as the trainer reads."""
+    """Tokens and mask of a row, cut where the trainer stops reading."""
     return data["input_ids"][:length], data["loss_mask"][:length]
 
 
 def digest(ids: Sequence[int], mask: Sequence[int]) -> bytes:
-    """The same for the same tokens and mask, however they are held."""
+    """A hash of tokens and mask; lists and arrays of the same values have the same."""
     both = np.asarray([ids, mask], dtype=np.int64)
     return hashlib.blake2b(both.tobytes(), digest_size=16).digest()
 
@@ -125,10 +125,10 @@ def contents_of(path: Path, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
 
 
 def arranged(rows: Sequence[Row], trained: int, *, seed: int) -> list[Row]:
-    """Shuffled, `trained` of them before the others, which are the validation.
+    """Shuffle the rows. The first `trained` of them are trained on, the others are the validation.
 
-    Every language and temperature is in both by its share. The order depends on the rows' ids and the seed,
-    not on the order in which the answers came.
+    Both have the same share of every language and temperature. The order depends on the rows' ids and the
+    seed, not on the order in which the answers came.
     """
     groups: dict[tuple[str, float], list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda r: _chance(r.id, seed)):

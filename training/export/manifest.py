@@ -23,7 +23,7 @@ _PACKAGES = ("draftgate", "speculators", "torch", "transformers", "vllm", "vllm-
 
 
 def records_of(recipe: Recipe, stages: Mapping[str, Path]) -> dict[str, Any]:
-    """What is known before the drafter is served.
+    """The records that are known before the drafter is served.
 
     Args:
         recipe: of the drafter.

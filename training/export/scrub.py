@@ -1,4 +1,4 @@
-"""What a drafter's records may say: nothing that names a place on the machine that made them."""
+"""Removes from a drafter's records every path of the machine that made them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.config.stack import Target
 from training.recipe import Recipe
 
 PUBLIC = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
-"""What embedded models are called where everybody finds them."""
+"""The hub ids of embedded models."""
 _PATH = re.compile(
     r"(?<![\w/.:~-])(?:file://)?(?:~|/[\w.@+-]+)(?:/[\w.@+-]+)+/?"
     r"|/(?:home|root|tmp|usr|opt|var|dev|mnt|Users|private)(?:/[\w.@+-]+)+/?"  # as in -I/usr/include
@@ -31,12 +31,12 @@ def public_name(target: Target) -> str:
 
 
 def scrubbed(text: str) -> str:
-    """The text without the places of this machine: of a path, its last part is left."""
+    """The text without this machine's paths: only the last part of each is left."""
     return _PATH.sub(lambda found: "…/" + found[0].rstrip("/").rsplit("/", 1)[-1], text)
 
 
 def scrubbed_values(value: Any) -> Any:
-    """The same for every text in a value."""
+    """The value with every text in it scrubbed."""
     if isinstance(value, Mapping):
         return {name: scrubbed_values(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -50,7 +50,7 @@ def recipe_toml(recipe: Recipe) -> str:
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, without what is of one machine alone."""
+    """The recipe as plain values, without settings of one machine."""
     own = {"hidden_states": {"folder"}, "engine": {"python", "port"}}
     known = recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=own)
     plain: dict[str, Any] = scrubbed_values(known)

@@ -1,4 +1,4 @@
-"""What serving gave, as a drafter's records and card have it: from the harness's cell records."""
+"""Makes the served figures of a drafter's records and card from the harness's cell records."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _position(tallies: Sequence[Tally], index: int) -> list[float] | None:
 
 
 def _interval(parts: Sequence[int], wholes: Sequence[int]) -> list[float] | None:
-    """Of sum(parts) / sum(wholes), from the scatter between prompts: the change from nothing to it."""
+    """The interval of sum(parts) / sum(wholes) over prompts: that of the change from nothing to it."""
     try:
         low, high = paired_difference([0] * len(parts), wholes, parts, wholes).ci()
     except ValueError:  # one prompt, or no step

@@ -1,4 +1,4 @@
-"""A checkpoint of speculators -> what vLLM loads: configuration and weights, and no more than it needs."""
+"""Turns a checkpoint of speculators into the configuration and weights that vLLM needs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from training.export.scrub import public_name, scrubbed_values
 from training.validate.eagle3 import EMBEDDINGS
 
 _FOREIGN = ("verifier_norm.", "verifier_lm_head.")
-"""The target's own, which training needs beside the drafter."""
+"""Tensors of the target, which training needs beside the drafter's."""
 _THREE_LAYERS = 3
 
 
 def config_of(checkpoint: Path, target: Target) -> dict[str, Any]:
-    """The checkpoint's config.json, scrubbed, and said in every way that an engine looks for it."""
+    """The checkpoint's config.json, scrubbed, with every field where some engine looks for it."""
     path = checkpoint / "config.json"
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -45,7 +45,7 @@ def config_of(checkpoint: Path, target: Target) -> dict[str, Any]:
 
 
 def _dtype(config: Mapping[str, Any], target: Target) -> str:
-    """What the target is served in: the engine would cast to it anyway."""
+    """The type in which the target is served; the engine would cast to it anyway."""
     known = ("bfloat16", "float16", "float32")
     if target.dtype in known:
         return target.dtype
@@ -53,7 +53,7 @@ def _dtype(config: Mapping[str, Any], target: Target) -> str:
 
 
 def write_weights(checkpoint: Path, verifier: str, to: Path, config: Mapping[str, Any]) -> None:
-    """model.safetensors, without what the engine has from the target."""
+    """Write model.safetensors, without the tensors that the engine takes from the target."""
     import torch  # noqa: PLC0415 - seconds
     from safetensors import SafetensorError  # noqa: PLC0415
     from safetensors.torch import load_file, save_file  # noqa: PLC0415
@@ -83,7 +83,7 @@ def write_weights(checkpoint: Path, verifier: str, to: Path, config: Mapping[str
 
 
 def _same(embeddings: Any, verifier: str) -> bool:
-    """These are the target's own, which the engine shares with a drafter that brings none."""
+    """Whether these are the target's own, which the engine shares with a drafter that has none."""
     import torch  # noqa: PLC0415
     from speculators.utils.loading import load_model_layers  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""vLLM's hidden-states connector, for its CPU engine: copies plainly where the original uses CUDA.
+"""vLLM's hidden-states connector for a CPU engine: it copies plainly where the original uses CUDA.
 
 Loaded by the engine itself through `kv_connector_module_path`. To be removed when vLLM's own connector
 runs without CUDA streams, events and pinned memory.

@@ -1,4 +1,4 @@
-"""The target's hidden states, from a vLLM server into files, ahead of the trainer and in its order.
+"""Extracts the target's hidden states from a vLLM server into files, ahead of the trainer and in its order.
 
 speculators' trainer asks for a sample when one of its loader workers needs it: one request in flight a
 worker, and a lock polled every 0.1 s. Here many requests are in flight, the server writes each file under
@@ -31,17 +31,17 @@ TRIES = 3
 
 @dataclasses.dataclass
 class Progress:
-    """How far the extraction is."""
+    """Counts the rows of an extraction."""
 
     wanted: int
     done: int = 0
-    """By the server that runs now, rows that were there included."""
+    """Rows that the present server is done with, those that were there already included."""
     written: int = 0
-    """By us, whatever the number of servers it took."""
+    """Rows that this run wrote, by however many servers."""
     tokens: int = 0
-    """Of those."""
+    """Of the rows written."""
     missing: int = 0
-    """Could not be had."""
+    """Rows whose hidden states could not be extracted."""
     in_flight: int = 0
 
 
@@ -121,7 +121,7 @@ def trainers_order(lengths: Sequence[int], *, split: int, recipe: Recipe) -> lis
 
 
 class ServerGone(Exception):  # noqa: N818
-    """The server does not answer any more; what is written stays."""
+    """The server no longer answers. The files written so far stay."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -129,21 +129,21 @@ class Extractor:
     """Writes `hs_<row>.safetensors` for rows that are not there yet."""
 
     rows: Callable[[int], Sequence[int]]
-    """Row number -> token ids."""
+    """Gives the token ids of a row by its number."""
     server: Server
     """One started from `server_spec`."""
     folder: Path
-    """The one it writes to."""
+    """The folder that the server writes to."""
     concurrency: int
     progress: Progress
     stop: Callable[[], bool]
-    """Asked all the time; once true, what is in flight is finished and the rest left."""
+    """Asked before each row. Once it is true, requests in flight are finished and the rest is left."""
 
     def run(self, order: Iterable[int]) -> None:
         """Extract the rows of `order`, in that order.
 
         Raises:
-            ServerGone: the server went away; run again with another one.
+            ServerGone: the server no longer answers; run again with another one.
         """
         try:
             asyncio.run(self._run(iter(order)))
@@ -216,7 +216,7 @@ class Extractor:
 
 
 def _await_written(part: Path) -> None:
-    """Sleep until the engine's writer has let go of its lock."""
+    """Sleep until the engine has released its lock on the file."""
     lock = part.with_name(part.name + ".lock")
     with contextlib.suppress(FileNotFoundError):
         handle = os.open(lock, os.O_RDONLY)

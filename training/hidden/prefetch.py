@@ -1,4 +1,4 @@
-"""Extraction that runs ahead of the trainer, through stalls of the server."""
+"""Runs the extraction ahead of the trainer, and starts the server again when it stalls."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from training.hidden.extract import Extractor, Progress, ServerGone
 from training.trainer import metrics
 
 STALLS = 3
-"""The server is started again after a stall; the third one ends the stage."""
+"""The third stall ends the stage; after the others the server starts again."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class Prefetcher:
-    """All rows' hidden states, in the trainer's order, while the trainer follows."""
+    """Extracts all rows' hidden states in the trainer's order, while the trainer follows."""
 
     rows: Callable[[int], Sequence[int]]
     order: Callable[[], list[int]]
-    """Asked for once, while the first server starts: its answer takes seconds."""
+    """Called once, while the first server starts: it takes seconds."""
     folder: Path
     spec: ServerSpec
     slot: Slot
@@ -41,13 +41,13 @@ class Prefetcher:
     stall_seconds: float
     say: Say
     server_s: float = 0.0
-    """Until the first server was ready."""
+    """Seconds until the first server was ready."""
     seconds: float = 0.0
-    """Spent extracting."""
+    """Seconds spent extracting."""
     stalls: int = 0
 
     def run(self) -> None:
-        """Extract until all is there or the trainer has ended; both may be.
+        """Extract until all rows are there or the trainer has ended. Either may be so at the start.
 
         Raises:
             TrainingFailed: more samples than allowed got no hidden states, or the third stall.
@@ -83,7 +83,7 @@ class Prefetcher:
             server = self.slot.get(self.spec)
 
     def _all_there(self) -> bool:
-        """They are where a training is resumed that had extracted all: no server is needed."""
+        """Whether a training is resumed that had extracted all rows, so that it needs no server."""
         return all((self.folder / f"hs_{row}.safetensors").exists() for row in range(self.progress.wanted))
 
     def _left(self) -> int:
@@ -93,7 +93,7 @@ class Prefetcher:
         return self.progress.missing > self.max_missing * self.progress.wanted
 
     def _once(self, server: Server, order: list[int]) -> str:
-        """With one server until it stalls or all is done; why it stopped."""
+        """Extract with one server until it stalls or all is done; return why it stopped."""
         told, halt, gone = self.progress, threading.Event(), []
         told.done = told.missing = 0
         before = told.written

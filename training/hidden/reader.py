@@ -1,4 +1,4 @@
-"""Hidden states that are extracted ahead of the trainer: it waits for a file instead of asking for it."""
+"""Reads hidden states in the trainer: it waits for a file that another process writes ahead of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from hs_connectors.transfer import FileBackend, FileTransfer
 
 ENDED = "extraction-ended"
-"""In the folder once no further file will come."""
+"""This file appears in the folder once no further sample will come."""
 MISSING = ".missing"
-"""In place of `.safetensors` where a sample could not be had."""
+"""Stands in place of `.safetensors` if a sample's hidden states could not be extracted."""
 
 
 class PrefetchedTransfer(FileTransfer):  # type: ignore[misc]
@@ -22,7 +22,7 @@ class PrefetchedTransfer(FileTransfer):  # type: ignore[misc]
         self._patience_s = patience_s
 
     def get_cached(self, file_idx: int) -> dict[str, Any] | None:
-        """The sample, or None where it never came: an empty sample, which the trainer counts."""
+        """The sample; None if it never came. The trainer counts that as an empty sample."""
         path = self.hidden_states_path / f"hs_{file_idx}.safetensors"
         lost = (path.with_suffix(MISSING), self.hidden_states_path / ENDED)
         deadline = time.monotonic() + self._patience_s
@@ -37,11 +37,11 @@ class PrefetchedTransfer(FileTransfer):  # type: ignore[misc]
 
 
 class PrefetchedBackend(FileBackend):  # type: ignore[misc]
-    """speculators' `file` backend with `PrefetchedTransfer` in it."""
+    """speculators' `file` backend, reading through `PrefetchedTransfer`."""
 
     patience_s = 3600.0
 
     @staticmethod
     def from_train_args(args: Any, data_path: str) -> PrefetchedTransfer:  # noqa: ARG004
-        """What the trainer's data loader reads from."""
+        """The transfer that the trainer's data loader reads from."""
         return PrefetchedTransfer(Path(args.hidden_states_path), PrefetchedBackend.patience_s)

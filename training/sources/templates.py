@@ -1,4 +1,4 @@
-"""Template files: sentences with slots, and lists of words for the slots -> prompts, none of them twice.
+"""Makes prompts from a template file (sentences with slots, and words for the slots), none of them twice.
 
     plain = 0.1                          # share typed the hasty way: no capitals, no full stop (short ones)
 
@@ -36,14 +36,14 @@ from harness.errors import BadInput
 
 SHIPPED = Path(__file__).parents[1] / "prompts"
 PLAIN_AT_MOST = 100
-"""Characters. Nobody writes a long request without capitals by haste."""
+"""Characters. Longer requests keep their capitals: nobody writes those in haste."""
 
 MOST_NESTED = 50
-"""Lists of words within lists of words."""
+"""Levels of lists of words within lists of words."""
 MOST_BITS = 4096
-"""Of the number of expansions: a list that takes another one twice squares it."""
+"""Limits the number of expansions: a list that uses another one twice squares it."""
 TRIES = 20
-"""Random draws of a template that were had before, after which the rest is gone through."""
+"""After so many random draws that had come before, a template's rest is drawn in a shuffled order."""
 
 _SLOT = re.compile(r"\{([a-z_]+)[0-9]?\}")
 _SENTENCE_START = re.compile(r"(?:^|[.?!][\"”]? |\n)[\"“]?\Z")
@@ -67,7 +67,7 @@ class Expansion:
 
 
 class Templates:
-    """One file of them."""
+    """The templates of one file."""
 
     def __init__(self, path: Path) -> None:
         """Read and check a file.
@@ -81,7 +81,7 @@ class Templates:
 
     @property
     def words(self) -> dict[str, tuple[str, ...]]:
-        """The lists."""
+        """The lists of words."""
         return self._file.words
 
     @cached_property
@@ -244,7 +244,7 @@ class _Turns:
 
 
 def _shuffled(size: int, chance: random.Random) -> Iterator[int]:
-    """0 .. size-1 in random order, in memory for those given so far alone."""
+    """Yield 0 .. size-1 in random order, with memory only for those given so far."""
     moved: dict[int, int] = {}
     for left in range(size, 0, -1):
         i = chance.randrange(left)
@@ -256,7 +256,7 @@ def _shuffled(size: int, chance: random.Random) -> Iterator[int]:
 
 
 def _lists(text: str) -> list[str]:
-    """The lists a text takes words from, a name for each word."""
+    """The lists that a text takes words from, a name for each word."""
     return [name for _, name in dict.fromkeys(slot.group(0, 1) for slot in _SLOT.finditer(text))]
 
 

@@ -1,4 +1,4 @@
-"""How the trainer ends before its end: asked to, between two steps; at once, when nobody is there to ask."""
+"""Ends the trainer early: between two steps when somebody asks, at once when its starter is gone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Patient(graceful_shutdown.GracefulShutdownHandler):  # type: ignore[misc]
 
     @staticmethod
     def free() -> None:
-        """What must not be interrupted is over."""
+        """Allow interruptions again, and raise one that was asked for meanwhile."""
         Patient.busy = False
         if Patient.asked is not None:
             asked, Patient.asked = Patient.asked, None
@@ -35,7 +35,7 @@ class Patient(graceful_shutdown.GracefulShutdownHandler):  # type: ignore[misc]
     @staticmethod
     @contextlib.contextmanager
     def held() -> Iterator[None]:
-        """The block is not interrupted."""
+        """Do not interrupt the block."""
         Patient.busy = True
         yield
         Patient.free()

@@ -1,4 +1,4 @@
-"""The loader's workers: there at once, gone with the trainer."""
+"""Starts the data loader's workers quickly, and ends them with the trainer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def start(loader: Any) -> None:
 
 
 def end_with_trainer(_worker: int) -> None:
-    """End this loader worker when its trainer has ended, however.
+    """End this loader worker when its trainer has ended, in whatever way.
 
     torch's own watch is on the parent, which is the fork server, and that one lives as long as its workers.
     """

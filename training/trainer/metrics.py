@@ -1,4 +1,4 @@
-"""What the trainer wrote of itself: its last state as a line, a report, and curves."""
+"""Makes a progress line, a report and curves from the metrics that the trainer writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lines(path: Path, *, last_bytes: int | None = None) -> list[dict[str, Any]]:
 
 
 def _whole(line: dict[str, Any]) -> bool:
-    """A line of the trainer: numbers, and tables of numbers."""
+    """Whether a line is the trainer's: numbers, and tables of numbers."""
     if not all(type(line.get(name)) is int for name in ("epoch", "step")):
         return False
     tables = [line[name] for name in ("train", "val") if name in line]
@@ -64,7 +64,7 @@ def _row(values: dict[str, float], name: str) -> list[float]:
 
 
 def report(path: Path, *, times: dict[str, float], extraction: Progress, mode: str) -> dict[str, Any]:
-    """What a training took and reached; seconds, samples, shares.
+    """What a training took and reached, in seconds, samples and shares.
 
     `fetch_frac` is the share of the time from the first logged step to the last in which the trainer
     waited for data; what it waited for the first step is in the times. A training that was resumed counts
@@ -102,7 +102,7 @@ def report(path: Path, *, times: dict[str, float], extraction: Progress, mode: s
 
 
 def curves(path: Path, picture: Path, *, title: str) -> None:
-    """Loss and acceptance by step as a PNG; nothing where nothing was logged."""
+    """Draw loss and acceptance by step into a PNG; write nothing if nothing was logged."""
     import matplotlib as mpl  # noqa: PLC0415 - takes a second
 
     mpl.use("Agg")

@@ -1,4 +1,4 @@
-"""A drafter to go on from: made whole again, and with the vocabulary that it was trained with."""
+"""Prepares a drafter to start from: adds its embeddings, and keeps the vocabulary it was trained with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trained drafter guesses over an answer: speculators' own model, run once over a sample.
+"""Runs a trained drafter once over an answer, with speculators' own model, and returns its guesses.
 
 Where guesses belong. A draft that starts when token t is known last takes token t with the hidden states of
 token t-1; its guess number s is for token t+1+s. That guess is made with the answer's tokens up to t+s in
@@ -20,7 +20,7 @@ from harness.errors import BadInput
 
 Tokens = NDArray[np.int64]
 EMBEDDINGS = "embed_tokens.weight"
-"""The target's own, where they are not in a drafter's file."""
+"""A drafter whose file has none uses the target's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class Eagle3:
                 model.embed_tokens.load_state_dict({"weight": own})
         self._model = model.to(device, self._dtype).eval()
         self.k: int = settings.speculators_config.proposal_methods[0].speculative_tokens
-        """Guesses a draft: the ttt_steps it was trained with."""
+        """Guesses in one draft: the ttt_steps it was trained with."""
         offsets = None if model.d2t is None else model.d2t.cpu().numpy()
         self._target_ids = None if offsets is None else np.arange(len(offsets)) + offsets
         self._vocabulary = None if model.t2d is None else model.t2d.cpu().numpy().astype(bool)
@@ -127,7 +127,7 @@ class Eagle3:
         )
 
     def _placed(self, draft_ids: Any) -> Tokens:
-        """In the target's vocabulary, at the token that the draft starts from."""
+        """The guesses in the target's vocabulary, each at the token that its draft starts from."""
         ids: Tokens = draft_ids.cpu().numpy()
         ids = ids if self._target_ids is None else self._target_ids[ids]
         return np.concatenate([np.zeros(1, dtype=np.int64), ids])

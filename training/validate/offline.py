@@ -1,8 +1,8 @@
-"""What validation says that serving should give, answer by answer: `validation.jsonl`.
+"""Predicts from the validation what serving should give, answer by answer, in `validation.jsonl`.
 
 The trainer's own `full_acc` is no such figure. It counts within the draft vocabulary, over all places of
 all answers, sampled ones included. Here the drafter's model runs over greedy answers with the hidden
-states that the target had, and its guesses are held against the tokens that serving verifies.
+states that the target had, and its guesses are compared with the tokens that serving verifies.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def run(
     device: str,
     say: Say,
 ) -> dict[str, dict[str, Any]] | None:
-    """Write `validation.jsonl` into `folder`; its summary, None where nothing can be predicted.
+    """Write `validation.jsonl` into `folder`, and return its summary; None if nothing can be predicted.
 
     Args:
         folder: where it goes.
@@ -133,7 +133,7 @@ def run(
         target: its folder.
         samples: see `held_out`.
         device: `cpu` or `cuda`.
-        say: told what takes long.
+        say: told before something takes long.
 
     Raises:
         BadInput: checkpoint or samples cannot be used.
@@ -151,14 +151,14 @@ def run(
 
 
 def predict(samples: Iterable[Sample], drafter: Drafter) -> Iterator[Predicted]:
-    """A line for each sample whose answer has a decode step."""
+    """Predict a line for each sample whose answer has a decode step."""
     for sample in samples:
         if len(sample.token_ids) - sample.answer > 1:
             yield compared(sample, drafter(sample))
 
 
 def compared(sample: Sample, guesses: Guesses) -> Predicted:
-    """The guesses over one sample, held against its own tokens."""
+    """Compare the guesses over one sample with its own tokens."""
     ids, first, k = sample.token_ids, sample.answer, len(guesses.drafted)
     known = np.ones(len(ids), dtype=bool) if guesses.vocabulary is None else guesses.vocabulary[ids]
     right = _agreement(guesses.drafted, ids[1:])
