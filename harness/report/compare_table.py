@@ -1,4 +1,4 @@
-"""A comparison -> the document that shows it, a row a cell or a pivot. No figure is made here."""
+"""The document that shows a comparison: tables with a row for each cell, or pivoted by an axis."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from harness.judge.compare import CellComparison, Comparison, Figures, PositionC
 from harness.judge.footnotes import holm_notes
 from harness.report.labels import Axis, Labels, axis_value
 from harness.report.references import NOTHING, with_references
-from harness.report.run_table import LEGEND, MARKS
-from harness.text.numbers import DASH, number, signed, signed_interval
-from harness.text.render import Block, Document, raised
+from harness.report.run_table import LEGEND, MARKS, worth_a_line
+from harness.text.numbers import DASH, number, share, signed, signed_interval
+from harness.text.render import Block, Document, by_text, raised
 
 _REFERENCES = (
     *(NOTHING, "pairs", "base_paired_tokens_per_step", "paired_tokens_per_step", "change%", "ci%", NOTHING),
@@ -62,6 +62,8 @@ class _Page:
         self.footnotes: dict[str, int] = {}
         self._rows = labels
         self._labels = labels.columns
+        self._several = len(labels.columns) > 2  # noqa: PLR2004
+        """More than one other side, so that each has to be named."""
 
     def table(self) -> Block:
         """A line a cell: two sides in full; of more, each against the first."""
@@ -82,6 +84,10 @@ class _Page:
             rows.append(self._geomean_row(len(header)))
         block = Block(header=tuple(header), rows=tuple(map(tuple, rows)), align=align)
         return self._referring(block, self._of.rows, _REFERENCES)
+
+    def _others(self, row: Row) -> list[tuple[str, CellComparison]]:
+        """The cells that a row's cell was compared with, each with the label of its side."""
+        return [(label, a) for label, a in zip(self._labels[1:], row.others, strict=True) if a]
 
     def _referring(self, block: Block, rows: Sequence[Row], columns: Sequence[str]) -> Block:
         """Of two sides `draftgate claims` can check every figure; of more, a row has several cells."""
@@ -112,10 +118,9 @@ class _Page:
         return [*cells, self._raise(row)]
 
     def _value_and_change(self, a: CellComparison, *, base: bool = False) -> list[str]:
-        primary, change = a.verdict.primary, a.verdict.change
-        values = [number(primary.r0 if primary else None)] if base else []
-        values += [number(primary.r1 if primary else None), DASH if change is None else signed(change)]
-        return values
+        primary = a.verdict.primary
+        values = [primary.r0, primary.r1] if primary else [None, None]
+        return [*map(number, values if base else values[1:]), signed(a.verdict.change)]
 
     def _mark(self, a: CellComparison) -> str:
         return MARKS[a.verdict.kind] if self._of.judged or a.verdict.kind == "invalid" else DASH
@@ -143,35 +148,31 @@ class _Page:
         found = [
             (self._rows.row(row) + self._side(label), a.verdict)
             for row in self._of.rows
-            for label, a in zip(self._labels[1:], row.others, strict=True)
-            if a
+            for label, a in self._others(row)
         ]
         return holm_notes(found) if self._of.judged else []
 
     def _side(self, label: str) -> str:
-        return f" ({label})" if len(self._labels) > 2 else ""  # noqa: PLR2004
+        return f" ({label})" if self._several else ""
 
     def positions(self) -> Block:
         """Conditional acceptance, a column a position."""
-        several = len(self._labels) > 2  # noqa: PLR2004
-        depth = max((len(a.positions) for row in self._of.rows for a in row.others if a), default=0)
-        header = ["cell", *(["side"] if several else []), *(f"pos {i}" for i in range(depth))]
+        shown = [(row, label, a) for row in self._of.rows for label, a in self._others(row) if a.positions]
+        depth = max((len(a.positions) for _, _, a in shown), default=0)
+        header = ["cell", *(["side"] if self._several else []), *(f"pos {i}" for i in range(depth))]
         rows = []
-        for row in self._of.rows:
-            for label, a in zip(self._labels[1:], row.others, strict=True):
-                if a and a.positions:
-                    cells = [_change(p, self._position_mark(p, a)) for p in a.positions]
-                    cells += [DASH] * (depth - len(cells))
-                    rows.append((self._rows.row(row), *([label] if several else []), *cells))
+        for row, label, a in shown:
+            cells = [_change(p, self._position_mark(p, a)) for p in a.positions]
+            cells += [DASH] * (depth - len(cells))
+            rows.append((self._rows.row(row), *([label] if self._several else []), *cells))
         block = Block(
             title="acceptance at each position, % of the steps that got there (change in points)",
             header=tuple(header),
             rows=tuple(rows),
             align="l" * (len(header) - depth) + "r" * depth,
         )
-        rows_shown = [row for row in self._of.rows if any(a and a.positions for a in row.others)]
         columns = [NOTHING, *(f"conditional_{i}%" for i in range(depth))]
-        return self._referring(block, rows_shown, columns)
+        return self._referring(block, [row for row, _, _ in shown], columns)
 
     def _position_mark(self, p: PositionChange, a: CellComparison) -> str:
         if not self._of.judged:
@@ -218,7 +219,7 @@ class _Page:
             return [DASH] * (width - 1) + [self._mark(a)]
         cells = [
             number(figures.tok_s if a is None or a.same_environment else None, 1),
-            number(figures.acceptance[0] if figures.acceptance else None, 1, scale=100),
+            share(figures.acceptance[0] if figures.acceptance else None),
             number(figures.accepted_per_draft),
             number(figures.tokens_per_step),
         ]
@@ -229,60 +230,48 @@ class _Page:
             return ""
         ends = a.verdict.interval
         between = f" ({signed_interval(ends)})" if ends and ends[0] != ends[1] else ""
-        return f"{signed(a.verdict.change or 0)}{between} {self._mark(a)}"
+        return f"{signed(a.verdict.change)}{between} {self._mark(a)}"
 
-    def _raise_side(
-        self, column: int, place: Mapping[str, tuple[Figures, CellComparison | None, Row]]
-    ) -> str:
+    def _raise_side(self, column: int, place: Mapping[str, _Place]) -> str:
         """The numbers of the footnotes of one side's cells; a note of some of them says of which."""
-        where: dict[str, list[str]] = {}
+        said = []
         for value, (figures, a, row) in place.items():
             of_pair = a.notes if a else () if column else row.notes
-            for note in dict.fromkeys((*of_pair, *figures.findings)):
-                where.setdefault(note, []).append(value)
-        return self._numbers(
-            note if len(values) == len(place) else f"{', '.join(values)}: {note}"
-            for note, values in where.items()
-        )
+            said += [(value, note) for note in dict.fromkeys((*of_pair, *figures.findings))]
+        return self._numbers(_with_names(said, len(place)))
 
     def _raise(self, row: Row) -> str:
-        """The numbers of the footnotes of a row."""
-        several = len(self._labels) > 2  # noqa: PLR2004
+        """The numbers of the footnotes of a row; what a measurement says of itself names its sides."""
+        others = self._others(row)
         notes = list(row.notes)
-        for label, a in zip(self._labels[1:], row.others, strict=True):
-            notes += [f"{label}: {note}" if several else note for note in (a.notes if a else ())]
-        return self._numbers((*notes, *self._findings(row)))
+        notes += [f"{label}: {note}" if self._several else note for label, a in others for note in a.notes]
+        sides = [(self._labels[0], row.figures), *((label, a.figures) for label, a in others)]
+        findings = [(label, finding) for label, figures in sides for finding in figures.findings]
+        return self._numbers((*notes, *_with_names(findings, len(sides))))
 
     def _numbers(self, notes: Iterable[str]) -> str:
         numbers = {self.footnotes.setdefault(note, len(self.footnotes) + 1) for note in notes}
         return " ".join(raised(number) for number in sorted(numbers))
-
-    def _findings(self, row: Row) -> Iterator[str]:
-        """What the measurements say of themselves, and on which sides."""
-        sides = [(label, a.figures) for label, a in zip(self._labels[1:], row.others, strict=True) if a]
-        where: dict[str, list[str]] = {}
-        for label, figures in [(self._labels[0], row.figures), *sides]:
-            for finding in figures.findings:
-                where.setdefault(finding, []).append(label)
-        for finding, labels in where.items():
-            every = len(labels) == 1 + len(sides)
-            yield finding if every else f"{', '.join(labels)}: {finding}"
 
     def sentences(self) -> Iterator[str]:
         """A line for each cell that somebody should look at."""
         for row in self._of.rows:
             if row.figures.invalid and not row.others:
                 yield f"{MARKS['invalid']} {self._rows.row(row)}: not a measurement: {row.figures.invalid}"
-            for label, a in zip(self._labels[1:], row.others, strict=True):
-                v = a.verdict if a else None
-                if v is None or not (self._of.judged or v.kind == "invalid"):
-                    continue
-                if v.fails or v.kind in ("inconclusive", "improved") or v.lower:
+            for label, a in self._others(row):
+                v = a.verdict
+                if (self._of.judged or v.kind == "invalid") and worth_a_line(v):
                     yield f"{MARKS[v.kind]} {self._rows.row(row)}{self._side(label)}: {v.text}"
 
 
+def _with_names(said: Iterable[tuple[str, str]], of: int) -> Iterator[str]:
+    """Each text once, with the names of those it is about unless it is about all."""
+    for text, names in by_text(said).items():
+        yield text if len(names) == of else f"{', '.join(names)}: {text}"
+
+
 def _change(p: PositionChange, mark: str) -> str:
-    text = f"{number(p.old, 1, scale=100)} → {number(p.new, 1, scale=100)}"
+    text = f"{share(p.old)} → {share(p.new)}"
     if p.old is None or p.new is None:
         return text
     return f"{text} ({signed(p.new - p.old)}) {mark}".rstrip()

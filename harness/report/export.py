@@ -25,53 +25,51 @@ def csv_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
     header += ["verdict", "prompts", "same_text", "change", "ci_low", "ci_high", "p_loss"]
     header += [f"{side}_{part}" for side in _SIDES for part in _FIGURES]
     header += [f"{side}_conditional_{i}" for i in range(depth) for side in _SIDES]
+    header.append("notes")
     base, *others = (column.name for column in comparison.columns)
-    rows = []
+    lines: list[dict[str, Value]] = []
     for row in comparison.rows:
+        left = _named("base", base, row.figures.entry)
         if not others:
-            values = [base, *_name(row.figures.entry), *[None] * (len(_NAME) + 8), *_figures(row.figures)]
-            rows.append([*values, *[None] * len(_FIGURES), "; ".join(row.figures.findings)])
+            notes = "; ".join(row.figures.findings)
+            lines.append({**left, **_figures("base", row.figures), "notes": notes})
         for side, a in zip(others, row.others, strict=True):
             if a is not None:
-                values = [base, *_name(row.figures.entry), side, *_name(a.figures.entry)]
-                values += [*_judged(a, judged=comparison.judged), *_side_by_side(row.figures, a)]
-                positions = [value for p in a.positions for value in (p.old, p.new)]
-                values += [*positions, *[None] * (2 * depth - len(positions))]
-                rows.append([*values, "; ".join([a.verdict.text, *row.notes, *a.notes, *_findings(row, a)])])
-    return [*header, "notes"], rows
+                new = _named("new", side, a.figures.entry)
+                lines.append({**left, **new, **_compared(row, a, judged=comparison.judged)})
+    return header, [[line.get(name) for name in header] for line in lines]
 
 
-def _name(entry: Entry) -> list[Value]:
-    c = entry.cell
-    return [entry.suite, c.endpoint, c.language, c.workload, c.drafter, c.k]
+def _named(side: str, name: str, entry: Entry) -> dict[str, Value]:
+    values = {"side": name, "suite": entry.suite, **entry.cell.model_dump()}
+    return {f"{side}_{part}": value for part, value in values.items()}
 
 
-def _findings(row: Row, a: CellComparison) -> list[str]:
-    sides = zip(_SIDES, (row.figures, a.figures), strict=True)
-    return [f"{side}: {finding}" for side, figures in sides for finding in figures.findings]
-
-
-def _judged(a: CellComparison, *, judged: bool) -> list[Value]:
-    v, primary = a.verdict, a.verdict.primary
-    if primary is None:
-        return [v.kind, *[None] * 6]
-    low, high = v.interval or (None, None)
-    return [v.kind if judged else None, v.prompts, v.same_text, v.change, low, high, primary.p_loss()]
-
-
-def _side_by_side(base: Figures, a: CellComparison) -> list[Value]:
+def _compared(row: Row, a: CellComparison, *, judged: bool) -> dict[str, Value]:
     """Tokens per step over the pairs; the rest over all prompts; no speed across environments."""
-    primary = a.verdict.primary
+    v, primary = a.verdict, a.verdict.primary
+    sides = {"base": row.figures, "new": a.figures}
+    findings = [f"{side}: {finding}" for side, figures in sides.items() for finding in figures.findings]
+    notes = "; ".join([v.text, *row.notes, *a.notes, *findings])
+    line: dict[str, Value] = {"verdict": v.kind, "notes": notes}
     if primary is None:
-        return [None for _ in 2 * _FIGURES]
-    old, new = ([r, *_figures(f)[1:]] for r, f in ((primary.r0, base), (primary.r1, a.figures)))
-    return [*old, *new] if a.same_environment else [*old[:-2], None, None, *new[:-2], None, None]
+        return line
+    low, high = v.interval or (None, None)
+    line |= {"verdict": v.kind if judged else None, "prompts": v.prompts, "same_text": v.same_text}
+    line |= {"change": v.change, "ci_low": low, "ci_high": high, "p_loss": primary.p_loss()}
+    for side, rate in zip(_SIDES, (primary.r0, primary.r1), strict=True):
+        line |= {**_figures(side, sides[side]), f"{side}_tokens_per_step": rate}
+        if not a.same_environment:
+            line |= {f"{side}_tok_s": None, f"{side}_speed_up": None}
+    for p in a.positions:
+        line |= {f"base_conditional_{p.index}": p.old, f"new_conditional_{p.index}": p.new}
+    return line
 
 
-def _figures(figures: Figures) -> list[Value]:
+def _figures(side: str, figures: Figures) -> dict[str, Value]:
+    values = {name: getattr(figures, name) for name in _FIGURES if name != "pos_0"}
     pos_0 = figures.acceptance[0] if figures.acceptance else None
-    rates = (figures.tokens_per_step, figures.tau, figures.accepted_per_draft, pos_0)
-    return [*rates, figures.tok_s, figures.speed_up]
+    return {f"{side}_{name}": value for name, value in {**values, "pos_0": pos_0}.items()}
 
 
 def as_data(comparison: Comparison, *, exit_code: int) -> dict[str, Any]:

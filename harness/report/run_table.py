@@ -1,18 +1,16 @@
-"""Records -> rows -> text. What was not measured is an em dash, never a guess."""
+"""The tables that a run prints about its own cells. What was not measured is an em dash, never a guess."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tabulate import tabulate
-
 from harness.judge.footnotes import conditions_of, holm_notes
 from harness.judge.verdict import Verdict
 from harness.measure import validity
-from harness.results.records import CellRecord
-from harness.results.timing import Speed, speed_of
-from harness.text import render as formats
-from harness.text.numbers import DASH, number, signed, signed_interval
+from harness.results.records import CellRecord, PromptRecord
+from harness.results.timing import speed_of
+from harness.text.numbers import DASH, number, share, signed, signed_interval
+from harness.text.render import by_text, text_table, visible
 
 
 def marked(cell: CellRecord) -> str:
@@ -39,7 +37,7 @@ def acceptance_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[s
                 number(tally.tokens_per_step),
                 number(tally.tau),
                 number(tally.accepted_per_draft),
-                number(tally.token_acceptance, 1, scale=100),
+                share(tally.token_acceptance),
                 *_padded(tally.acceptance, deepest),
                 *_padded(tally.conditional[1:], deepest - 1),
             ]
@@ -48,7 +46,7 @@ def acceptance_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[s
 
 
 def _padded(rates: Iterable[float | None], length: int) -> list[str]:
-    shown = [number(rate, 1, scale=100) for rate in rates]
+    shown = [share(rate) for rate in rates]
     return shown + [DASH] * (length - len(shown))
 
 
@@ -57,34 +55,25 @@ def _none_of(cell: CellRecord, cells: Iterable[CellRecord]) -> CellRecord | None
     return next((c for c in cells if c.cell.k == 0 and cell.cell.k and c.cell.place == cell.cell.place), None)
 
 
+SPEED_HEADER = ["aggregate tok/s", "mean-prompt tok/s", "TTFT ms", "TPOT ms"]
+
+
+def speed_columns(prompts: Sequence[PromptRecord]) -> list[str]:
+    """What stands below `SPEED_HEADER`."""
+    speed = speed_of(prompts)
+    if speed is None:
+        return [DASH] * len(SPEED_HEADER)
+    rates = [number(speed.aggregate, 1), number(speed.mean_prompt, 1)]
+    return [*rates, number(speed.ttft_s, 0, scale=1000), number(speed.tpot_s, 1, scale=1000)]
+
+
 def speed_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the speed table."""
-    header = ["cell", "aggregate tok/s", "mean-prompt tok/s", "TTFT ms", "TPOT ms", "speed-up"]
     rows = []
     for cell in cells:
-        speed: Speed | None = speed_of(cell.prompts)
-        rows.append(
-            [
-                marked(cell),
-                number(speed.aggregate if speed else None, 1),
-                number(speed.mean_prompt if speed else None, 1),
-                number(speed.ttft_s if speed else None, 0, scale=1000),
-                number(speed.tpot_s if speed else None, 1, scale=1000),
-                number(validity.speed_up(cell, _none_of(cell, cells))),
-            ]
-        )
-    return header, rows
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """For a terminal; first column left, figures right."""
-    align = ["left"] + ["right"] * (len(header) - 1)
-    shown = [[formats.visible(cell) for cell in row] for row in rows]
-    text: str = tabulate(
-        shown, headers=[formats.visible(h) for h in header], tablefmt="plain", colalign=align,
-        disable_numparse=True,
-    )  # fmt: skip
-    return text
+        gained = number(validity.speed_up(cell, _none_of(cell, cells)))
+        rows.append([marked(cell), *speed_columns(cell.prompts), gained])
+    return ["cell", *SPEED_HEADER, "speed-up"], rows
 
 
 def common_lines(cells: Sequence[CellRecord]) -> list[str]:
@@ -93,26 +82,27 @@ def common_lines(cells: Sequence[CellRecord]) -> list[str]:
     known.pop("drafter")
     machine = [f"{name} {known.pop(name)}" for name in ("device", "threads") if name in known]
     shared = [f"{name}={value}" if name == "T" else f"{name} {value}" for name, value in known.items()]
-    return [formats.visible(" · ".join(part)) for part in (shared, machine)]
+    return [visible(" · ".join(part)) for part in (shared, machine)]
 
 
 def footnotes(cells: Sequence[CellRecord]) -> list[str]:
     """The findings, the same one of many cells on one line; what makes a cell invalid comes first."""
-    where: dict[tuple[bool, str], list[str]] = {}
-    for cell in cells:
-        for finding in cell.findings:
-            where.setdefault((not finding.hard, finding.text), []).append(str(cell.cell))
-        for text in cell.trusted:
-            where.setdefault((True, text), []).append(str(cell.cell))
+    said = [(str(c.cell), f"{'INVALID' if f.hard else 'note'}: {f.text}") for c in cells for f in c.findings]
+    said += [(str(cell.cell), f"note: {text}") for cell in cells for text in cell.trusted]
     lines = []
-    for (soft, text), names in sorted(where.items(), key=lambda item: item[0]):
-        mark = "note" if soft else "INVALID"
-        lines.append(formats.visible(f"{mark}: {_named(names, len(cells))}: {text}"))
+    for marked_text, names in sorted(by_text(said).items()):  # "INVALID" stands before "note"
+        mark, _, text = marked_text.partition(": ")
+        lines.append(visible(f"{mark}: {_named(names, len(cells))}: {text}"))
     return lines
 
 
 MARKS = {"identical": "=", "ok": "~", "improved": "▲", "regressed": "▼", "inconclusive": "?", "invalid": "✗"}
 LEGEND = "= identical  ~ no worse  ▲ improved  ▼ regressed  ? can't tell  ✗ invalid or not comparable"
+
+
+def worth_a_line(verdict: Verdict) -> bool:
+    """Somebody should look at the cell."""
+    return verdict.fails or verdict.kind in ("inconclusive", "improved") or verdict.lower
 
 
 def verdict_rows(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> tuple[list[str], list[list[str]]]:
@@ -127,7 +117,7 @@ def verdict_rows(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> tuple[list[s
                 str(verdict.prompts) if primary else DASH,
                 number(primary.r0 if primary else None),
                 number(primary.r1 if primary else None),
-                signed(verdict.change) if verdict.change is not None else DASH,
+                signed(verdict.change),
                 signed_interval(verdict.interval),
                 MARKS[verdict.kind],
                 f"{verdict.same_text}/{verdict.prompts}" if primary else DASH,
@@ -138,20 +128,12 @@ def verdict_rows(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> tuple[list[s
 
 def verdict_report(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> str:
     """The paired table with what limits its reading below."""
-    table = text_table(*verdict_rows(verdicts))
-    lines = []
-    notes: dict[str, list[str]] = {}
-    for record, verdict in verdicts:
-        for note in verdict.notes:
-            notes.setdefault(note, []).append(str(record.cell))
-    lines += [f"note: {_named(names, len(verdicts))}: {note}" for note, names in notes.items()]
+    notes = by_text((str(record.cell), note) for record, verdict in verdicts for note in verdict.notes)
+    lines = [f"note: {_named(names, len(verdicts))}: {note}" for note, names in notes.items()]
     lines += [f"note: {note}" for note in holm_notes([(str(record.cell), v) for record, v in verdicts])]
-    lines += [
-        f"{MARKS[v.kind]} {record.cell}: {v.text}"
-        for record, v in verdicts
-        if v.fails or v.kind in ("inconclusive", "improved") or v.lower
-    ]
-    return "\n".join(["tokens per step against the baseline", table, LEGEND, *map(formats.visible, lines)])
+    lines += [f"{MARKS[v.kind]} {record.cell}: {v.text}" for record, v in verdicts if worth_a_line(v)]
+    table = text_table(*verdict_rows(verdicts))
+    return "\n".join(["tokens per step against the baseline", table, LEGEND, *map(visible, lines)])
 
 
 def _named(names: Sequence[str], of: int) -> str:

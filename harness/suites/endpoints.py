@@ -16,14 +16,13 @@ from harness.measure.chat_template import Shell, Template, shell_of, template_of
 from harness.measure.probe import Tokens
 from harness.measure.validity import MARK, countable, mostly_degenerate, total
 from harness.provenance.record import folder_of
-from harness.report.run_table import text_table
 from harness.results.files import write_atomically
 from harness.results.records import CellRecord, PromptRecord
-from harness.stats.acceptance import Tally, added
 from harness.stats.paired import PairedRatio, paired_log_ratio
 from harness.stats.text_quality import degenerate
 from harness.suites.runner import Bench, Kind, Outcome, Suite
-from harness.text.numbers import number
+from harness.text.numbers import DASH, number, percent, share, signed_interval
+from harness.text.render import text_table
 
 CHAT, RAW, TEMPLATED = VARIANTS = ("chat", "raw", "raw + template")
 
@@ -96,16 +95,13 @@ def rendered(
         ServerFailed: no usable answer.
     """
     make = tokens.chat if variant == CHAT else tokens.raw
-    found = []
-    for prompt in prompts:
-        ids = make(prompt.text)
-        found.append(
-            Rendered(
-                prompt=prompt.id, variant=variant, ids=ids,
-                template=shell.template(ids), double_bos=shell.double_bos(ids),
-            )
-        )  # fmt: skip
-    return tuple(found)
+    return tuple(
+        Rendered(
+            prompt=prompt.id, variant=variant, ids=(ids := make(prompt.text)),
+            template=shell.template(ids), double_bos=shell.double_bos(ids),
+        )
+        for prompt in prompts
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,28 +129,18 @@ class Audit:
 
     def change(self, old: str, new: str) -> PairedRatio | None:
         """Of tokens per step, prompt by prompt; None where too few of them have any."""
-        sides: list[list[Tally]] = [[], []]
-        for pair in self._paired(old, new):
-            tallies = [added([r.tally for r in side if countable(r)]) for side in pair]
-            if all(t.decode_steps for t in tallies):
-                for side, tally in zip(sides, tallies, strict=True):
-                    side.append(tally)
-        before, after = sides
+        pairs = [(total(before), total(after)) for before, after in self._paired(old, new)]
+        pairs = [(a, b) for a, b in pairs if a.decode_steps and b.decode_steps]
         with contextlib.suppress(ValueError):
             return paired_log_ratio(
-                [t.committed for t in before], [t.decode_steps for t in before],
-                [t.committed for t in after], [t.decode_steps for t in after],
+                [a.committed for a, _ in pairs], [a.decode_steps for a, _ in pairs],
+                [b.committed for _, b in pairs], [b.decode_steps for _, b in pairs],
             )  # fmt: skip
         return None
 
     def _paired(self, old: str, new: str) -> list[tuple[list[PromptRecord], list[PromptRecord]]]:
-        sides = []
-        for variant in (old, new):
-            by_prompt: dict[str, list[PromptRecord]] = {}
-            for record in self.records[variant].prompts:
-                by_prompt.setdefault(record.prompt, []).append(record)
-            sides.append(by_prompt)
-        return [(sides[0][prompt], sides[1][prompt]) for prompt in sides[0] if prompt in sides[1]]
+        before, after = (_by_prompt(self.records[variant]) for variant in (old, new))
+        return [(records, after[prompt]) for prompt, records in before.items() if prompt in after]
 
     def faults(self) -> list[str]:
         """Why this is no sound measurement; a template that `raw` lacks is none, it is what `raw` is."""
@@ -214,6 +200,13 @@ class Audit:
         return lines
 
 
+def _by_prompt(record: CellRecord) -> dict[str, list[PromptRecord]]:
+    found: dict[str, list[PromptRecord]] = {}
+    for answer in record.prompts:
+        found.setdefault(answer.prompt, []).append(answer)
+    return found
+
+
 def _steps(record: PromptRecord) -> tuple[object, ...]:
     return record.text_hash, record.histogram, record.undrafted, record.output_tokens
 
@@ -221,8 +214,9 @@ def _steps(record: PromptRecord) -> tuple[object, ...]:
 def _shown(change: PairedRatio) -> str:
     if change.identical:
         return f"the same in all {change.m} prompts"
-    low, high = (100 * math.expm1(bound) for bound in change.ci())
-    return f"{100 * math.expm1(change.estimate):+.1f} % (95 % CI {low:+.1f}..{high:+.1f}, {change.m} prompts)"
+    low, high = map(math.expm1, change.ci())
+    whole = percent(math.expm1(change.estimate))
+    return f"{whole} (95 % CI {signed_interval((low, high))}, {change.m} prompts)"
 
 
 def rows(audit: Audit) -> tuple[list[str], list[list[str]]]:
@@ -235,11 +229,11 @@ def rows(audit: Audit) -> tuple[list[str], list[list[str]]]:
         record, sent = audit.records[variant], audit.rendered[variant]
         tally = total(record.prompts)
         loops = sum(degenerate(r.text) for r in record.prompts if not r.failed)
-        rates = [number(rate, 1, scale=100) for rate in tally.acceptance[:k]]
+        rates = [share(rate) for rate in tally.acceptance[:k]]
         doubled = sum(r.double_bos for r in sent)
         length = sum(len(r.ids) for r in sent) / len(sent) if sent else None
         shown = [number(length, 1), number(tally.tokens_per_step), number(tally.tau)]
-        shown += [*rates, *[number(None)] * (k - len(rates)), str(loops)]
+        shown += [*rates, *[DASH] * (k - len(rates)), str(loops)]
         name = f"{variant} {MARK}" if mostly_degenerate(record.findings) else variant
         answered = str(sum(countable(r) for r in record.prompts))
         bos = f"{doubled} of {len(sent)}" if doubled else "no"

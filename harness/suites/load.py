@@ -10,13 +10,14 @@ from harness.config.cells import Cell
 from harness.judge.verdict import Verdict, judge
 from harness.measure.measurement import Measurement
 from harness.measure.validity import remembers, total
-from harness.report.run_table import MARKS, marked, text_table
+from harness.report.run_table import MARKS, marked, speed_columns
 from harness.results.records import CellRecord, PromptRecord
-from harness.results.timing import speed_of, wall_of
+from harness.results.timing import wall_of
 from harness.run import Run
 from harness.stats.paired import ALPHA_PRIMARY, MIN_DIFFERING
 from harness.suites.runner import Bench, Kind, Outcome, Suite
-from harness.text.numbers import DASH, duration, number, signed, signed_interval
+from harness.text.numbers import DASH, duration, number, share, signed, signed_interval
+from harness.text.render import by_text, text_table
 
 LEVELS = (1, 4, 16, 64)
 """Requests in flight. The first level is what the others are held against."""
@@ -200,15 +201,13 @@ def rows(levels: Sequence[Level], bound: Bound) -> tuple[list[str], list[list[st
     table = []
     for level in levels:
         records = level.record.prompts
-        tally, speed = total(records), speed_of(records)
+        tally = total(records)
+        aggregate, _, ttft, tpot = speed_columns(records)
         verdict = compared(levels[0], level) if level is not levels[0] else None
         counts = [level.in_flight, level.asked, level.errors, level.lost]
         shown = [*map(str, counts), number(tally.tokens_per_step), *_change(verdict)]
-        shown += [number(rate, 1, scale=100) for rate in tally.acceptance]
-        shown += [number(per_second(records)), number(goodput(records, bound))]
-        shown += [number(speed.aggregate if speed else None, 1)]
-        shown += [number(speed.ttft_s if speed else None, 0, scale=1000)]
-        shown += [number(speed.tpot_s if speed else None, 1, scale=1000)]
+        shown += map(share, tally.acceptance)
+        shown += [number(per_second(records)), number(goodput(records, bound)), aggregate, ttft, tpot]
         table.append(shown)
     return header, table
 
@@ -240,12 +239,11 @@ def sentences(levels: Sequence[Level]) -> list[str]:
 
 def notes(levels: Sequence[Level]) -> list[str]:
     """The findings, the same one of several levels on one line."""
-    where: dict[str, list[str]] = {}
+    said = []
     for level in levels:
         soft = [f.text for f in level.record.findings if not f.hard]
-        for text in dict.fromkeys([*soft, *level.record.trusted]):
-            where.setdefault(text, []).append(str(level.in_flight))
-    return [f"note: at {', '.join(at)} in flight: {text}" for text, at in where.items()]
+        said += [(str(level.in_flight), text) for text in dict.fromkeys([*soft, *level.record.trusted])]
+    return [f"note: at {', '.join(at)} in flight: {text}" for text, at in by_text(said).items()]
 
 
 def report(levels: Sequence[Level], bound: Bound) -> str:

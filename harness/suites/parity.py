@@ -19,7 +19,6 @@ from harness.config.stack import Sampling, Stack
 from harness.errors import BadInput
 from harness.judge.pairing import ENOUGH_IN_COMMON
 from harness.measure.validity import countable, total
-from harness.report.run_table import text_table
 from harness.results import prediction
 from harness.results.prediction import Predicted, Summary, summarise
 from harness.results.records import CellRecord, PromptRecord
@@ -29,6 +28,7 @@ from harness.stats.paired import MIN_PROMPTS, PairedRatio, paired_difference, pa
 from harness.suites import acceptance, runner
 from harness.suites.runner import Bench, Outcome, Suite
 from harness.text.numbers import DASH, number, percent, share, signed, signed_interval
+from harness.text.render import text_table
 
 MARGIN = 0.03
 """Share of the predicted tokens per step that serving may lack. Policy, as the gate's."""
@@ -169,8 +169,7 @@ def _kind(primary: PairedRatio) -> Kind:
 
 
 def _sentence(kind: Kind, primary: PairedRatio, *, same_text: int) -> str:
-    low, high = (math.expm1(end) for end in primary.ci())
-    change = f"{percent(math.expm1(primary.estimate))}, 95 % CI {signed_interval((low, high))}"
+    change = ", 95 % CI ".join(_change(primary))
     parts = [
         f"tokens per step {primary.r0:.2f} predicted, {primary.r1:.2f} served ({change})",
         f"paired over {primary.m} prompts, {same_text} with the same answer",
@@ -182,6 +181,12 @@ def _sentence(kind: Kind, primary: PairedRatio, *, same_text: int) -> str:
     if kind == "inconclusive":
         parts.append(f"more prompts would tell whether {MARGIN:.0%} are missing")
     return "; ".join(parts)
+
+
+def _change(primary: PairedRatio) -> tuple[str, str]:
+    """The change in percent, and its interval."""
+    low, high = map(math.expm1, primary.ci())
+    return percent(math.expm1(primary.estimate)), signed_interval((low, high))
 
 
 def _position(promised: Sequence[Tally], served: Sequence[Tally], index: int) -> Position:
@@ -319,8 +324,7 @@ def rows(parity: Parity, benchmark: Tally | None) -> tuple[list[str], list[list[
         shown += [signed(gap.estimate) if gap else DASH, signed_interval(gap.ci() if gap else None)]
         body.append([f"position {i}", *shown, share(rates.get(i))])
     if primary:
-        low, high = (math.expm1(end) for end in primary.ci())
-        shown = [number(primary.r0), number(primary.r1), percent(math.expm1(primary.estimate))]
         now = number(benchmark.tokens_per_step if benchmark else None)
-        body.append(["tokens/step", DASH, DASH, *shown, signed_interval((low, high)), now])
+        shown = [number(primary.r0), number(primary.r1), *_change(primary), now]
+        body.append(["tokens/step", DASH, DASH, *shown])
     return header, body

@@ -15,8 +15,10 @@ def share(value: float | None) -> str:
     return number(value, 1, scale=100)
 
 
-def signed(change: float) -> str:
-    """A relative change in percent, with its sign and without the unit: `+1.2`, `-6.9`; never minus zero."""
+def signed(change: float | None) -> str:
+    """A change in percent, with its sign and without the unit: `+1.2`; never minus zero; a dash for None."""
+    if change is None:
+        return DASH
     shown = f"{100 * change:+.1f}"
     return "0.0" if shown in ("+0.0", "-0.0") else shown
 

@@ -77,16 +77,38 @@ def as_text(document: Document) -> str:
     """For a terminal."""
     parts = ["\n".join(map(visible, (document.title, *document.above)))]
     for block in document.blocks:
-        rows = [[visible(cell) for cell in row] for row in block.rows]
-        align = ["left" if a == "l" else "right" for a in block.align]
-        table = tabulate(
-            rows, headers=[visible(h) for h in block.header], tablefmt="plain", colalign=align,
-            disable_numparse=True,
-        )  # fmt: skip
-        lines = [line.rstrip() for line in table.split("\n")]
-        parts.append("\n".join([*([visible(block.title)] if block.title else []), *lines]))
+        table = text_table(block.header, block.rows, align=block.align)
+        parts.append("\n".join([*([visible(block.title)] if block.title else []), table]))
     parts += ["\n".join(map(visible, block)) for block in _below(document) if block]
     return "\n\n".join(parts) + "\n"
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "") -> str:
+    """One table for a terminal.
+
+    Args:
+        header: the names of its columns.
+        rows: a text for each column.
+        align: `l` or `r` for each column; by default only the first is left.
+    """
+    table = tabulate(
+        [[visible(cell) for cell in row] for row in rows], headers=[visible(name) for name in header],
+        tablefmt="plain", disable_numparse=True,
+        colalign=["left" if a == "l" else "right" for a in align or "l".ljust(len(header), "r")],
+    )  # fmt: skip
+    return "\n".join(line.rstrip() for line in table.split("\n"))
+
+
+def by_text(said: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Each text once, in order, with the names of all that it is said of.
+
+    Args:
+        said: a name, and a text about it.
+    """
+    names: dict[str, list[str]] = {}
+    for name, text in said:
+        names.setdefault(text, []).append(name)
+    return names
 
 
 def as_markdown(document: Document) -> str:

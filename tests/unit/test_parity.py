@@ -7,11 +7,11 @@ import pytest
 from scipy import stats as scipy_stats
 
 from harness.measure.validity import total
-from harness.report.run_table import text_table
 from harness.results.prediction import Predicted, walk
 from harness.results.records import Finding
 from harness.suites.parity import KINDS, compare, ended, rows
 from harness.text.numbers import DASH
+from harness.text.render import text_table
 from tests.factories.predictions import (
     PROMPTS,
     TOKENS,

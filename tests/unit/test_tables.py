@@ -10,11 +10,11 @@ from harness.report.run_table import (
     footnotes,
     report,
     speed_rows,
-    text_table,
     verdict_rows,
 )
 from harness.results.records import CellRecord, Finding
 from harness.text.numbers import number
+from harness.text.render import text_table
 from tests.factories.records import cell_name, cell_record, prompt_record
 
 NGRAM = cell_record(prompt_record("a"), prompt_record("b"))
