@@ -82,7 +82,7 @@ def pytest_configure_node(node: Any) -> None:
             run.claim()
     except BadInput as error:
         raise pytest.UsageError(error.shown) from None
-    node.workerinput["draftgate_alone"] = workers == 1 or workers <= len(environment()["gpus"])
+    node.workerinput["draftgate_alone"] = workers == 1 or workers <= len(environment().gpus)
 
 
 @pytest.hookimpl(optionalhook=True)

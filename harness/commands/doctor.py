@@ -83,8 +83,8 @@ def checks(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[
         self_check: whether to do the self-check; None: only where no result of it is remembered.
     """
     here = provenance.environment()
-    gpus = ", ".join(str(gpu.get("name")) for gpu in here["gpus"]) or "no GPU"
-    yield Line("ok", "machine", f"{here['cpu']}, {here['threads']} threads, {gpus}")
+    gpus = ", ".join(str(gpu.name) for gpu in here.gpus) or "no GPU"
+    yield Line("ok", "machine", f"{here.cpu}, {here.threads} threads, {gpus}")
     yield Line("ok", "stack", f"{stack.name}: {', '.join(stack.drafters)}")
     yield from (_disk(name, folder) for name, folder in (("results", results), ("cache", cache_folder())))
     yield _checked("port", lambda: _port(stack.engine.port))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from harness.errors import BadInput
+from harness.results.conditions import Environment
 from harness.results.files import write_atomically
 from harness.results.records import UNTIMED, CellRecord, dump_cell, load
 
@@ -17,15 +16,13 @@ _NAMED_AT_MOST = 64
 """Characters of a device's folder."""
 
 
-def device_name(environment: Mapping[str, Any]) -> str:
+def device_name(environment: Environment) -> str:
     """The folder of a device: `cpu`, `nvidia-h200`, or `unverified` for a server elsewhere."""
-    gpus = environment.get("gpus") or []
+    gpus = environment.gpus
     if gpus:
-        name = (
-            re.sub(r"[^a-z0-9]+", "-", str(gpus[0].get("name")).lower())[:_NAMED_AT_MOST].strip("-") or "gpu"
-        )
+        name = re.sub(r"[^a-z0-9]+", "-", str(gpus[0].name).lower())[:_NAMED_AT_MOST].strip("-") or "gpu"
         return f"{name}-x{len(gpus)}" if len(gpus) > 1 else name
-    return "unverified" if environment.get("cpu") == "unverified" else "cpu"
+    return "unverified" if environment.cpu == "unverified" else "cpu"
 
 
 def path_of(folder: Path, record: CellRecord) -> Path:

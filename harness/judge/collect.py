@@ -6,13 +6,13 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Hashable, Iterable
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import BadInput, BadRecord
 from harness.judge.baselines import ANCHOR, device_name
 from harness.judge.speedup import SpeedRecord
+from harness.results.conditions import Environment
 from harness.results.records import RUN_FILE, SCHEMA, CellName, CellRecord, RunRecord, load
 
 _FEW = 8
@@ -67,7 +67,7 @@ class _Head(BaseModel):
     profile: str
     suite: str
     cell: CellName
-    environment: dict[str, Any]
+    environment: Environment
 
 
 def collect(path: Path) -> Side:
@@ -128,10 +128,7 @@ def _cell_or_speed(file: Path) -> Entry | None:
 
 def _entry(path: Path) -> Entry:
     head = _head(path)
-    try:
-        device = device_name(head.environment)
-    except (AttributeError, LookupError, TypeError):
-        raise BadRecord(f"{path}: field environment: does not say what GPUs there were") from None
+    device = device_name(head.environment)
     return Entry(
         path=path, cell=head.cell, suite=head.suite, profile=head.profile, stack=head.stack, device=device
     )

@@ -213,7 +213,7 @@ class _Cell:
 
 def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellComparison:
     old, new = base.record, other.record
-    known = {*old.identity, *new.identity}
+    known = {*old.identity.as_given(), *new.identity.as_given()}
     for field in across:
         if field not in known:
             raise BadInput(
@@ -229,7 +229,7 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
         verdict = Verdict(kind="invalid", text=f"not comparable: {refusal}")
     else:
         positions = _positions(pairs, verdict)
-    same = old.environment == new.environment
+    same = not old.environment.differences(new.environment)
     notes = [*verdict.notes]
     if verdict.primary and not same and (base.figures.tok_s or other.figures.tok_s):
         notes.append("speed is not compared across environments")

@@ -26,23 +26,23 @@ def drafting(cell: CellName) -> str:
 def conditions_of(record: CellRecord, across: Collection[str] = ()) -> dict[str, str]:
     """What a table says above its rows, or between its sides; `unverified` where a record lacks it."""
     identity, environment = record.identity, record.environment
-    gpus = environment.get("gpus") or []
-    names = [str(gpu.get("name", "GPU")) for gpu in gpus if isinstance(gpu, dict)]
-    target = [identity.get("target", "unverified"), identity.get("dtype"), identity.get("quantization")]
-    values = {
+    names = [gpu.name or "GPU" for gpu in environment.gpus]
+    target = [identity.target or UNVERIFIED, identity.dtype, identity.quantization]
+    values: dict[str, Any] = {
         "stack": record.stack,
         "profile": record.profile,
-        "target": " ".join(_brief(part) for part in target if part is not None),
+        "target": " ".join(part for part in target if part is not None),
         "drafter": drafting(record.cell),
-        "vLLM": record.subject.get("engine", "unverified"),
-        "T": "unverified" if temperature(record) is None else temperature(record),
-        "max_tokens": identity.get("max_tokens", "unverified"),
-        "concurrency": identity.get("concurrency", "unverified"),
-        "prefix cache": identity.get("cache", "unverified"),
-        "device": ", ".join(names) or environment.get("cpu", "unverified"),
-        "threads": None if names else environment.get("threads"),
+        "vLLM": record.subject.engine or UNVERIFIED,
+        "T": _known(temperature(record)),
+        "max_tokens": _known(identity.max_tokens),
+        "concurrency": _known(identity.concurrency),
+        "prefix cache": _known(identity.cache),
+        "device": ", ".join(names) or _known(environment.cpu),
+        "threads": None if names else environment.threads,
     }
-    values |= {field: identity.get(field) for field in across}
+    given = identity.as_given()
+    values |= {field: given.get(field) for field in across}
     return {name: _brief(value) for name, value in values.items() if value is not None or name in across}
 
 
@@ -72,8 +72,8 @@ def drafter_notes(old: CellRecord, new: CellRecord) -> list[str]:
 
 def weights_notes(old: CellRecord, new: CellRecord) -> list[str]:
     """Two names for one drafter: what differs between them is no other drafter's doing."""
-    names = [record.subject.get("drafter") for record in (old, new)]
-    weights = [record.subject.get("weights") for record in (old, new)]
+    names = [record.subject.drafter for record in (old, new)]
+    weights = [record.subject.weights for record in (old, new)]
     if names[0] == names[1] or weights[0] != weights[1] or weights[0] in (None, UNVERIFIED):
         return []
     return [f"{names[0]} and {names[1]} are the same drafter: their weights hash alike ({weights[0]})"]
@@ -82,17 +82,17 @@ def weights_notes(old: CellRecord, new: CellRecord) -> list[str]:
 def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:
     """What the engine or the drafter was told differently."""
     notes = []
-    for field in sorted(old.subject.keys() & new.subject.keys() - _SHOWN_ABOVE):
-        before, after = old.subject[field], new.subject[field]
-        if before == after:
+    on_both = old.subject.as_given().keys() & new.subject.as_given().keys()
+    for field, (before, after) in old.subject.differences(new.subject).items():
+        if field not in on_both - _SHOWN_ABOVE:
             continue
         texts = [_brief(before), _brief(after)]
         if field == "resolved_config":  # thousands of characters: only the parts that differ
             parts = [text.split(", ") for text in texts]
             gone = [[p for p in parts[i] if p not in set(parts[1 - i])] for i in (0, 1)]
             texts = [", ".join(g[:_FEW]) + (", ..." if len(g) > _FEW else "") for g in gone]
-        before, after = (t if len(t) <= _LONG else t[: _LONG - 3] + "..." for t in texts)
-        notes.append(f"{field.replace('_', ' ')}: {before} -> {after}")
+        was, now = (t if len(t) <= _LONG else t[: _LONG - 3] + "..." for t in texts)
+        notes.append(f"{field.replace('_', ' ')}: {was} -> {now}")
     return notes
 
 
@@ -113,10 +113,13 @@ def holm_notes(verdicts: Sequence[tuple[str, Verdict]]) -> list[str]:
     return [f"{text}; not {', '.join([*gone[:_FEW], *more])}" if gone else text]
 
 
-def temperature(record: CellRecord) -> Any:
+def temperature(record: CellRecord) -> float | None:
     """None where the record does not say."""
-    sampling = record.identity.get("sampling")
-    return sampling.get("temperature") if isinstance(sampling, dict) else None
+    return record.identity.sampling.get("temperature")
+
+
+def _known(value: Any) -> Any:
+    return UNVERIFIED if value is None else value
 
 
 def _brief(value: Any) -> str:

@@ -100,14 +100,14 @@ def pair(
     for side, record in (("the baseline", old), ("this run", new)):
         if not record.valid:
             raise Refused(f"{side} is not a measurement: {record.why_invalid}")
-    for field in sorted({*old.identity, *new.identity}):
-        before, after = old.identity.get(field), new.identity.get(field)
-        if before != after and field not in across:
+    differ = old.identity.differences(new.identity)
+    for field, (before, after) in differ.items():
+        if field not in across:
             raise Refused(
                 f"{field} differs: {json.dumps(before)} in the baseline, {json.dumps(after)} now "
                 f"(--across {field} compares across it)"
             )
-    by_id = bool(_RENDERING & {f for f in across if old.identity.get(f) != new.identity.get(f)})
+    by_id = bool(_RENDERING & differ.keys())
     counts = counts or (counted(old), counted(new))
     left, right = (_by_prompt(side.records, by_id=by_id) for side in counts)
     common = [key for key in left if key in right]
@@ -125,7 +125,7 @@ def pair(
     shared = [_same_seeds(a, b) for a, b in pairs]
     if all(a for a, _ in shared):
         pairs = shared
-    elif any(record.identity.get("sampling", {}).get("temperature") for record in (old, new)):
+    elif any(record.identity.sampling.get("temperature") for record in (old, new)):
         notes.append("other seeds: paired by prompt alone, which takes more prompts for the same certainty")
     same_drafter = (old.cell.drafter, old.cell.k) == (new.cell.drafter, new.cell.k)
     return Pairs(prompts=tuple(pairs), notes=tuple(notes), same_drafter=same_drafter, counts=counts)
@@ -153,11 +153,10 @@ def _same_seeds(
 
 
 def _environment_notes(old: CellRecord, new: CellRecord) -> list[str]:
-    fields = sorted({*old.environment, *new.environment})
-    differ = [f for f in fields if old.environment.get(f) != new.environment.get(f)]
+    differ = old.environment.differences(new.environment)
     return [
-        f"another environment: {f} was {_brief(old.environment.get(f))}, is {_brief(new.environment.get(f))}"
-        for f in differ
+        f"another environment: {field} was {_brief(before)}, is {_brief(after)}"
+        for field, (before, after) in differ.items()
     ]
 
 

@@ -19,8 +19,9 @@ from scipy import special
 
 from harness.judge.baselines import device_name
 from harness.judge.verdict import Kind, Verdict
+from harness.results.conditions import Environment, Identity, Subject
 from harness.results.files import write_atomically
-from harness.results.records import SCHEMA, CellName, Environment, Name, Record, load
+from harness.results.records import SCHEMA, CellName, Name, Record, load
 from harness.stats.paired import ALPHA_OK, ALPHA_PRIMARY
 from harness.text.numbers import percent
 
@@ -37,8 +38,8 @@ class SpeedRecord(Record):
     stack: Name
     profile: Name
     cell: CellName
-    identity: dict[str, Any]
-    subject: dict[str, Any]
+    identity: Identity
+    subject: Subject
     environment: Environment
     provenance: dict[str, Any]
     ratios: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...]
@@ -80,15 +81,17 @@ def _mean(values: Sequence[float]) -> tuple[float, float, int]:
 
 def judge(old: SpeedRecord, new: SpeedRecord) -> Verdict:
     """Welch's t over log ratios of two sets of pairs; refused where anything but the subject differs."""
-    for what in ("identity", "environment"):
-        before, after = getattr(old, what), getattr(new, what)
-        for field in sorted({*before, *after}):
-            if before.get(field) != after.get(field):
-                return Verdict(
-                    kind="invalid",
-                    text=f"speed is compared only where {what} is the same: {field} was "
-                    f"{json.dumps(before.get(field))}, is {json.dumps(after.get(field))}",
-                )
+    differ = {
+        "identity": old.identity.differences(new.identity),
+        "environment": old.environment.differences(new.environment),
+    }
+    for what, fields in differ.items():
+        for field, (before, after) in fields.items():
+            return Verdict(
+                kind="invalid",
+                text=f"speed is compared only where {what} is the same: {field} was "
+                f"{json.dumps(before)}, is {json.dumps(after)}",
+            )
     if min(len(old.ratios), len(new.ratios)) < MIN_PAIRS:
         return Verdict(
             kind="invalid",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from harness.measure.draft_vocab import Coverage
+from harness.results.conditions import Subject
 from harness.results.records import CellName, Finding
 
 ENOUGH_COVERAGE = 0.99
@@ -14,19 +15,19 @@ _FEW = 3
 
 
 def findings(
-    cell: CellName, subject: Mapping[str, Any], *, sampling: Mapping[str, Any], covered: Coverage | None
+    cell: CellName, subject: Subject, *, sampling: Mapping[str, Any], covered: Coverage | None
 ) -> tuple[Finding, ...]:
     """What a reader must know.
 
     Args:
         cell: its name.
-        subject: see `harness.provenance.record.subject`.
+        subject: what the comparison is about.
         sampling: what every request said.
         covered: how much of the output the drafter's vocabulary holds; None where it has no map of its own.
     """
     found = [
         *_engine(cell, subject, sampled=bool(sampling.get("temperature"))),
-        *_defaults(subject.get("sampling_defaults"), sampling),
+        *_defaults(subject.sampling_defaults, sampling),
     ]
     if covered is not None and covered.tokens and covered.share < ENOUGH_COVERAGE:
         found.append(
@@ -43,28 +44,27 @@ def findings(
     return tuple(found)
 
 
-def _engine(cell: CellName, subject: Mapping[str, Any], *, sampled: bool) -> list[Finding]:
+def _engine(cell: CellName, subject: Subject, *, sampled: bool) -> list[Finding]:
     """Faults that were found and left, and what was changed in the engine."""
     found = []
-    for patch in subject.get("mends") or ():
-        if patch.get("probe") != "fault" or patch.get("mended") or not cell.k:
+    for patch in subject.patches:
+        if patch.probe != "fault" or patch.patched or not cell.k:
             continue
-        name = patch.get("fault")
+        name = patch.fault
         if sampled:
             text = f"the engine has the fault {name}, and no patch: acceptance at T > 0 is wrong"
             found.append(Finding.fatal("engine-faulty", text, fault=str(name)))
         else:
             text = f"the engine has the fault {name}, and no patch: at T=0 it changes nothing"
             found.append(Finding.note("engine-faulty", text, fault=str(name)))
-    changed = subject.get("engine_files")
-    if isinstance(changed, Sequence) and not isinstance(changed, str) and changed:
+    changed = subject.engine_files
+    if changed and not isinstance(changed, str):
         names = [f"{name} ({digest})" for name, digest in changed]
         more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
         text = f"files of the engine are not as its package brought them: {', '.join(names[:_FEW])}{more}"
         found.append(Finding.note("engine-patched", text))
-    loaders = subject.get("loads_code") or ()
-    if loaders:
-        text = f"the engine's environment puts other code before its own: {', '.join(loaders)}"
+    if subject.loads_code:
+        text = f"the engine's environment puts other code before its own: {', '.join(subject.loads_code)}"
         found.append(Finding.note("engine-patched", text))
     return found
 

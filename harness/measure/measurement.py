@@ -22,6 +22,7 @@ from harness.errors import ServerFailed
 from harness.measure import draft_vocab as vocabulary, engine_findings as conditions, validity
 from harness.measure.client import NOT_REPORTED, Client, Heard, InFlight
 from harness.provenance import record as provenance
+from harness.results.conditions import Environment
 from harness.results.files import write_atomically
 from harness.results.journal import Journal
 from harness.results.records import UNTIMED, CellRecord, Finding, PromptRecord, dump_cell, in_order
@@ -72,7 +73,12 @@ class Measurement:
         drafter = server.speculative.get("model") if server.speculative else None
         self._vocabulary = vocabulary.draft_vocabulary(provenance.folder_of(drafter, None))
         self._emitted: Counter[int] = Counter()
-        head = {"cell": str(cell), "identity": self._identity, "subject": self._subject, "seed": seed}
+        head = {
+            "cell": str(cell),
+            "identity": self._identity.model_dump(),
+            "subject": self._subject.model_dump(),
+            "seed": seed,
+        }
         self._journal = Journal(folder / f"{cell}.jsonl", head)
         wanted = {(p.id, repeat) for p in prompts for repeat in range(repeats)}
         self._done = {
@@ -147,7 +153,7 @@ class Measurement:
             cell=self._cell.name,
             identity=self._identity,
             subject=self._subject,
-            environment=provenance.environment() if not self._server.attached else {"cpu": "unverified"},
+            environment=Environment(cpu="unverified") if self._server.attached else provenance.environment(),
             provenance=provenance.provenance(self._server),
             stopped_at=stopped_at,
             warmups=len(self._warmups),
@@ -173,7 +179,7 @@ class Measurement:
         return conditions.findings(
             self._cell.name,
             self._subject,
-            sampling=self._identity["sampling"],
+            sampling=self._identity.sampling,
             covered=vocabulary.coverage(known, self._emitted) if known else None,
         )
 

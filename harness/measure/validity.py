@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+from harness.results.conditions import Patch, Subject
 from harness.results.records import CellName, CellRecord, Finding, PromptRecord
 from harness.results.timing import speed_of
 from harness.stats.acceptance import Tally, added, overshoot_of
@@ -29,10 +29,10 @@ def countable(record: PromptRecord) -> bool:
     return record.output_tokens > 1 and not record.failed
 
 
-def remembers(subject: Mapping[str, Any]) -> bool:
+def remembers(subject: Subject) -> bool:
     """Suffix decoding keeps earlier answers, unless it is told to keep none."""
-    kept = subject.get("settings", {}).get("suffix_decoding_max_cached_requests")
-    return subject.get("method") == "suffix" and kept != 0
+    kept = subject.settings.get("suffix_decoding_max_cached_requests")
+    return subject.method == "suffix" and kept != 0
 
 
 def mostly_degenerate(found: Iterable[Finding]) -> bool:
@@ -58,7 +58,7 @@ def findings(
     moved: dict[str, int] | None,
     requests: int,
     cache: str,
-    patches: Sequence[dict[str, object]],
+    patches: Sequence[Patch],
     restarts: Sequence[str] = (),
     max_tokens: int | None = None,
     remembers: bool = False,
@@ -100,7 +100,7 @@ def findings(
                 )
             )
     found += _soft_findings(cell, records, cut_off=cut_off)
-    for fault in (str(patch.get("fault")) for patch in patches if patch.get("mended")):
+    for fault in (str(patch.fault) for patch in patches if patch.patched):
         found.append(Finding.note("engine-mended", f"the engine runs with a patch: {fault}", fault=fault))
     if restarts:
         times = f"{len(restarts)} time{'s' * (len(restarts) > 1)}"

@@ -14,19 +14,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from harness.results.conditions import Environment, Gpu
+
 UNVERIFIED = "unverified"
 
 
 @functools.cache
-def environment() -> dict[str, Any]:
+def environment() -> Environment:
     """The hardware of this machine. A server that we attached to may run on another one."""
-    return {
-        "cpu": _cpu_name(),
-        "isa": _instruction_sets(),
-        "threads": len(os.sched_getaffinity(0)),
-        "isa_limit": os.environ.get("ONEDNN_MAX_CPU_ISA"),
-        "gpus": _nvidia("name,driver_version,power.limit,clocks.max.sm"),
-    }
+    return Environment(
+        cpu=_cpu_name(),
+        isa=_instruction_sets(),
+        threads=len(os.sched_getaffinity(0)),
+        isa_limit=os.environ.get("ONEDNN_MAX_CPU_ISA"),
+        gpus=[Gpu.model_validate(gpu) for gpu in _nvidia("name,driver_version,power.limit,clocks.max.sm")],
+    )
 
 
 def _cpu_info() -> str:

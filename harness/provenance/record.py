@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import datetime as dt
 import hashlib
 import json
@@ -17,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from harness.config.cells import Cell
 from harness.engine.facts import EngineFacts, engine_facts
 from harness.engine.models import cache_folder, sha256_of
@@ -25,6 +28,7 @@ from harness.errors import ServerFailed
 from harness.provenance.hardware import UNVERIFIED, clocks, environment, packages, packages_of
 from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files
 from harness.provenance.redaction import without_home, without_secrets
+from harness.results.conditions import Identity, Patch, Subject
 from harness.results.files import write_atomically
 from harness.stats.acceptance import METRIC_VERSION
 
@@ -50,65 +54,67 @@ _MOST = 2**53
 """What a float still holds exactly."""
 
 
-def identity(cell: Cell, server: Server) -> dict[str, Any]:
+def identity(cell: Cell, server: Server) -> Identity:
     """What two records must share to be compared."""
     target = cell.spec.target
     folder = folder_of(server.target_path, target.revision)
-    return {
-        "endpoint": cell.name.endpoint,
-        "language": cell.name.language,
-        "workload": cell.name.workload,
-        "target": target.model.removeprefix("embedded:")
-        if not target.model.startswith("/")
-        else server.model,
-        "revision": revision_of(server.target_path, target.revision),
-        "weights": weights_hash(folder),
-        "tokenizer": _file_hash(target.tokenizer or folder, "tokenizer.json"),
-        "chat_template": _file_hash(target.tokenizer or folder, "chat_template.jinja"),
-        "dtype": target.dtype,
-        "quantization": target.quantization,
-        "sampling": cell.profile.sampling.model_dump(),
-        "max_tokens": cell.profile.max_tokens,
-        "concurrency": cell.profile.concurrency,
-        "cache": cell.profile.cache,
-        "metric_version": METRIC_VERSION,
-    }
+    return Identity(
+        endpoint=cell.name.endpoint,
+        language=cell.name.language,
+        workload=cell.name.workload,
+        target=target.model.removeprefix("embedded:") if not target.model.startswith("/") else server.model,
+        revision=revision_of(server.target_path, target.revision),
+        weights=weights_hash(folder),
+        tokenizer=_file_hash(target.tokenizer or folder, "tokenizer.json"),
+        chat_template=_file_hash(target.tokenizer or folder, "chat_template.jinja"),
+        dtype=target.dtype,
+        quantization=target.quantization,
+        sampling=cell.profile.sampling.model_dump(),
+        max_tokens=cell.profile.max_tokens,
+        concurrency=cell.profile.concurrency,
+        cache=cell.profile.cache,
+        metric_version=METRIC_VERSION,
+    )
 
 
-def subject(cell: Cell, server: Server) -> dict[str, Any]:
+def subject(cell: Cell, server: Server) -> Subject:
     """What a comparison is about."""
     config = dict(server.speculative or {})
     model = config.pop("model", None)
     revision = config.get("revision")
     args, env = cell.spec.args, cell.spec.env
     facts = _facts(server)
-    return {
-        "drafter": cell.name.drafter,
-        "k": cell.name.k,
-        "method": config.pop("method", None),
-        "settings": without_secrets(
+    return Subject(
+        drafter=cell.name.drafter,
+        k=cell.name.k,
+        method=config.pop("method", None),
+        settings=without_secrets(
             {key: value for key, value in sorted(config.items()) if key != "num_speculative_tokens"}
         ),
-        "weights": weights_hash(folder_of(model, revision)) if model else None,
-        "drafter_revision": revision_of(model, revision) if model else None,
-        "engine": server.version,
-        "engine_commit": commit_of(facts.folder) if facts else UNVERIFIED,
-        "engine_files": _changed(facts),
-        "engine_env": without_secrets(env) if facts else UNVERIFIED,
-        "loads_code": code_loaders({**os.environ, **env}) if facts else [],
-        "mounted": mounted_files(args, env, config) if facts else UNVERIFIED,
-        "engine_args": without_secrets(args),
-        "resolved_config": resolved_config(server.log),
-        "sampling_defaults": sampling_defaults(server.log),
-        "trust_remote_code": cell.spec.target.trust_remote_code,
-        "mends": patches_of(server),
-    }
+        weights=weights_hash(folder_of(model, revision)) if model else None,
+        drafter_revision=revision_of(model, revision) if model else None,
+        engine=server.version,
+        engine_commit=commit_of(facts.folder) if facts else UNVERIFIED,
+        engine_files=_changed(facts),
+        engine_env=without_secrets(env) if facts else UNVERIFIED,
+        loads_code=code_loaders({**os.environ, **env}) if facts else [],
+        mounted=mounted_files(args, env, config) if facts else UNVERIFIED,
+        engine_args=without_secrets(args),
+        resolved_config=resolved_config(server.log),
+        sampling_defaults=sampling_defaults(server.log),
+        trust_remote_code=cell.spec.target.trust_remote_code,
+        patches=patches_of(server),
+    )
 
 
-def patches_of(server: Server) -> list[dict[str, Any]]:
+def patches_of(server: Server) -> list[Patch]:
     """What the engine plug-in did, once, however many processes the engine has."""
     kept = ({key: m.get(key) for key in ("fault", "probe", "mended")} for m in server.patches)
-    return [json.loads(text) for text in sorted({json.dumps(m, sort_keys=True) for m in kept})]
+    found = []
+    for text in sorted({json.dumps(m, sort_keys=True) for m in kept}):
+        with contextlib.suppress(ValidationError):  # a damaged report says nothing
+            found.append(Patch.model_validate_json(text))
+    return found
 
 
 def provenance(server: Server | None = None) -> dict[str, Any]:

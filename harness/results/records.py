@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from harness.errors import BadRecord
+from harness.results.conditions import Environment, Identity, Subject
 from harness.results.files import read_text
 from harness.stats.acceptance import Tallies, Tally, tallies_of, tally_of
 
@@ -55,18 +56,9 @@ def _folders(name: str) -> str:
     return "/".join(_one_folder(part) for part in name.split("/"))
 
 
-def _telling_devices(environment: dict[str, Any]) -> dict[str, Any]:
-    """What names a folder of baselines is what we wrote."""
-    gpus = environment.get("gpus") or []
-    if not isinstance(gpus, list) or not all(isinstance(gpu, dict) for gpu in gpus):
-        raise ValueError("does not say what GPUs there were")
-    return environment
-
-
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Seconds = Annotated[float, Field(ge=0, le=_MOST)]
 Name = Annotated[str, AfterValidator(_one_folder)]
-Environment = Annotated[dict[str, Any], AfterValidator(_telling_devices)]
 
 
 class Record(BaseModel):
@@ -212,12 +204,9 @@ class CellRecord(Record):
     profile: Name
     suite: Annotated[str, AfterValidator(_folders)]
     cell: CellName
-    identity: dict[str, Any]
-    """Must be the same for two records to be compared."""
-    subject: dict[str, Any]
-    """What a comparison is about: drafter, settings, engine version."""
+    identity: Identity
+    subject: Subject
     environment: Environment
-    """Hardware: footnoted for acceptance, refused for throughput."""
     provenance: dict[str, Any]
     """Command, commit, time, host. Never compared."""
     stopped_at: int | None = None
@@ -242,7 +231,7 @@ class CellRecord(Record):
     @property
     def trusted(self) -> tuple[str, ...]:
         """What every table says of a cell whose model brought code of its own."""
-        return (TRUSTED,) if self.subject.get("trust_remote_code") else ()
+        return (TRUSTED,) if self.subject.trust_remote_code else ()
 
 
 class RunRecord(Record):

@@ -115,7 +115,7 @@ def check_itself(
             said.update(token for answer in answers for token in answer.ids)
     return SelfCheck(
         engine=f"vLLM {server.version}",
-        patches=tuple(str(patch["fault"]) for patch in patches_of(server) if patch["mended"]),
+        patches=tuple(str(patch.fault) for patch in patches_of(server) if patch.patched),
         checks=tuple(checks),
         often=tuple(token for token, _ in said.most_common(_OFTEN)),
     )

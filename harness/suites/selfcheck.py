@@ -85,7 +85,7 @@ def key_of(spec: ServerSpec, *, target: str, patch: str) -> str:
         "env": spec.env,
         "drafting": spec.speculative,
         "mend": (patch, sha256_of(Path(__file__).parents[1] / "engine" / "vllm_plugin.py")),
-        "environment": environment(),
+        "environment": environment().model_dump(),
     }
     return hashlib.sha256(canonical(described).encode()).hexdigest()[:24]
 
@@ -206,7 +206,7 @@ def synthetic(bench: Bench) -> Outcome:
         BadInput: the target is not there.
     """
     name = "vLLM's synthetic acceptance"
-    if not environment()["gpus"]:
+    if not environment().gpus:
         why = "— (vLLM's CPU sampler refuses it: Synthetic acceptance not supported with CPU sampling)"
         return _outcome(name, "not checked", why)
     facts = engine_facts(bench.run.options.stack.engine.python or sys.executable)

@@ -162,7 +162,7 @@ def test_a_suite_runs_against_a_server_that_is_there_already(engine: Server, dra
     (path,) = draftgate.results.glob("*/acceptance/*.json")
     record = load(path, CellRecord)
     assert record.provenance["server"]["attached"]
-    assert record.subject["resolved_config"] == "unverified"
+    assert record.subject.resolved_config == "unverified"
 
 
 def test_a_load_loses_nothing_and_shows_each_level(engine: Server, draftgate: Draftgate) -> None:
@@ -181,7 +181,7 @@ def test_a_load_loses_nothing_and_shows_each_level(engine: Server, draftgate: Dr
         (path,) = draftgate.results.glob(f"*/load-{level:02d}/chat-en-instruct-ngram-k4.json")
         record = load(path, CellRecord)
         assert record.valid, record.findings
-        assert record.identity["concurrency"] == level
+        assert record.identity.concurrency == level
         assert len({(r.prompt, r.repeat) for r in record.prompts}) == requests
     assert not list(draftgate.results.glob("*/acceptance"))
 

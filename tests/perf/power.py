@@ -113,8 +113,8 @@ def pools(paths: Sequence[Path]) -> list[Pool]:
                 continue
             cell = load(file, CellRecord)
             if cell.cell.k and cell.valid:
-                temperature = cell.identity.get("sampling", {}).get("temperature", 0)
-                name = f"{cell.cell} T={temperature:g} {cell.identity.get('max_tokens')} tokens"
+                temperature = cell.identity.sampling.get("temperature", 0)
+                name = f"{cell.cell} T={temperature:g} {cell.identity.max_tokens} tokens"
                 depth[name] = cell.cell.k
                 prompts = groups.setdefault(name, {})
                 for r in filter(countable, cell.prompts):

@@ -9,6 +9,7 @@ from harness.errors import BadInput, BadRecord
 from harness.judge import baselines as baseline
 from harness.judge.baselines import ANCHOR, device_name, find, find_anchor, move_anchor, path_of, store
 from harness.judge.pairing import Refused, pair
+from harness.results.conditions import Environment, Identity
 from harness.results.records import CellRecord, dump_cell, load
 from tests.factories.records import cell_name, failed_record, prompt_record
 from tests.factories.simulated import HARD, IDENTITY, SAMPLED, cell, drafter, edited, some, worse
@@ -44,7 +45,7 @@ def test_a_baseline_lies_under_stack_device_profile_and_suite(tmp_path: Path, fi
     ],
 )
 def test_devices_have_folders(environment: dict[str, object], name: str) -> None:
-    assert device_name(environment) == name
+    assert device_name(Environment.model_validate(environment)) == name
 
 
 def test_no_baseline_is_none(tmp_path: Path, first: CellRecord) -> None:
@@ -207,7 +208,7 @@ def test_an_empty_cell_is_refused(first: CellRecord) -> None:
 
 
 def test_a_field_that_one_side_lacks_differs(first: CellRecord) -> None:
-    more = first.model_copy(update={"identity": {**IDENTITY, "metric_version": 2}})
+    more = first.model_copy(update={"identity": Identity(**IDENTITY, metric_version=2)})
     for old, new, said in (
         (first, more, "null in the baseline, 2 now"),
         (more, first, "2 in the baseline, null"),
@@ -220,7 +221,9 @@ def test_a_field_that_one_side_lacks_differs(first: CellRecord) -> None:
     "field", ["endpoint", "language", "target", "tokenizer", "chat_template", "workload"]
 )
 def test_across_what_changes_the_prompts_they_pair_by_id(first: CellRecord, field: str) -> None:
-    other = edited(first.model_copy(update={"identity": IDENTITY | {field: "another"}}), 10)
+    other = edited(
+        first.model_copy(update={"identity": Identity.model_validate(IDENTITY | {field: "another"})}), 10
+    )
     pairs = pair(first, other, across=[field])
     assert [(a[0].prompt, b[0].prompt) for a, b in pairs.prompts] == [
         (r.prompt, r.prompt) for r in first.prompts
@@ -233,7 +236,9 @@ def test_across_a_field_that_is_the_same_changes_nothing(first: CellRecord) -> N
 
 
 def test_across_one_field_does_not_excuse_another(first: CellRecord) -> None:
-    other = first.model_copy(update={"identity": IDENTITY | {"endpoint": "raw", "dtype": "float16"}})
+    other = first.model_copy(
+        update={"identity": Identity(**IDENTITY | {"endpoint": "raw", "dtype": "float16"})}
+    )
     with pytest.raises(Refused, match=r'dtype differs: "bfloat16" in the baseline, "float16" now'):
         pair(first, other, across=["endpoint"])
 

@@ -11,6 +11,7 @@ import pytest
 from harness.errors import BadInput
 from harness.measure.draft_vocab import Coverage, coverage, draft_vocabulary
 from harness.measure.engine_findings import findings
+from harness.results.conditions import Subject
 from harness.results.records import Finding
 from tests.factories.records import cell_name
 
@@ -21,7 +22,7 @@ FAULT = {"fault": "cpu-temperature", "probe": "fault", "mended": False}
 
 def told(subject: dict[str, Any], **changes: Any) -> dict[str, Finding]:
     values: dict[str, Any] = {"sampling": COLD, "covered": None, "cell": cell_name(), **changes}
-    return {f.code: f for f in findings(values.pop("cell"), subject, **values)}
+    return {f.code: f for f in findings(values.pop("cell"), Subject(**subject), **values)}
 
 
 def test_nothing_special_is_nothing_to_say() -> None:

@@ -26,6 +26,7 @@ from harness.errors import DraftgateError
 from harness.judge import baselines as baseline
 from harness.measure import draft_vocab as vocabulary, engine_findings as conditions
 from harness.provenance import record as provenance
+from harness.results.conditions import Subject
 from harness.results.records import CellRecord, load
 from harness.suites import self_drafting, selfcheck
 from harness.suites.self_drafting import Check, SelfCheck
@@ -115,7 +116,7 @@ def test_what_was_patched(folder: Path, content: bytes) -> None:
     path = put(folder, "none.mends.jsonl", content)
     told = SimpleNamespace(patches=reported_faults(path))
     patches = provenance.patches_of(cast("Server", told))
-    for finding in conditions.findings(cell_name(), {"mends": patches}, sampling={}, covered=None):
+    for finding in conditions.findings(cell_name(), Subject(patches=patches), sampling={}, covered=None):
         finding.text.encode("utf-8", "surrogatepass")
 
 
@@ -146,7 +147,9 @@ def test_what_an_engine_logged(folder: Path, content: bytes) -> None:
         "sampling_defaults": read(path, lambda: provenance.sampling_defaults(path)),
     }
     json.dumps(known)
-    for finding in conditions.findings(cell_name(), known, sampling=SAMPLING, covered=None):
+    for finding in conditions.findings(
+        cell_name(), Subject.model_validate(known), sampling=SAMPLING, covered=None
+    ):
         assert finding.text
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,17 +15,31 @@ from harness.judge import baselines
 from harness.judge.verdict import judge
 from harness.results import prediction
 from harness.results.journal import Journal
-from harness.results.records import CellRecord, RunRecord, load
+from harness.results.records import CellRecord, RunRecord, dump_cell, load
 from training.export import export
 from training.recipe import load_recipe
 
 KEPT = Path(__file__).parents[1] / "data" / "kept"
 CELLS = KEPT / "run" / "acceptance"
+RECORDINGS = KEPT.parent / "recordings"
 NAME = "chat-en-instruct-eagle3r1-k4"
 
 
 def measured() -> CellRecord:
     return load(CELLS / f"{NAME}.json", CellRecord)
+
+
+@pytest.mark.parametrize("path", [CELLS / f"{NAME}.json", *sorted(RECORDINGS.rglob("*.json"))], ids=str)
+def test_what_is_compared_is_written_as_it_was_read(path: Path) -> None:
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    record = load(path, CellRecord)
+    written = json.loads(dump_cell(record))
+    for part in ("identity", "subject", "environment"):
+        assert written[part] == raw[part]
+    unknown: dict[str, Any] = raw | {"identity": raw["identity"] | {"new": [1]}}
+    other = CellRecord.model_validate_json(json.dumps(unknown))
+    assert json.loads(dump_cell(other))["identity"]["new"] == [1]
+    assert other.identity.differences(record.identity) == {"new": ([1], None)}
 
 
 def test_a_run_has_its_baselines_and_is_gated_as_it_was() -> None:
@@ -52,7 +68,7 @@ def test_a_run_compares_with_baselines(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_journal_goes_on(tmp_path: Path) -> None:
     record = measured()
     path = shutil.copy(CELLS / f"{NAME}.jsonl", tmp_path)
-    head = {"cell": str(record.cell), "identity": record.identity, "seed": 0}
+    head = {"cell": str(record.cell), "identity": record.identity.model_dump(), "seed": 0}
     assert Journal(Path(path), head).records == list(record.prompts[:3])
 
 

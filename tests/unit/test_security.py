@@ -29,6 +29,7 @@ from harness.report import run_table as tables
 from harness.report.compare_table import document
 from harness.report.export import as_data, csv_rows
 from harness.results import records
+from harness.results.conditions import Subject
 from harness.results.files import write_atomically
 from harness.results.journal import Journal
 from harness.results.records import CellName, CellRecord, Finding, RunRecord
@@ -220,7 +221,7 @@ def test_of_the_environment_no_more_is_recorded_than_is_allowed(monkeypatch: pyt
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     provenance.environment.cache_clear()
     try:
-        told = json.dumps([provenance.environment(), provenance.provenance()])
+        told = json.dumps([provenance.environment().model_dump(), provenance.provenance()])
     finally:
         provenance.environment.cache_clear()
     assert "value-of" not in told
@@ -346,7 +347,7 @@ def test_of_what_puts_code_before_the_engine_the_names_alone_are_recorded() -> N
 
 def test_code_that_came_with_a_model_is_told_below_an_audit_and_parity() -> None:
     """Tables of a run, of a comparison and of a load have tests of their own."""
-    trusting = {"subject": {"trust_remote_code": True}}
+    trusting = {"subject": Subject(trust_remote_code=True)}
     audit = good()
     assert records.TRUSTED not in audit.sentences()
     chat = audit.records["chat"].model_copy(update=trusting)

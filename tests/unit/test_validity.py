@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from harness.measure.validity import MARK, countable, findings, mostly_degenerate, remembers, total
+from harness.results.conditions import Patch, Subject
 from harness.results.records import Finding, PromptRecord
 from tests.factories.records import cell_name, failed_record, prompt_record as cut_off
 from tests.factories.texts import CHINESE, CODE
@@ -202,7 +203,7 @@ SPRUNG: list[tuple[str, bool, Callable[[], dict[str, Finding]], str]] = [
     (
         "engine-mended",
         False,
-        lambda: judged(pair(), patches=[{"fault": "cpu-temperature", "mended": True}]),
+        lambda: judged(pair(), patches=[Patch(fault="cpu-temperature", patched=True)]),
         "the engine runs with a patch: cpu-temperature",
     ),
 ]
@@ -244,7 +245,7 @@ def test_answers_in_code_have_their_own_language() -> None:
 
 
 def test_an_engine_that_was_only_probed_is_no_finding() -> None:
-    assert judged(pair(), patches=[{"fault": "cpu-temperature", "mended": False}]) == {}
+    assert judged(pair(), patches=[Patch(fault="cpu-temperature", patched=False)]) == {}
 
 
 def test_only_answers_with_a_decode_step_count() -> None:
@@ -331,4 +332,4 @@ def test_a_drafter_that_remembers_is_clean_where_it_could_not_or_should() -> Non
     ],
 )
 def test_suffix_decoding_remembers_unless_told_not_to(subject: dict[str, Any], expected: bool) -> None:  # noqa: FBT001
-    assert remembers(subject) is expected
+    assert remembers(Subject(**subject)) is expected

@@ -44,7 +44,7 @@ def records_of(recipe: Recipe, stages: Mapping[str, Path]) -> dict[str, Any]:
         "training": _json(stages["train"] / "report.json"),
         "validation": predicted,
         "seconds": {name: _json(folder / DONE).get("seconds") for name, folder in stages.items()},
-        "device": ", ".join(gpu["name"] for gpu in machine["gpus"]) or machine["cpu"],
+        "device": ", ".join(str(gpu.name) for gpu in machine.gpus) or machine.cpu,
         "versions": {name: version for name in _PACKAGES if (version := _version(name))},
     }
 

@@ -21,7 +21,7 @@ def of(record: CellRecord) -> dict[str, Any]:
     """
     tallies = [r.tally for r in record.prompts if countable(r)]
     total = added(tallies)
-    gpus = [str(gpu.get("name")) for gpu in record.environment.get("gpus") or ()]
+    gpus = [str(gpu.name) for gpu in record.environment.gpus]
     held_out = record.suite in ("parity", "contract")  # its name in older runs
     return {
         "prompts_of": HELD_OUT if held_out else f"benchmark, {record.cell.workload}",
@@ -30,10 +30,10 @@ def of(record: CellRecord) -> dict[str, Any]:
         "k": record.cell.k,
         "prompts": len(tallies),
         "temperature": temperature(record),
-        "max_tokens": record.identity.get("max_tokens"),
-        "engine": record.subject.get("engine"),
-        "device": ", ".join(gpus) or record.environment.get("cpu"),
-        "weights": record.subject.get("weights"),
+        "max_tokens": record.identity.max_tokens,
+        "engine": record.subject.engine,
+        "device": ", ".join(gpus) or record.environment.cpu,
+        "weights": record.subject.weights,
         "valid": record.valid,
         "tokens_per_step": total.tokens_per_step,
         "tokens_per_step_ci": _interval([t.committed for t in tallies], [t.decode_steps for t in tallies]),
