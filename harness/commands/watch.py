@@ -68,7 +68,8 @@ def run(options: argparse.Namespace) -> int:
             code="option-value",
         )
     server = Http(url, os.environ.get("DRAFTGATE_API_KEY"))
-    restart = None if options.restart is None else _Restart(options.restart, server)
+    command = None if options.restart is None else _command(options.restart)
+    process = None
     try:
         with contextlib.suppress(NoAnswer):  # it may still be starting
             metrics.fetch(server)
@@ -76,9 +77,10 @@ def run(options: argparse.Namespace) -> int:
             stall, started = _until_stalled(server, options)
             say(f"{url} stalled: {stall.reason}")
             say(f"evidence: {stall.evidence}" if stall.evidence else "evidence could not be written")
-            if restart is None or number == MOST_STALLS:
+            if command is None or number == MOST_STALLS:
                 break
-            restart.run(started)
+            _end(process)
+            process = _restart(command, server, started)
             say(f"{url} was restarted ({number} of {MOST_STALLS - 1} times)")
     except KeyboardInterrupt:
         say(f"no longer watching {url}")
@@ -88,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     except ServerFailed as error:
         complain(error.shown)
         return 1
-    complain(f"{url} stalled" + (f" {MOST_STALLS} times, at last" if restart else "") + f": {stall.reason}")
+    complain(f"{url} stalled" + (f" {MOST_STALLS} times, at last" if command else "") + f": {stall.reason}")
     return 1
 
 
@@ -119,65 +121,58 @@ def _until_stalled(server: Http, options: argparse.Namespace) -> tuple[Stall, fl
     return stall, watch.answer.started if watch.answer else 0.0
 
 
-class _Restart:
-    """Runs the command that restarts the server, and waits for the new server."""
+def _command(text: str) -> list[str]:
+    """The words of the command that restarts the server.
 
-    def __init__(self, command: str, server: Http) -> None:
-        """Check the command; nothing runs yet.
+    Raises:
+        BadInput: there is no such command.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise BadInput(f"--restart {text!r}: {error}", code="option-value") from None
+    if not words or not shutil.which(words[0]):
+        raise BadInput(f"--restart {text!r}: there is no such command", code="option-value")
+    return words
 
-        Raises:
-            BadInput: there is no such command.
-        """
-        try:
-            self._words = shlex.split(command)
-        except ValueError as error:
-            raise BadInput(f"--restart {command!r}: {error}", code="option-value") from None
-        if not self._words or not shutil.which(self._words[0]):
-            raise BadInput(f"--restart {command!r}: there is no such command", code="option-value")
-        self._server = server
-        self._process: subprocess.Popen[bytes] | None = None
 
-    def run(self, started: float) -> None:
-        """Start a server in place of the one that had started at `started` (0 where that is not known).
+def _end(process: subprocess.Popen[bytes] | None) -> None:
+    """End what the command started last time: the command may be the server itself."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process and process.poll() is None:
+            os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=GRACE_S)
 
-        Raises:
-            ServerFailed: the command failed, or no new server answers.
-        """
-        self._end_last()
-        # A session of its own: Ctrl-C ends the watching, not the server.
-        try:
-            process = subprocess.Popen(self._words, stdin=subprocess.DEVNULL, start_new_session=True)
-        except OSError as error:
-            raise ServerFailed(
-                f"cannot run {shlex.join(self._words)}: {error.strerror}", code="watch-gave-up"
-            ) from None
-        self._process = process
-        deadline, gone = time.monotonic() + RESTART_PATIENCE_S, False
-        while time.monotonic() < deadline:
-            if process.poll():
-                raise ServerFailed(
-                    f"{shlex.join(self._words)} failed (exit code {process.returncode})", code="watch-gave-up"
-                )
-            with contextlib.suppress(TimeoutError, ServerFailed):
-                dead = unhealthy(self._server)
-                gone = gone or dead is not None
-                # A server that hangs looks healthy until the command has ended it.
-                now = metrics.fetch(self._server).started
-                if not dead and (now != started if now and started else gone or process.returncode == 0):
-                    return
-            time.sleep(0.5)
+
+def _restart(command: list[str], server: Http, started: float) -> subprocess.Popen[bytes]:
+    """Run the command, and wait for a server in place of the one of `started` (0 where that is not known).
+
+    Raises:
+        ServerFailed: the command failed, or no new server answers.
+    """
+    # A session of its own: Ctrl-C ends the watching, not the server.
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    except OSError as error:
         raise ServerFailed(
-            f"no new server answers at {self._server.url} {RESTART_PATIENCE_S:.0f} s after "
-            f"{shlex.join(self._words)}",
-            code="watch-gave-up",
-        )
-
-    def _end_last(self) -> None:
-        """End what the command started last time: the command may be the server itself."""
-        if self._process is None:
-            return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if self._process.poll() is None:
-                os.killpg(self._process.pid, number)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(timeout=GRACE_S)
+            f"cannot run {shlex.join(command)}: {error.strerror}", code="watch-gave-up"
+        ) from None
+    deadline, gone = time.monotonic() + RESTART_PATIENCE_S, False
+    while time.monotonic() < deadline:
+        if process.poll():
+            raise ServerFailed(
+                f"{shlex.join(command)} failed (exit code {process.returncode})", code="watch-gave-up"
+            )
+        with contextlib.suppress(TimeoutError, ServerFailed):
+            dead = unhealthy(server)
+            gone = gone or dead is not None
+            # A server that hangs looks healthy until the command has ended it.
+            now = metrics.fetch(server).started
+            if not dead and (now != started if now and started else gone or process.returncode == 0):
+                return process
+        time.sleep(0.5)
+    raise ServerFailed(
+        f"no new server answers at {server.url} {RESTART_PATIENCE_S:.0f} s after {shlex.join(command)}",
+        code="watch-gave-up",
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -43,16 +42,13 @@ def start(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) 
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End the supervisor and all below it: close its pipe, which asks; then ask harder."""
+    """End the supervisor and all below it: close its pipe, which asks; kill one that does not answer."""
     if process.stdin:
         process.stdin.close()
     process.send_signal(signal.SIGCONT)  # a supervisor that is frozen itself would end nobody
     try:
         process.wait(timeout=supervisor.GRACE_S + 10)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
         process.kill()
         process.wait()
 
