@@ -25,7 +25,8 @@ bench: $(READY)
 test: $(READY)
 	@for tier in unit component engine; do \
 	  began=$$(date +%s); \
-	  $(BIN)/python -m pytest tests/$$tier -m "not nightly" --durations 10 || exit; \
+	  case $$tier in component) two="-n 2 --dist loadfile";; *) two=;; esac; \
+	  $(BIN)/python -m pytest tests/$$tier -m "not nightly" --durations 10 $$two || exit; \
 	  echo "tests/$$tier took $$(($$(date +%s) - began)) s"; \
 	done
 

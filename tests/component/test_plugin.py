@@ -307,7 +307,7 @@ def test_a_bad_stack_is_a_usage_error_with_its_line(collect: Collect, pytester: 
     bad = STACK.replace("k = [2, 4]", "k = [2, 0]")
     pytester.path.joinpath("tiny.toml").write_text(bad, encoding="utf-8")
 
-    refused(collect(), "tiny.toml, line 8, key drafters.ngram.k: k is 0, it must be 1 or more")
+    refused(collect(), "tiny.toml, line 8, key drafters.ngram.k: k is 0, it must be from 1")
 
 
 def test_missing_prompts_are_a_usage_error(collect: Collect, pytester: pytest.Pytester) -> None:
