@@ -15,6 +15,8 @@ from harness.stats.acceptance import Tallies
 
 ENOUGH_IN_COMMON = 0.9
 """Share of the prompts that both sides must have."""
+MOST_SILENCED = 0.05
+"""Share of the prompts whose answer may have become empty, or one token; a single prompt always may."""
 
 _RENDERING = frozenset({"endpoint", "language", "target", "tokenizer", "chat_template", "workload"})
 """A comparison across one of these pairs prompts by id: no two are rendered to the same tokens."""
@@ -49,6 +51,8 @@ class Pairs:
     """False where another drafter or another k drafts at other steps, so that a position is not the same."""
     counts: tuple[Counted, ...] = ()
     """Of both sides, where they are known."""
+    silenced: int = 0
+    """Prompts that the old side answered, and the new one with no decode step."""
 
     @functools.cached_property
     def tallies(self) -> tuple[Tallies, Tallies]:
@@ -127,8 +131,23 @@ def pair(
         pairs = shared
     elif any(record.identity.sampling.get("temperature") for record in (old, new)):
         notes.append("other seeds: paired by prompt alone, which takes more prompts for the same certainty")
-    same_drafter = (old.cell.drafter, old.cell.k) == (new.cell.drafter, new.cell.k)
-    return Pairs(prompts=tuple(pairs), notes=tuple(notes), same_drafter=same_drafter, counts=counts)
+    empty = {r.prompt for r in new.prompts if not countable(r)}
+    silenced = sum(any(r.prompt in empty for r in rs) for key, rs in left.items() if key not in right)
+    if silenced > max(1, MOST_SILENCED * larger):
+        raise Refused(f"{silenced} of {larger} prompts had an answer and have none with a decode step now")
+    return Pairs(
+        prompts=tuple(pairs),
+        notes=tuple(notes),
+        same_drafter=_drafting(old) == _drafting(new),
+        counts=counts,
+        silenced=silenced,
+    )
+
+
+def _drafting(record: CellRecord) -> tuple[object, ...]:
+    """What makes a drafter the same one: a retrained head of the same name is another."""
+    subject, cell = record.subject, record.cell
+    return cell.drafter, cell.k, subject.method, subject.settings, subject.weights
 
 
 def _by_prompt(records: list[PromptRecord], *, by_id: bool) -> dict[str, tuple[PromptRecord, ...]]:

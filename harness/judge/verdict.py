@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from harness.judge.pairing import Pairs, Refused, pair
-from harness.results.records import CellRecord
-from harness.stats import paired as stats
+from harness.results.records import CellRecord, PromptRecord
+from harness.stats import paired as stats, planning
 from harness.stats.acceptance import Tallies
+from harness.stats.same_text import is_broken, matched, unseen_loss
 from harness.text.numbers import percent, signed_interval
 
 Kind = Literal["identical", "ok", "improved", "regressed", "inconclusive", "invalid"]
 
+ALPHA_FEWER = 0.05
+"""One-sided, of a position that also gives fewer tokens per decode step."""
+_NAMED = 5
+"""Prompts that a sentence names."""
 _WORST_FIRST: tuple[Kind, ...] = ("invalid", "regressed", "inconclusive", "ok", "improved", "identical")
 
 
@@ -36,6 +41,10 @@ class Verdict:
     kind: Kind
     text: str
     """One sentence without the cell's name."""
+    look: int | None = None
+    """Of a sequential measurement: its interval is one for repeated looks."""
+    broken: tuple[str, ...] = ()
+    """Prompts on which the drafter failed although their text is the same."""
     primary: stats.PairedRatio | None = None
     positions: tuple[Position, ...] = ()
     prompts: int = 0
@@ -63,7 +72,7 @@ class Verdict:
         """Its 95 % interval, relative; None where nothing was compared or nothing varied."""
         if self.primary is None or self.primary.identical:
             return None
-        low, high = self.primary.ci()
+        low, high = self.primary.repeated_ci(self.look) if self.look else self.primary.ci()
         return math.expm1(low), math.expm1(high)
 
 
@@ -108,27 +117,34 @@ def judge_pairs(
         primary = stats.paired_log_ratio(old.committed, old.decode_steps, new.committed, new.decode_steps)
     except ValueError as error:
         raise Refused(str(error)) from None
-    if pairs.identical:
-        bound = stats.share_bound(m)
+    unseen = unseen_loss(primary.r0, stats.share_bound(m))
+    if pairs.identical and not pairs.silenced and (look in (None, stats.LOOKS[-1]) or unseen < stats.MARGIN):
+        hidden = f", so a loss up to {unseen:.1%} may hide" if primary.r0 > 1 else ""
         text = (
-            f"tokens per step {primary.r1:.2f}, identical in all {m} prompts "
-            f"(95 % sure that fewer than {bound:.1%} of such prompts differ)"
+            f"tokens per step {primary.r1:.2f}, identical in all {m} prompts (95 % sure that fewer than "
+            f"{stats.share_bound(m):.1%} of such prompts differ{hidden})"
         )
         return Verdict(
             kind="identical", text=text, primary=primary, prompts=m, same_text=pairs.same_text,
             notes=pairs.notes, against=against, p=1.0 if look is None else None,
         )  # fmt: skip
-    # `differing` counts prompts by tokens and steps; with the 8 of `quick` all of them must differ.
-    enough = primary.differing >= min(stats.MIN_DIFFERING, m)
-    testable = test_positions and enough and m >= stats.MIN_PROMPTS_POSITION
+    broken, cost = _broken(pairs, old, new) if pairs.same_drafter else ((), 0.0)
+    few = primary.differing < stats.MIN_DIFFERING
+    testable = test_positions and not few and m >= stats.MIN_PROMPTS_POSITION
     positions = _positions(old, new, decide=pairs.same_drafter) if testable else ()
     significant, surely_higher, surely_inside = _bounds(primary, look)
-    lost = enough and significant and primary.estimate <= -stats.LOG_MARGIN
-    gained = enough and surely_higher and primary.estimate >= stats.LOG_MARGIN
+    # With fewer differing prompts no t can be trusted. Among the few of `quick` it takes most of them anyway.
+    tested = not few or m < stats.MIN_PROMPTS_POSITION
+    if look not in (None, stats.LOOKS[-1]) and few and unseen >= stats.MARGIN:
+        surely_inside = False  # the prompts that were not asked yet may hide more than the margin
     kind: Kind
-    if lost or any(position.lost for position in positions):
+    if (
+        (tested and significant and primary.estimate <= -stats.LOG_MARGIN)
+        or cost >= stats.MARGIN
+        or any(position.lost for position in positions)
+    ):
         kind = "regressed"
-    elif gained:
+    elif tested and surely_higher and primary.estimate >= stats.LOG_MARGIN:
         kind = "improved"
     elif surely_inside:
         kind = "ok"
@@ -137,19 +153,44 @@ def judge_pairs(
     lower = kind == "ok" and significant and primary.se > 0
     deciding = positions if pairs.same_drafter else ()
     # Where too few prompts differ for a loss to be called, none can be significant either.
-    p = stats.cell_p(primary.p_loss(), min((d.p for d in deciding), default=1.0)) if enough else 1.0
-    return Verdict(
+    p = stats.cell_p(primary.p_loss(), min((d.p for d in deciding), default=1.0)) if tested else 1.0
+    verdict = Verdict(
         kind=kind,
-        text=_sentence(kind, primary, positions, pairs, lower=lower, against=against),
+        text="",
         primary=primary,
         positions=positions,
+        broken=broken,
         prompts=m,
         same_text=pairs.same_text,
         lower=lower,
         notes=pairs.notes,
         against=against,
+        look=look,
         p=p if look is None else None,
     )
+    return dataclasses.replace(verdict, text=_sentence(verdict, primary, pairs, cost=cost, tested=tested))
+
+
+def _broken(pairs: Pairs, old: Tallies, new: Tallies) -> tuple[tuple[str, ...], float]:
+    """The prompts of the same text on which the drafter failed, and what they alone cost, as a fraction."""
+    m = len(pairs.prompts)
+    at = [i for i, sides in enumerate(pairs.prompts) if is_broken(*_matched(*sides), prompts=m)]
+    if not at:
+        return (), 0.0
+    committed, steps = old.committed.copy(), old.decode_steps.copy()
+    committed[at], steps[at] = new.committed[at], new.decode_steps[at]
+    before, after = old.committed.sum() / old.decode_steps.sum(), committed.sum() / steps.sum()
+    return tuple(pairs.prompts[i][0][0].prompt for i in at), float(1 - after / before)
+
+
+def _matched(old: Sequence[PromptRecord], new: Sequence[PromptRecord]) -> tuple[int, int]:
+    """Over the answers of a prompt that have the same text on both sides: see `same_text.matched`."""
+    fewer = steps = 0
+    for a, b in zip(old, new, strict=False):
+        if a.text_hash == b.text_hash and a.seed == b.seed and a.committed and b.committed:
+            less, both = matched(a.committed, b.committed)
+            fewer, steps = fewer + less, steps + both
+    return fewer, steps
 
 
 def _bounds(primary: stats.PairedRatio, look: int | None) -> tuple[bool, bool, bool]:
@@ -178,7 +219,10 @@ def _positions(old: Tallies, new: Tallies, *, decide: bool) -> tuple[Position, .
         trials, accepted, reached = min(n0.sum(), n1.sum()), x0.sum() + x1.sum(), n0.sum() + n1.sum()
         if trials * min(accepted, reached - accepted) < stats.MIN_EVENTS * reached or not trials:
             continue
-        change = stats.paired_difference(x0, n0, x1, n1)
+        try:
+            change = stats.paired_difference(x0, n0, x1, n1)
+        except ValueError:  # one prompt holds all steps that reached it
+            continue
         if change.differing >= stats.MIN_DIFFERING and change.m >= stats.MIN_PROMPTS_POSITION:
             tested.append((j - 1, change))
     adjusted = stats.holm([change.p_loss() for _, change in tested])
@@ -187,23 +231,31 @@ def _positions(old: Tallies, new: Tallies, *, decide: bool) -> tuple[Position, .
             index=index,
             change=change,
             p=p,
-            lost=decide and p <= stats.ALPHA_POSITION and change.estimate <= -stats.MARGIN_POSITION,
+            lost=decide
+            and p <= stats.ALPHA_POSITION
+            and change.estimate <= -stats.MARGIN_POSITION
+            and _gives_less(old, new, index + 1),
         )
         for (index, change), p in zip(tested, adjusted, strict=True)
     )
 
 
+def _gives_less(old: Tallies, new: Tallies, j: int) -> bool:
+    """Steps that accept at least j tokens became rarer among all decode steps, one-sided p <= 0.05.
+
+    Where a drafter gets better, more steps reach a position, harder ones among them, and its conditional
+    acceptance falls. So a position is lost only where it also gives fewer tokens (intersection-union test,
+    Berger 1982).
+    """
+    share = stats.paired_difference(old.at_least[j], old.decode_steps, new.at_least[j], new.decode_steps)
+    return share.p_loss() <= ALPHA_FEWER
+
+
 def _sentence(
-    kind: Kind,
-    primary: stats.PairedRatio,
-    positions: tuple[Position, ...],
-    pairs: Pairs,
-    *,
-    lower: bool,
-    against: str,
+    verdict: Verdict, primary: stats.PairedRatio, pairs: Pairs, *, cost: float, tested: bool
 ) -> str:
-    m = len(pairs.prompts)
-    low, high = (math.expm1(end) for end in primary.ci())
+    kind, positions, against, m = verdict.kind, verdict.positions, verdict.against, len(pairs.prompts)
+    low, high = verdict.interval or (math.expm1(primary.estimate),) * 2
     parts = [
         (
             f"tokens per step {primary.r0:.2f} -> {primary.r1:.2f} ({percent(math.expm1(primary.estimate))}, "
@@ -213,13 +265,19 @@ def _sentence(
     gone = [position for position in positions if position.lost]
     if gone:
         parts[0] += f", lost at position {', '.join(str(position.index) for position in gone)}"
-    if lower:
+    if verdict.broken:
+        these = ", ".join(verdict.broken[:_NAMED]) + (", ..." if len(verdict.broken) > _NAMED else "")
+        how = "regressed on these prompts" if cost >= stats.MARGIN else "lost its drafts on these prompts"
+        parts.append(f"{how}, {percent(-cost)} by them alone: {these}")
+    if verdict.lower:
         parts[0] += ", lower but inside the margin of 2 %"
     if kind == "inconclusive":
-        parts.append(_what_would_settle(primary))
+        parts.append(_what_would_settle(primary, tested=tested))
     same = f"{m} with the same text" if pairs.same_text == m else f"{pairs.same_text} with the same text"
     where = "" if against == "baseline" else f" against the {against}"
     parts.append(f"paired over {m} prompts{where}, {same}")
+    if pairs.silenced:
+        parts.append(f"{pairs.silenced} prompts that had an answer have none with a decode step")
     parts += [_what_was_lost(position) for position in gone]
     return "; ".join(parts)
 
@@ -230,8 +288,15 @@ def _what_was_lost(position: Position) -> str:
     return f"position {position.index}: {100 * change.r0:.1f} -> {100 * change.r1:.1f} % of {steps}"
 
 
-def _what_would_settle(primary: stats.PairedRatio) -> str:
-    seen = stats.minimum_detectable_loss(primary.se, primary.m)
-    more = stats.prompts_to_settle(primary.estimate, primary.se, primary.m)
+def _what_would_settle(primary: stats.PairedRatio, *, tested: bool) -> str:
+    if not tested:
+        return (
+            f"{primary.differing} prompts differ, and fewer than {stats.MIN_DIFFERING} decide nothing by "
+            "their scatter"
+        )
+    m = round(primary.df) + 1
+    seen = planning.minimum_detectable_loss(primary.se, max(2, m))
+    more = planning.prompts_to_settle(primary.estimate, primary.se, max(2, m))
+    more = more and math.ceil(more * primary.m / max(2, m))
     settle = f"about {more} prompts would settle it" if more else "no number of such prompts would settle it"
     return f"could have seen a loss of {seen:.1%} or more; {settle}"

@@ -287,18 +287,23 @@ class Client:
             raise _NotReportedError("the response holds no metrics.speculative_decoding")
         if len(histogram) != self._k + 1:
             raise ValueError(f"the engine reports k = {len(histogram) - 1}, the cell is for {self._k}")
+        undrafted = undrafted_steps(
+            histogram=histogram,
+            last_accepted=accepted[-1] if accepted else None,
+            output_tokens=output,
+            decode_steps_seen=seen,
+        )
+        steps = stream.pieces[1:]
+        whole = stream.pieces[:1] == [1] and sum(steps) == output - 1
+        placed = undrafted and whole and len(steps) == sum(histogram) + undrafted
         return {
             "source": source,
             "accepted": accepted,
             "drafted": drafted,
             "histogram": histogram,
             "draft_tokens": draft_tokens if self._k else 0,
-            "undrafted": undrafted_steps(
-                histogram=histogram,
-                last_accepted=accepted[-1] if accepted else None,
-                output_tokens=output,
-                decode_steps_seen=seen,
-            ),
+            "undrafted": undrafted,
+            "steps": steps if self._k and placed else None,
             "prompt_tokens": int(usage["prompt_tokens"]),
             "output_tokens": output,
             "finish": stream.finish,

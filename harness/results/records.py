@@ -121,6 +121,9 @@ class PromptRecord(Record):
     """Verify steps that accepted exactly j tokens, k + 1 values."""
     draft_tokens: Count | None
     undrafted: Count
+    steps: tuple[Count, ...] | None = None
+    """Tokens that each decode step committed, in order: kept where some steps had no drafts, so that
+    `accepted` does not say it. None where the stream came in other pieces than steps."""
     prompt_tokens: Count
     prompt_hash: str
     """Of the token ids that the server rendered; of the text where it does not return them."""
@@ -143,6 +146,13 @@ class PromptRecord(Record):
         if self.accepted is not None and self.drafted is not None and len(self.accepted) != len(self.drafted):
             raise ValueError(f"{len(self.accepted)} accepted counts, but {len(self.drafted)} drafted ones")
         return self
+
+    @property
+    def committed(self) -> tuple[int, ...] | None:
+        """Tokens that each decode step committed, in order; None where that is not known."""
+        if self.steps is None and self.accepted is not None and not self.undrafted:
+            return tuple(tokens + 1 for tokens in self.accepted)
+        return self.steps
 
     @property
     def failed(self) -> bool:
@@ -281,7 +291,7 @@ def load(path: Path, kind: type[R]) -> R:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        cut = " (the file seems cut off)" if error.pos >= len(text.rstrip()) else ""
+        cut = " (the file seems cut off)" if not text.rstrip().endswith("}") else ""
         raise BadRecord(f"{path}, line {error.lineno}: not JSON: {error.msg}{cut}") from None
     except ValueError as error:  # a number of thousands of digits
         raise BadRecord(f"{path}: not JSON: {error}") from None

@@ -10,7 +10,6 @@ over those that reached it. Side 0 is the baseline. Capitals are sums over promp
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import itertools
 import math
@@ -33,7 +32,9 @@ MARGIN_POSITION = 0.02
 ALPHA_PRIMARY = 0.0008  # one-sided false alarms of a cell: on its primary metric
 ALPHA_POSITION = 0.0002  # and on all its positions together, Holm-corrected
 ALPHA_CELL = ALPHA_PRIMARY + ALPHA_POSITION
-ALPHA_OK = 0.05  # one-sided: how often a loss of exactly the margin may be called non-inferior
+ALPHA_OK = 0.05  # one-sided: how often a loss of exactly the margin may be called non-inferior,
+ALPHA_OK_FEW = 0.01  # and of fewer than ENOUGH_PROMPTS, where the t distribution promises too much
+ENOUGH_PROMPTS = 80
 POWER = 0.8
 
 # Below these the t distribution claims more than the data can: nothing is tested.
@@ -46,8 +47,10 @@ MIN_DIFFERING = 10
 LOOKS = (16, 24, 40, 56, 80)
 REGRESSED_Z = (4.00, 3.91, 3.63, 3.49, 3.29)
 OK_Z = (2.88, 2.72, 2.33, 2.09, 1.76)
+INTERVAL_Z = (3.10, 2.95, 2.60, 2.38, 2.09)  # two-sided: that all five intervals hold the truth, 95 %
 
 _ENUMERATE_UP_TO = 16  # 65,536 sign patterns
+_ROUNDING = 1e-12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,11 +66,9 @@ class PairedRatio:
     """Prompts that say something: one with n = 0 on both sides is not among them."""
     differing: int
     """Prompts whose (x, n) differ between the sides: all of them, where one side has more seeds."""
-
-    @property
-    def df(self) -> int:
-        """Degrees of freedom of se."""
-        return self.m - 1
+    df: float
+    """Degrees of freedom of se: the effective number of prompts less one, 1 / sum w_i^2 - 1 (Kish 1965),
+    where w_i is a prompt's share of the steps of both sides. m - 1 where all answers are of one length."""
 
     @property
     def identical(self) -> bool:
@@ -77,12 +78,26 @@ class PairedRatio:
     def ci(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided Student interval; a point where se is 0. ValueError: level outside (0, 1)."""
         _require_share("level", level)
-        half = _t((1 + level) / 2, self.m) * self.se
+        half = student((1 + level) / 2, self.df) * self.se
         return self.estimate - half, self.estimate + half
 
-    def lower_bound(self, level: float = 1 - ALPHA_OK) -> float:
-        """One-sided: estimate - t(level, m-1) * se. ValueError: level outside (0, 1)."""
-        return self.estimate - _t(level, self.m) * self.se
+    def repeated_ci(self, look: int) -> tuple[float, float]:
+        """The 95 % interval at one of LOOKS that holds however often was looked.
+
+        estimate +- z * se, with INTERVAL_Z as t quantiles (Jennison and Turnbull 2000 ch. 9).
+        """
+        z = INTERVAL_Z[LOOKS.index(look)]
+        half = -student(float(special.ndtr(-z)), self.df) * self.se
+        return self.estimate - half, self.estimate + half
+
+    def lower_bound(self, level: float | None = None) -> float:
+        """One-sided: estimate - t(level, df) * se; without a level that of `ok`, 1 - `alpha_ok(m)`.
+
+        Raises:
+            ValueError: level outside (0, 1).
+        """
+        level = 1 - alpha_ok(self.m) if level is None else level
+        return self.estimate - student(level, self.df) * self.se
 
     def p_loss(self) -> float:
         """One-sided p of a loss: how often a t this low or lower would come of no change.
@@ -102,35 +117,39 @@ class PairedRatio:
 def paired_log_ratio(x0: ArrayLike, n0: ArrayLike, x1: ArrayLike, n1: ArrayLike) -> PairedRatio:
     """The primary, d = ln(r1/r0): the relative change of tokens per step.
 
-    e_i = (x1_i - r1*n1_i) / mean(x1) - (x0_i - r0*n0_i) / mean(x0), and se = sd(e) / sqrt(m): the
-    linearised (Taylor) ratio estimator, Cochran 1977 ch. 6, with the covariance of the pairs in it.
+    se is that of the delete-one jackknife (Miller 1974): d_(i) is d without prompt i, and
+    se^2 = (m-1)/m * sum (d_(i) - mean d_(.))^2. It has the covariance of the pairs in it.
 
     Raises:
         ValueError: shapes differ; a count is negative, not finite, or counted over no steps; a side
-            has no steps; fewer than two prompts have any; a rate is 0, which has no logarithm.
+            has no steps; fewer than two prompts have any; a rate is 0, which has no logarithm; one prompt
+            holds all that a side counts.
     """
     x0, n0, x1, n1 = _counts(x0, n0, x1, n1)
     for side, x in (("baseline", x0), ("new", x1)):
         if not x.any():
             raise ValueError(f"the {side} rate is 0: a log ratio needs both rates above 0")
-    e = len(x0) * (_residuals(x1, n1) / (x1.sum() * n1.sum()) - _residuals(x0, n0) / (x0.sum() * n0.sum()))
+    without = [a.sum() - a for a in (x0, n0, x1, n1)]
+    if not all(a.all() for a in without):
+        raise ValueError("one prompt holds all that a side counts: there is no scatter between prompts")
     estimate = math.log((x1.sum() * n0.sum()) / (x0.sum() * n1.sum()))
-    return _paired(x0, n0, x1, n1, estimate=estimate, e=e)
+    ratios = without[2] * without[1] / (without[0] * without[3])
+    return _paired(x0, n0, x1, n1, estimate=estimate, without=np.log(ratios))
 
 
 def paired_difference(x0: ArrayLike, n0: ArrayLike, x1: ArrayLike, n1: ArrayLike) -> PairedRatio:
-    """Conditional acceptance at one position, d = r1 - r0: the absolute change.
-
-    e_i = (x1_i - r1*n1_i) / mean(n1) - (x0_i - r0*n0_i) / mean(n0), and se = sd(e) / sqrt(m): the
-    linearised (Taylor) ratio estimator, Cochran 1977 ch. 6.
+    """Conditional acceptance at one position, d = r1 - r0: the absolute change; se as in `paired_log_ratio`.
 
     Raises:
         ValueError: as `paired_log_ratio`, but here a rate of 0 is a rate.
     """
     x0, n0, x1, n1 = _counts(x0, n0, x1, n1)
-    e = len(x0) * (_residuals(x1, n1) / n1.sum() ** 2 - _residuals(x0, n0) / n0.sum() ** 2)
+    without = [a.sum() - a for a in (x0, n0, x1, n1)]
+    if not (without[1].all() and without[3].all()):
+        raise ValueError("one prompt holds all steps of a side: there is no scatter between prompts")
     estimate = float((x1.sum() * n0.sum() - x0.sum() * n1.sum()) / (n0.sum() * n1.sum()))
-    return _paired(x0, n0, x1, n1, estimate=estimate, e=e)
+    changes = without[2] / without[3] - without[0] / without[1]
+    return _paired(x0, n0, x1, n1, estimate=estimate, without=changes)
 
 
 def sign_flip_p(
@@ -208,59 +227,9 @@ def cell_p(primary: float, positions: float = 1.0) -> float:
     return min(1.0, primary * ALPHA_CELL / ALPHA_PRIMARY, positions * ALPHA_CELL / ALPHA_POSITION)
 
 
-def minimum_detectable_loss(
-    se: float, m: int, *, alpha: float = ALPHA_PRIMARY, log_margin: float = LOG_MARGIN, power: float = POWER
-) -> float:
-    """The smallest true loss, as a fraction of r0, that would be called regressed with chance `power`.
-
-    1 - exp(-max[(t(1-alpha, m-1) + t(power, m-1)) * se, L + z(power) * se]), with se that of the log
-    ratio over m prompts: the estimate must be significant at one-sided alpha, and be at least the
-    margin, so that a loss of just the margin is found at most half the time (`stats.md`).
-
-    Raises:
-        ValueError: se or log_margin negative or not finite, m < 2, alpha or power outside (0, 1).
-    """
-    _require_scale(se, log_margin)
-    significant = (_t(power, m) - _t(alpha, m)) * se  # -t(alpha) is t(1-alpha), exact for a tiny alpha
-    return -math.expm1(-max(significant, log_margin + float(special.ndtri(power)) * se))
-
-
-def prompts_to_settle(
-    estimate: float,
-    se: float,
-    m: int,
-    *,
-    alpha: float = ALPHA_PRIMARY,
-    log_margin: float = LOG_MARGIN,
-    power: float = POWER,
-    most: int = 100_000,
-) -> int | None:
-    """How many prompts like these would give a verdict, if the true log ratio were `estimate`.
-
-    The smallest n in MIN_PROMPTS..most for which, with se_n = se * sqrt(m / n) and chance `power`,
-    above -L the verdict is ok: estimate - (t(1 - ALPHA_OK, n-1) + t(power, n-1)) * se_n > -L;
-    from -L down it is regressed: the loss is at least `minimum_detectable_loss(se_n, n)`.
-    None where `most` is too few, as at a loss of the margin itself. To plan for a 3 % loss, hand in
-    log(0.97); power 0.5 asks only that the same figures over more prompts would do.
-
-    Raises:
-        ValueError: as `minimum_detectable_loss`, or the estimate is not finite.
-    """
-    _require_scale(se, log_margin)
-    _require_two(m)
-    if not math.isfinite(estimate):
-        raise ValueError(f"an estimate of {estimate} is nothing to plan from")
-
-    def settled(n: int) -> bool:
-        se_n = se * math.sqrt(m / n)
-        if estimate > -log_margin:
-            return estimate - (_t(1 - ALPHA_OK, n) + _t(power, n)) * se_n > -log_margin
-        found = minimum_detectable_loss(se_n, n, alpha=alpha, log_margin=log_margin, power=power)
-        return found <= -math.expm1(estimate)
-
-    sizes = range(MIN_PROMPTS, most + 1)
-    first = bisect.bisect_left(sizes, x=True, key=settled)
-    return sizes[first] if first < len(sizes) else None
+def alpha_ok(m: int) -> float:
+    """How often a loss of exactly the margin may be called ok over m prompts."""
+    return ALPHA_OK if m >= ENOUGH_PROMPTS else ALPHA_OK_FEW
 
 
 def share_bound(m: int) -> float:
@@ -288,34 +257,34 @@ def sequential_thresholds(look: int, m: int) -> tuple[float, float]:
     """
     if look not in LOOKS:
         raise ValueError(f"no look at {look} prompts: looks are at {LOOKS}")
-    regressed, ok = (-_t(float(special.ndtr(-z[LOOKS.index(look)])), m) for z in (REGRESSED_Z, OK_Z))
+    require_two(m)
+    regressed, ok = (-student(float(special.ndtr(-z[LOOKS.index(look)])), m - 1) for z in (REGRESSED_Z, OK_Z))
     return regressed, ok
 
 
-def _t(p: float, m: int) -> float:
-    """Student's quantile at p for a mean over m prompts."""
+def student(p: float, df: float) -> float:
+    """Student's quantile at p."""
     _require_share("a level", p)
-    _require_two(m)
-    return float(special.stdtrit(m - 1, p))
-
-
-def _residuals(x: FloatArray, n: FloatArray) -> FloatArray:
-    """N * (x_i - r*n_i): exact for counts, so that prompts that changed alike have a se of exactly 0."""
-    residuals: FloatArray = x * n.sum() - x.sum() * n
-    return residuals
+    return float(special.stdtrit(df, p))
 
 
 def _paired(
-    x0: FloatArray, n0: FloatArray, x1: FloatArray, n1: FloatArray, *, estimate: float, e: FloatArray
+    x0: FloatArray, n0: FloatArray, x1: FloatArray, n1: FloatArray, *, estimate: float, without: FloatArray
 ) -> PairedRatio:
-    scatter = e - e.sum() / len(e)  # numpy's own std takes several times as long for a hundred numbers
+    """The estimate with its jackknife error; `without` is the estimate without each prompt."""
+    m = len(without)
+    scatter = without - without.sum() / m
+    se = math.sqrt((m - 1) / m * float(scatter @ scatter))
+    steps = n0 + n1
     return PairedRatio(
         r0=float(x0.sum() / n0.sum()),
         r1=float(x1.sum() / n1.sum()),
         estimate=estimate,
-        se=math.sqrt(float(scatter @ scatter) / (len(e) - 1) / len(e)),
-        m=len(e),
+        # Rounding alone is no scatter: all prompts changed alike, or none did.
+        se=se if se > _ROUNDING * max(1.0, abs(estimate)) else 0.0,
+        m=m,
         differing=int(np.count_nonzero((x0 != x1) | (n0 != n1))),
+        df=float(steps.sum() ** 2 / (steps @ steps)) - 1,
     )
 
 
@@ -338,12 +307,13 @@ def _counts(*arrays: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray, Flo
             if none.all():
                 raise ValueError(f"the {side} side has no steps, and so no rate")
         together = together[:, ~stepless.all(axis=0)]
-    _require_two(together.shape[1])
+    require_two(together.shape[1])
     x0, n0, x1, n1 = together
     return x0, n0, x1, n1
 
 
-def _require_two(m: int) -> None:
+def require_two(m: int) -> None:
+    """ValueError: fewer than two prompts."""
     if m < 2:  # noqa: PLR2004
         raise ValueError(f"a scatter between prompts needs at least 2 of them, not {m}")
 
@@ -351,8 +321,3 @@ def _require_two(m: int) -> None:
 def _require_share(name: str, value: float) -> None:
     if not 0 < value < 1:
         raise ValueError(f"{name} must lie between 0 and 1, not {value}")
-
-
-def _require_scale(se: float, log_margin: float) -> None:
-    if not (0 <= se < math.inf and 0 <= log_margin < math.inf):
-        raise ValueError(f"se and margin must be finite and not negative: {se}, {log_margin}")

@@ -112,7 +112,7 @@ def judge_greedy(parted: Sequence[Divergence], noise: int, prompts: int) -> tupl
             f"({odds} for what `none` says)"
         )
     p = _more_than(len(parted), noise, prompts)
-    if p <= ALPHA:
+    if not p > ALPHA:  # also where p is no number
         return "broken", f"{said}: more than that noise (p = {p:.2g})"
     return "ok", said + ("; all at ties of two tokens" if parted else "")
 
@@ -160,7 +160,7 @@ def judge_sampled(
         f"first tokens of {answers} answers to {len(drafted)} prompts, {checked} drafts checked in them: "
         f"statistic {observed:.0f}, {permuted.mean():.0f} by chance, p = {p:.2g}"
     )
-    if p <= ALPHA:
+    if not p > ALPHA:  # also where p is no number
         return "broken", f"{said}: with the drafter the target says other things"
     return "ok", said
 

@@ -24,7 +24,7 @@ from harness.results.prediction import Predicted, Summary, summarise
 from harness.results.records import CellRecord, PromptRecord
 from harness.run import Run
 from harness.stats.acceptance import Tally, added, histogram_of, overshoot_of, tally_of
-from harness.stats.paired import MIN_PROMPTS, PairedRatio, paired_difference, paired_log_ratio
+from harness.stats.paired import ALPHA_OK, MIN_PROMPTS, PairedRatio, paired_difference, paired_log_ratio
 from harness.suites import acceptance, runner
 from harness.suites.runner import Bench, Outcome, Suite
 from harness.text.numbers import DASH, number, percent, share, signed, signed_interval
@@ -159,7 +159,7 @@ def _paired(
 
 
 def _kind(primary: PairedRatio) -> Kind:
-    low = primary.lower_bound()
+    low = primary.lower_bound(1 - ALPHA_OK)
     high = 2 * primary.estimate - low
     if high < -_LOG_MARGIN:
         return "broken"

@@ -72,6 +72,7 @@ def cell(table: Table, *, text: str = "t", seed: int = 0, k: int = 4, **changes:
 def answer(number: int, row: NDArray[np.int64], *, text: str, seed: int, k: int) -> PromptRecord:
     """One prompt, answered until TOKENS are there."""
     accepted: list[int] = []
+    steps: list[int] = []
     at, undrafted = 1, 0
     while at < TOKENS:
         tokens = int(row[at])
@@ -81,6 +82,7 @@ def answer(number: int, row: NDArray[np.int64], *, text: str, seed: int, k: int)
         else:
             accepted.append(tokens)
             at += tokens
+        steps.append(1 + max(0, tokens))
     return prompt_record(
         f"instruct-{number:03}",
         seed=1000 * seed + number,
@@ -89,6 +91,7 @@ def answer(number: int, row: NDArray[np.int64], *, text: str, seed: int, k: int)
         histogram=tuple(accepted.count(j) for j in range(k + 1)),
         draft_tokens=k * len(accepted),
         undrafted=undrafted,
+        steps=steps if undrafted else None,
         prompt_hash=f"hash-{number:03}",
         output_tokens=TOKENS,
         text_hash=f"{text}-{number:03}",

@@ -27,9 +27,10 @@ from tabulate import tabulate
 
 from harness.errors import BadInput
 from harness.judge.baselines import ANCHOR
+from harness.judge.verdict import ALPHA_FEWER
 from harness.measure.validity import countable
 from harness.results.records import CellRecord, PromptRecord, load
-from harness.stats import paired as stats
+from harness.stats import paired as stats, planning
 from harness.stats.acceptance import Tally
 from tests.perf import ROOT, carry_out, say
 
@@ -44,6 +45,7 @@ LOSSES = tuple(range(1, 11))
 FIXED = 0.05
 ENOUGH_PROMPTS = 40
 BATCH = 1000
+_ROUNDING = 1e-12
 METHODS = ("gate", "primary", "position", "welch", "fixed", "fixed_position")
 TITLES = ("gate", "of it primary", "of it positions", "Welch, unpaired", "5 %", "5 % a position")
 PLANNED = 0.03  # the loss that prompts are planned for
@@ -174,6 +176,7 @@ class Judged:
 
     estimate: Reals
     se: Reals
+    df: Reals
     differing: Counts
     alarms: dict[str, Flags]
     """By METHODS."""
@@ -182,19 +185,20 @@ class Judged:
 def judged(old: Counts, new: Counts) -> Judged:
     """`harness.judge.verdict.judge_pairs` on arrays, and what else is in use."""
     m = old.shape[1]
-    estimate, se = _log_ratio(old, new)
+    estimate, se, df = _log_ratio(old, new)
     differing = ((old[..., :2] != new[..., :2]).any(axis=-1)).sum(axis=1)
-    enough = differing >= min(stats.MIN_DIFFERING, m)
-    primary = enough & (_p_loss(estimate, se, m) <= stats.ALPHA_PRIMARY) & (estimate <= -stats.LOG_MARGIN)
+    enough = (differing >= stats.MIN_DIFFERING) | (m < stats.MIN_PROMPTS_POSITION)
+    primary = enough & (_p_loss(estimate, se, df) <= stats.ALPHA_PRIMARY) & (estimate <= -stats.LOG_MARGIN)
     sides = [np.flip(np.flip(s[..., 2:], -1).cumsum(axis=-1), -1) for s in (old, new)]
     lost = np.zeros(len(old), dtype=bool)
     if m >= stats.MIN_PROMPTS_POSITION:
-        lost = enough & _positions(*sides)
+        lost = enough & _positions(*sides, old[..., 1].astype(float), new[..., 1].astype(float))
     change = np.expm1(estimate)
     rates = [a.sum(axis=1)[:, 1:] / np.maximum(1, a.sum(axis=1)[:, :1]) for a in sides]
     return Judged(
         estimate=estimate,
         se=se,
+        df=df,
         differing=differing,
         alarms={
             "gate": primary | lost,
@@ -207,24 +211,37 @@ def judged(old: Counts, new: Counts) -> Judged:
     )
 
 
-def _log_ratio(old: Counts, new: Counts) -> tuple[Reals, Reals]:
-    (x0, n0), (x1, n1) = ((s[..., 0].astype(float), s[..., 1].astype(float)) for s in (old, new))
-    m = x0.shape[1]
-    total = [a.sum(axis=1, keepdims=True) for a in (x0, n0, x1, n1)]
-    e = m * ((x1 * total[3] - total[2] * n1) / (total[2] * total[3])
-             - (x0 * total[1] - total[0] * n0) / (total[0] * total[1]))  # fmt: skip
-    estimate = np.log(total[2] * total[1] / (total[0] * total[3]))[:, 0]
-    return estimate, e.std(axis=1, ddof=1) / math.sqrt(m)
-
-
-def _p_loss(estimate: Reals, se: Reals, m: int | Reals) -> Reals:
+def _log_ratio(old: Counts, new: Counts) -> tuple[Reals, Reals, Reals]:
+    """Estimates, their jackknife errors and degrees of freedom, as `paired_log_ratio` has them."""
+    sides = [s[..., i].astype(float) for s in (old, new) for i in (0, 1)]
+    total = [a.sum(axis=1, keepdims=True) for a in sides]
+    x0, n0, x1, n1 = (t - a for t, a in zip(total, sides, strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
-        p: Reals = np.where(se > 0, special.stdtr(np.asarray(m) - 1, estimate / se), estimate >= 0)
+        se = _jackknife(np.log(x1 * n0 / (x0 * n1)))
+    estimate = np.log(total[2] * total[1] / (total[0] * total[3]))[:, 0]
+    return estimate, se, _df(sides[1] + sides[3])
+
+
+def _jackknife(without: Reals) -> Reals:
+    """Of estimates without each prompt: (cells, m)."""
+    m = without.shape[1]
+    errors: Reals = np.sqrt((m - 1) / m * ((without - without.mean(axis=1, keepdims=True)) ** 2).sum(axis=1))
+    return np.where(errors > _ROUNDING, errors, 0.0)
+
+
+def _df(steps: Reals) -> Reals:
+    shares: Reals = steps.sum(axis=1) ** 2 / (steps**2).sum(axis=1) - 1
+    return shares
+
+
+def _p_loss(estimate: Reals, se: Reals, df: Reals) -> Reals:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p: Reals = np.where(se > 0, special.stdtr(df, estimate / se), estimate >= 0)
     return p
 
 
-def _positions(old: Counts, new: Counts) -> Flags:
-    """Whether a position was lost: (cells, m, k + 1) verify steps that accepted at least j."""
+def _positions(old: Counts, new: Counts, steps0: Reals, steps1: Reals) -> Flags:
+    """Whether a position was lost: (cells, m, k + 1) verify steps that accepted at least j; decode steps."""
     ps, changes = [], []
     for j in range(1, old.shape[-1]):
         x0, n0, x1, n1 = (
@@ -238,15 +255,11 @@ def _positions(old: Counts, new: Counts) -> Flags:
         differing = ((x0 != x1) | (n0 != n1)).sum(axis=1)
         tested = events[:, 0] & (trials[:, 0] > 0) & (differing >= stats.MIN_DIFFERING)
         tested = np.logical_and(tested, used >= stats.MIN_PROMPTS_POSITION)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            q = (x1 * total[3] - total[2] * n1) / total[3] ** 2 - (x0 * total[1] - total[0] * n0) / total[
-                1
-            ] ** 2
-            change = (total[2] / total[3] - total[0] / total[1])[:, 0]
-            se = np.sqrt(used * (q**2).sum(axis=1) / (used - 1))
-            p = _p_loss(change, se, used)
-        ps.append(np.where(tested, p, np.inf))
-        changes.append(np.where(tested, change, 0.0))
+        change, se, df = _difference(x0, n0, x1, n1)
+        # Fewer tokens from this position per decode step, too.
+        fewer = _p_loss(*_difference(x0, steps0, x1, steps1)) <= ALPHA_FEWER
+        ps.append(np.where(tested, _p_loss(change, se, df), np.inf))
+        changes.append(np.where(tested & fewer, change, 0.0))
     p, change = np.stack(ps, axis=1), np.stack(changes, axis=1)
     order = p.argsort(axis=1)
     left = np.isfinite(p).sum(axis=1, keepdims=True) - np.arange(p.shape[1])
@@ -255,6 +268,20 @@ def _positions(old: Counts, new: Counts) -> Flags:
     material = np.take_along_axis(change, order, axis=1) <= -stats.MARGIN_POSITION
     lost: Flags = np.asarray(((adjusted <= stats.ALPHA_POSITION) & material).any(axis=1))
     return lost
+
+
+def _difference(x0: Reals, n0: Reals, x1: Reals, n1: Reals) -> tuple[Reals, Reals, Reals]:
+    """`paired_difference` over arrays: prompts without a step on either side are none of its m."""
+    total = [a.sum(axis=1, keepdims=True) for a in (x0, n0, x1, n1)]
+    left = [t - a for t, a in zip(total, (x0, n0, x1, n1), strict=True)]
+    used = (n0 > 0) | (n1 > 0)
+    m = used.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        without = np.where(used, left[2] / left[3] - left[0] / left[1], 0.0)
+        scatter = np.where(used, without - (without.sum(axis=1) / m)[:, np.newaxis], 0.0)
+        se = np.sqrt((m - 1) / m * (scatter**2).sum(axis=1))
+        change = (total[2] / total[3] - total[0] / total[1])[:, 0]
+        return change, np.where(se > _ROUNDING, se, 0.0), _df(n0 + n1)
 
 
 def _welch(old: Counts, new: Counts) -> Flags:
@@ -312,7 +339,7 @@ def alarms(
                 new = fail(new, position, chance, rng)
             said = judged(old, new)
             mine += [int(said.alarms[name].sum()) for name in METHODS]
-            half = float(special.stdtrit(m - 1, 0.975)) * said.se
+            half = special.stdtrit(said.df, 0.975) * said.se
             truth = math.log1p(-loss[1]) if loss else 0.0
             inside += int((np.abs(said.estimate - truth) <= half).sum())
         for name, hit in zip(METHODS, mine, strict=True):
@@ -336,11 +363,11 @@ def prompts_needed(
     many = 20_000
     old, new = draw(pool, noise, many, 1, rng)
     new = fail(new, position, chance, rng)
-    _, se = _log_ratio(old, new)
+    _, se, _ = _log_ratio(old, new)
     still = np.ones_like(old)  # a side that never changes leaves the scatter of the other alone
     alone = [_log_ratio(still, side)[1][0] for side in (old, new)]
     planned = [
-        stats.prompts_to_settle(math.log1p(-loss), float(scatter), many)
+        planning.prompts_to_settle(math.log1p(-loss), float(scatter), many)
         for scatter in (se[0], math.hypot(*alone))
     ]
     return planned[0], planned[1]
@@ -368,6 +395,8 @@ def job(paths: Sequence[Path], cells: int, seed: int) -> dict[str, Any]:
     figures["c"] = power(found, noises, max(200, cells // 20), rng)
     say("(d)")
     figures["d"] = needed(found, noises, rng)
+    say("(e)")
+    figures["e"] = known_changes(found, max(200, cells // 20), rng)
     return figures
 
 
@@ -461,6 +490,35 @@ def needed(found: Sequence[Pool], noises: Sequence[Noise], rng: Generator) -> li
     rows = [[str(value) for value in f.values()] for f in figures]
     header = ["cell", "other text", "paired", "unpaired"]
     _show(f"(d) prompts for a loss of {PLANNED:.0%} at position 0, found with power 0.8", header, rows)
+    return figures
+
+
+def known_changes(found: Sequence[Pool], cells: int, rng: Generator) -> list[dict[str, Any]]:
+    """(e) The same text: a drafter that died from a position on, and one that got better.
+
+    Better: a tenth of the steps that accepted nothing accept one token. Conditional acceptance falls then,
+    since more steps reach the next position, and no cell may be called regressed.
+    """
+    figures: list[dict[str, Any]] = []
+    for pool in found:
+        for what in (*range(pool.k), "better"):
+            old, _ = draw(pool, NOISES[0], SIZES[-1], cells, rng)
+            if isinstance(what, int):
+                new = fail(old, what, 1.0, rng)
+            else:
+                gained, new = rng.binomial(old[..., 2], 0.1), old.copy()
+                for at, by in ((0, 1), (2, -1), (3, 1)):
+                    new[..., at] += by * gained
+            said = judged(old, new)
+            change, red = float(np.expm1(said.estimate).mean()), float(said.alarms["gate"].mean())
+            figures.append(
+                {"pool": pool.name, "what": what, "change": round(change, 4), "red": round(red, 4)}
+            )
+    rows = [
+        [f["pool"], str(f["what"]), f"{100 * f['change']:+.1f}", f"{100 * f['red']:.1f}"] for f in figures
+    ]
+    header = ["cell", "dead from position", "tokens per step, %", "called regressed, %"]
+    _show(f"(e) known changes over {SIZES[-1]} prompts of the same text", header, rows)
     return figures
 
 

@@ -9,7 +9,7 @@ import pytest
 from harness.judge.verdict import Kind, Verdict, judge, worst
 from harness.measure import validity
 from harness.results.records import CellRecord
-from harness.stats import paired as stats
+from harness.stats import paired as stats, planning
 from harness.text.numbers import percent, signed
 from tests.factories.records import cell_name
 from tests.factories.simulated import (
@@ -46,7 +46,7 @@ def test_the_same_answers_by_the_same_steps_are_identical_and_the_text_says_what
     assert verdict.interval is None
     assert verdict.text == (
         "tokens per step 2.32, identical in all 120 prompts "
-        "(95 % sure that fewer than 2.5% of such prompts differ)"
+        "(95 % sure that fewer than 2.5% of such prompts differ, so a loss up to 3.1% may hide)"
     )
 
 
@@ -228,8 +228,8 @@ def test_inconclusive_says_what_could_have_been_seen_and_what_would_settle_it() 
     assert verdict.kind == "inconclusive"
     assert not verdict.fails
     assert verdict.primary is not None
-    seen = stats.minimum_detectable_loss(verdict.primary.se, verdict.primary.m)
-    settle = stats.prompts_to_settle(verdict.primary.estimate, verdict.primary.se, verdict.primary.m)
+    seen = planning.minimum_detectable_loss(verdict.primary.se, verdict.primary.m)
+    settle = planning.prompts_to_settle(verdict.primary.estimate, verdict.primary.se, verdict.primary.m)
     assert f"; could have seen a loss of {seen:.1%} or more; " in verdict.text
     assert f"; about {settle} prompts would settle it; paired over 24 prompts, 0 with" in verdict.text
 
@@ -405,23 +405,133 @@ def test_quick_trips_on_a_large_loss_in_all_of_its_prompts(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_quick_does_not_call_a_loss_in_seven(seed: int) -> None:
-    verdict = judge(*eight(7, drafter(seed, prompts=8)))
-    assert verdict.kind == "inconclusive"
+def test_quick_names_the_prompts_that_lost(seed: int) -> None:
+    verdict = judge(*eight(3, drafter(seed, prompts=8)))
+    assert verdict.kind == "regressed"
+    assert set(verdict.broken) <= {"instruct-000", "instruct-001", "instruct-002"}
+    assert verdict.broken[0] in verdict.text
 
 
-@pytest.mark.parametrize(("differing", "kind"), [(9, "inconclusive"), (10, "regressed")])
-def test_ten_prompts_must_differ(differing: int, kind: Kind) -> None:
-    """Those lose at every second token; the tenth accepts nothing before or after. No p makes up for it."""
-    table = drafter(25, prompts=10)
-    table[differing:] = 0
+def dead_on(table: Table, count: int) -> Table:
+    """The same, but on the first `count` prompts nothing is accepted."""
+    made = table.copy()
+    made[:count] = np.minimum(made[:count], 0)
+    return made
+
+
+@pytest.mark.parametrize("dead", [5, 9])
+def test_a_drafter_that_died_on_few_prompts_of_the_same_text_is_regressed_on_them(dead: int) -> None:
+    table = drafter(31)
+    verdict = judge(cell(table), cell(dead_on(table, dead)))
+    assert verdict.kind == "regressed"
+    assert verdict.broken == tuple(f"instruct-{i:03}" for i in range(dead))
+    assert verdict.positions == ()
+
+
+def test_one_that_seldom_drafts_is_found_too_where_its_steps_are_placed() -> None:
+    table = silent(drafter(32, (0.9, 0.9, 0.9, 0.9)), below=2)
+    verdict = judge(cell(table), cell(dead_on(table, 9)))
+    assert verdict.kind == "regressed"
+    assert len(verdict.broken) == 9
+
+
+def test_a_broken_prompt_that_costs_less_than_the_margin_is_named_and_no_more() -> None:
+    table = drafter(33)
+    verdict = judge(cell(table), cell(dead_on(table, 1)))
+    assert verdict.kind != "regressed"
+    assert verdict.broken == ("instruct-000",)
+    assert "instruct-000" in verdict.text
+
+
+def test_between_drafters_or_texts_no_prompt_is_called_broken() -> None:
+    table = drafter(34)
+    retrained = {"drafter": "ngram", "weights": "another"}
+    assert judge(cell(table), cell(dead_on(table, 9), subject=retrained)).broken == ()
+    assert judge(cell(table), cell(dead_on(table, 9), text="other")).broken == ()
+
+
+def test_numerics_break_no_prompt() -> None:
+    """One step in twenty differs: several times what another kind of CPU does."""
+    for seed in range(20):
+        table = drafter(seed)
+        moved = np.random.default_rng(seed).random(table.shape) < 0.05
+        assert judge(cell(table), cell(np.where(moved, 0, table))).broken == ()
+
+
+def test_a_better_drafter_is_red_no_more_often_than_chance_allows() -> None:
+    """A tenth of the steps that accepted nothing accept one: conditional acceptance falls, nothing is lost.
+
+    Whether fewer steps accept more than one is left to chance, at 0.05: more than 6 of 40 come in 0.3 %.
+    """
+    red = 0
+    for seed in range(40):
+        table = drafter(seed, WEAK)
+        helped = (np.random.default_rng(seed).random(table.shape) < 0.1) & (table == 0)
+        verdict = judge(cell(table), cell(np.where(helped, 1, table)))
+        assert verdict.change is not None
+        assert verdict.change > 0.01
+        red += verdict.fails
+    assert red <= 6
+
+
+def test_a_retrained_head_of_the_same_name_is_judged_by_its_tokens_alone() -> None:
+    table = drafter(0, WEAK)
+    retrained = cell(dead_from(table, 3), subject={"drafter": "ngram", "weights": "another"})
+    assert judge(cell(table), cell(dead_from(table, 3))).kind == "regressed"
+    assert lost_positions(judge(cell(table), retrained)) == []
+
+
+def emptied(record: CellRecord, count: int) -> CellRecord:
+    """The same cell, but its last `count` answers are empty."""
+    nothing = {"output_tokens": 1, "histogram": (0,) * 5, "accepted": (), "drafted": (), "undrafted": 0}
+    prompts = [p.model_copy(update=nothing) for p in record.prompts[-count:]]
+    return record.model_copy(update={"prompts": (*record.prompts[:-count], *prompts)})
+
+
+def test_answers_that_became_empty_forbid_identical_and_are_told() -> None:
+    old = cell(drafter(1))
+    verdict = judge(old, emptied(old, 3))
+    assert verdict.kind == "ok"
+    assert "3 prompts that had an answer have none" in verdict.text
+
+
+def test_many_answers_that_became_empty_fail() -> None:
+    old = cell(drafter(1))
+    assert judge(old, emptied(old, 12)).kind == "invalid"
+    assert judge(emptied(old, 12), old).kind == "identical"  # gained, not lost
+
+
+@pytest.mark.parametrize(("look", "stops"), [(16, False), (24, False), (80, True)])
+def test_an_early_look_does_not_stop_on_identical(look: int, *, stops: bool) -> None:
+    """At 16 prompts a drafter that died on a sixth of them may still hide."""
+    old = cell(drafter(1))
+    new = some(old, look, stopped_at=look)
+    assert (judge(old, new).kind != "inconclusive") is stops
+
+
+def test_the_interval_of_a_look_is_one_for_repeated_looks() -> None:
+    table = drafter(2)
+    old, new = cell(table), some(cell(worse(table, 0.1)), 24, stopped_at=24)
+    verdict = judge(old, new)
+    assert verdict.primary is not None
+    assert verdict.interval is not None
+    once = verdict.primary.ci()
+    assert verdict.interval[0] < np.expm1(once[0]) < np.expm1(once[1]) < verdict.interval[1]
+
+
+@pytest.mark.parametrize(("differing", "kind"), [(9, "ok"), (10, "regressed")])
+def test_ten_prompts_must_differ_for_their_scatter_to_decide(differing: int, kind: Kind) -> None:
+    """Where the texts differ, so that no prompt can be judged by itself."""
+    table = drafter(25, prompts=40)
     bad = table.copy()
-    bad[:, ::2] = 0
-    verdict = judge(cell(table), cell(bad))
+    bad[:differing, ::2] = 0
+    old, new = cell(table), cell(bad)
+    parted = [p.model_copy(update={"text_hash": "x"}) for p in new.prompts[:differing]]
+    verdict = judge(old, new.model_copy(update={"prompts": (*parted, *new.prompts[differing:])}))
     assert verdict.primary is not None
     assert verdict.primary.differing == differing
-    assert verdict.primary.p_loss() < stats.ALPHA_PRIMARY
-    assert verdict.kind == kind
+    assert verdict.broken == ()
+    assert (verdict.kind == "regressed") is (kind == "regressed")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from harness.suites import lossless
 from harness.suites.lossless import Divergence, Ids
@@ -25,6 +26,22 @@ def test_at_zero_only_ties_may_part() -> None:
     outcome, text = lossless.judge_greedy(parted(0.01, 3.2), 0, 8)
     assert outcome == "broken"
     assert "token 6 of p1" in text
+
+
+@pytest.mark.parametrize("prompts", [8, 120, 520, 1_000, 10_000])
+def test_the_noise_is_judged_alike_however_many_prompts(prompts: int) -> None:
+    """The counts of ways overflow from about 520 on; a third more than the noise is not noise for long."""
+    differing, noise = prompts // 2, prompts // 4
+    table = [[differing, prompts - differing], [noise, prompts - noise]]
+    exact = stats.fisher_exact(table, alternative="greater").pvalue
+    assert lossless._more_than(differing, noise, prompts) == pytest.approx(exact, rel=1e-6, abs=1e-300)
+    outcome = lossless.judge_greedy(parted(*[0.01] * differing), noise, prompts)[0]
+    assert outcome == ("ok" if exact > lossless.ALPHA else "broken")
+
+
+@pytest.mark.parametrize("differing", [0, 3, 8])
+def test_as_many_as_the_noise_is_no_more_than_it(differing: int) -> None:
+    assert lossless._more_than(differing, differing, 8) > 0.4
 
 
 def test_at_zero_many_ties_are_judged_against_the_noise_of_none() -> None:

@@ -46,6 +46,14 @@ def test_a_drafter_that_proposes_less_is_regressed_though_its_tau_rose(cell: str
     assert "-> 1.12 (-7.9 %" in verdict.text or cell != CELL
 
 
+@pytest.mark.parametrize("cell", [CELL, "chat-zh-instruct-ngram-k4.json"])
+def test_the_other_way_round_it_is_improved_though_conditional_acceptance_fell(cell: str) -> None:
+    verdict = judge(load(RECORDED / "shy" / cell, CellRecord), baseline(cell))
+
+    assert verdict.kind == "improved"
+    assert not any(position.lost for position in verdict.positions)
+
+
 def test_another_kind_of_cpu_cannot_be_told_from_a_small_loss_and_is_footnoted() -> None:
     verdict = verdict_on("isa")
 

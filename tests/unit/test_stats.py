@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import assume, given, settings, strategies as st
 from numpy.typing import NDArray
 
-from harness.stats import paired as stats
+from harness.stats import paired as stats, planning
 from harness.stats.paired import PairedRatio, paired_difference, paired_log_ratio, sign_flip_p
 
 Arms = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
@@ -72,22 +72,28 @@ def test_three_prompts_by_hand() -> None:
     # r0 = 2 in every prompt; r1 = 15/6, with residuals 0.5, -1, 0.5.
     data = (2, 4, 6), (1, 2, 3), (3, 4, 8), (1, 2, 3)
     log = paired_log_ratio(*data)
-    assert (log.r0, log.r1, log.m, log.df, log.differing) == (2.0, 2.5, 3, 2, 2)
+    assert (log.r0, log.r1, log.m, log.differing) == (2.0, 2.5, 3, 2)
+    assert log.df == pytest.approx(12**2 / (2**2 + 4**2 + 6**2) - 1)  # Kish: each prompt by its steps
     assert log.estimate == pytest.approx(math.log(1.25))
-    assert log.se == pytest.approx(0.1)  # e = 0.1, -0.2, 0.1
+    # Without a prompt r1 is 12/5, 11/4 and 7/3; r0 stays 2.
+    left_out = np.log(np.array([12 / 5, 11 / 4, 7 / 3]) / 2)
+    assert log.se == pytest.approx(math.sqrt(2 / 3 * ((left_out - left_out.mean()) ** 2).sum()))
     difference = paired_difference(*data)
     assert difference.estimate == pytest.approx(0.5)
-    assert difference.se == pytest.approx(0.25)  # e = 0.25, -0.5, 0.25
-    # Student with 2 degrees of freedom in closed form, at t = 2.
-    assert difference.p_loss() == pytest.approx(0.5 + 1 / math.sqrt(6))
-    assert difference.p_gain() == pytest.approx(0.5 - 1 / math.sqrt(6))
-    assert difference.ci(0.95) == pytest.approx((0.5 - 4.302653 * 0.25, 0.5 + 4.302653 * 0.25))
-    assert difference.lower_bound(0.95) == pytest.approx(0.5 - 2.919986 * 0.25)
+    left_out = np.array([12 / 5, 11 / 4, 7 / 3]) - 2
+    student = scipy.stats.t(log.df)
+    assert difference.se == pytest.approx(math.sqrt(2 / 3 * ((left_out - left_out.mean()) ** 2).sum()))
+    assert difference.p_loss() == pytest.approx(student.cdf(difference.estimate / difference.se))
+    half = student.ppf(0.975) * difference.se
+    assert difference.ci(0.95) == pytest.approx((0.5 - half, 0.5 + half))
+    assert difference.lower_bound(0.95) == pytest.approx(0.5 - student.ppf(0.95) * difference.se)
 
 
-def test_the_bound_of_a_verdict_is_one_sided_at_95_percent() -> None:
-    change = paired_log_ratio((2, 4, 6), (1, 2, 3), (3, 4, 8), (1, 2, 3))
-    assert change.lower_bound() == pytest.approx(change.ci(0.90)[0])
+@pytest.mark.parametrize(("m", "level"), [(79, 0.99), (80, 0.95)])
+def test_the_bound_of_a_verdict_is_stricter_where_prompts_are_few(m: int, level: float) -> None:
+    ones = np.ones(m)
+    change = paired_log_ratio(2 * ones, ones, 2 + np.arange(m) % 2 / 10, ones)
+    assert change.lower_bound() == change.lower_bound(level)
     assert change.ci() == change.ci(0.95)
 
 
@@ -107,21 +113,16 @@ def test_with_one_step_a_prompt_the_difference_is_the_paired_t_test(data: Arms) 
     assert ours.ci(0.9) == pytest.approx((interval.low, interval.high))
 
 
-@repeatable
-@given(arms())
-def test_standard_errors_are_those_of_the_delta_method(data: Arms) -> None:
-    x0, n0, x1, n1 = data
+def test_standard_errors_are_near_those_of_the_delta_method_where_no_prompt_dominates() -> None:
+    data = x0, n0, x1, n1 = [a[0] for a in clustered(1, 5, 400, jitter=0.1)]
     covariance = np.cov(np.stack(data)) / len(x0)
     r0, r1 = x0.sum() / n0.sum(), x1.sum() / n1.sum()
     log_gradient = np.array([-1 / x0.mean(), 1 / n0.mean(), 1 / x1.mean(), -1 / n1.mean()])
     gradient = np.array([-1 / n0.mean(), r0 / n0.mean(), 1 / n1.mean(), -r1 / n1.mean()])
-    # Squares, with an absolute term: the delta method's terms cancel, and ours do not round.
     assert paired_log_ratio(*data).se ** 2 == pytest.approx(
-        log_gradient @ covariance @ log_gradient, rel=1e-6, abs=1e-12
+        log_gradient @ covariance @ log_gradient, rel=0.03
     )
-    assert paired_difference(*data).se ** 2 == pytest.approx(
-        gradient @ covariance @ gradient, rel=1e-6, abs=1e-12
-    )
+    assert paired_difference(*data).se ** 2 == pytest.approx(gradient @ covariance @ gradient, rel=0.03)
 
 
 def test_pairing_takes_out_what_both_sides_share() -> None:
@@ -456,17 +457,17 @@ def test_share_bound_is_where_seeing_no_difference_has_a_chance_of_5_percent() -
 def test_detectable_loss_by_hand() -> None:
     t = scipy.stats.t.ppf
     noisy = 1 - math.exp(-(t(1 - 0.0008, 79) + t(0.8, 79)) * 0.02)
-    assert stats.minimum_detectable_loss(0.02, 80) == pytest.approx(noisy)
+    assert planning.minimum_detectable_loss(0.02, 80) == pytest.approx(noisy)
     quiet = 1 - 0.98 * math.exp(-0.8416212 * 0.001)
-    assert stats.minimum_detectable_loss(0.001, 80) == pytest.approx(quiet)
-    assert stats.minimum_detectable_loss(0.0, 80) == pytest.approx(0.02)
+    assert planning.minimum_detectable_loss(0.001, 80) == pytest.approx(quiet)
+    assert planning.minimum_detectable_loss(0.0, 80) == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize("se", [0.002, 0.03])
 @pytest.mark.parametrize("m", [30, 120])
 def test_a_detectable_loss_is_found_with_the_power_that_it_claims(se: float, m: int) -> None:
     runs = 20_000
-    loss = stats.minimum_detectable_loss(se, m)
+    loss = planning.minimum_detectable_loss(se, m)
     g = rng(6)
     estimate = math.log(1 - loss) + se * g.standard_normal(runs)
     estimated_se = se * np.sqrt(g.chisquare(m - 1, runs) / (m - 1))
@@ -481,19 +482,19 @@ def test_a_detectable_loss_is_found_with_the_power_that_it_claims(se: float, m: 
 def test_more_noise_less_alpha_and_more_power_make_the_detectable_loss_larger(
     se: float, more: float, m: int
 ) -> None:
-    loss = stats.minimum_detectable_loss(se, m)
-    assert stats.MARGIN - 1e-12 <= loss < stats.minimum_detectable_loss(se + more, m)
-    assert stats.minimum_detectable_loss(se, m + 1) <= loss
-    assert stats.minimum_detectable_loss(se, m, alpha=0.0001) >= loss
-    assert stats.minimum_detectable_loss(se, m, power=0.9) >= loss
-    assert stats.minimum_detectable_loss(se, m, log_margin=0.0) <= loss
+    loss = planning.minimum_detectable_loss(se, m)
+    assert stats.MARGIN - 1e-12 <= loss < planning.minimum_detectable_loss(se + more, m)
+    assert planning.minimum_detectable_loss(se, m + 1) <= loss
+    assert planning.minimum_detectable_loss(se, m, alpha=0.0001) >= loss
+    assert planning.minimum_detectable_loss(se, m, power=0.9) >= loss
+    assert planning.minimum_detectable_loss(se, m, log_margin=0.0) <= loss
 
 
 def test_tighter_demands_really_move_the_detectable_loss() -> None:
-    loss = stats.minimum_detectable_loss(0.02, 80)
-    assert stats.minimum_detectable_loss(0.02, 80, alpha=0.0001) > loss + 0.005
-    assert stats.minimum_detectable_loss(0.02, 80, power=0.95) > loss + 0.005
-    assert stats.minimum_detectable_loss(0.02, 80, log_margin=0.2) == pytest.approx(
+    loss = planning.minimum_detectable_loss(0.02, 80)
+    assert planning.minimum_detectable_loss(0.02, 80, alpha=0.0001) > loss + 0.005
+    assert planning.minimum_detectable_loss(0.02, 80, power=0.95) > loss + 0.005
+    assert planning.minimum_detectable_loss(0.02, 80, log_margin=0.2) == pytest.approx(
         1 - math.exp(-0.2 - 0.8416212 * 0.02)
     )
 
@@ -512,24 +513,24 @@ def test_tighter_demands_really_move_the_detectable_loss() -> None:
 def test_plans_refuse_what_means_nothing(change: dict[str, float], says: str) -> None:
     arguments = {"se": 0.02, "m": 80, **change}
     with pytest.raises(ValueError, match=says):
-        stats.minimum_detectable_loss(**arguments)  # type: ignore[arg-type]
+        planning.minimum_detectable_loss(**arguments)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=says):
-        stats.prompts_to_settle(estimate=-0.05, **arguments)  # type: ignore[arg-type]
+        planning.prompts_to_settle(estimate=-0.05, **arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("estimate", [math.nan, -math.inf])
 def test_nothing_settles_an_estimate_that_is_no_number(estimate: float) -> None:
     with pytest.raises(ValueError, match="nothing to plan from"):
-        stats.prompts_to_settle(estimate, 0.02, 80)
+        planning.prompts_to_settle(estimate, 0.02, 80)
 
 
 @pytest.mark.parametrize("loss", [0.025, 0.03, 0.08])
 @pytest.mark.parametrize("se", [0.006, 0.02])
 def test_prompts_to_settle_a_loss_are_the_fewest_that_detect_it(loss: float, se: float) -> None:
-    n = stats.prompts_to_settle(math.log(1 - loss), se, 80)
+    n = planning.prompts_to_settle(math.log(1 - loss), se, 80)
     assert n is not None
-    assert stats.minimum_detectable_loss(se * math.sqrt(80 / n), n) <= loss
-    assert n == 8 or stats.minimum_detectable_loss(se * math.sqrt(80 / (n - 1)), n - 1) > loss
+    assert planning.minimum_detectable_loss(se * math.sqrt(80 / n), n) <= loss
+    assert n == 8 or planning.minimum_detectable_loss(se * math.sqrt(80 / (n - 1)), n - 1) > loss
 
 
 @pytest.mark.parametrize("estimate", [-0.01, 0.0, 0.01])
@@ -539,7 +540,7 @@ def test_prompts_to_settle_no_loss_are_the_fewest_that_show_it(estimate: float, 
         quantiles = scipy.stats.t.ppf(0.95, n - 1) + scipy.stats.t.ppf(power, n - 1)
         return float(estimate - quantiles * 0.02 * math.sqrt(80 / n))
 
-    n = stats.prompts_to_settle(estimate, 0.02, 80, power=power)
+    n = planning.prompts_to_settle(estimate, 0.02, 80, power=power)
     assert n is not None
     assert shown(n) > math.log(0.98) >= shown(n - 1)
 
@@ -554,8 +555,8 @@ def test_prompts_to_settle_no_loss_are_the_fewest_that_show_it(estimate: float, 
     ],
 )
 def test_prompts_to_settle_a_loss_follow_each_setting(setting: dict[str, float], more: bool) -> None:  # noqa: FBT001
-    base = stats.prompts_to_settle(-0.06, 0.02, 80)
-    other = stats.prompts_to_settle(-0.06, 0.02, 80, **setting)  # type: ignore[arg-type]
+    base = planning.prompts_to_settle(-0.06, 0.02, 80)
+    other = planning.prompts_to_settle(-0.06, 0.02, 80, **setting)  # type: ignore[arg-type]
     assert base is not None
     assert other is not None
     assert other > base if more else other < base
@@ -563,19 +564,19 @@ def test_prompts_to_settle_a_loss_follow_each_setting(setting: dict[str, float],
 
 def test_no_number_of_prompts_settles_a_loss_of_just_the_margin() -> None:
     for estimate in (-stats.LOG_MARGIN, -stats.LOG_MARGIN + 1e-6, -stats.LOG_MARGIN - 1e-6):
-        assert stats.prompts_to_settle(estimate, 0.02, 80) is None
+        assert planning.prompts_to_settle(estimate, 0.02, 80) is None
 
 
 def test_prompts_to_settle_stops_at_the_most_that_anyone_would_run() -> None:
-    n = stats.prompts_to_settle(0.0, 0.02, 80)
+    n = planning.prompts_to_settle(0.0, 0.02, 80)
     assert n is not None
-    assert stats.prompts_to_settle(0.0, 0.02, 80, most=n) == n
-    assert stats.prompts_to_settle(0.0, 0.02, 80, most=n - 1) is None
+    assert planning.prompts_to_settle(0.0, 0.02, 80, most=n) == n
+    assert planning.prompts_to_settle(0.0, 0.02, 80, most=n - 1) is None
 
 
 @pytest.mark.parametrize("estimate", [-0.5, 0.0])
 def test_without_noise_the_fewest_prompts_that_count_will_do(estimate: float) -> None:
-    assert stats.prompts_to_settle(estimate, 0.0, 80) == stats.MIN_PROMPTS
+    assert planning.prompts_to_settle(estimate, 0.0, 80) == stats.MIN_PROMPTS
 
 
 # --- sequential --------------------------------------------------------------------------------
