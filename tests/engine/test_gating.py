@@ -22,7 +22,9 @@ def verdicts(output: str) -> list[str]:
 
 def test_a_baseline_is_asked_for_then_met_then_missed(draftgate: Draftgate, tmp_path: Path) -> None:
     """The whole workflow of one cell: no baseline, a new one, the same again, a drafter that drafts less."""
-    cell = ("-m", "chat and zh and ngram and k4", *SHORT, "--baselines", str(tmp_path / "baselines"))
+    # Another setting is another drafter: its tokens alone decide, and 12 prompts would be too few.
+    enough = ("--prompts", "24", "--max-tokens", "48", "--concurrency", "8")
+    cell = ("-m", "chat and zh and ngram and k4", *enough, "--baselines", str(tmp_path / "baselines"))
 
     first = draftgate.run(*cell, "--update-baselines-new-only")
     assert first.returncode == 0, first.stdout
@@ -40,7 +42,7 @@ def test_a_baseline_is_asked_for_then_met_then_missed(draftgate: Draftgate, tmp_
     assert worse.returncode == 1
     assert re.search(
         r"chat-zh-instruct-ngram-k4: regressed: tokens per step [\d.]+ -> [\d.]+ "
-        r"\(-[\d.]+ %, 95 % CI -[\d.]+\.\.-[\d.]+\).*paired over 12 prompts, \d+ with the same text",
+        r"\(-[\d.]+ %, 95 % CI -[\d.]+\.\.-[\d.]+\).*paired over 24 prompts, \d+ with the same text",
         worse.stdout,
     ), worse.stdout
     (failure,) = ET.parse(tmp_path / "junit.xml").getroot().iter("failure")  # noqa: S314 - our own file
