@@ -16,7 +16,7 @@ from harness.engine.http import NO_KEY
 from harness.engine.metrics import SpecCounters, settled
 from harness.errors import DraftgateError
 from harness.results.records import Finding, PromptRecord, Source
-from harness.stats.acceptance import histogram_of, steps_of_pieces, undrafted_steps
+from harness.stats.acceptance import histogram_of, steps_of_pieces, undrafted_steps, with_undrafted
 
 NOT_REPORTED = "acceptance-not-reported"
 """The `reason` in the finding of a request that was answered without its acceptance."""
@@ -296,6 +296,8 @@ class Client:
         steps = stream.pieces[1:]
         whole = stream.pieces[:1] == [1] and sum(steps) == output - 1
         placed = undrafted and whole and len(steps) == sum(histogram) + undrafted
+        if placed and accepted is not None:  # as many pieces as steps, but are they the steps?
+            placed = with_undrafted(steps, accepted) is not None
         return {
             "source": source,
             "accepted": accepted,
@@ -304,6 +306,7 @@ class Client:
             "draft_tokens": draft_tokens if self._k else 0,
             "undrafted": undrafted,
             "steps": steps if self._k and placed else None,
+            "token_ids": stream.ids if len(stream.ids) == output else None,
             "prompt_tokens": int(usage["prompt_tokens"]),
             "output_tokens": output,
             "finish": stream.finish,

@@ -26,7 +26,7 @@ from pydantic import (
 from harness.errors import BadRecord
 from harness.results.conditions import Environment, Identity, Subject
 from harness.results.files import read_text
-from harness.stats.acceptance import Tallies, Tally, tallies_of, tally_of
+from harness.stats.acceptance import Tallies, Tally, tallies_of, tally_of, with_undrafted
 
 SCHEMA: Literal[1] = 1
 RUN_FILE = "run.json"
@@ -122,8 +122,11 @@ class PromptRecord(Record):
     draft_tokens: Count | None
     undrafted: Count
     steps: tuple[Count, ...] | None = None
-    """Tokens that each decode step committed, in order: kept where some steps had no drafts, so that
-    `accepted` does not say it. None where the stream came in other pieces than steps."""
+    """Tokens that each decode step committed, in order, the last one cut as the answer was: kept where some
+    steps had no drafts, so that `accepted` does not say it. None where the stream came in other pieces."""
+    token_ids: tuple[Count, ...] | None = None
+    """Of the answer, in order: two answers are compared up to the token at which they part. None where the
+    server returned none, or not all of them."""
     prompt_tokens: Count
     prompt_hash: str
     """Of the token ids that the server rendered; of the text where it does not return them."""
@@ -145,7 +148,23 @@ class PromptRecord(Record):
     def _consistent(self) -> Self:
         if self.accepted is not None and self.drafted is not None and len(self.accepted) != len(self.drafted):
             raise ValueError(f"{len(self.accepted)} accepted counts, but {len(self.drafted)} drafted ones")
+        if self.token_ids is not None and len(self.token_ids) != self.output_tokens:
+            raise ValueError(f"{len(self.token_ids)} token ids, but {self.output_tokens} output tokens")
+        if self.steps is not None:
+            made, decode_steps = sum(self.steps), sum(self.histogram) + self.undrafted
+            if len(self.steps) != decode_steps or made != self.output_tokens - 1:
+                raise ValueError(
+                    f"{len(self.steps)} steps of {made} tokens, but {decode_steps} decode steps and "
+                    f"{self.output_tokens - 1} tokens after the first"
+                )
         return self
+
+    @property
+    def accepted_by_step(self) -> tuple[int, ...] | None:
+        """Tokens that each decode step accepted, UNDRAFTED where it had no draft; None where not known."""
+        if self.accepted is None or not self.undrafted:
+            return self.accepted
+        return with_undrafted(self.steps, self.accepted) if self.steps else None
 
     @property
     def committed(self) -> tuple[int, ...] | None:
@@ -270,7 +289,7 @@ def dump_cell(record: CellRecord) -> str:
     data = record.model_dump(by_alias=True)  # in mode "json" half of a surrogate pair raises
     prompts = data.pop("prompts")
     lines = [f'"{key}": {json.dumps(value, ensure_ascii=False)},' for key, value in data.items()]
-    body = ",\n".join(json.dumps(prompt, ensure_ascii=False) for prompt in prompts)
+    body = ",\n".join(json.dumps(prompt, ensure_ascii=False, separators=(",", ":")) for prompt in prompts)
     text = "\n".join(["{", *lines, '"prompts": [', *([body] if body else []), "]", "}", ""])
     # Half of a surrogate pair, which a record read from ASCII may hold, is JSON only as an escape.
     return text.encode("utf-8", "backslashreplace").decode()

@@ -78,6 +78,35 @@ def steps_of_pieces(pieces: Sequence[int], histogram: Sequence[int]) -> tuple[in
     return tuple(steps) if made == tuple(histogram) else None
 
 
+UNDRAFTED = -1
+"""In place of the tokens that a step accepted, where it had nothing to verify."""
+
+
+def with_undrafted(steps: Sequence[int], accepted: Sequence[int]) -> tuple[int, ...] | None:
+    """Accepted tokens of each decode step, UNDRAFTED for those that had nothing to verify.
+
+    Of neighbouring steps of one token nobody says which had drafts: the first ones count as verify steps.
+
+    Args:
+        steps: tokens that each decode step committed; the last may be cut, at a stop or at max_tokens.
+        accepted: of each verify step, in order.
+
+    Returns:
+        None where the two do not belong together.
+    """
+    found: list[int] = []
+    left = list(reversed(accepted))
+    for number, tokens in enumerate(steps, start=1):
+        cut = number == len(steps)
+        if left and (left[-1] >= tokens - 1 >= 0 if cut else left[-1] == tokens - 1):
+            found.append(left.pop())
+        elif tokens == 1:
+            found.append(UNDRAFTED)
+        else:
+            return None
+    return None if left else tuple(found)
+
+
 def undrafted_steps(
     *, histogram: Sequence[int], last_accepted: int | None, output_tokens: int, decode_steps_seen: int | None
 ) -> int:

@@ -91,6 +91,8 @@ def test_a_good_stream_becomes_a_record(ask: Ask) -> None:
     assert (record.finish, record.output_tokens, record.prompt_tokens) == ("stop", 8, 3)
     assert (record.source, record.histogram, record.draft_tokens) == ("request", (1, 1, 1), 6)
     assert (record.accepted, record.drafted, record.undrafted) == ((0, 2, 1), (2, 2, 2), 1)
+    assert (record.token_ids, record.steps) == ((1, 2, 3, 4, 5, 6, 7, 8), (1, 3, 1, 2))
+    assert record.accepted_by_step == (0, 2, -1, 1)
     assert record.ttft_s is not None
     assert record.total_s is not None
     assert 0 < record.ttft_s <= record.total_s
@@ -133,6 +135,33 @@ def test_an_engine_that_reports_the_histogram_alone_leaves_the_steps_unknown(ask
 
     assert record.findings == ()
     assert (record.accepted, record.drafted, record.histogram) == (None, None, (1, 1, 1))
+
+
+def test_pieces_that_are_not_what_the_steps_accepted_are_not_taken_for_steps(ask: Ask) -> None:
+    """One piece holds parts of two steps, as many pieces as steps all the same."""
+    pieces = (*PIECES[:2], chunk(" is made", (2, 3)), chunk(" of flour", (4, 5)), *PIECES[4:])
+
+    record = ask(as_events(*pieces, usage(8, spec()), "[DONE]"))
+
+    assert record.findings == ()
+    assert record.undrafted == 1
+    assert (record.steps, record.accepted_by_step) == (None, None)
+    assert record.token_ids == (1, 2, 3, 4, 5, 6, 7, 8)
+
+
+def test_token_ids_that_are_not_all_of_them_are_not_kept(ask: Ask) -> None:
+    pieces = (*PIECES[:-1], chunk(" water", (7,), finish="stop"))
+
+    assert ask(as_events(*pieces, usage(8, spec()), "[DONE]")).token_ids is None
+
+
+def test_a_server_that_returns_no_token_ids_still_gives_a_record(ask: Ask) -> None:
+    pieces = [chunk(piece["choices"][0]["delta"]["content"]) for piece in PIECES[1:-1]]
+
+    record = ask(as_events(*pieces, chunk(" water", finish="stop"), usage(8, spec()), "[DONE]"))
+
+    assert (record.findings, record.output_tokens) == ((), 8)
+    assert (record.token_ids, record.steps, record.accepted) == (None, None, (0, 2, 1))
 
 
 def test_without_a_drafter_every_token_is_a_step(ask: Ask) -> None:

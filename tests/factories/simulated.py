@@ -83,6 +83,7 @@ def answer(number: int, row: NDArray[np.int64], *, text: str, seed: int, k: int)
             accepted.append(tokens)
             at += tokens
         steps.append(1 + max(0, tokens))
+    steps[-1] -= at - TOKENS
     return prompt_record(
         f"instruct-{number:03}",
         seed=1000 * seed + number,

@@ -7,6 +7,7 @@ from hypothesis import given, strategies as st
 
 from harness.stats.acceptance import (
     EMPTY,
+    UNDRAFTED,
     Tally,
     added,
     histogram_from_positions,
@@ -16,10 +17,8 @@ from harness.stats.acceptance import (
     tallies_of,
     tally_of,
     undrafted_steps,
+    with_undrafted,
 )
-
-UNDRAFTED = -1
-"""A step that accepted nothing because nothing was drafted; it commits one token, as a step of 0 does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -376,3 +375,22 @@ def test_steps_that_arrive_merged_are_not_guessed(answer: Answer, data: st.DataO
 @pytest.mark.parametrize("pieces", [[], [2, 1], [1, 9], [1, 1, 1], [0, 1], [1, 3, 1]])
 def test_pieces_that_do_not_make_the_histogram_tell_nothing(pieces: list[int]) -> None:
     assert steps_of_pieces(pieces, (0, 1, 0)) is None
+
+
+@given(answers())
+def test_pieces_and_verify_steps_tell_which_steps_had_no_draft(answer: Answer) -> None:
+    found = with_undrafted(pieces_of(answer)[1:], answer.accepted)
+
+    assert found is not None
+    assert [step for step in found if step != UNDRAFTED] == answer.accepted
+    assert found.count(UNDRAFTED) == answer.undrafted
+    # Only among neighbours of one token each nobody knows.
+    assert [max(step, 0) for step in found] == [max(step, 0) for step in answer.steps]
+
+
+@pytest.mark.parametrize(
+    ("steps", "accepted"),
+    [([2, 1], [0, 1]), ([1, 1], [2, 0]), ([3], [1]), ([0, 1], [0]), ([1, 1], [0, 0, 0]), ([], [1])],
+)
+def test_steps_that_are_not_those_that_accepted_are_not_placed(steps: list[int], accepted: list[int]) -> None:
+    assert with_undrafted(steps, accepted) is None

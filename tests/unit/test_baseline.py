@@ -184,7 +184,7 @@ def test_two_measurements_that_agree_are_stored_alike(tmp_path: Path, first: Cel
 
 def test_a_stored_baseline_is_one_prompt_a_line(tmp_path: Path, first: CellRecord) -> None:
     lines = store(tmp_path, first).read_text(encoding="utf-8").splitlines()
-    assert sum(line.startswith('{"prompt": ') for line in lines) == 10
+    assert sum(line.startswith('{"prompt":') for line in lines) == 10
     loaded = load(path_of(tmp_path, first), CellRecord)
     assert dump_cell(loaded).splitlines() == lines
 

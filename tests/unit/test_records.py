@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from harness.errors import BadInput, BadRecord
+from harness.judge.baselines import untimed
 from harness.results.files import read_text, write_atomically
 from harness.results.journal import Journal
 from harness.results.records import CellRecord, Finding, PromptRecord, RunRecord, dump_cell, in_order, load
@@ -125,7 +126,7 @@ def test_a_whole_record_with_a_byte_that_is_no_utf8_is_refused(
     cell: CellRecord, path: Path, bad: bytes
 ) -> None:
     whole = dump_cell(cell).encode()
-    at = whole.index(b'"text": "', whole.index(b'"prompts"')) + len(b'"text": "')
+    at = whole.index(b'"text":"', whole.index(b'"prompts"')) + len(b'"text":"')
     path.write_bytes(whole[:at] + bad + whole[at:])
     with pytest.raises(BadRecord, match=rf"not UTF-8 text \(byte {at}\)"):
         load(path, CellRecord)
@@ -515,3 +516,40 @@ def test_the_tally_of_a_record_trims_at_a_stop_but_not_at_max_tokens() -> None:
 
     assert (cut.tally.committed, stopped.tally.committed) == (19, 18)
     assert cut.tally.decode_steps == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({"token_ids": [5] * 19}, "19 token ids, but 20 output tokens", id="too few ids"),
+        pytest.param({"token_ids": [-1] * 20}, "greater than or equal to 0", id="no token id"),
+        pytest.param({"steps": [1, 1, 4, 4, 2, 5, 2]}, "7 steps of 19 tokens, but 8", id="a step too few"),
+        pytest.param({"steps": [1, 1, 4, 4, 2, 5, 1, 2]}, "8 steps of 20 tokens, but 8", id="other tokens"),
+        pytest.param({"steps": [2, 4, 4, 2, 5, -1, 2, 1]}, "greater than or equal to 0", id="no step"),
+    ],
+)
+def test_steps_and_token_ids_that_do_not_make_the_answer_are_refused(
+    tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    data = json.loads(dump_cell(cell_record(prompt_record())))
+    data["prompts"][0] |= changes
+    path = tmp_path / "cell.json"
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+    with pytest.raises(BadRecord, match=says):
+        load(path, CellRecord)
+
+
+def test_a_baseline_keeps_steps_and_token_ids_on_one_short_line() -> None:
+    record = prompt_record(steps=(1, 1, 4, 4, 1, 2, 5, 1), token_ids=tuple(range(20)))
+
+    [line] = [x for x in dump_cell(untimed(cell_record(record))).splitlines() if "instruct-001" in x]
+
+    assert '"steps":[1,1,4,4,1,2,5,1],"token_ids":[0,1,2,' in line
+    assert PromptRecord.model_validate_json(line).accepted_by_step == (0, 0, 3, 3, -1, 1, 4, -1)
+
+
+def test_steps_without_a_place_are_not_told_apart() -> None:
+    assert prompt_record().accepted_by_step is None
+    assert prompt_record(accepted=None, drafted=None).accepted_by_step is None
+    assert prompt_record(undrafted=0, output_tokens=18).accepted_by_step == (0, 0, 3, 3, 1, 4)
