@@ -3,20 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# --no-deps: the locks are complete, and pip left to itself would add CUDA builds.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 .PHONY: bench test test-all lint audit setup clean
 
 setup: $(READY)
 
 $(READY): $(wildcard requirements/*.lock) pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "draftgate needs Python 3.11 or newer")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu -r requirements/torch-cpu.lock
-	$(PIP) -r requirements/cpu.lock -r requirements/train.lock -r requirements/dev.lock
-	$(PIP) --no-build-isolation --editable .
-	touch $(READY)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "draftgate needs Python 3.11 or newer, and $(PYTHON) is older: name a newer one, like make setup PYTHON=python3.12")'
+	@$(PYTHON) requirements/install.py $(VENV)
+	@touch $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m pytest bench_suites
