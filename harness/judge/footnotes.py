@@ -9,7 +9,7 @@ from typing import Any
 from harness.judge.verdict import Verdict, judge
 from harness.provenance.hardware import UNVERIFIED
 from harness.results.records import CellName, CellRecord
-from harness.stats import paired as stats
+from harness.stats import paired
 from harness.text.numbers import percent, signed_interval
 
 _SHOWN_ABOVE = frozenset({"drafter", "k", "engine", "mends"})
@@ -102,12 +102,12 @@ def holm_notes(verdicts: Sequence[tuple[str, Verdict]]) -> list[str]:
     No verdict depends on it: it would change with the cells that were selected.
     """
     family = [(name, v, v.p) for name, v in verdicts if v.p is not None]
-    adjusted = stats.holm([p for *_, p in family])
+    adjusted = paired.holm([p for *_, p in family])
     regressed = [(n, p) for (n, v, _), p in zip(family, adjusted, strict=True) if v.kind == "regressed"]
     if len(family) == 1 or not regressed:
         return []
-    gone = [f"{name} (p {p:.2g})" for name, p in regressed if p > stats.ALPHA_CELL]
-    together = f"significant at {stats.ALPHA_CELL:g} over all {len(family)} cells together (Holm)"
+    gone = [f"{name} (p {p:.2g})" for name, p in regressed if p > paired.ALPHA_CELL]
+    together = f"significant at {paired.ALPHA_CELL:g} over all {len(family)} cells together (Holm)"
     text = f"{together}: {len(regressed) - len(gone)} of {len(regressed)} regressed"
     more = [f"and {len(gone) - _FEW} more"] if len(gone) > _FEW else []
     return [f"{text}; not {', '.join([*gone[:_FEW], *more])}" if gone else text]

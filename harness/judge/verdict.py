@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Literal
 
+from harness.judge.evidence import Evidence, Position, evidence
 from harness.judge.pairing import Pairs, Refused, pair
-from harness.results.records import CellRecord, PromptRecord
-from harness.stats import paired as stats, planning
-from harness.stats.acceptance import Tallies
-from harness.stats.same_text import is_broken, matched, unseen_loss
+from harness.results.records import CellRecord
+from harness.stats import paired, planning
 from harness.text.numbers import percent, signed_interval
 
 Kind = Literal["identical", "ok", "improved", "regressed", "inconclusive", "invalid"]
+Rule = Literal["few-differ", "unasked", "scatter"]
 
-ALPHA_FEWER = 0.05
-"""One-sided, of a position that also gives fewer tokens per decode step."""
 _NAMED = 5
 """Prompts that a sentence names."""
 _WORST_FIRST: tuple[Kind, ...] = ("invalid", "regressed", "inconclusive", "ok", "improved", "identical")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Position:
-    """What conditional acceptance at one position did."""
+class Unsettled:
+    """Why a verdict is inconclusive."""
 
-    index: int
-    change: stats.PairedRatio
-    p: float
-    """One-sided p of a loss, Holm-corrected over the positions tested."""
-    lost: bool
+    rule: Rule
+    """`few-differ`: a loss of the margin or more, by the scatter of too few prompts. `unasked`: an early
+    look, and prompts that were not asked yet may hide a loss. `scatter`: these prompts scatter too much."""
+    could_see: float | None = None
+    """The loss that these prompts would have shown, as a fraction; None where scatter is not what binds."""
+    prompts: int | None = None
+    """How many would settle it, all asked at once; None where no number of prompts like these would."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,15 +45,17 @@ class Verdict:
     """Of a sequential measurement: its interval is one for repeated looks."""
     broken: tuple[str, ...] = ()
     """Prompts on which the drafter failed although their text is the same."""
-    primary: stats.PairedRatio | None = None
+    primary: paired.PairedRatio | None = None
     positions: tuple[Position, ...] = ()
     prompts: int = 0
     same_text: int = 0
     lower: bool = False
     """`ok`, but significantly lower inside the margin."""
     p: float | None = None
-    """Of a loss, in tokens per step or at a position (`stats.cell_p`). None where nothing was compared, or
-    where there were several looks, since a p-value counts on a single one."""
+    """Of a loss, in tokens per step, at a position or on single prompts (`paired.cell_p`). None where nothing
+    was compared, or where there were several looks, since a p-value counts on a single one."""
+    unsettled: Unsettled | None = None
+    """Of an inconclusive verdict."""
     notes: tuple[str, ...] = ()
     against: str = "baseline"
 
@@ -103,105 +105,74 @@ def judge_pairs(
     Args:
         pairs: the prompts of both sides.
         against: what the old side is called.
-        look: of a sequential measurement, one of `stats.LOOKS`: its bounds are wider.
+        look: of a sequential measurement, one of `paired.LOOKS`: its bounds are wider.
         test_positions: whether a lost position may decide.
 
     Raises:
         Refused: there are fewer than 8 of them, or one side has no decode step.
     """
-    m = len(pairs.prompts)
-    if m < stats.MIN_PROMPTS:
-        raise Refused(f"{m} prompts are too few for a verdict, {stats.MIN_PROMPTS} are the least")
-    old, new = pairs.tallies
+    if len(pairs.prompts) < paired.MIN_PROMPTS:
+        raise Refused(
+            f"{len(pairs.prompts)} prompts are too few for a verdict, {paired.MIN_PROMPTS} are the least"
+        )
     try:
-        primary = stats.paired_log_ratio(old.committed, old.decode_steps, new.committed, new.decode_steps)
+        shown = evidence(pairs, look=look, test_positions=test_positions)
     except ValueError as error:
         raise Refused(str(error)) from None
-    unseen = unseen_loss(primary.r0, stats.share_bound(m))
-    if pairs.identical and not pairs.silenced and (look in (None, stats.LOOKS[-1]) or unseen < stats.MARGIN):
-        hidden = f", so a loss up to {unseen:.1%} may hide" if primary.r0 > 1 else ""
-        text = (
-            f"tokens per step {primary.r1:.2f}, identical in all {m} prompts (95 % sure that fewer than "
-            f"{stats.share_bound(m):.1%} of such prompts differ{hidden})"
-        )
-        return Verdict(
-            kind="identical", text=text, primary=primary, prompts=m, same_text=pairs.same_text,
-            notes=pairs.notes, against=against, p=1.0 if look is None else None,
-        )  # fmt: skip
-    broken, cost = _broken(pairs, old, new) if pairs.same_drafter else ((), 0.0)
-    few = primary.differing < stats.MIN_DIFFERING
-    testable = test_positions and not few and m >= stats.MIN_PROMPTS_POSITION
-    positions = _positions(old, new, decide=pairs.same_drafter) if testable else ()
-    significant, surely_higher, surely_inside = _bounds(primary, look)
-    # With fewer differing prompts no t can be trusted. Among the few of `quick` it takes most of them anyway.
-    tested = not few or m < stats.MIN_PROMPTS_POSITION
-    if look not in (None, stats.LOOKS[-1]) and few and unseen >= stats.MARGIN:
-        surely_inside = False  # the prompts that were not asked yet may hide more than the margin
-    kind: Kind
-    if (
-        (tested and significant and primary.estimate <= -stats.LOG_MARGIN)
-        or cost >= stats.MARGIN
-        or any(position.lost for position in positions)
-    ):
-        kind = "regressed"
-    elif tested and surely_higher and primary.estimate >= stats.LOG_MARGIN:
-        kind = "improved"
-    elif surely_inside:
-        kind = "ok"
-    else:
-        kind = "inconclusive"
-    lower = kind == "ok" and significant and primary.se > 0
-    deciding = positions if pairs.same_drafter else ()
-    # Where too few prompts differ for a loss to be called, none can be significant either.
-    p = stats.cell_p(primary.p_loss(), min((d.p for d in deciding), default=1.0)) if tested else 1.0
+    kind = _decided(shown)
     verdict = Verdict(
         kind=kind,
         text="",
-        primary=primary,
-        positions=positions,
-        broken=broken,
-        prompts=m,
+        primary=shown.primary,
+        positions=shown.positions,
+        broken=shown.broken,
+        prompts=shown.m,
         same_text=pairs.same_text,
-        lower=lower,
+        lower=kind == "ok" and shown.significant and shown.primary.se > 0,
         notes=pairs.notes,
         against=against,
         look=look,
-        p=p if look is None else None,
+        p=shown.p,
+        unsettled=_unsettled(shown) if kind == "inconclusive" else None,
     )
-    return dataclasses.replace(verdict, text=_sentence(verdict, primary, pairs, cost=cost, tested=tested))
+    text = _identical(shown) if kind == "identical" else _sentence(verdict, shown)
+    return dataclasses.replace(verdict, text=text)
 
 
-def _broken(pairs: Pairs, old: Tallies, new: Tallies) -> tuple[tuple[str, ...], float]:
-    """The prompts of the same text on which the drafter failed, and what they alone cost, as a fraction."""
-    m = len(pairs.prompts)
-    at = [i for i, sides in enumerate(pairs.prompts) if is_broken(*_matched(*sides), prompts=m)]
-    if not at:
-        return (), 0.0
-    committed, steps = old.committed.copy(), old.decode_steps.copy()
-    committed[at], steps[at] = new.committed[at], new.decode_steps[at]
-    before, after = old.committed.sum() / old.decode_steps.sum(), committed.sum() / steps.sum()
-    return tuple(pairs.prompts[i][0][0].prompt for i in at), float(1 - after / before)
+def _decided(shown: Evidence) -> Kind:
+    """The first that holds, in this order."""
+    d, margin = shown.primary.estimate, paired.LOG_MARGIN
+    if shown.identical and not shown.unasked:
+        return "identical"
+    if (
+        (shown.scatter_counts and shown.significant and d <= -margin)
+        or shown.cost >= paired.MARGIN
+        or any(position.lost for position in shown.positions)
+    ):
+        return "regressed"
+    if shown.scatter_counts and shown.gained and d >= margin:
+        return "improved"
+    return "ok" if shown.inside and not shown.unasked else "inconclusive"
 
 
-def _matched(old: Sequence[PromptRecord], new: Sequence[PromptRecord]) -> tuple[int, int]:
-    """Over the answers of a prompt that have the same text on both sides: see `same_text.matched`."""
-    fewer = steps = 0
-    for a, b in zip(old, new, strict=False):
-        if a.text_hash == b.text_hash and a.seed == b.seed and a.committed and b.committed:
-            less, both = matched(a.committed, b.committed)
-            fewer, steps = fewer + less, steps + both
-    return fewer, steps
-
-
-def _bounds(primary: stats.PairedRatio, look: int | None) -> tuple[bool, bool, bool]:
-    """Whether a loss is significant, whether a gain is, and whether a loss is surely inside the margin."""
-    if look is None:
-        inside = primary.lower_bound() > -stats.LOG_MARGIN
-        return primary.p_loss() <= stats.ALPHA_PRIMARY, primary.p_gain() <= stats.ALPHA_PRIMARY, inside
-    significant, ok = stats.sequential_thresholds(look, primary.m)
-    least = significant * primary.se
-    d = primary.estimate
-    return d < 0 and d <= -least, d > 0 and d >= least, d - ok * primary.se > -stats.LOG_MARGIN
+def _unsettled(shown: Evidence) -> Unsettled:
+    """The rule that binds, and how many prompts would settle it, where a number of prompts can."""
+    primary, lost = shown.primary, shown.primary.estimate <= -paired.LOG_MARGIN
+    if shown.inside:
+        return Unsettled(rule="unasked")
+    if lost and not shown.scatter_counts:
+        return Unsettled(rule="few-differ")
+    alpha = paired.ALPHA_PRIMARY
+    if shown.look is not None:
+        alpha = paired.tail(paired.REGRESSED_Z[paired.LOOKS.index(shown.look)])
+    prompts = planning.prompts_to_settle(primary.estimate, primary.se, primary.m, primary.df)
+    if lost and prompts:  # as many as differ by then must be enough, too
+        prompts = max(prompts, math.ceil(paired.MIN_DIFFERING * primary.m / primary.differing))
+    return Unsettled(
+        rule="scatter",
+        could_see=planning.minimum_detectable_loss(primary.se, primary.df, alpha=alpha),
+        prompts=prompts,
+    )
 
 
 def worst(verdicts: Collection[Verdict]) -> Verdict:
@@ -209,72 +180,33 @@ def worst(verdicts: Collection[Verdict]) -> Verdict:
     return min(verdicts, key=lambda v: _WORST_FIRST.index(v.kind))
 
 
-def _positions(old: Tallies, new: Tallies, *, decide: bool) -> tuple[Position, ...]:
-    """Every position that both sides have and that has enough trials, Holm-corrected together."""
-    before, after = old.at_least, new.at_least
-    tested: list[tuple[int, stats.PairedRatio]] = []
-    for j in range(1, min(len(before), len(after))):
-        x0, n0, x1, n1 = before[j], before[j - 1], after[j], after[j - 1]
-        # As many as both together would have: a position that died accepted none, and is to be found.
-        trials, accepted, reached = min(n0.sum(), n1.sum()), x0.sum() + x1.sum(), n0.sum() + n1.sum()
-        if trials * min(accepted, reached - accepted) < stats.MIN_EVENTS * reached or not trials:
-            continue
-        try:
-            change = stats.paired_difference(x0, n0, x1, n1)
-        except ValueError:  # one prompt holds all steps that reached it
-            continue
-        if change.differing >= stats.MIN_DIFFERING and change.m >= stats.MIN_PROMPTS_POSITION:
-            tested.append((j - 1, change))
-    adjusted = stats.holm([change.p_loss() for _, change in tested])
-    return tuple(
-        Position(
-            index=index,
-            change=change,
-            p=p,
-            lost=decide
-            and p <= stats.ALPHA_POSITION
-            and change.estimate <= -stats.MARGIN_POSITION
-            and _gives_less(old, new, index + 1),
-        )
-        for (index, change), p in zip(tested, adjusted, strict=True)
+def _identical(shown: Evidence) -> str:
+    hidden = f", so a loss up to {shown.unseen:.1%} may hide" if shown.unseen > 0 else ""
+    return (
+        f"tokens per step {shown.primary.r1:.2f}, identical in all {shown.m} prompts (95 % sure that fewer "
+        f"than {paired.share_bound(shown.m):.1%} of such prompts differ{hidden})"
     )
 
 
-def _gives_less(old: Tallies, new: Tallies, j: int) -> bool:
-    """Steps that accept at least j tokens became rarer among all decode steps, one-sided p <= 0.05.
-
-    Where a drafter gets better, more steps reach a position, harder ones among them, and its conditional
-    acceptance falls. So a position is lost only where it also gives fewer tokens (intersection-union test,
-    Berger 1982).
-    """
-    share = stats.paired_difference(old.at_least[j], old.decode_steps, new.at_least[j], new.decode_steps)
-    return share.p_loss() <= ALPHA_FEWER
-
-
-def _sentence(
-    verdict: Verdict, primary: stats.PairedRatio, pairs: Pairs, *, cost: float, tested: bool
-) -> str:
-    kind, positions, against, m = verdict.kind, verdict.positions, verdict.against, len(pairs.prompts)
-    low, high = verdict.interval or (math.expm1(primary.estimate),) * 2
-    parts = [
-        (
-            f"tokens per step {primary.r0:.2f} -> {primary.r1:.2f} ({percent(math.expm1(primary.estimate))}, "
-            f"95 % CI {signed_interval((low, high))})"
-        )
-    ]
-    gone = [position for position in positions if position.lost]
+def _sentence(verdict: Verdict, shown: Evidence) -> str:
+    pairs, primary, m = shown.pairs, shown.primary, shown.m
+    change = math.expm1(primary.estimate)
+    interval = signed_interval(verdict.interval or (change, change))
+    parts = [f"tokens per step {primary.r0:.2f} -> {primary.r1:.2f} ({percent(change)}, 95 % CI {interval})"]
+    gone = [position for position in shown.positions if position.lost]
     if gone:
         parts[0] += f", lost at position {', '.join(str(position.index) for position in gone)}"
-    if verdict.broken:
-        these = ", ".join(verdict.broken[:_NAMED]) + (", ..." if len(verdict.broken) > _NAMED else "")
-        how = "regressed on these prompts" if cost >= stats.MARGIN else "lost its drafts on these prompts"
-        parts.append(f"{how}, {percent(-cost)} by them alone: {these}")
+    if shown.broken:
+        names = ", ".join(shown.broken[:_NAMED]) + (", ..." if len(shown.broken) > _NAMED else "")
+        fails = shown.cost >= paired.MARGIN
+        how = "regressed on these prompts" if fails else "lost its drafts on these prompts"
+        parts.append(f"{how}, {percent(-shown.cost)} by them alone: {names}")
     if verdict.lower:
         parts[0] += ", lower but inside the margin of 2 %"
-    if kind == "inconclusive":
-        parts.append(_what_would_settle(primary, tested=tested))
+    if verdict.unsettled:
+        parts.append(_why(verdict.unsettled, shown))
     same = f"{m} with the same text" if pairs.same_text == m else f"{pairs.same_text} with the same text"
-    where = "" if against == "baseline" else f" against the {against}"
+    where = "" if verdict.against == "baseline" else f" against the {verdict.against}"
     parts.append(f"paired over {m} prompts{where}, {same}")
     if pairs.silenced:
         parts.append(f"{pairs.silenced} prompts that had an answer have none with a decode step")
@@ -288,15 +220,18 @@ def _what_was_lost(position: Position) -> str:
     return f"position {position.index}: {100 * change.r0:.1f} -> {100 * change.r1:.1f} % of {steps}"
 
 
-def _what_would_settle(primary: stats.PairedRatio, *, tested: bool) -> str:
-    if not tested:
+def _why(unsettled: Unsettled, shown: Evidence) -> str:
+    if unsettled.rule == "few-differ":
         return (
-            f"{primary.differing} prompts differ, and fewer than {stats.MIN_DIFFERING} decide nothing by "
-            "their scatter"
+            f"{shown.primary.differing} prompts differ, and fewer than {paired.MIN_DIFFERING} decide nothing "
+            "by their scatter"
         )
-    m = round(primary.df) + 1
-    seen = planning.minimum_detectable_loss(primary.se, max(2, m))
-    more = planning.prompts_to_settle(primary.estimate, primary.se, max(2, m))
-    more = more and math.ceil(more * primary.m / max(2, m))
-    settle = f"about {more} prompts would settle it" if more else "no number of such prompts would settle it"
-    return f"could have seen a loss of {seen:.1%} or more; {settle}"
+    if unsettled.rule == "unasked":
+        return f"a loss up to {shown.unseen:.1%} may hide in the prompts that were not asked yet"
+    at_once = "" if shown.look is None else ", all asked at once,"
+    settle = (
+        f"about {unsettled.prompts} prompts{at_once} would settle it"
+        if unsettled.prompts
+        else "no number of such prompts would settle it"
+    )
+    return f"could have seen a loss of {unsettled.could_see:.1%} or more; {settle}"

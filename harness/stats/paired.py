@@ -30,8 +30,9 @@ LOG_MARGIN = -math.log(1 - MARGIN)
 MARGIN_POSITION = 0.02
 """Conditional acceptance that a position may lose, absolute."""
 ALPHA_PRIMARY = 0.0008  # one-sided false alarms of a cell: on its primary metric
-ALPHA_POSITION = 0.0002  # and on all its positions together, Holm-corrected
-ALPHA_CELL = ALPHA_PRIMARY + ALPHA_POSITION
+ALPHA_POSITION = 0.0002  # on all its positions together, Holm-corrected
+ALPHA_PROMPTS = 0.0002  # and on all its prompts one by one, Bonferroni
+ALPHA_CELL = ALPHA_PRIMARY + ALPHA_POSITION + ALPHA_PROMPTS
 ALPHA_OK = 0.05  # one-sided: how often a loss of exactly the margin may be called non-inferior,
 ALPHA_OK_FEW = 0.01  # and of fewer than ENOUGH_PROMPTS, where the t distribution promises too much
 ENOUGH_PROMPTS = 80
@@ -87,7 +88,7 @@ class PairedRatio:
         estimate +- z * se, with INTERVAL_Z as t quantiles (Jennison and Turnbull 2000 ch. 9).
         """
         z = INTERVAL_Z[LOOKS.index(look)]
-        half = -student(float(special.ndtr(-z)), self.df) * self.se
+        half = -student(tail(z), self.df) * self.se
         return self.estimate - half, self.estimate + half
 
     def lower_bound(self, level: float | None = None) -> float:
@@ -213,18 +214,24 @@ def holm(pvalues: Sequence[float]) -> tuple[float, ...]:
     return tuple(min(1.0, adjusted[i]) for i in range(len(pvalues)))
 
 
-def cell_p(primary: float, positions: float = 1.0) -> float:
-    """One p-value of a loss from a cell's two tests: at most ALPHA_CELL just where one is significant.
+def cell_p(primary: float, *, positions: float = 1.0, prompts: float = 1.0) -> float:
+    """One p-value of a loss from a cell's three tests: at most ALPHA_CELL just where one is significant.
 
-    min(1, p_primary * ALPHA_CELL / ALPHA_PRIMARY, p_positions * ALPHA_CELL / ALPHA_POSITION): Bonferroni,
-    weighted as alpha is split between them (Rosenthal and Rubin 1983).
+    min(1, p_test * ALPHA_CELL / ALPHA_test) over the tests: Bonferroni, weighted as alpha is split between
+    them (Rosenthal and Rubin 1983).
+
+    Args:
+        primary: of tokens per step.
+        positions: the smallest of all positions, Holm-corrected.
+        prompts: the smallest of the prompts one by one (`same_text.p_of`), Bonferroni-corrected.
 
     Raises:
         ValueError: a p-value outside 0..1.
     """
-    if not (0 <= primary <= 1 and 0 <= positions <= 1):
-        raise ValueError(f"p-values must lie in 0..1: {primary}, {positions}")
-    return min(1.0, primary * ALPHA_CELL / ALPHA_PRIMARY, positions * ALPHA_CELL / ALPHA_POSITION)
+    tests = ((primary, ALPHA_PRIMARY), (positions, ALPHA_POSITION), (prompts, ALPHA_PROMPTS))
+    if not all(0 <= p <= 1 for p, _ in tests):
+        raise ValueError(f"p-values must lie in 0..1: {primary}, {positions}, {prompts}")
+    return min(1.0, *(p * ALPHA_CELL / alpha for p, alpha in tests))
 
 
 def alpha_ok(m: int) -> float:
@@ -245,26 +252,35 @@ def share_bound(m: int) -> float:
     return -math.expm1(math.log(0.05) / m)
 
 
-def sequential_thresholds(look: int, m: int) -> tuple[float, float]:
+def sequential_thresholds(look: int, df: float) -> tuple[float, float]:
     """Standard errors that a verdict takes at a look, one of LOOKS: (regressed, ok).
 
-    Regressed needs estimate <= -regressed * se, ok needs estimate - ok * se > -L. Each is the t with
-    m-1 degrees of freedom that has the tail of its z; m is the number of pairs that are there, which
-    may be fewer than planned (group sequential boundaries, Jennison and Turnbull 2000 ch. 2 and 3).
+    Regressed needs estimate <= -regressed * se, ok needs estimate - ok * se > -L. Each is the t with df
+    degrees of freedom that has the tail of its z (group sequential boundaries, Jennison and Turnbull 2000
+    ch. 2 and 3).
 
     Raises:
-        ValueError: no such look, or m < 2.
+        ValueError: no such look, df not above 0 or not finite.
     """
     if look not in LOOKS:
         raise ValueError(f"no look at {look} prompts: looks are at {LOOKS}")
-    require_two(m)
-    regressed, ok = (-student(float(special.ndtr(-z[LOOKS.index(look)])), m - 1) for z in (REGRESSED_Z, OK_Z))
+    regressed, ok = (-student(tail(z[LOOKS.index(look)]), df) for z in (REGRESSED_Z, OK_Z))
     return regressed, ok
 
 
+def tail(z: float) -> float:
+    """P(a standard normal lies above z)."""
+    return float(special.ndtr(-z))
+
+
 def student(p: float, df: float) -> float:
-    """Student's quantile at p."""
+    """Student's quantile at p.
+
+    Raises:
+        ValueError: p outside (0, 1), df not above 0 or not finite.
+    """
     _require_share("a level", p)
+    require_df(df)
     return float(special.stdtrit(df, p))
 
 
@@ -316,6 +332,12 @@ def require_two(m: int) -> None:
     """ValueError: fewer than two prompts."""
     if m < 2:  # noqa: PLR2004
         raise ValueError(f"a scatter between prompts needs at least 2 of them, not {m}")
+
+
+def require_df(df: float) -> None:
+    """ValueError: degrees of freedom that are not above 0, or not finite."""
+    if not 0 < df < math.inf:
+        raise ValueError(f"degrees of freedom must be finite and above 0: {df}")
 
 
 def _require_share(name: str, value: float) -> None:

@@ -13,27 +13,33 @@ from harness.stats.paired import (
     MIN_PROMPTS,
     POWER,
     alpha_ok,
+    require_df,
     require_two,
     student,
 )
 
 
 def minimum_detectable_loss(
-    se: float, m: int, *, alpha: float = ALPHA_PRIMARY, log_margin: float = LOG_MARGIN, power: float = POWER
+    se: float,
+    df: float,
+    *,
+    alpha: float = ALPHA_PRIMARY,
+    log_margin: float = LOG_MARGIN,
+    power: float = POWER,
 ) -> float:
     """The smallest true loss, as a fraction of r0, that would be called regressed with chance `power`.
 
-    1 - exp(-max[(t(1-alpha, m-1) + t(power, m-1)) * se, L + z(power) * se]), with se that of the log
-    ratio over m prompts: the estimate must be significant at one-sided alpha, and be at least the
-    margin, so that a loss of just the margin is found at most half the time (`stats.md`).
+    1 - exp(-max[(t(1-alpha, df) + t(power, df)) * se, L + z(power) * se]), with se that of the log ratio and
+    df its degrees of freedom: the estimate must be significant at one-sided alpha, and be at least the
+    margin, so that a loss of just the margin is found at most half the time.
 
     Raises:
-        ValueError: se or log_margin negative or not finite, m < 2, alpha or power outside (0, 1).
+        ValueError: se or log_margin negative or not finite, df not above 0, alpha or power outside (0, 1).
     """
     _require_scale(se, log_margin)
-    require_two(m)
+    require_df(df)
     # -t(alpha) is t(1-alpha), exact for a tiny alpha.
-    significant = (student(power, m - 1) - student(alpha, m - 1)) * se
+    significant = (student(power, df) - student(alpha, df)) * se
     return -math.expm1(-max(significant, log_margin + float(special.ndtri(power)) * se))
 
 
@@ -41,33 +47,37 @@ def prompts_to_settle(
     estimate: float,
     se: float,
     m: int,
+    df: float,
     *,
     alpha: float = ALPHA_PRIMARY,
     log_margin: float = LOG_MARGIN,
     power: float = POWER,
     most: int = 100_000,
 ) -> int | None:
-    """How many prompts like these would give a verdict, if the true log ratio were `estimate`.
+    """How many prompts like these m would give a verdict, if the true log ratio were `estimate`.
 
-    The smallest n in MIN_PROMPTS..most for which, with se_n = se * sqrt(m / n) and chance `power`,
-    above -L the verdict is ok: estimate - (t(1 - ALPHA_OK, n-1) + t(power, n-1)) * se_n > -L;
-    from -L down it is regressed: the loss is at least `minimum_detectable_loss(se_n, n)`.
+    The smallest n in MIN_PROMPTS..most for which, with se_n = se * sqrt(m / n), df_n = (df + 1) * n / m - 1
+    and chance `power`, above -L the verdict is ok: estimate - (t(1 - alpha_ok(n), df_n) + t(power, df_n)) *
+    se_n > -L; from -L down it is regressed: the loss is at least `minimum_detectable_loss(se_n, df_n)`.
     None where `most` is too few, as at a loss of the margin itself. To plan for a 3 % loss, hand in
     log(0.97); power 0.5 asks only that the same figures over more prompts would do.
 
     Raises:
-        ValueError: as `minimum_detectable_loss`, or the estimate is not finite.
+        ValueError: as `minimum_detectable_loss`, m < 2, or the estimate is not finite.
     """
     _require_scale(se, log_margin)
+    require_df(df)
     require_two(m)
     if not math.isfinite(estimate):
         raise ValueError(f"an estimate of {estimate} is nothing to plan from")
 
     def settled(n: int) -> bool:
-        se_n = se * math.sqrt(m / n)
+        se_n, df_n = se * math.sqrt(m / n), (df + 1) * n / m - 1
+        if df_n <= 0:  # worth less than one prompt of equal length
+            return False
         if estimate > -log_margin:
-            return estimate - (student(1 - alpha_ok(n), n - 1) + student(power, n - 1)) * se_n > -log_margin
-        found = minimum_detectable_loss(se_n, n, alpha=alpha, log_margin=log_margin, power=power)
+            return estimate - (student(1 - alpha_ok(n), df_n) + student(power, df_n)) * se_n > -log_margin
+        found = minimum_detectable_loss(se_n, df_n, alpha=alpha, log_margin=log_margin, power=power)
         return found <= -math.expm1(estimate)
 
     sizes = range(MIN_PROMPTS, most + 1)

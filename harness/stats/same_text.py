@@ -14,8 +14,6 @@ from scipy import special
 
 CHANCE = 0.05
 """How often a step may accept fewer tokens by numerics alone: several times what was seen."""
-ALPHA = 0.0002
-"""Of all prompts of a cell together (Bonferroni): one that numerics alone call broken."""
 
 
 def matched(old: Sequence[int], new: Sequence[int]) -> tuple[int, int]:
@@ -44,11 +42,6 @@ def p_of(fewer: int, steps: int) -> float:
     if not 0 <= fewer <= steps:
         raise ValueError(f"{fewer} of {steps} steps is no count")
     return float(special.bdtrc(fewer - 1, steps, CHANCE)) if fewer else 1.0
-
-
-def is_broken(fewer: int, steps: int, *, prompts: int) -> bool:
-    """Whether numerics cannot explain what a prompt lost, in a cell of so many prompts."""
-    return p_of(fewer, steps) <= ALPHA / prompts
 
 
 def unseen_loss(rate: float, share: float) -> float:

@@ -27,10 +27,10 @@ from tabulate import tabulate
 
 from harness.errors import BadInput
 from harness.judge.baselines import ANCHOR
-from harness.judge.verdict import ALPHA_FEWER
+from harness.judge.evidence import ALPHA_FEWER
 from harness.measure.validity import countable
 from harness.results.records import CellRecord, PromptRecord, load
-from harness.stats import paired as stats, planning
+from harness.stats import paired, planning
 from harness.stats.acceptance import Tally
 from tests.perf import ROOT, carry_out, say
 
@@ -129,10 +129,10 @@ def pools(paths: Sequence[Path]) -> list[Pool]:
             continue
         seeds = [[group[key] for key in sorted(group)] for group in prompts.values()]
         both = [s for s in seeds if len(s) > 1]
-        paired = len(both) >= ENOUGH_PROMPTS
-        sides = [np.array([counts_of(s[i : i + 1], depth[name]) for s in (both if paired else seeds)])
-                 for i in ((0, 1) if paired else (0,))]  # fmt: skip
-        found.append(Pool(name=name, first=sides[0], second=sides[1] if paired else None))
+        two = len(both) >= ENOUGH_PROMPTS
+        sides = [np.array([counts_of(s[i : i + 1], depth[name]) for s in (both if two else seeds)])
+                 for i in ((0, 1) if two else (0,))]  # fmt: skip
+        found.append(Pool(name=name, first=sides[0], second=sides[1] if two else None))
     if not found:
         raise BadInput(f"no cell with a drafter and {ENOUGH_PROMPTS} prompts in {', '.join(map(str, paths))}")
     return found
@@ -187,11 +187,11 @@ def judged(old: Counts, new: Counts) -> Judged:
     m = old.shape[1]
     estimate, se, df = _log_ratio(old, new)
     differing = ((old[..., :2] != new[..., :2]).any(axis=-1)).sum(axis=1)
-    enough = (differing >= stats.MIN_DIFFERING) | (m < stats.MIN_PROMPTS_POSITION)
-    primary = enough & (_p_loss(estimate, se, df) <= stats.ALPHA_PRIMARY) & (estimate <= -stats.LOG_MARGIN)
+    enough = (differing >= paired.MIN_DIFFERING) | (m < paired.MIN_PROMPTS_POSITION)
+    primary = enough & (_p_loss(estimate, se, df) <= paired.ALPHA_PRIMARY) & (estimate <= -paired.LOG_MARGIN)
     sides = [np.flip(np.flip(s[..., 2:], -1).cumsum(axis=-1), -1) for s in (old, new)]
     lost = np.zeros(len(old), dtype=bool)
-    if m >= stats.MIN_PROMPTS_POSITION:
+    if m >= paired.MIN_PROMPTS_POSITION:
         lost = enough & _positions(*sides, old[..., 1].astype(float), new[..., 1].astype(float))
     change = np.expm1(estimate)
     rates = [a.sum(axis=1)[:, 1:] / np.maximum(1, a.sum(axis=1)[:, :1]) for a in sides]
@@ -250,11 +250,11 @@ def _positions(old: Counts, new: Counts, steps0: Reals, steps1: Reals) -> Flags:
         total = [a.sum(axis=1, keepdims=True) for a in (x0, n0, x1, n1)]
         trials = np.minimum(total[1], total[3])
         accepted, reached = total[0] + total[2], total[1] + total[3]
-        events = trials * np.minimum(accepted, reached - accepted) >= stats.MIN_EVENTS * reached
+        events = trials * np.minimum(accepted, reached - accepted) >= paired.MIN_EVENTS * reached
         used = ((n0 > 0) | (n1 > 0)).sum(axis=1)
         differing = ((x0 != x1) | (n0 != n1)).sum(axis=1)
-        tested = events[:, 0] & (trials[:, 0] > 0) & (differing >= stats.MIN_DIFFERING)
-        tested = np.logical_and(tested, used >= stats.MIN_PROMPTS_POSITION)
+        tested = events[:, 0] & (trials[:, 0] > 0) & (differing >= paired.MIN_DIFFERING)
+        tested = np.logical_and(tested, used >= paired.MIN_PROMPTS_POSITION)
         change, se, df = _difference(x0, n0, x1, n1)
         # Fewer tokens from this position per decode step, too.
         fewer = _p_loss(*_difference(x0, steps0, x1, steps1)) <= ALPHA_FEWER
@@ -265,8 +265,8 @@ def _positions(old: Counts, new: Counts, steps0: Reals, steps1: Reals) -> Flags:
     left = np.isfinite(p).sum(axis=1, keepdims=True) - np.arange(p.shape[1])
     with np.errstate(invalid="ignore"):
         adjusted = np.maximum.accumulate(np.take_along_axis(p, order, axis=1) * np.maximum(left, 1), axis=1)
-    material = np.take_along_axis(change, order, axis=1) <= -stats.MARGIN_POSITION
-    lost: Flags = np.asarray(((adjusted <= stats.ALPHA_POSITION) & material).any(axis=1))
+    material = np.take_along_axis(change, order, axis=1) <= -paired.MARGIN_POSITION
+    lost: Flags = np.asarray(((adjusted <= paired.ALPHA_POSITION) & material).any(axis=1))
     return lost
 
 
@@ -294,7 +294,7 @@ def _welch(old: Counts, new: Counts) -> Flags:
     with np.errstate(divide="ignore", invalid="ignore"):
         df = both**2 * (m - 1) / (variances[0] ** 2 + variances[1] ** 2)
         p = special.stdtr(df, (means[1] - means[0]) / np.sqrt(both))
-    flags: Flags = (p <= stats.ALPHA_PRIMARY) & (means[1] <= (1 - stats.MARGIN) * means[0])
+    flags: Flags = (p <= paired.ALPHA_PRIMARY) & (means[1] <= (1 - paired.MARGIN) * means[0])
     return flags
 
 
@@ -367,7 +367,7 @@ def prompts_needed(
     still = np.ones_like(old)  # a side that never changes leaves the scatter of the other alone
     alone = [_log_ratio(still, side)[1][0] for side in (old, new)]
     planned = [
-        planning.prompts_to_settle(math.log1p(-loss), float(scatter), many)
+        planning.prompts_to_settle(math.log1p(-loss), float(scatter), many, many - 1)
         for scatter in (se[0], math.hypot(*alone))
     ]
     return planned[0], planned[1]

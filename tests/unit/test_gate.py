@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from harness.judge.verdict import Kind, Verdict, judge, worst
+from harness.judge.footnotes import holm_notes
+from harness.judge.verdict import Kind, Unsettled, Verdict, judge, worst
 from harness.measure import validity
 from harness.results.records import CellRecord
-from harness.stats import paired as stats, planning
+from harness.stats import paired, planning
 from harness.text.numbers import percent, signed
 from tests.factories.records import cell_name
 from tests.factories.simulated import (
@@ -182,7 +183,7 @@ def test_the_p_of_positions_are_corrected_together() -> None:
     table = drafter(5)
     positions = judge(cell(table), cell(worse(table, 0.03))).positions
     assert len(positions) == 4
-    assert tuple(p.p for p in positions) == stats.holm([p.change.p_loss() for p in positions])
+    assert tuple(p.p for p in positions) == paired.holm([p.change.p_loss() for p in positions])
 
 
 def test_positions_need_twenty_prompts() -> None:
@@ -205,7 +206,7 @@ def test_significant_but_inside_the_margin_is_ok_and_says_lower() -> None:
     table = drafter(9, prompts=400)
     verdict = judge(cell(table), cell(worse(table, 0.012)))
     assert verdict.primary is not None
-    assert verdict.primary.p_loss() <= stats.ALPHA_PRIMARY
+    assert verdict.primary.p_loss() <= paired.ALPHA_PRIMARY
     assert verdict.kind == "ok"
     assert verdict.lower
     assert not verdict.fails
@@ -216,7 +217,7 @@ def test_a_significant_gain_inside_the_margin_is_ok() -> None:
     table = drafter(9, prompts=400)
     verdict = judge(cell(worse(table, 0.012)), cell(table))
     assert verdict.primary is not None
-    assert verdict.primary.p_gain() <= stats.ALPHA_PRIMARY
+    assert verdict.primary.p_gain() <= paired.ALPHA_PRIMARY
     assert (verdict.kind, verdict.lower) == ("ok", False)
 
 
@@ -228,10 +229,13 @@ def test_inconclusive_says_what_could_have_been_seen_and_what_would_settle_it() 
     assert verdict.kind == "inconclusive"
     assert not verdict.fails
     assert verdict.primary is not None
-    seen = planning.minimum_detectable_loss(verdict.primary.se, verdict.primary.m)
-    settle = planning.prompts_to_settle(verdict.primary.estimate, verdict.primary.se, verdict.primary.m)
-    assert f"; could have seen a loss of {seen:.1%} or more; " in verdict.text
-    assert f"; about {settle} prompts would settle it; paired over 24 prompts, 0 with" in verdict.text
+    change, why = verdict.primary, verdict.unsettled
+    assert why is not None
+    assert why.rule == "scatter"
+    assert why.could_see == planning.minimum_detectable_loss(change.se, change.df)
+    assert why.prompts == planning.prompts_to_settle(change.estimate, change.se, change.m, change.df)
+    assert f"{why.could_see:.1%}" in verdict.text
+    assert f" {why.prompts} prompts" in verdict.text
 
 
 def test_a_drafter_that_drafts_less_is_regressed_though_tau_rose() -> None:
@@ -519,6 +523,67 @@ def test_the_interval_of_a_look_is_one_for_repeated_looks() -> None:
     assert verdict.interval[0] < np.expm1(once[0]) < np.expm1(once[1]) < verdict.interval[1]
 
 
+def parted(old: Table, new: Table) -> Verdict:
+    """Of two cells of which no answer has the same text, so that no prompt can be judged by itself."""
+    return judge(cell(old), cell(new, text="other"))
+
+
+def test_a_loss_that_the_rule_of_few_forbids_promises_nothing_of_more_prompts() -> None:
+    table = drafter(31)
+    verdict = parted(table, dead_on(table, 9))
+    assert verdict.kind == "inconclusive"
+    assert verdict.change is not None
+    assert verdict.change < -paired.MARGIN
+    assert verdict.unsettled == Unsettled(rule="few-differ")
+    assert "would settle" not in verdict.text
+
+
+def test_a_small_loss_of_few_prompts_may_yet_be_shown_to_be_small() -> None:
+    """The rule of few forbids a loss of the margin or more; `ok` asks for more prompts alone."""
+    table = drafter(31, prompts=40)
+    bad = table.copy()
+    bad[:2] = worse(table, 0.4)[:2]
+    verdict = parted(table, bad)
+    assert verdict.kind == "inconclusive"
+    assert verdict.change is not None
+    assert -paired.MARGIN < verdict.change < 0
+    assert verdict.unsettled is not None
+    assert verdict.unsettled.rule == "scatter"
+    assert verdict.unsettled.prompts is not None
+    assert verdict.unsettled.prompts > 40
+
+
+def test_prompts_that_settle_are_enough_for_ten_to_differ() -> None:
+    """Of 8 prompts one died: its scatter alone would ask for fewer than the rule does."""
+    table = drafter(31, prompts=8)
+    verdict = parted(table, dead_on(table, 1))
+    assert verdict.kind == "inconclusive"
+    assert verdict.unsettled is not None
+    assert verdict.unsettled.prompts is not None
+    assert verdict.unsettled.prompts >= 80
+
+
+def test_a_look_says_that_prompts_are_left_to_ask() -> None:
+    old = cell(drafter(1))
+    verdict = judge(old, some(old, 16, stopped_at=16))
+    assert verdict.unsettled == Unsettled(rule="unasked")
+    assert "would settle" not in verdict.text
+
+
+def test_a_look_could_have_seen_what_its_own_wider_bounds_show() -> None:
+    table = drafter(10, prompts=24)
+    sides = cell(table), cell(drafter(11, prompts=24), text="b")
+    once, look = (
+        judge(sides[0], sides[1].model_copy(update={"stopped_at": at})).unsettled for at in (None, 24)
+    )
+    assert once is not None
+    assert look is not None
+    assert once.could_see is not None
+    assert look.could_see is not None
+    assert look.could_see > once.could_see
+    assert look.prompts == once.prompts
+
+
 @pytest.mark.parametrize(("differing", "kind"), [(9, "ok"), (10, "regressed")])
 def test_ten_prompts_must_differ_for_their_scatter_to_decide(differing: int, kind: Kind) -> None:
     """Where the texts differ, so that no prompt can be judged by itself."""
@@ -526,8 +591,8 @@ def test_ten_prompts_must_differ_for_their_scatter_to_decide(differing: int, kin
     bad = table.copy()
     bad[:differing, ::2] = 0
     old, new = cell(table), cell(bad)
-    parted = [p.model_copy(update={"text_hash": "x"}) for p in new.prompts[:differing]]
-    verdict = judge(old, new.model_copy(update={"prompts": (*parted, *new.prompts[differing:])}))
+    other = [p.model_copy(update={"text_hash": "x"}) for p in new.prompts[:differing]]
+    verdict = judge(old, new.model_copy(update={"prompts": (*other, *new.prompts[differing:])}))
     assert verdict.primary is not None
     assert verdict.primary.differing == differing
     assert verdict.broken == ()
@@ -570,20 +635,40 @@ def test_what_regressed_has_a_p_within_the_alpha_of_a_cell(old: Table, new: Tabl
     verdict = judge(cell(old), cell(new))
     assert verdict.kind == "regressed"
     assert verdict.p is not None
-    assert verdict.p <= stats.ALPHA_CELL
+    assert verdict.p <= paired.ALPHA_CELL
     back = judge(cell(new), cell(old)).p
     assert back is not None
-    assert back > stats.ALPHA_CELL
+    assert back > paired.ALPHA_CELL
 
 
 def test_where_too_few_prompts_differ_or_positions_are_not_the_same_they_lend_no_p() -> None:
     old = cell(drafter(3))
-    some_worse = cell(np.concatenate([worse(drafter(3), 0.4)[:9], drafter(3)[9:]]))
+    some_worse = cell(np.concatenate([worse(drafter(3), 0.4)[:9], drafter(3)[9:]]), text="other")
     assert judge(old, some_worse).p == 1.0
     weak, dead = drafter(5, WEAK), dead_from(drafter(5, WEAK), 3)
     other = judge(cell(weak), cell(dead, cell=cell_name(drafter="other")))
     assert other.primary is not None
-    assert other.p == stats.cell_p(other.primary.p_loss())
+    assert other.p == paired.cell_p(other.primary.p_loss())
+
+
+def test_a_cell_that_is_red_by_its_prompts_alone_has_their_p() -> None:
+    """Nine of 120 prompts differ, so that their scatter counts for nothing."""
+    table = drafter(31)
+    verdict = judge(cell(table), cell(dead_on(table, 9)))
+    assert verdict.kind == "regressed"
+    assert verdict.p is not None
+    assert verdict.p <= paired.ALPHA_CELL
+    one = judge(cell(table), cell(dead_on(table, 1))).p
+    assert one is not None
+    assert verdict.p <= one <= paired.ALPHA_CELL
+
+
+def test_nor_does_the_note_below_a_table_call_it_not_significant() -> None:
+    table = drafter(31)
+    verdict = judge(cell(table), cell(dead_on(table, 9)))
+    [note] = holm_notes([("dead", verdict), ("same", judge(cell(table), cell(table)))])
+    assert "1 of 1 regressed" in note
+    assert "dead" not in note
 
 
 @pytest.mark.parametrize("new", [worse(drafter(3, prompts=16), 0.3), drafter(3, prompts=16)])

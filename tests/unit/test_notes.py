@@ -6,7 +6,7 @@ from harness.judge.footnotes import holm_notes, weights_notes
 from harness.judge.verdict import Kind, Verdict
 from harness.report.run_table import verdict_report
 from harness.results.records import CellRecord
-from harness.stats import paired as stats
+from harness.stats import paired
 from tests.factories.records import cell_name
 from tests.factories.simulated import cell, drafter, worse
 
@@ -25,12 +25,12 @@ def test_of_many_cells_the_clear_losses_stay_and_the_others_are_named_with_their
         ("e", judged("inconclusive", 0.2)),
     ]
     assert holm_notes(verdicts) == [
-        "significant at 0.001 over all 5 cells together (Holm): 1 of 2 regressed; not c (p 0.0036)"
+        "significant at 0.0012 over all 5 cells together (Holm): 1 of 2 regressed; not c (p 0.0036)"
     ]
 
 
 def test_at_the_level_itself_a_loss_is_still_significant() -> None:
-    verdicts = [("a", judged("regressed", stats.ALPHA_CELL / 2)), ("b", judged("ok", 0.3))]
+    verdicts = [("a", judged("regressed", paired.ALPHA_CELL / 2)), ("b", judged("ok", 0.3))]
     assert holm_notes(verdicts)[0].endswith("(Holm): 1 of 1 regressed")
 
 
@@ -58,11 +58,11 @@ def test_without_a_loss_among_several_cells_there_is_nothing_to_say(
 
 def test_the_report_of_a_run_says_it_and_changes_no_verdict() -> None:
     lost, same = cell(worse(drafter(3), 0.1)), cell(drafter(3), cell=cell_name(language="zh"))
-    p = stats.ALPHA_CELL / 1.5
+    p = paired.ALPHA_CELL / 1.5
     text = verdict_report([(lost, judged("regressed", p)), (same, judged("identical", 1.0))])
     assert (
-        "note: significant at 0.001 over all 2 cells together (Holm): 0 of 1 regressed; "
-        "not chat-en-instruct-ngram-k4 (p 0.0013)\n▼ chat-en-instruct-ngram-k4: so it is"
+        "note: significant at 0.0012 over all 2 cells together (Holm): 0 of 1 regressed; "
+        "not chat-en-instruct-ngram-k4 (p 0.0016)\n▼ chat-en-instruct-ngram-k4: so it is"
     ) in text
 
 

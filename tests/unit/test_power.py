@@ -12,7 +12,7 @@ from harness.errors import BadInput
 from harness.judge.pairing import Pairs
 from harness.judge.verdict import judge_pairs
 from harness.results.records import PromptRecord, dump_cell
-from harness.stats import paired as stats
+from harness.stats import paired
 from tests.factories.records import prompt_record
 from tests.factories.simulated import SAMPLED, cell, drafter
 from tests.perf import ROOT, power
@@ -73,7 +73,7 @@ def test_the_simulation_judges_as_the_gate_does(recorded: list[Pool], m: int, lo
                     lost,
                 )
                 kinds.add((verdict.kind == "regressed", lost))
-    assert len(kinds) > (m >= stats.MIN_PROMPTS_POSITION and loss > 0)
+    assert len(kinds) > (m >= paired.MIN_PROMPTS_POSITION and loss > 0)
 
 
 @pytest.mark.parametrize("m", power.SIZES)

@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from harness.stats.same_text import is_broken, matched, p_of, unseen_loss
+from harness.stats.same_text import matched, p_of, unseen_loss
 
 
 def test_steps_are_matched_where_they_begin_at_the_same_token() -> None:
@@ -29,12 +29,6 @@ def test_p_is_the_tail_of_the_binomial(fewer: int, steps: int) -> None:
 def test_what_is_no_count_is_refused(fewer: int, steps: int) -> None:
     with pytest.raises(ValueError, match="no count"):
         p_of(fewer, steps)
-
-
-def test_more_prompts_take_more_to_call_one_broken() -> None:
-    assert is_broken(7, 20, prompts=1)
-    assert not is_broken(7, 20, prompts=120)
-    assert is_broken(12, 20, prompts=120)
 
 
 def test_the_loss_that_may_hide() -> None:

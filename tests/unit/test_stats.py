@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import assume, given, settings, strategies as st
 from numpy.typing import NDArray
 
-from harness.stats import paired as stats, planning
+from harness.stats import paired, planning
 from harness.stats.paired import PairedRatio, paired_difference, paired_log_ratio, sign_flip_p
 
 Arms = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
@@ -128,9 +128,9 @@ def test_standard_errors_are_near_those_of_the_delta_method_where_no_prompt_domi
 def test_pairing_takes_out_what_both_sides_share() -> None:
     x0, n0, x1, n1 = (a[0] for a in clustered(1, 1, 80, jitter=0.01))
     shuffled = rng(2).permutation(80)
-    paired, unpaired = paired_log_ratio(x0, n0, x1, n1), paired_log_ratio(x0, n0, x1[shuffled], n1[shuffled])
-    assert paired.se < unpaired.se / 2
-    assert paired.estimate == pytest.approx(unpaired.estimate)
+    together, apart = paired_log_ratio(x0, n0, x1, n1), paired_log_ratio(x0, n0, x1[shuffled], n1[shuffled])
+    assert together.se < apart.se / 2
+    assert together.estimate == pytest.approx(apart.estimate)
 
 
 # --- invariances -------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def test_a_rate_of_zero_has_a_difference_but_no_logarithm() -> None:
 @pytest.mark.parametrize("level", [0, 1, -0.5, 95, math.nan])
 def test_a_level_that_is_no_share_is_refused(level: float) -> None:
     change = paired_log_ratio((2, 4, 6), (1, 2, 3), (3, 4, 8), (1, 2, 3))
-    for interval in (change.ci, change.lower_bound, lambda v: stats.wilson(1, 2, v)):
+    for interval in (change.ci, change.lower_bound, lambda v: paired.wilson(1, 2, v)):
         with pytest.raises(ValueError, match="between 0 and 1"):
             interval(level)
 
@@ -361,7 +361,7 @@ def test_sign_flips_refuse_what_the_estimates_refuse_and_no_flips() -> None:
 def test_wilson_gives_the_published_intervals(
     successes: int, trials: int, expected: tuple[float, float]
 ) -> None:
-    assert stats.wilson(successes, trials) == pytest.approx(expected, abs=5e-5)
+    assert paired.wilson(successes, trials) == pytest.approx(expected, abs=5e-5)
 
 
 @repeatable
@@ -369,7 +369,7 @@ def test_wilson_gives_the_published_intervals(
 def test_wilson_agrees_with_scipy(trials: int, share: float, level: float) -> None:
     successes = round(share * trials)
     theirs = scipy.stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
-    low, high = stats.wilson(successes, trials, level)
+    low, high = paired.wilson(successes, trials, level)
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
     assert 0 <= low <= successes / trials + 1e-12
     assert successes / trials - 1e-12 <= high <= 1
@@ -378,7 +378,7 @@ def test_wilson_agrees_with_scipy(trials: int, share: float, level: float) -> No
 @pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 2), (0, math.inf), (math.nan, 2)])
 def test_wilson_refuses_what_is_no_rate(successes: float, trials: float) -> None:
     with pytest.raises(ValueError, match="not a rate"):
-        stats.wilson(successes, trials)
+        paired.wilson(successes, trials)
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def test_wilson_refuses_what_is_no_rate(successes: float, trials: float) -> None
     ],
 )
 def test_holm_by_hand(raw: tuple[float, ...], adjusted: tuple[float, ...]) -> None:
-    assert stats.holm(raw) == pytest.approx(adjusted)
+    assert paired.holm(raw) == pytest.approx(adjusted)
 
 
 @repeatable
@@ -403,52 +403,59 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(raw: list[float], alp
         if raw[i] * (len(raw) - len(rejected)) > alpha:
             break
         rejected.add(i)
-    assert {i for i, p in enumerate(stats.holm(raw)) if p <= alpha} == rejected
+    assert {i for i, p in enumerate(paired.holm(raw)) if p <= alpha} == rejected
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, math.nan])
 def test_holm_refuses_what_is_no_p_value(bad: float) -> None:
     with pytest.raises(ValueError, match=r"0\.\.1"):
-        stats.holm([0.5, bad])
+        paired.holm([0.5, bad])
 
 
 @pytest.mark.parametrize(
-    ("primary", "positions", "p"),
+    ("primary", "positions", "prompts", "p"),
     [
-        (0.0008, 1.0, 0.001),
-        (1.0, 0.0002, 0.001),
-        (0.4, 0.02, 0.1),  # 5 times that of the positions, which have a fifth of alpha
-        (0.04, 0.02, 0.05),  # 5/4 times that of the primary
-        (0.9, 0.9, 1.0),
-        (0.0, 1.0, 0.0),
+        (0.0008, 1.0, 1.0, 0.0012),
+        (1.0, 0.0002, 1.0, 0.0012),
+        (1.0, 1.0, 0.0002, 0.0012),
+        (0.5, 0.02, 1.0, 0.12),  # 6 times that of the positions, which have a sixth of alpha
+        (0.04, 0.02, 0.005, 0.03),  # 6 times that of the prompts; 3/2 times that of the primary is more
+        (0.9, 0.9, 0.9, 1.0),
+        (0.0, 1.0, 1.0, 0.0),
     ],
 )
-def test_the_p_of_a_cell_by_hand(primary: float, positions: float, p: float) -> None:
-    assert stats.cell_p(primary, positions) == pytest.approx(p)
+def test_the_p_of_a_cell_by_hand(primary: float, positions: float, prompts: float, p: float) -> None:
+    assert paired.cell_p(primary, positions=positions, prompts=prompts) == pytest.approx(p)
 
 
 @repeatable
-@given(st.floats(0, 0.002), st.floats(0, 0.002))
-def test_a_cell_is_significant_where_one_of_its_tests_is(primary: float, positions: float) -> None:
-    assume(abs(primary - stats.ALPHA_PRIMARY) > 1e-12)
-    assume(abs(positions - stats.ALPHA_POSITION) > 1e-12)
-    either = primary <= stats.ALPHA_PRIMARY or positions <= stats.ALPHA_POSITION
-    assert (stats.cell_p(primary, positions) <= stats.ALPHA_CELL) == either
+@given(st.floats(0, 0.002), st.floats(0, 0.002), st.floats(0, 0.002))
+def test_a_cell_is_significant_where_one_of_its_tests_is(
+    primary: float, positions: float, prompts: float
+) -> None:
+    tests = (
+        (primary, paired.ALPHA_PRIMARY),
+        (positions, paired.ALPHA_POSITION),
+        (prompts, paired.ALPHA_PROMPTS),
+    )
+    assume(all(abs(p - alpha) > 1e-12 for p, alpha in tests))
+    p = paired.cell_p(primary, positions=positions, prompts=prompts)
+    assert (p <= paired.ALPHA_CELL) == any(p <= alpha for p, alpha in tests)
 
 
-@pytest.mark.parametrize("ps", [(-0.1, 1.0), (0.5, 1.1), (math.nan, 0.5)])
-def test_the_p_of_a_cell_refuses_what_is_no_p_value(ps: tuple[float, float]) -> None:
+@pytest.mark.parametrize("ps", [(-0.1, 1.0, 1.0), (0.5, 1.1, 1.0), (0.5, 1.0, 2.0), (math.nan, 0.5, 0.5)])
+def test_the_p_of_a_cell_refuses_what_is_no_p_value(ps: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match=r"0\.\.1"):
-        stats.cell_p(*ps)
+        paired.cell_p(ps[0], positions=ps[1], prompts=ps[2])
 
 
 def test_share_bound_is_where_seeing_no_difference_has_a_chance_of_5_percent() -> None:
     for m in (1, 8, 80, 120):
-        assert (1 - stats.share_bound(m)) ** m == pytest.approx(0.05)
+        assert (1 - paired.share_bound(m)) ** m == pytest.approx(0.05)
     exact = scipy.stats.binomtest(0, 120, alternative="less").proportion_ci(0.95, method="exact")
-    assert stats.share_bound(120) == pytest.approx(exact.high)
+    assert paired.share_bound(120) == pytest.approx(exact.high)
     with pytest.raises(ValueError, match="bound nothing"):
-        stats.share_bound(0)
+        paired.share_bound(0)
 
 
 # --- what a sample could have seen -------------------------------------------------------------
@@ -457,22 +464,22 @@ def test_share_bound_is_where_seeing_no_difference_has_a_chance_of_5_percent() -
 def test_detectable_loss_by_hand() -> None:
     t = scipy.stats.t.ppf
     noisy = 1 - math.exp(-(t(1 - 0.0008, 79) + t(0.8, 79)) * 0.02)
-    assert planning.minimum_detectable_loss(0.02, 80) == pytest.approx(noisy)
+    assert planning.minimum_detectable_loss(0.02, 79) == pytest.approx(noisy)
     quiet = 1 - 0.98 * math.exp(-0.8416212 * 0.001)
-    assert planning.minimum_detectable_loss(0.001, 80) == pytest.approx(quiet)
-    assert planning.minimum_detectable_loss(0.0, 80) == pytest.approx(0.02)
+    assert planning.minimum_detectable_loss(0.001, 79) == pytest.approx(quiet)
+    assert planning.minimum_detectable_loss(0.0, 79) == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize("se", [0.002, 0.03])
 @pytest.mark.parametrize("m", [30, 120])
 def test_a_detectable_loss_is_found_with_the_power_that_it_claims(se: float, m: int) -> None:
     runs = 20_000
-    loss = planning.minimum_detectable_loss(se, m)
+    loss = planning.minimum_detectable_loss(se, m - 1)
     g = rng(6)
     estimate = math.log(1 - loss) + se * g.standard_normal(runs)
     estimated_se = se * np.sqrt(g.chisquare(m - 1, runs) / (m - 1))
-    significant = scipy.stats.t.cdf(estimate / estimated_se, m - 1) <= stats.ALPHA_PRIMARY
-    found = int(np.count_nonzero(significant & (estimate <= -stats.LOG_MARGIN)))
+    significant = scipy.stats.t.cdf(estimate / estimated_se, m - 1) <= paired.ALPHA_PRIMARY
+    found = int(np.count_nonzero(significant & (estimate <= -paired.LOG_MARGIN)))
     # Adding two t quantiles is close, and not exact: half a percent either way.
     assert allowed(0.795, runs)[0] <= found <= allowed(0.805, runs)[1]
 
@@ -480,21 +487,21 @@ def test_a_detectable_loss_is_found_with_the_power_that_it_claims(se: float, m: 
 @repeatable
 @given(st.floats(0, 0.1), st.floats(1e-4, 0.1), st.integers(8, 500))
 def test_more_noise_less_alpha_and_more_power_make_the_detectable_loss_larger(
-    se: float, more: float, m: int
+    se: float, more: float, df: float
 ) -> None:
-    loss = planning.minimum_detectable_loss(se, m)
-    assert stats.MARGIN - 1e-12 <= loss < planning.minimum_detectable_loss(se + more, m)
-    assert planning.minimum_detectable_loss(se, m + 1) <= loss
-    assert planning.minimum_detectable_loss(se, m, alpha=0.0001) >= loss
-    assert planning.minimum_detectable_loss(se, m, power=0.9) >= loss
-    assert planning.minimum_detectable_loss(se, m, log_margin=0.0) <= loss
+    loss = planning.minimum_detectable_loss(se, df)
+    assert paired.MARGIN - 1e-12 <= loss < planning.minimum_detectable_loss(se + more, df)
+    assert planning.minimum_detectable_loss(se, df + 1) <= loss
+    assert planning.minimum_detectable_loss(se, df, alpha=0.0001) >= loss
+    assert planning.minimum_detectable_loss(se, df, power=0.9) >= loss
+    assert planning.minimum_detectable_loss(se, df, log_margin=0.0) <= loss
 
 
 def test_tighter_demands_really_move_the_detectable_loss() -> None:
-    loss = planning.minimum_detectable_loss(0.02, 80)
-    assert planning.minimum_detectable_loss(0.02, 80, alpha=0.0001) > loss + 0.005
-    assert planning.minimum_detectable_loss(0.02, 80, power=0.95) > loss + 0.005
-    assert planning.minimum_detectable_loss(0.02, 80, log_margin=0.2) == pytest.approx(
+    loss = planning.minimum_detectable_loss(0.02, 79)
+    assert planning.minimum_detectable_loss(0.02, 79, alpha=0.0001) > loss + 0.005
+    assert planning.minimum_detectable_loss(0.02, 79, power=0.95) > loss + 0.005
+    assert planning.minimum_detectable_loss(0.02, 79, log_margin=0.2) == pytest.approx(
         1 - math.exp(-0.2 - 0.8416212 * 0.02)
     )
 
@@ -505,32 +512,33 @@ def test_tighter_demands_really_move_the_detectable_loss() -> None:
         ({"se": -0.1}, "not negative"),
         ({"se": math.nan}, "not negative"),
         ({"log_margin": -0.1}, "not negative"),
-        ({"m": 1}, "at least 2"),
+        ({"df": 0.0}, "above 0"),
+        ({"df": math.nan}, "above 0"),
         ({"power": 0.0}, "between 0 and 1"),
         ({"alpha": 1.0}, "between 0 and 1"),
     ],
 )
 def test_plans_refuse_what_means_nothing(change: dict[str, float], says: str) -> None:
-    arguments = {"se": 0.02, "m": 80, **change}
+    arguments = {"se": 0.02, "df": 79.0, **change}
     with pytest.raises(ValueError, match=says):
         planning.minimum_detectable_loss(**arguments)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=says):
-        planning.prompts_to_settle(estimate=-0.05, **arguments)  # type: ignore[arg-type]
+        planning.prompts_to_settle(estimate=-0.05, m=80, **arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("estimate", [math.nan, -math.inf])
 def test_nothing_settles_an_estimate_that_is_no_number(estimate: float) -> None:
     with pytest.raises(ValueError, match="nothing to plan from"):
-        planning.prompts_to_settle(estimate, 0.02, 80)
+        planning.prompts_to_settle(estimate, 0.02, 80, 79)
 
 
 @pytest.mark.parametrize("loss", [0.025, 0.03, 0.08])
 @pytest.mark.parametrize("se", [0.006, 0.02])
 def test_prompts_to_settle_a_loss_are_the_fewest_that_detect_it(loss: float, se: float) -> None:
-    n = planning.prompts_to_settle(math.log(1 - loss), se, 80)
+    n = planning.prompts_to_settle(math.log(1 - loss), se, 80, 79)
     assert n is not None
-    assert planning.minimum_detectable_loss(se * math.sqrt(80 / n), n) <= loss
-    assert n == 8 or planning.minimum_detectable_loss(se * math.sqrt(80 / (n - 1)), n - 1) > loss
+    assert planning.minimum_detectable_loss(se * math.sqrt(80 / n), n - 1) <= loss
+    assert n == 8 or planning.minimum_detectable_loss(se * math.sqrt(80 / (n - 1)), n - 2) > loss
 
 
 @pytest.mark.parametrize("estimate", [-0.01, 0.0, 0.01])
@@ -540,7 +548,7 @@ def test_prompts_to_settle_no_loss_are_the_fewest_that_show_it(estimate: float, 
         quantiles = scipy.stats.t.ppf(0.95, n - 1) + scipy.stats.t.ppf(power, n - 1)
         return float(estimate - quantiles * 0.02 * math.sqrt(80 / n))
 
-    n = planning.prompts_to_settle(estimate, 0.02, 80, power=power)
+    n = planning.prompts_to_settle(estimate, 0.02, 80, 79, power=power)
     assert n is not None
     assert shown(n) > math.log(0.98) >= shown(n - 1)
 
@@ -555,50 +563,61 @@ def test_prompts_to_settle_no_loss_are_the_fewest_that_show_it(estimate: float, 
     ],
 )
 def test_prompts_to_settle_a_loss_follow_each_setting(setting: dict[str, float], more: bool) -> None:  # noqa: FBT001
-    base = planning.prompts_to_settle(-0.06, 0.02, 80)
-    other = planning.prompts_to_settle(-0.06, 0.02, 80, **setting)  # type: ignore[arg-type]
+    base = planning.prompts_to_settle(-0.06, 0.02, 80, 79)
+    other = planning.prompts_to_settle(-0.06, 0.02, 80, 79, **setting)  # type: ignore[arg-type]
     assert base is not None
     assert other is not None
     assert other > base if more else other < base
 
 
 def test_no_number_of_prompts_settles_a_loss_of_just_the_margin() -> None:
-    for estimate in (-stats.LOG_MARGIN, -stats.LOG_MARGIN + 1e-6, -stats.LOG_MARGIN - 1e-6):
-        assert planning.prompts_to_settle(estimate, 0.02, 80) is None
+    for estimate in (-paired.LOG_MARGIN, -paired.LOG_MARGIN + 1e-6, -paired.LOG_MARGIN - 1e-6):
+        assert planning.prompts_to_settle(estimate, 0.02, 80, 79) is None
+
+
+def test_answers_of_unequal_length_take_more_prompts() -> None:
+    """120 prompts of which a few hold most of the steps are worth 20: df is 19."""
+    for estimate in (-0.06, 0.0):
+        equal, unequal = (planning.prompts_to_settle(estimate, 0.05, 120, df) for df in (119, 19))
+        assert equal is not None
+        assert unequal is not None
+        assert unequal > equal
+        with pytest.raises(ValueError, match="at least 2"):
+            planning.prompts_to_settle(estimate, 0.05, 1, 1.0)
 
 
 def test_prompts_to_settle_stops_at_the_most_that_anyone_would_run() -> None:
-    n = planning.prompts_to_settle(0.0, 0.02, 80)
+    n = planning.prompts_to_settle(0.0, 0.02, 80, 79)
     assert n is not None
-    assert planning.prompts_to_settle(0.0, 0.02, 80, most=n) == n
-    assert planning.prompts_to_settle(0.0, 0.02, 80, most=n - 1) is None
+    assert planning.prompts_to_settle(0.0, 0.02, 80, 79, most=n) == n
+    assert planning.prompts_to_settle(0.0, 0.02, 80, 79, most=n - 1) is None
 
 
 @pytest.mark.parametrize("estimate", [-0.5, 0.0])
 def test_without_noise_the_fewest_prompts_that_count_will_do(estimate: float) -> None:
-    assert planning.prompts_to_settle(estimate, 0.0, 80) == stats.MIN_PROMPTS
+    assert planning.prompts_to_settle(estimate, 0.0, 80, 79) == paired.MIN_PROMPTS
 
 
 # --- sequential --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("look", stats.LOOKS)
+@pytest.mark.parametrize("look", paired.LOOKS)
 def test_each_look_keeps_the_tail_of_its_z(look: int) -> None:
-    at = stats.LOOKS.index(look)
+    at = paired.LOOKS.index(look)
     for pairs in (look, look - 2):
-        regressed, ok = stats.sequential_thresholds(look, pairs)
+        regressed, ok = paired.sequential_thresholds(look, pairs - 1)
         assert scipy.stats.t.sf(regressed, pairs - 1) == pytest.approx(
-            scipy.stats.norm.sf(stats.REGRESSED_Z[at])
+            scipy.stats.norm.sf(paired.REGRESSED_Z[at])
         )
-        assert scipy.stats.t.sf(ok, pairs - 1) == pytest.approx(scipy.stats.norm.sf(stats.OK_Z[at]))
+        assert scipy.stats.t.sf(ok, pairs - 1) == pytest.approx(scipy.stats.norm.sf(paired.OK_Z[at]))
 
 
 def test_all_looks_together_spend_the_alpha_of_one_test() -> None:
     runs = 400_000
-    looks = np.array(stats.LOOKS)
+    looks = np.array(paired.LOOKS)
     sums = np.cumsum(rng(7).standard_normal((runs, 5)) * np.sqrt(np.diff(looks, prepend=0)), axis=1)
     z = sums / np.sqrt(looks)
-    for bounds, alpha in ((stats.REGRESSED_Z, stats.ALPHA_PRIMARY), (stats.OK_Z, stats.ALPHA_OK)):
+    for bounds, alpha in ((paired.REGRESSED_Z, paired.ALPHA_PRIMARY), (paired.OK_Z, paired.ALPHA_OK)):
         crossed = int((z > np.array(bounds)).any(axis=1).sum())
         low, high = allowed(alpha, runs)
         assert low <= crossed <= high
@@ -606,20 +625,20 @@ def test_all_looks_together_spend_the_alpha_of_one_test() -> None:
 
 def test_a_look_that_was_not_planned_is_refused() -> None:
     with pytest.raises(ValueError, match="no look at 30"):
-        stats.sequential_thresholds(30, 30)
-    with pytest.raises(ValueError, match="at least 2"):
-        stats.sequential_thresholds(16, 1)
+        paired.sequential_thresholds(30, 30)
+    with pytest.raises(ValueError, match="above 0"):
+        paired.sequential_thresholds(16, 0)
 
 
 # --- policy ------------------------------------------------------------------------------------
 
 
 def test_policy_is_what_the_documents_promise() -> None:
-    assert (stats.MARGIN, stats.MARGIN_POSITION) == (0.02, 0.02)
-    assert math.exp(-stats.LOG_MARGIN) == pytest.approx(0.98)
-    assert (stats.ALPHA_PRIMARY, stats.ALPHA_POSITION) == (0.0008, 0.0002)
-    assert (stats.MIN_PROMPTS, stats.MIN_PROMPTS_POSITION) == (8, 20)
-    assert (stats.MIN_EVENTS, stats.MIN_DIFFERING) == (20, 10)
+    assert (paired.MARGIN, paired.MARGIN_POSITION) == (0.02, 0.02)
+    assert math.exp(-paired.LOG_MARGIN) == pytest.approx(0.98)
+    assert (paired.ALPHA_PRIMARY, paired.ALPHA_POSITION) == (0.0008, 0.0002)
+    assert (paired.MIN_PROMPTS, paired.MIN_PROMPTS_POSITION) == (8, 20)
+    assert (paired.MIN_EVENTS, paired.MIN_DIFFERING) == (20, 10)
 
 
 # --- truth, by simulation ----------------------------------------------------------------------

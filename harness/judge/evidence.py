@@ -1,0 +1,213 @@
+"""Two paired cells -> what they show: tokens per step, positions, and prompts one by one.
+
+`verdict.py` decides what it means.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+from harness.judge.pairing import Pairs
+from harness.results.records import PromptRecord
+from harness.stats import paired
+from harness.stats.acceptance import Tallies
+from harness.stats.paired import PairedRatio
+from harness.stats.same_text import matched, p_of, unseen_loss
+
+ALPHA_FEWER = 0.05
+"""One-sided, of a position that also gives fewer tokens per decode step."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Position:
+    """What conditional acceptance at one position did."""
+
+    index: int
+    change: PairedRatio
+    p: float
+    """One-sided p of a loss, Holm-corrected over the positions tested."""
+    lost: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the prompts that two cells have in common show."""
+
+    pairs: Pairs
+    look: int | None
+    """Of a sequential measurement, one of `paired.LOOKS`."""
+    primary: PairedRatio
+    """Of tokens per step."""
+    positions: tuple[Position, ...]
+    broken: tuple[str, ...]
+    """Prompts on which the drafter failed although their text is the same."""
+    cost: float
+    """What those alone cost, as a fraction of tokens per step."""
+    p_prompts: float
+    """One-sided p of the prompts one by one: the smallest, Bonferroni-corrected."""
+
+    @property
+    def m(self) -> int:
+        """Prompts."""
+        return len(self.pairs.prompts)
+
+    @property
+    def identical(self) -> bool:
+        """Every step of every answer is the same, and no answer went missing."""
+        return self.pairs.identical and not self.pairs.silenced
+
+    @property
+    def unseen(self) -> float:
+        """The loss that may hide in prompts like these where none of them differs: see `unseen_loss`."""
+        return unseen_loss(self.primary.r0, paired.share_bound(self.m))
+
+    @property
+    def few_differ(self) -> bool:
+        """No t of so few can be trusted."""
+        return self.primary.differing < paired.MIN_DIFFERING
+
+    @property
+    def scatter_counts(self) -> bool:
+        """Enough prompts differ for their scatter to decide: any number, among the few of `quick`."""
+        return not self.few_differ or self.m < paired.MIN_PROMPTS_POSITION
+
+    @property
+    def unasked(self) -> bool:
+        """An early look at which few prompts differ: those not asked yet may hide more than the margin."""
+        return self.look not in (None, paired.LOOKS[-1]) and self.few_differ and self.unseen >= paired.MARGIN
+
+    @property
+    def significant(self) -> bool:
+        """A loss is, whatever its size."""
+        d, primary = self.primary.estimate, self.primary
+        if self.look is None:
+            return primary.p_loss() <= paired.ALPHA_PRIMARY
+        return d < 0 and d <= -self._thresholds[0] * primary.se
+
+    @property
+    def gained(self) -> bool:
+        """The mirror of `significant`."""
+        d, primary = self.primary.estimate, self.primary
+        if self.look is None:
+            return primary.p_gain() <= paired.ALPHA_PRIMARY
+        return d > 0 and d >= self._thresholds[0] * primary.se
+
+    @property
+    def inside(self) -> bool:
+        """If there is a loss, it is surely inside the margin."""
+        primary = self.primary
+        if self.look is None:
+            return primary.lower_bound() > -paired.LOG_MARGIN
+        return primary.estimate - self._thresholds[1] * primary.se > -paired.LOG_MARGIN
+
+    @functools.cached_property
+    def _thresholds(self) -> tuple[float, float]:
+        assert self.look is not None  # noqa: S101 - its callers have asked
+        return paired.sequential_thresholds(self.look, self.primary.df)
+
+    @property
+    def p(self) -> float | None:
+        """Of a loss by any of the three tests: `paired.cell_p`; None at a look, where it does not count.
+
+        A test that cannot decide adds nothing: the scatter of few prompts, positions of another drafter.
+        """
+        if self.look is not None:
+            return None
+        deciding = self.positions if self.pairs.same_drafter else ()
+        return paired.cell_p(
+            self.primary.p_loss() if self.scatter_counts else 1.0,
+            positions=min((position.p for position in deciding), default=1.0),
+            prompts=self.p_prompts,
+        )
+
+
+def evidence(pairs: Pairs, *, look: int | None = None, test_positions: bool = True) -> Evidence:
+    """What pairs that may be compared show.
+
+    Args:
+        pairs: the prompts of both sides.
+        look: of a sequential measurement, one of `paired.LOOKS`: its bounds are wider.
+        test_positions: whether a lost position may decide.
+
+    Raises:
+        ValueError: one side has no decode step, or one prompt holds all of them.
+    """
+    old, new = pairs.tallies
+    primary = paired.paired_log_ratio(old.committed, old.decode_steps, new.committed, new.decode_steps)
+    enough = primary.differing >= paired.MIN_DIFFERING and len(pairs.prompts) >= paired.MIN_PROMPTS_POSITION
+    broken, cost, p_prompts = _prompts(pairs, old, new)
+    return Evidence(
+        pairs=pairs,
+        look=look,
+        primary=primary,
+        positions=_positions(old, new, decide=pairs.same_drafter) if test_positions and enough else (),
+        broken=broken,
+        cost=cost,
+        p_prompts=p_prompts,
+    )
+
+
+def _prompts(pairs: Pairs, old: Tallies, new: Tallies) -> tuple[tuple[str, ...], float, float]:
+    """The prompts of the same text on which the drafter failed, what they alone cost, and the p of all."""
+    if pairs.identical or not pairs.same_drafter:
+        return (), 0.0, 1.0
+    ps = [min(1.0, len(pairs.prompts) * p_of(*_matched(*sides))) for sides in pairs.prompts]
+    at = [i for i, p in enumerate(ps) if p <= paired.ALPHA_PROMPTS]
+    committed, steps = old.committed.copy(), old.decode_steps.copy()
+    committed[at], steps[at] = new.committed[at], new.decode_steps[at]
+    before, after = old.committed.sum() / old.decode_steps.sum(), committed.sum() / steps.sum()
+    return tuple(pairs.prompts[i][0][0].prompt for i in at), float(1 - after / before), min(ps)
+
+
+def _matched(old: Sequence[PromptRecord], new: Sequence[PromptRecord]) -> tuple[int, int]:
+    """Over the answers of a prompt that have the same text on both sides: see `same_text.matched`."""
+    fewer = steps = 0
+    for a, b in zip(old, new, strict=False):
+        if a.text_hash == b.text_hash and a.seed == b.seed and a.committed and b.committed:
+            less, both = matched(a.committed, b.committed)
+            fewer, steps = fewer + less, steps + both
+    return fewer, steps
+
+
+def _positions(old: Tallies, new: Tallies, *, decide: bool) -> tuple[Position, ...]:
+    """Every position that both sides have and that has enough trials, Holm-corrected together."""
+    before, after = old.at_least, new.at_least
+    tested: list[tuple[int, PairedRatio]] = []
+    for j in range(1, min(len(before), len(after))):
+        x0, n0, x1, n1 = before[j], before[j - 1], after[j], after[j - 1]
+        # As many as both together would have: a position that died accepted none, and is to be found.
+        trials, accepted, reached = min(n0.sum(), n1.sum()), x0.sum() + x1.sum(), n0.sum() + n1.sum()
+        if trials * min(accepted, reached - accepted) < paired.MIN_EVENTS * reached or not trials:
+            continue
+        try:
+            change = paired.paired_difference(x0, n0, x1, n1)
+        except ValueError:  # one prompt holds all steps that reached it
+            continue
+        if change.differing >= paired.MIN_DIFFERING and change.m >= paired.MIN_PROMPTS_POSITION:
+            tested.append((j - 1, change))
+    adjusted = paired.holm([change.p_loss() for _, change in tested])
+    return tuple(
+        Position(
+            index=index,
+            change=change,
+            p=p,
+            lost=decide
+            and p <= paired.ALPHA_POSITION
+            and change.estimate <= -paired.MARGIN_POSITION
+            and _gives_less(old, new, index + 1),
+        )
+        for (index, change), p in zip(tested, adjusted, strict=True)
+    )
+
+
+def _gives_less(old: Tallies, new: Tallies, j: int) -> bool:
+    """Steps that accept at least j tokens became rarer among all decode steps, one-sided p <= 0.05.
+
+    Where a drafter gets better, more steps reach a position, harder ones among them, and its conditional
+    acceptance falls. So a position is lost only where it also gives fewer tokens (intersection-union test,
+    Berger 1982).
+    """
+    share = paired.paired_difference(old.at_least[j], old.decode_steps, new.at_least[j], new.decode_steps)
+    return share.p_loss() <= ALPHA_FEWER
