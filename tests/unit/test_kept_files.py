@@ -52,7 +52,7 @@ def test_a_run_has_its_baselines_and_is_gated_as_it_was() -> None:
         assert verdict.kind == "regressed"
         assert verdict.primary is not None
         assert verdict.primary.estimate == pytest.approx(-0.7553140006813797)
-        assert verdict.p == pytest.approx(1.0455731657889539e-07)
+        assert verdict.primary.p_loss() == pytest.approx(8.364585326311631e-08)
         assert judge(baseline, baseline).kind == "identical"
 
 
