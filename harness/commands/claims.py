@@ -10,12 +10,12 @@ from pathlib import Path
 
 from harness.errors import BadInput
 from harness.judge.collect import Entry, Side, collect, names_of
-from harness.judge.compare import Figures, PositionChange, compare
-from harness.measure.validity import MOSTLY, total
+from harness.judge.compare import PositionChange, compare
+from harness.measure.validity import MOSTLY
 from harness.report.references import FORM, Claim, Figure, read
+from harness.report.run_table import answer_values, figure_values, pair_values
 from harness.results.files import read_text
 from harness.results.records import CellRecord, load
-from harness.results.timing import speed_of
 from harness.text.console import complain, show
 from harness.text.render import visible
 
@@ -204,32 +204,14 @@ def _alone(entry: Entry) -> Side:
 def _figures(entry: Entry) -> dict[str, Values]:
     """Every figure that the tables of a run show of a cell."""
     figures, record = compare([_alone(entry)]).rows[0].figures, load(entry.path, CellRecord)
-    prompts = record.prompts if record.valid else ()
-    tally, speed = total(prompts), speed_of(prompts)
-    known: dict[str, Values] = {
-        "asked": (len({r.prompt for r in record.prompts}),),
-        **_plain(figures),
-        "token_acceptance": (tally.token_acceptance,),
-        **{f"conditional_{i}": (share,) for i, share in enumerate(tally.conditional)},
-        "mean_prompt_tok_s": (speed.mean_prompt if speed else None,),
-        "ttft_ms": (speed.ttft_s * 1000 if speed else None,),
-        "tpot_ms": (speed.tpot_s * 1000 if speed else None,),
+    known = {
+        "asked": len({r.prompt for r in record.prompts}),
+        **answer_values(record.prompts if record.valid else ()),
+        **figure_values(figures),
     }
     for name, codes in _COUNTED.items():
-        known[name] = (sum(int(f.values.get("count", 0)) for f in record.findings if f.code in codes),)
-    return known
-
-
-def _plain(figures: Figures, *, timed: bool = True) -> dict[str, Values]:
-    return {
-        "prompts": (figures.prompts,),
-        "tokens_per_step": (figures.tokens_per_step,),
-        "tau": (figures.tau,),
-        "accepted_per_draft": (figures.accepted_per_draft,),
-        **{f"pos_{i}": (share,) for i, share in enumerate(figures.acceptance)},
-        "tok_s": (figures.tok_s if timed else None,),
-        "speed_up": (figures.speed_up if timed else None,),
-    }
+        known[name] = sum(int(f.values.get("count", 0)) for f in record.findings if f.code in codes)
+    return {name: (value,) for name, value in known.items()}
 
 
 def _pair_figures(base: Entry, new: Entry, across: tuple[str, ...]) -> dict[str, Values]:
@@ -237,20 +219,10 @@ def _pair_figures(base: Entry, new: Entry, across: tuple[str, ...]) -> dict[str,
     row = compare([_alone(base), _alone(new)], across=across).rows[0]
     a = row.others[0]
     assert a is not None  # noqa: S101 - two single files belong together
-    primary, same = a.verdict.primary, a.same_environment
-    low, high = a.verdict.interval or (None, None)
-    known: dict[str, Values] = {
-        **_plain(a.figures, timed=same),
-        "base_speed_up": (row.figures.speed_up if same else None,),
-        "pairs": (a.verdict.prompts,),
-        "same_text": (a.verdict.same_text,),
-        "base_paired_tokens_per_step": (primary.r0 if primary else None,),
-        "paired_tokens_per_step": (primary.r1 if primary else None,),
-        "change": (a.verdict.change,),
-        "ci": (low, high),
-        **{f"conditional_{p.index}": (p.old, p.new, _change(p)) for p in a.positions},
-    }
-    return known if primary else {name: tuple(None for _ in values) for name, values in known.items()}
+    known = pair_values(row, a)
+    values: dict[str, Values] = {name: (value,) for name, value in known.items()}
+    values["ci"] = known["ci"] or (None, None)
+    return values | {f"conditional_{p.index}": (p.old, p.new, _change(p)) for p in a.positions}
 
 
 def _change(p: PositionChange) -> float | None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from harness.errors import BadInput
 from harness.judge.compare import CellComparison, Comparison, Figures, PositionChange, Row
 from harness.judge.footnotes import holm_notes
+from harness.report import run_table
 from harness.report.labels import Axis, Labels, axis_value
 from harness.report.references import NOTHING, with_references
-from harness.report.run_table import LEGEND, MARKS, worth_a_line
+from harness.report.run_table import CELL, LEGEND, MARKS, Column, Values, worth_a_line
 from harness.text.numbers import DASH, number, share, signed, signed_interval
 from harness.text.render import Block, Document, by_text, raised
 
-_REFERENCES = (
-    *(NOTHING, "pairs", "base_paired_tokens_per_step", "paired_tokens_per_step", "change%", "ci%", NOTHING),
-    *("same_text/pairs", "base_speed_up", "speed_up", NOTHING),
+_SIDE, _NOTES = Column("side", "side", align="l"), Column("", "notes", align="l")
+_PIVOTED = (
+    Column("tok/s", "tok_s", run_table.tenths),
+    Column("pos 0 %", "pos_0", share),
+    Column("acc/draft", "accepted_per_draft", number),
+    Column("tok/step", "tokens_per_step", number),
+    Column("change %", "shown"),
 )
-"""What the columns of the table of two sides hold."""
 _POSITIONS_LEGEND = (
     "positions: ▼ lost  ~ tested, not lost  = identical  no mark: too few events, or another drafter"
 )
@@ -62,76 +67,58 @@ class _Page:
         self.footnotes: dict[str, int] = {}
         self._rows = labels
         self._labels = labels.columns
+        self._pair = len(labels.columns) == 2  # noqa: PLR2004
         self._several = len(labels.columns) > 2  # noqa: PLR2004
         """More than one other side, so that each has to be named."""
 
     def table(self) -> Block:
         """A line a cell: two sides in full; of more, each against the first."""
-        if len(self._labels) == 2:  # noqa: PLR2004
-            old, new = self._labels
-            header = ["cell", "n", old, new, "change %", "95 % CI", "", "same text"]
-            header += [f"speed-up {old}", f"speed-up {new}", ""]
-            rows = [self._two_sided(row) for row in self._of.rows]
-            align = "lrrrrrlrrrl"
+        first, *others = self._labels
+        if self._pair:
+            columns = run_table.compared_columns(first, others[0])
+            columns.append(Column(f"speed-up {first}", "base_speed_up", number))
+            columns.append(Column(f"speed-up {others[0]}", "speed_up", number))
         else:
-            header, align = ["cell", "n", self._labels[0]], "lrr"
-            for label in self._labels[1:]:
-                header += [label, "change %", ""]
-                align += "rrl"
-            header, align = [*header, ""], align + "l"
-            rows = [self._many_sided(row) for row in self._of.rows]
-        if len(rows) > 1 and any(map(self._of.geomean, range(len(self._labels) - 1))):
-            rows.append(self._geomean_row(len(header)))
-        block = Block(header=tuple(header), rows=tuple(map(tuple, rows)), align=align)
-        return self._referring(block, self._of.rows, _REFERENCES)
+            columns = [
+                CELL,
+                Column("n", "prompts", run_table.count),
+                Column(first, "tokens_per_step", number),
+            ]
+            for i, label in enumerate(others):
+                columns.append(Column(label, f"paired_tokens_per_step_{i}", number))
+                columns += [Column("change %", f"change_{i}%", signed), Column("", f"mark_{i}", align="l")]
+        columns.append(_NOTES)
+        block = _block(columns, map(self._values, self._of.rows))
+        means = [self._of.geomean(column) for column in range(len(others))]
+        if len(block.rows) > 1 and any(means):
+            cells = ["geomean", *[""] * (len(columns) - 1)]
+            for column, mean in enumerate(means):
+                cells[4 + 3 * column] = signed(mean[0] if mean else None)
+            block = dataclasses.replace(block, rows=(*block.rows, tuple(cells)))
+        return self._referring(block, self._of.rows, columns)
+
+    def _values(self, row: Row) -> Values:
+        values: Values = {"cell": self._rows.row(row), "notes": self._raise(row)}
+        values |= run_table.figure_values(row.figures)
+        for i, a in enumerate(row.others):
+            own = {**run_table.pair_values(row, a), "mark": self._mark(a)} if a else {}
+            values |= own if self._pair else _numbered(own, i)
+        return values
 
     def _others(self, row: Row) -> list[tuple[str, CellComparison]]:
         """The cells that a row's cell was compared with, each with the label of its side."""
         return [(label, a) for label, a in zip(self._labels[1:], row.others, strict=True) if a]
 
-    def _referring(self, block: Block, rows: Sequence[Row], columns: Sequence[str]) -> Block:
+    def _referring(self, block: Block, rows: Sequence[Row], columns: Sequence[Column]) -> Block:
         """Of two sides `draftgate claims` can check every figure; of more, a row has several cells."""
+        if not self._pair:
+            return block
         pairs = [(row.figures.entry, a.figures.entry) for row in rows for a in row.others if a]
-        return with_references(block, self._of, pairs, columns) if len(self._labels) == 2 else block  # noqa: PLR2004
-
-    def _two_sided(self, row: Row) -> list[str]:
-        a = row.others[0]
-        assert a is not None  # noqa: S101 - with one other side, a row is there because it has a partner
-        v, primary = a.verdict, a.verdict.primary
-        timed = primary is not None and a.same_environment
-        return [
-            self._rows.row(row),
-            str(v.prompts) if primary else DASH,
-            *self._value_and_change(a, base=True),
-            signed_interval(v.interval),
-            self._mark(a),
-            f"{v.same_text}/{v.prompts}" if primary else DASH,
-            number(row.figures.speed_up if timed else None),
-            number(a.figures.speed_up if timed else None),
-            self._raise(row),
-        ]
-
-    def _many_sided(self, row: Row) -> list[str]:
-        cells = [self._rows.row(row), str(row.figures.prompts), number(row.figures.tokens_per_step)]
-        for a in row.others:
-            cells += [*self._value_and_change(a), self._mark(a)] if a else [DASH, DASH, ""]
-        return [*cells, self._raise(row)]
-
-    def _value_and_change(self, a: CellComparison, *, base: bool = False) -> list[str]:
-        primary = a.verdict.primary
-        values = [primary.r0, primary.r1] if primary else [None, None]
-        return [*map(number, values if base else values[1:]), signed(a.verdict.change)]
+        names = [NOTHING if column.align == "l" else column.name for column in columns]
+        return with_references(block, self._of, pairs, names)
 
     def _mark(self, a: CellComparison) -> str:
         return MARKS[a.verdict.kind] if self._of.judged or a.verdict.kind == "invalid" else DASH
-
-    def _geomean_row(self, width: int) -> list[str]:
-        cells = [""] * width
-        cells[0] = "geomean"
-        for column in range(len(self._labels) - 1):
-            mean = self._of.geomean(column)
-            cells[4 + 3 * column] = signed(mean[0]) if mean else DASH
-        return cells
 
     def geomean_notes(self) -> Iterator[str]:
         """Where the sets of cells differ, the mean is over those that were compared."""
@@ -159,22 +146,16 @@ class _Page:
         """Conditional acceptance, a column a position."""
         shown = [(row, label, a) for row in self._of.rows for label, a in self._others(row) if a.positions]
         depth = max((len(a.positions) for _, _, a in shown), default=0)
-        header = ["cell", *(["side"] if self._several else []), *(f"pos {i}" for i in range(depth))]
-        rows = []
+        columns = [CELL, *([_SIDE] if self._several else [])]
+        columns += [Column(f"pos {i}", f"conditional_{i}%", _change) for i in range(depth)]
+        values: list[Values] = []
         for row, label, a in shown:
-            cells = [_change(p, self._position_mark(p, a)) for p in a.positions]
-            cells += [DASH] * (depth - len(cells))
-            rows.append((self._rows.row(row), *([label] if self._several else []), *cells))
-        block = Block(
-            title="acceptance at each position, % of the steps that got there (change in points)",
-            header=tuple(header),
-            rows=tuple(rows),
-            align="l" * (len(header) - depth) + "r" * depth,
-        )
-        columns = [NOTHING, *(f"conditional_{i}%" for i in range(depth))]
-        return self._referring(block, [row for row, _, _ in shown], columns)
+            values.append({"cell": self._rows.row(row), "side": label})
+            values[-1] |= {f"conditional_{p.index}": (p.old, p.new, self._lost(p, a)) for p in a.positions}
+        title = "acceptance at each position, % of the steps that got there (change in points)"
+        return self._referring(_block(columns, values, title), [row for row, _, _ in shown], columns)
 
-    def _position_mark(self, p: PositionChange, a: CellComparison) -> str:
+    def _lost(self, p: PositionChange, a: CellComparison) -> str:
         if not self._of.judged:
             return ""
         if a.verdict.kind == "identical":
@@ -185,11 +166,11 @@ class _Page:
         """Rows without the axis, its values as columns; a line a side."""
         several = len(self._labels) > 1
         places: dict[tuple[str, int], dict[str, _Place]] = {}
-        for row in self._of.rows:
-            sides: list[tuple[Figures, CellComparison | None]] = [(row.figures, None)]
-            sides += [(a.figures, a) for a in row.others if a]
-            columns = [0, *(i for i, a in enumerate(row.others, start=1) if a)]
-            for column, (figures, a) in zip(columns, sides, strict=True):
+        for of in self._of.rows:
+            sides: list[tuple[Figures, CellComparison | None]] = [(of.figures, None)]
+            sides += [(a.figures, a) for a in of.others if a]
+            numbers = [0, *(i for i, a in enumerate(of.others, start=1) if a)]
+            for column, (figures, a) in zip(numbers, sides, strict=True):
                 place = places.setdefault((self._rows.place(figures.entry, axis), column), {})
                 value = axis_value(figures.entry, axis)
                 if value in place:
@@ -197,33 +178,26 @@ class _Page:
                     raise BadInput(
                         f"{paths} are the same cell twice: name a narrower folder", code="no-cells"
                     )
-                place[value] = (figures, a, row)
+                place[value] = (figures, a, of)
         values = list(dict.fromkeys(value for place in places.values() for value in place))
         order = {label: i for i, label in enumerate(dict.fromkeys(label for label, _ in places))}
+        columns = [CELL, *([_SIDE] if several else [])]
+        for i, value in enumerate(values):
+            shown = _PIVOTED[: 4 + several]
+            columns += [Column(f"{value} {c.header}", f"{c.name}_{i}", c.show) for c in shown]
         rows = []
         for (label, column), place in sorted(places.items(), key=lambda i: (order[i[0][0]], i[0][1])):
-            cells = [cell for value in values for cell in self._pivot_cells(place.get(value))]
-            notes = self._raise_side(column, place)
-            rows.append((label, *([self._labels[column]] if several else []), *cells, notes))
-        names = ["tok/s", "pos 0 %", "acc/draft", "tok/step", *(["change %"] if several else [])]
-        header = ["cell", *(["side"] if several else []), *(f"{v} {name}" for v in values for name in names)]
-        align = "l" * (1 + several) + "r" * (len(values) * len(names)) + "l"
-        return Block(header=(*header, ""), rows=tuple(rows), align=align)
+            row = {"cell": label, "side": self._labels[column], "notes": self._raise_side(column, place)}
+            for i, value in enumerate(values):
+                row |= _numbered(self._pivot_values(*place[value]), i) if value in place else {}
+            rows.append(row)
+        return _block([*columns, _NOTES], rows)
 
-    def _pivot_cells(self, found: _Place | None) -> list[str]:
-        width = 5 if len(self._labels) > 1 else 4
-        if found is None:
-            return [DASH] * width
-        figures, a, _ = found
+    def _pivot_values(self, figures: Figures, a: CellComparison | None, _: Row) -> Values:
         if a and a.verdict.primary is None:
-            return [DASH] * (width - 1) + [self._mark(a)]
-        cells = [
-            number(figures.tok_s if a is None or a.same_environment else None, 1),
-            share(figures.acceptance[0] if figures.acceptance else None),
-            number(figures.accepted_per_draft),
-            number(figures.tokens_per_step),
-        ]
-        return [*cells, self._pivot_change(a)][:width]
+            return {"shown": self._mark(a)}
+        timed = a is None or a.same_environment
+        return run_table.figure_values(figures, timed=timed) | {"shown": self._pivot_change(a)}
 
     def _pivot_change(self, a: CellComparison | None) -> str:
         if a is None:
@@ -270,8 +244,17 @@ def _with_names(said: Iterable[tuple[str, str]], of: int) -> Iterator[str]:
         yield text if len(names) == of else f"{', '.join(names)}: {text}"
 
 
-def _change(p: PositionChange, mark: str) -> str:
-    text = f"{share(p.old)} → {share(p.new)}"
-    if p.old is None or p.new is None:
-        return text
-    return f"{text} ({signed(p.new - p.old)}) {mark}".rstrip()
+def _numbered(values: Values, side: int) -> Values:
+    return {f"{name}_{side}": value for name, value in values.items()}
+
+
+def _block(columns: Sequence[Column], values: Iterable[Values], title: str = "") -> Block:
+    header, rows = run_table.written(columns, values)
+    align = "".join(column.align for column in columns)
+    return Block(title=title, header=tuple(header), rows=tuple(map(tuple, rows)), align=align)
+
+
+def _change(values: tuple[float | None, float | None, str]) -> str:
+    old, new, mark = values
+    text = f"{share(old)} → {share(new)}"
+    return text if old is None or new is None else f"{text} ({signed(new - old)}) {mark}".rstrip()

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.judge.collect import Entry
 from harness.judge.compare import CellComparison, Comparison, Figures, Row
+from harness.report.run_table import Values, figure_values, verdict_values
 
 _NAME = ("suite", "endpoint", "language", "workload", "drafter", "k")
 _FIGURES = ("tokens_per_step", "tau", "accepted_per_draft", "pos_0", "tok_s", "speed_up")
@@ -27,12 +28,12 @@ def csv_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
     header += [f"{side}_conditional_{i}" for i in range(depth) for side in _SIDES]
     header.append("notes")
     base, *others = (column.name for column in comparison.columns)
-    lines: list[dict[str, Value]] = []
+    lines: list[Values] = []
     for row in comparison.rows:
         left = _named("base", base, row.figures.entry)
         if not others:
-            notes = "; ".join(row.figures.findings)
-            lines.append({**left, **_figures("base", row.figures), "notes": notes})
+            own = _of_side("base", figure_values(row.figures))
+            lines.append({**left, **own, "notes": "; ".join(row.figures.findings)})
         for side, a in zip(others, row.others, strict=True):
             if a is not None:
                 new = _named("new", side, a.figures.entry)
@@ -40,36 +41,31 @@ def csv_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
     return header, [[line.get(name) for name in header] for line in lines]
 
 
-def _named(side: str, name: str, entry: Entry) -> dict[str, Value]:
-    values = {"side": name, "suite": entry.suite, **entry.cell.model_dump()}
-    return {f"{side}_{part}": value for part, value in values.items()}
+def _named(side: str, name: str, entry: Entry) -> Values:
+    return _of_side(side, {"side": name, "suite": entry.suite, **entry.cell.model_dump()})
 
 
-def _compared(row: Row, a: CellComparison, *, judged: bool) -> dict[str, Value]:
+def _of_side(side: str, values: Values) -> Values:
+    return {f"{side}_{name}": value for name, value in values.items()}
+
+
+def _compared(row: Row, a: CellComparison, *, judged: bool) -> Values:
     """Tokens per step over the pairs; the rest over all prompts; no speed across environments."""
     v, primary = a.verdict, a.verdict.primary
     sides = {"base": row.figures, "new": a.figures}
     findings = [f"{side}: {finding}" for side, figures in sides.items() for finding in figures.findings]
     notes = "; ".join([v.text, *row.notes, *a.notes, *findings])
-    line: dict[str, Value] = {"verdict": v.kind, "notes": notes}
     if primary is None:
-        return line
+        return {"verdict": v.kind, "notes": notes}
+    line = {**verdict_values(v), "verdict": v.kind if judged else None, "prompts": v.prompts, "notes": notes}
     low, high = v.interval or (None, None)
-    line |= {"verdict": v.kind if judged else None, "prompts": v.prompts, "same_text": v.same_text}
-    line |= {"change": v.change, "ci_low": low, "ci_high": high, "p_loss": primary.p_loss()}
+    line |= {"ci_low": low, "ci_high": high, "p_loss": primary.p_loss()}
     for side, rate in zip(_SIDES, (primary.r0, primary.r1), strict=True):
-        line |= {**_figures(side, sides[side]), f"{side}_tokens_per_step": rate}
-        if not a.same_environment:
-            line |= {f"{side}_tok_s": None, f"{side}_speed_up": None}
+        figures = figure_values(sides[side], timed=a.same_environment)
+        line |= _of_side(side, figures | {"tokens_per_step": rate})
     for p in a.positions:
         line |= {f"base_conditional_{p.index}": p.old, f"new_conditional_{p.index}": p.new}
     return line
-
-
-def _figures(side: str, figures: Figures) -> dict[str, Value]:
-    values = {name: getattr(figures, name) for name in _FIGURES if name != "pos_0"}
-    pos_0 = figures.acceptance[0] if figures.acceptance else None
-    return {f"{side}_{name}": value for name, value in {**values, "pos_0": pos_0}.items()}
 
 
 def as_data(comparison: Comparison, *, exit_code: int) -> dict[str, Any]:

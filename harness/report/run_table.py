@@ -1,9 +1,17 @@
-"""The tables that a run prints about its own cells. What was not measured is an em dash, never a guess."""
+"""A cell's figures by name, the columns that show them, and the tables that a run prints about its cells.
+
+A row is a mapping from names to values; exports and `draftgate claims` use the same names. What was not
+measured is None, and prints as an em dash, never as a guess.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
+from harness.judge.compare import CellComparison, Figures, Row
 from harness.judge.footnotes import conditions_of, holm_notes
 from harness.judge.verdict import Verdict
 from harness.measure import validity
@@ -12,10 +20,115 @@ from harness.results.timing import speed_of
 from harness.text.numbers import DASH, number, share, signed, signed_interval
 from harness.text.render import by_text, text_table, visible
 
+Values = dict[str, Any]
+MARKS = {"identical": "=", "ok": "~", "improved": "▲", "regressed": "▼", "inconclusive": "?", "invalid": "✗"}
+count = functools.partial(number, digits=0)
+tenths = functools.partial(number, digits=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column of a table."""
+
+    header: str
+    """With the unit, where there is one."""
+    name: str
+    """Of the value in a row; `a/b` shows two values. It ends with `%` where a share prints in percent."""
+    show: Callable[..., str] = str
+    """Makes the value, or the two values, text."""
+    align: Literal["l", "r"] = "r"
+    """`l` for a text, which `draftgate claims` cannot check."""
+
+    def text(self, row: Values) -> str:
+        """What stands in the row; where the row has no such value an em dash, or nothing for a text."""
+        names = self.name.removesuffix("%").split("/")
+        if not row.keys() >= set(names):
+            return "" if self.align == "l" else DASH
+        return self.show(*(row[name] for name in names))
+
+
+CELL = Column("cell", "cell", align="l")
+SPEED = (
+    Column("aggregate tok/s", "tok_s", tenths),
+    Column("mean-prompt tok/s", "mean_prompt_tok_s", tenths),
+    Column("TTFT ms", "ttft_ms", count),
+    Column("TPOT ms", "tpot_ms", tenths),
+)
+
+
+def written(columns: Sequence[Column], rows: Iterable[Values]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table, as text."""
+    return [column.header for column in columns], [[c.text(row) for c in columns] for row in rows]
+
 
 def marked(cell: CellRecord) -> str:
-    """Its name, with a mark where most answers are degenerate."""
+    """A cell's name, with a mark where most answers are degenerate."""
     return f"{cell.cell} {validity.MARK}" if validity.mostly_degenerate(cell.findings) else str(cell.cell)
+
+
+def answer_values(prompts: Sequence[PromptRecord]) -> Values:
+    """The figures of answers: acceptance and speed."""
+    tally, speed = validity.total(prompts), speed_of(prompts)
+    return {
+        "tokens_per_step": tally.tokens_per_step,
+        "tau": tally.tau,
+        "accepted_per_draft": tally.accepted_per_draft,
+        "token_acceptance": tally.token_acceptance,
+        **{f"pos_{i}": rate for i, rate in enumerate(tally.acceptance)},
+        **{f"conditional_{i}": rate for i, rate in enumerate(tally.conditional)},
+        "tok_s": speed.aggregate if speed else None,
+        "mean_prompt_tok_s": speed.mean_prompt if speed else None,
+        "ttft_ms": speed.ttft_s * 1000 if speed else None,
+        "tpot_ms": speed.tpot_s * 1000 if speed else None,
+    }
+
+
+def figure_values(figures: Figures, *, timed: bool = True) -> Values:
+    """The figures of one side of a comparison; `timed` is False where its speed may not be shown."""
+    names = ("prompts", "tokens_per_step", "tau", "accepted_per_draft")
+    return {
+        **{name: getattr(figures, name) for name in names},
+        **{f"pos_{i}": rate for i, rate in enumerate(figures.acceptance)},
+        **{name: getattr(figures, name) if timed else None for name in ("tok_s", "speed_up")},
+    }
+
+
+def verdict_values(verdict: Verdict) -> Values:
+    """What a verdict compared; nothing of cells that may not stand side by side."""
+    primary = verdict.primary
+    return {
+        "pairs": verdict.prompts if primary else None,
+        "same_text": verdict.same_text if primary else None,
+        "base_paired_tokens_per_step": primary.r0 if primary else None,
+        "paired_tokens_per_step": primary.r1 if primary else None,
+        "change": verdict.change,
+        "ci": verdict.interval,
+    }
+
+
+def pair_values(row: Row, new: CellComparison) -> Values:
+    """The figures of a cell and of the one that it is compared with; None where that was refused."""
+    same = new.same_environment
+    values = {
+        **figure_values(new.figures, timed=same),
+        "base_speed_up": row.figures.speed_up if same else None,
+        **verdict_values(new.verdict),
+    }
+    return values if new.verdict.primary else dict.fromkeys(values)
+
+
+def compared_columns(old: str, new: str) -> list[Column]:
+    """The columns that show `verdict_values`, with the names of both sides."""
+    return [
+        CELL,
+        Column("n", "pairs", count),
+        Column(old, "base_paired_tokens_per_step", number),
+        Column(new, "paired_tokens_per_step", number),
+        Column("change %", "change%", signed),
+        Column("95 % CI", "ci%", signed_interval),
+        Column("", "mark", align="l"),
+        Column("same text", "same_text/pairs", lambda same, of: DASH if of is None else f"{same}/{of}"),
+    ]
 
 
 def acceptance_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[str]]]:
@@ -25,29 +138,22 @@ def acceptance_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[s
     accepted of drafted tokens; all in percent.
     """
     deepest = max((c.cell.k for c in cells), default=0)
-    header = ["cell", "n", "tok/step", "tau", "acc/draft", "tok acc"]
-    header += [f"pos {i}" for i in range(deepest)] + [f"{i}|{i - 1}" for i in range(1, deepest)]
-    rows = []
-    for cell in cells:
-        tally = validity.total(cell.prompts)
-        rows.append(
-            [
-                marked(cell),
-                str(sum(validity.countable(r) for r in cell.prompts)),
-                number(tally.tokens_per_step),
-                number(tally.tau),
-                number(tally.accepted_per_draft),
-                share(tally.token_acceptance),
-                *_padded(tally.acceptance, deepest),
-                *_padded(tally.conditional[1:], deepest - 1),
-            ]
-        )
-    return header, rows
+    columns = [
+        CELL,
+        Column("n", "answers", count),
+        Column("tok/step", "tokens_per_step", number),
+        Column("tau", "tau", number),
+        Column("acc/draft", "accepted_per_draft", number),
+        Column("tok acc", "token_acceptance", share),
+        *(Column(f"pos {i}", f"pos_{i}", share) for i in range(deepest)),
+        *(Column(f"{i}|{i - 1}", f"conditional_{i}", share) for i in range(1, deepest)),
+    ]
+    return written(columns, [_values(cell) for cell in cells])
 
 
-def _padded(rates: Iterable[float | None], length: int) -> list[str]:
-    shown = [share(rate) for rate in rates]
-    return shown + [DASH] * (length - len(shown))
+def _values(cell: CellRecord) -> Values:
+    answers = sum(validity.countable(r) for r in cell.prompts)
+    return {"cell": marked(cell), "answers": answers, **answer_values(cell.prompts)}
 
 
 def _none_of(cell: CellRecord, cells: Iterable[CellRecord]) -> CellRecord | None:
@@ -55,25 +161,10 @@ def _none_of(cell: CellRecord, cells: Iterable[CellRecord]) -> CellRecord | None
     return next((c for c in cells if c.cell.k == 0 and cell.cell.k and c.cell.place == cell.cell.place), None)
 
 
-SPEED_HEADER = ["aggregate tok/s", "mean-prompt tok/s", "TTFT ms", "TPOT ms"]
-
-
-def speed_columns(prompts: Sequence[PromptRecord]) -> list[str]:
-    """What stands below `SPEED_HEADER`."""
-    speed = speed_of(prompts)
-    if speed is None:
-        return [DASH] * len(SPEED_HEADER)
-    rates = [number(speed.aggregate, 1), number(speed.mean_prompt, 1)]
-    return [*rates, number(speed.ttft_s, 0, scale=1000), number(speed.tpot_s, 1, scale=1000)]
-
-
 def speed_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the speed table."""
-    rows = []
-    for cell in cells:
-        gained = number(validity.speed_up(cell, _none_of(cell, cells)))
-        rows.append([marked(cell), *speed_columns(cell.prompts), gained])
-    return ["cell", *SPEED_HEADER, "speed-up"], rows
+    rows = [{**_values(c), "speed_up": validity.speed_up(c, _none_of(c, cells))} for c in cells]
+    return written([CELL, *SPEED, Column("speed-up", "speed_up", number)], rows)
 
 
 def common_lines(cells: Sequence[CellRecord]) -> list[str]:
@@ -96,7 +187,6 @@ def footnotes(cells: Sequence[CellRecord]) -> list[str]:
     return lines
 
 
-MARKS = {"identical": "=", "ok": "~", "improved": "▲", "regressed": "▼", "inconclusive": "?", "invalid": "✗"}
 LEGEND = "= identical  ~ no worse  ▲ improved  ▼ regressed  ? can't tell  ✗ invalid or not comparable"
 
 
@@ -107,23 +197,8 @@ def worth_a_line(verdict: Verdict) -> bool:
 
 def verdict_rows(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the paired table: tokens per step then and now, the change with its interval."""
-    header = ["cell", "n", "baseline", "now", "change %", "95 % CI", "", "same text"]
-    rows = []
-    for record, verdict in verdicts:
-        primary = verdict.primary
-        rows.append(
-            [
-                marked(record),
-                str(verdict.prompts) if primary else DASH,
-                number(primary.r0 if primary else None),
-                number(primary.r1 if primary else None),
-                signed(verdict.change),
-                signed_interval(verdict.interval),
-                MARKS[verdict.kind],
-                f"{verdict.same_text}/{verdict.prompts}" if primary else DASH,
-            ]
-        )
-    return header, rows
+    rows = [{"cell": marked(c), "mark": MARKS[v.kind], **verdict_values(v)} for c, v in verdicts]
+    return written(compared_columns("baseline", "now"), rows)
 
 
 def verdict_report(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> str:

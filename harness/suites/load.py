@@ -9,14 +9,15 @@ from collections.abc import Iterable, Sequence
 from harness.config.cells import Cell
 from harness.judge.verdict import Verdict, judge
 from harness.measure.measurement import Measurement
-from harness.measure.validity import remembers, total
-from harness.report.run_table import MARKS, marked, speed_columns
+from harness.measure.validity import remembers
+from harness.report import run_table
+from harness.report.run_table import MARKS, Column, Values, marked
 from harness.results.records import CellRecord, PromptRecord
 from harness.results.timing import wall_of
 from harness.run import Run
 from harness.stats.paired import ALPHA_PRIMARY, MIN_DIFFERING
 from harness.suites.runner import Bench, Kind, Outcome, Suite
-from harness.text.numbers import DASH, duration, number, share, signed, signed_interval
+from harness.text.numbers import duration, number, share, signed, signed_interval
 from harness.text.render import by_text, text_table
 
 LEVELS = (1, 4, 16, 64)
@@ -194,31 +195,30 @@ def rows(levels: Sequence[Level], bound: Bound) -> tuple[list[str], list[list[st
     `change %` and its interval are tokens per step against the first level; `pos i` is acceptance at
     position i in percent; `goodput` as above.
     """
-    k = levels[0].record.cell.k
-    header = ["in flight", "requests", "errors", "lost", "tok/step", "change %", "95 % CI", ""]
-    header += [f"pos {i}" for i in range(k)]
-    header += ["req/s", "goodput", "aggregate tok/s", "TTFT ms", "TPOT ms"]
-    table = []
-    for level in levels:
-        records = level.record.prompts
-        tally = total(records)
-        aggregate, _, ttft, tpot = speed_columns(records)
-        verdict = compared(levels[0], level) if level is not levels[0] else None
-        counts = [level.in_flight, level.asked, level.errors, level.lost]
-        shown = [*map(str, counts), number(tally.tokens_per_step), *_change(verdict)]
-        shown += map(share, tally.acceptance)
-        shown += [number(per_second(records)), number(goodput(records, bound)), aggregate, ttft, tpot]
-        table.append(shown)
-    return header, table
+    columns = [
+        *(Column(name, name, run_table.count) for name in ("in flight", "requests", "errors", "lost")),
+        Column("tok/step", "tokens_per_step", number),
+        Column("change %", "change%", signed),
+        Column("95 % CI", "ci%", signed_interval),
+        Column("", "mark", align="l"),
+        *(Column(f"pos {i}", f"pos_{i}", share) for i in range(levels[0].record.cell.k)),
+        Column("req/s", "per_second", number),
+        Column("goodput", "goodput", number),
+        *(column for column in run_table.SPEED if column.name != "mean_prompt_tok_s"),
+    ]
+    return run_table.written(columns, [_row(level, levels[0], bound) for level in levels])
 
 
-def _change(verdict: Verdict | None) -> list[str]:
-    if verdict is None:
-        return [DASH, DASH, ""]
-    if verdict.change is None:
-        return [DASH, DASH, MARKS["invalid"]]
-    identical = MARKS["identical"] if verdict.kind == "identical" else ""
-    return [signed(verdict.change), signed_interval(verdict.interval), "≠" if moved(verdict) else identical]
+def _row(level: Level, first: Level, bound: Bound) -> Values:
+    records = level.record.prompts
+    values: Values = {"in flight": level.in_flight, "requests": level.asked, "errors": level.errors}
+    values |= {"lost": level.lost, **run_table.answer_values(records)}
+    values |= {"per_second": per_second(records), "goodput": goodput(records, bound)}
+    if level is first:
+        return values
+    verdict = compared(first, level)
+    mark = MARKS[verdict.kind] if verdict.kind in ("identical", "invalid") else ""
+    return {**values, **run_table.verdict_values(verdict), "mark": "≠" if moved(verdict) else mark}
 
 
 def sentences(levels: Sequence[Level]) -> list[str]:

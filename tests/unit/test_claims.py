@@ -182,7 +182,7 @@ def test_no_figure_of_what_is_no_measurement(capsys: pytest.CaptureFixture[str])
     [
         (one("3.51", "tau").replace("=before", "=Before"), "no run given is named Before; there are: before"),
         (one("3.51", "tau").replace("-k4", "-k8"), "k8; there are: chat-en-instruct-none, "),
-        (one("3.51", "tao"), "there is no field tao; there are: asked, prompts, tokens_per_step, tau"),
+        (one("3.51", "tao"), "there is no field tao; there are: asked, tokens_per_step, tau"),
         (one("3.51", "change"), "(with base=RUN also what a comparison says)"),
         (one("3.51", "Tau"), "'Tau' is no field"),
         (one("a", "tau"), "no figure stands right before the reference to tau"),
