@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import math
 import secrets
 from collections.abc import Sequence
@@ -17,9 +18,11 @@ from harness.config.prompts import Prompt, load_prompts
 from harness.config.stack import Profile, Stack
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput, BadRecord
+from harness.measure.pace import Pace, last_seen
 from harness.provenance.record import environment, provenance, without_home
 from harness.results.files import write_atomically
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
+from harness.results.timing import wall_of
 from harness.text.numbers import duration
 
 SELF_CHECK = "servers/self-check.txt"
@@ -217,18 +220,47 @@ class Run:
             self.measured[suite, str(cell)] = known
         return known
 
-    def estimate_s(self, cells: Sequence[Cell]) -> float:
-        """Seconds that measuring `cells` will take, from the two figures that the stack gives."""
-        stack = self.options.stack
-        starts = len({cell.spec for cell in cells}) * stack.start_seconds
-        tokens = sum(
-            (len(self.prompts(c)) * self.options.repeats + c.profile.warmups) * c.profile.max_tokens
-            for c in cells
+    @functools.cached_property
+    def pace(self) -> Pace:
+        """How fast this stack was in the last runs on this machine."""
+        stack, url = self.options.stack, self.options.recorded()["server_url"]
+        return Pace(
+            start_s=stack.start_seconds,
+            tokens_per_s=stack.tokens_per_second,
+            cells=last_seen(self.options.results, stack=stack.name, server_url=url),
         )
-        return starts + tokens / stack.tokens_per_second
+
+    def estimate_s(self, cells: Sequence[Cell]) -> float:
+        """Seconds that measuring `cells` will take."""
+        starts = 0 if self.options.server_url else len({cell.spec for cell in cells})
+        return self.pace.starts_s(starts) + sum(self._answers_s(cell, warmups=True) for cell in cells)
+
+    def _answers_s(self, cell: Cell, *, share: float = 1, warmups: bool = False) -> float:
+        count = share * len(self.prompts(cell)) * self.options.repeats
+        return self.pace.answers_s(cell, count + cell.profile.warmups * warmups)
+
+    def left_s(self, suite: str, cells: Sequence[Cell], now: Cell, *, done: float, spent_s: float) -> float:
+        """Seconds until the rest of `cells` is measured, as fast as this run has been so far.
+
+        Args:
+            suite: that measures them.
+            cells: all of them.
+            now: the one that is being measured.
+            done: the share of its answers that are there.
+            spent_s: on these, and on its warm-up.
+        """
+        known = {cell: self.measured.get((suite, str(cell))) for cell in cells if cell != now}
+        ahead = [cell for cell, record in known.items() if record is None]
+        took = spent_s + sum(wall_of(record.prompts) for record in known.values() if record)
+        planned = self._answers_s(now, share=done, warmups=True)
+        planned += sum(self._answers_s(cell) for cell, record in known.items() if record)
+        left = self._answers_s(now, share=1 - done)
+        left += sum(self._answers_s(cell, warmups=True) for cell in ahead)
+        starts = len({cell.spec for cell in ahead} - {now.spec})
+        return left * took / planned + self.pace.starts_s(starts + 1) - self.pace.starts_s(1)
 
     def plan(self, cells: Sequence[Cell]) -> list[str]:
-        """What is about to be measured, and how long that takes by the stack's own estimate.
+        """What is about to be measured, and how long that takes, by what it took here before or by a guess.
 
         Raises:
             BadInput: a prompt file is missing or unreadable.
@@ -245,7 +277,12 @@ class Run:
             f"{'/'.join(map(str, counts))} prompts x {profile.max_tokens} tokens"
             + (f" x {repeats}" if repeats > 1 else "")
             + f", T={profile.sampling.temperature:g}, concurrency {profile.concurrency}; "
-            f"about {duration(self.estimate_s(cells))}"
+            f"about {duration(self.estimate_s(cells))}, "
+            + (
+                "as it took here before"
+                if self.pace.knows(cells)
+                else "a guess until the first answers are there"
+            )
         ]
 
 

@@ -137,7 +137,7 @@ class Stack(_Table):
     """Fields of a record's identity that may differ from its baseline, like `quantization`."""
     start_seconds: float = Field(default=60, ge=0)
     tokens_per_second: float = Field(default=50, gt=0)
-    """Both serve only to estimate the time of a plan."""
+    """Of the plan: guesses, for where the stack was not measured yet."""
 
     @field_validator("profiles", mode="before")
     @classmethod

@@ -49,6 +49,7 @@ def acceptance(bench: Bench, cell: Cell) -> Outcome:
         repeats=options.repeats,
         timed=run.timed,
         passes=until_decided if options.sequential else every_pass,
+        ahead=bench.cells,
     )
     return _judged(bench, record)
 

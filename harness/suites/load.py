@@ -29,10 +29,13 @@ _FOR_EACH = 2
 def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     levels = run.options.levels
     requests = {cell: sum(_repeats(run, n, cell) * len(run.prompts(cell)) for n in levels) for cell in cells}
-    tokens = sum(count * cell.profile.max_tokens for cell, count in requests.items())
-    seconds = duration(tokens / run.options.stack.tokens_per_second)
+    seconds = duration(sum(run.pace.answers_s(_at(1, cell), count) for cell, count in requests.items()))
     text = f"load: {', '.join(map(str, levels))} in flight, {sum(requests.values())} requests; "
     return [text + f"less than {seconds}, which is what they take one at a time"]
+
+
+def _at(in_flight: int, cell: Cell) -> Cell:
+    return dataclasses.replace(cell, profile=cell.profile.model_copy(update={"concurrency": in_flight}))
 
 
 SUITE = Suite(name="load", by_path=True, plan=_plan)
@@ -62,7 +65,7 @@ def under_load(bench: Bench, cell: Cell) -> Outcome:
 
 def _measured(bench: Bench, cell: Cell, in_flight: int) -> Level:
     """One level: the prompts as often as it takes, in one stream."""
-    one = dataclasses.replace(cell, profile=cell.profile.model_copy(update={"concurrency": in_flight}))
+    one = _at(in_flight, cell)
     prompts, repeats = bench.run.prompts(one), _repeats(bench.run, in_flight, one)
     record = bench.measured(
         one,

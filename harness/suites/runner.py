@@ -176,6 +176,7 @@ class Bench:
         timed: bool = False,
         fresh: bool = False,
         passes: Callable[[Measurement], int | None] = _one_pass,
+        ahead: Sequence[Cell] = (),
     ) -> CellRecord:
         """The record of a cell as it is on disk.
 
@@ -189,6 +190,7 @@ class Bench:
             timed: whether times are kept.
             fresh: on a server that was started for it. One that stalls is not started anew.
             passes: sends the prompts; returns the look that a sequential measurement stopped at.
+            ahead: all cells that the suite measures like this one, to say how long they take.
 
         Raises:
             BadRecord: what is there was measured under other conditions, or is damaged.
@@ -212,13 +214,29 @@ class Bench:
             seed=self.run.options.seed,
             timed=timed,
             folder=self.run.folder / suite,
-            progress=_progress(f"{suite}/{cell}", self.say),
+            progress=self._progress(suite, cell, ahead),
         )
         measurement.prepare()
         measurement.finish(stopped_at=passes(measurement))
         record = self.run.finished_cell(suite, cell)
         assert record is not None, "finish() has written it"  # noqa: S101
         return record
+
+    def _progress(self, suite: str, cell: Cell, ahead: Sequence[Cell]) -> Callable[[Cell, int, int], None]:
+        what, began, answered = f"{suite}/{cell}", time.monotonic(), 0
+
+        def tell(_: Cell, done: int, total: int) -> None:
+            nonlocal answered
+            answered += 1
+            spent = time.monotonic() - began
+            share = answered / (answered + total - done)  # of what a resumed cell still lacked
+            left_s = self.run.left_s(suite, ahead, cell, done=share, spent_s=spent)
+            left = f", about {duration(left_s)} left" if round(left_s) else ""
+            self.say(f"\rdraftgate: {what}: prompt {done} of {total}{left}")
+            if done == total:
+                self.say(f"draftgate: {what}: {total} prompts in {spent:.0f} s{left}")
+
+        return tell
 
     def compared(
         self,
@@ -298,18 +316,3 @@ def sections(run: Run, *, apart_from: str) -> list[tuple[str, str]]:
         (suite, ("\n\n" if any("\n" in text for text in texts) else "\n").join(texts))
         for suite, texts in by_suite.items()
     ]
-
-
-def _progress(what: str, say: Say) -> Callable[[Cell, int, int], None]:
-    began, answered = time.monotonic(), 0
-
-    def tell(_: Cell, done: int, total: int) -> None:
-        nonlocal answered
-        answered += 1
-        spent = time.monotonic() - began
-        left = f", about {duration(spent / answered * (total - done))} left" if done < total else ""
-        say(f"\rdraftgate: {what}: prompt {done} of {total}{left}")
-        if done == total:
-            say(f"draftgate: {what}: {total} prompts in {spent:.0f} s")
-
-    return tell

@@ -224,7 +224,7 @@ def test_the_plan_is_printed_before_anything_starts(collect: Collect) -> None:
     # 3 starts of 60 s, and 6 cells of 3 prompts and 2 warm-ups with 10 tokens at 50 a second.
     result.stdout.fnmatch_lines(
         [
-            "draftgate: 6 cells on 3 servers (none, ngram-k2, ngram-k4), 3 prompts x 10 tokens, *about 3 min",
+            "draftgate: 6 cells on 3 servers (none, ngram-k2, ngram-k4), 3 prompts x 10 tokens, *3 min, *",
             "draftgate: records go to elsewhere/*-tiny-*",
         ]
     )

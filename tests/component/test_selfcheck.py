@@ -15,6 +15,7 @@ from harness.config.stack import find_stack, load_stack
 from harness.plugin import DATA
 from harness.suites import random_drafter, selfcheck
 from harness.suites.self_drafting import self_spec
+from tests.component.vllm_like import Fake, bench
 
 
 def test_the_family_of_a_stack_is_its_engine_and_target() -> None:
@@ -68,3 +69,15 @@ def test_our_errors_end_in_a_sentence_in_the_self_check_too(pytester: pytest.Pyt
     done = pytester.runpytest_subprocess("-p", "harness.plugin", "-p", "no:cacheprovider", "-m", "self_check")
     assert "no such target" in "\n".join(done.outlines)
     assert "raise BadInput" not in "\n".join(done.outlines)
+
+
+def test_a_broken_instrument_stops_the_run_before_anything_is_measured(tmp_path: Path) -> None:
+    """This engine drafts nothing, whatever it is told: not even the target accepts its own drafts."""
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    code, output = bench(Fake(folder), tmp_path, "--self-check", "on")
+
+    assert code == 1, output
+    assert "the instrument is broken: " in output
+    assert "Traceback" not in output
+    assert not list(tmp_path.glob("results/*/acceptance/*"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from harness.engine.slot import Slot
 from harness.measure.probe import Answer
 from harness.plugin import DATA
 from harness.suites import known_answers as known, self_drafting, selfcheck
-from harness.suites.known_answers import DraftToken
+from harness.suites.known_answers import DraftToken, Result
 from harness.suites.self_drafting import Check, SelfCheck
 from tests.factories.benches import bench, stack
 from tests.factories.records import prompt_record, server_spec
@@ -143,6 +144,28 @@ def test_a_damaged_memory_is_none(tmp_path: Path) -> None:
     assert selfcheck._remembered(path) is None
     path.write_text('{"schema": 1, "engine"')
     assert selfcheck._remembered(path) is None
+
+
+@pytest.mark.parametrize(("outcome", "checked"), [("ok", 1), ("broken", 2)])
+def test_a_sound_instrument_alone_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Result, checked: int
+) -> None:
+    checks = tuple(Check(name=name, outcome=outcome, text="") for name in selfcheck.CHECKS)
+    done: list[str] = []
+
+    def check(server: str, *_: object, **__: object) -> SelfCheck:
+        done.append(server)
+        return SelfCheck(engine="vLLM 0.32.0", patches=(), checks=checks)
+
+    monkeypatch.setattr(selfcheck, "check_itself", check)
+    monkeypatch.setattr(selfcheck, "resolve", lambda *_, **__: "/t")
+    monkeypatch.setattr(selfcheck, "key_of", lambda *_, **__: "key")
+    monkeypatch.setenv("DRAFTGATE_CACHE", str(tmp_path))
+    slot: Any = SimpleNamespace(get=lambda _: "server", close=lambda: None)
+    first, again = (selfcheck.ensure(slot, stack(), (), say=lambda _: None) for _ in range(2))
+
+    assert first == again
+    assert len(done) == checked
 
 
 def test_a_random_drafter_is_found_from_a_relative_results_folder(

@@ -1,0 +1,145 @@
+"""How long a run will take: as it took here before, else a guess, and while it runs as it has gone so far."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config.cells import Cell
+from harness.measure.pace import Pace, Seen, last_seen
+from harness.provenance.hardware import environment
+from harness.results.files import write_atomically
+from harness.results.records import RUN_FILE, CellRecord, RunRecord, dump_cell
+from tests.factories.benches import bench, cell_of
+from tests.factories.records import cell_name, cell_record, prompt_record
+
+GUESS = Pace(start_s=60, tokens_per_s=50)
+
+
+def cell(name: str = "chat-en-instruct-ngram-k4", **profile: Any) -> Cell:
+    one = cell_of(bench(Path()), name)
+    return dataclasses.replace(one, profile=one.profile.model_copy(update=profile))
+
+
+def seen(name: str = "chat-en-instruct-ngram-k4", **changes: Any) -> Seen:
+    """Eight answers of 64 tokens at most, at 64 tokens a second."""
+    values = {
+        "concurrency": 1, "max_tokens": 64, "answers": 8, "wall_s": 8.0, "server": "f00d", "start_s": 40.0,
+    }  # fmt: skip
+    return Seen(cell=cell(name).name, **(values | changes))
+
+
+def test_without_a_run_here_all_is_a_guess() -> None:
+    assert GUESS.starts_s(3) == 180
+    assert GUESS.answers_s(cell(), 10) == 10 * 64 / 50
+    assert not GUESS.knows([cell()])
+
+
+@pytest.mark.parametrize(
+    ("cells", "rate"),
+    [
+        ([seen(), seen("raw-en-instruct-ngram-k4", wall_s=1.0)], 64),  # its own
+        ([seen("raw-en-instruct-ngram-k4", wall_s=4.0), seen("raw-en-instruct-none")], 128),  # its drafter's
+        ([seen("raw-en-instruct-none", wall_s=4.0), seen("raw-zh-instruct-none")], 1024 / 12),  # of all
+        ([seen(max_tokens=8, wall_s=4.0), seen("raw-en-instruct-none")], 64),  # as many tokens an answer
+        ([seen(max_tokens=8)], 8),  # for want of such
+        ([seen(concurrency=8)], None),
+        ([seen(answers=0)], None),
+        ([seen(max_tokens=None)], None),
+    ],
+)
+def test_a_rate_is_that_of_the_cells_most_like_it(cells: list[Seen], rate: float | None) -> None:
+    pace = dataclasses.replace(GUESS, cells=cells)
+
+    assert pace.rate(cell()) == (pytest.approx(rate) if rate else None)
+    assert pace.knows([cell()]) == bool(rate)
+    assert pace.answers_s(cell(), 2) == pytest.approx(128 / (rate or 50))
+
+
+def test_the_first_start_of_a_run_is_the_slow_one() -> None:
+    starts = (("a", 10.0), ("b", 41.0), ("c", 12.0), ("c", 12.0), ("d", None))
+    pace = dataclasses.replace(GUESS, cells=[seen(server=name, start_s=s) for name, s in starts])
+
+    assert [pace.starts_s(count) for count in (0, 1, 4)] == [0, 41, 41 + 3 * 11]
+    alone = dataclasses.replace(GUESS, cells=[seen(start_s=30.0)])
+    assert alone.starts_s(2) == 60
+
+
+def write(results: Path, name: str, *cells: CellRecord, **changes: Any) -> Path:
+    """A run's folder with these cells."""
+    values: dict[str, Any] = {
+        "run": name, "stack": "tiny", "profile": "quick", "options": {"server_url": None},
+        "provenance": {}, "environment": environment(), "finished": True,
+    }  # fmt: skip
+    run = RunRecord.model_validate(values | changes)
+    write_atomically(results / name / RUN_FILE, run.model_dump_json(by_alias=True))
+    for record in cells:
+        write_atomically(results / name / "acceptance" / f"{record.cell}.json", dump_cell(record))
+    return results / name
+
+
+def took(total_s: float, **changes: Any) -> CellRecord:
+    server = {"server": {"start": "f00d", "started_s": 12.5}}
+    return cell_record(prompt_record(total_s=total_s), **({"provenance": server} | changes))
+
+
+def test_the_newest_runs_of_the_stack_on_this_machine_are_looked_at(tmp_path: Path) -> None:
+    elsewhere = environment().model_copy(update={"cpu": "another"})
+    write(tmp_path, "1", took(9.0), took(5.0, cell=cell_name(language="zh")))
+    write(tmp_path, "2", took(3.0))
+    write(tmp_path, "3", took(1.0), stack="other")
+    write(tmp_path, "4", took(1.0), environment=elsewhere)
+    write(tmp_path, "5", took(1.0), options={"server_url": "http://127.0.0.1:1"})
+    torn = write(tmp_path, "6", took(1.0))
+    (torn / "acceptance/chat-en-instruct-ngram-k4.json").write_text('{"schema": 1,')
+    (write(tmp_path, "7", took(1.0)) / RUN_FILE).write_text("no JSON")
+    write(tmp_path, "8")
+    write(tmp_path, "9", took(2.0, provenance={"server": "none"}, cell=cell_name(k=2)))
+
+    found = {
+        str(one.cell): (one.wall_s, one.start_s) for one in last_seen(tmp_path, stack="tiny", server_url=None)
+    }
+
+    assert found == {
+        "chat-en-instruct-ngram-k2": (2.0, None),
+        "chat-en-instruct-ngram-k4": (3.0, 12.5),
+        "chat-zh-instruct-ngram-k4": (5.0, 12.5),
+    }
+    assert last_seen(tmp_path / "nothing", stack="tiny", server_url=None) == []
+
+
+def test_a_plan_is_the_starts_and_the_answers(tmp_path: Path) -> None:
+    cells = [
+        cell(f"{endpoint}-en-instruct-{drafter}")
+        for drafter in ("none", "ngram-k4")
+        for endpoint in ("chat", "raw")
+    ]
+    answers = 4 * (8 + 2) * 64 / 50
+
+    assert bench(tmp_path).run.estimate_s(cells) == pytest.approx(2 * 60 + answers)
+    url = "http://127.0.0.1:8000"
+    assert bench(tmp_path, server_url=url).run.estimate_s(cells) == pytest.approx(answers)
+    write(tmp_path / "results", "1", took(8.0))  # 8 tokens a second
+    assert bench(tmp_path).run.estimate_s(cells) == pytest.approx(2 * 12.5 + 4 * 10 * 8)
+
+
+def test_what_is_left_goes_on_as_the_run_has_gone_so_far(tmp_path: Path) -> None:
+    """The guess is 50 tokens a second. This machine answers 25."""
+    run = bench(tmp_path).run
+    names = ("chat-en-instruct-none", "chat-zh-instruct-none", "chat-en-instruct-ngram-k4")
+    cells = [cell_of(bench(tmp_path), name) for name in names]
+    warmed = (2 + 2) * 64 / 25
+
+    assert run.left_s("acceptance", cells[:1], cells[0], done=0.25, spent_s=warmed) == pytest.approx(
+        6 * 64 / 25
+    )
+    left = run.left_s("acceptance", cells, cells[0], done=0.25, spent_s=warmed)
+    assert left == pytest.approx((6 + 10 + 10) * 64 / 25 + 60)
+
+    done = cell_record(prompt_record(total_s=8 * 64 / 25), cell=cells[0].name)
+    run.measured["acceptance", names[0]] = done
+    left = run.left_s("acceptance", cells, cells[1], done=1, spent_s=10 * 64 / 25)
+    assert left == pytest.approx(10 * 64 / 25 + 60)
