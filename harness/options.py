@@ -28,8 +28,8 @@ _AS_GIVEN = ("gate", "max_tokens", "pairs", "prompts", "repeats", "results", "re
 def add_options(add: Callable[..., None]) -> None:
     """Tell the command line's parser what there is to say."""
     add("--stack", metavar="NAME|PATH", default=DEFAULT_STACK, help=f"stack to measure ({DEFAULT_STACK})")
-    add("--profile", metavar="NAME", default=DEFAULT_PROFILE, help=f"quick, gate, field ({DEFAULT_PROFILE})")
-    add("--workload", metavar="W", action="append", help="workload, repeatable (instruct)")
+    add("--profile", metavar="NAME", default=DEFAULT_PROFILE, help=f"quick, gate, field, long ({DEFAULT_PROFILE})")
+    add("--workload", metavar="W", action="append", help="workload, repeatable (the profile's)")
     add("--prompts", metavar="N", type=int, help="measure the first N prompts of each file")
     add("--max-tokens", metavar="N", type=int, help="tokens per answer at most")
     add("--concurrency", metavar="N", type=int, help="requests in flight")
@@ -100,11 +100,12 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
             "without --repeats",
             code="option-value",
         )
-    workloads = tuple(option("--workload") or ["instruct"])
+    workloads = tuple(option("--workload") or [profile.workload])
     for workload in workloads:
         if workload not in stack.workloads:
+            asked = "--workload" if option("--workload") else f"--profile {name}: its workload"
             raise BadInput(
-                f"--workload {workload}: unknown workload; there are: {', '.join(stack.workloads)}",
+                f"{asked} {workload}: unknown workload; there are: {', '.join(stack.workloads)}",
                 code="option-value",
             )
     return Options(

@@ -77,7 +77,8 @@ class Options:
     def recorded(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed."""
         return {
-            "profile": self.profile.model_dump(mode="json"),
+            # Without its workload, which stands below; runs of older versions have no such field.
+            "profile": self.profile.model_dump(mode="json", exclude={"workload"}),
             "workloads": list(self.workloads),
             "repeats": self.repeats,
             "seed": self.seed,

@@ -86,6 +86,8 @@ class Profile(_Table):
     """Prefix cache: `cold` salts every prompt, so that none is found in it; `warm` lets it fill; `off` starts
     the engine without one."""
     warmups: int = Field(default=2, ge=0)
+    workload: str = "instruct"
+    """Whose prompts are asked where the command line names none."""
     sampling: Sampling = Sampling()
 
 
@@ -93,6 +95,7 @@ PROFILES: dict[str, Profile] = {
     "quick": Profile(prompts=8, max_tokens=64),
     "gate": Profile(prompts=120, max_tokens=96),
     "field": Profile(prompts=120, max_tokens=200, sampling=Sampling(temperature=0.7)),
+    "long": Profile(prompts=12, max_tokens=2000, workload="longform"),
 }
 
 
@@ -132,7 +135,7 @@ class Stack(_Table):
     profiles: dict[str, Profile] = PROFILES
     endpoints: tuple[str, ...] = ENDPOINTS
     languages: tuple[str, ...] = ("en", "zh")
-    workloads: tuple[str, ...] = ("instruct", "code", "summary", "imageprompt")
+    workloads: tuple[str, ...] = ("instruct", "code", "summary", "imageprompt", "longform")
     subject: tuple[str, ...] = ()
     """Fields of a record's identity that may differ from its baseline, like `quantization`."""
     start_seconds: float = Field(default=60, ge=0)

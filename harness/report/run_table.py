@@ -16,6 +16,7 @@ from harness.judge.footnotes import conditions_of, holm_notes
 from harness.judge.verdict import Verdict
 from harness.measure import validity
 from harness.results.records import CellRecord, PromptRecord
+from harness.results.stretches import Stretch, name_of, stretches_of
 from harness.results.timing import speed_of
 from harness.text.numbers import DASH, number, share, signed, signed_interval
 from harness.text.render import by_text, text_table, visible
@@ -156,6 +157,28 @@ def _values(cell: CellRecord) -> Values:
     return {"cell": marked(cell), "answers": answers, **answer_values(cell.prompts)}
 
 
+def stretch_rows(cells: Iterable[CellRecord]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of tokens per step along the answers; no row for a cell whose answers are short.
+
+    `answers` is how many reach each stretch and say what their steps committed.
+    """
+    known = [(cell, stretches_of(cell.prompts)) for cell in cells if cell.cell.k]
+    shown = [(cell, stretches) for cell, stretches in known if stretches]
+    starts = max(([s.start for s in stretches] for _, stretches in shown), key=len, default=[])
+    rows = []
+    for cell, stretches in shown:
+        reach = "/".join(str(s.prompts) for s in stretches)
+        rates = [rate_and_interval(s) for s in stretches]
+        rows.append([marked(cell), reach, *rates, *[DASH] * (len(starts) - len(rates))])
+    return ["cell", "answers", *map(name_of, starts)], rows
+
+
+def rate_and_interval(stretch: Stretch) -> str:
+    """`2.31 (2.10..2.55)`; no interval where there is none."""
+    ends = stretch.interval
+    return number(stretch.tokens_per_step) + (f" ({number(ends[0])}..{number(ends[1])})" if ends else "")
+
+
 def _none_of(cell: CellRecord, cells: Iterable[CellRecord]) -> CellRecord | None:
     """The cell that drafts nothing in the same place; None for itself."""
     return next((c for c in cells if c.cell.k == 0 and cell.cell.k and c.cell.place == cell.cell.place), None)
@@ -220,5 +243,8 @@ def report(cells: Sequence[CellRecord]) -> str:
     parts = common_lines(cells)
     parts += ["", "acceptance (tok acc, positions and i|j, given the one before: %)"]
     parts += [text_table(*acceptance_rows(cells)), "", text_table(*speed_rows(cells))]
+    header, along = stretch_rows(cells)
+    if along:
+        parts += ["", "tokens per step along the answers, by token (95 % CI)", text_table(header, along)]
     notes = footnotes(cells)
     return "\n".join([*parts, *([""] if notes else []), *notes])

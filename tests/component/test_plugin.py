@@ -30,9 +30,6 @@ method = "draft_model"
 model = "target"
 k = [3]
 selected = false
-[profiles.long]
-prompts = 120
-max_tokens = 400
 """
 """16 cells: four places for each of none, ngram-k2, ngram-k4, and self-k3, which is measured only by name."""
 PLACES = ["chat-en", "chat-zh", "raw-en", "raw-zh"]
@@ -103,6 +100,13 @@ def test_further_workloads_are_measured_on_demand(collect: Collect) -> None:
         for drafter in ("none", "ngram-k2", "ngram-k4")
         for workload in ("code", "summary")
     ]
+
+
+def test_the_workload_is_the_profiles_where_none_is_named(collect: Collect) -> None:
+    of_profile = ids(collect("--profile", "long", "-m", "chat and en and none"))
+    named = ids(collect("--profile", "long", "--workload", "code", "-m", "chat and en and none"))
+
+    assert (of_profile, named) == (["chat-en-longform-none"], ["chat-en-code-none"])
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,13 @@ SAMPLED = IDENTITY | {"sampling": {"temperature": 0.7}}
 HARD = Finding(code="foreign-traffic", hard=True, text="the server finished 9 requests while 8 of ours ran")
 
 
-def drafter(seed: int, rates: tuple[float, ...] = STRONG, *, prompts: int = PROMPTS) -> Table:
+def drafter(
+    seed: int, rates: tuple[float, ...] = STRONG, *, prompts: int = PROMPTS, tokens: int = TOKENS
+) -> Table:
     """A drafter with these conditional acceptances, better at some prompts than at others."""
     rng = np.random.default_rng(seed)
     ease = rng.uniform(0.7, 1.3, size=(prompts, 1, 1))
-    held = rng.random((prompts, TOKENS, len(rates))) < np.array(rates) * ease
+    held = rng.random((prompts, tokens, len(rates))) < np.array(rates) * ease
     table: Table = held.cumprod(axis=2).sum(axis=2)
     return table
 
@@ -58,6 +60,13 @@ def dead_from(table: Table, position: int) -> Table:
     return np.minimum(table, position)
 
 
+def dead_after(table: Table, token: int, *, until: int | None = None) -> Table:
+    """The same, but no draft is accepted from this token of an answer on, or up to another one."""
+    made = table.copy()
+    made[:, token:until] = np.minimum(made[:, token:until], 0)
+    return made
+
+
 def silent(table: Table, *, below: int) -> Table:
     """The same, but it proposes nothing where less than `below` tokens would be accepted."""
     return np.where(table < below, UNDRAFTED, table)
@@ -70,11 +79,11 @@ def cell(table: Table, *, text: str = "t", seed: int = 0, k: int = 4, **changes:
 
 
 def answer(number: int, row: NDArray[np.int64], *, text: str, seed: int, k: int) -> PromptRecord:
-    """One prompt, answered until TOKENS are there."""
+    """One prompt, answered to the end of its row."""
     accepted: list[int] = []
     steps: list[int] = []
     at, undrafted = 1, 0
-    while at < TOKENS:
+    while at < len(row):
         tokens = int(row[at])
         at += 1
         if tokens == UNDRAFTED:
@@ -94,7 +103,7 @@ def answer(number: int, row: NDArray[np.int64], *, text: str, seed: int, k: int)
         undrafted=undrafted,
         steps=steps if undrafted else None,
         prompt_hash=f"hash-{number:03}",
-        output_tokens=TOKENS,
+        output_tokens=len(row),
         text_hash=f"{text}-{number:03}",
     )
 

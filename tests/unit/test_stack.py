@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from harness.config.cells import Cell, ServerSpec, cells, server_spec
+from harness.config.prompts import load_prompts
 from harness.config.stack import PROFILES, Drafter, Profile, Stack, find_stack, load_stack
 from harness.config.toml import position
 from harness.errors import BadInput
@@ -49,7 +51,7 @@ def test_a_small_stack_has_the_documented_defaults(loaded: Loader) -> None:
 
     assert stack.endpoints == ("chat", "raw")
     assert stack.languages == ("en", "zh")
-    assert stack.workloads == ("instruct", "code", "summary", "imageprompt")
+    assert stack.workloads == ("instruct", "code", "summary", "imageprompt", "longform")
     assert (stack.target.dtype, stack.target.quantization, stack.engine.port) == ("auto", None, None)
     assert stack.drafters["none"].k == (0,)
     assert stack.drafters["none"].selected
@@ -57,7 +59,7 @@ def test_a_small_stack_has_the_documented_defaults(loaded: Loader) -> None:
 
 @pytest.mark.parametrize(
     ("name", "prompts", "max_tokens", "temperature"),
-    [("quick", 8, 64, 0.0), ("gate", 120, 96, 0.0), ("field", 120, 200, 0.7)],
+    [("quick", 8, 64, 0.0), ("gate", 120, 96, 0.0), ("field", 120, 200, 0.7), ("long", 12, 2000, 0.0)],
 )
 def test_the_profiles_are_the_documented_ones(
     loaded: Loader, name: str, prompts: int, max_tokens: int, temperature: float
@@ -84,7 +86,7 @@ def test_a_profile_of_a_new_name_stands_for_itself(loaded: Loader) -> None:
     stack = loaded(HEAD + NONE + "[profiles.soak]\nprompts = 3\nmax_tokens = 5\n")
 
     assert stack.profiles["soak"] == Profile(prompts=3, max_tokens=5)
-    assert set(stack.profiles) == {"quick", "gate", "field", "soak"}
+    assert set(stack.profiles) == {"quick", "gate", "field", "long", "soak"}
 
 
 def test_further_keys_of_a_drafter_are_vllms(loaded: Loader) -> None:
@@ -96,6 +98,15 @@ def test_further_keys_of_a_drafter_are_vllms(loaded: Loader) -> None:
 def test_the_shipped_stacks_load() -> None:
     for shipped in (DATA / "stacks").glob("*.toml"):
         assert load_stack(shipped).name == shipped.stem
+
+
+def test_a_long_answer_and_its_prompt_fit_every_shipped_stack() -> None:
+    """A token is a byte at least; 100 are more than any chat template adds."""
+    prompts = [load_prompts(DATA / "prompts", "longform", lang, at_most=99) for lang in ("en", "zh")]
+    longest = max(len(p.text.encode()) for p in itertools.chain(*prompts)) + 100
+    for shipped in (DATA / "stacks").glob("*.toml"):
+        stack = load_stack(shipped)
+        assert stack.profiles["long"].max_tokens + longest <= stack.engine.args["max_model_len"], stack.name
 
 
 def test_the_self_drafter_of_the_embedded_stack_is_measured_only_by_name() -> None:
