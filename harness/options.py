@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config.stack import Stack
+from harness.config.stack import PROFILES, Stack
 from harness.engine.http import is_url
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput
@@ -28,7 +28,8 @@ _AS_GIVEN = ("gate", "max_tokens", "pairs", "prompts", "repeats", "results", "re
 def add_options(add: Callable[..., None]) -> None:
     """Tell the command line's parser what there is to say."""
     add("--stack", metavar="NAME|PATH", default=DEFAULT_STACK, help=f"stack to measure ({DEFAULT_STACK})")
-    add("--profile", metavar="NAME", default=DEFAULT_PROFILE, help=f"quick, gate, field, long ({DEFAULT_PROFILE})")
+    profiles = f"{', '.join(PROFILES)} ({DEFAULT_PROFILE})"
+    add("--profile", metavar="NAME", default=DEFAULT_PROFILE, help=profiles)
     add("--workload", metavar="W", action="append", help="workload, repeatable (the profile's)")
     add("--prompts", metavar="N", type=int, help="measure the first N prompts of each file")
     add("--max-tokens", metavar="N", type=int, help="tokens per answer at most")

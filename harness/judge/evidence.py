@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import math
 from collections.abc import Sequence
 
 from harness.judge.pairing import Pairs
 from harness.results.records import PromptRecord
+from harness.results.stretches import reached, split
 from harness.stats import paired
 from harness.stats.acceptance import Tallies
 from harness.stats.paired import PairedRatio
@@ -18,6 +21,8 @@ from harness.stats.same_text import matched, p_of, unseen_loss
 
 ALPHA_FEWER = 0.05
 """One-sided, of a position that also gives fewer tokens per decode step."""
+ALPHA_LOWER = 0.05
+"""One-sided, of a stretch that a sentence names though it may be chance."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,8 +32,29 @@ class Position:
     index: int
     change: PairedRatio
     p: float
-    """One-sided p of a loss, Holm-corrected over the positions tested."""
+    """One-sided p of a loss, Holm-corrected over the positions and stretches tested."""
     lost: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StretchChange:
+    """What tokens per step did in a stretch of the answers, over the prompts that reach it on both sides."""
+
+    start: int
+    change: PairedRatio
+    p: float | None
+    """As that of a position; None where it is not tested."""
+    lost: bool
+
+    @property
+    def relative(self) -> float:
+        """The change, as a fraction of the old rate."""
+        return math.expm1(self.change.estimate)
+
+    @property
+    def lower(self) -> bool:
+        """By the margin or more, and one-sided p <= 0.05: worth naming, whether lost or not."""
+        return self.p is not None and self.p <= ALPHA_LOWER and self.change.estimate <= -paired.LOG_MARGIN
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +67,7 @@ class Evidence:
     primary: PairedRatio
     """Of tokens per step."""
     positions: tuple[Position, ...]
+    stretches: tuple[StretchChange, ...]
     broken: tuple[str, ...]
     """Prompts on which the drafter failed although their text is the same."""
     cost: float
@@ -115,10 +142,10 @@ class Evidence:
         """
         if self.look is not None:
             return None
-        deciding = self.positions if self.pairs.same_drafter else ()
+        deciding = [*(p.p for p in self.positions if self.pairs.same_drafter), *(s.p for s in self.stretches)]
         return paired.cell_p(
             self.primary.p_loss() if self.scatter_counts else 1.0,
-            positions=min((position.p for position in deciding), default=1.0),
+            positions=min((p for p in deciding if p is not None), default=1.0),
             prompts=self.p_prompts,
         )
 
@@ -129,7 +156,7 @@ def evidence(pairs: Pairs, *, look: int | None = None, test_positions: bool = Tr
     Args:
         pairs: the prompts of both sides.
         look: of a sequential measurement, one of `paired.LOOKS`: its bounds are wider.
-        test_positions: whether a lost position may decide.
+        test_positions: whether a lost position or stretch may decide.
 
     Raises:
         ValueError: one side has no decode step, or one prompt holds all of them.
@@ -137,12 +164,38 @@ def evidence(pairs: Pairs, *, look: int | None = None, test_positions: bool = Tr
     old, new = pairs.tallies
     primary = paired.paired_log_ratio(old.committed, old.decode_steps, new.committed, new.decode_steps)
     enough = primary.differing >= paired.MIN_DIFFERING and len(pairs.prompts) >= paired.MIN_PROMPTS_POSITION
+    positions = _reached(old, new) if test_positions and enough else []
+    stretches = _along(pairs)
+    tested = [s for s in stretches if test_positions and pairs.same_drafter and _counts(s[1])]
+    ps = paired.holm([change.p_loss() for _, change in (*positions, *tested)])
+    adjusted = dict(zip([start for start, _ in tested], ps[len(positions) :], strict=True))
     broken, cost, p_prompts = _prompts(pairs, old, new)
     return Evidence(
         pairs=pairs,
         look=look,
         primary=primary,
-        positions=_positions(old, new, decide=pairs.same_drafter) if test_positions and enough else (),
+        positions=tuple(
+            Position(
+                index=index,
+                change=change,
+                p=p,
+                lost=pairs.same_drafter
+                and p <= paired.ALPHA_POSITION
+                and change.estimate <= -paired.MARGIN_POSITION
+                and _gives_less(old, new, index + 1),
+            )
+            for (index, change), p in zip(positions, ps, strict=False)
+        ),
+        stretches=tuple(
+            StretchChange(
+                start=start,
+                change=change,
+                p=adjusted.get(start),
+                lost=adjusted.get(start, 1.0) <= paired.ALPHA_POSITION
+                and change.estimate <= -paired.LOG_MARGIN,
+            )
+            for start, change in stretches
+        ),
         broken=broken,
         cost=cost,
         p_prompts=p_prompts,
@@ -171,8 +224,8 @@ def _matched(old: Sequence[PromptRecord], new: Sequence[PromptRecord]) -> tuple[
     return fewer, steps
 
 
-def _positions(old: Tallies, new: Tallies, *, decide: bool) -> tuple[Position, ...]:
-    """Every position that both sides have and that has enough trials, Holm-corrected together."""
+def _reached(old: Tallies, new: Tallies) -> list[tuple[int, PairedRatio]]:
+    """Every position that both sides have and that has enough trials."""
     before, after = old.at_least, new.at_least
     tested: list[tuple[int, PairedRatio]] = []
     for j in range(1, min(len(before), len(after))):
@@ -187,19 +240,27 @@ def _positions(old: Tallies, new: Tallies, *, decide: bool) -> tuple[Position, .
             continue
         if change.differing >= paired.MIN_DIFFERING and change.m >= paired.MIN_PROMPTS_POSITION:
             tested.append((j - 1, change))
-    adjusted = paired.holm([change.p_loss() for _, change in tested])
-    return tuple(
-        Position(
-            index=index,
-            change=change,
-            p=p,
-            lost=decide
-            and p <= paired.ALPHA_POSITION
-            and change.estimate <= -paired.MARGIN_POSITION
-            and _gives_less(old, new, index + 1),
-        )
-        for (index, change), p in zip(tested, adjusted, strict=True)
-    )
+    return tested
+
+
+def _along(pairs: Pairs) -> list[tuple[int, PairedRatio]]:
+    """Tokens per step in every stretch that two prompts or more reach on both sides; none of short ones."""
+    starts = reached(list(itertools.chain.from_iterable(new for _, new in pairs.prompts)))
+    if len(starts) <= 1:
+        return []
+    old, new = (split([sides[i] for sides in pairs.prompts]) for i in (0, 1))
+    found = []
+    for start, (x0, n0), (x1, n1) in zip(starts, old, new, strict=False):
+        both = (n0 > 0) & (n1 > 0)
+        if both.sum() > 1:
+            found.append((start, paired.paired_log_ratio(x0[both], n0[both], x1[both], n1[both])))
+    return found
+
+
+def _counts(change: PairedRatio) -> bool:
+    """Enough prompts reach a stretch, and differ there, for their scatter to decide."""
+    few = change.differing < paired.MIN_DIFFERING and change.m >= paired.MIN_PROMPTS_POSITION
+    return change.m >= paired.MIN_PROMPTS and not few
 
 
 def _gives_less(old: Tallies, new: Tallies, j: int) -> bool:

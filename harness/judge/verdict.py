@@ -7,9 +7,10 @@ import math
 from collections.abc import Collection
 from typing import Literal
 
-from harness.judge.evidence import Evidence, Position, evidence
+from harness.judge.evidence import Evidence, Position, StretchChange, evidence
 from harness.judge.pairing import Pairs, Refused, pair
 from harness.results.records import CellRecord
+from harness.results.stretches import name_of
 from harness.stats import paired, planning
 from harness.text.numbers import percent, signed_interval
 
@@ -47,6 +48,8 @@ class Verdict:
     """Prompts on which the drafter failed although their text is the same."""
     primary: paired.PairedRatio | None = None
     positions: tuple[Position, ...] = ()
+    stretches: tuple[StretchChange, ...] = ()
+    """Of long answers, from their beginning to their end."""
     prompts: int = 0
     same_text: int = 0
     lower: bool = False
@@ -125,6 +128,7 @@ def judge_pairs(
         text="",
         primary=shown.primary,
         positions=shown.positions,
+        stretches=shown.stretches,
         broken=shown.broken,
         prompts=shown.m,
         same_text=pairs.same_text,
@@ -148,6 +152,7 @@ def _decided(shown: Evidence) -> Kind:
         (shown.scatter_counts and shown.significant and d <= -margin)
         or shown.cost >= paired.MARGIN
         or any(position.lost for position in shown.positions)
+        or any(stretch.lost for stretch in shown.stretches)
     ):
         return "regressed"
     if shown.scatter_counts and shown.gained and d >= margin:
@@ -196,6 +201,9 @@ def _sentence(verdict: Verdict, shown: Evidence) -> str:
     gone = [position for position in shown.positions if position.lost]
     if gone:
         parts[0] += f", lost at position {', '.join(str(position.index) for position in gone)}"
+    faded = [stretch for stretch in shown.stretches if stretch.lost]
+    if faded:
+        parts[0] += f", lost at tokens {', '.join(name_of(stretch.start) for stretch in faded)}"
     if shown.broken:
         names = ", ".join(shown.broken[:_NAMED]) + (", ..." if len(shown.broken) > _NAMED else "")
         fails = shown.cost >= paired.MARGIN
@@ -211,6 +219,9 @@ def _sentence(verdict: Verdict, shown: Evidence) -> str:
     if pairs.silenced:
         parts.append(f"{pairs.silenced} prompts that had an answer have none with a decode step")
     parts += [_what_was_lost(position) for position in gone]
+    for stretch in (s for s in shown.stretches if s.lower):
+        rates = f"{stretch.change.r0:.2f} -> {stretch.change.r1:.2f} per step"
+        parts.append(f"tokens {name_of(stretch.start)}: {rates} ({percent(stretch.relative)})")
     return "; ".join(parts)
 
 

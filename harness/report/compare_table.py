@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from harness.errors import BadInput
 from harness.judge.compare import CellComparison, Comparison, Figures, PositionChange, Row
+from harness.judge.evidence import StretchChange
 from harness.judge.footnotes import holm_notes
 from harness.report import run_table
 from harness.report.labels import Axis, Labels, axis_value
 from harness.report.references import NOTHING, with_references
 from harness.report.run_table import CELL, LEGEND, MARKS, Column, Values, worth_a_line
+from harness.results.stretches import name_of
 from harness.text.numbers import DASH, number, share, signed, signed_interval
 from harness.text.render import Block, Document, by_text, raised
 
@@ -41,7 +43,7 @@ def document(comparison: Comparison, *, pivot: Axis | None = None) -> Document:
     """
     labels = Labels(comparison)
     page = _Page(comparison, labels)
-    blocks = [page.pivot(pivot)] if pivot else [page.table(), page.positions()]
+    blocks = [page.pivot(pivot)] if pivot else [page.table(), page.positions(), page.stretches()]
     legend = [LEGEND] if comparison.columns[1:] and comparison.judged else []
     legend += [_POSITIONS_LEGEND] if legend and not pivot else []
     legend += [_SPEED_LEGEND] if len(comparison.columns) == 2 and not pivot else []  # noqa: PLR2004
@@ -151,16 +153,33 @@ class _Page:
         values: list[Values] = []
         for row, label, a in shown:
             values.append({"cell": self._rows.row(row), "side": label})
-            values[-1] |= {f"conditional_{p.index}": (p.old, p.new, self._lost(p, a)) for p in a.positions}
+            for p in a.positions:
+                values[-1][f"conditional_{p.index}"] = p.old, p.new, self._lost(p, a, tested=p.tested)
         title = "acceptance at each position, % of the steps that got there (change in points)"
         return self._referring(_block(columns, values, title), [row for row, _, _ in shown], columns)
 
-    def _lost(self, p: PositionChange, a: CellComparison) -> str:
+    def stretches(self) -> Block:
+        """Tokens per step along the answers, a column a stretch."""
+        shown = [(r, side, a) for r in self._of.rows for side, a in self._others(r) if a.verdict.stretches]
+        starts = sorted({s.start for _, _, a in shown for s in a.verdict.stretches})
+        columns = [CELL, *([_SIDE] if self._several else [])]
+        columns += [Column(name_of(start), str(start)) for start in starts]
+        values: list[Values] = []
+        for row, label, a in shown:
+            values.append({"cell": self._rows.row(row), "side": label})
+            for s in a.verdict.stretches:
+                text = f"{number(s.change.r0)} → {number(s.change.r1)} ({signed(s.relative)})"
+                values[-1][str(s.start)] = f"{text} {self._lost(s, a, tested=s.p is not None)}".rstrip()
+        return _block(
+            columns, values, "tokens per step along the answers, by token (change in %; marks as of positions)"
+        )
+
+    def _lost(self, one: PositionChange | StretchChange, a: CellComparison, *, tested: bool) -> str:
         if not self._of.judged:
             return ""
         if a.verdict.kind == "identical":
             return MARKS["identical"]
-        return MARKS["regressed"] if p.lost else MARKS["ok"] if p.tested else ""
+        return MARKS["regressed"] if one.lost else MARKS["ok"] if tested else ""
 
     def pivot(self, axis: Axis) -> Block:
         """Rows without the axis, its values as columns; a line a side."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.judge.collect import Entry
 from harness.judge.compare import CellComparison, Comparison, Figures, Row
-from harness.report.run_table import Values, figure_values, verdict_values
+from harness.report.run_table import Values, figure_values, stretch_values, verdict_values
 
 _NAME = ("suite", "endpoint", "language", "workload", "drafter", "k")
 _FIGURES = ("tokens_per_step", "tau", "accepted_per_draft", "pos_0", "tok_s", "speed_up")
@@ -26,6 +26,9 @@ def csv_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
     header += ["verdict", "prompts", "same_text", "change", "ci_low", "ci_high", "p_loss"]
     header += [f"{side}_{part}" for side in _SIDES for part in _FIGURES]
     header += [f"{side}_conditional_{i}" for i in range(depth) for side in _SIDES]
+    shown = [f for row in comparison.rows for f in (row.figures, *(a.figures for a in row.others if a))]
+    along = stretch_values(max((figures.stretches for figures in shown), key=len, default=()))
+    header += [f"{side}_{name}" for name in along for side in _SIDES]
     header.append("notes")
     base, *others = (column.name for column in comparison.columns)
     lines: list[Values] = []
@@ -97,6 +100,7 @@ def _figures_data(figures: Figures) -> dict[str, Any]:
     fields = {f.name: getattr(figures, f.name) for f in dataclasses.fields(figures) if f.name != "entry"}
     entry = figures.entry
     where = {"suite": entry.suite, "profile": entry.profile, "stack": entry.stack, "device": entry.device}
+    fields["stretches"] = [dataclasses.asdict(stretch) for stretch in figures.stretches]
     return {"cell": entry.cell.model_dump(), **where, "path": str(entry.path), **fields}
 
 
@@ -119,6 +123,7 @@ def _against_data(a: CellComparison, side: int, *, judged: bool) -> dict[str, An
         "change": v.change,
         "change_ci": list(v.interval) if v.interval else None,
         "positions": [dataclasses.asdict(p) for p in a.positions],
+        "stretches": [dataclasses.asdict(s) for s in v.stretches],
         "same_environment": a.same_environment,
         "notes": list(a.notes),
     }

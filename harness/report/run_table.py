@@ -90,8 +90,18 @@ def figure_values(figures: Figures, *, timed: bool = True) -> Values:
     return {
         **{name: getattr(figures, name) for name in names},
         **{f"pos_{i}": rate for i, rate in enumerate(figures.acceptance)},
+        **stretch_values(figures.stretches),
         **{name: getattr(figures, name) if timed else None for name in ("tok_s", "speed_up")},
     }
+
+
+def stretch_values(stretches: Iterable[Stretch]) -> Values:
+    """Tokens per step in each stretch of long answers, and the ends of its 95 % interval."""
+    values: Values = {}
+    for s in stretches:
+        name, (low, high) = f"tokens_per_step_from_{s.start}", s.interval or (None, None)
+        values |= {name: s.tokens_per_step, f"{name}_low": low, f"{name}_high": high}
+    return values
 
 
 def verdict_values(verdict: Verdict) -> Values:
@@ -164,19 +174,20 @@ def stretch_rows(cells: Iterable[CellRecord]) -> tuple[list[str], list[list[str]
     """
     known = [(cell, stretches_of(cell.prompts)) for cell in cells if cell.cell.k]
     shown = [(cell, stretches) for cell, stretches in known if stretches]
-    starts = max(([s.start for s in stretches] for _, stretches in shown), key=len, default=[])
-    rows = []
-    for cell, stretches in shown:
-        reach = "/".join(str(s.prompts) for s in stretches)
-        rates = [rate_and_interval(s) for s in stretches]
-        rows.append([marked(cell), reach, *rates, *[DASH] * (len(starts) - len(rates))])
-    return ["cell", "answers", *map(name_of, starts)], rows
+    rows = [
+        {"cell": marked(cell), "reach": "/".join(str(s.prompts) for s in stretches), **stretch_values(stretches)}
+        for cell, stretches in shown
+    ]
+    longest = max((stretches for _, stretches in shown), key=len, default=())
+    names = [(name_of(s.start), "/".join(stretch_values([s]))) for s in longest]
+    return written(
+        [CELL, Column("answers", "reach"), *(Column(h, name, _with_interval) for h, name in names)], rows
+    )
 
 
-def rate_and_interval(stretch: Stretch) -> str:
+def _with_interval(rate: float | None, low: float | None, high: float | None) -> str:
     """`2.31 (2.10..2.55)`; no interval where there is none."""
-    ends = stretch.interval
-    return number(stretch.tokens_per_step) + (f" ({number(ends[0])}..{number(ends[1])})" if ends else "")
+    return number(rate) + (f" ({number(low)}..{number(high)})" if low is not None else "")
 
 
 def _none_of(cell: CellRecord, cells: Iterable[CellRecord]) -> CellRecord | None:
@@ -215,7 +226,8 @@ LEGEND = "= identical  ~ no worse  ▲ improved  ▼ regressed  ? can't tell  �
 
 def worth_a_line(verdict: Verdict) -> bool:
     """Somebody should look at the cell."""
-    return verdict.fails or verdict.kind in ("inconclusive", "improved") or verdict.lower
+    lower = verdict.lower or any(stretch.lower for stretch in verdict.stretches)
+    return verdict.fails or verdict.kind in ("inconclusive", "improved") or lower
 
 
 def verdict_rows(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> tuple[list[str], list[list[str]]]:

@@ -1,4 +1,4 @@
-"""An answer in stretches: tokens per decode step near its beginning and far from it, where a drafter may fade."""
+"""Tokens per decode step along an answer, in stretches: a drafter may fade far from the beginning."""
 
 from __future__ import annotations
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
+from harness.judge.pairing import Pairs
+from harness.judge.verdict import Verdict, judge, judge_pairs
 from harness.results.stretches import name_of, reached, split, stretches_of
-from tests.factories.records import prompt_record
-from tests.factories.simulated import cell, dead_after, drafter
+from harness.stats.paired import ALPHA_CELL, holm
+from tests.factories.records import cell_record, prompt_record
+from tests.factories.simulated import Table, answer, cell, dead_after, drafter, worse
 
 LONG = 1500
+CELLS = 300
 
 
 def test_a_stretch_is_named_by_its_tokens() -> None:
@@ -17,7 +22,7 @@ def test_a_stretch_is_named_by_its_tokens() -> None:
 
 
 def test_a_step_counts_where_its_first_token_lies() -> None:
-    """The first token comes before any step; of 3 each, the 33rd step begins at token 97 and the 34th at 100."""
+    """The first token comes before any step. Of 3 tokens each, the 34th step begins at token 100."""
     steps = (3,) * 40
     r = prompt_record(
         accepted=(2,) * 40, drafted=(4,) * 40, histogram=(0, 0, 40, 0, 0), undrafted=0, output_tokens=121
@@ -31,8 +36,9 @@ def test_a_step_counts_where_its_first_token_lies() -> None:
 @pytest.mark.parametrize(("finish", "last"), [("length", 4), ("stop", 2)])
 def test_the_last_step_counts_in_every_sum_alike(finish: str, last: int) -> None:
     r = prompt_record(
-        accepted=(3, 3), drafted=(4, 4), histogram=(0, 0, 0, 2, 0), undrafted=0, output_tokens=7, finish=finish
-    )
+        accepted=(3, 3), drafted=(4, 4), histogram=(0, 0, 0, 2, 0), undrafted=0, output_tokens=7,
+        finish=finish,
+    )  # fmt: skip
     assert split([[r]])[0, 0, 0] == 4 + last == r.tally.committed
 
 
@@ -88,15 +94,132 @@ def test_what_is_not_known_is_none() -> None:
     assert all(s.prompts == 1 and s.tokens_per_step and s.interval is None for s in one)
 
 
-@pytest.mark.parametrize("tokens", [600])
-def test_the_interval_holds_the_truth_as_often_as_it_says(tokens: int) -> None:
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     """12 prompts of 400 that are the truth: 95 %, with room for 200 draws and a jackknife of few."""
-    truth = stretches_of(cell(drafter(7, prompts=400, tokens=tokens)).prompts)[1].tokens_per_step
-    records = cell(drafter(7, prompts=400, tokens=tokens)).prompts
+    records = cell(drafter(7, prompts=400, tokens=600)).prompts
+    truth = stretches_of(records)[1].tokens_per_step
     rng, held = np.random.default_rng(0), 0
     for _ in range(200):
-        drawn = [records[i] for i in rng.choice(400, 12, replace=False)]
-        interval = stretches_of(drawn)[1].interval
+        interval = stretches_of([records[i] for i in rng.choice(400, 12, replace=False)])[1].interval
         assert interval
         held += interval[0] <= (truth or 0) <= interval[1]
     assert 180 <= held <= 198
+
+
+# Judged
+
+
+def lost(verdict: Verdict) -> list[int]:
+    return [s.start for s in verdict.stretches if s.lost]
+
+
+def fails_late(table: Table, share: float, *, seed: int, start: int = 1000) -> Table:
+    """The same, but from this token on a share of the drafts fails at once."""
+    bad = worse(table, share, seed=seed)
+    return np.concatenate([table[:, :start], bad[:, start:]], axis=1)
+
+
+@pytest.mark.parametrize("text", ["t", "other"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_drafter_that_dies_after_500_tokens_is_regressed_and_said_to_be_so(seed: int, text: str) -> None:
+    """Also where the texts differ, so that no prompt can be judged by itself."""
+    old = drafter(seed, prompts=12, tokens=LONG)
+    new = dead_after(old if text == "t" else drafter(seed + 50, prompts=12, tokens=LONG), 500)
+    verdict = judge(cell(old), cell(new, text=text, seed=text != "t"))
+    assert verdict.kind == "regressed"
+    assert lost(verdict) == [500, 1000]
+    assert "tokens 500-999" in verdict.text
+
+
+@pytest.mark.parametrize("seed", [0, 1, 5])
+def test_a_late_loss_inside_the_margin_of_the_whole_is_regressed(seed: int) -> None:
+    old = drafter(seed, prompts=12, tokens=LONG)
+    verdict = judge(cell(old), cell(fails_late(old, 0.1, seed=seed)))
+    assert verdict.change is not None
+    assert -0.02 < verdict.change < 0
+    assert verdict.broken == ()
+    assert (verdict.kind, lost(verdict)) == ("regressed", [1000])
+
+
+def test_a_late_loss_that_may_be_chance_is_named() -> None:
+    old = drafter(0, prompts=12, tokens=LONG)
+    verdict = judge(cell(old), cell(fails_late(old, 0.06, seed=0)))
+    assert (verdict.kind, lost(verdict)) == ("ok", [])
+    assert [s.start for s in verdict.stretches if s.lower] == [1000]
+    assert "tokens 1000+" in verdict.text
+
+
+def test_a_gain_at_the_beginning_does_not_hide_a_loss_at_the_end() -> None:
+    new = drafter(1, prompts=12, tokens=LONG)
+    old = np.concatenate([worse(new, 0.4)[:, :500], new[:, 500:]], axis=1)
+    verdict = judge(cell(old), cell(fails_late(new, 0.1, seed=1)))
+    assert verdict.change is not None
+    assert verdict.change > 0
+    assert (verdict.kind, lost(verdict)) == ("regressed", [1000])
+
+
+def test_another_drafter_and_an_early_look_lose_no_stretch_and_show_all() -> None:
+    old = drafter(1, prompts=16, tokens=LONG)
+    late = fails_late(old, 0.06, seed=1)
+    retrained = judge(cell(old), cell(late, subject={"drafter": "ngram", "weights": "another"}))
+    look = judge(cell(old), cell(late, stopped_at=16), positions=False)
+    for verdict in (retrained, look):
+        assert verdict.kind != "regressed"
+        assert [(s.start, s.p) for s in verdict.stretches] == [
+            (0, None),
+            (100, None),
+            (500, None),
+            (1000, None),
+        ]
+
+
+def test_a_stretch_that_few_prompts_reach_is_shown_and_not_tested() -> None:
+    old = drafter(1, prompts=12, tokens=LONG)
+    new = fails_late(old, 0.5, seed=1)
+    sides = []
+    for table in (old, new):
+        rows = [row if i < 7 else row[:900] for i, row in enumerate(table)]
+        sides.append(cell_record(*(answer(i, row, text="t", seed=0, k=4) for i, row in enumerate(rows))))
+    verdict = judge(*sides)
+    assert [(s.start, s.change.m, s.p is None) for s in verdict.stretches][-2:] == [
+        (500, 12, False),
+        (1000, 7, True),
+    ]
+
+
+def test_no_stretch_is_judged_where_steps_are_not_known() -> None:
+    record = cell(drafter(1, prompts=12, tokens=LONG))
+    blind = record.model_copy(
+        update={"prompts": tuple(r.model_copy(update={"accepted": None}) for r in record.prompts)}
+    )
+    assert judge(record, blind).stretches == ()
+
+
+def test_stretches_and_positions_share_their_alpha() -> None:
+    """120 prompts of 200 tokens: Holm counts the positions and both stretches as one family."""
+    old = drafter(3, prompts=60, tokens=200)
+    verdict = judge(cell(old), cell(worse(old, 0.03)))
+    raw = [one.change.p_loss() for one in (*verdict.positions, *verdict.stretches)]
+    assert len(verdict.positions) == 4
+    assert len(raw) == 6
+    assert [one.p for one in (*verdict.positions, *verdict.stretches)] == list(holm(raw))
+
+
+def test_cells_that_lost_nothing_are_called_regressed_no_more_often_than_alpha_allows() -> None:
+    """Twelve pairs of answers with other texts, drawn from 200, a third of them ending in a loop."""
+    sides = []
+    for seed in (1, 2):
+        table = drafter(1, prompts=200, tokens=LONG)
+        fresh = np.random.default_rng(seed)
+        again = fresh.random(table.shape) < 0.5
+        table = np.where(again, fresh.permuted(table, axis=1), table)
+        for row in table[fresh.random(200) < 0.3]:
+            row[fresh.integers(100, LONG) :] = 4
+        sides.append(cell(table, text=str(seed), seed=seed).prompts)
+    rng = np.random.default_rng(0)
+    red = 0
+    for _ in range(CELLS):
+        drawn = zip(rng.choice(200, 12, replace=False), rng.integers(0, 2, 12), strict=True)
+        prompts = tuple(((sides[s][i],), (sides[1 - s][i],)) for i, s in drawn)
+        red += judge_pairs(Pairs(prompts=prompts, notes=())).kind == "regressed"
+    assert red <= binom.ppf(0.999, CELLS, ALPHA_CELL)
