@@ -171,7 +171,9 @@ class _Page:
                 text = f"{number(s.change.r0)} → {number(s.change.r1)} ({signed(s.relative)})"
                 values[-1][str(s.start)] = f"{text} {self._lost(s, a, tested=s.p is not None)}".rstrip()
         return _block(
-            columns, values, "tokens per step along the answers, by token (change in %; marks as of positions)"
+            columns,
+            values,
+            "tokens per step along the answers, by token (change in %; marks as of positions)",
         )
 
     def _lost(self, one: PositionChange | StretchChange, a: CellComparison, *, tested: bool) -> str:

@@ -27,7 +27,7 @@ def csv_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
     header += [f"{side}_{part}" for side in _SIDES for part in _FIGURES]
     header += [f"{side}_conditional_{i}" for i in range(depth) for side in _SIDES]
     shown = [f for row in comparison.rows for f in (row.figures, *(a.figures for a in row.others if a))]
-    along = stretch_values(max((figures.stretches for figures in shown), key=len, default=()))
+    along = {name: None for figures in shown for name in stretch_values(figures.stretches)}
     header += [f"{side}_{name}" for name in along for side in _SIDES]
     header.append("notes")
     base, *others = (column.name for column in comparison.columns)

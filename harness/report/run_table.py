@@ -175,7 +175,11 @@ def stretch_rows(cells: Iterable[CellRecord]) -> tuple[list[str], list[list[str]
     known = [(cell, stretches_of(cell.prompts)) for cell in cells if cell.cell.k]
     shown = [(cell, stretches) for cell, stretches in known if stretches]
     rows = [
-        {"cell": marked(cell), "reach": "/".join(str(s.prompts) for s in stretches), **stretch_values(stretches)}
+        {
+            "cell": marked(cell),
+            "reach": "/".join(str(s.prompts) for s in stretches),
+            **stretch_values(stretches),
+        }
         for cell, stretches in shown
     ]
     longest = max((stretches for _, stretches in shown), key=len, default=())

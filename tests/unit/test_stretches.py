@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 
+from harness.judge.collect import collect
+from harness.judge.compare import compare
 from harness.judge.pairing import Pairs
 from harness.judge.verdict import Verdict, judge, judge_pairs
+from harness.report.compare_table import document
+from harness.report.export import as_data, csv_rows
+from harness.report.run_table import report, stretch_rows
+from harness.results.records import dump_cell
 from harness.results.stretches import name_of, reached, split, stretches_of
 from harness.stats.paired import ALPHA_CELL, holm
-from tests.factories.records import cell_record, prompt_record
+from harness.text.render import as_json
+from tests.factories.records import cell_name, cell_record, prompt_record
 from tests.factories.simulated import Table, answer, cell, dead_after, drafter, worse
 
 LONG = 1500
@@ -104,6 +115,61 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
         assert interval
         held += interval[0] <= (truth or 0) <= interval[1]
     assert 180 <= held <= 198
+
+
+# Shown
+
+
+def test_the_table_of_a_run_has_a_row_for_each_cell_with_long_answers() -> None:
+    long = cell(dead_after(drafter(1, prompts=12, tokens=600), 100))
+    longer = cell(drafter(1, prompts=2, tokens=1200), cell=cell_name(language="zh"))
+    blind = [r.model_copy(update={"accepted": None}) for r in long.prompts]
+    unknown = long.model_copy(update={"prompts": tuple(blind), "cell": cell_name(language="fr")})
+    plain = long.model_copy(update={"cell": cell_name(drafter="none", k=0)})
+    header, rows = stretch_rows([plain, cell(drafter(1)), long, longer, unknown])
+    assert header == ["cell", "answers", "0-99", "100-499", "500-999", "1000+"]
+    assert [row[:2] for row in rows] == [
+        ["chat-en-instruct-ngram-k4", "12/12/12"],
+        ["chat-zh-instruct-ngram-k4", "2/2/2/2"],
+        ["chat-fr-instruct-ngram-k4", "0/0/0"],
+    ]
+    assert rows[0][3:] == ["1.00", "1.00", "—"]
+    assert re.fullmatch(r"\d\.\d\d \(\d\.\d\d\.\.\d\.\d\d\)", rows[0][2])
+    assert rows[2][2:] == ["—"] * 4
+    assert "along the answers" in report([long])
+    assert "along the answers" not in report([cell(drafter(1))])
+
+
+def test_a_comparison_shows_and_exports_the_stretches(tmp_path: Path) -> None:
+    old = drafter(1, prompts=12, tokens=600)
+    paths = []
+    for name, table in (("old", old), ("new", dead_after(old, 100))):
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(dump_cell(cell(table)), encoding="utf-8")
+    found = compare([collect(path) for path in paths])
+    *_, block = document(found).blocks
+    assert block.header == ("cell", "0-99", "100-499", "500-999")
+    assert block.rows[0][2].endswith("▼")
+    header, [line] = csv_rows(found)
+    values = dict(zip(header, line, strict=True))
+    assert values["new_tokens_per_step_from_100"] == 1
+    assert values["new_tokens_per_step_from_100_low"] is None
+    stretch = found.rows[0].figures.stretches[1]
+    assert values["base_tokens_per_step_from_100"] == stretch.tokens_per_step
+    assert (values["base_tokens_per_step_from_100_low"], values["base_tokens_per_step_from_100_high"]) == (
+        stretch.interval
+    )
+    [data] = json.loads(as_json(as_data(found, exit_code=1)))["cells"]
+    assert [s["start"] for s in data["base"]["stretches"]] == [0, 100, 500]
+    assert [s["lost"] for s in data["against"][0]["stretches"]] == [False, True, True]
+
+
+def test_a_comparison_of_short_answers_has_no_stretches(tmp_path: Path) -> None:
+    path = tmp_path / "short.json"
+    path.write_text(dump_cell(cell(drafter(1))), encoding="utf-8")
+    found = compare([collect(path), collect(path)])
+    assert len(document(found).blocks) == 2
+    assert not any("_from_" in name for name in csv_rows(found)[0])
 
 
 # Judged
