@@ -25,7 +25,7 @@ from harness.judge.verdict import judge
 from harness.results.records import CellRecord, PromptRecord, dump_cell, load
 from tests.perf import ROOT, carry_out, positive, say
 
-GATE = ROOT / "baselines/smollm2-cpu/cpu/gate/acceptance"
+GATE = ROOT / "tests/data/recordings/bfloat16"
 CELLS = ("chat-en-instruct-ngram-k4", "chat-zh-instruct-ngram-k4", "raw-zh-instruct-ngram-k2")
 PROMPTS = 100
 WANTED = "wanted: 10,000 cells in 20 s and 1 GiB on 2 cores that nobody else uses"

@@ -39,7 +39,7 @@ Counts = NDArray[np.int64]
 Reals = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-WHERE = (ROOT / "baselines/smollm2-cpu/cpu/gate", ROOT / "tests/data/recordings")
+WHERE = (ROOT / "tests/data/recordings/bfloat16", ROOT / "tests/data/recordings")
 SIZES = (8, 20, 40, 80, 120)
 LOSSES = tuple(range(1, 11))
 FIXED = 0.05

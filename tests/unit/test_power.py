@@ -18,7 +18,7 @@ from tests.factories.simulated import SAMPLED, cell, drafter
 from tests.perf import ROOT, power
 from tests.perf.power import NOISES, Counts, Pool
 
-GATE = ROOT / "baselines/smollm2-cpu/cpu/gate/acceptance"
+GATE = ROOT / "tests/data/recordings/bfloat16"
 CELLS = 4000
 SAME, *_, ALL = NOISES
 SOME = next(noise for noise in NOISES if noise.name == "stand-in 30 %")

@@ -13,7 +13,7 @@ from harness.results.records import CellRecord, load
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = ROOT / "tests/data/recordings"
-GATE = ROOT / "baselines/smollm2-cpu/cpu/gate/acceptance"
+GATE = ROOT / "tests/data/recordings/bfloat16"
 CELL = "chat-en-instruct-ngram-k4.json"
 
 
