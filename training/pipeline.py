@@ -93,7 +93,7 @@ def _dataset(context: Context) -> dict[str, Any]:
 STAGES = (
     Stage(
         name="prompts",
-        version=1,
+        version=2,
         inputs=lambda r: [r.target.model_dump(), gather.inputs(r)],
         run=_prompts,
     ),

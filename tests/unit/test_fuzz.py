@@ -249,7 +249,7 @@ def test_a_template_file(folder: Path, content: bytes) -> None:
     templates = read(path, lambda: Templates(path))
     if templates is not None:
         drawn = list(itertools.islice(templates.draw(0), 20))
-        assert len(drawn) == min(20, templates.size)
+        assert bool(drawn) == bool(templates.all)
 
 
 RUN = RunRecord(

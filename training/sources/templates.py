@@ -1,4 +1,4 @@
-"""Makes prompts from a template file (sentences with slots, and words for the slots), none of them twice.
+"""Makes prompts from a template file (sentences with slots, and words for the slots), none twice.
 
     plain = 0.1                          # share typed the hasty way: no capitals, no full stop (short ones)
 
@@ -18,16 +18,15 @@ start of a sentence gets a capital.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
-import itertools
-import math
+import graphlib
 import random
 import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,13 +36,12 @@ from harness.errors import BadInput
 SHIPPED = Path(__file__).parents[1] / "prompts"
 PLAIN_AT_MOST = 100
 """Characters. Longer requests keep their capitals: nobody writes those in haste."""
-
+TRIES = 500
+"""A template that gives nothing new in so many draws is not drawn again."""
 MOST_NESTED = 50
 """Levels of lists of words within lists of words."""
-MOST_BITS = 4096
-"""Limits the number of expansions: a list that uses another one twice squares it."""
-TRIES = 20
-"""After so many random draws that had come before, a template's rest is drawn in a shuffled order."""
+MOST_CHARACTERS = 100_000
+"""Of one text: a list that uses another one twice may double it."""
 
 _SLOT = re.compile(r"\{([a-z_]+)[0-9]?\}")
 _SENTENCE_START = re.compile(r"(?:^|[.?!][\"”]? |\n)[\"“]?\Z")
@@ -73,7 +71,7 @@ class Templates:
         """Read and check a file.
 
         Raises:
-            BadInput: it is not there, not TOML, or a slot has no words; the message names the place.
+            BadInput: it is not there, not TOML, or a slot has no words; the message names the table.
         """
         self.path = path
         self._file = Document(path).model(_File)
@@ -89,60 +87,40 @@ class Templates:
         """Kind and text of every template."""
         return tuple((kind, text) for kind, texts in self._file.templates.items() for text in texts)
 
-    @cached_property
-    def size(self) -> int:
-        """How many expansions there are."""
-        return sum(self.size_of(text) for _, text in self.all)
-
-    def size_of(self, text: str) -> int:
-        """How many expansions a template, or a word, has."""
-        return math.prod(math.perm(self._sizes[name], times) for name, times in Counter(_lists(text)).items())
-
     def draw(self, seed: int) -> Iterator[Expansion]:
-        """All expansions in a random order that the seed alone decides; templates take their turns."""
+        """Different expansions in an order that the seed alone decides, until no template gives a new one."""
         chance = random.Random(f"{seed}/{self.path.name}")  # noqa: S311 - a shuffle, no secret
-        live = [(kind, text, _Turns(self, text, chance)) for kind, text in self.all]
-        weights = [self._file.weights.get(kind, 1.0) for kind, _, _ in live]
+        live = list(self.all)
+        weights = [self._file.weights.get(kind, 1.0) for kind, _ in live]
+        seen: set[str] = set()
         while live:
             i = chance.choices(range(len(live)), weights)[0]
-            kind, text, turns = live[i]
-            expanded = self.expand(text, turns.next())
-            if len(expanded) <= PLAIN_AT_MOST and chance.random() < self._file.plain:
-                expanded = _plain(expanded)
-            yield Expansion(kind=kind, text=expanded)
-            if not turns.left:
+            kind, template = live[i]
+            text = next((t for _ in range(TRIES) if (t := self.expand(template, chance)) not in seen), None)
+            if text is None:
                 del live[i], weights[i]
+                continue
+            seen.add(text)
+            hasty = len(text) <= PLAIN_AT_MOST and chance.random() < self._file.plain
+            yield Expansion(kind=kind, text=_plain(text) if hasty else text)
 
-    def number(self, text: str, chance: random.Random) -> int:
-        """A random expansion of a template or a word; a word is as likely with slots in it as without."""
-        number, scale = 0, 1
-        taken: dict[str, list[int]] = {}
-        for name in _lists(text):
-            before = taken.setdefault(name, [])
-            drawn = None
-            while drawn is None or drawn in before:
-                i = chance.randrange(len(self.words[name]))
-                drawn = self._starts[name][i] + self.number(self.words[name][i], chance)
-            number += scale * (drawn - sum(other < drawn for other in before))
-            scale *= self._sizes[name] - len(before)
-            before.append(drawn)
-        return number
+    def expand(self, text: str, chance: random.Random, *, inside: bool = False) -> str:
+        """A random expansion of a template; `inside`: of a word, in a sentence begun.
 
-    def expand(self, text: str, number: int, *, inside: bool = False) -> str:
-        """Expansion `number` of a template, of `size_of(text)`; `inside`: of a word, in a sentence begun."""
+        A word is as likely with slots in it as without.
+        """
         words: dict[str, str] = {}
-        taken: dict[str, list[int]] = {}
+        taken: set[tuple[str, str]] = set()
         parts: list[str] = []
         at = 0
         for slot in _SLOT.finditer(text):
             whole, name = slot.group(0, 1)
             if whole not in words:
-                before = taken.setdefault(name, [])
-                number, digit = divmod(number, self._sizes[name] - len(before))
-                for other in sorted(before):
-                    digit += other <= digit
-                before.append(digit)
-                words[whole] = self._word(name, digit)
+                word = chance.choice(self.words[name])
+                while (name, word) in taken:  # there are as many different ones as slots
+                    word = chance.choice(self.words[name])
+                taken.add((name, word))
+                words[whole] = self.expand(word, chance, inside=True)
             word = words[whole]
             parts.append(text[at : slot.start()])
             so_far = ("," if inside else "") + "".join(parts)
@@ -150,114 +128,46 @@ class Templates:
             at = slot.end()
         return "".join([*parts, text[at:]]).strip()
 
-    def _word(self, name: str, number: int) -> str:
-        i = bisect.bisect_right(self._starts[name], number) - 1
-        word = self.words[name][i]
-        return self.expand(word, number - self._starts[name][i], inside=True) if "{" in word else word
-
-    @cached_property
-    def _starts(self) -> dict[str, list[int]]:
-        """The number of each word's first expansion in its list."""
-        return {
-            name: [0, *itertools.accumulate(self.size_of(word) for word in words[:-1])]
-            for name, words in self.words.items()
-        }
-
-    @cached_property
-    def _sizes(self) -> dict[str, int]:
-        sizes: dict[str, int] = {}
-
-        def size_of_list(name: str, above: tuple[str, ...]) -> int:
-            if name in above:
-                raise BadInput(
-                    f"{self.path}, words.{above[-1]}: {{{name}}} leads back to itself", code="prompt-template"
-                )
-            if len(above) > MOST_NESTED:
-                raise BadInput(f"{self.path}, words.{name}: nested too deeply", code="prompt-template")
-            if name not in sizes:
-                total = 0
-                for word in self.words[name]:
-                    inner = Counter(_lists(word)).items()
-                    total += math.prod(math.perm(size_of_list(n, (*above, name)), k) for n, k in inner)
-                    if total.bit_length() > MOST_BITS:
-                        raise BadInput(
-                            f"{self.path}, words.{name}: more expansions than can be counted",
-                            code="prompt-template",
-                        )
-                sizes[name] = total
-            return sizes[name]
-
-        for name in self.words:
-            size_of_list(name, ())
-        return sizes
-
     def _check(self) -> None:
-        places = [(f"templates.{kind}", text) for kind, text in self.all]
-        places += [(f"words.{name}", word) for name, words in self.words.items() for word in words]
-        for place, text in places:
+        texts = [(f"templates.{kind}", text) for kind, text in self.all]
+        texts += [(f"words.{name}", word) for name, words in self.words.items() for word in words]
+        for table, text in texts:
             names = _SLOT.findall(text)
             if missing := [name for name in names if not self.words.get(name)]:
-                raise BadInput(
-                    f"{self.path}, {place}: {{{missing[0]}}} has no words: {text!r}", code="prompt-template"
-                )
+                self._refuse(table, f"{{{missing[0]}}} has no words: {text!r}")
             if text.count("{") != len(names):
-                raise BadInput(
-                    f"{self.path}, {place}: a brace that is no {{slot}}: {text!r}", code="prompt-template"
+                self._refuse(table, f"a brace that is no {{slot}}: {text!r}")
+            times = Counter(name for _, name in {slot.group(0, 1) for slot in _SLOT.finditer(text)})
+            if short := [name for name, n in times.items() if n > len(set(self.words[name]))]:
+                self._refuse(table, f"{{{short[0]}}} has too few words: {text!r}")
+        for kind, weight in self._file.weights.items():
+            if kind not in self._file.templates:
+                self._refuse(f"weights.{kind}", "there are no templates of this kind")
+            if not 1e-9 < weight < 1e9:  # noqa: PLR2004
+                self._refuse(f"weights.{kind}", "a weight is more than 0 and less than a thousand million")
+        self._check_nesting()
+
+    def _check_nesting(self) -> None:
+        inner = {name: set(_SLOT.findall(" ".join(words))) for name, words in self.words.items()}
+        longest: dict[str, int] = {}
+        deepest: dict[str, int] = {}
+        try:
+            for name in graphlib.TopologicalSorter(inner).static_order():
+                deepest[name] = 1 + max((deepest[other] for other in inner[name]), default=0)
+                longest[name] = max(
+                    (
+                        len(word) + sum(map(longest.__getitem__, _SLOT.findall(word)))
+                        for word in self.words[name]
+                    ),
+                    default=0,
                 )
-        if unknown := set(self._file.weights) - set(self._file.templates):
-            raise BadInput(
-                f"{self.path}, weights.{min(unknown)}: there are no templates of this kind",
-                code="prompt-template",
-            )
-        if not all(1e-9 < weight < 1e9 for weight in self._file.weights.values()):  # noqa: PLR2004
-            raise BadInput(
-                f"{self.path}, weights: a weight is not more than 0, or beyond all measure",
-                code="prompt-template",
-            )
-        for kind, text in self.all:
-            if short := [name for name, times in Counter(_lists(text)).items() if times > self._sizes[name]]:
-                raise BadInput(
-                    f"{self.path}, templates.{kind}: {{{short[0]}}} has too few words: {text!r}",
-                    code="prompt-template",
-                )
+                if deepest[name] > MOST_NESTED or longest[name] > MOST_CHARACTERS:
+                    self._refuse(f"words.{name}", "nested too deeply, or too long a text")
+        except graphlib.CycleError as error:
+            self._refuse(f"words.{error.args[1][0]}", "leads back to itself")
 
-
-class _Turns:
-    """The expansions of one template, in random order."""
-
-    def __init__(self, templates: Templates, text: str, chance: random.Random) -> None:
-        self.left = templates.size_of(text)
-        self._templates, self._text, self._chance = templates, text, chance
-        self._seen: set[int] = set()
-        self._rest = _shuffled(self.left, chance)
-
-    def next(self) -> int:
-        for _ in range(TRIES):
-            number = self._templates.number(self._text, self._chance)
-            if number not in self._seen:
-                break
-        else:  # few are left, or they are unlikely ones
-            number = next(n for n in self._rest if n not in self._seen)
-        self._seen.add(number)
-        self.left -= 1
-        return number
-
-
-def _shuffled(size: int, chance: random.Random) -> Iterator[int]:
-    """Yield 0 .. size-1 in random order, with memory only for those given so far."""
-    moved: dict[int, int] = {}
-    for left in range(size, 0, -1):
-        i = chance.randrange(left)
-        found = moved.get(i, i)
-        last = moved.pop(left - 1, left - 1)
-        if i < left - 1:
-            moved[i] = last
-        yield found
-
-
-def _lists(text: str) -> list[str]:
-    """The lists that a text takes words from, a name for each word."""
-    return [name for _, name in dict.fromkeys(slot.group(0, 1) for slot in _SLOT.finditer(text))]
+    def _refuse(self, table: str, why: str) -> NoReturn:
+        raise BadInput(f"{self.path}, {table}: {why}", code="prompt-template")
 
 
 def _plain(text: str) -> str:
