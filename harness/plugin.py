@@ -15,7 +15,7 @@ from harness.config.cells import ServerSpec, cells as cells_of
 from harness.config.stack import find_stack, load_stack
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.options import add_options, options_of
-from harness.provenance.record import environment
+from harness.provenance.hardware import environment
 from harness.run import Run
 from harness.selection import (
     cell_of,

@@ -19,7 +19,9 @@ from harness.config.stack import Profile, Stack
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput, BadRecord
 from harness.measure.pace import Pace, last_seen
-from harness.provenance.record import environment, provenance, without_home
+from harness.provenance.hardware import environment
+from harness.provenance.record import provenance
+from harness.provenance.redaction import without_home
 from harness.results.files import write_atomically
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 from harness.results.timing import wall_of

@@ -13,7 +13,3 @@ class Stalled(TrainingFailed):
     """The server makes no progress. Start it again, and the work goes on."""
 
     code = "training-stalled"
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason

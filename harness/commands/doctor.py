@@ -19,7 +19,9 @@ from harness.engine.models import cache_folder, resolve
 from harness.engine.server import free_port, running
 from harness.engine.slot import Slot
 from harness.errors import DraftgateError, ServerFailed
-from harness.provenance import record as provenance
+from harness.provenance.hardware import environment
+from harness.provenance.record import weights_hash
+from harness.provenance.redaction import without_home
 from harness.suites.known_answers import Result
 from harness.suites.selfcheck import SHORT, ensure
 from harness.text.console import show
@@ -82,7 +84,7 @@ def checks(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[
         results: where runs would go.
         self_check: whether to do the self-check; None: only where no result of it is remembered.
     """
-    here = provenance.environment()
+    here = environment()
     gpus = ", ".join(str(gpu.name) for gpu in here.gpus) or "no GPU"
     yield Line("ok", "machine", f"{here.cpu}, {here.threads} threads, {gpus}")
     yield Line("ok", "stack", f"{stack.name}: {', '.join(stack.drafters)}")
@@ -114,9 +116,9 @@ def _disk(name: str, folder: Path) -> Line:
     while not there.exists():
         there = there.parent
     if not os.access(there, os.W_OK):
-        return Line("bad", name, f"{provenance.without_home(str(there))} cannot be written")
+        return Line("bad", name, f"{without_home(str(there))} cannot be written")
     free = shutil.disk_usage(there).free / 1e9
-    text = f"{free:.1f} GB free at {provenance.without_home(str(folder))}"
+    text = f"{free:.1f} GB free at {without_home(str(folder))}"
     return Line("ok" if free >= _LEAST_GB else "bad", name, f"{text}; {_LEAST_GB:g} GB are the least")
 
 
@@ -148,7 +150,7 @@ def _model(reference: str, python: str) -> tuple[Mark, str]:
     where = resolve(reference, say=_silent, python=python)
     if not where.startswith("/"):
         return "—", f"{reference}: a hub id, which the engine fetches"
-    return "ok", f"{reference}: weights {provenance.weights_hash(where)}"
+    return "ok", f"{reference}: weights {weights_hash(where)}"
 
 
 def _faults(python: str) -> tuple[Mark, str]:

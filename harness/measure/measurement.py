@@ -22,6 +22,7 @@ from harness.errors import ServerFailed
 from harness.measure import draft_vocab as vocabulary, engine_findings as conditions, validity
 from harness.measure.client import NOT_REPORTED, Client, Heard, InFlight
 from harness.provenance import record as provenance
+from harness.provenance.hardware import environment
 from harness.results.conditions import Environment
 from harness.results.files import write_atomically
 from harness.results.journal import Journal
@@ -153,7 +154,7 @@ class Measurement:
             cell=self._cell.name,
             identity=self._identity,
             subject=self._subject,
-            environment=Environment(cpu="unverified") if self._server.attached else provenance.environment(),
+            environment=Environment(cpu="unverified") if self._server.attached else environment(),
             provenance=provenance.provenance(self._server),
             stopped_at=stopped_at,
             warmups=len(self._warmups),

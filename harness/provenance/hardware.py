@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import json
 import os
 import platform
@@ -88,24 +87,9 @@ _PACKAGES = (
 )
 
 
-def packages() -> dict[str, str]:
-    """Versions of the packages of this interpreter that decide what is measured."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def packages_of(python: str | None) -> dict[str, str]:
-    """The same for the interpreter that runs the engine; None is this one."""
-    return packages() if python in (None, sys.executable) else dict(_packages_of(str(python)))
-
-
 @functools.cache
-def _packages_of(python: str) -> dict[str, str]:
+def packages_of(python: str | None) -> dict[str, str]:
+    """Versions of the packages that decide what is measured, of an interpreter; None is this one."""
     code = (
         "import importlib.metadata as m, json, sys\n"
         "have = {d.metadata['Name'].lower(): d.version for d in m.distributions() if d.metadata['Name']}\n"
@@ -113,8 +97,9 @@ def _packages_of(python: str) -> dict[str, str]:
     )
     try:
         out = subprocess.run(
-            [python, "-c", code, *_PACKAGES], capture_output=True, text=True, check=True, timeout=60
-        ).stdout
+            [python or sys.executable, "-c", code, *_PACKAGES],
+            capture_output=True, text=True, check=True, timeout=60,
+        ).stdout  # fmt: skip
         return dict(json.loads(out))
     except (OSError, ValueError, TypeError, subprocess.SubprocessError):
         return {}

@@ -25,30 +25,12 @@ from harness.engine.facts import EngineFacts, engine_facts
 from harness.engine.models import cache_folder, sha256_of
 from harness.engine.server import Server
 from harness.errors import ServerFailed
-from harness.provenance.hardware import UNVERIFIED, clocks, environment, packages, packages_of
+from harness.provenance.hardware import UNVERIFIED, clocks, packages_of
 from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files
-from harness.provenance.redaction import without_home, without_secrets
+from harness.provenance.redaction import without_secrets
 from harness.results.conditions import Identity, Patch, Subject
 from harness.results.files import write_atomically
 from harness.stats.acceptance import METRIC_VERSION
-
-__all__ = [
-    "UNVERIFIED",
-    "environment",
-    "folder_of",
-    "identity",
-    "our_commit",
-    "patches_of",
-    "provenance",
-    "resolved_config",
-    "revision_of",
-    "sampling_defaults",
-    "subject",
-    "weights_hash",
-    "without_home",
-    "without_secrets",
-]  # fmt: skip
-
 
 _MOST = 2**53
 """What a float still holds exactly."""
@@ -128,7 +110,7 @@ def provenance(server: Server | None = None) -> dict[str, Any]:
         "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "python": platform.python_version(),
-        "packages": packages(),
+        "packages": packages_of(None),
         "clocks": clocks(),
     }
     if server is not None:

@@ -27,8 +27,9 @@ from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import DraftgateError
 from harness.measure.probe import Answer, ask
 from harness.measure.validity import total
+from harness.provenance.hardware import environment
 from harness.provenance.integrity import changed_files, code_loaders
-from harness.provenance.record import environment, weights_hash
+from harness.provenance.record import weights_hash
 from harness.results.files import write_atomically
 from harness.run import Run
 from harness.stats.acceptance import METRIC_VERSION

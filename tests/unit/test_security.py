@@ -24,7 +24,7 @@ from harness.judge.compare import compare
 from harness.judge.speedup import SpeedRecord
 from harness.judge.verdict import Verdict
 from harness.measure import client
-from harness.provenance import integrity, record as provenance
+from harness.provenance import hardware, integrity, record as provenance, redaction
 from harness.report import run_table as tables
 from harness.report.compare_table import document
 from harness.report.export import as_data, csv_rows
@@ -219,11 +219,11 @@ def test_of_the_environment_no_more_is_recorded_than_is_allowed(monkeypatch: pyt
     for name in ("DRAFTGATE_API_KEY", "VLLM_API_KEY", "HF_TOKEN", "SOME_VARIABLE"):
         monkeypatch.setenv(name, f"value-of-{name}")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    provenance.environment.cache_clear()
+    hardware.environment.cache_clear()
     try:
-        told = json.dumps([provenance.environment().model_dump(), provenance.provenance()])
+        told = json.dumps([hardware.environment().model_dump(), provenance.provenance()])
     finally:
-        provenance.environment.cache_clear()
+        hardware.environment.cache_clear()
     assert "value-of" not in told
     assert '"isa_limit": "AVX2"' in told
 
@@ -238,7 +238,7 @@ def test_no_record_names_the_home_folder(tmp_path: Path, monkeypatch: pytest.Mon
     command = provenance.provenance()["command"]
     assert not any(word in command for word in (str(home), str(real), "s3cret"))
     assert "~/r" in command
-    assert provenance.without_home({"a": [f"{home}/x", f"{home}-other/x"]}) == {
+    assert redaction.without_home({"a": [f"{home}/x", f"{home}-other/x"]}) == {
         "a": ["~/x", f"{home}-other/x"]
     }
 

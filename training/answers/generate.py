@@ -76,11 +76,11 @@ def run(
             break
         except Stalled as stall:
             stalls += 1
-            say(f"the server stalled ({stalls} of {MOST_STALLS}): {stall.reason}")
+            say(f"the server stalled ({stalls} of {MOST_STALLS}): {stall}")
             if stalls == MOST_STALLS:
                 left = sum(ask.waiting() for ask in asks)
                 raise TrainingFailed(
-                    f"the target's server stalled {stalls} times, the last time: {stall.reason}; "
+                    f"the target's server stalled {stalls} times, the last time: {stall}; "
                     f"{len(prompts) - left} of {len(prompts)} prompts are done, "
                     f"and running this again goes on with the other {left}",
                     code="training-stalled",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from harness.config.prompts import HELD_OUT
 from harness.engine.models import sha256_of
 from harness.errors import BadInput
-from harness.provenance.record import environment
+from harness.provenance.hardware import environment, packages_of
 from harness.results import prediction
 from harness.results.files import json_lines, json_object
 from training.export.scrub import public_name, recipe_values
@@ -45,7 +44,7 @@ def records_of(recipe: Recipe, stages: Mapping[str, Path]) -> dict[str, Any]:
         "validation": predicted,
         "seconds": {name: _json(folder / DONE).get("seconds") for name, folder in stages.items()},
         "device": ", ".join(str(gpu.name) for gpu in machine.gpus) or machine.cpu,
-        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+        "versions": {name: version for name, version in packages_of(None).items() if name in _PACKAGES},
     }
 
 
@@ -106,10 +105,3 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error}", code="damaged-drafter") from None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
