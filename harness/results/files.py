@@ -9,10 +9,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from harness.errors import BadInput, BadRecord
 
+_Model = TypeVar("_Model", bound=BaseModel)
 _BLOCK = 65536
 """Bytes read at a time where a file is searched from its end."""
 
@@ -35,23 +38,19 @@ class Line:
         """File and line, for a message."""
         return _where(self.path, self.number)
 
-    def need(self, kinds: dict[str, type | tuple[type, ...]]) -> None:
-        """Check that the object has these columns, each of its kind.
+    def model(self, kind: type[_Model]) -> _Model:
+        """The object as a model.
 
         Raises:
             BadInput: with file, line and column; where a column is missing, also with those that there are.
         """
-        for column, kind in kinds.items():
-            if column not in self.data:
-                there = ", ".join(sorted(self.data)) or "none"
-                raise BadInput(
-                    f"{self.where}: there is no column {column!r}; there are: {there}", code="source-column"
-                )
-            value = self.data[column]
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise BadInput(
-                    f"{self.where}: the column {column!r} holds {type(value).__name__}", code="source-column"
-                )
+        try:
+            return kind.model_validate(self.data)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            text = f"{self.where}, column {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            text += f"; there are: {', '.join(sorted(self.data))}" if first["type"] == "missing" else ""
+            raise BadInput(text, code="damaged-rows") from None
 
 
 def read_text(path: Path) -> str:

@@ -82,29 +82,40 @@ def row(name: str, language: str = "en", temperature: float = 0.0) -> Row:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "column"),
     [
-        ({"loss_mask": None}, "line 2: the column 'loss_mask' holds NoneType"),
-        ({"input_ids": [1, 2]}, "line 2: 2 input_ids, but 11 in loss_mask"),
-        ({"input_ids": [*range(10), "8"]}, "line 2: input_ids holds something that is no token id"),
-        ({"input_ids": [*range(10), 2**31]}, "line 2: input_ids holds something that is no token id"),
-        ({"input_ids": [*range(10), True]}, "line 2: input_ids holds something that is no token id"),
-        ({"loss_mask": [*[0] * 10, 2]}, "line 2: loss_mask holds something else than 0 and 1"),
-        ({"temperature": True}, "line 2: the column 'temperature' holds bool"),
-        ({"id": "en0"}, "line 2: the id 'en0' stands in an earlier line too"),
+        ({"loss_mask": None}, "loss_mask"),
+        ({"input_ids": [1, 2]}, "2 input_ids, but 11 in loss_mask"),
+        ({"input_ids": [*range(10), "8"]}, "input_ids.10"),
+        ({"input_ids": [*range(10), 2**31]}, "input_ids.10"),
+        ({"input_ids": [*range(10), -1]}, "input_ids.10"),
+        ({"input_ids": [*range(10), True]}, "input_ids.10"),
+        ({"loss_mask": [*[0] * 10, 2]}, "loss_mask.10"),
+        ({"temperature": True}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": 100}, "temperature"),
+        ({"id": None}, "column id"),
     ],
 )
-def test_a_row_that_is_none(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_a_row_that_is_none(tmp_path: Path, changes: dict[str, Any], column: str) -> None:
     path = write(tmp_path, response("en0"), response("en1") | changes)
     with pytest.raises(BadInput) as caught:
         index(path, 64)
-    assert str(caught.value) == f"{path}, {told}"
+    assert caught.value.code == "damaged-rows"
+    assert str(caught.value).startswith(f"{path}, line 2")
+    assert column in str(caught.value)
+
+
+def test_two_rows_of_one_id(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="line 2") as caught:
+        index(write(tmp_path, response("en0"), response("en0")), 64)
+    assert caught.value.code == "damaged-file"
 
 
 def test_a_missing_column_is_told_with_those_there_are(tmp_path: Path) -> None:
     path = tmp_path / "responses.jsonl"
     path.write_text('{"id": "a", "text": "t"}\n', encoding="utf-8")
-    with pytest.raises(BadInput, match=r"line 1: there is no column 'language'; there are: id, text"):
+    with pytest.raises(BadInput, match=r"line 1, column .*: id, text$"):
         index(path, 64)
 
 

@@ -655,29 +655,26 @@ def test_mending_a_last_line_longer_than_a_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "place", "code"),
     [
-        ("", "the file is empty"),
-        ("{}\n{", "line 1: there is no column 'id'; there are: none"),
-        ('{"id": "a", "text": "t"}', "line 1: there is no column 'language'; there are: id, text"),
-        ("\n[]", "line 2: not an object, but list"),
-        ("{", "line 1: not JSON"),
-        ('{"id": 1, "language": "en", "source": "s", "text": "t"}', "line 1: the column 'id' holds int"),
-        ('{"id": "a", "language": "en", "source": "s", "text": " "}', "line 1: the prompt is empty"),
-        ('{"id": "a", "language": "en", "source": "s", "text": "\\ud800"}', "line 1: no Unicode text"),
-        (
-            '{"id": "a", "language": "en", "source": "s", "text": "t"}\n' * 2,
-            "line 2: the id 'a' stands in an earlier line too",
-        ),
+        ("", "", "damaged-file"),
+        ("{}\n{", "line 1, column id", "damaged-rows"),
+        ('{"id": "a", "text": "t"}', "line 1, column source", "damaged-rows"),
+        ("\n[]", "line 2", "damaged-file"),
+        ("{", "line 1", "damaged-file"),
+        ('{"id": 1, "language": "en", "source": "s", "text": "t"}', "line 1, column id", "damaged-rows"),
+        ('{"id": "a", "language": "en", "source": "s", "text": " "}', "line 1, column text", "damaged-rows"),
+        ('{"id": "a", "language": "en", "source": "s", "text": "\\ud800"}', "line 1", "damaged-file"),
+        ('{"id": "a", "language": "en", "source": "s", "text": "t"}\n' * 2, "line 2", "damaged-file"),
     ],
 )
-def test_a_prompts_file_that_cannot_be_used(tmp_path: Path, content: str, told: str) -> None:
+def test_a_prompts_file_that_cannot_be_used(tmp_path: Path, content: str, place: str, code: str) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(BadInput) as caught:
         answer_filter.read_prompts(path)
-    assert str(caught.value).startswith(str(path))
-    assert told in str(caught.value)
+    assert caught.value.code == code
+    assert str(caught.value).startswith(f"{path}, {place}" if place else str(path))
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -60,21 +60,12 @@ def read_prompts(path: Path) -> dict[str, Prompt]:
     """
     found: dict[str, Prompt] = {}
     for line in json_lines(path):
-        line.need({"id": str, "language": str, "source": str, "text": str})
-        data = line.data
-        if not data["text"].strip():
-            raise BadInput(f"{line.where}: the prompt is empty", code="damaged-rows")
-        if data["id"] in found:
+        prompt = line.model(Prompt)
+        if prompt.id in found:
             raise BadInput(
-                f"{line.where}: the id {data['id']!r} stands in an earlier line too", code="damaged-file"
+                f"{line.where}: the id {prompt.id!r} stands in an earlier line too", code="damaged-file"
             )
-        found[data["id"]] = Prompt(
-            id=data["id"],
-            language=data["language"],
-            source=data["source"],
-            workload=str(data.get("workload", "instruct")),
-            text=data["text"],
-        )
+        found[prompt.id] = prompt
     return found
 
 

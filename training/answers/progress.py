@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, ValidationError
+
 from harness.results.files import complete_lines, json_lines
-from training.answers.rows import are_marks, are_tokens
+from training.answers.rows import Token, Tokens
 
 PERMANENT = ("InvalidResponseError(", "ValueError(")
 """How speculators begins its record of an error that asking again would not change."""
@@ -29,17 +31,17 @@ def failures(raw_file: Path) -> dict[str, str]:
     return found
 
 
+class _Generated(Tokens):
+    input_ids: list[Token] = Field(min_length=1)
+    metadata: dict[str, Any]
+
+
 def well_formed(row: dict[str, Any]) -> bool:
     """Whether a row has token ids, a mask of the same length, and a record of its answer."""
-    ids, mask = row.get("input_ids"), row.get("loss_mask")
-    return (
-        isinstance(ids, list)
-        and isinstance(mask, list)
-        and len(ids) == len(mask) > 0
-        and are_tokens(ids)
-        and are_marks(mask)
-        and isinstance(row.get("metadata"), dict)
-    )
+    try:
+        return bool(_Generated.model_validate(row))
+    except ValidationError:
+        return False
 
 
 class Answers:

@@ -8,24 +8,41 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.errors import BadInput
-from harness.results.files import Line, json_lines
+from harness.results.files import json_lines
 
 MOST_TOKENS = 2**31
 """No vocabulary has so many."""
-_NEEDED: dict[str, type | tuple[type, ...]] = {
-    "id": str,
-    "language": str,
-    "source": str,
-    "prompt": str,
-    "temperature": (int, float),
-    "input_ids": list,
-    "loss_mask": list,
-}
+Token = Annotated[int, Field(ge=0, lt=MOST_TOKENS)]
+Mark = Annotated[int, Field(ge=0, le=1)]
+
+
+class Tokens(BaseModel):
+    """The tokens of a prompt and its answer, with a mask that is 1 for those of the answer."""
+
+    model_config = ConfigDict(strict=True)  # True is no token
+
+    input_ids: list[Token]
+    loss_mask: list[Mark]
+
+    @model_validator(mode="after")
+    def _as_long(self) -> Self:
+        if len(self.input_ids) != len(self.loss_mask):
+            raise ValueError(f"{len(self.input_ids)} input_ids, but {len(self.loss_mask)} in loss_mask")
+        return self
+
+
+class _Answer(Tokens):
+    id: str
+    language: str
+    source: str
+    prompt: str
+    temperature: float = Field(ge=0, lt=100)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,55 +71,30 @@ def index(path: Path, length: int) -> tuple[list[Row], int]:
     seen: set[str] = set()
     unsupervised = 0
     for line in json_lines(path, may_be_empty=True):
-        _check(line)
-        if line.data["id"] in seen:
+        answer = line.model(_Answer)
+        if answer.id in seen:
             raise BadInput(
-                f"{line.where}: the id {line.data['id']!r} stands in an earlier line too", code="damaged-file"
+                f"{line.where}: the id {answer.id!r} stands in an earlier line too", code="damaged-file"
             )
-        seen.add(line.data["id"])
+        seen.add(answer.id)
         ids, mask = within(line.data, length)
         if not any(mask):
             unsupervised += 1
             continue
         rows.append(
             Row(
-                id=line.data["id"],
-                language=line.data["language"],
-                temperature=float(line.data["temperature"]),
+                id=answer.id,
+                language=answer.language,
+                temperature=answer.temperature,
                 tokens=len(ids),
                 supervised=sum(mask),
-                cut=len(line.data["input_ids"]) > length,
+                cut=len(answer.input_ids) > length,
                 digest=digest(ids, mask),
                 offset=line.offset,
                 size=line.size,
             )
         )
     return rows, unsupervised
-
-
-def _check(line: Line) -> None:
-    line.need(_NEEDED)
-    ids, mask = line.data["input_ids"], line.data["loss_mask"]
-    if not 0 <= line.data["temperature"] < 100:  # noqa: PLR2004 - NaN too is none
-        raise BadInput(f"{line.where}: {line.data['temperature']} is not a temperature", code="damaged-rows")
-    if len(ids) != len(mask):
-        raise BadInput(
-            f"{line.where}: {len(ids)} input_ids, but {len(mask)} in loss_mask", code="damaged-rows"
-        )
-    if not are_tokens(ids):
-        raise BadInput(f"{line.where}: input_ids holds something that is no token id", code="damaged-rows")
-    if not are_marks(mask):
-        raise BadInput(f"{line.where}: loss_mask holds something else than 0 and 1", code="damaged-rows")
-
-
-def are_tokens(values: Sequence[Any]) -> bool:
-    """Each could be a token's id."""
-    return all(type(i) is int and 0 <= i < MOST_TOKENS for i in values)
-
-
-def are_marks(values: Sequence[Any]) -> bool:
-    """Each is 0 or 1."""
-    return all(type(m) is int and m in {0, 1} for m in values)
 
 
 def within(data: dict[str, Any], length: int) -> tuple[list[int], list[int]]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from harness.config.prompts import load_prompts
 from harness.errors import BadInput
-from harness.results.files import json_lines
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "fixtures" / "prompts"
 HAN_PER_WORD = 1.5
@@ -58,9 +59,8 @@ class BenchmarkPrompts:
         """
         texts = []
         for path in sorted(BENCHMARK.glob("*/*.jsonl")):
-            for line in json_lines(path):
-                line.need({"text": str})
-                texts.append(line.data["text"])
+            prompts = load_prompts(BENCHMARK, path.parent.name, path.stem, at_most=sys.maxsize)
+            texts += [prompt.text for prompt in prompts]
         if not texts:
             raise BadInput(
                 f"{BENCHMARK}: the benchmark's prompts are not there; prompts for training are "

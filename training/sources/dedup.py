@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, Field
 from tabulate import tabulate
 
 from harness.stats.text_quality import in_language
@@ -17,19 +18,20 @@ FATES = ("unusable", "too_long", "other_language", "duplicates", "overlap", "kep
 off, loops, or is no text; overlap: it is a benchmark prompt, or like one."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prompt:
+class Prompt(BaseModel):
     """One line of prompts.jsonl."""
+
+    model_config = ConfigDict(frozen=True)
 
     id: str
     source: str
     language: str
-    workload: str
-    text: str
+    workload: str = "instruct"
+    text: str = Field(pattern=r"\S")
 
     def line(self) -> dict[str, str]:
         """As it is written; speculators reads `prompt`."""
-        return {**dataclasses.asdict(self), "prompt": self.text}
+        return {**self.model_dump(), "prompt": self.text}
 
 
 @dataclasses.dataclass

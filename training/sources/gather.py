@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from harness.engine.models import sha256_of
 from harness.errors import BadInput
 from harness.results.files import as_line, drop_torn_line, json_lines, writing
@@ -33,6 +35,12 @@ SMALLEST_BATCH = 16
 
 Ask = Callable[[Source, int, int], list[str | None]]
 """Samples requests `first` to `first + number - 1` of a `self` source; see `magpie.Magpie`."""
+
+
+class _Written(BaseModel):
+    """A line of a source's journal; None stands for a text that is no prompt."""
+
+    text: str | None
 
 
 def inputs(recipe: Recipe) -> dict[str, Any]:
@@ -161,9 +169,9 @@ def _from_target(share: Share, intake: Intake, *, recipe: Recipe, ask: Ask, say:
     drop_torn_line(share.journal)
     if share.journal.exists():
         for line in json_lines(share.journal, may_be_empty=True):
-            line.need({"text": (str, type(None))})
+            written = line.model(_Written)
             if share.missing:
-                intake.take(share, line.data["text"])
+                intake.take(share, written.text)
     largest = max(4 * recipe.responses.concurrency, SMALLEST_BATCH)
     most = MOST_ASKED * share.wanted
     while share.missing and share.made < most:
