@@ -62,6 +62,7 @@ class Engine(_Table):
     env: dict[str, str] = {}
     start_timeout_s: float = Field(default=900, gt=0)
     request_timeout_s: float = Field(default=300, gt=0)
+    """How long a server may send nothing of an answer; the whole of it may take longer."""
 
 
 class Sampling(_Table):

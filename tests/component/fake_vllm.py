@@ -24,6 +24,8 @@ class Reply:
     """Sent in place of an HTTP answer."""
     stall: bool = False
     """Nothing more comes after `body`, and the connection stays open."""
+    pause: float = 0.0
+    """Seconds before each event."""
 
 
 def as_json(value: Any, status: int = 200) -> Reply:
@@ -70,8 +72,10 @@ def fake_vllm(**replies: Reply) -> Iterator[FakeVllm]:
             self.send_header("Connection", "close")
             self.send_header("Content-Length", str(len(reply.body) + (reply.cut or reply.stall)))
             self.end_headers()
-            self.wfile.write(reply.body)
-            self.wfile.flush()
+            for part in reply.body.splitlines(keepends=True) if reply.pause else [reply.body]:
+                ended.wait(reply.pause * part.startswith(b"data:"))
+                self.wfile.write(part)
+                self.wfile.flush()
             if reply.stall:
                 ended.wait(30)
 

@@ -332,6 +332,12 @@ def test_a_server_that_is_silent_is_given_up(ask: Ask) -> None:
     assert "Timeout" in text
 
 
+def test_a_long_answer_may_take_longer_than_a_server_may_be_silent(ask: Ask) -> None:
+    reply = as_events(*PIECES, usage(8, spec()), "[DONE]", pause=0.3)
+
+    assert ask(reply, timeout_s=1.5).findings == ()
+
+
 def test_a_server_that_is_gone_is_named(ask: Ask) -> None:
     with fake_vllm() as gone:
         url = gone.url

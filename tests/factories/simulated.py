@@ -60,10 +60,26 @@ def dead_from(table: Table, position: int) -> Table:
     return np.minimum(table, position)
 
 
-def dead_after(table: Table, token: int, *, until: int | None = None) -> Table:
-    """The same, but no draft is accepted from this token of an answer on, or up to another one."""
-    made = table.copy()
-    made[:, token:until] = np.minimum(made[:, token:until], 0)
+def late(old: Table, new: Table, token: int) -> Table:
+    """`old` up to this token of an answer, and `new` from there on."""
+    return np.concatenate([old[:, :token], new[:, token:]], axis=1)
+
+
+def dead_after(table: Table, token: int) -> Table:
+    """The same, but no draft is accepted from this token of an answer on."""
+    return late(table, np.minimum(table, 0), token)
+
+
+def other_text(table: Table, seed: int) -> Table:
+    """What the same drafter does on other answers to the same prompts: its steps in another order."""
+    return np.random.default_rng(seed).permuted(table, axis=1)
+
+
+def looping(table: Table, share: float, seed: int) -> Table:
+    """The same, but a share of the answers falls into a loop somewhere, where every draft is accepted."""
+    rng, made = np.random.default_rng(seed), table.copy()
+    at = np.where(rng.random(len(made)) < share, rng.integers(0, made.shape[1], len(made)), made.shape[1])
+    made[np.arange(made.shape[1]) >= at[:, np.newaxis]] = made.max()
     return made
 
 

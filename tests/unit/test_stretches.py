@@ -22,7 +22,17 @@ from harness.results.stretches import name_of, reached, split, stretches_of
 from harness.stats.paired import ALPHA_CELL, holm
 from harness.text.render import as_json
 from tests.factories.records import cell_name, cell_record, prompt_record
-from tests.factories.simulated import Table, answer, cell, dead_after, drafter, worse
+from tests.factories.simulated import (
+    Table,
+    answer,
+    cell,
+    dead_after,
+    drafter,
+    late,
+    looping,
+    other_text,
+    worse,
+)
 
 LONG = 1500
 CELLS = 300
@@ -179,10 +189,9 @@ def lost(verdict: Verdict) -> list[int]:
     return [s.start for s in verdict.stretches if s.lost]
 
 
-def fails_late(table: Table, share: float, *, seed: int, start: int = 1000) -> Table:
-    """The same, but from this token on a share of the drafts fails at once."""
-    bad = worse(table, share, seed=seed)
-    return np.concatenate([table[:, :start], bad[:, start:]], axis=1)
+def fails_late(table: Table, share: float, *, seed: int) -> Table:
+    """The same, but from token 1,000 on a share of the drafts fails at once."""
+    return late(table, worse(table, share, seed=seed), 1000)
 
 
 @pytest.mark.parametrize("text", ["t", "other"])
@@ -217,7 +226,7 @@ def test_a_late_loss_that_may_be_chance_is_named() -> None:
 
 def test_a_gain_at_the_beginning_does_not_hide_a_loss_at_the_end() -> None:
     new = drafter(1, prompts=12, tokens=LONG)
-    old = np.concatenate([worse(new, 0.4)[:, :500], new[:, 500:]], axis=1)
+    old = late(worse(new, 0.4), new, 500)
     verdict = judge(cell(old), cell(fails_late(new, 0.1, seed=1)))
     assert verdict.change is not None
     assert verdict.change > 0
@@ -273,15 +282,11 @@ def test_stretches_and_positions_share_their_alpha() -> None:
 
 def test_cells_that_lost_nothing_are_called_regressed_no_more_often_than_alpha_allows() -> None:
     """Twelve pairs of answers with other texts, drawn from 200, a third of them ending in a loop."""
-    sides = []
-    for seed in (1, 2):
-        table = drafter(1, prompts=200, tokens=LONG)
-        fresh = np.random.default_rng(seed)
-        again = fresh.random(table.shape) < 0.5
-        table = np.where(again, fresh.permuted(table, axis=1), table)
-        for row in table[fresh.random(200) < 0.3]:
-            row[fresh.integers(100, LONG) :] = 4
-        sides.append(cell(table, text=str(seed), seed=seed).prompts)
+    table = drafter(1, prompts=200, tokens=LONG)
+    sides = [
+        cell(looping(other_text(table, seed), 0.3, seed), text=str(seed), seed=seed).prompts
+        for seed in (1, 2)
+    ]
     rng = np.random.default_rng(0)
     red = 0
     for _ in range(CELLS):
