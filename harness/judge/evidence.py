@@ -43,7 +43,9 @@ class StretchChange:
     start: int
     change: PairedRatio
     p: float | None
-    """As that of a position; None where it is not tested."""
+    """As that of a position; None where few prompts reach it or differ there, or at an early look."""
+    tested: bool
+    """It may decide: it has a p, and the drafter is the same."""
     lost: bool
 
     @property
@@ -142,10 +144,11 @@ class Evidence:
         """
         if self.look is not None:
             return None
-        deciding = [*(p.p for p in self.positions if self.pairs.same_drafter), *(s.p for s in self.stretches)]
+        ps = [*(position.p for position in self.positions), *(stretch.p for stretch in self.stretches)]
+        deciding = [p for p in ps if p is not None and self.pairs.same_drafter]
         return paired.cell_p(
             self.primary.p_loss() if self.scatter_counts else 1.0,
-            positions=min((p for p in deciding if p is not None), default=1.0),
+            positions=min(deciding, default=1.0),
             prompts=self.p_prompts,
         )
 
@@ -166,7 +169,7 @@ def evidence(pairs: Pairs, *, look: int | None = None, test_positions: bool = Tr
     enough = primary.differing >= paired.MIN_DIFFERING and len(pairs.prompts) >= paired.MIN_PROMPTS_POSITION
     positions = _reached(old, new) if test_positions and enough else []
     stretches = _along(pairs)
-    tested = [s for s in stretches if test_positions and pairs.same_drafter and _counts(s[1])]
+    tested = [s for s in stretches if test_positions and _counts(s[1])]
     ps = paired.holm([change.p_loss() for _, change in (*positions, *tested)])
     adjusted = dict(zip([start for start, _ in tested], ps[len(positions) :], strict=True))
     broken, cost, p_prompts = _prompts(pairs, old, new)
@@ -191,7 +194,9 @@ def evidence(pairs: Pairs, *, look: int | None = None, test_positions: bool = Tr
                 start=start,
                 change=change,
                 p=adjusted.get(start),
-                lost=adjusted.get(start, 1.0) <= paired.ALPHA_POSITION
+                tested=start in adjusted and pairs.same_drafter,
+                lost=pairs.same_drafter
+                and adjusted.get(start, 1.0) <= paired.ALPHA_POSITION
                 and change.estimate <= -paired.LOG_MARGIN,
             )
             for start, change in stretches

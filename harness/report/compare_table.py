@@ -153,8 +153,7 @@ class _Page:
         values: list[Values] = []
         for row, label, a in shown:
             values.append({"cell": self._rows.row(row), "side": label})
-            for p in a.positions:
-                values[-1][f"conditional_{p.index}"] = p.old, p.new, self._lost(p, a, tested=p.tested)
+            values[-1] |= {f"conditional_{p.index}": (p.old, p.new, self._lost(p, a)) for p in a.positions}
         title = "acceptance at each position, % of the steps that got there (change in points)"
         return self._referring(_block(columns, values, title), [row for row, _, _ in shown], columns)
 
@@ -169,19 +168,19 @@ class _Page:
             values.append({"cell": self._rows.row(row), "side": label})
             for s in a.verdict.stretches:
                 text = f"{number(s.change.r0)} → {number(s.change.r1)} ({signed(s.relative)})"
-                values[-1][str(s.start)] = f"{text} {self._lost(s, a, tested=s.p is not None)}".rstrip()
+                values[-1][str(s.start)] = f"{text} {self._lost(s, a)}".rstrip()
         return _block(
             columns,
             values,
             "tokens per step along the answers, by token (change in %; marks as of positions)",
         )
 
-    def _lost(self, one: PositionChange | StretchChange, a: CellComparison, *, tested: bool) -> str:
+    def _lost(self, one: PositionChange | StretchChange, a: CellComparison) -> str:
         if not self._of.judged:
             return ""
         if a.verdict.kind == "identical":
             return MARKS["identical"]
-        return MARKS["regressed"] if one.lost else MARKS["ok"] if tested else ""
+        return MARKS["regressed"] if one.lost else MARKS["ok"] if one.tested else ""
 
     def pivot(self, axis: Axis) -> Block:
         """Rows without the axis, its values as columns; a line a side."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.results.records import PromptRecord
 from harness.stats.acceptance import FloatArray
-from harness.stats.paired import paired_log_ratio
+from harness.stats.paired import MIN_PROMPTS, paired_log_ratio
 
 STARTS = (0, 100, 500, 1000)
 """Tokens before each stretch. Answers of the profiles `quick` and `gate` lie within the first."""
@@ -27,7 +27,7 @@ class Stretch:
     tokens_per_step: float | None
     """None where the records do not say what each step committed."""
     interval: tuple[float, float] | None
-    """95 %, from the scatter between prompts. None where nothing varied, or one prompt alone got there."""
+    """95 %, from the scatter between prompts. None where nothing varied, or fewer than 8 got there."""
 
 
 def name_of(start: int) -> str:
@@ -59,7 +59,10 @@ def split(groups: Sequence[Sequence[PromptRecord]]) -> FloatArray:
             steps = np.array(r.committed or (), dtype=np.float64)
             if not steps.size:
                 continue
-            steps[-1] += r.tally.committed - steps.sum()  # what the last step overshot counts as in every sum
+            overshot = r.tally.committed - steps.sum()  # counts as in every sum
+            steps[-1] += overshot
+            if steps.min() < 1 or abs(overshot) >= len(r.histogram):  # not the steps of this answer
+                continue
             begins = 1 + steps.cumsum() - steps
             at = np.searchsorted(STARTS, begins, side="right") - 1
             sums[:, 0, i] += np.bincount(at, steps, len(STARTS))
@@ -80,14 +83,10 @@ def stretches_of(records: Sequence[PromptRecord]) -> tuple[Stretch, ...]:
 
 
 def _stretch(start: int, tokens: FloatArray, steps: FloatArray) -> Stretch:
-    count = int(np.count_nonzero(steps))
-    interval = None
-    try:
+    count, interval = int(np.count_nonzero(steps)), None
+    if count >= MIN_PROMPTS:
         # The error of one rate is that of its change from one token a step, which has no scatter.
         change = paired_log_ratio(steps, steps, tokens, steps)
-    except ValueError:  # fewer than two prompts have steps here
-        pass
-    else:
         low, high = np.exp(change.ci())
         interval = (float(low), float(high)) if change.se else None
     rate = float(tokens.sum() / steps.sum()) if count else None

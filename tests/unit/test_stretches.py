@@ -54,6 +54,13 @@ def test_a_step_counts_where_its_first_token_lies() -> None:
     assert decode_steps.tolist() == [33, 7, 0, 0]
 
 
+@pytest.mark.parametrize("changes", [{"steps": (1, 0, 5)}, {"accepted": (0, 90)}, {"accepted": (0,)}])
+def test_steps_that_are_not_those_of_the_answer_count_nowhere(changes: dict[str, tuple[int, ...]]) -> None:
+    r = prompt_record(accepted=(2, 2), drafted=(4, 4), histogram=(0, 0, 2), undrafted=0, output_tokens=7)
+    assert split([[r]])[0, 0, 0] == 6
+    assert not split([[r.model_copy(update=changes)]]).any()
+
+
 @pytest.mark.parametrize(("finish", "last"), [("length", 4), ("stop", 2)])
 def test_the_last_step_counts_in_every_sum_alike(finish: str, last: int) -> None:
     r = prompt_record(
@@ -132,7 +139,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 def test_the_table_of_a_run_has_a_row_for_each_cell_with_long_answers() -> None:
     long = cell(dead_after(drafter(1, prompts=12, tokens=600), 100))
-    longer = cell(drafter(1, prompts=2, tokens=1200), cell=cell_name(language="zh"))
+    longer = cell(drafter(1, prompts=8, tokens=1200), cell=cell_name(language="zh"))
     blind = [r.model_copy(update={"accepted": None}) for r in long.prompts]
     unknown = long.model_copy(update={"prompts": tuple(blind), "cell": cell_name(language="fr")})
     plain = long.model_copy(update={"cell": cell_name(drafter="none", k=0)})
@@ -140,7 +147,7 @@ def test_the_table_of_a_run_has_a_row_for_each_cell_with_long_answers() -> None:
     assert header == ["cell", "answers", "0-99", "100-499", "500-999", "1000+"]
     assert [row[:2] for row in rows] == [
         ["chat-en-instruct-ngram-k4", "12/12/12"],
-        ["chat-zh-instruct-ngram-k4", "2/2/2/2"],
+        ["chat-zh-instruct-ngram-k4", "8/8/8/8"],
         ["chat-fr-instruct-ngram-k4", "0/0/0"],
     ]
     assert rows[0][3:] == ["1.00", "1.00", "—"]
@@ -240,12 +247,10 @@ def test_another_drafter_and_an_early_look_lose_no_stretch_and_show_all() -> Non
     look = judge(cell(old), cell(late, stopped_at=16), positions=False)
     for verdict in (retrained, look):
         assert verdict.kind != "regressed"
-        assert [(s.start, s.p) for s in verdict.stretches] == [
-            (0, None),
-            (100, None),
-            (500, None),
-            (1000, None),
-        ]
+        assert [s.start for s in verdict.stretches] == [0, 100, 500, 1000]
+        assert not any(s.tested for s in verdict.stretches)
+    assert {s.p for s in look.stretches} == {None}
+    assert "tokens 1000+" in retrained.text
 
 
 def test_a_stretch_that_few_prompts_reach_is_shown_and_not_tested() -> None:
