@@ -29,6 +29,8 @@ MIN_PAIRS = 6
 MARGIN = 0.03
 """Share of the speed-up that may be lost. Policy: wider than that of tokens per step, since starts differ."""
 _LOG_MARGIN = -math.log(1 - MARGIN)
+LEAST, MOST = 1e-6, 1e6
+"""Speed-ups: beyond these something was not timed."""
 
 
 class SpeedRecord(Record):
@@ -42,7 +44,7 @@ class SpeedRecord(Record):
     subject: Subject
     environment: Environment
     provenance: dict[str, Any]
-    ratios: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...]
+    ratios: tuple[Annotated[float, Field(ge=LEAST, le=MOST)], ...]
     """Aggregate tok/s of the drafter over that of `none`, a value a pair of starts, in order."""
 
 
@@ -66,16 +68,21 @@ def speed_up(ratios: Sequence[float]) -> SpeedUp:
     """The speed-up over `none` of pairs of starts.
 
     Raises:
-        ValueError: fewer than two ratios, or one that is not above 0.
+        ValueError: fewer than two ratios, or one that is not within LEAST..MOST.
     """
-    mean, se, df = _mean([math.log(r) for r in ratios])
+    mean, se, df = _mean_log(ratios)
     half = float(special.stdtrit(df, 0.975)) * se
     return SpeedUp(
         value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half), pairs=len(ratios)
     )
 
 
-def _mean(values: Sequence[float]) -> tuple[float, float, int]:
+def _mean_log(ratios: Sequence[float]) -> tuple[float, float, int]:
+    """Mean, its standard error, and the degrees of freedom of that."""
+    wrong = [r for r in ratios if not LEAST <= r <= MOST]
+    if wrong:
+        raise ValueError(f"{wrong[0]:g} is no speed-up: one lies within {LEAST:g}..{MOST:g}")
+    values = [math.log(r) for r in ratios]
     return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)), len(values) - 1
 
 
@@ -97,7 +104,10 @@ def judge(old: SpeedRecord, new: SpeedRecord) -> Verdict:
             kind="invalid",
             text=f"{len(old.ratios)} and {len(new.ratios)} pairs of starts; a claim needs {MIN_PAIRS}",
         )
-    (mean0, se0, df0), (mean1, se1, df1) = (_mean([math.log(r) for r in rec.ratios]) for rec in (old, new))
+    try:
+        (mean0, se0, df0), (mean1, se1, df1) = (_mean_log(record.ratios) for record in (old, new))
+    except ValueError as error:
+        return Verdict(kind="invalid", text=str(error))
     change, se = mean1 - mean0, math.hypot(se0, se1)
     text = f"speed-up {speed_up(old.ratios)} -> {speed_up(new.ratios)} ({percent(math.expm1(change))})"
     if se == 0:

@@ -70,15 +70,14 @@ class Verdict:
     @property
     def change(self) -> float | None:
         """Relative change of tokens per step; None where nothing was compared."""
-        return math.expm1(self.primary.estimate) if self.primary else None
+        return self.primary.change if self.primary else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Its 95 % interval, relative; None where nothing was compared or nothing varied."""
+        """Its 95 % interval; None where nothing was compared, nothing varied, or nothing bounds it."""
         if self.primary is None or self.primary.identical:
             return None
-        low, high = self.primary.repeated_ci(self.look) if self.look else self.primary.ci()
-        return math.expm1(low), math.expm1(high)
+        return self.primary.change_ci(self.look)
 
 
 def judge(
@@ -112,12 +111,14 @@ def judge_pairs(
         test_positions: whether a lost position may decide.
 
     Raises:
-        Refused: there are fewer than 8 of them, or one side has no decode step.
+        Refused: there are fewer than 8 of them, one side has no decode step, or no such look was planned.
     """
     if len(pairs.prompts) < paired.MIN_PROMPTS:
         raise Refused(
             f"{len(pairs.prompts)} prompts are too few for a verdict, {paired.MIN_PROMPTS} are the least"
         )
+    if look not in (None, *paired.LOOKS):
+        raise Refused(f"it was stopped at {look} prompts: looks are at {', '.join(map(str, paired.LOOKS))}")
     try:
         shown = evidence(pairs, look=look, test_positions=test_positions)
     except ValueError as error:
@@ -195,9 +196,9 @@ def _identical(shown: Evidence) -> str:
 
 def _sentence(verdict: Verdict, shown: Evidence) -> str:
     pairs, primary, m = shown.pairs, shown.primary, shown.m
-    change = math.expm1(primary.estimate)
-    interval = signed_interval(verdict.interval or (change, change))
-    parts = [f"tokens per step {primary.r0:.2f} -> {primary.r1:.2f} ({percent(change)}, 95 % CI {interval})"]
+    interval = signed_interval(primary.change_ci(shown.look))
+    change = f"{percent(primary.change)}, 95 % CI {interval}"
+    parts = [f"tokens per step {primary.r0:.2f} -> {primary.r1:.2f} ({change})"]
     gone = [position for position in shown.positions if position.lost]
     if gone:
         parts[0] += f", lost at position {', '.join(str(position.index) for position in gone)}"

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.config.prompts import Prompt
@@ -134,16 +134,17 @@ def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]
         ]
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
         told = []
-    if len(told) == len(ids) and all(_are_logprobs(here) for here in told[1:]):
+    if len(told) == len(ids) and all(are_logprobs(here) for here in told[1:]):
         return told
     raise ServerFailed(
         f"{server.url} tells no log probabilities of a prompt (prompt_logprobs)", code="engine-cannot-tell"
     )
 
 
-def _are_logprobs(here: dict[int, float]) -> bool:
+def are_logprobs(here: Mapping[int, float]) -> bool:
     """At most 0, but for rounding; and the likeliest of a vocabulary is not as good as impossible."""
-    return bool(here) and _LEAST < max(here.values()) <= _ROUNDING and min(here.values()) > -math.inf
+    values = here.values()
+    return any(value > _LEAST for value in values) and all(-math.inf < value <= _ROUNDING for value in values)
 
 
 class Tokens:

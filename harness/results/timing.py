@@ -9,6 +9,9 @@ from collections.abc import Iterable
 
 from harness.results.records import PromptRecord
 
+_LEAST_S = 1e-6
+"""Less time than this was not measured."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Speed:
@@ -28,7 +31,7 @@ def wall_of(records: Iterable[PromptRecord]) -> float:
     """Seconds of the passes over the prompts, from the first request's start to the last one's end.
 
     Passes that ran together share their time; what lies between two passes is nobody's, and no more is the
-    time between the segments of a resumed cell.
+    time between the segments of a resumed cell. 0 where nothing was timed.
     """
     passes: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
     wall = 0.0
@@ -44,22 +47,27 @@ def wall_of(records: Iterable[PromptRecord]) -> float:
         begin, end = min(began for began, _ in spans), max(ended for _, ended in spans)
         wall += max(0.0, end - max(begin, until.get(segment, begin)))
         until[segment] = max(end, until.get(segment, end))
-    return wall
+    return wall if wall >= _LEAST_S else 0.0
 
 
 def speed_of(records: Iterable[PromptRecord]) -> Speed | None:
     """The speed of a cell; None where nothing was timed."""
     timed = [
-        (r, r.began_s, r.ttft_s, r.total_s)
+        (r, r.ttft_s, r.total_s)
         for r in records
-        if not r.failed and r.began_s is not None and r.ttft_s is not None and r.total_s
+        if not r.failed
+        and r.began_s is not None
+        and r.ttft_s is not None
+        and r.total_s is not None
+        and max(r.ttft_s, _LEAST_S) <= r.total_s
     ]
     later = sum(r.output_tokens - 1 for r, *_ in timed)
-    if not timed or later <= 0:
+    wall = wall_of([r for r, *_ in timed])
+    if not wall or later <= 0:
         return None
     return Speed(
-        aggregate=sum(r.output_tokens for r, *_ in timed) / wall_of([r for r, *_ in timed]),
-        mean_prompt=statistics.fmean(r.output_tokens / total for r, _, _, total in timed),
-        ttft_s=statistics.median(ttft for _, _, ttft, _ in timed),
-        tpot_s=sum(total - ttft for _, _, ttft, total in timed) / later,
+        aggregate=sum(r.output_tokens for r, *_ in timed) / wall,
+        mean_prompt=statistics.fmean(r.output_tokens / total for r, _, total in timed),
+        ttft_s=statistics.median(ttft for _, ttft, _ in timed),
+        tpot_s=sum(total - ttft for _, ttft, total in timed) / later,
     )

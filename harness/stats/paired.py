@@ -50,6 +50,8 @@ REGRESSED_Z = (4.00, 3.91, 3.63, 3.49, 3.29)
 OK_Z = (2.88, 2.72, 2.33, 2.09, 1.76)
 INTERVAL_Z = (3.10, 2.95, 2.60, 2.38, 2.09)  # two-sided: that all five intervals hold the truth, 95 %
 
+_MOST = 2**53  # what a float still holds exactly; 1 / _MOST is as far from 1 on the other side
+_MOST_CHANGE = math.log(1000)  # an interval that reaches further says nothing
 _ENUMERATE_UP_TO = 16  # 65,536 sign patterns
 _ROUNDING = 1e-12
 
@@ -76,19 +78,33 @@ class PairedRatio:
         """No prompt differs: `share_bound(m)` says what that is worth, since se cannot."""
         return self.differing == 0
 
+    @property
+    def change(self) -> float:
+        """Of an estimate ln(r1/r0), the relative change r1/r0 - 1."""
+        return math.expm1(self.estimate)
+
+    def change_ci(self, look: int | None = None) -> tuple[float, float] | None:
+        """The 95 % interval of `change`, at a look that of `repeated_ci`.
+
+        None where these prompts bound it nowhere: a few hold nearly all steps.
+        """
+        low, high = self.ci() if look is None else self.repeated_ci(look)
+        return (math.expm1(low), math.expm1(high)) if -_MOST_CHANGE < low <= high < _MOST_CHANGE else None
+
     def ci(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided Student interval; a point where se is 0. ValueError: level outside (0, 1)."""
         _require_share("level", level)
-        half = student((1 + level) / 2, self.df) * self.se
-        return self.estimate - half, self.estimate + half
+        return self._around(student((1 + level) / 2, self.df))
 
     def repeated_ci(self, look: int) -> tuple[float, float]:
         """The 95 % interval at one of LOOKS that holds however often was looked.
 
         estimate +- z * se, with INTERVAL_Z as t quantiles (Jennison and Turnbull 2000 ch. 9).
         """
-        z = INTERVAL_Z[LOOKS.index(look)]
-        half = -student(tail(z), self.df) * self.se
+        return self._around(-student(tail(INTERVAL_Z[LOOKS.index(look)]), self.df))
+
+    def _around(self, t: float) -> tuple[float, float]:
+        half = t * self.se if self.se else 0.0
         return self.estimate - half, self.estimate + half
 
     def lower_bound(self, level: float | None = None) -> float:
@@ -98,7 +114,8 @@ class PairedRatio:
             ValueError: level outside (0, 1).
         """
         level = 1 - alpha_ok(self.m) if level is None else level
-        return self.estimate - student(level, self.df) * self.se
+        t = student(level, self.df)
+        return self.estimate - t * self.se if self.se else self.estimate
 
     def p_loss(self) -> float:
         """One-sided p of a loss: how often a t this low or lower would come of no change.
@@ -274,14 +291,14 @@ def tail(z: float) -> float:
 
 
 def student(p: float, df: float) -> float:
-    """Student's quantile at p.
+    """Student's quantile at p; infinite below one degree of freedom, where scipy's is wrong.
 
     Raises:
         ValueError: p outside (0, 1), df not above 0 or not finite.
     """
     _require_share("a level", p)
     require_df(df)
-    return float(special.stdtrit(df, p))
+    return float(special.stdtrit(df, p)) if df >= 1 or p == 0.5 else math.copysign(math.inf, p - 0.5)  # noqa: PLR2004
 
 
 def _paired(
@@ -292,6 +309,8 @@ def _paired(
     scatter = without - without.sum() / m
     se = math.sqrt((m - 1) / m * float(scatter @ scatter))
     steps = n0 + n1
+    df = float(steps.sum() ** 2 / (steps @ steps)) - 1
+    require_df(df)
     return PairedRatio(
         r0=float(x0.sum() / n0.sum()),
         r1=float(x1.sum() / n1.sum()),
@@ -300,7 +319,7 @@ def _paired(
         se=se if se > _ROUNDING * max(1.0, abs(estimate)) else 0.0,
         m=m,
         differing=int(np.count_nonzero((x0 != x1) | (n0 != n1))),
-        df=float(steps.sum() ** 2 / (steps @ steps)) - 1,
+        df=df,
     )
 
 
@@ -310,11 +329,11 @@ def _counts(*arrays: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray, Flo
     if x0.ndim != 1 or not x0.shape == n0.shape == x1.shape == n1.shape:
         raise ValueError(f"one value a prompt is needed: {x0.shape}, {n0.shape}, {x1.shape}, {n1.shape}")
     together = np.array((x0, n0, x1, n1))
-    good = (together >= 0) & (together < math.inf)
+    good = (together == 0) | ((together >= 1 / _MOST) & (together <= _MOST))
     if not good.all():
         row, i = np.argwhere(~good)[0]
         name = ("x0", "n0", "x1", "n1")[row]
-        raise ValueError(f"{name}[{i}] is {together[row, i]}: a count is finite and not negative")
+        raise ValueError(f"{name}[{i}] is {together[row, i]}: a count is not negative, and at most 2**53")
     stepless = together[1::2] == 0
     if stepless.any() or not stepless.size:
         for side, x, none in (("baseline", x0, stepless[0]), ("new", x1, stepless[1])):

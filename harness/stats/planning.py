@@ -39,7 +39,7 @@ def minimum_detectable_loss(
     _require_scale(se, log_margin)
     require_df(df)
     # -t(alpha) is t(1-alpha), exact for a tiny alpha.
-    significant = (student(power, df) - student(alpha, df)) * se
+    significant = (student(power, df) - student(alpha, df)) * se if se else 0.0
     return -math.expm1(-max(significant, log_margin + float(special.ndtri(power)) * se))
 
 
@@ -76,7 +76,8 @@ def prompts_to_settle(
         if df_n <= 0:  # worth less than one prompt of equal length
             return False
         if estimate > -log_margin:
-            return estimate - (student(1 - alpha_ok(n), df_n) + student(power, df_n)) * se_n > -log_margin
+            half = (student(1 - alpha_ok(n), df_n) + student(power, df_n)) * se_n if se_n else 0.0
+            return estimate - half > -log_margin
         found = minimum_detectable_loss(se_n, df_n, alpha=alpha, log_margin=log_margin, power=power)
         return found <= -math.expm1(estimate)
 

@@ -8,6 +8,7 @@ of 119 answers on one machine, 5 of 674 steps (0.7 %) on another kind of CPU (`d
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from scipy import special
@@ -41,7 +42,8 @@ def p_of(fewer: int, steps: int) -> float:
     """
     if not 0 <= fewer <= steps:
         raise ValueError(f"{fewer} of {steps} steps is no count")
-    return float(special.bdtrc(fewer - 1, steps, CHANCE)) if fewer else 1.0
+    # scipy's bdtrc is NaN for many steps; the tail of the binomial is this incomplete beta function.
+    return float(special.betainc(float(fewer), float(steps - fewer + 1), CHANCE)) if fewer else 1.0
 
 
 def unseen_loss(rate: float, share: float) -> float:
@@ -52,6 +54,11 @@ def unseen_loss(rate: float, share: float) -> float:
     Args:
         rate: tokens per step, r: 1 or more.
         share: of the prompts, s: `paired.share_bound`.
+
+    Raises:
+        ValueError: the rate is not a finite number from 0, or the share not one from 0 to 1.
     """
+    if not (0 <= rate < math.inf and 0 <= share <= 1):
+        raise ValueError(f"a rate of {rate} and a share of {share} hide no known loss")
     lost = share * max(0.0, rate - 1)
     return lost / (1 + lost)

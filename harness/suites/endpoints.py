@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -146,6 +145,8 @@ class Audit:
         """Why this is no sound measurement; a template that `raw` lacks is none, it is what `raw` is."""
         found = []
         for variant, record in self.records.items():
+            if not record.prompts:
+                found.append(f"{variant}: no prompt was answered")
             if not record.valid:
                 found += [f"{variant}: {f.text}" for f in record.findings if f.hard]
             hashes = {r.prompt: hash_of(list(r.ids)) for r in self.rendered[variant]}
@@ -214,9 +215,7 @@ def _steps(record: PromptRecord) -> tuple[object, ...]:
 def _shown(change: PairedRatio) -> str:
     if change.identical:
         return f"the same in all {change.m} prompts"
-    low, high = map(math.expm1, change.ci())
-    whole = percent(math.expm1(change.estimate))
-    return f"{whole} (95 % CI {signed_interval((low, high))}, {change.m} prompts)"
+    return f"{percent(change.change)} (95 % CI {signed_interval(change.change_ci())}, {change.m} prompts)"
 
 
 def rows(audit: Audit) -> tuple[list[str], list[list[str]]]:

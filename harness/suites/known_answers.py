@@ -16,6 +16,8 @@ from typing import Literal
 
 from scipy import special
 
+from harness.measure.probe import are_logprobs
+
 ALPHA = 0.001
 """How often a sound instrument is called broken at a temperature, over all positions together."""
 TIE = 0.5
@@ -80,7 +82,12 @@ def chance(logprobs: Sequence[float], temperature: float) -> float:
 def draft_token_of(
     position: int, logprobs: Mapping[int, float], temperature: float, *, accepted: bool
 ) -> DraftToken:
-    """A checked draft token, from the log probabilities of the likeliest tokens there, by token id."""
+    """A checked draft token, from the log probabilities of the likeliest tokens there, by token id.
+
+    What are none makes a token without a chance or a gap (NaN), which every judge calls broken.
+    """
+    if not are_logprobs(logprobs):
+        return DraftToken(position=position, accepted=accepted, chance=math.nan, gap=math.nan)
     sorted_ = sorted(logprobs.values(), reverse=True)
     return DraftToken(
         position=position,
@@ -92,10 +99,10 @@ def draft_token_of(
 
 def judge_greedy(draft_tokens: Sequence[DraftToken], k: int) -> tuple[Result, str]:
     """At T=0 every draft is accepted, except for a few at ties."""
-    if not draft_tokens:
-        return "broken", "no draft was checked"
+    if flaw := _flaw(draft_tokens, k):
+        return "broken", flaw
     refused = [token for token in draft_tokens if not token.accepted]
-    clear = [token for token in refused if token.gap > TIE]
+    clear = [token for token in refused if not token.gap <= TIE]
     rates = " / ".join(_share(hits, of) for hits, of, _ in _by_position(draft_tokens, k))
     said = f"{rates} accepted of the drafts checked at positions 0..{k - 1}, all must be"
     if clear:
@@ -108,8 +115,8 @@ def judge_greedy(draft_tokens: Sequence[DraftToken], k: int) -> tuple[Result, st
 
 def judge_sampled(draft_tokens: Sequence[DraftToken], k: int) -> tuple[Result, str]:
     """At a temperature the target accepts, at each position, as many as its own probabilities say."""
-    if not draft_tokens:
-        return "broken", "no draft was checked"
+    if flaw := _flaw(draft_tokens, k):
+        return "broken", flaw
     bound = float(special.ndtri(1 - ALPHA / (2 * k)))
     parts, wrong = [], []
     for position, (hits, of, here) in enumerate(_by_position(draft_tokens, k)):
@@ -148,6 +155,17 @@ def judge_guessing(accepted: int, drafts: int, draft_tokens: int, k: int) -> tup
     if not 0 < accepted <= MOST_GUESSED * drafts:
         return "broken", f"{said}: random guesses are right now and then, at most {MOST_GUESSED:.0%} of them"
     return "ok", said
+
+
+def _flaw(draft_tokens: Sequence[DraftToken], k: int) -> str:
+    """Why nothing can be judged by these; empty where something can."""
+    if not draft_tokens:
+        return "no draft was checked"
+    if not all(0 <= token.position < k for token in draft_tokens):
+        return f"a draft of {k} tokens has positions 0..{k - 1} and no other"
+    if not all(0 <= token.chance <= 1 and token.gap >= 0 for token in draft_tokens):
+        return "the target's own probabilities are none"
+    return ""
 
 
 def _by_position(draft_tokens: Sequence[DraftToken], k: int) -> list[tuple[int, int, list[DraftToken]]]:

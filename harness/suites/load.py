@@ -101,9 +101,8 @@ class Bound:
         """The request was answered without an error, and in time."""
         if record.failed or record.ttft_s is None or record.total_s is None:
             return False
-        later = record.output_tokens - 1
-        in_time = later < 1 or record.total_s - record.ttft_s <= self.tpot_s * later
-        return record.ttft_s <= self.ttft_s and in_time
+        later, seconds = record.output_tokens - 1, record.total_s - record.ttft_s
+        return record.ttft_s <= self.ttft_s and seconds >= 0 and (later < 1 or seconds <= self.tpot_s * later)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,10 +182,13 @@ def faults(levels: Sequence[Level]) -> list[str]:
     for level in levels:
         at = f"at {level.in_flight} in flight"
         if level.errors:
-            why = next(f.text for r in level.record.prompts if r.failed for f in r.findings)
+            texts = (f.text for r in level.record.prompts if r.failed for f in r.findings)
+            why = next(texts, "no reason is known")
             found.append(f"{at} {level.errors} of {level.asked} requests had no answer: {why}")
+        if not level.asked:
+            found.append(f"{at} nothing was asked")
         if level.lost:
-            found.append(f"{at} {level.lost} of {level.asked} requests have no record")
+            found.append(f"{at} {level.asked} requests were sent, {level.asked - level.lost} have a record")
         if level.flaws:
             found.append(f"{at}: not a measurement: {'; '.join(level.flaws)}")
     return found

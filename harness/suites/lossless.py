@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -20,7 +21,7 @@ from harness.config.prompts import Prompt
 from harness.config.stack import NO_DRAFTER, Profile, Sampling, Stack
 from harness.engine.server import Server
 from harness.measure import probe
-from harness.measure.probe import Answer
+from harness.measure.probe import Answer, are_logprobs
 from harness.suites.known_answers import TIE, Result
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.suites.self_drafting import with_logprobs
@@ -30,6 +31,8 @@ ALPHA = 0.001
 PERMUTATIONS = 9_999
 TEMPERATURE, SEEDS, PROMPTS, TOKENS, CONCURRENCY = 0.7, 64, 4, 8, 16
 """Of the test of the distribution: seeds of each side, prompts, first tokens, requests in flight."""
+_MOST = 1_000_000
+"""Prompts: the exact test takes minutes with many more, and nobody sends them."""
 _LEAST = 5
 """So many answers, of both sides together, must begin alike for their number to be compared."""
 
@@ -76,17 +79,20 @@ def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
 
 
 def gap_at(logprobs: Mapping[int, float], plain: int | None, drafted: int | None) -> float:
-    """The odds of `Divergence.gap`.
+    """The odds of `Divergence.gap`; NaN where these are no log probabilities.
 
     Args:
-        logprobs: of the likeliest tokens there. Any other token is at most as likely as the last of them.
+        logprobs: of the likeliest tokens there. Another token is at most as likely as the last of them: so
+            much a drafted one gets. If the undrafted one is not among them, the likeliest stands for it.
         plain: the token of the answer without a drafter; None where that answer has ended.
         drafted: the same with one.
     """
-    least = min(logprobs.values(), default=0.0)
     if plain is None or drafted is None:
         return 0.0  # max_tokens cut one answer, or it ended with a token that the server leaves out
-    return logprobs.get(plain, least) - logprobs.get(drafted, least)
+    if not are_logprobs(logprobs):
+        return math.nan
+    best, least = max(logprobs.values()), min(logprobs.values())
+    return logprobs.get(plain, best) - logprobs.get(drafted, least)
 
 
 def judge_greedy(parted: Sequence[Divergence], noise: int, prompts: int) -> tuple[Result, str]:
@@ -103,9 +109,11 @@ def judge_greedy(parted: Sequence[Divergence], noise: int, prompts: int) -> tupl
     if parted:
         first = min(parted, key=lambda one: one.at)
         said += f"; the first at token {first.at} of {first.prompt}"
-    sure = [one for one in parted if one.gap > TIE]
+    if not 0 < prompts <= _MOST or not max(len(parted), noise) <= prompts:
+        return "broken", f"{said}: these numbers are of no measurement"
+    sure = [one for one in parted if not abs(one.gap) <= TIE]  # also where the gap is no number
     if sure:
-        worst = max(sure, key=lambda one: one.gap)
+        worst = max(sure, key=lambda one: abs(one.gap))
         odds = f"e^{worst.gap:.1f} to 1"
         return "broken", (
             f"{said}; {len(sure)} of them where the target is sure, as at token {worst.at} of {worst.prompt} "
@@ -145,16 +153,21 @@ def judge_sampled(
     """
     if not checked:
         return "not checked", "— (nothing was drafted in the first tokens of these answers)"
+    if drafted.keys() != plain.keys():
+        return "broken", "the answers with and without the drafter are not to the same prompts"
     observed, permuted = 0.0, np.zeros(PERMUTATIONS)
-    answers = 0
+    answers = compared = 0
     for prompt, ours in drafted.items():
         tree = _beginnings([*plain[prompt], *ours])
+        compared += tree.size if plain[prompt] and ours else 0
         sides = np.array([-1.0] * len(plain[prompt]) + [1.0] * len(ours))
         answers += len(sides)
         weights = 1 / tree.sum(axis=0)
         observed += float(((sides @ tree) ** 2 * weights).sum())
         mixed = rng.permuted(np.tile(sides, (PERMUTATIONS, 1)), axis=1)
         permuted += ((mixed @ tree) ** 2 * weights).sum(axis=1)
+    if not compared:
+        return "not checked", f"— (fewer than {_LEAST} of these answers begin alike)"
     p = (1 + int(np.count_nonzero(permuted >= observed - 1e-9))) / (1 + PERMUTATIONS)
     said = (
         f"first tokens of {answers} answers to {len(drafted)} prompts, {checked} drafts checked in them: "
@@ -169,7 +182,8 @@ def _beginnings(answers: Sequence[Ids]) -> NDArray[np.float64]:
     """Whether answer i begins as beginning j does, for those that several do: shape (answers, beginnings)."""
     begun = Counter(answer[:length] for answer in answers for length in range(1, len(answer) + 1))
     columns = [start for start, count in begun.items() if count >= _LEAST]
-    return np.array([[answer[: len(start)] == start for start in columns] for answer in answers], dtype=float)
+    rows = [[answer[: len(start)] == start for start in columns] for answer in answers]
+    return np.array(rows, dtype=float).reshape(len(answers), len(columns))
 
 
 def lossless(bench: Bench, cell: Cell) -> Outcome:

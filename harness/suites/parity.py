@@ -94,17 +94,20 @@ def compare(predicted: Sequence[Predicted], record: CellRecord, *, max_tokens: i
         text = f"{len(pairs)} of {len(predicted)} prompts can be compared, {least} are the least{why}"
         return Parity(kind="invalid", text=text)
     k = record.cell.k
-    promised = [line.tally(k=k, max_tokens=max_tokens) for line, _ in pairs]
-    served = [ended(answer) for _, answer in pairs]
-    primary = paired_log_ratio(
-        [t.committed for t in promised],
-        [t.decode_steps for t in promised],
-        [t.committed for t in served],
-        [t.decode_steps for t in served],
-    )
+    try:
+        promised = [line.tally(k=k, max_tokens=max_tokens) for line, _ in pairs]
+        served = [ended(answer, k=k) for _, answer in pairs]
+        primary = paired_log_ratio(
+            [t.committed for t in promised],
+            [t.decode_steps for t in promised],
+            [t.committed for t in served],
+            [t.decode_steps for t in served],
+        )
+        summary = summarise([line for line, _ in pairs], k=k, max_tokens=max_tokens)
+    except ValueError as error:
+        return Parity(kind="invalid", text=f"not a measurement: {error}", measured=False)
     kind = _kind(primary)
     same = sum(line.text_hash == answer.text_hash for line, answer in pairs)
-    summary = summarise([line for line, _ in pairs], k=k, max_tokens=max_tokens)
     return Parity(
         kind=kind,
         text=_sentence(kind, primary, same_text=same),
@@ -117,13 +120,17 @@ def compare(predicted: Sequence[Predicted], record: CellRecord, *, max_tokens: i
     )
 
 
-def ended(record: PromptRecord) -> Tally:
+def ended(record: PromptRecord, *, k: int) -> Tally:
     """The tally of an answer, with its last step cut at the answer's end as a prediction's is.
 
     The engine counts what it accepted before it trims. Where it reports the histogram alone, the step that
     was trimmed is not known and stays as it is: its position counts too much, its tokens do not.
+
+    Raises:
+        ValueError: its steps are not of a drafter of k tokens a step, or do not make its tokens.
     """
-    k = len(record.histogram) - 1
+    if len(record.histogram) != k + 1:
+        raise ValueError(f"{record.prompt} has steps of up to {len(record.histogram) - 1} tokens, k is {k}")
     over = overshoot_of(record.histogram, undrafted=record.undrafted, output_tokens=record.output_tokens)
     histogram = record.histogram
     if record.accepted and over > 1:
@@ -185,8 +192,7 @@ def _sentence(kind: Kind, primary: PairedRatio, *, same_text: int) -> str:
 
 def _change(primary: PairedRatio) -> tuple[str, str]:
     """The change in percent, and its interval."""
-    low, high = map(math.expm1, primary.ci())
-    return percent(math.expm1(primary.estimate)), signed_interval((low, high))
+    return percent(primary.change), signed_interval(primary.change_ci())
 
 
 def _position(promised: Sequence[Tally], served: Sequence[Tally], index: int) -> Position:

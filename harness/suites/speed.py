@@ -56,7 +56,10 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
                 why = f"inconclusive: most answers of {record.cell} end in a loop: no claim about speed"
                 return fine.model_copy(update={"kind": "unsure", "sentence": why})
         last = records[cell.name]
-        ratios.append(_rate(last) / _rate(records[name]))
+        ratios.append(round(_rate(last) / _rate(records[name]), 6))
+        if not speedup.LEAST <= ratios[-1] <= speedup.MOST:
+            flaw = f"not a measurement: {_rate(last):g} tok/s with drafts, {_rate(records[name]):g} without"
+            return fine.model_copy(update={"kind": "invalid", "sentence": flaw})
     found = SpeedRecord(
         stack=last.stack,
         profile=last.profile,
@@ -65,7 +68,7 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
         subject=last.subject,
         environment=last.environment,
         provenance=provenance(),
-        ratios=tuple(round(r, 6) for r in ratios),
+        ratios=tuple(ratios),
     )
     speedup.write(run.folder / SUITE.name / f"{cell}.json", found)
     return _judged(bench, fine, found)

@@ -87,7 +87,7 @@ def test_a_lost_record_is_a_fault() -> None:
     record = cell(prompts=cell().prompts[:-2])
 
     assert load.faults([at(1), level(4, record, asked=24)]) == [
-        "at 4 in flight 2 of 24 requests have no record"
+        "at 4 in flight 24 requests were sent, 22 have a record"
     ]
     header, rows = load.rows([at(1), level(4, record, asked=24)], BOUND)
     assert rows[1][header.index("lost")] == "2"

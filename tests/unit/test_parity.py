@@ -52,7 +52,9 @@ def test_what_the_engine_accepts_past_the_end_changes_nothing() -> None:
 
 @pytest.mark.parametrize(("past_end", "last"), [(0, 1), (2, 1), (3, 1)])
 def test_the_last_step_is_cut_at_the_answers_end(past_end: int, last: int) -> None:
-    tally = ended(answer(0, [4, 3, 2, 1, 0, 1], past_end=past_end))  # 5 tokens, then one and its bonus token
+    tally = ended(
+        answer(0, [4, 3, 2, 1, 0, 1], past_end=past_end), k=4
+    )  # 5 tokens, then one and its bonus token
 
     assert tally.committed == 6
     assert tally.decode_steps == 2
@@ -61,7 +63,7 @@ def test_the_last_step_is_cut_at_the_answers_end(past_end: int, last: int) -> No
 
 
 def test_a_histogram_alone_keeps_its_steps_and_loses_no_token() -> None:
-    tally = ended(answer(0, [4, 3, 2, 1, 0, 1], past_end=3, accepted=None, drafted=None))
+    tally = ended(answer(0, [4, 3, 2, 1, 0, 1], past_end=3, accepted=None, drafted=None), k=4)
 
     assert (tally.committed, tally.decode_steps) == (6, 2)
 
