@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any, Protocol
 
-from harness.config.stack import Drafter, Engine, Profile, Stack, Target
+from harness.config.stack import NO_DRAFTER, Drafter, Engine, Profile, Stack, Target
 from harness.results.records import CellName
 
 
@@ -99,6 +99,13 @@ def server_spec(setup: Setup, drafter: Drafter, k: int, *, prefix_cache: bool = 
         start_timeout_s=engine.start_timeout_s,
         request_timeout_s=engine.request_timeout_s,
     )
+
+
+def without_drafts(cell: Cell, setup: Setup) -> Cell:
+    """The cell of `none` in the same place, measured alike."""
+    name = cell.name.model_copy(update={"drafter": NO_DRAFTER.name, "k": 0})
+    spec = server_spec(setup, NO_DRAFTER, 0, prefix_cache=cell.profile.cache != "off")
+    return dataclasses.replace(cell, name=name, spec=spec)
 
 
 def _in_order(value: Any) -> Any:

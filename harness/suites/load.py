@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterable, Sequence
 
 from harness.config.cells import Cell
+from harness.judge.pairing import MOST_SILENCED
 from harness.judge.verdict import Verdict, judge
 from harness.measure.measurement import Measurement
-from harness.measure.validity import remembers
+from harness.measure.validity import countable, remembers
 from harness.report import run_table
 from harness.report.run_table import MARKS, Column, Values, marked
 from harness.results.records import CellRecord, PromptRecord
@@ -48,7 +49,7 @@ def under_load(bench: Bench, cell: Cell) -> Outcome:
         BadInput, ServerFailed: see `Bench.measured`.
     """
     options = bench.run.options
-    levels = [_measured(bench, cell, in_flight) for in_flight in options.levels]
+    levels = against_first([_measured(bench, cell, in_flight) for in_flight in options.levels])
     wrong, said = faults(levels), sentences(levels)
     kind: Kind = "failed" if wrong else "noteworthy" if said else "fine"
     if any(level.flaws for level in levels):
@@ -114,6 +115,8 @@ class Level:
     """Requests sent."""
     record: CellRecord
     """As it is on disk."""
+    verdict: Verdict | None = None
+    """Against the first level; None of that one."""
 
     @property
     def errors(self) -> int:
@@ -156,6 +159,12 @@ def _rate(records: Sequence[PromptRecord], good: Iterable[bool]) -> float | None
     return sum(good) / wall if wall else None
 
 
+def against_first(levels: Sequence[Level]) -> list[Level]:
+    """The same levels, the later ones with their verdict against the first."""
+    first, *others = levels
+    return [first, *(dataclasses.replace(level, verdict=compared(first, level)) for level in others)]
+
+
 def compared(first: Level, other: Level) -> Verdict:
     """A level against the first one, prompt by prompt, seed by seed."""
     if remembers(first.record.subject):
@@ -181,6 +190,9 @@ def faults(levels: Sequence[Level]) -> list[str]:
     found = []
     for level in levels:
         at = f"at {level.in_flight} in flight"
+        silent = _silent(levels[0].record, level.record)
+        if silent > max(1, MOST_SILENCED * len(levels[0].record.prompts)):
+            found.append(f"{at} {silent} answers have no decode step, and had one before")
         if level.errors:
             texts = (f.text for r in level.record.prompts if r.failed for f in r.findings)
             why = next(texts, "no reason is known")
@@ -192,6 +204,12 @@ def faults(levels: Sequence[Level]) -> list[str]:
         if level.flaws:
             found.append(f"{at}: not a measurement: {'; '.join(level.flaws)}")
     return found
+
+
+def _silent(first: CellRecord, record: CellRecord) -> int:
+    """Answers with no decode step, to prompts that had one at the first level."""
+    before = {r.prompt for r in first.prompts if countable(r)}
+    return sum(r.prompt in before and not r.failed and not countable(r) for r in record.prompts)
 
 
 def rows(levels: Sequence[Level], bound: Bound) -> tuple[list[str], list[list[str]]]:
@@ -211,17 +229,17 @@ def rows(levels: Sequence[Level], bound: Bound) -> tuple[list[str], list[list[st
         Column("goodput", "goodput", number),
         *(column for column in run_table.SPEED if column.name != "mean_prompt_tok_s"),
     ]
-    return run_table.written(columns, [_row(level, levels[0], bound) for level in levels])
+    return run_table.written(columns, [_row(level, bound) for level in levels])
 
 
-def _row(level: Level, first: Level, bound: Bound) -> Values:
+def _row(level: Level, bound: Bound) -> Values:
     records = level.record.prompts
     values: Values = {"in flight": level.in_flight, "requests": level.asked, "errors": level.errors}
     values |= {"lost": level.lost, **run_table.answer_values(records)}
     values |= {"per_second": per_second(records), "goodput": goodput(records, bound)}
-    if level is first:
+    verdict = level.verdict
+    if verdict is None:
         return values
-    verdict = compared(first, level)
     mark = MARKS[verdict.kind] if verdict.kind in ("identical", "invalid") else ""
     return {**values, **run_table.verdict_values(verdict), "mark": "≠" if moved(verdict) else mark}
 
@@ -229,14 +247,13 @@ def _row(level: Level, first: Level, bound: Bound) -> Values:
 def sentences(levels: Sequence[Level]) -> list[str]:
     """What was said of each level against the first one, where there is something to say."""
     found = []
-    first, *others = levels
-    for level in others:
-        verdict = compared(first, level)
-        at = f"at {level.in_flight} in flight"
+    for level in levels:
+        at, verdict = f"at {level.in_flight} in flight", level.verdict
+        if verdict is None:
+            continue
         if moved(verdict):
-            found.append(
-                f"{at} acceptance is not that of {first.in_flight}, beyond its noise: {verdict.text}"
-            )
+            first = levels[0].in_flight
+            found.append(f"{at} acceptance is not that of {first}, beyond its noise: {verdict.text}")
         elif verdict.primary is None:
             found.append(f"{at} acceptance is not compared: {verdict.text}")
     return found

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from harness.config.cells import Cell, server_spec
+from harness.config.cells import Cell, without_drafts
 from harness.config.prompts import Prompt
-from harness.config.stack import NO_DRAFTER, Profile, Sampling, Stack
+from harness.config.stack import Profile, Sampling, Stack
 from harness.engine.server import Server
 from harness.measure import probe
 from harness.measure.probe import Answer, are_logprobs
@@ -226,8 +226,7 @@ def _found(bench: Bench, cell: Cell) -> list[tuple[str, Result, str]]:
 
 
 def _reference(bench: Bench, cell: Cell) -> Reference:
-    spec = server_spec(bench.run.options.stack, NO_DRAFTER, 0, prefix_cache=cell.profile.cache != "off")
-    server = bench.slot.get(with_logprobs(spec))
+    server = bench.slot.get(with_logprobs(without_drafts(cell, bench.run.options.stack).spec))
     bench.say(f"draftgate: {'-'.join(cell.name.place)}: `none`, twice at T=0, then by seeds")
     prompts = bench.run.prompts(cell)
     once, again = (_asked(bench, server, cell, prompts, profile=_greedily(cell)) for _ in range(2))

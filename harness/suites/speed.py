@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.config.cells import Cell, server_spec
-from harness.config.stack import NO_DRAFTER, NONE
+from harness.config.cells import Cell, without_drafts
 from harness.errors import BadInput
 from harness.judge import speedup
 from harness.judge.speedup import SpeedRecord
@@ -41,9 +40,7 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
     """
     run = bench.run
     fine = Outcome(suite=SUITE.name, cell=str(cell))
-    spec = server_spec(run.options.stack, NO_DRAFTER, 0, prefix_cache=cell.profile.cache != "off")
-    name = cell.name.model_copy(update={"drafter": NONE, "k": 0})
-    plain = dataclasses.replace(cell, name=name, spec=spec)
+    plain = without_drafts(cell, run.options.stack)
     ratios = []
     for pair in range(run.options.pairs):
         order = (plain, cell) if pair % 2 == 0 else (cell, plain)
@@ -56,9 +53,10 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
                 why = f"inconclusive: most answers of {record.cell} end in a loop: no claim about speed"
                 return fine.model_copy(update={"kind": "unsure", "sentence": why})
         last = records[cell.name]
-        ratios.append(round(_rate(last) / _rate(records[name]), 6))
+        drafted, undrafted = _rate(last), _rate(records[plain.name])
+        ratios.append(round(drafted / undrafted, 6))
         if not speedup.LEAST <= ratios[-1] <= speedup.MOST:
-            flaw = f"not a measurement: {_rate(last):g} tok/s with drafts, {_rate(records[name]):g} without"
+            flaw = f"not a measurement: {drafted:g} tok/s with drafts, {undrafted:g} without"
             return fine.model_copy(update={"kind": "invalid", "sentence": flaw})
     found = SpeedRecord(
         stack=last.stack,

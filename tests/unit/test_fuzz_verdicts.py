@@ -365,7 +365,7 @@ def test_a_load(each: list[dict[str, Any]], ttft_s: float, tpot_s: float, asked:
             assert 0 <= record.ttft_s <= record.total_s < math.inf  # type: ignore[operator]
     for levels in ([first, other], [other]):
         fine = not load.faults(levels)
-        sound(load.report(levels, bound).partition("\n")[2])
+        sound(load.report(load.against_first(levels), bound).partition("\n")[2])
         assert not fine or prompts
 
 

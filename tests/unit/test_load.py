@@ -65,7 +65,7 @@ def test_a_level_has_two_requests_for_each_in_flight(in_flight: int, prompts: in
 
 
 def test_a_sound_load_has_no_fault_and_nothing_to_say() -> None:
-    levels = [at(1), at(4), at(16)]
+    levels = load.against_first([at(1), at(4), at(16)])
 
     assert load.faults(levels) == load.sentences(levels) == load.notes(levels) == []
     header, rows = load.rows(levels, BOUND)
@@ -99,6 +99,14 @@ def test_the_same_record_twice_does_not_stand_for_a_lost_one() -> None:
     assert level(4, record, asked=24).lost == 1
 
 
+@pytest.mark.parametrize(("silent", "faults"), [(1, 0), (2, 1)])
+def test_answers_that_became_empty_under_load_are_a_fault(silent: int, faults: int) -> None:
+    empty = {"output_tokens": 1, "histogram": (0,) * 5, "undrafted": 0}
+    prompts = tuple(answer(i, **(empty if i < silent else {})) for i in range(24))
+
+    assert len(load.faults([at(1), level(4, cell(prompts=prompts))])) == faults
+
+
 def test_what_is_no_measurement_is_a_fault() -> None:
     finding = Finding(code="foreign-traffic", hard=True, text="the server finished 30 requests while 24 ran")
 
@@ -108,7 +116,7 @@ def test_what_is_no_measurement_is_a_fault() -> None:
 
 
 def test_acceptance_that_falls_with_the_load_is_said_and_is_no_fault() -> None:
-    levels = [at(1), at(4), at(16, worse=4)]
+    levels = load.against_first([at(1), at(4), at(16, worse=4)])
 
     (said,) = load.sentences(levels)
     assert said.startswith("at 16 in flight acceptance is not that of 1, beyond its noise: tokens per step")
@@ -141,12 +149,12 @@ def test_noise_is_not_said() -> None:
         identity={"concurrency": 16},
     )
 
-    assert load.sentences([at(1), level(16, other)]) == []
+    assert load.sentences(load.against_first([at(1), level(16, other)])) == []
 
 
 def test_few_prompts_are_not_compared_and_that_is_said() -> None:
     few = cell().prompts[:5]
-    levels = [level(n, cell(prompts=few, identity={"concurrency": n})) for n in (1, 4)]
+    levels = load.against_first([level(n, cell(prompts=few, identity={"concurrency": n})) for n in (1, 4)])
 
     (said,) = load.sentences(levels)
     assert said.startswith("at 4 in flight acceptance is not compared:")
@@ -158,7 +166,7 @@ def test_few_prompts_are_not_compared_and_that_is_said() -> None:
 def test_a_drafter_that_remembers_answers_is_not_compared_with_itself() -> None:
     subject = {"drafter": "suffix", "method": "suffix", "settings": {}}
 
-    (said,) = load.sentences([at(1, subject=subject), at(4, subject=subject)])
+    (said,) = load.sentences(load.against_first([at(1, subject=subject), at(4, subject=subject)]))
     assert "drafts from earlier answers" in said
 
 
