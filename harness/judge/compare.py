@@ -251,7 +251,7 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
 
 def _positions(pairs: Pairs, verdict: Verdict) -> tuple[PositionChange, ...]:
     """Of every position that both sides have; what another drafter reaches is shown, and not judged."""
-    rates = [side.total().conditional for side in pairs.tallies]
+    rates = [side.total().conditional for side in pairs.judged.tallies]
     tested = {p.index: p for p in verdict.positions if pairs.same_drafter}
     return tuple(
         PositionChange(

@@ -64,10 +64,15 @@ class Evidence:
     """What the prompts that two cells have in common show."""
 
     pairs: Pairs
+    """`Pairs.judged`: cut to the beginnings that both sides share, where texts part."""
     look: int | None
     """Of a sequential measurement, one of `paired.LOOKS`."""
     primary: PairedRatio
     """Of tokens per step."""
+    whole: PairedRatio | None
+    """The same of whole answers, where `pairs` are beginnings."""
+    p_whole: float
+    """One-sided p of a loss there; 1 where it decides nothing."""
     positions: tuple[Position, ...]
     stretches: tuple[StretchChange, ...]
     broken: tuple[str, ...]
@@ -85,7 +90,7 @@ class Evidence:
     @property
     def identical(self) -> bool:
         """Every step of every answer is the same, and no answer went missing."""
-        return self.pairs.identical and not self.pairs.silenced
+        return self.whole is None and self.pairs.identical and not self.pairs.silenced
 
     @property
     def unseen(self) -> float:
@@ -99,8 +104,8 @@ class Evidence:
 
     @property
     def scatter_counts(self) -> bool:
-        """Enough prompts differ for their scatter to decide: any number, among the few of `quick`."""
-        return not self.few_differ or self.m < paired.MIN_PROMPTS_POSITION
+        """Enough prompts differ for their scatter to decide."""
+        return _scatters(self.primary)
 
     @property
     def unasked(self) -> bool:
@@ -112,7 +117,7 @@ class Evidence:
         """A loss is, whatever its size."""
         d, primary = self.primary.estimate, self.primary
         if self.look is None:
-            return primary.p_loss() <= paired.ALPHA_PRIMARY
+            return primary.p_loss() <= self.alpha
         return d < 0 and d <= -self._thresholds[0] * primary.se
 
     @property
@@ -137,8 +142,19 @@ class Evidence:
         return paired.sequential_thresholds(self.look, self.primary.df)
 
     @property
+    def alpha(self) -> float:
+        """One-sided, of `primary`: beginnings leave ALPHA_WHOLE of it to whole answers."""
+        return paired.ALPHA_PRIMARY - (paired.ALPHA_WHOLE if self.whole else 0)
+
+    @property
+    def lost_later(self) -> bool:
+        """Whole answers lost the margin or more, whatever their beginnings say."""
+        lost = self.whole is not None and self.whole.estimate <= -paired.LOG_MARGIN
+        return lost and self.p_whole <= paired.ALPHA_WHOLE
+
+    @property
     def p(self) -> float | None:
-        """Of a loss by any of the three tests: `paired.cell_p`; None at a look, where it does not count.
+        """Of a loss by any of the tests: `paired.cell_p`; None at a look, where it does not count.
 
         A test that cannot decide adds nothing: the scatter of few prompts, positions of another drafter.
         """
@@ -146,8 +162,10 @@ class Evidence:
             return None
         ps = [*(position.p for position in self.positions), *(stretch.p for stretch in self.stretches)]
         deciding = [p for p in ps if p is not None and self.pairs.same_drafter]
+        tests = [(self.p_whole, paired.ALPHA_WHOLE)]
+        tests += [(self.primary.p_loss(), self.alpha)] if self.scatter_counts else []
         return paired.cell_p(
-            self.primary.p_loss() if self.scatter_counts else 1.0,
+            min(1.0, *(p * (paired.ALPHA_PRIMARY / alpha) for p, alpha in tests)),
             positions=min(deciding, default=1.0),
             prompts=self.p_prompts,
         )
@@ -164,19 +182,22 @@ def evidence(pairs: Pairs, *, look: int | None = None, test_positions: bool = Tr
     Raises:
         ValueError: one side has no decode step, or one prompt holds all of them.
     """
-    old, new = pairs.tallies
-    primary = paired.paired_log_ratio(old.committed, old.decode_steps, new.committed, new.decode_steps)
-    enough = primary.differing >= paired.MIN_DIFFERING and len(pairs.prompts) >= paired.MIN_PROMPTS_POSITION
+    judged = pairs.judged
+    old, new = judged.tallies
+    primary, whole = _tokens_per_step(judged), _tokens_per_step(pairs) if judged.share else None
+    enough = primary.differing >= paired.MIN_DIFFERING and len(judged.prompts) >= paired.MIN_PROMPTS_POSITION
     positions = _reached(old, new) if test_positions and enough else []
-    stretches = _along(pairs)
+    stretches = _along(pairs)  # of whole answers, since a beginning has no end
     tested = [s for s in stretches if test_positions and _counts(s[1])]
     ps = paired.holm([change.p_loss() for _, change in (*positions, *tested)])
     adjusted = dict(zip([start for start, _ in tested], ps[len(positions) :], strict=True))
-    broken, cost, p_prompts = _prompts(pairs, old, new)
+    broken, cost, p_prompts = _prompts(judged, old, new)
     return Evidence(
-        pairs=pairs,
+        pairs=judged,
         look=look,
         primary=primary,
+        whole=whole,
+        p_whole=whole.p_loss() if whole and test_positions and _scatters(whole) else 1.0,
         positions=tuple(
             Position(
                 index=index,
@@ -205,6 +226,16 @@ def evidence(pairs: Pairs, *, look: int | None = None, test_positions: bool = Tr
         cost=cost,
         p_prompts=p_prompts,
     )
+
+
+def _scatters(change: PairedRatio) -> bool:
+    """At least 10 prompts differ; among the few of `quick` any number will do."""
+    return change.differing >= paired.MIN_DIFFERING or change.m < paired.MIN_PROMPTS_POSITION
+
+
+def _tokens_per_step(pairs: Pairs) -> PairedRatio:
+    old, new = pairs.tallies
+    return paired.paired_log_ratio(old.committed, old.decode_steps, new.committed, new.decode_steps)
 
 
 def _prompts(pairs: Pairs, old: Tallies, new: Tallies) -> tuple[tuple[str, ...], float, float]:

@@ -9,12 +9,21 @@ import json
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
+
+from harness.judge.beginning import beginning_of
 from harness.measure.validity import countable
 from harness.results.records import CellRecord, PromptRecord, tallies
 from harness.stats.acceptance import Tallies
 
 ENOUGH_IN_COMMON = 0.9
 """Share of the prompts that both sides must have."""
+ENOUGH_KNOWN = 0.9
+"""Share of the prompts of which the common beginning must be known, where texts part."""
+ENOUGH_SHARED = 0.25
+"""Share of the tokens that the common beginnings must hold: fewer say too little of the answers."""
+ENOUGH_BEGUN = 0.5
+"""Share of the prompts whose common beginning must hold a decode step."""
 MOST_SILENCED = 0.05
 """Share of the prompts whose answer may have become empty, or one token; a single prompt always may."""
 
@@ -53,6 +62,39 @@ class Pairs:
     """Of both sides, where they are known."""
     silenced: int = 0
     """Prompts that the old side answered, and the new one with no decode step."""
+    same_start: bool = False
+    """Where texts part, what comes before may be compared: one drafter and k, and nothing is sampled."""
+    share: float | None = None
+    """Of the tokens, where answers are cut to the beginning that both sides share; None for whole ones."""
+
+    @functools.cached_property
+    def judged(self) -> Pairs:
+        """What a verdict rests on: where texts part, the beginnings that both sides share.
+
+        The texts alone decide whether: it must not be picked by what the steps show. These are the pairs
+        themselves, perhaps with a note, where nothing parts, or the beginnings are not known or too short.
+        """
+        if not self.same_start or self.same_text == len(self.prompts) or self.identical:
+            return self
+        cut = [sides for sides in itertools.starmap(beginning_of, self.prompts) if sides]
+        if len(cut) < ENOUGH_KNOWN * len(self.prompts):
+            return self._whole(
+                f"texts part, and of {len(self.prompts) - len(cut)} of {len(self.prompts)} prompts no record "
+                "says where (it has no token ids, or no order of steps): whole answers are compared"
+            )
+        left_out = len(self.prompts) - len(cut)
+        notes = [f"{left_out} prompts are left out: where their texts part is not known"] if left_out else []
+        begun = dataclasses.replace(
+            self, prompts=tuple(cut), counts=(), same_start=False, notes=(*self.notes, *notes)
+        )
+        share = sum(t.committed.sum() for t in begun.tallies) / sum(t.committed.sum() for t in self.tallies)
+        with_steps = np.minimum(*(t.decode_steps for t in begun.tallies)) > 0
+        if share < ENOUGH_SHARED or with_steps.mean() < ENOUGH_BEGUN:
+            return self._whole(f"texts part after {share:.0%} of the tokens: whole answers are compared")
+        return dataclasses.replace(begun, share=float(share))
+
+    def _whole(self, why: str) -> Pairs:
+        return dataclasses.replace(self, notes=(*self.notes, why), same_start=False)
 
     @functools.cached_property
     def tallies(self) -> tuple[Tallies, Tallies]:
@@ -141,6 +183,10 @@ def pair(
         same_drafter=_drafting(old) == _drafting(new),
         counts=counts,
         silenced=silenced,
+        same_start=bool(old.cell.k)
+        and not differ
+        and (old.cell.drafter, old.cell.k) == (new.cell.drafter, new.cell.k)
+        and old.identity.sampling.get("temperature") == 0,
     )
 
 

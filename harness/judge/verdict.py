@@ -50,6 +50,10 @@ class Verdict:
     positions: tuple[Position, ...] = ()
     stretches: tuple[StretchChange, ...] = ()
     """Of long answers, from their beginning to their end."""
+    whole: paired.PairedRatio | None = None
+    """Of whole answers, where `primary` is of the beginnings before texts part."""
+    share: float | None = None
+    """Of the tokens that those hold; None where whole answers were compared."""
     prompts: int = 0
     same_text: int = 0
     lower: bool = False
@@ -131,10 +135,12 @@ def judge_pairs(
         positions=shown.positions,
         stretches=shown.stretches,
         broken=shown.broken,
+        whole=shown.whole,
+        share=shown.pairs.share,
         prompts=shown.m,
         same_text=pairs.same_text,
         lower=kind == "ok" and shown.significant and shown.primary.se > 0,
-        notes=pairs.notes,
+        notes=(*shown.pairs.notes, *_of_whole_answers(shown)),
         against=against,
         look=look,
         p=shown.p,
@@ -154,6 +160,7 @@ def _decided(shown: Evidence) -> Kind:
         or shown.cost >= paired.MARGIN
         or any(position.lost for position in shown.positions)
         or any(stretch.lost for stretch in shown.stretches)
+        or shown.lost_later
     ):
         return "regressed"
     if shown.scatter_counts and shown.gained and d >= margin:
@@ -168,7 +175,7 @@ def _unsettled(shown: Evidence) -> Unsettled:
         return Unsettled(rule="unasked")
     if lost and not shown.scatter_counts:
         return Unsettled(rule="few-differ")
-    alpha = paired.ALPHA_PRIMARY
+    alpha = shown.alpha
     if shown.look is not None:
         alpha = paired.tail(paired.REGRESSED_Z[paired.LOOKS.index(shown.look)])
     prompts = planning.prompts_to_settle(primary.estimate, primary.se, primary.m, primary.df)
@@ -187,43 +194,68 @@ def worst(verdicts: Collection[Verdict]) -> Verdict:
 
 
 def _identical(shown: Evidence) -> str:
-    hidden = f", so a loss up to {shown.unseen:.1%} may hide" if shown.unseen > 0 else ""
-    return (
-        f"tokens per step {shown.primary.r1:.2f}, identical in all {shown.m} prompts (95 % sure that fewer "
-        f"than {paired.share_bound(shown.m):.1%} of such prompts differ{hidden})"
-    )
+    return f"tokens per step {shown.primary.r1:.2f}, identical in all {shown.m} prompts ({_hidden(shown)})"
+
+
+def _hidden(shown: Evidence) -> str:
+    share = f"95 % sure that fewer than {paired.share_bound(shown.m):.1%} of such prompts differ"
+    return f"{share}, so a loss up to {shown.unseen:.1%} may hide" if shown.unseen > 0 else share
 
 
 def _sentence(verdict: Verdict, shown: Evidence) -> str:
-    pairs, primary, m = shown.pairs, shown.primary, shown.m
-    interval = signed_interval(primary.change_ci(shown.look))
-    change = f"{percent(primary.change)}, 95 % CI {interval}"
-    parts = [f"tokens per step {primary.r0:.2f} -> {primary.r1:.2f} ({change})"]
+    primary, m = shown.primary, shown.m
+    parts = [_change(primary, shown.look)]
+    if verdict.share is not None:
+        parts[0] += f" on the common beginning, {verdict.share:.0%} of the tokens"
     gone = [position for position in shown.positions if position.lost]
     if gone:
         parts[0] += f", lost at position {', '.join(str(position.index) for position in gone)}"
     faded = [stretch for stretch in shown.stretches if stretch.lost]
     if faded:
         parts[0] += f", lost at tokens {', '.join(name_of(stretch.start) for stretch in faded)}"
-    if shown.broken:
-        names = ", ".join(shown.broken[:_NAMED]) + (", ..." if len(shown.broken) > _NAMED else "")
-        fails = shown.cost >= paired.MARGIN
-        how = "regressed on these prompts" if fails else "lost its drafts on these prompts"
-        parts.append(f"{how}, {percent(-shown.cost)} by them alone: {names}")
+    parts += _beside_the_change(shown)
     if verdict.lower:
         parts[0] += ", lower but inside the margin of 2 %"
     if verdict.unsettled:
         parts.append(_why(verdict.unsettled, shown))
-    same = f"{m} with the same text" if pairs.same_text == m else f"{pairs.same_text} with the same text"
+    same = f"{verdict.same_text} with the same text"
     where = "" if verdict.against == "baseline" else f" against the {verdict.against}"
     parts.append(f"paired over {m} prompts{where}, {same}")
-    if pairs.silenced:
-        parts.append(f"{pairs.silenced} prompts that had an answer have none with a decode step")
+    if shown.pairs.silenced:
+        parts.append(f"{shown.pairs.silenced} prompts that had an answer have none with a decode step")
     parts += [_what_was_lost(position) for position in gone]
     for stretch in (s for s in shown.stretches if s.lower):
         rates = f"{stretch.change.r0:.2f} -> {stretch.change.r1:.2f} per step"
         parts.append(f"tokens {name_of(stretch.start)}: {rates} ({percent(stretch.relative)})")
     return "; ".join(parts)
+
+
+def _beside_the_change(shown: Evidence) -> list[str]:
+    parts = []
+    if shown.whole and shown.primary.identical:
+        parts.append(f"every step of it is the same ({_hidden(shown)})")
+    if shown.whole and shown.lost_later:
+        parts.append(f"whole answers lost {-shown.whole.change:.1%}, and so failed")
+    if shown.broken:
+        names = ", ".join(shown.broken[:_NAMED]) + (", ..." if len(shown.broken) > _NAMED else "")
+        fails = shown.cost >= paired.MARGIN
+        how = "regressed on these prompts" if fails else "lost its drafts on these prompts"
+        parts.append(f"{how}, {percent(-shown.cost)} by them alone: {names}")
+    return parts
+
+
+def _of_whole_answers(shown: Evidence) -> list[str]:
+    """For a footnote: the figures that a table shows are not those of whole answers."""
+    if shown.whole is None:
+        return []
+    on = f"compared on the common beginning, {shown.pairs.share:.0%} of the tokens"
+    return [f"{on}; whole answers: {_change(shown.whole)}"]
+
+
+def _change(primary: paired.PairedRatio, look: int | None = None) -> str:
+    interval = signed_interval(primary.change_ci(look))
+    change = f"{percent(primary.change)}, 95 % CI {interval}"
+    return f"tokens per step {primary.r0:.2f} -> {primary.r1:.2f} ({change})"
 
 
 def _what_was_lost(position: Position) -> str:

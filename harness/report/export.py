@@ -23,7 +23,7 @@ def csv_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
     """
     depth = max((len(a.positions) for row in comparison.rows for a in row.others if a), default=0)
     header = [f"{side}_{part}" for side in _SIDES for part in ("side", *_NAME)]
-    header += ["verdict", "prompts", "same_text", "change", "ci_low", "ci_high", "p_loss"]
+    header += ["verdict", "prompts", "same_text", "common_beginning", "change", "ci_low", "ci_high", "p_loss"]
     header += [f"{side}_{part}" for side in _SIDES for part in _FIGURES]
     header += [f"{side}_conditional_{i}" for i in range(depth) for side in _SIDES]
     shown = [f for row in comparison.rows for f in (row.figures, *(a.figures for a in row.others if a))]
@@ -114,6 +114,8 @@ def _against_data(a: CellComparison, side: int, *, judged: bool) -> dict[str, An
         "text": v.text,
         "prompts": v.prompts,
         "same_text": v.same_text,
+        "common_beginning": v.share,
+        "whole_answers": dataclasses.asdict(v.whole) if v.whole else None,
         "tokens_per_step": [primary.r0, primary.r1] if primary else None,
         "estimate": primary.estimate if primary else None,
         "se": primary.se if primary else None,

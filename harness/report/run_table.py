@@ -110,6 +110,7 @@ def verdict_values(verdict: Verdict) -> Values:
     return {
         "pairs": verdict.prompts if primary else None,
         "same_text": verdict.same_text if primary else None,
+        "common_beginning": verdict.share,
         "base_paired_tokens_per_step": primary.r0 if primary else None,
         "paired_tokens_per_step": primary.r1 if primary else None,
         "change": verdict.change,

@@ -32,6 +32,7 @@ MARGIN_POSITION = 0.02
 ALPHA_PRIMARY = 0.0008  # one-sided false alarms of a cell: on its primary metric
 ALPHA_POSITION = 0.0002  # on all its positions together, Holm-corrected
 ALPHA_PROMPTS = 0.0002  # and on all its prompts one by one, Bonferroni
+ALPHA_WHOLE = 0.0002  # of ALPHA_PRIMARY, for whole answers where the primary is of their beginnings
 ALPHA_CELL = ALPHA_PRIMARY + ALPHA_POSITION + ALPHA_PROMPTS
 ALPHA_OK = 0.05  # one-sided: how often a loss of exactly the margin may be called non-inferior,
 ALPHA_OK_FEW = 0.01  # and of fewer than ENOUGH_PROMPTS, where the t distribution promises too much

@@ -1,4 +1,4 @@
-"""Two answers with the same text, step against step: did the drafter fail on this prompt?
+"""Two answers with the same text, or the same beginning, step against step: did the drafter fail on a prompt?
 
 Where the text is the same, a step that begins at the same token has the same to guess on both sides, so that
 a difference is the drafter's and not the answer's. Between two runs of one drafter almost no step differs: 0
@@ -7,6 +7,7 @@ of 119 answers on one machine, 5 of 674 steps (0.7 %) on another kind of CPU (`d
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Sequence
@@ -15,6 +16,30 @@ from scipy import special
 
 CHANCE = 0.05
 """How often a step may accept fewer tokens by numerics alone: several times what was seen."""
+
+
+def common_tokens(old: Sequence[object], new: Sequence[object]) -> int:
+    """How many tokens two answers have in common before their texts part."""
+    pairs = zip(old, new, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(old), len(new)))
+
+
+def steps_within(by_step: Sequence[int], tokens: int) -> int:
+    """How many decode steps of an answer end within its first tokens.
+
+    A step that crosses the end is dropped, on both sides alike. The steps that cross are longer than most, so
+    what is left has too few tokens per step, by about var / (mean * tokens): variance and mean of what a step
+    commits (renewal theory; 2 % for a mean of 2.3 and texts that part after 43 tokens). Between two runs of
+    one drafter these biases cancel, since nothing is sampled, so that the target alone decides where a text
+    parts; where a drafter lost 20 %, 0.1 % is left. Between drafters whose steps differ, say in k, up to 2 %
+    would be: there whole answers are compared.
+
+    Args:
+        by_step: tokens that each decode step accepted, below 0 where it had no draft.
+        tokens: of the answer, the first one (of the prefill) included.
+    """
+    ends = list(itertools.accumulate((1 + max(0, step) for step in by_step), initial=1))
+    return max(0, bisect.bisect_right(ends, tokens) - 1)
 
 
 def matched(old: Sequence[int], new: Sequence[int]) -> tuple[int, int]:

@@ -5,6 +5,7 @@ Two cells over the same table answer alike, as at T=0; a changed table changes t
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -88,9 +89,39 @@ def silent(table: Table, *, below: int) -> Table:
     return np.where(table < below, UNDRAFTED, table)
 
 
-def cell(table: Table, *, text: str = "t", seed: int = 0, k: int = 4, **changes: Any) -> CellRecord:
-    """The cell that a drafter with this table makes; `text` and `seed` set its answers apart."""
-    prompts = (answer(i, row, text=text, seed=seed, k=k) for i, row in enumerate(table))
+def parted(table: Table, other: Table, at: NDArray[np.int64]) -> Table:
+    """The same up to the token `at` which the text of a prompt becomes another, where `other` goes on.
+
+    A step that would cross it accepts what the texts have in common, and then what `other` does.
+    """
+    tokens = np.arange(TOKENS)
+    crosses = tokens + table >= at[:, np.newaxis]
+    common = np.maximum(0, at[:, np.newaxis] - tokens)
+    after = np.take_along_axis(other, np.minimum(at, TOKENS - 1)[:, np.newaxis], axis=1)
+    beyond = np.where(common, np.minimum(common + np.maximum(0, after), table.max()), other)
+    return np.where(crosses, beyond, table)
+
+
+def cell(
+    table: Table,
+    *,
+    text: str = "t",
+    seed: int = 0,
+    k: int = 4,
+    parts: NDArray[np.int64] | None = None,
+    **changes: Any,
+) -> CellRecord:
+    """The cell that a drafter with this table makes; `text` and `seed` set its answers apart.
+
+    With `parts` the answers have token ids, which depend on `text` from that token on.
+    """
+    prompts = [answer(i, row, text=text, seed=seed, k=k) for i, row in enumerate(table)]
+    if parts is not None:
+        rest = 1 + zlib.crc32(text.encode()) % 1000
+        prompts = [
+            p.model_copy(update={"token_ids": (0,) * at + (rest,) * (TOKENS - at)})
+            for p, at in zip(prompts, map(int, parts), strict=True)
+        ]
     return cell_record(*prompts, **({"profile": "gate", "identity": IDENTITY} | changes))
 
 

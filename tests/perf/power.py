@@ -286,7 +286,7 @@ def _difference(x0: Reals, n0: Reals, x1: Reals, n1: Reals) -> tuple[Reals, Real
 
 def _welch(old: Counts, new: Counts) -> Flags:
     """Unpaired, on tokens per step of each prompt, at the same alpha and margin."""
-    values = [s[..., 0] / s[..., 1] for s in (old, new)]
+    values = [s[..., 0] / np.maximum(1, s[..., 1]) for s in (old, new)]
     m = old.shape[1]
     variances = [v.var(axis=1, ddof=1) / m for v in values]
     means = [v.mean(axis=1) for v in values]
