@@ -11,14 +11,14 @@ from typing import get_args
 
 from harness.commands import claims
 from harness.errors import BadInput, DraftgateError
-from harness.judge import baselines as baseline
+from harness.judge.baselines import move_anchor
 from harness.judge.collect import collect
 from harness.judge.compare import compare
 from harness.report import export
 from harness.report.compare_table import document
 from harness.report.labels import Axis
 from harness.results.files import write_atomically
-from harness.text import render as formats
+from harness.text import render
 from harness.text.console import complain, show
 
 INVALID = 2
@@ -88,9 +88,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     )
     moving.add_argument("--reason", metavar="TEXT", required=True, help="why; it is kept in the anchor")
     moving.set_defaults(run=_anchor)
-    watching = commands.add_parser("watch", help="tell whether a server works or hangs, and restart it")
-    examining = commands.add_parser("doctor", help="look whether this machine can measure a stack, and truly")
-    claiming = commands.add_parser("claims", help="hold the figures of a Markdown file against their records")
+    watching = commands.add_parser("watch", help="watch whether a server works or hangs, and restart it")
+    examining = commands.add_parser("doctor", help="check whether this machine can measure a stack correctly")
+    claiming = commands.add_parser("claims", help="compare the figures of a Markdown file with their records")
     claims.add_arguments(claiming)
     parsers = {"compare": comparing, "anchor": moving, "watch": watching, "doctor": examining}
     return parser, {**parsers, "claims": claiming}
@@ -114,12 +114,12 @@ def _compare(options: argparse.Namespace) -> int:
     result = compare([collect(path) for path in options.paths], across=tuple(dict.fromkeys(options.across)))
     code = result.exit_code(strict=options.strict)
     if options.format == "json":
-        text = formats.as_json(export.as_data(result, exit_code=code))
+        text = render.as_json(export.as_data(result, exit_code=code))
     elif options.format == "csv":
-        text = formats.as_csv(*export.csv_rows(result))
+        text = render.as_csv(*export.csv_rows(result))
     else:
         page = document(result, pivot=options.pivot)
-        text = formats.as_text(page) if options.format == "table" else formats.as_markdown(page)
+        text = render.as_text(page) if options.format == "table" else render.as_markdown(page)
     if options.output:
         write_atomically(options.output, text)
     else:
@@ -129,7 +129,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _anchor(options: argparse.Namespace) -> int:
     for path in options.baselines:
-        show(formats.visible(f"anchor {baseline.move_anchor(path, options.reason)}") + "\n")
+        show(render.visible(f"anchor {move_anchor(path, options.reason)}") + "\n")
     return 0
 
 

@@ -20,7 +20,7 @@ from training.servers import open_slot
 
 INVALID, INTERRUPTED = 2, 130
 EXTRA = ("hs_connectors", "matplotlib", "speculators", "tomli_w")
-"""What the extra `train` installs; the stages import it."""
+"""Packages of the extra `train`, which the stages import."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             base.slot.close()
     except KeyboardInterrupt:
         again = shlex.join(["python", "-m", "training", *words])
-        sys.stderr.write(f"\ntraining: interrupted; what is done is kept. To go on: {again}\n")
+        sys.stderr.write(f"\ntraining: interrupted; finished work is kept. To go on: {again}\n")
         return INTERRUPTED
     except DraftgateError as error:
         sys.stderr.write(f"\ntraining: {error.shown}\n")
@@ -79,16 +79,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="one value in place of the recipe's, like train.epochs=2; may be given again",
+        help="a value instead of the recipe's, like train.epochs=2; may be given several times",
     )
     run.add_argument("--only", metavar="STAGE", help="this stage alone; those before it must be done")
-    run.add_argument("--from", dest="start", metavar="STAGE", help="this stage and all after it, done or not")
+    run.add_argument(
+        "--from", dest="start", metavar="STAGE", help="this stage and all after it, also those that are done"
+    )
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and how much")
     run.add_argument(
         "--stall-seconds",
         type=float,
         default=180,
-        help="a server that works on nothing for so long is started again (%(default)s)",
+        help="a server with work that does nothing for this long is restarted (%(default)s)",
     )
     run.add_argument(
         "--keep-hidden-states", action="store_true", help="leave them on the RAM disk for another recipe"
@@ -111,7 +113,7 @@ def check_extra() -> None:
 
 
 def quiet(log: Path) -> None:
-    """Keep what libraries say of themselves off the terminal: notes into a log, progress bars nowhere."""
+    """Keep libraries' messages off the terminal: notes go to a log, progress bars nowhere."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with contextlib.suppress(ImportError):  # speculators logs with it
         from loguru import logger  # noqa: PLC0415
@@ -121,7 +123,7 @@ def quiet(log: Path) -> None:
 
 
 def speaker(log: Path) -> Say:
-    """Writes progress to standard error and, but for lines that are written over, to a log."""
+    """A function that writes progress to standard error, and lines that stay also to a log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal = sys.stderr.isatty()
     last = 0.0
@@ -134,7 +136,7 @@ def speaker(log: Path) -> Say:
         if text.startswith("\r"):
             if terminal:
                 sys.stderr.write(f"\r\x1b[2K{text[1:]}")
-            elif time.monotonic() - last > 20:  # noqa: PLR2004 - a line every 20 s where nobody looks
+            elif time.monotonic() - last > 20:  # noqa: PLR2004 - a line every 20 s into a log
                 last = time.monotonic()
                 sys.stderr.write(f"{text[1:]}\n")
         else:

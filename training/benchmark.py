@@ -1,4 +1,4 @@
-"""The last stage: serves the drafter, and has the harness measure it like any other."""
+"""The last stage: the harness measures the new drafter as it measures any other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(context: Context) -> dict[str, Any]:
     """Serve the exported drafter in the recipe's stack and measure it; return tokens per step by cell.
 
     Raises:
-        TrainingFailed: a cell was no valid measurement, or a served drafter does not give what was predicted.
+        TrainingFailed: a cell is no valid measurement, or serving does not give what was predicted.
     """
     recipe, say = context.recipe, context.say
     context.slot.close()

@@ -1,4 +1,4 @@
-"""Turns the answers into the trainer's data set, arranged so that we know its validation split."""
+"""Makes the trainer's data set of the answers, in an order that tells which rows are its validation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_WORKERS = 8
 
 @dataclasses.dataclass
 class Frequencies:
-    """How often each token stands in an answer."""
+    """How often each token occurs in the answers."""
 
     training: Counter[int] = dataclasses.field(default_factory=Counter)
     validation: dict[str, Counter[int]] = dataclasses.field(default_factory=lambda: defaultdict(Counter))
@@ -37,18 +37,18 @@ class Frequencies:
 def run(
     folder: Path, responses_file: Path, recipe: Recipe, *, target: str, say: Say
 ) -> dict[str, int | float | str]:
-    """The stage: from responses.jsonl to `data/` and held_out.jsonl. A second try starts over.
+    """The stage: make `data/` and held_out.jsonl from responses.jsonl. A second try starts over.
 
     Args:
         folder: the stage's own.
         responses_file: what the stage before it wrote.
-        recipe: its `dataset` table.
+        recipe: its `dataset` table is used.
         target: the folder or hub id of the target, whose processor prepare-data loads.
-        say: told before something takes long.
+        say: gets a line before anything slow.
 
     Raises:
-        BadInput: responses.jsonl lacks a column, or holds a row that is none; the disk is full.
-        TrainingFailed: too few rows are left, or speculators made something else of them.
+        BadInput: a row of responses.jsonl is damaged, or the disk is full.
+        TrainingFailed: too few rows are left, or speculators changed them.
     """
     length = recipe.dataset.seq_length
     rows, unsupervised = index(responses_file, length)
@@ -56,14 +56,14 @@ def run(
     trained = train_rows(len(rows), ratio)
     if not trained or trained == len(rows):
         raise TrainingFailed(
-            f"{responses_file}: training and validation need a row each at least, and there are {len(rows)} "
-            f"(another {unsupervised} have no answer within dataset.seq_length = {length}): ask for more "
+            f"{responses_file}: training and validation need at least a row each, and there are {len(rows)} "
+            f"(another {unsupervised} have no answer within dataset.seq_length = {length}). Ask for more "
             "prompts, or raise seq_length",
             code="training-data",
         )
     rows = arranged(rows, trained, seed=recipe.prompts.seed)
     part, data = folder / "data.part", folder / "data"
-    for left_over in (part, data):  # prepare-data would keep old rows, and the trainer old frequencies
+    for left_over in (part, data):  # prepare-data would keep old rows, and the trainer old counts
         shutil.rmtree(left_over, ignore_errors=True)
     say(f"preparing {len(rows)} rows")
     frequencies = _prepare(folder, responses_file, rows, trained, length=length, target=target)
@@ -96,25 +96,25 @@ def train_ratio(validation: float) -> float:
 
 
 def train_rows(rows: int, ratio: float) -> int:
-    """How many rows are trained on, computed as speculators does; the rows after them are the validation."""
+    """How many rows speculators trains on; the rows after them are the validation."""
     return int(rows * ratio)
 
 
 def coverage(tokens: Mapping[int, int], vocabulary: frozenset[int] | None) -> float:
-    """The share of the tokens that the draft vocabulary holds; 1 where it is the target's own."""
+    """The share of the tokens that are in the draft vocabulary; 1 where that is the target's own."""
     if vocabulary is None:
         return 1.0
     total = sum(tokens.values())
-    held = sum(n for token, n in tokens.items() if token in vocabulary)
-    return round(held / total, 5) if total else 0.0
+    covered = sum(n for token, n in tokens.items() if token in vocabulary)
+    return round(covered / total, 5) if total else 0.0
 
 
 def positions_after_shuffle(count: int) -> list[int]:
-    """For each position in prepare-data's input, the position of its row in the output."""
+    """For each row of prepare-data's input, its number in the output."""
     shuffle = np.random.default_rng(SHUFFLE_SEED).permutation(count)
-    places = np.empty(count, dtype=np.int64)
-    places[shuffle[shuffle]] = np.arange(count)  # it shuffles once as it reads, and once more at the end
-    return [int(place) for place in places]
+    numbers = np.empty(count, dtype=np.int64)
+    numbers[shuffle[shuffle]] = np.arange(count)  # it shuffles as it reads, and again at the end
+    return [int(number) for number in numbers]
 
 
 def _prepare(
@@ -123,13 +123,13 @@ def _prepare(
     """Run prepare-data into `data.part`, with its rows in the order of `rows`, and count the tokens."""
     frequencies = Frequencies()
     source, cache = folder / "rows.jsonl", folder / "cache"
-    places = positions_after_shuffle(len(rows))
+    numbers = positions_after_shuffle(len(rows))
     with writing(source) as file:
-        contents = contents_of(responses_file, (rows[place] for place in places))
-        for place, content in zip(places, contents, strict=True):
+        contents = contents_of(responses_file, (rows[number] for number in numbers))
+        for number, content in zip(numbers, contents, strict=True):
             ids, mask = within(content, length)
-            row = rows[place]
-            counter = frequencies.training if place < trained else frequencies.validation[row.language]
+            row = rows[number]
+            counter = frequencies.training if number < trained else frequencies.validation[row.language]
             counter.update(token for token, m in zip(ids, mask, strict=True) if m)
             file.write(as_line({"input_ids": ids, "loss_mask": mask}))
     environment = {
@@ -176,27 +176,27 @@ def verify(data: Path, rows: Sequence[Row]) -> None:
     if missing:
         there = ", ".join(written.column_names) or "none"
         raise TrainingFailed(
-            f"{data}: there is no column {', '.join(missing)}; there are: {there}", code="training-data"
+            f"{data}: the columns {', '.join(missing)} are missing; there are: {there}", code="training-data"
         )
     if len(written) != len(rows):
         raise TrainingFailed(
             f"{data}: speculators made {len(written)} rows of {len(rows)}; see log.txt there",
             code="training-data",
         )
-    place = 0
+    number = 0
     for batch in written.with_format("numpy").iter(batch_size=500):
         for ids, mask in zip(batch["input_ids"], batch["loss_mask"], strict=True):
-            if digest(ids, mask) != rows[place].digest:
+            if digest(ids, mask) != rows[number].digest:
                 raise TrainingFailed(
-                    f"{data}: row {place} is not {rows[place].id}: this version of speculators shuffles "
-                    "otherwise, or changes rows; use the one that draftgate's extra `train` names",
+                    f"{data}: row {number} is not {rows[number].id}: this version of speculators shuffles in "
+                    "another way, or changes rows. Use the version that draftgate's extra `train` names",
                     code="training-data",
                 )
-            place += 1
+            number += 1
 
 
 def write_vocabulary(data: Path, tokens: Mapping[int, int], size: int | None) -> frozenset[int] | None:
-    """Write token_freq.pt of the training rows; return the draft vocabulary that the trainer chooses by it.
+    """Write token_freq.pt, from which the trainer chooses the draft vocabulary; return that vocabulary.
 
     None where the drafter has the target's own vocabulary.
     """
@@ -221,7 +221,7 @@ def _write_held_out(folder: Path, responses_file: Path, rows: Sequence[Row], at_
     chosen.sort(key=lambda row: row.language)
     with writing(folder / "held_out.jsonl") as file:
         for content in contents_of(responses_file, chosen):
-            told = {name: content[name] for name in ("id", "language", "source")}
-            told |= {"workload": content.get("workload", "instruct"), "text": content["prompt"]}
-            file.write(as_line({**told, "finish_reason": content.get("finish_reason")}))
+            known = {name: content[name] for name in ("id", "language", "source")}
+            known |= {"workload": content.get("workload", "instruct"), "text": content["prompt"]}
+            file.write(as_line({**known, "finish_reason": content.get("finish_reason")}))
     return found

@@ -1,4 +1,4 @@
-"""Lists the stages of a recipe and says how much work they are."""
+"""Lists the stages of a recipe, and estimates their work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from training.stages import Context, Stage
 from training.trainer import stage
 
 TOKENS_PER_ANSWER = 250
-"""Only for the outlook of a dry run."""
+"""A guess, for the outlook of a dry run."""
 
 
 def _target(context: Context) -> tuple[ServerSpec, str]:
@@ -133,7 +133,7 @@ def outlook(recipe: Recipe, work: Path) -> str:
 
 
 def check_disk_space(recipe: Recipe, work: Path, say: Say) -> None:
-    """Check the room by a guess of the tokens, before anything starts; `train` checks it exactly.
+    """Check the disk for a guessed number of tokens before anything starts; `train` checks it exactly.
 
     Raises:
         TrainingFailed: answers half as long as expected would have no room.

@@ -70,11 +70,11 @@ class Responses(_Table):
     concurrency: int = Field(default=256, gt=0)
     seed: int = 0
     drop_cut_off: bool = False
-    """Answers that ended at max_tokens are kept unless this is set; they are counted either way."""
+    """Drop answers that ended at max_tokens. They are counted in any case."""
     drop_degenerate: bool = True
-    """Answers that loop, by the harness's own rule."""
+    """Drop answers that loop, by the harness's own rule."""
     keep_language: bool = False
-    """An answer to a Chinese prompt is kept only where it is Chinese itself."""
+    """Drop answers to Chinese prompts that are not Chinese."""
     min_tokens: int = Field(default=8, gt=0)
 
 
@@ -98,7 +98,7 @@ class HiddenStates(_Table):
     """The target's layers that the drafter sees; by default those that the trainer chooses."""
     concurrency: int = Field(default=256, gt=0)
     folder: str | None = None
-    """A RAM disk; /dev/shm where it is large enough, else the work folder."""
+    """Where they go; by default /dev/shm if it is large enough, else the work folder."""
     gpu_memory: float = Field(default=0.3, gt=0, lt=1)
     """The server's share of the GPU's memory while server and trainer share it."""
     max_missing: float = Field(default=0.01, ge=0, lt=1)
@@ -108,7 +108,7 @@ class HiddenStates(_Table):
 
 
 class Train(_Table):
-    """The trainer's settings, by its own names where they differ from it in nothing."""
+    """The trainer's settings, mostly by its own names."""
 
     algorithm: Literal["eagle3", "dflash", "peagle"] = "eagle3"
     from_pretrained: Reference | None = None
@@ -132,8 +132,8 @@ class Train(_Table):
     gpus: int = Field(default=1, gt=0)
     """More than one: through torchrun."""
     compile: bool = False
-    """Compile an EAGLE-3 step, while the server starts: on an H100 13 ms in place of 57 (`tests.perf.steps`).
-    Not on a CPU."""
+    """Compile an EAGLE-3 step while the server starts: 13 ms instead of 57 on an H100 (`tests.perf.steps`).
+    Ignored on a CPU."""
     args: dict[str, Any] = {}
     """More of the trainer's own arguments, by their names."""
 
@@ -191,7 +191,7 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: a TOML file.
-        changes: single values in place of the file's, like `train.epochs=2`.
+        changes: single values instead of the file's, like `train.epochs=2`.
 
     Raises:
         BadInput: with file, line and key of the first thing that is wrong, or with the change that is.

@@ -1,4 +1,4 @@
-"""Specifies the target's servers in a training: one runs at a time, and stages share it."""
+"""Specifies the target's servers of a training. One runs at a time, and stages share it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def open_slot(folder: Path, say: Say) -> Slot:
 
     Args:
         folder: the servers' logs go there.
-        say: told before something takes long.
+        say: gets a line before anything slow.
     """
     return Slot(lambda spec: running(spec, folder=folder, say=say, locked=False), say)
 

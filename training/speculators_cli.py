@@ -1,4 +1,4 @@
-"""Runs a command of speculators in a process of its own, which ends whatever happens to us."""
+"""Runs a command of speculators in a process of its own, which never outlives this one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.engine import process
 from training.errors import TrainingFailed
 
 SPECULATORS: tuple[str, ...] = (sys.executable, "-P", "-m", "speculators")
-"""It works also if the package is on PYTHONPATH and no console script is installed."""
+"""Also works where no console script is installed."""
 POLL_S = 0.5
 
 
@@ -39,7 +39,7 @@ def run(
     child = process.start(
         [*SPECULATORS, *words],
         log=log,
-        # Nobody reads its progress bar: a line now and then is enough for the log.
+        # For the log, a line of its progress bar every 15 s is enough.
         environment={**os.environ, "TQDM_MININTERVAL": "15", "PYTHONUNBUFFERED": "1", **(environment or {})},
     )
     try:

@@ -1,7 +1,7 @@
 """Runs the stages of a recipe, each once, in a folder named by the hash of all that the stage depends on.
 
-Recipes that agree on a stage and on all before it share its folder. A stage that was cut off goes on in its
-folder. It writes `stage.json` last, which says that it is done.
+Recipes that agree on a stage and on all stages before it share its folder. A stage that was interrupted
+goes on in its folder. A stage writes `stage.json` last, and is done once that is there.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def carry_out(
         stages: in their order.
         base: what every stage needs; its folder and upstream are set for each.
         only: run this stage alone; those before it must be done.
-        start: run this stage and all after it again where they are done; a stage that was cut off goes on.
+        start: run this stage and all after it, also those that are done. An interrupted one goes on.
 
     Raises:
         BadInput: an unknown stage, or one before `only` that is not done.
@@ -151,7 +151,7 @@ def _do(planned: Planned, context: Context, *, again: bool) -> dict[str, Any]:
         if done is not None and not again:  # another recipe did it while we waited for the lock
             say(f"{name}: done meanwhile ({folder})")
             return done
-        if done is not None:  # a stage that was cut off goes on instead
+        if done is not None:  # an interrupted stage goes on instead
             _clear(folder)
         say(f"{name}: {folder}")
         began = time.monotonic()

@@ -1,4 +1,7 @@
-"""Figures in Markdown held against the records that they refer to (`references.py` has the syntax)."""
+"""The command `draftgate claims`: compares figures in Markdown with the records that they refer to.
+
+`harness/report/references.py` has the syntax.
+"""
 
 from __future__ import annotations
 
@@ -35,17 +38,17 @@ _UNITS = {"x": "speed_up", "×": "speed_up", "ms": "_ms", "tok/s": "tok_s"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Tell the command's parser what there is to say, and what to run."""
+    """Give the command's parser its options, and the function that runs it."""
     parser.description = (
-        "Hold every figure of a Markdown file that carries a reference, like "
-        f"tau 1.34{FORM}, against the record, at the precision that is printed. "
+        "Compare every figure of a Markdown file that has a reference, like "
+        f"tau 1.34{FORM}, with the record, at the precision that is printed. "
         "Exit code: 0 all hold, 1 one does not, 2 invalid input or nothing to check."
     )
     add = parser.add_argument
     add("file", metavar="FILE", type=Path, help="a Markdown file")
     what = "runs, folders of baselines or cells, or cell files, that the references name"
     add("runs", metavar="RUN", nargs="+", type=Path, help=what)
-    add("--allow-none", action="store_true", help="a file without any reference is no error")
+    add("--allow-none", action="store_true", help="accept a file without any reference")
     parser.set_defaults(run=run)
 
 
@@ -58,12 +61,12 @@ def run(options: argparse.Namespace) -> int:
     checked = 0
     for claim in found.claims:
         try:
-            held = _held(claim, records)
+            results = _checked(claim, records)
         except BadInput as error:
             unreadable.append((claim.line, error.shown))
         else:
-            checked += len(held)
-            wrong += [f"{options.file}:{claim.line}: {text}" for text in held if text]
+            checked += len(results)
+            wrong += [f"{options.file}:{claim.line}: {text}" for text in results if text]
     for line, text in sorted(unreadable):
         complain(f"{options.file}:{line}: {text}")
     code_note = f" ({found.in_code} in code left alone)" if found.in_code else ""
@@ -79,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     return 2 if unreadable else 1 if wrong else 0
 
 
-def _held(claim: Claim, records: _Records) -> list[str]:
+def _checked(claim: Claim, records: _Records) -> list[str]:
     """For each figure what is wrong with it, or nothing.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The command `draftgate doctor`: says whether this machine can measure a stack, and whether truly."""
+"""The command `draftgate doctor`: checks whether this machine can measure a stack correctly."""
 
 from __future__ import annotations
 

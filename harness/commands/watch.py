@@ -29,7 +29,7 @@ RESTART_PATIENCE_S = 1800.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command's parser its options, and the function that runs it."""
     parser.description = (
-        "Tell whether a vLLM server works or hangs, by its counters. A key is taken from "
+        "Watch by its counters whether a vLLM server works or hangs. A key is taken from "
         f"DRAFTGATE_API_KEY. Exit code: 1 it stalled (with --restart: {MOST_STALLS} times, or CMD failed), "
         "2 invalid, 0 ended with Ctrl-C."
     )
@@ -146,7 +146,7 @@ def _end(process: subprocess.Popen[bytes] | None) -> None:
 
 
 def _restart(command: list[str], server: Http, started: float) -> subprocess.Popen[bytes]:
-    """Run the command, and wait for a server in place of the one of `started` (0 where that is not known).
+    """Run the command, and wait for a server instead of the one of `started` (0 where that is not known).
 
     Raises:
         ServerFailed: the command failed, or no new server answers.

@@ -129,7 +129,7 @@ def resolved_config(log: Path | None) -> str:
     found = re.search(r"Initializing a V1 LLM engine .*? with config: (.*)", _text_of(log))
     if not found:
         return UNVERIFIED
-    # Folders are of one machine; what was in them is told by hashes.
+    # Folders are of one machine; hashes say what was in them.
     return str(without_secrets(re.sub(r"'/[^']*/([^'/]*)'", r"'\1'", found[1]).strip()))
 
 

@@ -39,7 +39,7 @@ def document(comparison: Comparison, *, pivot: Axis | None = None) -> Document:
         pivot: an axis whose values become columns.
 
     Raises:
-        BadInput: two cells of a side would share a place in the pivot.
+        BadInput: two cells of a side have the same row and column in the pivot.
     """
     labels = Labels(comparison)
     page = _Page(comparison, labels)
@@ -248,7 +248,7 @@ class _Page:
         return " ".join(raised(number) for number in sorted(numbers))
 
     def sentences(self) -> Iterator[str]:
-        """A line for each cell that somebody should look at."""
+        """A line for each cell that needs a look."""
         for row in self._of.rows:
             if row.figures.invalid and not row.others:
                 yield f"{MARKS['invalid']} {self._rows.row(row)}: not a measurement: {row.figures.invalid}"

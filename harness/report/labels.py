@@ -19,7 +19,7 @@ _MANY = 4
 
 
 class Labels:
-    """Short names that tell the sides and the cells of one comparison apart."""
+    """Short names that distinguish the sides and the cells of one comparison."""
 
     def __init__(self, comparison: Comparison) -> None:
         self._of = comparison
@@ -30,7 +30,7 @@ class Labels:
         self._varying = [p for p in parts if len({getattr(e, p) for e in entries}) > 1]
 
     def _column_labels(self) -> list[str]:
-        """What tells the sides apart, if it is short: a field compared across, drafters, engines, names."""
+        """What distinguishes the sides, if it is short: a field compared across, drafters, engines, names."""
         columns = self._of.columns
         for name in (*self._of.across, "drafter", "vLLM"):
             values = [column.conditions.get(name, ()) for column in columns]
@@ -49,8 +49,8 @@ class Labels:
         sides = f"{self.columns[0]} → {', '.join(self.columns[1:])}"
         if self._of.across:
             fields = ", ".join(self._of.across)
-            told = ", as the stack declares" if self._of.judged else ": no verdict is given"
-            return f"tokens per step across {fields}: {sides} (the subject is {fields}{told})"
+            verdict = ", as the stack declares" if self._of.judged else ": no verdict is given"
+            return f"tokens per step across {fields}: {sides} (the subject is {fields}{verdict})"
         return f"tokens per step: {sides}"
 
     def above(self) -> Iterator[str]:
@@ -71,10 +71,10 @@ class Labels:
         if len(set(drafters)) > 1 and all(len(drafter) == 1 for drafter in drafters):
             own.append("drafter")
         for label, column in zip(self.columns, columns, strict=True):
-            told = [_condition(n, column.conditions[n]) for n in own if column.conditions.get(n)]
+            conditions = [_condition(n, column.conditions[n]) for n in own if column.conditions.get(n)]
             name = label if label == column.name else f"{label}: {column.name}"
-            if told or name != label:
-                yield " · ".join([name, *told])
+            if conditions or name != label:
+                yield " · ".join([name, *conditions])
 
     def place(self, entry: Entry, axis: Axis) -> str:
         """The name of a cell without one of its axes."""
@@ -119,5 +119,5 @@ def _parts(entry: Entry) -> list[tuple[str, str]]:
 
 
 def axis_value(entry: Entry, axis: Axis) -> str:
-    """`en`; of drafters with k, since they stand in one place."""
+    """`en`; of drafters with k, since one row has them all."""
     return dict(_parts(entry))[axis]

@@ -196,7 +196,7 @@ def _with_interval(rate: float | None, low: float | None, high: float | None) ->
 
 
 def _none_of(cell: CellRecord, cells: Iterable[CellRecord]) -> CellRecord | None:
-    """The cell that drafts nothing in the same place; None for itself."""
+    """The cell that drafts nothing with the same endpoint, language and workload; None for itself."""
     return next((c for c in cells if c.cell.k == 0 and cell.cell.k and c.cell.place == cell.cell.place), None)
 
 

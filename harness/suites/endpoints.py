@@ -155,7 +155,7 @@ class Audit:
             ]
             if other:
                 which = f"{len(other)} prompts, {other[0]} first"
-                found.append(f"{variant}: {which}, were answered from other tokens than /tokenize tells")
+                found.append(f"{variant}: {which}, were answered from other tokens than /tokenize gives")
         wrong = [r for r in self.rendered[CHAT] if r.template != "present" or r.double_bos]
         if wrong:
             what = "a double BOS" if wrong[0].double_bos else f"the template {wrong[0].template}"
@@ -172,7 +172,7 @@ class Audit:
         return found
 
     def within_noise(self) -> bool:
-        """What raw accepts with the template is what chat accepts, as far as these prompts can tell."""
+        """What raw accepts with the template is what chat accepts, as far as these prompts can show."""
         change = self.change(CHAT, TEMPLATED)
         if change is None:
             return self.same_answers(TEMPLATED) == len(self.records[CHAT].prompts)

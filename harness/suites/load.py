@@ -22,9 +22,9 @@ from harness.text.numbers import duration, number, share, signed, signed_interva
 from harness.text.render import by_text, text_table
 
 LEVELS = (1, 4, 16, 64)
-"""Requests in flight. The first level is what the others are held against."""
+"""Requests in flight. The other levels are compared with the first."""
 _FOR_EACH = 2
-"""Requests for each one in flight: a level is held for a while, not only reached."""
+"""Requests for each one in flight: a level lasts for a while."""
 
 
 def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
@@ -131,7 +131,7 @@ class Level:
 
     @property
     def lost(self) -> int:
-        """Requests that were sent and have no record, or somebody else's."""
+        """Requests that were sent and have no record of their own."""
         return self.asked - len({(r.prompt, r.repeat) for r in self.record.prompts})
 
 

@@ -190,7 +190,7 @@ def lossless(bench: Bench, cell: Cell) -> Outcome:
     """Compare a drafter's output with that of `none`, each on a server of its own.
 
     Raises:
-        BadInput, ServerFailed: a server could not be started, stalled, or tells no log probabilities.
+        BadInput, ServerFailed: a server could not be started, stalled, or gives no log probabilities.
     """
     fine = Outcome(suite=SUITE.name, cell=str(cell))
     try:

@@ -72,7 +72,7 @@ class Parity:
 
 
 def compare(predicted: Sequence[Predicted], record: CellRecord, *, max_tokens: int) -> Parity:
-    """Hold what was served against what was predicted, prompt by prompt.
+    """Compare what was served with what was predicted, prompt by prompt.
 
     `broken`: the one-sided 95 % upper bound of served / predicted tokens per step is below 0.97.
     `better`: the lower bound is above 1.03, so the prediction is of something else. `kept`: the lower

@@ -1,7 +1,7 @@
 """A drafter with random weights, in the layout of an exported EAGLE-3 drafter: it guesses, and is near 0.
 
 Its vocabulary is a few tokens that the target says often, so that it is right now and then. With a drafter
-that is never right, nobody could tell a broken counter, which gives 0, from a sound one.
+that is never right, a broken counter, which gives 0, would look like a sound one.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def write(folder: Path, *, target: Path, tokens: Sequence[int], k: int, seed: in
 
     Args:
         folder: where; made if it is not there.
-        target: the target's folder, whose config.json tells the sizes.
+        target: the target's folder, whose config.json has the sizes.
         tokens: token ids of the draft vocabulary.
         k: draft tokens a step.
         seed: of the weights.
 
     Raises:
-        BadInput: the target's config.json does not tell its sizes.
+        BadInput: the target's config.json lacks its sizes.
     """
     try:
         config = json.loads((target / "config.json").read_text(encoding="utf-8"))
@@ -42,7 +42,7 @@ def write(folder: Path, *, target: Path, tokens: Sequence[int], k: int, seed: in
         head = int(config.get("head_dim") or hidden // heads)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
-            f"{target}/config.json does not tell the target's sizes: {error!r}", code="target-sizes"
+            f"{target}/config.json lacks the target's sizes: {error!r}", code="target-sizes"
         ) from None
     spoken = np.unique(np.array(tokens, dtype=np.int64))
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ ITSELF = {"name": "self", "method": "draft_model", "model": "target", "k": (K,)}
 TEMPERATURE = 0.7
 _OFTEN = 24
 """Tokens in the random drafter's vocabulary: those that the target says most often."""
-NO_STEPS = "— (the engine tells no acceptance of single steps, and its stream came in other pieces)"
+NO_STEPS = "— (the engine does not report single steps, and its stream does not show them)"
 
 
 class Check(BaseModel):
@@ -101,7 +101,7 @@ def check_itself(
     """Let the target on `server` draft for itself at T=0 and at T=0.7, and check what it accepts.
 
     Raises:
-        ServerFailed: the server does not answer, stalls, or tells no log probabilities.
+        ServerFailed: the server does not answer, stalls, or gives no log probabilities.
     """
     checks, said = [], Counter[int]()
     for temperature in (0.0, TEMPERATURE):
@@ -149,7 +149,7 @@ def draft_tokens_of(server: Server, answer: Answer, temperature: float) -> list[
     None are returned where not every step is known: there are undrafted ones, or a histogram alone.
 
     Raises:
-        ServerFailed: the server tells no log probabilities.
+        ServerFailed: the server gives no log probabilities.
     """
     record = answer.record
     if record.accepted is None or record.drafted is None or record.undrafted:

@@ -14,7 +14,7 @@ import pytest
 from harness.cli import main
 from harness.judge.baselines import ANCHOR
 from harness.results.records import CellRecord, Finding, load
-from harness.text import render as formats
+from harness.text import render
 from tests.factories.records import prompt_record
 from tests.factories.runs import answer, cell, plain, write_cell, write_run
 
@@ -424,19 +424,19 @@ def test_json_of_hostile_records_is_json(hostile: Any) -> None:
 
 @pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\tx", "\rx"])
 def test_a_text_that_would_be_a_formula_gets_an_apostrophe(text: str) -> None:
-    out = formats.as_csv(["name", "value"], [[text, -1.5]])
+    out = render.as_csv(["name", "value"], [[text, -1.5]])
     (_, row) = csv.reader(io.StringIO(out))
     assert row[0].startswith("'")
     assert row[1] == "-1.5"
 
 
 def test_chinese_text_keeps_columns_straight() -> None:
-    block = formats.Block(header=("cell", "n"), rows=(("中文", "1"), ("en", "22")), align="lr")
+    block = render.Block(header=("cell", "n"), rows=(("中文", "1"), ("en", "22")), align="lr")
     empty: tuple[str, ...] = ()
-    page = formats.Document(
+    page = render.Document(
         title="t", above=empty, blocks=(block,), footnotes=empty, notes=empty, sentences=empty, legend=empty
     )
-    assert formats.as_text(page) == "t\n\ncell      n\n中文      1\nen       22\n"
+    assert render.as_text(page) == "t\n\ncell      n\n中文      1\nen       22\n"
 
 
 # Anchors

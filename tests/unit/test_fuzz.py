@@ -26,7 +26,7 @@ from harness.errors import DraftgateError
 from harness.judge import baselines as baseline, collect as collecting, speedup
 from harness.judge.compare import compare
 from harness.judge.verdict import Verdict, judge
-from harness.report import export, run_table as tables
+from harness.report import export, run_table
 from harness.report.compare_table import document
 from harness.results import prediction, records
 from harness.results.files import as_line, complete_lines, write_atomically
@@ -34,7 +34,7 @@ from harness.results.journal import Journal
 from harness.results.prediction import Predicted
 from harness.results.records import CellRecord, PromptRecord, RunRecord
 from harness.run import Options, Run
-from harness.text import render as formats
+from harness.text import render
 from tests.factories.damage import (
     CELL,
     CELL_FILE,
@@ -49,8 +49,8 @@ from tests.factories.damage import (
 from tests.factories.metrics_page import PAGE
 from tests.factories.model_cards import RECORDS, SERVED
 from tests.factories.runs import cell, plain, write_cell
-from training.answers import filter as selecting, progress as raw, rows
-from training.export import export as exporting, scrub as portable, weights as folders
+from training.answers import filter as answer_filter, progress, rows
+from training.export import export as drafter_export, scrub, weights
 from training.recipe import RECIPES, load_recipe
 from training.sources import datasets
 from training.sources.templates import Templates
@@ -197,7 +197,7 @@ def test_a_recipe(folder: Path, content: bytes) -> None:
     recipe = read(path, lambda: load_recipe(path))
     if recipe is not None:
         again = path.with_name("again.toml")
-        again.write_text(portable.recipe_toml(recipe), encoding="utf-8")
+        again.write_text(scrub.recipe_toml(recipe), encoding="utf-8")
         load_recipe(again)
         assert Path(recipe.name).name == recipe.name
         assert Path(recipe.drafter).name == recipe.drafter
@@ -292,8 +292,8 @@ def test_a_cell_file(folder: Path, content: bytes) -> None:
         baseline.path_of(folder, record).with_suffix(".anchor.json"),
     ):
         assert kept.resolve().is_relative_to(folder)
-    harmless(tables.report([record]))
-    tables.verdict_report([(record, baseline_verdict(record))])
+    harmless(run_table.report([record]))
+    run_table.verdict_report([(record, baseline_verdict(record))])
 
 
 def baseline_verdict(record: CellRecord) -> Verdict:
@@ -314,12 +314,12 @@ def test_a_comparison(folder: Path, content: bytes, kind: str, first: bool) -> N
     try:
         found = compare([collecting.collect(side) for side in sides])
         if kind == "csv":
-            text = formats.as_csv(*export.csv_rows(found))
+            text = render.as_csv(*export.csv_rows(found))
         elif kind == "json":
-            text = formats.as_json(export.as_data(found, exit_code=found.exit_code(strict=True)))
+            text = render.as_json(export.as_data(found, exit_code=found.exit_code(strict=True)))
         else:
             page = document(found)
-            text = formats.as_text(page) if kind == "table" else formats.as_markdown(page)
+            text = render.as_text(page) if kind == "table" else render.as_markdown(page)
     except DraftgateError as error:
         assert str(error)
         return
@@ -468,12 +468,12 @@ def test_answers_and_prompts_of_training(folder: Path, content: bytes) -> None:
         again = [rows.digest(*rows.within(data, 3)) for data in rows.contents_of(path, found)]
         assert again == [row.digest for row in found]
     read(path, lambda: list(datasets.local(path)))
-    read(path, lambda: selecting.read_prompts(path))
+    read(path, lambda: answer_filter.read_prompts(path))
     assert all(as_line(data).encode() for data in complete_lines(path))
     good = path.with_name("ask.jsonl")
     good.write_bytes(jsonl(ROWS))
-    raw.Answers(good, path).waiting()
-    raw.failures(path.with_name("x.jsonl"))
+    progress.Answers(good, path).waiting()
+    progress.failures(path.with_name("x.jsonl"))
 
 
 METRICS = [
@@ -495,11 +495,11 @@ METRICS = [
 @fuzz
 @given(line_files(METRICS) | damaged(jsonl(METRICS)))
 def test_what_a_trainer_logged(folder: Path, content: bytes) -> None:
-    from training.trainer import metrics as told  # noqa: PLC0415 - it takes torch with it: seconds
+    from training.trainer import metrics as trainer_metrics  # noqa: PLC0415 - it takes torch with it: seconds
 
     path = put(folder, "metrics.jsonl", content)
-    assert read(path, lambda: told.last_line(path))
-    read(path, lambda: told.validations(path))
+    assert read(path, lambda: trainer_metrics.last_line(path))
+    read(path, lambda: trainer_metrics.validations(path))
 
 
 CONFIG = {
@@ -516,7 +516,7 @@ TARGET = Target(model="org/tiny")
 @given(json_of(CONFIG) | damaged(json.dumps(CONFIG).encode()))
 def test_a_drafters_configuration(folder: Path, content: bytes) -> None:
     path = put(folder, "config.json", content)
-    config = read(path, lambda: folders.config_of(path.parent, TARGET))
+    config = read(path, lambda: weights.config_of(path.parent, TARGET))
     if config is not None:
         assert config["speculators_config"]["verifier"]["name_or_path"] == "org/tiny"
 
@@ -526,7 +526,7 @@ def test_a_drafters_configuration(folder: Path, content: bytes) -> None:
 def test_a_drafters_records(folder: Path, content: bytes) -> None:
     path = put(folder, "training.json", content)
     try:
-        exporting.add_served(path.parent, [SERVED])
+        drafter_export.add_served(path.parent, [SERVED])
     except DraftgateError as error:
         assert "training.json" in str(error)
         assert path.read_bytes() == content

@@ -25,7 +25,7 @@ from harness.judge.speedup import SpeedRecord
 from harness.judge.verdict import Verdict
 from harness.measure import client
 from harness.provenance import hardware, integrity, record as provenance, redaction
-from harness.report import run_table as tables
+from harness.report import run_table
 from harness.report.compare_table import document
 from harness.report.export import as_data, csv_rows
 from harness.results import records
@@ -34,7 +34,7 @@ from harness.results.files import write_atomically
 from harness.results.journal import Journal
 from harness.results.records import CellName, CellRecord, Finding, RunRecord
 from harness.run import Options, Run
-from harness.text import render as formats
+from harness.text import render
 from tests.factories.audits import good
 from tests.factories.predictions import judged, reaches
 from tests.factories.records import cell_name, cell_record, prompt_record, server_spec
@@ -124,7 +124,7 @@ def test_the_pytest_summary_shows_a_hostile_text_as_text() -> None:
         subject={"drafter": "x", "engine": HOSTILE}, stack="s\u202e",
     )  # fmt: skip
     verdict = Verdict(kind="invalid", text=HOSTILE, notes=(HOSTILE,))
-    shown = tables.report([record]) + tables.verdict_report([(record, verdict)])
+    shown = run_table.report([record]) + run_table.verdict_report([(record, verdict)])
     assert not {"\x1b", "\x9b", "\u202e"} & set(shown)
     assert r"alert(1)</script>|a`b\n\x1b[31m\x9b1m\u202ec" in shown
 
@@ -148,10 +148,10 @@ def test_code_that_came_with_a_model_is_told_in_every_format(tmp_path: Path, kin
         sides = [write_cell(tmp_path / str(trusted) / side, cell(subject=subject)).parent for side in "ab"]
         found = compare([collect(side) for side in sides])
         if kind == "csv":
-            return formats.as_csv(*csv_rows(found))
+            return render.as_csv(*csv_rows(found))
         if kind == "json":
-            return formats.as_json(as_data(found, exit_code=0))
-        return (formats.as_text if kind == "text" else formats.as_markdown)(document(found))
+            return render.as_json(as_data(found, exit_code=0))
+        return (render.as_text if kind == "text" else render.as_markdown)(document(found))
 
     assert "trust_remote_code" in shown(trusted=True)
     assert "trust_remote_code" not in shown(trusted=False)
@@ -159,8 +159,8 @@ def test_code_that_came_with_a_model_is_told_in_every_format(tmp_path: Path, kin
 
 def test_code_that_came_with_a_model_is_told_below_the_tables_of_a_run() -> None:
     record = cell_record(prompt_record(), subject={"trust_remote_code": True})
-    assert tables.footnotes([record]) == [f"note: {record.cell}: {records.TRUSTED}"]
-    assert tables.footnotes([cell_record(prompt_record())]) == []
+    assert run_table.footnotes([record]) == [f"note: {record.cell}: {records.TRUSTED}"]
+    assert run_table.footnotes([cell_record(prompt_record())]) == []
 
 
 def test_code_of_a_model_is_not_run_unless_the_stack_says_so() -> None:
@@ -172,7 +172,7 @@ def test_code_of_a_model_is_not_run_unless_the_stack_says_so() -> None:
 
 @pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\t=1", "\r=1", "-1+cmd|' /C calc'!A0"])
 def test_a_cell_of_a_spreadsheet_is_text_or_a_number(text: str) -> None:
-    (_, row) = csv.reader(io.StringIO(formats.as_csv(["a", "b", "c"], [[text, -1.5, None]])))
+    (_, row) = csv.reader(io.StringIO(render.as_csv(["a", "b", "c"], [[text, -1.5, None]])))
     assert row[0].startswith("'")
     assert row[1:] == ["-1.5", ""]
 

@@ -1,4 +1,4 @@
-"""Chooses the answers that the drafter learns from, by rules in a fixed order, and counts what each drops."""
+"""Chooses the answers that the drafter learns from, by rules in a fixed order. It counts what each drops."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Decode = Callable[[list[int]], str]
 Row = dict[str, Any]
 
 RULES = ("error", "damaged", "unknown", "duplicate", "short", "degenerate", "cut_off", "other_language")
-"""In the order of the checks: an answer counts under the first that it meets.
+"""In the order of the checks: an answer counts under the first rule that drops it.
 
-error: the request failed; damaged: the row has no tokens; unknown: it answers no prompt of ours; duplicate:
+error: the request failed; damaged: the row has no tokens; unknown: no prompt of ours has its id; duplicate:
 the prompt has an answer already; short: it is empty, or has fewer tokens than min_tokens; degenerate: it ends
 in a loop; cut_off: it ended at max_tokens; other_language: the prompt is Chinese and the answer is not."""
 NOWHERE = "?"
-"""Language and source of an answer to no prompt of ours."""
+"""Language and source of an answer whose prompt is unknown."""
 
 
 @dataclasses.dataclass
@@ -44,8 +44,8 @@ class Tally:
 
     def drop(self, rule: str, prompt: Prompt | None) -> None:
         """Count an answer that this rule drops."""
-        place = (prompt.language, prompt.source) if prompt else (NOWHERE, NOWHERE)
-        self.dropped[(rule, *place)] += 1
+        origin = (prompt.language, prompt.source) if prompt else (NOWHERE, NOWHERE)
+        self.dropped[(rule, *origin)] += 1
 
 
 def _total(counter: Counter[tuple[str, str, str]], rule: str) -> int:

@@ -1,4 +1,4 @@
-"""Has the target answer the prompts: speculators asks; this module watches, resumes and counts."""
+"""Has the target answer the prompts: speculators sends them; this module watches, resumes and counts."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from training.recipe import Recipe
 from training.sources.dedup import Prompt
 
 Stall = Callable[[], str | None]
-"""Says why the server makes no progress; None while it does."""
+"""Why the server makes no progress; None while it does."""
 Serve = Callable[[], AbstractContextManager[tuple[Server, Stall]]]
 """Starts the target's server under the watchdog. Its served name must be what vLLM loads the target from,
 because speculators uses one name for requests and tokenizer. It must take requests without a key."""
 
 MOST_STALLS = 3
 ROUNDS = 2
-"""If a request failed for a reason that may pass, it is sent once more."""
+"""A request that failed for a reason that may pass is sent again."""
 MOST_FAILED = 0.01
-"""If a larger share of the prompts failed for such reasons, the fault is the server's."""
+"""If a larger share of the prompts fails for such reasons, the server counts as stalled."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,13 +51,13 @@ class Ask:
 def run(
     folder: Path, prompts_file: Path, recipe: Recipe, *, target: str, serve: Serve, say: Say
 ) -> dict[str, int | float | str]:
-    """The stage: from prompts.jsonl to responses.jsonl. It goes on where an interrupted one ended.
+    """The stage: make responses.jsonl from prompts.jsonl. It goes on where an interrupted run ended.
 
     Args:
         folder: the stage's own.
         prompts_file: what the stage before it wrote.
-        recipe: its `responses` table.
-        target: the folder or hub id that vLLM loads; its tokenizer tells what an answer says.
+        recipe: its `responses` table is used.
+        target: the folder or hub id that vLLM loads; its tokenizer decodes the answers.
         serve: starts the server; called again after a stall, and not at all if everything has an answer.
         say: shows the progress.
 
@@ -157,7 +157,7 @@ def sampling(temperature: float) -> dict[str, float | int]:
     """Every sampling parameter, since a model's generation_config could set it otherwise.
 
     No seed: speculators would send the same one with every prompt, and prompts that share their random
-    numbers favour the same tokens at the same place of every answer.
+    numbers favour the same tokens at the same index of every answer.
     """
     return {
         "temperature": temperature,
@@ -173,8 +173,8 @@ def sampling(temperature: float) -> dict[str, float | int]:
 def regenerate(ask: Ask, server: Server, recipe: Recipe, *, say: Say, stalled: Stall) -> None:
     """Have speculators send the prompts of `ask` that have no answer yet.
 
-    speculators ends well when its server has died: it writes an error for each prompt that is left. Its exit
-    code says little, so this counts the answers instead.
+    If the server dies, speculators writes an error for each prompt that is left, and exits with 0. So this
+    counts the answers.
 
     Raises:
         Stalled: `stalled` said so, or the server left too many requests without an answer.
@@ -216,12 +216,12 @@ def regenerate(ask: Ask, server: Server, recipe: Recipe, *, say: Say, stalled: S
             environment={"HF_HUB_OFFLINE": "1"} if model.startswith("/") else {},
         )
         say(progress())
-        if answers.waiting() and (reason := stalled()):  # a server that died lets it end well
+        if answers.waiting() and (reason := stalled()):  # speculators exits with 0 also if the server died
             raise Stalled(reason)
     failed = answers.waiting()
     if len(failed) > MOST_FAILED * len(answers.asked):
-        told = failures(ask.raw_file)
-        first = next((told[i] for i in failed if i in told), "it gave no reason")
+        errors = failures(ask.raw_file)
+        first = next((errors[i] for i in failed if i in errors), "no reason is known")
         raise Stalled(f"{len(failed)} requests failed, {ROUNDS} times each: {first[:200]}")
 
 

@@ -1,4 +1,4 @@
-"""Reads, also while speculators still writes, which prompts have an answer and which failed."""
+"""Reads which prompts have an answer and which failed, also while speculators still writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.results.files import complete_lines, json_lines
 from training.answers.rows import Token, Tokens
 
 PERMANENT = ("InvalidResponseError(", "ValueError(")
-"""How speculators begins its record of an error that asking again would not change."""
+"""How speculators begins its record of an error that would come again."""
 
 
 def errors_of(raw_file: Path) -> Path:

@@ -29,7 +29,7 @@ RECORDS = "training.json"
 
 
 def run(context: Context) -> dict[str, Any]:
-    """The stage: the drafter's folder, named as the drafter is, within the stage's own.
+    """The stage: write the drafter's folder, which has the drafter's name, into the stage's own.
 
     Raises:
         BadInput: see `export`.
@@ -39,13 +39,13 @@ def run(context: Context) -> dict[str, Any]:
     checkpoint = train / "checkpoints" / "best"
     if not (checkpoint / "config.json").is_file():
         raise TrainingFailed(
-            f"{checkpoint}: no checkpoint was validated, so none is the best: train longer",
+            f"{checkpoint}: no checkpoint was validated, so there is no best one. Train longer",
             code="training-stopped",
         )
     texts = {"recipe.toml": recipe_toml(recipe)}
-    for name, place in (("log.txt", train), (VALIDATION, train), (HELD_OUT, data)):
-        if (place / name).is_file():
-            texts[name] = (place / name).read_text(encoding="utf-8", errors="replace")
+    for name, stage in (("log.txt", train), (VALIDATION, train), (HELD_OUT, data)):
+        if (stage / name).is_file():
+            texts[name] = (stage / name).read_text(encoding="utf-8", errors="replace")
     known = export(
         checkpoint=checkpoint,
         verifier=resolve(recipe.target.model, say=context.say, python=recipe.engine.python),
@@ -68,13 +68,13 @@ def export(
     texts: Mapping[str, str],
     to: Path,
 ) -> dict[str, Any]:
-    """Write the drafter's folder. It replaces an older one once it is whole.
+    """Write the drafter's folder. Once complete, it replaces an older one.
 
     Args:
         checkpoint: config.json and model.safetensors, as the trainer wrote them.
         verifier: the target's folder or hub id, for its embeddings.
         target: as the recipe has it.
-        records: of training.json, but for `files` and `served`.
+        records: what training.json holds beside `files` and `served`.
         texts: further files by name: recipe.toml, log.txt, validation.jsonl, held_out.jsonl.
         to: the folder.
 
@@ -92,7 +92,7 @@ def export(
         part.mkdir(parents=True)
         write_atomically(part / "config.json", json.dumps(config, indent=1, sort_keys=True) + "\n")
         for name, text in texts.items():
-            own = name in {VALIDATION, HELD_OUT}  # what people asked is no path of ours
+            own = name in {VALIDATION, HELD_OUT}  # prompts are not ours to change
             write_atomically(part / name, text if own else scrubbed(text))
         write_weights(checkpoint, verifier, part, config)
         known = {**scrubbed_values(dict(records)), "schema": SCHEMA, "served": [], "files": _files(part)}
@@ -120,14 +120,14 @@ def load(folder: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: {error.strerror}", code="damaged-drafter") from None
     if known.get("schema") != SCHEMA:
         raise BadInput(
-            f"{path}: not the records of a drafter that this version of draftgate exports",
+            f"{path}: these are no records that this version of draftgate can read",
             code="damaged-drafter",
         )
     return known
 
 
 def add_served(folder: Path, served: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write what serving gave into records and card. Newer figures of a cell replace older ones.
+    """Add served figures to records and card. Newer figures of a cell replace older ones.
 
     Args:
         folder: the drafter's.
@@ -138,8 +138,8 @@ def add_served(folder: Path, served: list[dict[str, Any]]) -> dict[str, Any]:
     """
     known = load(folder)
     try:
-        kept = {_place(one): one for one in [*known.get("served", []), *scrubbed_values(served)]}
-        known["served"] = [kept[place] for place in sorted(kept)]
+        kept = {_key(one): one for one in [*known.get("served", []), *scrubbed_values(served)]}
+        known["served"] = [kept[key] for key in sorted(kept)]
         _write_records(folder, known)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"[:200]
@@ -149,18 +149,18 @@ def add_served(folder: Path, served: list[dict[str, Any]]) -> dict[str, Any]:
     return known
 
 
-def _place(served: Mapping[str, Any]) -> str:
+def _key(served: Mapping[str, Any]) -> str:
     fields = ("prompts_of", "endpoint", "language", "k", "temperature", "engine", "device")
     return json.dumps([served.get(field) for field in fields])
 
 
 def _write_records(folder: Path, known: Mapping[str, Any]) -> None:
     text = json.dumps(known, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    text.encode()  # both can be written, or neither is
-    told = model_card.text(known)
-    told.encode()
+    text.encode()  # so that either both are written or neither
+    card = model_card.text(known)
+    card.encode()
     write_atomically(folder / RECORDS, text + "\n")
-    write_atomically(folder / "README.md", told)
+    write_atomically(folder / "README.md", card)
 
 
 def _files(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Collects from the stages how a drafter was made: all of training.json but files and served figures."""
+"""Collects the records of how a drafter was made; files and served figures are added later."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def data_of(stages: Mapping[str, Path]) -> dict[str, Any]:
     tokens: Counter[tuple[str, str]] = Counter()
     temperatures: Counter[str] = Counter()
     for line in json_lines(stages["prompts"] / "prompts.jsonl"):
-        prompts[_place(line.data)] += 1
+        prompts[_origin(line.data)] += 1
     for line in json_lines(stages["responses"] / "responses.jsonl"):
-        answers[_place(line.data)] += 1
-        tokens[_place(line.data)] += sum(line.data["loss_mask"])
+        answers[_origin(line.data)] += 1
+        tokens[_origin(line.data)] += sum(line.data["loss_mask"])
         temperatures[str(float(line.data["temperature"]))] += 1
     counts = _json(stages["dataset"] / DONE).get("counts", {})
     dropped: dict[str, int] = defaultdict(int)
@@ -71,13 +71,13 @@ def data_of(stages: Mapping[str, Path]) -> dict[str, Any]:
     return {
         "sources": [
             {
-                "source": place[0],
-                "language": place[1],
-                "prompts": prompts[place],
-                "answers": answers[place],
-                "tokens": tokens[place],
+                "source": origin[0],
+                "language": origin[1],
+                "prompts": prompts[origin],
+                "answers": answers[origin],
+                "tokens": tokens[origin],
             }
-            for place in sorted(prompts | answers)
+            for origin in sorted(prompts | answers)
         ],
         "temperatures": dict(sorted(temperatures.items())),
         "dropped": dict(dropped),
@@ -94,7 +94,7 @@ def data_of(stages: Mapping[str, Path]) -> dict[str, Any]:
     }
 
 
-def _place(row: Mapping[str, Any]) -> tuple[str, str]:
+def _origin(row: Mapping[str, Any]) -> tuple[str, str]:
     return str(row.get("source")), str(row.get("language"))
 
 

@@ -77,8 +77,8 @@ def _data(get: Get) -> str:
     ]
     dropped = get("data.dropped")
     if dropped is not None:
-        told = ", ".join(f"{markdown(rule.replace('_', ' '))} {n:,}" for rule, n in dropped.items() if n)
-        parts.append(f"Answers dropped, by rule: {told or 'none'}.")
+        rules = ", ".join(f"{markdown(rule.replace('_', ' '))} {n:,}" for rule, n in dropped.items() if n)
+        parts.append(f"Answers dropped, by rule: {rules or 'none'}.")
     parts.append(
         f"Rows: {_count(get('data.train_rows'))} trained on, {_count(get('data.validation_rows'))} held out; "
         f"of the answers' tokens there, the draft vocabulary holds {share(get('data.coverage'))} %."
@@ -182,10 +182,10 @@ def _served_row(one: Mapping[str, Any], deepest: int) -> list[str]:
 
 
 def _positions(values: Sequence[float | None] | None, ends: Sequence[Any] | None, deepest: int) -> list[str]:
-    shown = list(values or ())[:deepest]
-    ranges = [*(ends or ()), *[None] * len(shown)]
-    told = [_ranged(value, ranges[i], digits=1, scale=100) for i, value in enumerate(shown)]
-    return told + [DASH] * (deepest - len(told))
+    rates = list(values or ())[:deepest]
+    ranges = [*(ends or ()), *[None] * len(rates)]
+    shown = [_ranged(value, ranges[i], digits=1, scale=100) for i, value in enumerate(rates)]
+    return shown + [DASH] * (deepest - len(shown))
 
 
 def _ranged(value: float | None, ends: Sequence[float] | None, *, digits: int, scale: float = 1) -> str:
@@ -218,11 +218,11 @@ def _limits(get: Get) -> str:
 
 
 def _measured(served: Sequence[Mapping[str, Any]]) -> str:
-    places = {
+    conditions = {
         f"{_say(s.get('endpoint'))}, {_language(s.get('language'))}, T={s.get('temperature'):g}"
         for s in served
     }
-    return "; ".join(sorted(places)) or f"{DASH} (not measured)"
+    return "; ".join(sorted(conditions)) or f"{DASH} (not measured)"
 
 
 def _files(get: Get) -> str:

@@ -1,4 +1,4 @@
-"""Makes the served figures of a drafter's records and card from the harness's cell records."""
+"""Makes the served figures for a drafter's records and card from the harness's cell records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HELD_OUT = "held out in training"
 
 
 def of(record: CellRecord) -> dict[str, Any]:
-    """One measured cell: figures with 95 % intervals over prompts; None where there is none.
+    """The figures of one measured cell, with 95 % intervals over prompts; None where there is none.
 
     `prompts_of` says whose prompts: those that training held out, or the benchmark's of one workload.
     """
@@ -48,7 +48,7 @@ def _position(tallies: Sequence[Tally], index: int) -> list[float] | None:
 
 
 def _interval(parts: Sequence[int], wholes: Sequence[int]) -> list[float] | None:
-    """The interval of sum(parts) / sum(wholes) over prompts: that of the change from nothing to it."""
+    """The interval of sum(parts) / sum(wholes) over prompts, as the difference from zero."""
     try:
         low, high = paired_difference([0] * len(parts), wholes, parts, wholes).ci()
     except ValueError:  # one prompt, or no step

@@ -18,7 +18,7 @@ _THREE_LAYERS = 3
 
 
 def config_of(checkpoint: Path, target: Target) -> dict[str, Any]:
-    """The checkpoint's config.json, scrubbed, with every field where some engine looks for it."""
+    """The checkpoint's config.json, scrubbed, with each field wherever some engine looks for it."""
     path = checkpoint / "config.json"
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -36,8 +36,8 @@ def config_of(checkpoint: Path, target: Target) -> dict[str, Any]:
     dtype = _dtype(config, target)
     config["dtype"] = layer["dtype"] = dtype
     if config.get("speculators_model_type") == "eagle3":
-        # vLLM up to 0.24 reads these from the layer's configuration alone, and every version so far takes
-        # three layers where their number is not told there. Without them it drafts badly, or not at all.
+        # vLLM up to 0.24 reads these from the layer's configuration alone, and every version so far assumes
+        # three layers where that does not say. Without these fields it drafts badly or not at all.
         layer["norm_output"] = config.get("norm_output", False)
         layer["fc_norm"] = config.get("fc_norm", False)
         layer["num_aux_hidden_states"] = len(layers) or _THREE_LAYERS
@@ -75,7 +75,7 @@ def write_weights(checkpoint: Path, verifier: str, to: Path, config: Mapping[str
             continue
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise BadInput(
-                f"{path}: {name} holds numbers that are not finite: training broke before this",
+                f"{path}: {name} holds numbers that are not finite, so training went wrong before",
                 code="damaged-drafter",
             )
         kept[name] = tensor.contiguous()
@@ -83,7 +83,7 @@ def write_weights(checkpoint: Path, verifier: str, to: Path, config: Mapping[str
 
 
 def _same(embeddings: Any, verifier: str) -> bool:
-    """Whether these are the target's own, which the engine shares with a drafter that has none."""
+    """Whether these are the target's own; the engine shares those with a drafter that has none."""
     import torch  # noqa: PLC0415
     from speculators.utils.loading import load_model_layers  # noqa: PLC0415
 

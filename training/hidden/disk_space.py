@@ -1,4 +1,4 @@
-"""Finds room for hidden states, and says before the work starts where there is too little."""
+"""Finds a folder with room for the hidden states, and reports too little room before the work starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VALUE_BYTES = 2
 
 
 def check_disk_space(recipe: Recipe, work: Path, *, tokens: int, say: Say) -> None:
-    """Say where the hidden states of about so many tokens have no room; nothing if the target is not here.
+    """Check the room for the hidden states of about so many tokens, where the target is on this machine.
 
     Raises:
         TrainingFailed: not even half of them have room.
@@ -26,18 +26,18 @@ def check_disk_space(recipe: Recipe, work: Path, *, tokens: int, say: Say) -> No
     needed = expected_bytes(recipe, tokens)
     if needed is None:
         return
-    place, free = folder_with_space(needed, given=recipe.hidden_states.folder, work=work)
-    message = _no_room(place, free, needed, f"about {tokens:,} tokens")
+    folder, free = folder_with_space(needed, given=recipe.hidden_states.folder, work=work)
+    message = _no_room(folder, free, needed, f"about {tokens:,} tokens")
     if needed / 2 > free:
         raise TrainingFailed(message, code="disk-space")
     if needed > free:
-        say(f"it may end for want of room: {message}")
+        say(f"there may be too little room: {message}")
 
 
-def _no_room(place: Path, free: int, needed: int, what: str) -> str:
+def _no_room(folder: Path, free: int, needed: int, what: str) -> str:
     return (
-        f"{place} has {size_of(free)} free, hidden states of {what} take {size_of(needed)}: "
-        "free some, name another folder (hidden_states.folder), or train on less"
+        f"{folder} has {size_of(free)} free, and hidden states of {what} take {size_of(needed)}. "
+        "Free some, name another folder (hidden_states.folder), or train on less"
     )
 
 
@@ -47,7 +47,7 @@ def size_of(count: float) -> str:
 
 
 def hidden_folder(context: Context, target: str, *, tokens: int) -> Path:
-    """The folder for the hidden states of a dataset, with room for them; it keeps what an earlier try wrote.
+    """The folder for the hidden states of a dataset. What an earlier try wrote there stays.
 
     Raises:
         TrainingFailed: there is too little room.
@@ -56,10 +56,10 @@ def hidden_folder(context: Context, target: str, *, tokens: int) -> Path:
     needed = needed_bytes(recipe, target, tokens)
     layers = "-".join(map(str, extracted_layers(recipe, target)))
     name = f"draftgate-{context.upstream['dataset'].name}-{layers}"
-    place, free = folder_with_space(needed, given=recipe.hidden_states.folder, work=context.work, name=name)
-    hidden = place / name
+    folder, free = folder_with_space(needed, given=recipe.hidden_states.folder, work=context.work, name=name)
+    hidden = folder / name
     if recipe.hidden_states.mode == "ahead" and needed * SPARE > free:
-        raise TrainingFailed(_no_room(place, free, needed, f"{tokens:,} tokens"), code="disk-space")
+        raise TrainingFailed(_no_room(folder, free, needed, f"{tokens:,} tokens"), code="disk-space")
     hidden.mkdir(parents=True, exist_ok=True)
     finished(hidden, ended=False)
     return hidden
@@ -68,28 +68,28 @@ def hidden_folder(context: Context, target: str, *, tokens: int) -> Path:
 def folder_with_space(
     needed: int, *, given: str | None, work: Path, name: str | None = None
 ) -> tuple[Path, int]:
-    """Where `needed` bytes have room, and the bytes that are free there or taken by them already.
+    """A folder with room for `needed` bytes, and how many are free there.
 
-    The place is the one given, else a RAM disk, else the work folder; the last of them where none has room.
-    `name` is the folder in it that an earlier try filled.
+    It is the one given, else a RAM disk, else the work folder; the last of them where none has room. What an
+    earlier try wrote into its folder `name` counts as free.
     """
-    places = [Path(given)] if given else [Path("/dev/shm"), work]  # noqa: S108 - it is where Linux has RAM
-    for place in places:
-        free = shutil.disk_usage(next(p for p in (place, *place.absolute().parents) if p.is_dir())).free
-        free += sum(path.stat().st_size for path in place.glob(f"{name}/hs_*")) if name else 0
+    folders = [Path(given)] if given else [Path("/dev/shm"), work]  # noqa: S108 - it is where Linux has RAM
+    for folder in folders:
+        free = shutil.disk_usage(next(p for p in (folder, *folder.absolute().parents) if p.is_dir())).free
+        free += sum(path.stat().st_size for path in folder.glob(f"{name}/hs_*")) if name else 0
         if free > needed * SPARE:
             break
-    return place, free
+    return folder, free
 
 
 def needed_bytes(recipe: Recipe, target: str, tokens: int) -> int:
-    """Bytes that the hidden states of so many tokens take: the prompts' tokens count, and every layer."""
+    """Bytes that the hidden states of so many tokens take, prompts included, over all layers."""
     width: int = text_config(target)["hidden_size"]
     return tokens * len(extracted_layers(recipe, target)) * width * VALUE_BYTES
 
 
 def expected_bytes(recipe: Recipe, tokens: int) -> int | None:
-    """The same where the target's folder is known without fetching it, else None."""
+    """The same; None where the target would have to be fetched first."""
     reference = recipe.target.model
     if not reference.startswith(("/", "embedded:")):
         return None

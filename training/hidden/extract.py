@@ -1,8 +1,8 @@
 """Extracts the target's hidden states from a vLLM server into files, ahead of the trainer and in its order.
 
-speculators' trainer asks for a sample when one of its loader workers needs it: one request in flight a
-worker, and a lock polled every 0.1 s. Here many requests are in flight, the server writes each file under
-the name that the trainer looks for, and a waiting thread sleeps on the lock itself.
+speculators' trainer asks for a sample when one of its loader workers needs it. So each worker has one
+request in flight, and polls a lock every 0.1 s. Here many requests are in flight, the server writes each file
+under the name that the trainer looks for, and a waiting thread sleeps on the lock itself.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Progress:
 
     wanted: int
     done: int = 0
-    """Rows that the present server is done with, those that were there already included."""
+    """Rows that the present server is done with, and those that had a file already."""
     written: int = 0
     """Rows that this run wrote, by however many servers."""
     tokens: int = 0
@@ -46,7 +46,7 @@ class Progress:
 
 
 def text_config(target: str) -> dict[str, Any]:
-    """What the target's config.json says of the model that reads and writes text."""
+    """The part of the target's config.json that describes its language model."""
     config = json.loads((Path(target) / "config.json").read_text(encoding="utf-8"))
     found: dict[str, Any] = config.get("text_config", config)
     return found
@@ -86,8 +86,8 @@ def server_spec(
     args |= recipe.hidden_states.args
     env = dict(base.env)
     if not cpu:
-        # The engine would import all of vLLM anew, with the trainer waiting. vLLM itself starts a new
-        # interpreter where CUDA is in use already.
+        # Otherwise the engine imports all of vLLM again while the trainer waits. vLLM itself starts a new
+        # interpreter if CUDA is in use already.
         env.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "fork")
     speculative = {
         "method": "extract_hidden_states",
@@ -121,7 +121,7 @@ def trainers_order(lengths: Sequence[int], *, split: int, recipe: Recipe) -> lis
 
 
 class ServerGone(Exception):  # noqa: N818
-    """The server no longer answers. The files written so far stay."""
+    """The server does not answer any more. The files written so far stay."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -137,13 +137,13 @@ class Extractor:
     concurrency: int
     progress: Progress
     stop: Callable[[], bool]
-    """Asked before each row. Once it is true, requests in flight are finished and the rest is left."""
+    """Called before each row. Once it is true, the requests in flight end and no others start."""
 
     def run(self, order: Iterable[int]) -> None:
         """Extract the rows of `order`, in that order.
 
         Raises:
-            ServerGone: the server no longer answers; run again with another one.
+            ServerGone: the server does not answer any more; run again with another one.
         """
         try:
             asyncio.run(self._run(iter(order)))
@@ -166,30 +166,30 @@ class Extractor:
     async def _work(
         self, left: Iterator[int], session: aiohttp.ClientSession, threads: ThreadPoolExecutor
     ) -> None:
-        told = self.progress
+        progress = self.progress
         for row in left:
             if self.stop():
                 return
-            place = self.folder / f"hs_{row}.safetensors"
-            if not place.exists():
+            path = self.folder / f"hs_{row}.safetensors"
+            if not path.exists():
                 ids = list(self.rows(row))
-                told.in_flight += 1
+                progress.in_flight += 1
                 try:
-                    written = await self._one(ids, place, session, threads)
+                    written = await self._one(ids, path, session, threads)
                 finally:
-                    told.in_flight -= 1
+                    progress.in_flight -= 1
                 if written:
-                    told.written += 1
-                    told.tokens += len(ids)
+                    progress.written += 1
+                    progress.tokens += len(ids)
                 else:
-                    place.with_suffix(MISSING).touch()
-                    told.missing += 1
-            told.done += 1
+                    path.with_suffix(MISSING).touch()
+                    progress.missing += 1
+            progress.done += 1
 
     async def _one(
-        self, ids: list[int], place: Path, session: aiohttp.ClientSession, threads: ThreadPoolExecutor
+        self, ids: list[int], path: Path, session: aiohttp.ClientSession, threads: ThreadPoolExecutor
     ) -> bool:
-        part = place.with_suffix(".part")
+        part = path.with_suffix(".part")
         body = {
             "model": self.server.model,
             "prompt": ids,
@@ -210,7 +210,7 @@ class Extractor:
             except (aiohttp.ClientError, OSError, ValueError, KeyError):
                 await asyncio.sleep(0.2 * 2**attempt)
             else:
-                part.rename(place)
+                part.rename(path)
                 return True
         return False
 

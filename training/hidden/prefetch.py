@@ -47,7 +47,7 @@ class Prefetcher:
     stalls: int = 0
 
     def run(self) -> None:
-        """Extract until all rows are there or the trainer has ended. Either may be so at the start.
+        """Extract until all rows have a file or the trainer has ended; both may be so at the start.
 
         Raises:
             TrainingFailed: more samples than allowed got no hidden states, or the third stall.
@@ -83,7 +83,7 @@ class Prefetcher:
             server = self.slot.get(self.spec)
 
     def _all_there(self) -> bool:
-        """Whether a training is resumed that had extracted all rows, so that it needs no server."""
+        """Whether an earlier run extracted all rows, so that no server is needed."""
         return all((self.folder / f"hs_{row}.safetensors").exists() for row in range(self.progress.wanted))
 
     def _left(self) -> int:
@@ -94,11 +94,11 @@ class Prefetcher:
 
     def _once(self, server: Server, order: list[int]) -> str:
         """Extract with one server until it stalls or all is done; return why it stopped."""
-        told, halt, gone = self.progress, threading.Event(), []
-        told.done = told.missing = 0
-        before = told.written
+        progress, halt, gone = self.progress, threading.Event(), []
+        progress.done = progress.missing = 0
+        before = progress.written
         start = time.monotonic()
-        with guarded(server, stall_seconds=self.stall_seconds, in_flight=lambda: told.in_flight) as guard:
+        with guarded(server, stall_seconds=self.stall_seconds, in_flight=lambda: progress.in_flight) as guard:
 
             def work() -> None:
                 try:
@@ -111,7 +111,7 @@ class Prefetcher:
             try:
                 while thread.is_alive():
                     thread.join(0.5)
-                    self._show(told.written - before, time.monotonic() - start)
+                    self._show(progress.written - before, time.monotonic() - start)
                     if self._too_many_missing() or self.trainer.poll() is not None:
                         halt.set()
             finally:
@@ -131,10 +131,10 @@ class Prefetcher:
         )
 
     def _show(self, written: int, seconds: float) -> None:
-        told = self.progress
+        progress = self.progress
         rate = written / seconds if seconds else 0.0
         left = f", {self._left() / rate:.0f} s left" if rate else ""
         self.say(
-            f"\rhidden states {told.done}/{told.wanted}, {rate:.0f}/s{left}; "
+            f"\rhidden states {progress.done}/{progress.wanted}, {rate:.0f}/s{left}; "
             f"{metrics.last_line(self.metrics_file)}"
         )

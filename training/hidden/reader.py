@@ -9,9 +9,9 @@ from typing import Any
 from hs_connectors.transfer import FileBackend, FileTransfer
 
 ENDED = "extraction-ended"
-"""This file appears in the folder once no further sample will come."""
+"""This file appears in the folder when no more samples will come."""
 MISSING = ".missing"
-"""Stands in place of `.safetensors` if a sample's hidden states could not be extracted."""
+"""The suffix, instead of `.safetensors`, of a sample whose hidden states could not be extracted."""
 
 
 class PrefetchedTransfer(FileTransfer):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Reads prompts that somebody else collected: a local file, or a data set of the hub."""
+"""Reads prompts from a local file, or from a data set of the hub."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def hub(source: Source, *, seed: int) -> Iterator[str]:
 
 
 def _prompt_of(row: dict[str, Any], columns: Sequence[str], where: str) -> str:
-    """What stands in the first of the columns that the row has."""
+    """The prompt in the first of these columns that the row has."""
     for column in columns:
         if column in row:
             return _prompt_in(row[column], f"{where}: column {column!r}")

@@ -1,4 +1,4 @@
-"""Says whether two prompts are the same, and whether one repeats a benchmark prompt."""
+"""Finds out whether two prompts are the same, and whether a prompt repeats one of the benchmark."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class BenchmarkPrompts:
             texts += [prompt.text for prompt in prompts]
         if not texts:
             raise BadInput(
-                f"{BENCHMARK}: the benchmark's prompts are not there; prompts for training are "
-                "compared with them, so install draftgate with its fixtures",
+                f"{BENCHMARK}: the benchmark's prompts are not there, and prompts for training are "
+                "compared with them. Install draftgate with its fixtures",
                 code="too-few-prompts",
             )
         return cls(texts, words=words)

@@ -1,4 +1,4 @@
-"""Decides for every text of every source whether it becomes a prompt, and counts the decisions."""
+"""Decides which texts of the sources become prompts, and counts the decisions."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from training.recipe import Prompts, Source
 from training.sources.decontamination import BenchmarkPrompts, id_of
 
 FATES = ("unusable", "too_long", "other_language", "duplicates", "overlap", "kept")
-"""In the order in which they are checked. unusable: it has no letter, or the target wrote it and it was cut
-off, loops, or is no text; overlap: it is a benchmark prompt, or like one."""
+"""What can become of a text, in the order of the checks. unusable: it has no letter; or the target wrote it,
+and it was cut off, loops, or is no text. overlap: it is a benchmark prompt, or like one."""
 
 
 class Prompt(BaseModel):

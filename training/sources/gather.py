@@ -1,4 +1,4 @@
-"""The first stage: collects prompts from the recipe's sources, none twice, none like a benchmark prompt."""
+"""The first stage: collects prompts from the recipe's sources, none of them twice or of the benchmark."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def collect(recipe: Recipe, *, folder: Path, ask: Ask, say: Say) -> tuple[list[P
     settings = recipe.prompts
     intake = Intake(settings, BenchmarkPrompts.shipped(words=settings.overlap_words))
     shares = _shares(recipe, folder)
-    # The cheap ones first: if one of them is wrong, the user hears it before the target works for an hour.
+    # The cheap ones first: what is wrong with them shows before the target works for an hour.
     for share in sorted(shares, key=lambda s: ("template", "jsonl", "hub", "self").index(s.source.kind)):
         if share.source.kind == "self":
             _from_target(share, intake, recipe=recipe, ask=ask, say=say)
@@ -105,7 +105,7 @@ def collect(recipe: Recipe, *, folder: Path, ask: Ask, say: Say) -> tuple[list[P
             _from_files(share, intake, seed=settings.seed)
     if not intake.found:
         raise TrainingFailed(
-            "there is no prompt at all; what became of each source's:\n" + table(shares),
+            "no source gave a prompt; what became of their texts:\n" + table(shares),
             code="too-few-prompts",
         )
     say(table(shares) + "\n")
@@ -113,7 +113,7 @@ def collect(recipe: Recipe, *, folder: Path, ask: Ask, say: Say) -> tuple[list[P
         if share.missing:
             say(
                 f"draftgate: {share.name} gave {share.kept} of {share.wanted} prompts; "
-                "no other source makes up for it\n"
+                "no other source gives more instead\n"
             )
     prompts = sorted(intake.found.values(), key=lambda p: p.id)  # requests end in any order
     random.Random(settings.seed).shuffle(prompts)  # noqa: S311 - a shuffle, no secret
@@ -185,7 +185,7 @@ def _from_target(share: Share, intake: Intake, *, recipe: Recipe, ask: Ask, say:
         say(f"\rdraftgate: {share.name}: {share.kept} of {share.wanted} ({share.made} asked)")
     if share.missing:
         say(
-            f"\ndraftgate: {share.name}: given up: the target was asked {share.made} times and wrote "
-            f"{share.kept} new prompts (a higher temperature may give more)"
+            f"\ndraftgate: {share.name}: stopped: in {share.made} requests the target wrote "
+            f"{share.kept} new prompts. A higher temperature may give more"
         )
     say("\n")

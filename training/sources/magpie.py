@@ -1,4 +1,4 @@
-"""Has the target write prompts the Magpie way: into an empty user turn it writes what its users ask."""
+"""Has the target write prompts as Magpie does: after an empty user turn it writes what its users ask."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from harness.errors import BadInput
 
 SHIPPED = Path(__file__).parents[1] / "prompts"
 PLAIN_AT_MOST = 100
-"""Characters. Longer requests keep their capitals: nobody writes those in haste."""
+"""Characters. Longer requests keep their capitals: people take their time for those."""
 TRIES = 500
 """A template that gives nothing new in so many draws is not drawn again."""
 MOST_NESTED = 50

@@ -57,11 +57,11 @@ class Checkpoints:
                 state = json.loads((path / STATE).read_text())
                 found.append(Step(path, state["epoch"], state["local_step"], state["global_step"]))
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # we were killed while we deleted it, so it counts as gone
+                continue  # an earlier run was killed while it deleted this one
         return sorted(found, key=lambda step: step.global_step)
 
     def open(self) -> Step | None:
-        """Lay out what speculators resumes from, and return its step; None where it starts from scratch."""
+        """Prepare the folder that speculators resumes from; return its step, or None for a fresh start."""
         shutil.rmtree(self.current, ignore_errors=True)
         self.current.mkdir()
         self._uncut()
@@ -72,7 +72,7 @@ class Checkpoints:
         return steps[-1]
 
     def _uncut(self) -> None:
-        """Finish a `crown` that was cut off after the old best one had gone."""
+        """Finish a `crown` that was interrupted after it had moved the old best checkpoint away."""
         made, old = self.folder / ".best", self.folder / ".best-old"
         if old.exists() and not self.best.exists():
             (made if made.exists() else old).rename(self.best)
@@ -80,14 +80,14 @@ class Checkpoints:
             shutil.rmtree(left, ignore_errors=True)
 
     def keep(self, written: Path, *, epoch: int, local_step: int, global_step: int) -> Step:
-        """Make a folder, which is written completely, the newest checkpoint."""
-        place = self.folder / f"step-{global_step:06}"
-        step = Step(place, epoch, local_step, global_step)
+        """Make a folder that is completely written the newest checkpoint."""
+        path = self.folder / f"step-{global_step:06}"
+        step = Step(path, epoch, local_step, global_step)
         (written / STATE).write_text(_state(step))
-        for path in written.iterdir():
-            _sync(path)
-        shutil.rmtree(place, ignore_errors=True)
-        written.rename(place)
+        for file in written.iterdir():
+            _sync(file)
+        shutil.rmtree(path, ignore_errors=True)
+        written.rename(path)
         _sync(self.folder)
         for old in self.steps()[: -self._keep_last]:
             shutil.rmtree(old.path)
@@ -108,8 +108,8 @@ class Checkpoints:
     def best_loss(self) -> tuple[float, int] | None:
         """Validation loss and epoch of the best checkpoint."""
         try:
-            told = json.loads((self.best / VALIDATION).read_text())
-            return float(told["loss_epoch"]), int(told["epoch"])
+            best = json.loads((self.best / VALIDATION).read_text())
+            return float(best["loss_epoch"]), int(best["epoch"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -128,10 +128,10 @@ class Checkpoints:
 
 
 def forget_after(path: Path, resumed: Step | None) -> None:
-    """Drop the metrics of steps that will be done again, and a line that was cut off."""
+    """Remove the metrics of steps that will be done again, and a torn last line."""
     if not path.exists():
         return
-    # A step's line has the number of steps before it, a validation's has that of those that led to it.
+    # A step's line counts the steps before it; a validation's line counts the step that it follows too.
     first = {"train": resumed.global_step if resumed else 0}
     first["val"] = first["train"] + (resumed is not None and resumed.local_step == 0)
     lines = list(complete_lines(path))
@@ -145,9 +145,9 @@ def _state(step: Step) -> str:
     return json.dumps({"epoch": step.epoch, "local_step": step.local_step, "global_step": step.global_step})
 
 
-def _link(source: Path, place: Path) -> None:
-    """A copy that takes no room; files of a checkpoint are never changed in place."""
-    shutil.copytree(source, place, copy_function=os.link)
+def _link(source: Path, to: Path) -> None:
+    """Copy without using disk space: no file of a checkpoint is ever changed."""
+    shutil.copytree(source, to, copy_function=os.link)
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ends the trainer early: between two steps when somebody asks, at once when its starter is gone."""
+"""Ends the trainer early: between two steps if it is asked to, at once if its starter is gone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from speculators.train import graceful_shutdown
 
 
 class Patient(graceful_shutdown.GracefulShutdownHandler):  # type: ignore[misc]
-    """Lets a step or a checkpoint end before it interrupts: half a step's weights belong to no step."""
+    """Waits for the end of a step or a checkpoint: weights in the middle of a step are of no use."""
 
     busy = False
     asked: str | None = None
@@ -26,7 +26,7 @@ class Patient(graceful_shutdown.GracefulShutdownHandler):  # type: ignore[misc]
 
     @staticmethod
     def free() -> None:
-        """Allow interruptions again, and raise one that was asked for meanwhile."""
+        """Allow interruptions again, and raise one that came meanwhile."""
         Patient.busy = False
         if Patient.asked is not None:
             asked, Patient.asked = Patient.asked, None
@@ -34,8 +34,8 @@ class Patient(graceful_shutdown.GracefulShutdownHandler):  # type: ignore[misc]
 
     @staticmethod
     @contextlib.contextmanager
-    def held() -> Iterator[None]:
-        """Do not interrupt the block."""
+    def uninterrupted() -> Iterator[None]:
+        """Delay interruptions until the end of the block."""
         Patient.busy = True
         yield
         Patient.free()

@@ -19,9 +19,10 @@ def prepare(module: str) -> None:
 def start(loader: Any) -> None:
     """Start a DataLoader's workers, at once and together.
 
-    speculators 0.9.0 spawns each, which imports everything anew and opens the GPU: seconds for one, many for
-    all of them on shared cores. Forks of a process that has imported everything are there at once, and none
-    of them needs the GPU. Not of the trainer's: what it holds of the GPU must not be forked.
+    speculators 0.9.0 spawns them: each imports everything again and opens the GPU. That takes seconds for
+    one, and longer for several on shared cores. Forks of a process that has imported everything start at
+    once, and none of them needs the GPU. They are not forks of the trainer, whose GPU state must not be
+    forked.
     """
     if loader.num_workers:
         loader.multiprocessing_context = "forkserver"
@@ -32,7 +33,7 @@ def start(loader: Any) -> None:
 def end_with_trainer(_worker: int) -> None:
     """End this loader worker when its trainer has ended, in whatever way.
 
-    torch's own watch is on the parent, which is the fork server, and that one lives as long as its workers.
+    torch watches the parent instead. That is the fork server, which lives as long as its workers.
     """
     trainer = multiprocessing.parent_process()
     if trainer is None:
@@ -42,12 +43,12 @@ def end_with_trainer(_worker: int) -> None:
         trainer.join()
         os._exit(1)
 
-    def told(*error: Any) -> None:
-        # A connection that broke off is the first sign of a trainer that was killed.
+    def report(*error: Any) -> None:
+        # A broken connection is the first sign that the trainer was killed.
         trainer.join(timeout=1)
         if not trainer.is_alive():
             os._exit(1)
         sys.__excepthook__(*error)
 
-    sys.excepthook = told
+    sys.excepthook = report
     threading.Thread(target=watch, name="trainer", daemon=True).start()

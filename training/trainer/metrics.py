@@ -33,7 +33,7 @@ def _whole(line: dict[str, Any]) -> bool:
 
 
 def last_line(path: Path) -> str:
-    """Where the training is, in a few words."""
+    """How far the training is, in a few words."""
     last = next((line for line in reversed(lines(path, last_bytes=8192)) if "train" in line), None)
     if last is None:
         return "training has not begun"
@@ -66,14 +66,14 @@ def _row(values: dict[str, float], name: str) -> list[float]:
 def report(path: Path, *, times: dict[str, float], extraction: Progress, mode: str) -> dict[str, Any]:
     """What a training took and reached, in seconds, samples and shares.
 
-    `fetch_frac` is the share of the time from the first logged step to the last in which the trainer
-    waited for data; what it waited for the first step is in the times. A training that was resumed counts
-    from the first to the last of each of its trainers.
+    `fetch_frac` is the share of the time between the first and the last logged step in which the trainer
+    waited for data; `times` has the wait before the first step. Of a resumed training, each of its trainers
+    counts from its own first step to its last.
     """
-    told = [line for line in lines(path) if "train" in line]
-    last = told[-1] if told else {}
+    steps = [line for line in lines(path) if "train" in line]
+    last = steps[-1] if steps else {}
     trainers: dict[float, list[dict[str, Any]]] = defaultdict(list)
-    for line in told:
+    for line in steps:
         trainers[line.get("began", 0.0)].append(line)
     spans = [(run[0], run[-1]) for run in trainers.values()]
     seconds = sum(end["at"] - start["at"] for start, end in spans)
@@ -108,23 +108,23 @@ def curves(path: Path, picture: Path, *, title: str) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    told = [line for line in lines(path) if "train" in line]
-    if not told:
+    trained = [line for line in lines(path) if "train" in line]
+    if not trained:
         return
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
-    steps = [line["step"] for line in told]
-    axes[0].plot(steps, [line["train"].get("loss", math.nan) for line in told], label="training")
+    steps = [line["step"] for line in trained]
+    axes[0].plot(steps, [line["train"].get("loss", math.nan) for line in trained], label="training")
     done = validations(path)
     axes[0].plot([v["step"] for v in done], [v["loss"] for v in done], "o-", label="validation")
     axes[0].set(xlabel="step", ylabel="loss", yscale="log")
     axes[0].legend()
     for axis, name in ((axes[1], "full_acc"), (axes[2], "cond_acc")):
         for i in range(8):
-            if f"{name}_{i}" in told[-1]["train"]:
-                values = [line["train"].get(f"{name}_{i}", math.nan) for line in told]
+            if f"{name}_{i}" in trained[-1]["train"]:
+                values = [line["train"].get(f"{name}_{i}", math.nan) for line in trained]
                 (drawn,) = axis.plot(steps, values, alpha=0.6, label=f"position {i}")
-                held = [(v["step"], v[name][i]) for v in done if len(v[name]) > i]
-                axis.plot(*zip(*held, strict=True), "o", color=drawn.get_color()) if held else None
+                points = [(v["step"], v[name][i]) for v in done if len(v[name]) > i]
+                axis.plot(*zip(*points, strict=True), "o", color=drawn.get_color()) if points else None
         axis.set(xlabel="step", ylabel=name, ylim=(0, 1))
         if axis.lines:  # other algorithms count otherwise
             axis.legend()

@@ -1,11 +1,12 @@
-"""Runs speculators' trainer in a process of its own, and adds what a night without anybody watching needs.
+"""Runs speculators' trainer in a process of its own, and adds what an unattended night needs.
 
     python -m training.trainer.process SETTINGS.json       (or through torchrun)
 
-It saves checkpoints by step, each complete or not there, and keeps the best. It stops early, at a loss that
-is not finite, or when too many samples arrive empty. It measures the time spent waiting, and writes to
-`outcome.json` how it ended. It ends at once, saving nothing, when the pipe that is its standard input closes:
-whoever started it is gone, and may be back already to go on after the last checkpoint.
+It saves checkpoints by step, each complete or not there, and keeps the best. It stops if the validation
+gets no better, if a loss is not finite, or if too many samples arrive empty. It measures the time spent
+waiting, and writes to `outcome.json` how it ended. Its standard input is a pipe. When that closes, its
+starter is gone, and a new one may already go on after the last checkpoint; so it ends at once and saves
+nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Stop(Exception):  # noqa: N818 - not all are errors
 
 
 class Waiting(trainer.BatchRecoveryCoordinator):  # type: ignore[misc]
-    """Sees every batch as it arrives: counts the time until it came, and the samples that did not come."""
+    """Sees every batch: measures the wait for it, and counts the samples that are missing from it."""
 
     samples = 0
     empty_samples = 0
@@ -81,7 +82,7 @@ class Waiting(trainer.BatchRecoveryCoordinator):  # type: ignore[misc]
 
 
 class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
-    """Saves by step, keeps the best, stops when there is reason to."""
+    """Saves by step, keeps the best checkpoint, and stops when there is a reason."""
 
     settings: dict[str, Any] = {}  # noqa: RUF012 - set once, before the only instance is made
     interrupted = False
@@ -90,7 +91,7 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         self._store = Checkpoints(Path(self.settings["checkpoints"]), keep_last=self.settings["keep_last"])
         self._newest: Step | None = next(reversed(self._store.steps()), None)
         self._saved = self._newest.global_step if self._newest else 0
-        # Read once: what follows from it must be the same in every process of several GPUs.
+        # Read once, so that the processes of several GPUs all decide the same.
         self._best = self._store.best_loss()
         self._losses: list[torch.Tensor] = []
         super().__init__(*args, **kwargs)
@@ -100,14 +101,14 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
 
     def _saw(self, _module: Any, _args: Any, outcome: Any) -> Any:
         tokens, loss, metrics = outcome
-        if self.settings["replayed"]:  # the next replay writes over what this one gave
+        if self.settings["replayed"]:  # the next replay overwrites these tensors
             loss, metrics = loss.clone(), {name: value.clone() for name, value in metrics.items()}
         if self.model.training:
             self._losses = [*self._losses[-99:], loss.detach()]
         return tokens, loss, metrics
 
     def run_training(self) -> None:
-        """All epochs; what speculators tidies up afterwards is left to `_end`."""
+        """All epochs. speculators would tidy up afterwards; `_end` does that faster."""
         super().run_training()
         raise Stop("interrupted", "interrupted") if self.interrupted else Stop("done", "all epochs done")
 
@@ -121,8 +122,8 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         if self._enough():  # and killed before the validation
             return
         if epoch == self.current_epoch:  # the first one of this process
-            # Now, while the server starts, not when the GPU would wait. What the workers fetch already is
-            # fetched again.
+            # Now, while the server starts, so that the GPU need not wait. The workers will fetch their first
+            # samples twice.
             if self.settings["ahead"]:
                 for loader in filter(None, (self.train_loader, self.val_loader)):
                     loader_workers.start(loader)
@@ -135,12 +136,11 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
     def _compile(self) -> None:
         """Forward and backward over a batch of padding, in training and in validation: nothing is learned.
 
-        torch.compile works at the first step, which would wait for the first hidden states; so it works
+        torch.compile compiles at the first step, and that waits for hidden states. So this makes it compile
         while the server starts.
         """
         padding = self.train_loader.collate_fn([])
-        # As in a real batch: of its type, with something to learn from, and all of its arguments. Else all
-        # is compiled again.
+        # Type, mask and arguments are those of a real batch; otherwise the first one is compiled again.
         kind = self.train_loader.dataset.data[0]["loss_mask"].dtype
         padding["loss_mask"] = torch.ones_like(padding["loss_mask"], dtype=kind)
         del padding[RECOVERY_METADATA_KEY]
@@ -177,8 +177,8 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
     def _save(self) -> None:
         """Save in full precision; speculators' own call rounds weights and optimizer to bf16.
 
-        Save nothing if nothing was learned since the last checkpoint: at the first step of an epoch the step
-        within it is 0, which would read as the epoch's end.
+        Save nothing if nothing was learned since the last checkpoint: at an epoch's first step the local
+        step is 0, which speculators reads as the epoch's end.
         """
         if self.global_step == self._saved:
             return
@@ -205,17 +205,17 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
             self.interrupted = True
             self._save()
         else:
-            with Patient.held():
+            with Patient.uninterrupted():
                 self._save()
 
     def maybe_update_best(self, epoch: int, val_metrics: dict[str, float] | None) -> None:
-        """Keep the best after a validation, and stop if it is time. Only now the epoch counts as over."""
+        """After a validation: keep the best, mark the epoch as over, and stop if it is time."""
         if val_metrics is None:
             return
         loss = val_metrics["loss_epoch"]
         if not math.isfinite(loss):
             raise Stop("diverged", f"the validation loss is not finite after epoch {epoch + 1}")
-        with Patient.held():
+        with Patient.uninterrupted():
             better = self._best is None or loss < self._best[0]
             if better:
                 self._best = (loss, epoch)
@@ -229,7 +229,7 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         return bool(self.config.max_steps) and self.global_step >= self.config.max_steps
 
     def _stop_if_over(self, epoch: int) -> None:
-        """Stop after an epoch that was validated, in this run or before it was resumed, if it is time."""
+        """Stop if it is time, after an epoch that this run or an earlier one has validated."""
         patience = self.settings["patience"]
         if patience and self._best is not None and epoch - self._best[1] >= patience:
             raise Stop("early", f"no better validation loss for {patience} epochs")
@@ -243,7 +243,7 @@ class _Lines(logging.Handler):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
-        self._began = time.monotonic()  # of durations: a clock that is set would change them
+        self._began = time.monotonic()  # for durations, which a change of the clock must not change
 
     def emit(self, record: logging.LogRecord) -> None:
         if not isinstance(record.msg, dict):
@@ -282,8 +282,8 @@ def _train(settings: dict[str, Any]) -> int:
         speculators_patches.compile_as_one_graph(replayed=settings["replayed"])
     Waiting.limit = settings["max_empty"]
     SteppedTrainer.settings = settings
-    # A loader worker that waits for hidden states does not hear that the training is over: torch would
-    # wait 5 s for each before it ends them.
+    # A loader worker that waits for hidden states does not notice the end of the training. torch would wait
+    # 5 s for each of them.
     torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2  # noqa: SLF001
     trainer.BatchRecoveryCoordinator = Waiting
     trainer.tqdm = lambda batches, **_: batches  # our own progress is read from the metrics
@@ -305,11 +305,11 @@ def _train(settings: dict[str, Any]) -> int:
 
 
 def _end(status: int) -> None:
-    """End this process at once: all is written, and an orderly end of loaders and CUDA takes seconds."""
+    """End this process at once: all is written, and an orderly end of loaders and CUDA would take seconds."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each worker
     for worker in multiprocessing.active_children():
         worker.kill()
-    shutil.rmtree(util.get_temp_dir(), ignore_errors=True)  # what multiprocessing does at an end in order
+    shutil.rmtree(util.get_temp_dir(), ignore_errors=True)  # as multiprocessing does at an orderly end
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -4,12 +4,12 @@
 batches, the one to which it loads checkpoints, its step timer, autocast's device, and pinned memory in the
 data loader. Tests and small trials run on a CPU.
 
-`compile_as_one_graph`: two things keep an EAGLE-3 training step from compiling as one graph that never waits
-for the GPU. speculators counts right guesses with `masked_select`, and the CPU must wait for the size of its
-result at every ttt step; a product with the mask counts the same. And from torch 2.10 on, speculators breaks
-the graph in the drafter's first layer, because one fused kernel of a wide drafter asks for more shared memory
-than there is (pytorch issue 175250). Where that happens, the trainer ends before its first step with
-inductor's message: train without `train.compile`.
+`compile_as_one_graph`: two things keep an EAGLE-3 training step from compiling as one graph that never
+waits for the GPU. First, speculators counts right guesses with `masked_select`, and at every ttt step the
+CPU waits for the size of its result. A product with the mask gives the same count. Second, from torch 2.10
+on, speculators breaks the graph in the drafter's first layer, because in a wide drafter one fused kernel
+needs more shared memory than there is (pytorch issue 175250). In that case the trainer ends before its
+first step with inductor's message; train without `train.compile` then.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def accuracy(
         pred_ids: guesses.
         target_ids: what they should have been.
         loss_mask: where guesses count; everywhere if None.
-        prev_correct: where all guesses before were right; changed in place.
+        prev_correct: where all guesses before were right; it is overwritten.
 
     Returns:
-        Right guesses, guesses that count, right guesses once more, places right until now.
+        Right guesses, guesses that count, right guesses again, positions that were right until now.
     """
     with torch.no_grad():
         correct = pred_ids == target_ids

@@ -1,4 +1,4 @@
-"""The stage that trains: a server gives hidden states, and the trainer beside it learns, on one device."""
+"""The stage that trains: a server extracts hidden states while the trainer learns, on the same device."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ from training.trainer.checkpoints import Checkpoints, forget_after
 from training.validate import offline
 
 PASSED_ON = {"num_layers", "ttt_steps", "epochs", "lr", "total_seq_len", "seed", "max_steps", "num_workers"}
-"""Settings of a recipe that speculators' trainer has by the same names."""
+"""Settings of a recipe that have the same names in speculators' trainer."""
 OURS = {"keep_last", "checkpoint_steps", "patience", "max_empty"}
 """Those that `training.trainer.process` adds to it."""
 LOCK = "trainer.lock"
-"""Held by a trainer as long as it lives."""
+"""A trainer locks it for as long as it runs."""
 ON_GPU = {"draft_attn_impl": "sdpa", "loss_implementation": "eager"}
-"""Compiled or not: of what torch 2.11 runs the fastest (`tests.perf.steps`); it fails on the fused losses
-once they are compiled, and flex attention's masks break the graph at every ttt step."""
+"""The fastest that torch 2.11 runs, compiled or not (`tests.perf.steps`). It cannot compile the fused losses,
+and flex attention's masks break the graph at every ttt step."""
 ON_CPU = {"draft_attn_impl": "sdpa", "loss_implementation": "eager", "hidden_states_dtype": "float32"}
-"""The trainer does not run on a CPU without them: flex attention has no backward pass there, the fused
-losses need Triton, and bf16 would be emulated."""
+"""Needed on a CPU: flex attention has no backward pass there, the fused losses need Triton, and bf16 would be
+emulated."""
 
 
 def run(context: Context) -> dict[str, Any]:
     """Extract and train; write the report to `report.json` and return it.
 
     Raises:
-        TrainingFailed: there is no room, too many samples have no hidden states, the server stalled for the
-            third time, the loss is not finite, or the trainer died.
+        TrainingFailed: the disk is too small, too many samples have no hidden states, the server stalled for
+            the third time, the loss is not finite, or the trainer died.
     """
     import datasets  # noqa: PLC0415 - takes seconds
 
@@ -123,7 +123,7 @@ def run(context: Context) -> dict[str, Any]:
                 device="cpu" if cpu else "cuda",
                 say=say,
             )
-        except (BadInput, RuntimeError) as error:  # the drafter is as good without it
+        except (BadInput, RuntimeError) as error:  # no reason to throw the drafter away
             say(f"no prediction of what serving gives: {error}")
     if not context.keep_hidden_states:
         shutil.rmtree(hidden, ignore_errors=True)
@@ -136,13 +136,13 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def _alone(folder: Path) -> None:
-    """Wait until an earlier trainer has ended: after its starter was killed, that takes seconds."""
+    """Wait until an earlier trainer has ended, which takes seconds after its starter was killed."""
     try:
         with FileLock(folder / LOCK, timeout=60):
             pass
     except Timeout:
         raise TrainingFailed(
-            f"{folder}: another trainer works there; end it first", code="training-stopped"
+            f"{folder}: another trainer works there. End it first", code="training-stopped"
         ) from None
 
 
@@ -208,7 +208,7 @@ def command(recipe: Recipe, settings: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator[subprocess.Popen[bytes]]:
-    """The trainer's process. If we end before it, we ask it to save and end."""
+    """The trainer's process. If this process ends first, it asks the trainer to save and end."""
     (folder / "outcome.json").unlink(missing_ok=True)
     file = folder / "settings.json"
     write_atomically(file, json.dumps(settings, indent=1) + "\n")
@@ -217,12 +217,12 @@ def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator
             command(recipe, file),
             stdout=log,
             stderr=log,
-            stdin=subprocess.PIPE,  # closes however we end, which tells the trainer to end too
-            start_new_session=True,  # Ctrl-C is for us, and we tell the trainer
+            stdin=subprocess.PIPE,  # it closes however we end, and then the trainer ends too
+            start_new_session=True,  # Ctrl-C reaches only us, and we interrupt the trainer
             env={
                 **os.environ,
                 **({} if settings["compile"] else {"TORCH_COMPILE_DISABLE": "1"}),
-                "PYTHONWARNINGS": "ignore:resource_tracker",  # it warns of what killed loader workers left
+                "PYTHONWARNINGS": "ignore:resource_tracker",  # it would warn about killed loader workers
             },
         )
     try:

@@ -1,4 +1,4 @@
-"""Prepares a drafter to start from: adds its embeddings, and keeps the vocabulary it was trained with."""
+"""Prepares a drafter to start from: adds embeddings, and keeps the vocabulary that it was trained with."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from training.validate.eagle3 import EMBEDDINGS
 def arguments(drafter: str, *, target: str, to: Path) -> dict[str, Any]:
     """The trainer's arguments that start from `drafter`.
 
-    An exported drafter has no embeddings, since the engine shares the target's with it; speculators would
-    start from whatever the memory held in their place. And it would take the draft vocabulary of the new
-    data, by which the drafter's own head means other tokens.
+    An exported drafter has no embeddings, since the engine shares the target's with it. speculators would
+    start from uninitialised memory instead. It would also choose a draft vocabulary from the new data, but
+    the drafter's head was trained with the old one.
 
     Args:
         drafter: a folder, or a hub id, which is passed on as it is.

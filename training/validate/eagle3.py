@@ -1,8 +1,8 @@
 """Runs a trained drafter once over an answer, with speculators' own model, and returns its guesses.
 
-Where guesses belong. A draft that starts when token t is known last takes token t with the hidden states of
-token t-1; its guess number s is for token t+1+s. That guess is made with the answer's tokens up to t+s in
-place of its own: where the guesses before it are right, those are the same.
+Which token a guess is for: a draft that starts after token t reads token t and the hidden states of token
+t-1. Its guess number s is for token t+1+s. Here that guess is made from the answer's tokens up to t+s, not
+from the draft's own guesses; where those are right, the two are the same.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Eagle3:
         model = Eagle3DraftModel.from_pretrained(checkpoint, config=settings, dtype=self._dtype)
         with safe_open(checkpoint / "model.safetensors", "pt") as file:
             if EMBEDDINGS not in file.keys():  # noqa: SIM118 - it is no dict
-                # transformers leaves there what the memory held, and speculators takes that for them.
+                # transformers leaves uninitialised memory there, and speculators would use it.
                 own = load_model_layers([EMBEDDINGS], str(verifier))[EMBEDDINGS]
                 model.embed_tokens.load_state_dict({"weight": own})
         self._model = model.to(device, self._dtype).eval()
@@ -109,7 +109,7 @@ class Eagle3:
         torch, device = self._torch, self._device
         ids = torch.from_numpy(sample.token_ids).to(device)
         states = sample.hidden_states.to(device, self._dtype)
-        length = len(ids) - 1  # token t goes with the states of token t-1, so the first has no place
+        length = len(ids) - 1  # token t needs the states of token t-1, so the first token has no guess
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             drafted = self._model(
                 hidden_states=states[None, :-1, :-1].flatten(2),

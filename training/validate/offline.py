@@ -1,8 +1,8 @@
 """Predicts from the validation what serving should give, answer by answer, in `validation.jsonl`.
 
-The trainer's own `full_acc` is no such figure. It counts within the draft vocabulary, over all places of
-all answers, sampled ones included. Here the drafter's model runs over greedy answers with the hidden
-states that the target had, and its guesses are compared with the tokens that serving verifies.
+The trainer's own `full_acc` is another figure: it counts within the draft vocabulary, over all tokens of all
+answers, sampled ones included. Here the drafter's model runs over greedy answers with the target's hidden
+states, and its guesses are compared with the tokens that serving verifies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from training.validate.eagle3 import Drafter, Eagle3, Guesses, Sample, Tokens
 
 
 def answer_of(loss_mask: Sequence[int]) -> int:
-    """Where the answer begins: the first token of the one run of ones that the mask ends with.
+    """The index at which the answer begins: the mask is zeros, then ones to its end.
 
     Raises:
         BadInput: there is no answer, no prompt before it, or more than one answer.
@@ -92,18 +92,18 @@ def held_out(
 
     wanted = {prompt.id for prompt in load_held_out(dataset / HELD_OUT)}
     data = load_from_disk(str(dataset / "data")).with_format("numpy")
-    places = {
+    rows_by_digest = {
         rows.digest(data[row]["input_ids"], data[row]["loss_mask"]): row for row in range(first, len(data))
     }
     for line in json_lines(responses_file):
         if line.data.get("id") not in wanted:
             continue
         ids, mask = rows.within(line.data, length)
-        row = places.get(rows.digest(ids, mask))
+        row = rows_by_digest.get(rows.digest(ids, mask))
         if row is None:
             raise BadInput(f"{line.where}: its answer is not in the validation rows", code="damaged-drafter")
         states = hidden / f"hs_{row}.safetensors"
-        if states.exists():  # a few may have been lost on the way: training goes on without them too
+        if states.exists():  # extraction may have lost a few, and training goes on without them
             whole = len(ids) == len(line.data["input_ids"])
             yield read_sample(
                 states,
@@ -128,12 +128,12 @@ def run(
 
     Args:
         folder: where it goes.
-        recipe: an EAGLE-3 drafter's; other algorithms' models cannot be run so.
+        recipe: only EAGLE-3 drafters can be run here.
         checkpoint: the one to export.
         target: its folder.
         samples: see `held_out`.
         device: `cpu` or `cuda`.
-        say: told before something takes long.
+        say: gets a line before anything slow.
 
     Raises:
         BadInput: checkpoint or samples cannot be used.
@@ -173,7 +173,7 @@ def compared(sample: Sample, guesses: Guesses) -> Predicted:
         reach=tuple(int(n) for n in right[:, first:-1].sum(axis=0)),
         outside=tuple(int(i) for i in np.flatnonzero(~known[first:])),
         full_restricted=tuple(int(restricted[s, first:].sum()) for s in range(k)),
-        # Behind a prompt of one token there is nothing that the first one of the answer was guessed from.
+        # After a prompt of one token, the answer's first token was guessed from nothing.
         not_argmax=int(not_greedy[1 if first == 1 else 0 :].sum()),
     )
 
