@@ -101,7 +101,7 @@ def test_the_same_tokens_with_another_acceptance_are_a_fault() -> None:
 def test_an_answer_from_other_tokens_than_the_audit_saw_is_a_fault() -> None:
     records = {CHAT: answers(WORDS), RAW: answers(WORDS), TEMPLATED: answers(WHOLE)}
     assert audit(SENT, records).faults() == [
-        "chat: 8 prompts, p0 first, were answered from other tokens than /tokenize tells"
+        "chat: 8 prompts, p0 first, were answered from other tokens than /tokenize gives"
     ]
 
 
