@@ -10,6 +10,9 @@ from scipy import stats
 from harness.errors import BadRecord
 from harness.judge import speedup
 from harness.judge.speedup import SpeedRecord
+from harness.suites import speed
+from tests.factories.benches import bench, cell_of
+from tests.factories.runs import cell, plain
 
 SIX = (1.20, 1.22, 1.21, 1.19, 1.20, 1.21)
 
@@ -96,3 +99,13 @@ def test_a_stored_speed_up_reads_back_and_a_damaged_one_is_refused(tmp_path: Pat
     path.write_text(path.read_text()[:100])
     with pytest.raises(BadRecord, match="not JSON"):
         speedup.find(tmp_path, record())
+
+
+@pytest.mark.parametrize("rates", [(1e-3, 1e5), (1e5, 1e-3)])
+def test_starts_that_nobody_can_have_timed_are_no_measurement(
+    rates: tuple[float, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quotient that rounds to 0, or that no machine reaches, cannot be stored."""
+    monkeypatch.setattr(speed, "_one_start", lambda _, which, __: cell() if which.name.k else plain())
+    monkeypatch.setattr(speed, "_rate", lambda record: rates[record.cell.k == 0])
+    assert speed.speed_up(bench(tmp_path), cell_of(bench(tmp_path))).kind == "invalid"
