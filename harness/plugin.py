@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.config.cells import ServerSpec, cells as cells_of
+from harness.config.cells import ServerSpec, cells_of
 from harness.config.stack import find_stack, load_stack
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.options import add_options, options_of

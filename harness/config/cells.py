@@ -113,7 +113,9 @@ def _in_order(value: Any) -> Any:
     return json.loads(canonical(value))
 
 
-def cells(stack: Stack, profile_name: str, profile: Profile, *, workloads: tuple[str, ...]) -> Iterator[Cell]:
+def cells_of(
+    stack: Stack, profile_name: str, profile: Profile, *, workloads: tuple[str, ...]
+) -> Iterator[Cell]:
     """Every cell of a stack, drafter by drafter so that those of one server stand together."""
     for drafter in stack.drafters.values():
         for k in drafter.k:

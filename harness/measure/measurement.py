@@ -19,10 +19,10 @@ from harness.engine.metrics import SpecCounters, settled
 from harness.engine.server import Server
 from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall, guarded, stalls_in
 from harness.errors import ServerFailed
-from harness.measure import draft_vocab as vocabulary, engine_findings as conditions, validity
+from harness.measure import draft_vocab, engine_findings, validity
 from harness.measure.client import NOT_REPORTED, Client, Heard, InFlight
-from harness.provenance import record as provenance
 from harness.provenance.hardware import environment
+from harness.provenance.record import folder_of, identity, patches_of, provenance, subject
 from harness.results.conditions import Environment
 from harness.results.files import write_atomically
 from harness.results.journal import Journal
@@ -69,10 +69,10 @@ class Measurement:
         self._prompts, self._warmups = prompts, warmups[: cell.profile.warmups]
         self._repeats, self._seed, self._timed, self._progress = repeats, seed, timed, progress
         self._path = folder / f"{cell}.json"
-        self._identity = provenance.identity(cell, server)
-        self._subject = provenance.subject(cell, server)
+        self._identity = identity(cell, server)
+        self._subject = subject(cell, server)
         drafter = server.speculative.get("model") if server.speculative else None
-        self._vocabulary = vocabulary.draft_vocabulary(provenance.folder_of(drafter, None))
+        self._vocabulary = draft_vocab.draft_vocabulary(folder_of(drafter, None))
         self._emitted: Counter[int] = Counter()
         head = {
             "cell": str(cell),
@@ -155,7 +155,7 @@ class Measurement:
             identity=self._identity,
             subject=self._subject,
             environment=Environment(cpu="unverified") if self._server.attached else environment(),
-            provenance=provenance.provenance(self._server),
+            provenance=provenance(self._server),
             stopped_at=stopped_at,
             warmups=len(self._warmups),
             counters=moved or {},
@@ -165,7 +165,7 @@ class Measurement:
                 moved=moved if not self._resumed else None,
                 requests=len(records),
                 cache=self._cell.profile.cache,
-                patches=provenance.patches_of(self._server),
+                patches=patches_of(self._server),
                 restarts=self._restarts,
                 max_tokens=self._cell.profile.max_tokens,
                 remembers=validity.remembers(self._subject),
@@ -177,11 +177,11 @@ class Measurement:
     def _conditions(self) -> tuple[Finding, ...]:
         """Of the tokens that this process saw: those of an interrupted one before it are not known."""
         known = self._vocabulary
-        return conditions.findings(
+        return engine_findings.findings(
             self._cell.name,
             self._subject,
             sampling=self._identity.sampling,
-            covered=vocabulary.coverage(known, self._emitted) if known else None,
+            covered=draft_vocab.coverage(known, self._emitted) if known else None,
         )
 
     def _client(self, heard: Heard | None = None) -> Client:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config.cells import Cell, cells as cells_of
+from harness.config.cells import Cell, cells_of
 from harness.config.prompts import Prompt
 from harness.config.stack import NONE
 from harness.judge import baselines

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.engine import vllm_plugin as engine_plugin
+from harness.engine import vllm_plugin
 from harness.engine.vllm_plugin import Fault, register
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ from itertools import accumulate
 from pathlib import Path
 
 assert not {"vllm", "torch"} & set(sys.modules)
-from harness.engine import vllm_plugin as engine_plugin
+from harness.engine import vllm_plugin
 assert not {"vllm", "torch"} & set(sys.modules)
 
 import torch
@@ -36,10 +36,10 @@ kernel = getattr(owner, name)
 
 def register(mode):
     os.environ["DRAFTGATE_MEND"] = mode
-    engine_plugin.register()
+    vllm_plugin.register()
 
 def healthy(x, cu_num_tokens, num_tokens, replace_from=0, replace_to=0):
-    return engine_plugin._expand_batch_to_tokens(x, cu_num_tokens, num_tokens, replace_from, replace_to)
+    return vllm_plugin._expand_batch_to_tokens(x, cu_num_tokens, num_tokens, replace_from, replace_to)
 
 def repeats(dtype, values, counts, **replace):
     ends = torch.tensor(list(accumulate(counts)), dtype=torch.int32)
@@ -51,7 +51,7 @@ if out["cpu"]:
     register("probe")
     out["left"] = sampler.expand_batch_to_tokens is original
     # the verdict must not hang on luck with the memory that the faulty function returns
-    out["verdicts"] = [engine_plugin._temperature_dropped() for _ in range(20)]
+    out["verdicts"] = [vllm_plugin._temperature_dropped() for _ in range(20)]
 
     sampler.expand_batch_to_tokens = healthy
     register("1")
@@ -92,8 +92,8 @@ def _fake_engine(monkeypatch: pytest.MonkeyPatch, *faults: Fault, cpu: bool = Tr
         "vllm.platforms": SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: cpu)),
         "vllm.logger": SimpleNamespace(init_logger=lambda _: SimpleNamespace(info=write, warning=write)),
     }
-    monkeypatch.setattr(engine_plugin, "import_module", modules.__getitem__)
-    monkeypatch.setattr(engine_plugin, "FAULTS", faults)
+    monkeypatch.setattr(vllm_plugin, "import_module", modules.__getitem__)
+    monkeypatch.setattr(vllm_plugin, "FAULTS", faults)
     return log
 
 
@@ -119,7 +119,7 @@ def test_without_the_variable_nothing_happens(
     monkeypatch.delenv("DRAFTGATE_MEND", raising=False)
     if value is not None:
         monkeypatch.setenv("DRAFTGATE_MEND", value)
-    monkeypatch.setattr(engine_plugin, "import_module", lambda name: pytest.fail(f"imported {name}"))
+    monkeypatch.setattr(vllm_plugin, "import_module", lambda name: pytest.fail(f"imported {name}"))
     register()
     assert not report.exists()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.engine import server as servers
+from harness.engine.server import running
 from harness.errors import PortTaken
 from harness.results.records import CellRecord, RunRecord, load
 from tests.component.vllm_like import Fake, bench, start_bench
@@ -75,11 +75,11 @@ def test_a_port_that_was_taken_while_the_server_loads_is_not_ours(
 ) -> None:
     """The engine never answers, but somebody does."""
     fake.script.write_text("import time; time.sleep(1000)")
-    monkeypatch.setattr(servers, "free_port", lambda _: thief)
+    monkeypatch.setattr("harness.engine.server.free_port", lambda _: thief)
 
     with (
         pytest.raises(PortTaken, match=rf"port {thief} was taken by another program \(process \d+\) while"),
-        servers.running(fake.spec(), folder=tmp_path / "servers", say=lambda _: None),
+        running(fake.spec(), folder=tmp_path / "servers", say=lambda _: None),
     ):
         pytest.fail("a stranger's server was taken for ours")
 

@@ -15,11 +15,11 @@ from hypothesis import given, settings, strategies as st
 
 from harness.config.prompts import Prompt
 from harness.config.stack import Profile
-from harness.engine import server as servers
+from harness.engine.server import attach
 from harness.errors import ServerFailed
 from harness.measure.client import Client
 from harness.results.records import PromptRecord
-from harness.text import render as formats
+from harness.text import render
 from tests.component.fake_vllm import FakeVllm, Reply, fake_vllm
 from tests.factories.damage import (
     LONG,
@@ -110,9 +110,9 @@ def test_a_server_to_attach_to(vllm: FakeVllm, listed: bytes, version: bytes) ->
         {"/v1/models": Reply(listed), "/version": Reply(version), "/metrics": Reply(PAGE.encode())}
     )
     try:
-        found = servers.attach(vllm.url, server_spec(k=3), key=None)
+        found = attach(vllm.url, server_spec(k=3), key=None)
     except ServerFailed as error:
         assert vllm.url in str(error)
     else:
         assert found.model == "tiny"
-        harmless(formats.visible(found.version))
+        harmless(render.visible(found.version))

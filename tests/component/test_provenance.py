@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.provenance import record as provenance
+from harness.provenance.record import our_commit
 
 # Our own commit
 
@@ -32,9 +32,9 @@ def test_the_commit_is_that_of_our_code_whatever_folder_we_are_used_from(
     git(tmp_path, "commit", "--quiet", "-m", "one")
     elsewhere = tmp_path.parent
     monkeypatch.chdir(elsewhere)
-    assert provenance.our_commit(ours) == {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
+    assert our_commit(ours) == {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
     ours.write_text("changed")
-    assert provenance.our_commit(ours)["dirty"] is True
+    assert our_commit(ours)["dirty"] is True
 
 
 def test_code_that_another_project_does_not_track_has_no_commit_of_it(tmp_path: Path) -> None:
@@ -42,4 +42,4 @@ def test_code_that_another_project_does_not_track_has_no_commit_of_it(tmp_path: 
     git(tmp_path, "commit", "--quiet", "--allow-empty", "-m", "theirs")
     installed = tmp_path / "installed.py"
     installed.write_text("")
-    assert provenance.our_commit(installed) == {"commit": "unverified", "dirty": "unverified"}
+    assert our_commit(installed) == {"commit": "unverified", "dirty": "unverified"}

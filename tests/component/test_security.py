@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.engine import server as servers
+from harness.engine.server import attach
 from harness.errors import ServerFailed
 from tests.component.fake_vllm import Reply, as_json, fake_vllm
 from tests.factories.records import server_spec
@@ -16,7 +16,7 @@ def test_a_key_is_not_sent_where_a_redirect_leads() -> None:
         there = f"HTTP/1.1 302 Found\r\nLocation: {other.url}/v1/models\r\nContent-Length: 0\r\n\r\n"
         asked.replies["/v1/models"] = Reply(raw=there.encode())
         with pytest.raises(ServerFailed):
-            servers.attach(asked.url, server_spec(), key="sk-secret")
+            attach(asked.url, server_spec(), key="sk-secret")
         assert asked.requests[0][1]["authorization"] == "Bearer sk-secret"
         assert "authorization" not in other.requests[0][1]
 

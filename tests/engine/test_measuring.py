@@ -13,7 +13,7 @@ import pytest
 
 from harness.engine.server import Server, attach
 from harness.errors import ServerFailed
-from harness.judge import verdict as gate
+from harness.judge import verdict
 from harness.measure.client import Client
 from harness.results.records import CellRecord, load
 from harness.results.timing import speed_of
@@ -66,7 +66,7 @@ def test_the_same_prompts_one_at_a_time_give_the_same_steps_again(record_of: Mea
 
     assert [r.text_hash for r in once.prompts] == [r.text_hash for r in again.prompts]
     assert [r.histogram for r in once.prompts] == [r.histogram for r in again.prompts]
-    assert gate.judge(once, again).kind == "identical"
+    assert verdict.judge(once, again).kind == "identical"
 
 
 def test_a_seed_gives_the_same_sampled_text_again_and_another_one_another(record_of: Measure) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from harness.config.prompts import load_prompts
 from harness.engine.server import Server
-from harness.judge import verdict as gate
+from harness.judge import verdict
 from harness.measure import validity
 from harness.plugin import DATA
 from harness.results.records import CellRecord
@@ -70,4 +70,4 @@ def test_without_the_patch_the_same_check_fails_at_a_temperature(
     assert {patch["probe"] for patch in engine.patches} == {"fault"}
     assert not any(patch["mended"] for patch in engine.patches)
     if patched:  # not when this test runs alone
-        assert gate.judge(patched["sampled"], sampled).kind in ("regressed", "invalid")
+        assert verdict.judge(patched["sampled"], sampled).kind in ("regressed", "invalid")

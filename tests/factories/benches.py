@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.config.cells import Cell, cells
+from harness.config.cells import Cell, cells_of
 from harness.config.stack import NO_DRAFTER, Drafter, Profile, Stack
 from harness.engine.slot import Slot
 from harness.errors import ServerFailed
@@ -58,4 +58,6 @@ def bench(folder: Path, *, said: list[str] | None = None, **changes: Any) -> Ben
 def cell_of(bench: Bench, name: str = "chat-en-instruct-ngram-k4") -> Cell:
     """A cell of the bench's stack."""
     o = bench.run.options
-    return next(c for c in cells(o.stack, o.profile_name, o.profile, workloads=o.workloads) if str(c) == name)
+    return next(
+        c for c in cells_of(o.stack, o.profile_name, o.profile, workloads=o.workloads) if str(c) == name
+    )

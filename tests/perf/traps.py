@@ -25,7 +25,7 @@ from harness.config.stack import Drafter, Profile, Sampling
 from harness.engine.models import resolve
 from harness.engine.server import Server, running
 from harness.errors import BadInput
-from harness.judge import footnotes as notes
+from harness.judge import footnotes
 from harness.measure import validity
 from harness.measure.chat_template import shell_of, template_of
 from harness.measure.client import Client
@@ -224,7 +224,7 @@ def on_dead_drafter(bench: Bench) -> Iterator[Row]:
     )
     yield Row(
         trap="one drafter under two names", command="`draftgate compare round1 round2`",
-        answer=next(iter(notes.weights_notes(first, second)), None),
+        answer=next(iter(footnotes.weights_notes(first, second)), None),
     )  # fmt: skip
 
 

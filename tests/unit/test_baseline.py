@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BadInput, BadRecord
-from harness.judge import baselines as baseline
+from harness.judge import baselines
 from harness.judge.baselines import ANCHOR, device_name, find, find_anchor, move_anchor, path_of, store
 from harness.judge.pairing import Refused, pair
 from harness.results.conditions import Environment, Identity
@@ -55,7 +55,7 @@ def test_no_baseline_is_none(tmp_path: Path, first: CellRecord) -> None:
 
 def test_what_is_stored_is_found(tmp_path: Path, first: CellRecord, second: CellRecord) -> None:
     store(tmp_path, first)
-    assert find(tmp_path, second) == baseline.untimed(first)
+    assert find(tmp_path, second) == baselines.untimed(first)
     assert find(tmp_path, second.model_copy(update={"cell": cell_name(k=2)})) is None
 
 
@@ -67,8 +67,8 @@ def test_the_anchor_is_made_once_and_not_moved_by_later_baselines(
     now, anchor = find(tmp_path, first), find_anchor(tmp_path, first)
     assert now is not None
     assert anchor is not None
-    assert now.prompts == baseline.untimed(second).prompts
-    assert anchor.prompts == baseline.untimed(first).prompts
+    assert now.prompts == baselines.untimed(second).prompts
+    assert anchor.prompts == baselines.untimed(first).prompts
     assert anchor.provenance["anchor_reason"] == "the first baseline of this cell"
     assert "anchor_reason" not in now.provenance
 
@@ -83,7 +83,7 @@ def test_an_anchor_moves_for_a_reason(tmp_path: Path, first: CellRecord, second:
     assert move_anchor(path, " a new engine ") == path.with_suffix(ANCHOR)
     anchor = find_anchor(tmp_path, first)
     assert anchor is not None
-    assert anchor.prompts == baseline.untimed(second).prompts
+    assert anchor.prompts == baselines.untimed(second).prompts
     assert anchor.provenance["anchor_reason"] == "a new engine"
 
 
@@ -163,10 +163,10 @@ def test_a_baseline_has_no_time_and_no_start_in_it(tmp_path: Path, first: CellRe
 
 def test_untimed_keeps_all_that_a_verdict_rests_on(first: CellRecord) -> None:
     assert all(r.total_s is not None for r in first.prompts)
-    left = baseline.untimed(first)
+    left = baselines.untimed(first)
     assert [r.tally for r in left.prompts] == [r.tally for r in first.prompts]
     assert [r.text_hash for r in left.prompts] == [r.text_hash for r in first.prompts]
-    assert baseline.untimed(left) == left
+    assert baselines.untimed(left) == left
 
 
 def test_two_measurements_that_agree_are_stored_alike(tmp_path: Path, first: CellRecord) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from harness.errors import BadInput, BadRecord
-from harness.judge import compare as comparing
 from harness.judge.collect import Entry, collect, match
 from harness.judge.compare import Comparison, compare
 from harness.judge.speedup import SpeedRecord, write as write_speed
@@ -322,7 +321,7 @@ def test_cells_are_let_go_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
         return record
 
     monkeypatch.setattr(Held, "__hash__", object.__hash__)
-    monkeypatch.setattr(comparing, "load", watched)
+    monkeypatch.setattr("harness.judge.compare.load", watched)
     assert len(compared(run, run).rows) == 6
     assert 1 <= most <= 3
 

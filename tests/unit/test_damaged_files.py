@@ -22,10 +22,10 @@ from harness.engine import facts, models, orphans
 from harness.engine.models import cache_folder
 from harness.engine.watchdog import stalls_in
 from harness.errors import BadInput, DraftgateError
-from harness.judge import baselines as baseline
+from harness.judge import baselines
 from harness.judge.speedup import SpeedRecord
 from harness.plugin import DATA
-from harness.provenance import record as provenance
+from harness.provenance.record import _cached_hash
 from harness.results.journal import Journal
 from harness.results.records import CellRecord, RunRecord, dump_cell, load
 from harness.suites import selfcheck
@@ -173,11 +173,11 @@ def test_a_journal_that_was_cut_off_anywhere_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_baseline_is_neither_used_nor_written_over(tmp_path: Path, damage: str) -> None:
-    path = baseline.store(tmp_path, CELL)
+    path = baselines.store(tmp_path, CELL)
     broken = DAMAGE[damage](path.read_bytes())
     path.write_bytes(broken)
 
-    for use in (baseline.find, baseline.store):
+    for use in (baselines.find, baselines.store):
         with pytest.raises(BadInput, match=path.name):
             use(tmp_path, CELL)
 
@@ -208,11 +208,11 @@ def test_a_damaged_hash_is_made_again(tmp_path: Path, damaged: Damaged) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"weights")
     right = hashlib.sha256(b"weights").hexdigest()
-    assert provenance._cached_hash(weights) == right
+    assert _cached_hash(weights) == right
     (note,) = (cache_folder() / "hashes").iterdir()
     damaged(note)
 
-    assert provenance._cached_hash(weights) == right
+    assert _cached_hash(weights) == right
     assert note.read_text() == right
 
 

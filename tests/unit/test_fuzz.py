@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from harness.config import prompts
-from harness.config.cells import cells
+from harness.config.cells import cells_of
 from harness.config.prompts import load_held_out
 from harness.config.stack import Target, load_stack
 from harness.engine import facts, metrics
@@ -155,7 +155,7 @@ def test_a_stack(folder: Path, content: bytes) -> None:
         return
     for name, profile in stack.profiles.items():
         json.dumps(profile.model_dump(mode="json"), allow_nan=False)
-        measured = list(itertools.islice(cells(stack, name, profile, workloads=stack.workloads), 20))
+        measured = list(itertools.islice(cells_of(stack, name, profile, workloads=stack.workloads), 20))
         assert measured or not (stack.endpoints and stack.languages and stack.workloads)
         for one in measured:
             assert Path(str(one)).name == str(one)

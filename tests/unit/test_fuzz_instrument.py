@@ -23,14 +23,14 @@ from harness.engine.facts import reported_faults
 from harness.engine.server import Server
 from harness.engine.watchdog import Evidence, stalls_in
 from harness.errors import DraftgateError
-from harness.judge import baselines as baseline
-from harness.measure import draft_vocab as vocabulary, engine_findings as conditions
-from harness.provenance import record as provenance
+from harness.judge import baselines
+from harness.measure import draft_vocab, engine_findings
+from harness.provenance.record import patches_of, resolved_config, sampling_defaults
 from harness.results.conditions import Subject
 from harness.results.records import CellRecord, load
 from harness.suites import self_drafting, selfcheck
 from harness.suites.self_drafting import Check, SelfCheck
-from harness.text import render as formats
+from harness.text import render
 from tests.factories.damage import CELL, CELL_FILE, as_bytes, damaged, fuzz, harmless, json_of, put, read
 from tests.factories.records import cell_name
 from tests.factories.runs import cell, write_run
@@ -64,7 +64,7 @@ def test_what_was_self_checked(folder: Path, content: bytes) -> None:
     if found is not None:
         assert not found.broken
         assert {c.name for c in found.checks if c.outcome == "ok"} == {c["name"] for c in SOUND["checks"]}
-        harmless(formats.visible(f"{found.engine}{found.checks}{found.patches}"))
+        harmless(render.visible(f"{found.engine}{found.checks}{found.patches}"))
 
 
 EVIDENCE = Evidence(
@@ -91,16 +91,16 @@ def test_evidence_of_a_stall(folder: Path, content: bytes) -> None:
 
 
 @fuzz
-@given(json_of(CELL) | damaged(CELL_FILE), st.sampled_from((".json", baseline.ANCHOR)))
+@given(json_of(CELL) | damaged(CELL_FILE), st.sampled_from((".json", baselines.ANCHOR)))
 def test_a_baseline(folder: Path, content: bytes, kind: str) -> None:
     record = cell("en")
-    name = baseline.path_of(folder, record).with_suffix(kind).relative_to(folder)
+    name = baselines.path_of(folder, record).with_suffix(kind).relative_to(folder)
     path = put(folder, str(name), content)
-    find = baseline.find if kind == ".json" else baseline.find_anchor
+    find = baselines.find if kind == ".json" else baselines.find_anchor
     found = read(path, lambda: find(folder / "in", record))
     if found is None and kind == ".json":
         with pytest.raises(DraftgateError):
-            baseline.store(folder / "in", record)
+            baselines.store(folder / "in", record)
         assert path.read_bytes() == content
     elif found is None:
         with pytest.raises(DraftgateError):
@@ -115,8 +115,8 @@ REPORTED = {"fault": "cpu-temperature", "probe": "fault", "mended": True, "pid":
 def test_what_was_patched(folder: Path, content: bytes) -> None:
     path = put(folder, "none.mends.jsonl", content)
     told = SimpleNamespace(patches=reported_faults(path))
-    patches = provenance.patches_of(cast("Server", told))
-    for finding in conditions.findings(cell_name(), Subject(patches=patches), sampling={}, covered=None):
+    patches = patches_of(cast("Server", told))
+    for finding in engine_findings.findings(cell_name(), Subject(patches=patches), sampling={}, covered=None):
         finding.text.encode("utf-8", "surrogatepass")
 
 
@@ -143,11 +143,11 @@ LITERALS = (
 def test_what_an_engine_logged(folder: Path, content: bytes) -> None:
     path = put(folder, "none.log", content)
     known = {
-        "resolved_config": read(path, lambda: provenance.resolved_config(path)),
-        "sampling_defaults": read(path, lambda: provenance.sampling_defaults(path)),
+        "resolved_config": read(path, lambda: resolved_config(path)),
+        "sampling_defaults": read(path, lambda: sampling_defaults(path)),
     }
     json.dumps(known)
-    for finding in conditions.findings(
+    for finding in engine_findings.findings(
         cell_name(), Subject.model_validate(known), sampling=SAMPLING, covered=None
     ):
         assert finding.text
@@ -177,9 +177,9 @@ HEADER = {"d2t": {"dtype": "I64", "shape": [3], "data_offsets": [0, 24]}, "__met
 @example(safetensors(as_bytes({"d2t": {"dtype": "I64", "shape": [3], "data_offsets": [0, -1]}})))
 def test_the_vocabulary_of_a_drafter(folder: Path, content: bytes) -> None:
     path = put(folder, "model.safetensors", content)
-    found = read(path, lambda: vocabulary.draft_vocabulary(str(path.parent)))
+    found = read(path, lambda: draft_vocab.draft_vocabulary(str(path.parent)))
     if found is not None:
-        assert 0 <= vocabulary.coverage(found, Counter({4: 1, 5: 2})).share <= 1
+        assert 0 <= draft_vocab.coverage(found, Counter({4: 1, 5: 2})).share <= 1
 
 
 # What somebody published

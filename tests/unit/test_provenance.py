@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from harness.provenance import hardware as machine, integrity, record as provenance
+from harness.provenance import hardware, integrity
 from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files
+from harness.provenance.record import folder_of, resolved_config, revision_of, sampling_defaults, weights_hash
 from harness.provenance.redaction import without_secrets
 
 # Files of the engine, and those that options name
@@ -115,14 +116,14 @@ def test_the_model_s_sampling_defaults_are_those_that_the_server_logs(tmp_path: 
         "`generation_config.json`: "
         "`{'temperature': 0.6, 'top_k': 20}`. If this is not intended, please relaunch",
     )
-    assert provenance.sampling_defaults(log) == {"temperature": 0.6, "top_k": 20}
-    assert provenance.sampling_defaults(log_with(tmp_path, "nothing of that kind")) == {}
-    assert provenance.sampling_defaults(None) == "unverified"
+    assert sampling_defaults(log) == {"temperature": 0.6, "top_k": 20}
+    assert sampling_defaults(log_with(tmp_path, "nothing of that kind")) == {}
+    assert sampling_defaults(None) == "unverified"
 
 
 def test_a_configuration_that_is_not_logged_is_unverified(tmp_path: Path) -> None:
-    assert provenance.resolved_config(log_with(tmp_path, "nothing")) == "unverified"
-    assert provenance.resolved_config(tmp_path / "none.log") == "unverified"
+    assert resolved_config(log_with(tmp_path, "nothing")) == "unverified"
+    assert resolved_config(tmp_path / "none.log") == "unverified"
 
 
 # A model of the hub
@@ -138,20 +139,20 @@ def test_a_hub_id_is_looked_up_in_the_hub_s_cache(tmp_path: Path, monkeypatch: p
     snapshot = model / "snapshots" / commit
     snapshot.mkdir(parents=True)
     (snapshot / "model.safetensors").write_bytes(b"weights")
-    assert provenance.revision_of("org/name", None) == commit
-    assert provenance.weights_hash(provenance.folder_of("org/name", None)) != "unverified"
-    assert provenance.revision_of("org/other", None) == "unverified"
-    assert provenance.revision_of("org/other", "v1") == "v1"
-    assert provenance.folder_of("org/other", None) is None
+    assert revision_of("org/name", None) == commit
+    assert weights_hash(folder_of("org/name", None)) != "unverified"
+    assert revision_of("org/other", None) == "unverified"
+    assert revision_of("org/other", "v1") == "v1"
+    assert folder_of("org/other", None) is None
 
 
 def test_weights_in_another_format_are_hashed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRAFTGATE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "model.gguf").write_bytes(b"weights")
-    once = provenance.weights_hash(str(tmp_path))
+    once = weights_hash(str(tmp_path))
     (tmp_path / "model.gguf").write_bytes(b"others!")
-    assert "unverified" not in (once, provenance.weights_hash(str(tmp_path)))
-    assert once != provenance.weights_hash(str(tmp_path))
+    assert "unverified" not in (once, weights_hash(str(tmp_path)))
+    assert once != weights_hash(str(tmp_path))
 
 
 # What is never written
@@ -175,7 +176,7 @@ def test_keys_tokens_and_passwords_are_left_out(value: Any, expected: Any) -> No
 
 
 def test_clocks_and_packages_are_told() -> None:
-    assert set(machine.clocks()) == {"cpu_mhz", "cpu_governor", "gpus"}
-    assert machine.packages_of(None)["pytest"] == pytest.__version__
-    assert machine.packages_of(None) == machine.packages_of(sys.executable)
-    assert machine.packages_of("/nowhere/python") == {}
+    assert set(hardware.clocks()) == {"cpu_mhz", "cpu_governor", "gpus"}
+    assert hardware.packages_of(None)["pytest"] == pytest.__version__
+    assert hardware.packages_of(None) == hardware.packages_of(sys.executable)
+    assert hardware.packages_of("/nowhere/python") == {}

@@ -18,7 +18,7 @@ from harness.engine.server import Server
 from harness.engine.slot import Slot
 from harness.measure.probe import Answer
 from harness.plugin import DATA
-from harness.suites import known_answers as known, self_drafting, selfcheck
+from harness.suites import known_answers, self_drafting, selfcheck
 from harness.suites.known_answers import DraftToken, Result
 from harness.suites.self_drafting import Check, SelfCheck
 from tests.factories.benches import bench, stack
@@ -41,7 +41,7 @@ CHANCES = [0.3 + 0.6 * ((i * 37) % 100) / 100 for i in range(60)]
 
 
 def test_places_follow_the_steps_and_end_with_the_answer() -> None:
-    found = list(known.verified([2, 0, 3], [3, 3, 3], 7))
+    found = list(known_answers.verified([2, 0, 3], [3, 3, 3], 7))
 
     # first token, then 3 committed, then 1, then 4 of which the answer holds 2
     assert found == [
@@ -55,7 +55,7 @@ def test_places_follow_the_steps_and_end_with_the_answer() -> None:
 
 
 def test_a_step_that_proposed_less_checks_less() -> None:
-    assert list(known.verified([1], [1], 9)) == [(1, 0, True)]
+    assert list(known_answers.verified([1], [1], 9)) == [(1, 0, True)]
 
 
 @pytest.mark.parametrize("temperature", [0.3, 0.7, 1.0])
@@ -64,13 +64,15 @@ def test_the_chance_of_a_cut_list_is_that_of_the_whole_vocabulary(temperature: f
     logprobs = np.sort(logits - np.log(np.exp(logits).sum()))[::-1]
     scaled = np.exp(logprobs / temperature)
 
-    assert known.chance(list(logprobs[:100]), temperature) == pytest.approx(
+    assert known_answers.chance(list(logprobs[:100]), temperature) == pytest.approx(
         scaled[0] / scaled.sum(), rel=0.03
     )
 
 
 def test_a_sound_instrument_is_rarely_called_broken() -> None:
-    called = sum(known.judge_sampled(drawn(CHANCES, seed=seed), 3)[0] == "broken" for seed in range(2000))
+    called = sum(
+        known_answers.judge_sampled(drawn(CHANCES, seed=seed), 3)[0] == "broken" for seed in range(2000)
+    )
 
     assert called <= 8  # 0.1 % of 2000 is 2; more than 8 happen once in 4000 times
 
@@ -78,13 +80,13 @@ def test_a_sound_instrument_is_rarely_called_broken() -> None:
 def test_the_known_fault_is_found_in_two_prompts() -> None:
     """Nothing accepted from position 1 on, which is what the CPU engine's fault does."""
     for seed in range(50):
-        outcome, text = known.judge_sampled(drawn(CHANCES, seed=seed, true=0.0), 3)
+        outcome, text = known_answers.judge_sampled(drawn(CHANCES, seed=seed, true=0.0), 3)
         assert outcome == "broken"
         assert "position 1" in text
 
 
 def test_no_draft_at_all_is_broken() -> None:
-    assert known.judge_sampled([], 3)[0] == known.judge_greedy([], 3)[0] == "broken"
+    assert known_answers.judge_sampled([], 3)[0] == known_answers.judge_greedy([], 3)[0] == "broken"
 
 
 @pytest.mark.parametrize(
@@ -113,10 +115,10 @@ def greedy(*refused_at: float) -> list[DraftToken]:
 
 
 def test_at_zero_a_refusal_is_borne_at_a_tie_only() -> None:
-    assert known.judge_greedy(greedy(), 3)[0] == "ok"
-    assert known.judge_greedy(greedy(0.02), 3)[0] == "ok"
-    assert known.judge_greedy(greedy(0.02, 3.0), 3)[0] == "broken"
-    assert known.judge_greedy(greedy(*[0.02] * 20), 3)[0] == "broken"
+    assert known_answers.judge_greedy(greedy(), 3)[0] == "ok"
+    assert known_answers.judge_greedy(greedy(0.02), 3)[0] == "ok"
+    assert known_answers.judge_greedy(greedy(0.02, 3.0), 3)[0] == "broken"
+    assert known_answers.judge_greedy(greedy(*[0.02] * 20), 3)[0] == "broken"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_at_zero_a_refusal_is_borne_at_a_tie_only() -> None:
 def test_random_weights_are_near_zero_and_not_what_a_broken_counter_gives(
     accepted: int, drafts: int, tokens: int, outcome: str
 ) -> None:
-    assert known.judge_guessing(accepted, drafts, tokens, 3)[0] == outcome
+    assert known_answers.judge_guessing(accepted, drafts, tokens, 3)[0] == outcome
 
 
 def test_a_broken_instrument_says_what_is_broken() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, strategies as st
 
-from harness.config.cells import Cell, ServerSpec, cells, server_spec
+from harness.config.cells import Cell, ServerSpec, cells_of, server_spec
 from harness.config.prompts import load_prompts
 from harness.config.stack import PROFILES, Drafter, Profile, Stack, find_stack, load_stack
 from harness.config.toml import position
@@ -40,7 +40,7 @@ def loaded(path: Path) -> Loader:
 
 
 def names(stack: Stack, profile: Profile = PROFILES["quick"]) -> list[str]:
-    return [str(cell) for cell in cells(stack, "quick", profile, workloads=("instruct",))]
+    return [str(cell) for cell in cells_of(stack, "quick", profile, workloads=("instruct",))]
 
 
 # What a stack says
@@ -369,7 +369,7 @@ def test_any_text_is_a_stack_or_refused(text: str) -> None:
             assert str(error).startswith(str(path))  # noqa: PT017 - success is allowed too
         else:
             assert all(
-                cell.spec.key for cell in cells(stack, "quick", PROFILES["quick"], workloads=("code",))
+                cell.spec.key for cell in cells_of(stack, "quick", PROFILES["quick"], workloads=("code",))
             )
 
 
@@ -591,7 +591,7 @@ def test_a_stack_may_have_fewer_endpoints_and_languages(loaded: Loader) -> None:
 
 def test_cells_of_one_drafter_and_k_share_their_server(loaded: Loader) -> None:
     stack = loaded(HEAD + NONE + NGRAM)
-    made: list[Cell] = list(cells(stack, "quick", PROFILES["quick"], workloads=("instruct", "code")))
+    made: list[Cell] = list(cells_of(stack, "quick", PROFILES["quick"], workloads=("instruct", "code")))
 
     assert len(made) == 24
     assert [cell.spec.label for cell in made] == ["none"] * 8 + ["ngram-k2"] * 8 + ["ngram-k4"] * 8
@@ -600,6 +600,6 @@ def test_cells_of_one_drafter_and_k_share_their_server(loaded: Loader) -> None:
 
 def test_a_profile_without_a_cache_starts_servers_without_one(loaded: Loader) -> None:
     stack = loaded(HEAD + NONE)
-    cell = next(cells(stack, "x", Profile(prompts=1, max_tokens=1, cache="off"), workloads=("code",)))
+    cell = next(cells_of(stack, "x", Profile(prompts=1, max_tokens=1, cache="off"), workloads=("code",)))
 
     assert cell.spec.args == {"enable_prefix_caching": False}
