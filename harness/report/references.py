@@ -89,9 +89,10 @@ def read(markdown: str) -> References:
             try:
                 reader.read(number, found)
             except BadInput as error:
-                unreadable.append((number, str(error)))
+                unreadable.append((number, error.shown))
     text = "no row of a table right below says which cell it is about (<!-- draftgate: cell=CELL -->)"
-    unreadable += [(number, text) for number in reader.without_rows]
+    shown = BadInput(text, code="claim-reference").shown
+    unreadable += [(number, shown) for number in reader.without_rows]
     return References(claims=tuple(reader.claims), unreadable=tuple(unreadable), in_code=in_code)
 
 

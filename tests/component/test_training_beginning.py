@@ -14,6 +14,7 @@ from safetensors.torch import load_file  # noqa: E402
 from harness.config.stack import Target  # noqa: E402
 from harness.errors import BadInput  # noqa: E402
 from tests.factories.eagle3 import tiny_eagle3  # noqa: E402
+from tests.factories.refusals import refused  # noqa: E402
 from training.export.export import export  # noqa: E402
 from training.trainer import warm_start  # noqa: E402
 from training.validate.eagle3 import EMBEDDINGS  # noqa: E402
@@ -73,5 +74,5 @@ def test_what_is_no_drafter_is_refused(tmp_path: Path, broken: str) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "config.json").write_text(broken)
-    with pytest.raises(BadInput, match="holds no drafter of speculators"):
+    with refused(BadInput, "damaged-drafter", "train.from_pretrained"):
         warm_start.arguments(str(folder), target="/nowhere", to=tmp_path / "start")

@@ -10,16 +10,19 @@ from hypothesis import given, strategies as st
 from harness.config.stack import Target
 from harness.errors import BadInput
 from tests.factories.records import cell_record, prompt_record
+from tests.factories.refusals import refused
 from training.export import export, served
 from training.export.scrub import public_name, recipe_toml, scrubbed
 from training.recipe import find_recipe, load_recipe
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": 2}'])
-def test_records_of_another_version_are_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "code"), [("", "damaged-file"), ("[]", "damaged-file"), ('{"schema": 2}', "damaged-drafter")]
+)
+def test_records_of_another_version_are_refused(tmp_path: Path, text: str, code: str) -> None:
     (tmp_path / "training.json").write_text(text)
 
-    with pytest.raises(BadInput, match=r"training\.json"):
+    with refused(BadInput, code, "training.json"):
         export.add_served(tmp_path, [])
 
 

@@ -15,6 +15,7 @@ from harness.errors import BadInput, BadRecord
 from harness.results import prediction
 from harness.results.prediction import Predicted, summarise, walk
 from harness.stats.acceptance import overshoot_of
+from tests.factories.refusals import refused
 from training.validate import offline
 from training.validate.eagle3 import Eagle3, Guesses, Sample
 
@@ -126,7 +127,7 @@ def test_an_answer_begins_where_the_mask_does(mask: list[int], start: int) -> No
 
 @pytest.mark.parametrize("mask", [[], [0, 0], [1, 1], [0, 1, 0], [0, 1, 0, 1]])
 def test_a_mask_of_anything_but_prompt_and_answer_is_refused(mask: list[int]) -> None:
-    with pytest.raises(BadInput, match="zeros, then ones"):
+    with refused(BadInput, "damaged-drafter"):
         offline.answer_of(mask)
 
 
@@ -199,22 +200,22 @@ def test_more_guesses_than_there_were_cannot_be_foretold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "name"),
     [
-        ({"histogram": [9, 0, 0, 0]}, "histogram is .* but reach makes it"),
-        ({"reach": [4, 3, 3, 2, 1]}, "4 right guesses"),
-        ({"reach": [1]}, "6 tokens have 5 starts"),
+        ({"histogram": [9, 0, 0, 0]}, "histogram"),
+        ({"reach": [4, 3, 3, 2, 1]}, "4"),
+        ({"reach": [1]}, "5"),
         ({"tokens": "six"}, "tokens"),
         ({"more": 1}, "more"),
     ],
 )
-def test_a_line_that_does_not_add_up_is_named(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+def test_a_line_that_does_not_add_up_is_named(tmp_path: Path, change: dict[str, Any], name: str) -> None:
     path = tmp_path / "validation.jsonl"
     line = offline.compared(sample(), copying(sample()))
     text = prediction.dump([line])
     path.write_text(text + json.dumps({**json.loads(text), "id": "b", **change}) + "\n", encoding="utf-8")
 
-    with pytest.raises(BadRecord, match=f"line 2: .*{says}"):
+    with refused(BadRecord, "damaged-file", "line 2", name):
         prediction.load(path)
 
 
@@ -222,7 +223,7 @@ def test_a_prompt_predicted_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "validation.jsonl"
     path.write_text(2 * prediction.dump([offline.compared(sample(), copying(sample()))]), encoding="utf-8")
 
-    with pytest.raises(BadRecord, match="line 2: the prompt 'a'"):
+    with refused(BadRecord, "damaged-file", "line 2", "'a'"):
         prediction.load(path)
 
 
@@ -244,8 +245,8 @@ def test_held_out_prompts_are_read_by_id_language_and_text(tmp_path: Path) -> No
 
 
 def test_a_folder_without_an_eagle3_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no checkpoint of speculators"):
+    with refused(BadInput, "damaged-drafter", "config.json"):
         Eagle3(tmp_path, tmp_path)
     (tmp_path / "config.json").write_text('{"speculators_model_type": "dflash"}', encoding="utf-8")
-    with pytest.raises(BadInput, match="this is 'dflash'"):
+    with refused(BadInput, "damaged-drafter", "'dflash'"):
         Eagle3(tmp_path, tmp_path)

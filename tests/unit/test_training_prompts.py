@@ -20,6 +20,7 @@ from harness.config.prompts import load_prompts
 from harness.errors import BadInput, ServerFailed
 from harness.results.files import json_lines
 from harness.stats.text_quality import in_language
+from tests.factories.refusals import refused
 from training.answers.filter import read_prompts
 from training.errors import TrainingFailed
 from training.recipe import Recipe, Source
@@ -144,7 +145,7 @@ def test_a_quotation_in_english_does_not_make_a_chinese_overlap() -> None:
 def test_without_the_benchmark_nothing_is_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.sources.decontamination.BENCHMARK", tmp_path)
 
-    with pytest.raises(BadInput, match="the benchmark's prompts are not there"):
+    with refused(BadInput, "too-few-prompts", str(tmp_path)):
         BenchmarkPrompts.shipped(words=8)
 
 
@@ -309,29 +310,28 @@ def test_a_word_with_many_expansions_is_not_more_likely(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "code", "name"),
     [
-        ("templates = 3", "templates"),
-        ("[templates]\na = ['x']\n[more]\n", "more"),
-        ("[templates", "not TOML"),
-        ("[templates]\na = ['Hello {name}']\n", r"templates.a: \{name\} has no words"),
-        ("[templates]\na = ['Hello {Name}']\n", "a brace that is no {slot}"),
-        ("[templates]\na = ['{x}']\n[words]\nx = ['{y}']\ny = ['{x}']\n", "leads back to itself"),
-        ("[templates]\na = ['{x} {x2}']\n[words]\nx = ['one']\n", "too few words"),
-        ("[templates]\na = ['b']\n[weights]\nc = 1\n", "weights.c: there are no templates"),
-        ("[templates]\na = ['b']\n[weights]\na = 0\n", r"weights\.a"),
+        ("templates = 3", "wrong-field", "key templates"),
+        ("[templates]\na = ['x']\n[more]\n", "wrong-field", "key more"),
+        ("[templates", "damaged-file", "TOML"),
+        ("[templates]\na = ['Hello {name}']\n", "prompt-template", "templates.a: {name}"),
+        ("[templates]\na = ['Hello {Name}']\n", "prompt-template", "{slot}"),
+        ("[templates]\na = ['{x}']\n[words]\nx = ['{y}']\ny = ['{x}']\n", "prompt-template", "words."),
+        ("[templates]\na = ['{x} {x2}']\n[words]\nx = ['one']\n", "prompt-template", "templates.a: {x}"),
+        ("[templates]\na = ['b']\n[weights]\nc = 1\n", "prompt-template", "weights.c"),
+        ("[templates]\na = ['b']\n[weights]\na = 0\n", "prompt-template", "weights.a"),
         (
             "[templates]\na = ['{x}']\n[words]\nx = ['{y} {y2}']\ny = ['{z}', 'b']\nz = ['%s', 'c']"
             % ("z" * 50_000),
-            r"words\.x",
+            "prompt-template",
+            "words.x",
         ),
     ],
 )
-def test_a_wrong_template_file_is_named_with_its_place(tmp_path: Path, text: str, complaint: str) -> None:
-    with pytest.raises(BadInput, match=complaint) as caught:
+def test_a_wrong_template_file_is_named(tmp_path: Path, text: str, code: str, name: str) -> None:
+    with refused(BadInput, code, "some.toml", name):
         templates_of(tmp_path, text)
-
-    assert "some.toml" in str(caught.value)
 
 
 # Gathering
@@ -365,7 +365,7 @@ def test_the_same_recipe_gives_the_same_prompts(tmp_path: Path) -> None:
 def test_too_few_templates_are_said_with_their_number(tmp_path: Path) -> None:
     recipe = recipe_of({"kind": "template", "path": "smoke-en.toml"}, count=91)
 
-    with pytest.raises(BadInput, match=r"smoke-en.toml: gives 90 distinct prompts, and 91 are wanted"):
+    with refused(BadInput, "too-few-prompts", "smoke-en.toml", "90", "91"):
         run(tmp_path, recipe, ask=nobody, say=quiet)
     assert not (tmp_path / "prompts.jsonl").exists()
 
@@ -373,9 +373,9 @@ def test_too_few_templates_are_said_with_their_number(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     recipe = recipe_of({"kind": "template", "path": "nothing.toml"})
 
-    with pytest.raises(BadInput, match=r"nothing.toml is not there; shipped are: .*smoke-en.toml"):
+    with refused(BadInput, "too-few-prompts", "nothing.toml", "smoke-en.toml"):
         run(tmp_path, recipe, ask=nobody, say=quiet)
-    with pytest.raises(BadInput, match=r"nothing.toml is not there"):
+    with refused(BadInput, "too-few-prompts", "nothing.toml"):
         gather.inputs(recipe)
 
 
@@ -454,9 +454,8 @@ def test_gathering_again_from_what_was_gathered_changes_nothing(tmp_path: Path) 
 
 
 def test_no_prompt_at_all_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TrainingFailed) as caught:
+    with refused(TrainingFailed, "too-few-prompts"):
         collect(recipe_of(own_file(tmp_path, {"text": "?"})), folder=tmp_path, ask=nobody, say=quiet)
-    assert caught.value.code == "too-few-prompts"
 
 
 def test_what_decides_the_prompts_is_among_the_inputs(tmp_path: Path) -> None:
@@ -470,20 +469,17 @@ def test_what_decides_the_prompts_is_among_the_inputs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "complaint"),
+    ("row", "names"),
     [
-        (
-            {"question": "Why?", "a": 1},
-            r"line 2: there is no column 'text' or 'prompt' or 'messages'; there are: a, question",
-        ),
-        ({"text": 3}, r"line 2: column 'text' holds int"),
-        ({"messages": ["Why?"]}, r"line 2: column 'messages' holds a list of str"),
+        ({"question": "Why?", "a": 1}, ["'text'", "'prompt'", "'messages'", "a, question"]),
+        ({"text": 3}, ["'text'", "int"]),
+        ({"messages": ["Why?"]}, ["'messages'", "list of str"]),
     ],
 )
-def test_a_wrong_line_of_a_file_is_named(tmp_path: Path, row: dict[str, Any], complaint: str) -> None:
+def test_a_wrong_line_of_a_file_is_named(tmp_path: Path, row: dict[str, Any], names: list[str]) -> None:
     source = own_file(tmp_path, {"text": "Why do owls hoot?"}, row)
 
-    with pytest.raises(BadInput, match=complaint):
+    with refused(BadInput, "source-column", "line 2", *names):
         collect(recipe_of(source), folder=tmp_path, ask=nobody, say=quiet)
 
 
@@ -519,16 +515,14 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_missing_column_of_the_hub_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub_of(monkeypatch, [{"prompt": "Why do owls hoot?"}])
 
-    with pytest.raises(BadInput, match="some/set, row 1: there is no column 'question'; there are: prompt"):
+    with refused(BadInput, "source-column", "some/set", "row 1", "'question'", "prompt"):
         collect(recipe_of(HUB), folder=tmp_path, ask=nobody, say=quiet)
 
 
 def test_a_hub_out_of_reach_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub_of(monkeypatch, ConnectionError("no route to host\nand a long trace"))
 
-    with pytest.raises(
-        BadInput, match=r"some/set, split 'train', cannot be read \(ConnectionError: no route to host\)"
-    ):
+    with refused(BadInput, "too-few-prompts", "some/set", "'train'", "(ConnectionError: no route to host)"):
         collect(recipe_of(HUB), folder=tmp_path, ask=nobody, say=quiet)
 
 
@@ -629,14 +623,11 @@ def test_an_end_without_a_special_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "complaint"),
-    [
-        ("<start>user<end>", "leaves out the user's text"),
-        ("user: %s", "does not show where the user's turn ends"),
-    ],
+    ("form", "what"),
+    [("<start>user<end>", "text"), ("user: %s", "turn")],
 )
-def test_a_template_that_cannot_be_cut(form: str, complaint: str) -> None:
-    with pytest.raises(BadInput, match=complaint):
+def test_a_template_that_cannot_be_cut(form: str, what: str) -> None:
+    with refused(BadInput, "target-cannot-write", "target", f"user's {what}"):
         opening(Tokenizer(form), "target")
 
 
@@ -644,7 +635,7 @@ def test_a_target_without_a_chat_template() -> None:
     tokenizer = Tokenizer()
     tokenizer.chat_template = None
 
-    with pytest.raises(BadInput, match="some/model: its tokenizer has no chat template"):
+    with refused(BadInput, "target-cannot-write", "some/model"):
         opening(tokenizer, "some/model")
 
 
@@ -720,5 +711,5 @@ def test_requests_differ_by_number_alone_and_are_not_too_many(monkeypatch: pytes
 def test_a_failed_request_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     ask = asking(monkeypatch, Completions(openai.OpenAIError("connection refused")))
 
-    with pytest.raises(ServerFailed, match="wrote no prompt: OpenAIError: connection refused"):
+    with refused(ServerFailed, "too-few-prompts", "OpenAIError: connection refused"):
         ask(Source(kind="self", weight=1), 0, 3)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BadInput
+from tests.factories.refusals import refused
 from training.recipe import RECIPES, find_recipe, load_recipe
 
 SHIPPED = sorted(RECIPES.glob("*.toml"))
@@ -60,7 +61,7 @@ def test_what_is_wrong_is_named_with_its_line(plain: Path, old: str, new: str, s
 
 
 def test_an_unknown_recipe_names_those_there_are() -> None:
-    with pytest.raises(BadInput, match=r"there are: .*smoke-cpu"):
+    with refused(BadInput, "unknown-name", "nonsense", "smoke-cpu"):
         find_recipe("nonsense")
 
 
@@ -70,7 +71,7 @@ def test_a_recipe_by_name_and_by_path(plain: Path) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no such file"):
+    with refused(BadInput, "unknown-name", "none.toml"):
         find_recipe(str(tmp_path / "none.toml"))
 
 
@@ -83,18 +84,17 @@ def test_single_values_can_be_changed(plain: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "code", "name"),
     [
-        ("epochs", "not of the form KEY=VALUE"),
-        ("=3", "not of the form KEY=VALUE"),
-        ("name.epochs=3", "name is no table"),
-        ("train.epoch=3", "key train.epoch: Extra inputs"),
+        ("epochs", "training-option", "KEY=VALUE"),
+        ("=3", "training-option", "KEY=VALUE"),
+        ("name.epochs=3", "training-option", "name"),
+        ("train.epoch=3", "wrong-field", "key train.epoch"),
     ],
 )
-def test_a_change_that_makes_no_sense(plain: Path, change: str, says: str) -> None:
-    with pytest.raises(BadInput) as caught:
+def test_a_change_that_makes_no_sense(plain: Path, change: str, code: str, name: str) -> None:
+    with refused(BadInput, code, name):
         load_recipe(plain, [change])
-    assert says in str(caught.value)
 
 
 def test_paths_are_relative_to_the_recipe(plain: Path) -> None:
