@@ -35,17 +35,17 @@ def find(folder: Path, record: CellRecord) -> CellRecord | None:
     """The baseline of the same cell; None where there is none.
 
     Raises:
-        BadRecord: it is there but cannot be trusted; it is never taken for an empty one.
+        BadRecord: the file is there, but is damaged.
     """
     path = path_of(folder, record)
     return load(path, CellRecord) if path.exists() else None
 
 
 def find_anchor(folder: Path, record: CellRecord) -> CellRecord | None:
-    """The frozen baseline that small losses are added up against; None where there is none.
+    """The frozen baseline of the cell, which shows small losses added up; None where there is none.
 
     Raises:
-        BadRecord: it is there but cannot be trusted.
+        BadRecord: the file is there, but is damaged.
     """
     path = path_of(folder, record).with_suffix(ANCHOR)
     return load(path, CellRecord) if path.exists() else None
@@ -56,17 +56,17 @@ def store(folder: Path, record: CellRecord) -> Path:
 
     Raises:
         BadInput: the record is not valid, or the file cannot be written.
-        BadRecord: what is there now is damaged: it is not overwritten.
+        BadRecord: the present file is damaged. It is not overwritten.
     """
     if not record.valid:
         raise BadInput(
-            f"{record.cell} is not a valid measurement, hence no baseline: {record.why_invalid}",
+            f"{record.cell} cannot be a baseline, since it is not a valid measurement: {record.why_invalid}",
             code="not-a-baseline",
         )
     if record.stopped_at is not None:
         raise BadInput(
-            f"{record.cell} was stopped at {record.stopped_at} prompts by --sequential: "
-            "a baseline has all of them",
+            f"{record.cell} cannot be a baseline: --sequential stopped it at {record.stopped_at} prompts, "
+            "and a baseline needs all of them",
             code="not-a-baseline",
         )
     path = path_of(folder, record)
@@ -85,12 +85,12 @@ def move_anchor(path: Path, reason: str) -> Path:
 
     Raises:
         BadInput: no reason, or `path` is an anchor itself.
-        BadRecord: the baseline cannot be trusted.
+        BadRecord: the baseline is damaged.
     """
     if not reason.strip():
-        raise BadInput("an anchor moves for a reason: say which with --reason", code="anchor")
+        raise BadInput("the anchor is not moved without a reason: give one with --reason", code="anchor")
     if path.name.endswith(ANCHOR):
-        raise BadInput(f"{path} is an anchor: give the baseline beside it", code="anchor")
+        raise BadInput(f"{path} is an anchor: name the baseline beside it", code="anchor")
     record = load(path, CellRecord)
     anchor = path.with_suffix(ANCHOR)
     write_atomically(anchor, dump_cell(_with_reason(record, reason.strip())))
@@ -102,7 +102,7 @@ def _with_reason(record: CellRecord, reason: str) -> CellRecord:
 
 
 def untimed(record: CellRecord) -> CellRecord:
-    """Without times and start ids: they say nothing later, and would make every line of a diff differ."""
+    """Without times and start ids. They mean nothing later, and would change every line of a diff."""
     nothing = {**UNTIMED, "server": "", "segment": 0}
     provenance = {k: v for k, v in record.provenance.items() if k not in ("server", "host")}
     return record.model_copy(

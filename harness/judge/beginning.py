@@ -1,4 +1,4 @@
-"""Where the texts of two sides part: the beginning that they share, as records of its own."""
+"""The beginning that two answers share before their texts part, as records of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders and files -> cells, by their heads alone; and which cells of two sides belong together."""
+"""Finds cells in folders and files, reading their heads alone, and pairs the cells of two sides."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from harness.results.records import RUN_FILE, SCHEMA, CellName, CellRecord, RunR
 _FEW = 8
 """Cells named in a message; the rest are counted."""
 _STARTS = "speed/"
-"""Suites of single server starts: what a speed-up is made of, no cells to compare."""
+"""Suites of single server starts. A speed-up is made of these; they are no cells to compare."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A cell file, and what its head says."""
+    """A cell file, and the fields of its head."""
 
     path: Path
     cell: CellName
@@ -42,13 +42,13 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Side:
-    """What one argument of the command line holds."""
+    """The cells of one argument of the command line."""
 
     name: str
     path: Path
     entries: tuple[Entry, ...]
     subject: tuple[str, ...] = ()
-    """Fields that the stack of the run gates across."""
+    """Fields that the stack of the run declares its subject: it gates across them."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -58,7 +58,7 @@ class Side:
 
 
 class _Head(BaseModel):
-    """The fields of a cell record that stand before its prompts, as far as they are asked for here."""
+    """The fields of a cell record before its prompts, as far as this module needs them."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -75,18 +75,19 @@ def collect(path: Path) -> Side:
 
     Raises:
         BadInput: nothing is there, or no cell is.
-        BadRecord: a file cannot be trusted, with its reason.
+        BadRecord: a file is damaged, with the reason.
     """
     if path.is_file():
         if path.name == RUN_FILE:
-            raise BadInput(f"{path} describes a run: name its folder, {path.parent}", code="no-cells")
+            raise BadInput(
+                f"{path} describes a run and holds no cell: name its folder, {path.parent}", code="no-cells"
+            )
         return Side(name=str(path), path=path, entries=(_entry(path),))
     if not path.is_dir():
         raise BadInput(f"{path}: no such file or folder", code="no-cells")
     files = [file for file in sorted(path.rglob("*.json")) if _may_be_cell(file, path)]
-    found = [_cell_or_speed(file) for file in files]
-    entries = [entry for entry in found if entry]
-    starts = len(found) - len(entries)
+    entries = [entry for file in files if (entry := _cell_or_speed(file))]
+    starts = len(files) - len(entries)
     notes = [f"{starts} files of speed-ups over pairs of starts are not compared here"] if starts else []
     if not entries:
         raise BadInput(f"{path} holds no cell" + (f" ({notes[0]})" if notes else ""), code="no-cells")
@@ -95,7 +96,7 @@ def collect(path: Path) -> Side:
     if (path / RUN_FILE).is_file():
         run = load(path / RUN_FILE, RunRecord)
         name, subject = path.resolve().name, run.subject
-        notes += [] if run.finished else ["the run is not finished: what it has not measured is missing"]
+        notes += [] if run.finished else ["the run is not finished: some of its cells are missing"]
     return Side(
         name=name,
         path=path,
@@ -135,7 +136,7 @@ def _entry(path: Path) -> Entry:
 
 
 def _head(path: Path) -> _Head | CellRecord:
-    """The head of a file as we write it, prompts last; any other is read whole."""
+    """The head of a file as we write it, with its prompts last. Any other file is read whole."""
     try:
         with path.open(encoding="utf-8") as file:
             lines = list(itertools.takewhile(lambda line: not line.startswith('"prompts"'), file))
@@ -160,9 +161,10 @@ _Key = Callable[[Entry], Hashable]
 def match(base: Side, new: Side, *, across: Collection[str] = ()) -> Matches:
     """Pair the cells of two sides.
 
-    Two single files belong together whatever they hold. Cells pair by name; suite, profile, stack and
-    device tell apart those of one name. Then by name but for the axes that `across` names; then the
-    only drafter that each side has in a place (endpoint, language, workload), as different drafters.
+    Two single files belong together, whatever cells they are. Else cells pair by name; suite, profile,
+    stack and device tell apart those of one name. Then they pair by name without the axes that `across`
+    names. Last, if each side has one drafter for an endpoint, language and workload, these two pair as
+    different drafters.
 
     Raises:
         BadInput: several cells could be the partner of one, or no cell has a partner.
@@ -209,7 +211,7 @@ def _levels(what: Callable[[Entry], Hashable]) -> list[_Key]:
 
 
 def _sole(entries: Iterable[Entry], key: _Key) -> dict[Hashable, Entry]:
-    """By key, those that share theirs with no other."""
+    """By key, the entries whose key no other has."""
     groups: dict[Hashable, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(key(entry), []).append(entry)
@@ -217,7 +219,7 @@ def _sole(entries: Iterable[Entry], key: _Key) -> dict[Hashable, Entry]:
 
 
 def _drafting(entries: Iterable[Entry], key: _Key) -> list[Entry]:
-    """Those that draft; `none` only where nothing else is in its place."""
+    """Those that draft; `none` only where nothing else has its key."""
     entries = list(entries)
     drafting = {key(e) for e in entries if e.cell.k}
     return [e for e in entries if e.cell.k or key(e) not in drafting]
@@ -228,7 +230,7 @@ def _without(cell: CellName, axes: Collection[str]) -> CellName:
 
 
 def _refuse_ambiguous(base: Side, new: Side, left: Iterable[Entry], right: Iterable[Entry]) -> None:
-    """Cells of one name still unpaired on both sides have several partners to choose from."""
+    """Raise where cells of one name are unpaired on both sides: each has several possible partners."""
     ours = {e.cell: e for e in left}
     for entry in right:
         if entry.cell in ours:
@@ -252,7 +254,7 @@ def _nothing_in_common(base: Side, new: Side) -> str:
             )
     text = (
         f"{base.name} and {new.name} have no cell in common: "
-        f"{names_of(base.entries)} there, {names_of(new.entries)} here"
+        f"the first holds {names_of(base.entries)}, the second {names_of(new.entries)}"
     )
     return "; ".join([text, *hints])
 

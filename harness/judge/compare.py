@@ -1,6 +1,6 @@
-"""Compares sets of cells and says, as values, what changed between them; `report/` makes tables of it.
+"""Compares sets of cells, and returns what changed between them as values. `report/` makes tables of them.
 
-Cells are loaded row by row and reduced to figures, so that thousands of them never stand in memory.
+Each row's cells are loaded, reduced to figures and dropped, so thousands of cells never stand in memory.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from harness.results.timing import speed_of
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What one cell measured, over all its prompts; None for what it did not."""
+    """What one cell measured, over all its prompts. What it did not measure is None."""
 
     entry: Entry
     invalid: str | None
-    """Why it is not a measurement; then it has no figures."""
+    """Why it is not a measurement. Then it has no figures."""
     prompts: int
     tokens_per_step: float | None
     tau: float | None
@@ -49,11 +49,11 @@ class Figures:
     tok_s: float | None
     """Aggregate."""
     speed_up: float | None
-    """Over `none` of the same run. From one start each: a description, no claim."""
+    """Over `none` of the same run, from one start each: a description, not a claim."""
     degenerate: bool
-    """Most of its answers are, so it has no speed-up."""
+    """Most of its answers are, and so it has no speed-up."""
     findings: tuple[str, ...]
-    """Of the measurement, those that a reader must know but that do not make it invalid."""
+    """What a reader must know of the measurement, and what does not make it invalid."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,14 +76,14 @@ class CellComparison:
     verdict: Verdict
     positions: tuple[PositionChange, ...]
     same_environment: bool
-    """Else no speed stands beside another."""
+    """Speeds are compared only then."""
     notes: tuple[str, ...]
-    """What limits the reading."""
+    """What a reader must know beside the figures."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """A cell of the first side and what it was compared with: for each other side one, or None."""
+    """A cell of the first side, and for each other side the cell compared with it, or None."""
 
     figures: Figures
     others: tuple[CellComparison | None, ...]
@@ -92,7 +92,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Column:
-    """A side, and the conditions its cells were measured under: by name, every value met."""
+    """A side, and the conditions that its cells were measured under: by name, every value."""
 
     name: str
     path: str
@@ -101,16 +101,16 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything that a table can show."""
+    """Everything that tables and exports show."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     across: tuple[str, ...]
     judged: bool
-    """False where it is across a field that not every new side's stack declares its subject."""
+    """False where it is across a field that the stack of a new side does not declare its subject."""
     notes: tuple[str, ...]
     one_sided: tuple[int, ...]
-    """For each other side, cells that it or the first alone has."""
+    """For each other side, how many cells only it or only the first has."""
 
     def geomean(self, column: int) -> tuple[float, int] | None:
         """Change of the geometric mean of ratios of tokens per step, and over how many cells.
@@ -134,11 +134,11 @@ class Comparison:
 
 
 def compare(sides: Sequence[Side], *, across: Collection[str] = ()) -> Comparison:
-    """Every side against the first; of a single side its figures alone.
+    """Every side compared with the first. Of a single side, its figures alone.
 
     Raises:
         BadInput: a side has nothing in common with the first, or `across` names no field of them.
-        BadRecord: a cell cannot be trusted.
+        BadRecord: a cell is damaged.
     """
     base, others = sides[0], sides[1:]
     matches = [match(base, other, across=across) for other in others]
@@ -181,7 +181,7 @@ _WORTH_A_PROCESS, _PART = 250, 100
 
 
 def _rows(jobs: Sequence[_Job], across: Collection[str]) -> Iterator[_Read]:
-    """In order; many are read by several processes."""
+    """The rows, in order. Several processes read many of them."""
     read = functools.partial(_row, across=across)
     workers = min(len(os.sched_getaffinity(0)), len(jobs) // _WORTH_A_PROCESS)
     if workers < 2:  # noqa: PLR2004
@@ -250,7 +250,7 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
 
 
 def _positions(pairs: Pairs, verdict: Verdict) -> tuple[PositionChange, ...]:
-    """Of every position that both sides have; what another drafter reaches is shown, and not judged."""
+    """Of every position that both sides have. Those of another drafter are shown, and not judged."""
     rates = [side.total().conditional for side in pairs.judged.tallies]
     tested = {p.index: p for p in verdict.positions if pairs.same_drafter}
     return tuple(
@@ -283,7 +283,7 @@ def _figures(entry: Entry, record: CellRecord, counts: Counted) -> Figures:
 
 
 def _plain(entry: Entry) -> CellRecord | None:
-    """`none` in the same place of the same run: its file lies beside."""
+    """`none` of the same endpoint, language, workload and run: its file lies beside."""
     name = entry.cell.model_copy(update={"drafter": NONE, "k": 0})
     path = entry.path.with_name(f"{name}.json")
     record = load(path, CellRecord) if path.is_file() else None

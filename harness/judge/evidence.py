@@ -1,6 +1,6 @@
-"""Two paired cells -> what they show: tokens per step, positions, and prompts one by one.
+"""What two paired cells show: tokens per step, positions, stretches, and prompts one by one.
 
-`verdict.py` decides what it means.
+`verdict.py` makes a verdict of it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from harness.stats.same_text import matched, p_of, unseen_loss
 ALPHA_FEWER = 0.05
 """One-sided, of a position that also gives fewer tokens per decode step."""
 ALPHA_LOWER = 0.05
-"""One-sided, of a stretch that a sentence names though it may be chance."""
+"""One-sided, of a stretch that the sentence names, though it may be chance."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Position:
-    """What conditional acceptance at one position did."""
+    """How conditional acceptance changed at one position."""
 
     index: int
     change: PairedRatio
@@ -38,12 +38,12 @@ class Position:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StretchChange:
-    """What tokens per step did in a stretch of the answers, over the prompts that reach it on both sides."""
+    """How tokens per step changed in a stretch of the answers, over prompts that reach it on both sides."""
 
     start: int
     change: PairedRatio
     p: float | None
-    """As that of a position; None where few prompts reach it or differ there, or at an early look."""
+    """As of a position. None where few prompts reach it or differ there, or at an early look."""
     tested: bool
     """It may decide: it has a p, and the drafter is the same."""
     lost: bool
@@ -61,24 +61,24 @@ class StretchChange:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the prompts that two cells have in common show."""
+    """What the common prompts of two cells show."""
 
     pairs: Pairs
-    """`Pairs.judged`: cut to the beginnings that both sides share, where texts part."""
+    """`Pairs.judged`: where texts part, cut to the beginnings that both sides share."""
     look: int | None
     """Of a sequential measurement, one of `paired.LOOKS`."""
     primary: PairedRatio
     """Of tokens per step."""
     whole: PairedRatio | None
-    """The same of whole answers, where `pairs` are beginnings."""
+    """The same of whole answers, if `pairs` are beginnings."""
     p_whole: float
-    """One-sided p of a loss there; 1 where it decides nothing."""
+    """One-sided p of a loss there; 1 where it may not decide."""
     positions: tuple[Position, ...]
     stretches: tuple[StretchChange, ...]
     broken: tuple[str, ...]
     """Prompts on which the drafter failed although their text is the same."""
     cost: float
-    """What those alone cost, as a fraction of tokens per step."""
+    """What these prompts alone cost, as a fraction of tokens per step."""
     p_prompts: float
     """One-sided p of the prompts one by one: the smallest, Bonferroni-corrected."""
 
@@ -94,12 +94,12 @@ class Evidence:
 
     @property
     def unseen(self) -> float:
-        """The loss that may hide in prompts like these where none of them differs: see `unseen_loss`."""
+        """The loss that may hide although no prompt differs: see `unseen_loss`."""
         return unseen_loss(self.primary.r0, paired.share_bound(self.m))
 
     @property
     def few_differ(self) -> bool:
-        """No t of so few can be trusted."""
+        """Too few prompts differ for a t test."""
         return self.primary.differing < paired.MIN_DIFFERING
 
     @property
@@ -109,12 +109,12 @@ class Evidence:
 
     @property
     def unasked(self) -> bool:
-        """An early look at which few prompts differ: those not asked yet may hide more than the margin."""
+        """At an early look few prompts differ, so the prompts not asked yet may hide more than the margin."""
         return self.look not in (None, paired.LOOKS[-1]) and self.few_differ and self.unseen >= paired.MARGIN
 
     @property
     def significant(self) -> bool:
-        """A loss is, whatever its size."""
+        """A loss of any size is significant."""
         d, primary = self.primary.estimate, self.primary
         if self.look is None:
             return primary.p_loss() <= self.alpha
@@ -130,7 +130,7 @@ class Evidence:
 
     @property
     def inside(self) -> bool:
-        """If there is a loss, it is surely inside the margin."""
+        """A loss, if there is one, is surely inside the margin."""
         primary = self.primary
         if self.look is None:
             return primary.lower_bound() > -paired.LOG_MARGIN
@@ -154,9 +154,9 @@ class Evidence:
 
     @property
     def p(self) -> float | None:
-        """Of a loss by any of the tests: `paired.cell_p`; None at a look, where it does not count.
+        """Of a loss by any of the tests (`paired.cell_p`); None at a look.
 
-        A test that cannot decide adds nothing: the scatter of few prompts, positions of another drafter.
+        A test that may not decide adds nothing: the scatter of few prompts, positions of another drafter.
         """
         if self.look is not None:
             return None
@@ -172,7 +172,7 @@ class Evidence:
 
 
 def evidence(pairs: Pairs, *, look: int | None = None, test_positions: bool = True) -> Evidence:
-    """What pairs that may be compared show.
+    """What pairs show.
 
     Args:
         pairs: the prompts of both sides.
@@ -266,7 +266,7 @@ def _reached(old: Tallies, new: Tallies) -> list[tuple[int, PairedRatio]]:
     tested: list[tuple[int, PairedRatio]] = []
     for j in range(1, min(len(before), len(after))):
         x0, n0, x1, n1 = before[j], before[j - 1], after[j], after[j - 1]
-        # As many as both together would have: a position that died accepted none, and is to be found.
+        # Events at the rate of both sides together: a position that died has none of its own.
         trials, accepted, reached = min(n0.sum(), n1.sum()), x0.sum() + x1.sum(), n0.sum() + n1.sum()
         if trials * min(accepted, reached - accepted) < paired.MIN_EVENTS * reached or not trials:
             continue
@@ -285,12 +285,12 @@ def _along(pairs: Pairs) -> list[tuple[int, PairedRatio]]:
     if len(starts) <= 1:
         return []
     old, new = (split([sides[i] for sides in pairs.prompts]) for i in (0, 1))
-    found = []
+    along = []
     for start, (x0, n0), (x1, n1) in zip(starts, old, new, strict=False):
         both = (n0 > 0) & (n1 > 0)
         if both.sum() > 1:
-            found.append((start, paired.paired_log_ratio(x0[both], n0[both], x1[both], n1[both])))
-    return found
+            along.append((start, paired.paired_log_ratio(x0[both], n0[both], x1[both], n1[both])))
+    return along
 
 
 def _counts(change: PairedRatio) -> bool:
@@ -302,8 +302,8 @@ def _counts(change: PairedRatio) -> bool:
 def _gives_less(old: Tallies, new: Tallies, j: int) -> bool:
     """Steps that accept at least j tokens became rarer among all decode steps, one-sided p <= 0.05.
 
-    Where a drafter gets better, more steps reach a position, harder ones among them, and its conditional
-    acceptance falls. So a position is lost only where it also gives fewer tokens (intersection-union test,
+    When a drafter gets better, more steps reach a later position. Harder ones are among them, so conditional
+    acceptance there falls. A position is lost only if it also gives fewer tokens (intersection-union test,
     Berger 1982).
     """
     share = paired.paired_difference(old.at_least[j], old.decode_steps, new.at_least[j], new.decode_steps)

@@ -1,4 +1,4 @@
-"""What stands around the figures of a comparison: its conditions, and what limits its reading."""
+"""The conditions of a comparison, and the notes below it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.stats import paired
 from harness.text.numbers import percent, signed_interval
 
 _SHOWN_ABOVE = frozenset({"drafter", "k", "engine", "mends"})
-"""Of the subject: the table shows them elsewhere."""
+"""Fields of the subject that the table shows elsewhere."""
 _FEW = 3
 _LONG = 80
 
@@ -24,7 +24,7 @@ def drafting(cell: CellName) -> str:
 
 
 def conditions_of(record: CellRecord, across: Collection[str] = ()) -> dict[str, str]:
-    """What a table says above its rows, or between its sides; `unverified` where a record lacks it."""
+    """The conditions that a table prints above its rows; `unverified` where a record lacks one."""
     identity, environment = record.identity, record.environment
     names = [gpu.name or "GPU" for gpu in environment.gpus]
     target = [identity.target or UNVERIFIED, identity.dtype, identity.quantization]
@@ -47,7 +47,7 @@ def conditions_of(record: CellRecord, across: Collection[str] = ()) -> dict[str,
 
 
 def noise_of(record: CellRecord) -> list[str]:
-    """How much two passes of the baseline itself differ; nothing where it has one."""
+    """How much two passes of the baseline differ. Nothing where it has one pass."""
     if not any(r.repeat for r in record.prompts):
         return []
     first, second = (
@@ -64,14 +64,14 @@ def noise_of(record: CellRecord) -> list[str]:
 
 
 def drafter_notes(old: CellRecord, new: CellRecord) -> list[str]:
-    """What a position of two drafters does not mean."""
+    """That positions of two drafters are not the same positions."""
     if drafting(old.cell) == drafting(new.cell) or not (old.cell.k and new.cell.k):
         return []
     return ["different drafters draft at different steps: positions compare what each one reached"]
 
 
 def weights_notes(old: CellRecord, new: CellRecord) -> list[str]:
-    """Two names for one drafter: what differs between them is no other drafter's doing."""
+    """That two names stand for one drafter."""
     names = [record.subject.drafter for record in (old, new)]
     weights = [record.subject.weights for record in (old, new)]
     if names[0] == names[1] or weights[0] != weights[1] or weights[0] in (None, UNVERIFIED):
@@ -80,7 +80,7 @@ def weights_notes(old: CellRecord, new: CellRecord) -> list[str]:
 
 
 def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:
-    """What the engine or the drafter was told differently."""
+    """What differs in the settings of the engine or the drafter."""
     notes = []
     on_both = old.subject.as_given().keys() & new.subject.as_given().keys()
     for field, (before, after) in old.subject.differences(new.subject).items():
@@ -89,17 +89,17 @@ def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:
         texts = [_brief(before), _brief(after)]
         if field == "resolved_config":  # thousands of characters: only the parts that differ
             parts = [text.split(", ") for text in texts]
-            gone = [[p for p in parts[i] if p not in set(parts[1 - i])] for i in (0, 1)]
-            texts = [", ".join(g[:_FEW]) + (", ..." if len(g) > _FEW else "") for g in gone]
+            own = [[p for p in parts[i] if p not in set(parts[1 - i])] for i in (0, 1)]
+            texts = [", ".join(ps[:_FEW]) + (", ..." if len(ps) > _FEW else "") for ps in own]
         was, now = (t if len(t) <= _LONG else t[: _LONG - 3] + "..." for t in texts)
         notes.append(f"{field.replace('_', ' ')}: {was} -> {now}")
     return notes
 
 
 def holm_notes(verdicts: Sequence[tuple[str, Verdict]]) -> list[str]:
-    """What is left of the regressed cells when all cells of a table count as one family of tests.
+    """Which regressed cells stay significant when all cells of a table count as one family of tests.
 
-    No verdict depends on it: it would change with the cells that were selected.
+    No verdict depends on it, since it changes with the cells that were selected.
     """
     family = [(name, v, v.p) for name, v in verdicts if v.p is not None]
     adjusted = paired.holm([p for *_, p in family])
@@ -123,14 +123,14 @@ def _known(value: Any) -> Any:
 
 
 def _brief(value: Any) -> str:
-    """As a person would write it: 0, not 0.0."""
+    """As a person writes it: 0, not 0.0."""
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def text_notes(old: CellRecord, *, prompts: int, same_text: int) -> list[str]:
-    """Without sampling, the target alone decides the text: another drafter may not change it."""
+    """That texts differ although nothing is sampled: then the target alone decides the text."""
     if same_text == prompts or temperature(old):
         return []
     return [f"{prompts - same_text} of {prompts} answers have another text, though nothing is sampled (T=0)"]

@@ -1,4 +1,4 @@
-"""How two cells are matched prompt by prompt, and when they say nothing about each other."""
+"""Matches two cells prompt by prompt, and refuses two that cannot be compared."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from harness.stats.acceptance import Tallies
 ENOUGH_IN_COMMON = 0.9
 """Share of the prompts that both sides must have."""
 ENOUGH_KNOWN = 0.9
-"""Share of the prompts of which the common beginning must be known, where texts part."""
+"""Share of the prompts whose common beginning must be known, where texts part."""
 ENOUGH_SHARED = 0.25
-"""Share of the tokens that the common beginnings must hold: fewer say too little of the answers."""
+"""Share of the tokens that the common beginnings must hold. Fewer say too little about the answers."""
 ENOUGH_BEGUN = 0.5
 """Share of the prompts whose common beginning must hold a decode step."""
 MOST_SILENCED = 0.05
-"""Share of the prompts whose answer may have become empty, or one token; a single prompt always may."""
+"""Share of the prompts whose answer may have become empty, or one token. A single prompt always may."""
 
 _RENDERING = frozenset({"endpoint", "language", "target", "tokenizer", "chat_template", "workload"})
-"""A comparison across one of these pairs prompts by id: no two are rendered to the same tokens."""
+"""A comparison across one of these pairs prompts by id, since their rendered tokens differ."""
 
 
 class Refused(Exception):  # noqa: N818 - a verdict, not a failure of ours
-    """Two records that say nothing about each other; the text says why."""
+    """Two records cannot be compared; the text says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Counted:
-    """The answers of a cell that reached a decode step, and their sums: made once, used often."""
+    """The answers of a cell that reached a decode step, and their sums."""
 
     records: list[PromptRecord]
     sums: Tallies
 
 
 def counted(record: CellRecord) -> Counted:
-    """What of a cell counts."""
+    """The answers of a cell that count."""
     records = [r for r in record.prompts if countable(r)]
     return Counted(records, tallies(records))
 
@@ -55,13 +55,13 @@ class Pairs:
 
     prompts: tuple[tuple[tuple[PromptRecord, ...], tuple[PromptRecord, ...]], ...]
     notes: tuple[str, ...]
-    """What limits the reading, for a footnote."""
+    """Footnotes."""
     same_drafter: bool = True
-    """False where another drafter or another k drafts at other steps, so that a position is not the same."""
+    """False where the drafter or k differs. It then drafts at other steps, and positions are not the same."""
     counts: tuple[Counted, ...] = ()
-    """Of both sides, where they are known."""
+    """Of both sides, if the caller has them already."""
     silenced: int = 0
-    """Prompts that the old side answered, and the new one with no decode step."""
+    """Prompts whose answer has a decode step on the old side, and none on the new one."""
     same_start: bool = False
     """Where texts part, what comes before may be compared: one drafter and k, and nothing is sampled."""
     share: float | None = None
@@ -137,7 +137,7 @@ def pair(
         old: the baseline.
         new: what is judged.
         across: fields of the identity that may differ, because the comparison is about them.
-        counts: of both, where they are known.
+        counts: of both, if the caller has them already.
 
     Raises:
         Refused: one is not a measurement, a field of the identity differs (named, with both values),
@@ -191,7 +191,7 @@ def pair(
 
 
 def _drafting(record: CellRecord) -> tuple[object, ...]:
-    """What makes a drafter the same one: a retrained head of the same name is another."""
+    """What two cells must share to have the same drafter: a retrained head of the same name is another."""
     subject, cell = record.subject, record.cell
     return cell.drafter, cell.k, subject.method, subject.settings, subject.weights
 

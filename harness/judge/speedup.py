@@ -1,7 +1,7 @@
-"""Interleaved pairs of server starts -> a speed-up over `none` that may be claimed, and its verdict.
+"""The speed-up over `none` from interleaved pairs of server starts, and its verdict.
 
-The replicate is the start of a server, not the request: starts differ by more than requests do, so an
-interval from within one start is far too narrow.
+One server start is one observation. Starts differ more than requests do, so an interval from the requests of
+one start is far too narrow.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from harness.text.numbers import percent
 
 MIN_PAIRS = 6
 MARGIN = 0.03
-"""Share of the speed-up that may be lost. Policy: wider than that of tokens per step, since starts differ."""
+"""Share of the speed-up that may be lost. Policy: wider than for tokens per step, since starts differ."""
 _LOG_MARGIN = -math.log(1 - MARGIN)
 LEAST, MOST = 1e-6, 1e6
-"""Speed-ups: beyond these something was not timed."""
+"""A speed-up outside these was not measured."""
 
 
 class SpeedRecord(Record):
@@ -87,7 +87,7 @@ def _mean_log(ratios: Sequence[float]) -> tuple[float, float, int]:
 
 
 def judge(old: SpeedRecord, new: SpeedRecord) -> Verdict:
-    """Welch's t over log ratios of two sets of pairs; refused where anything but the subject differs."""
+    """Welch's t over the log ratios of two sets of pairs. Invalid where anything but the subject differs."""
     differ = {
         "identity": old.identity.differences(new.identity),
         "environment": old.environment.differences(new.environment),
@@ -96,13 +96,14 @@ def judge(old: SpeedRecord, new: SpeedRecord) -> Verdict:
         for field, (before, after) in fields.items():
             return Verdict(
                 kind="invalid",
-                text=f"speed is compared only where {what} is the same: {field} was "
-                f"{json.dumps(before)}, is {json.dumps(after)}",
+                text=f"not comparable: {field} ({what}) was {json.dumps(before)}, is {json.dumps(after)}; "
+                "speed is compared only where nothing but the subject differs",
             )
     if min(len(old.ratios), len(new.ratios)) < MIN_PAIRS:
         return Verdict(
             kind="invalid",
-            text=f"{len(old.ratios)} and {len(new.ratios)} pairs of starts; a claim needs {MIN_PAIRS}",
+            text=f"not comparable: {len(old.ratios)} and {len(new.ratios)} pairs of starts, but a claim "
+            f"needs {MIN_PAIRS}",
         )
     try:
         (mean0, se0, df0), (mean1, se1, df1) = (_mean_log(record.ratios) for record in (old, new))
@@ -123,7 +124,7 @@ def judge(old: SpeedRecord, new: SpeedRecord) -> Verdict:
         kind = "improved"
     else:
         kind = "ok" if inside else "inconclusive"
-    more = "; more pairs of starts would tell (--pairs)" if kind == "inconclusive" else ""
+    more = "; more pairs of starts may settle it (--pairs)" if kind == "inconclusive" else ""
     return Verdict(kind=kind, text=text + more)
 
 
@@ -137,7 +138,7 @@ def find(folder: Path, record: SpeedRecord) -> SpeedRecord | None:
     """The stored speed-up of the same cell; None where there is none.
 
     Raises:
-        BadRecord: it is there but cannot be trusted.
+        BadRecord: the file is there, but is damaged.
     """
     path = path_of(folder, record)
     return load(path, SpeedRecord) if path.exists() else None

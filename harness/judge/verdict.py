@@ -1,4 +1,4 @@
-"""Two paired cells -> a verdict. The method, and where each number comes from: `docs/gating.md`."""
+"""The verdict on two paired cells. `docs/gating.md` has the method and the source of each number."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ class Unsettled:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a comparison says, and how sure it is."""
+    """The result of a comparison."""
 
     kind: Kind
     text: str
     """One sentence without the cell's name."""
     look: int | None = None
-    """Of a sequential measurement: its interval is one for repeated looks."""
+    """Of a sequential measurement. Its interval is then one for repeated looks."""
     broken: tuple[str, ...] = ()
     """Prompts on which the drafter failed although their text is the same."""
     primary: paired.PairedRatio | None = None
     positions: tuple[Position, ...] = ()
     stretches: tuple[StretchChange, ...] = ()
-    """Of long answers, from their beginning to their end."""
+    """Of long answers, in order."""
     whole: paired.PairedRatio | None = None
-    """Of whole answers, where `primary` is of the beginnings before texts part."""
+    """Of whole answers, if `primary` is of the beginnings before their texts part."""
     share: float | None = None
-    """Of the tokens that those hold; None where whole answers were compared."""
+    """Of the tokens, in those beginnings; None where whole answers were compared."""
     prompts: int = 0
     same_text: int = 0
     lower: bool = False
-    """`ok`, but significantly lower inside the margin."""
+    """`ok`, and significantly lower, but inside the margin."""
     p: float | None = None
-    """Of a loss, in tokens per step, at a position or on single prompts (`paired.cell_p`). None where nothing
-    was compared, or where there were several looks, since a p-value counts on a single one."""
+    """Of a loss, by any test (`paired.cell_p`). None where nothing was compared, or at a look: a p-value
+    holds for one look, not for several."""
     unsettled: Unsettled | None = None
     """Of an inconclusive verdict."""
     notes: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class Verdict:
 
     @property
     def fails(self) -> bool:
-        """The case fails, whatever --gate says of inconclusive ones."""
+        """The case fails under every --gate but off and warn."""
         return self.kind in ("regressed", "invalid")
 
     @property
@@ -92,9 +92,9 @@ def judge(
     against: str = "baseline",
     positions: bool = True,
 ) -> Verdict:
-    """The verdict on `new`, paired prompt by prompt against `old`; never raises for bad pairs.
+    """The verdict on `new`, compared prompt by prompt with `old`; invalid where that cannot be done.
 
-    `positions` is False at the looks of a sequential measurement: they are tested once, at its stop.
+    `positions` is False at the looks of a sequential measurement: positions are tested once, at its stop.
     """
     try:
         pairs = pair(old, new, across=across)
@@ -119,10 +119,11 @@ def judge_pairs(
     """
     if len(pairs.prompts) < paired.MIN_PROMPTS:
         raise Refused(
-            f"{len(pairs.prompts)} prompts are too few for a verdict, {paired.MIN_PROMPTS} are the least"
+            f"{len(pairs.prompts)} prompts are too few for a verdict: it needs {paired.MIN_PROMPTS} or more"
         )
     if look not in (None, *paired.LOOKS):
-        raise Refused(f"it was stopped at {look} prompts: looks are at {', '.join(map(str, paired.LOOKS))}")
+        looks = ", ".join(map(str, paired.LOOKS))
+        raise Refused(f"its stopped_at is {look}, but a sequential measurement stops at {looks} prompts")
     try:
         shown = evidence(pairs, look=look, test_positions=test_positions)
     except ValueError as error:
@@ -151,7 +152,7 @@ def judge_pairs(
 
 
 def _decided(shown: Evidence) -> Kind:
-    """The first that holds, in this order."""
+    """The first kind that holds, in this order."""
     d, margin = shown.primary.estimate, paired.LOG_MARGIN
     if shown.identical and not shown.unasked:
         return "identical"
@@ -176,10 +177,10 @@ def _unsettled(shown: Evidence) -> Unsettled:
     if lost and not shown.scatter_counts:
         return Unsettled(rule="few-differ")
     alpha = shown.alpha
+    prompts = planning.prompts_to_settle(primary.estimate, primary.se, primary.m, primary.df, alpha=alpha)
     if shown.look is not None:
         alpha = paired.tail(paired.REGRESSED_Z[paired.LOOKS.index(shown.look)])
-    prompts = planning.prompts_to_settle(primary.estimate, primary.se, primary.m, primary.df)
-    if lost and prompts:  # as many as differ by then must be enough, too
+    if lost and prompts:  # by then enough of them must differ, too
         prompts = max(prompts, math.ceil(paired.MIN_DIFFERING * primary.m / primary.differing))
     return Unsettled(
         rule="scatter",
@@ -189,7 +190,7 @@ def _unsettled(shown: Evidence) -> Unsettled:
 
 
 def worst(verdicts: Collection[Verdict]) -> Verdict:
-    """The one that decides: against a baseline and an anchor, the worse of the two."""
+    """The verdict that decides: of those on a baseline and on an anchor, the worse."""
     return min(verdicts, key=lambda v: _WORST_FIRST.index(v.kind))
 
 
@@ -245,7 +246,7 @@ def _beside_the_change(shown: Evidence) -> list[str]:
 
 
 def _of_whole_answers(shown: Evidence) -> list[str]:
-    """For a footnote: the figures that a table shows are not those of whole answers."""
+    """A footnote: the table's figures are those of whole answers, the verdict's are not."""
     if shown.whole is None:
         return []
     on = f"compared on the common beginning, {shown.pairs.share:.0%} of the tokens"
@@ -267,11 +268,11 @@ def _what_was_lost(position: Position) -> str:
 def _why(unsettled: Unsettled, shown: Evidence) -> str:
     if unsettled.rule == "few-differ":
         return (
-            f"{shown.primary.differing} prompts differ, and fewer than {paired.MIN_DIFFERING} decide nothing "
-            "by their scatter"
+            f"only {shown.primary.differing} prompts differ, and the scatter of fewer than "
+            f"{paired.MIN_DIFFERING} decides nothing"
         )
     if unsettled.rule == "unasked":
-        return f"a loss up to {shown.unseen:.1%} may hide in the prompts that were not asked yet"
+        return f"a loss up to {shown.unseen:.1%} may hide in prompts that were not asked yet"
     at_once = "" if shown.look is None else ", all asked at once,"
     settle = (
         f"about {unsettled.prompts} prompts{at_once} would settle it"

@@ -1,4 +1,4 @@
-"""What a chat template makes of a prompt: in tokens by the server's tokenizer, in text by hand."""
+"""Finds a chat template in the tokens of a prompt, and renders a prompt by it without a server."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from harness.measure.probe import Tokens
 
 Template = Literal["present", "doubled", "partial", "missing"]
 _PROBES = ("Q", "7")
-"""They share no letter, so that what both become has only the template in common."""
+"""They share no letter, so their tokens have only the template in common."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shell:
-    """What a chat template puts around a user's words."""
+    """The tokens that a chat template puts around a message."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
     bos: int | None
-    """The token that a text begins with; None where the tokenizer has none."""
+    """The token that every text begins with; None if the tokenizer has none."""
 
     def template(self, ids: Sequence[int]) -> Template:
-        """Whether it stands around these tokens, once or twice."""
+        """Whether these tokens have the template around them, and whether once or twice."""
         whole = tuple(ids)
         begins, ends = whole[: len(self.before)] == self.before, _ends(whole, self.after)
         if max(_count(whole, self._opening), _count(whole, self.after)) > 1:
@@ -38,11 +38,11 @@ class Shell:
 
     @property
     def _opening(self) -> tuple[int, ...]:
-        """Its beginning without the token that every text may begin with."""
+        """`before` without the token that every text begins with."""
         return self.before[1:] if self.before and self.before[0] == self.bos else self.before
 
     def double_bos(self, ids: Sequence[int]) -> bool:
-        """The text begins twice."""
+        """These tokens begin with that token twice."""
         return self.bos is not None and tuple(ids[:2]) == (self.bos, self.bos)
 
 
@@ -55,7 +55,7 @@ def _count(ids: tuple[int, ...], part: tuple[int, ...]) -> int:
 
 
 def shell_of(tokens: Tokens) -> Shell:
-    """What the server's template puts around a message, by the tokens of two that have nothing in common.
+    """The shell of the server's template, from the tokens of two messages that share nothing.
 
     Raises:
         ServerFailed: no usable answer.
@@ -78,15 +78,15 @@ def _common(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def template_of(folder: Path | None) -> Callable[[str], str] | None:
-    """Renders a user's message by the template in a model's folder, as a person would by hand.
+    """A function that renders a user's message by the template in a model's folder.
 
-    None where the folder has none, or jinja2 is not installed: then the server's own rendering, turned back
-    into text, must do.
+    None if the folder has no template, or jinja2 is not installed. The caller then turns the server's own
+    rendering back into text.
     """
     if folder is None:
         return None
     try:
-        import jinja2.sandbox  # noqa: PLC0415 - comes with every engine, the core does not need it
+        import jinja2.sandbox  # noqa: PLC0415 - every engine brings it, and the core does not need it
     except ImportError:
         return None
     config: dict[str, Any] = {}
@@ -117,7 +117,7 @@ def template_of(folder: Path | None) -> Callable[[str], str] | None:
         template = environment.from_string(source)
     except jinja2.TemplateError as error:
         raise ServerFailed(
-            f"the chat template of {folder.name} is none: {error}", code="chat-template"
+            f"the chat template of {folder.name} is not valid Jinja: {error}", code="chat-template"
         ) from None
 
     def render(text: str) -> str:

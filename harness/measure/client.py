@@ -21,7 +21,7 @@ from harness.stats.acceptance import histogram_of, steps_of_pieces, undrafted_st
 NOT_REPORTED = "acceptance-not-reported"
 """The `reason` in the finding of a request that was answered without its acceptance."""
 _MOST_TOKENS = 2**31
-Heard = Callable[[str, Sequence[int], Sequence[int]], None]
+OnTokens = Callable[[str, Sequence[int], Sequence[int]], None]
 """Told a prompt's id, the token ids that it was rendered to, and those of its answer."""
 
 
@@ -76,11 +76,11 @@ class Client:
         server: str,
         timeout_s: float,
         in_flight: InFlight | None = None,
-        heard: Heard | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> None:
         """Nothing is sent yet; `server` is the start id that goes into every record."""
         self._in_flight = in_flight or InFlight()
-        self._heard = heard
+        self._on_tokens = on_tokens
         self._openai = openai.AsyncOpenAI(
             base_url=f"{url}/v1",
             api_key=key,
@@ -196,8 +196,8 @@ class Client:
             error = "the stream ended before the answer did"
         if error is None and stream.usage is None:
             error = "the stream ended without token counts (include_usage)"
-        if self._heard:
-            self._heard(prompt.id, stream.prompt_ids or (), stream.ids)
+        if self._on_tokens:
+            self._on_tokens(prompt.id, stream.prompt_ids or (), stream.ids)
         reason: dict[str, str] = {}
         try:
             if error is None:

@@ -1,7 +1,7 @@
-"""The tokens that a drafter can propose at all, read from its own file. Pure but for that.
+"""The tokens that a drafter can propose, read from its checkpoint.
 
-An EAGLE-3 head may know a part of the target's vocabulary only; its checkpoint says which, in `d2t` (for each
-draft token the target's number minus its own) or `t2d` (for each target token whether it is among them).
+An EAGLE-3 head may know only a part of the target's vocabulary. Its checkpoint says which, as `d2t` (for
+each draft token, the target's number minus its own) or `t2d` (for each target token, whether it has it).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.errors import BadInput
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """How much of an output the drafter could have proposed."""
+    """How much of an output the drafter can propose."""
 
     known: int
     """Tokens of the draft vocabulary."""
@@ -34,20 +34,20 @@ class Coverage:
         return self.inside / self.tokens if self.tokens else 1.0
 
     def most_per_step(self, k: int) -> float:
-        """A bound on tokens per step: a token outside is never accepted, so each costs a decode step."""
+        """An upper bound on tokens per step: each token outside costs a decode step of its own."""
         outside = self.tokens - self.inside
         return min(k + 1, self.tokens / outside) if outside else k + 1
 
 
 def draft_vocabulary(folder: str | None) -> frozenset[int] | None:
-    """The target's token ids that the drafter in `folder` can propose; None where its files hold no map.
+    """The target's token ids that the drafter in `folder` can propose; None if its files hold no map.
 
     Raises:
-        BadInput: a map is there, but cannot be read.
+        BadInput: there is a map, but it cannot be read.
     """
     if folder is None or not folder.startswith("/"):
         return None
-    for name in ("d2t", "t2d"):  # the engine goes by d2t
+    for name in ("d2t", "t2d"):  # the engine uses d2t
         for file in sorted(Path(folder).glob("*.safetensors")):
             values = _tensor(file, name)
             if values is not None and values.size:
@@ -58,7 +58,12 @@ def draft_vocabulary(folder: str | None) -> frozenset[int] | None:
 
 
 def coverage(vocabulary: frozenset[int], emitted: Mapping[int, int]) -> Coverage:
-    """Of output tokens, by id and how often each came."""
+    """How much of an output a vocabulary holds.
+
+    Args:
+        vocabulary: token ids.
+        emitted: how often each token id is in the output.
+    """
     return Coverage(
         known=len(vocabulary),
         inside=sum(n for token, n in emitted.items() if token in vocabulary),
@@ -67,18 +72,18 @@ def coverage(vocabulary: frozenset[int], emitted: Mapping[int, int]) -> Coverage
 
 
 def _tensor(file: Path, name: str) -> NDArray[np.integer[Any] | np.bool_] | None:
-    """One small tensor of a safetensors file, flat; None where it has no such tensor."""
+    """A small tensor of a safetensors file, flattened; None if the file has no such tensor."""
     try:
         with safe_open(file, framework="numpy") as tensors:
-            if name not in tensors.keys():  # noqa: SIM118 - it is no mapping
+            if name not in tensors.keys():  # noqa: SIM118 - safe_open returns no mapping
                 return None
             values = np.asarray(tensors.get_tensor(name)).ravel()
         if values.dtype.kind not in "iub":
-            raise ValueError(f"it holds {values.dtype}, no whole numbers")  # noqa: TRY301
+            raise ValueError(f"it holds {values.dtype}, not whole numbers")  # noqa: TRY301
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise BadInput(
             f"{file}: its map of the draft vocabulary ({name}) cannot be read ({error}): "
-            "copy the drafter's folder anew",
+            "copy the drafter's folder again",
             code="damaged-drafter",
         ) from None
     return values

@@ -1,4 +1,4 @@
-"""What the conditions of a measurement say of it: engine, the model's defaults, the drafter's map. Pure."""
+"""Findings about the conditions of a measurement: engine, the model's defaults, the drafter's vocabulary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.results.conditions import Subject
 from harness.results.records import CellName, Finding
 
 ENOUGH_COVERAGE = 0.99
-"""Share of the output tokens that a draft vocabulary must hold to go without a footnote."""
+"""Share of the output tokens below which a draft vocabulary gets a footnote."""
 _FEW = 3
 
 
@@ -22,8 +22,8 @@ def findings(
     Args:
         cell: its name.
         subject: what the comparison is about.
-        sampling: what every request said.
-        covered: how much of the output the drafter's vocabulary holds; None where it has no map of its own.
+        sampling: the parameters of every request.
+        covered: how much of the output the drafter's vocabulary holds; None if it has all of the target's.
     """
     found = [
         *_engine(cell, subject, sampled=bool(sampling.get("temperature"))),
@@ -45,26 +45,26 @@ def findings(
 
 
 def _engine(cell: CellName, subject: Subject, *, sampled: bool) -> list[Finding]:
-    """Faults that were found and left, and what was changed in the engine."""
+    """Faults of the engine that run without their patch, and changes of its files."""
     found = []
     for patch in subject.patches:
         if patch.probe != "fault" or patch.patched or not cell.k:
             continue
         name = patch.fault
         if sampled:
-            text = f"the engine has the fault {name}, and no patch: acceptance at T > 0 is wrong"
+            text = f"the engine has the fault {name} and runs without its patch: acceptance at T > 0 is wrong"
             found.append(Finding.fatal("engine-faulty", text, fault=str(name)))
         else:
-            text = f"the engine has the fault {name}, and no patch: at T=0 it changes nothing"
+            text = f"the engine has the fault {name} and runs without its patch: at T=0 that changes nothing"
             found.append(Finding.note("engine-faulty", text, fault=str(name)))
     changed = subject.engine_files
     if changed and not isinstance(changed, str):
         names = [f"{name} ({digest})" for name, digest in changed]
         more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-        text = f"files of the engine are not as its package brought them: {', '.join(names[:_FEW])}{more}"
+        text = f"files of the engine differ from those of its package: {', '.join(names[:_FEW])}{more}"
         found.append(Finding.note("engine-patched", text))
     if subject.loads_code:
-        text = f"the engine's environment puts other code before its own: {', '.join(subject.loads_code)}"
+        text = f"the engine's environment loads other code before its own: {', '.join(subject.loads_code)}"
         found.append(Finding.note("engine-patched", text))
     return found
 
@@ -82,14 +82,14 @@ def _defaults(defaults: Any, sampling: Mapping[str, Any]) -> list[Finding]:
     }
     found = []
     if other:
-        said = ", ".join(f"{name} {sampling[name]:g}" for name in other)
+        sent = ", ".join(f"{name} {sampling[name]:g}" for name in other)
         text = (
-            f"the server's defaults come from the model ({_listed(other)}); every request says otherwise "
-            f"({said}), and one that says nothing has other figures"
+            f"the server takes defaults from the model ({_listed(other)}), and our requests set others "
+            f"({sent}): a request that sets none has other figures"
         )
         found.append(Finding.note("sampling-defaults", text))
     if taken:
-        text = f"in force, taken from the model's generation_config.json: {_listed(taken)}"
+        text = f"in force, from the model's generation_config.json: {_listed(taken)}"
         found.append(Finding.note("sampling-defaults", text))
     return found
 

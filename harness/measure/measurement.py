@@ -20,7 +20,7 @@ from harness.engine.server import Server
 from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall, guarded, stalls_in
 from harness.errors import ServerFailed
 from harness.measure import draft_vocab, engine_findings, validity
-from harness.measure.client import NOT_REPORTED, Client, Heard, InFlight
+from harness.measure.client import NOT_REPORTED, Client, InFlight, OnTokens
 from harness.provenance.hardware import environment
 from harness.provenance.record import folder_of, identity, patches_of, provenance, subject
 from harness.results.conditions import Environment
@@ -184,7 +184,7 @@ class Measurement:
             covered=draft_vocab.coverage(known, self._emitted) if known else None,
         )
 
-    def _client(self, heard: Heard | None = None) -> Client:
+    def _client(self, on_tokens: OnTokens | None = None) -> Client:
         return Client(
             url=self._server.url,
             key=self._server.key,
@@ -195,7 +195,7 @@ class Measurement:
             server=self._server.start_id,
             timeout_s=self._cell.spec.request_timeout_s,
             in_flight=self._in_flight,
-            heard=heard,
+            on_tokens=on_tokens,
         )
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

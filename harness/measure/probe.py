@@ -1,4 +1,4 @@
-"""Answers with their token ids, and the probabilities that a server's target gives to a text."""
+"""Asks a server for answers with token ids, for log probabilities of a text, and for its tokenizer's work."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from harness.measure.measurement import seed_of
 from harness.results.records import CellName, PromptRecord
 
 MOST_LOGPROBS = 100
-"""Likeliest tokens asked for at a place."""
+"""Likeliest tokens asked for at each token of a text."""
 _REQUEST_S = 300.0
 _ROUNDING = 1e-3
 _LEAST = -math.log(2**31)
-"""A vocabulary of so many tokens, all as likely."""
+"""The likeliest of 2**31 tokens that are all as likely: a vocabulary has none less likely."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One answer: our record of it, and its token ids."""
+    """An answer: our record of it, and the token ids of the prompt and of the answer."""
 
     record: PromptRecord
     prompt_ids: tuple[int, ...]
@@ -47,17 +47,19 @@ def ask(
     repeats: Sequence[int] = (0,),
     stall_seconds: float = STALL_SECONDS,
 ) -> tuple[list[Answer], str]:
-    """Send prompts as the suites do; the answers, and what makes them no measurement (empty where nothing).
+    """Send prompts as the suites do, each repeat with seeds of its own.
 
-    Each repeat has seeds of its own; the answers come repeat by repeat, in the order of the prompts.
+    Returns:
+        The answers, repeat by repeat in the order of the prompts; and why they are not a measurement (empty
+        if they are).
 
     Raises:
-        ServerFailed: /metrics cannot be read, or the server had work and did nothing for `stall_seconds`;
-            it is ended then, and evidence lies beside its log.
+        ServerFailed: /metrics cannot be read, or the server had work and did nothing for `stall_seconds`. It
+            is ended then, and evidence lies beside its log.
     """
     with guarded(server, stall_seconds=stall_seconds, note="known answers") as guard:
         try:
-            found = asyncio.run(_ask(server, prompts, profile, endpoint, repeats))
+            answered = asyncio.run(_ask(server, prompts, profile, endpoint, repeats))
         except ServerFailed:
             if guard.stalled is None:
                 raise
@@ -65,7 +67,7 @@ def ask(
         raise ServerFailed(
             f"server {server.spec.label} stalled: {guard.stalled.reason}", code="server-stalled"
         )
-    return found
+    return answered
 
 
 async def _ask(
@@ -75,17 +77,17 @@ async def _ask(
     by_counters = server.counters if spec.k and not server.per_request else None
     before, secret = await settled(server.counters), secrets.token_hex(8)
     wanted = [(prompt, repeat) for repeat in repeats for prompt in prompts]
-    todo, told = iter(enumerate(wanted)), dict[int, Answer]()
+    todo, by_number = iter(enumerate(wanted)), dict[int, Answer]()
 
     async def worker() -> None:
-        heard: list[tuple[int, ...]] = []
+        last: list[tuple[int, ...]] = []
 
-        def hear(_: str, prompt_ids: Sequence[int], ids: Sequence[int]) -> None:
-            heard[:] = [tuple(prompt_ids), tuple(ids)]
+        def on_tokens(_: str, prompt_ids: Sequence[int], ids: Sequence[int]) -> None:
+            last[:] = [tuple(prompt_ids), tuple(ids)]
 
         async with Client(
             url=server.url, key=server.key, model=server.model, endpoint=endpoint, profile=profile,
-            k=spec.k, server=server.start_id, timeout_s=spec.request_timeout_s, heard=hear,
+            k=spec.k, server=server.start_id, timeout_s=spec.request_timeout_s, on_tokens=on_tokens,
         ) as client:  # fmt: skip
             for number, (prompt, repeat) in todo:  # one iterator for all workers
                 record = await client.ask(
@@ -96,11 +98,11 @@ async def _ask(
                     origin=0.0,
                     counters=by_counters,
                 )
-                told[number] = Answer(record=record, prompt_ids=heard[0], ids=heard[1])
+                by_number[number] = Answer(record=record, prompt_ids=last[0], ids=last[1])
 
-    # Read from counters, one request must run alone.
+    # A request whose acceptance is read from counters must run alone.
     await asyncio.gather(*(worker() for _ in range(1 if by_counters else profile.concurrency)))
-    answers = [told[number] for number in range(len(wanted))]
+    answers = [by_number[number] for number in range(len(wanted))]
     delta = await settled(server.counters) - before
     names = ("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished", "cached")
     cell = CellName(endpoint=endpoint, language="en", workload="instruct", drafter=spec.drafter, k=spec.k)
@@ -109,7 +111,7 @@ async def _ask(
         [answer.record for answer in answers],
         moved={name: getattr(delta, name) for name in names},
         requests=len(answers),
-        cache="warm",  # nothing is said of it here
+        cache="warm",  # the cache is not judged here
         patches=(),
     )
     return answers, "; ".join(finding.text for finding in found if finding.hard)
@@ -118,10 +120,10 @@ async def _ask(
 def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]]:
     """For each token of a text, log probabilities of the likeliest tokens there, at temperature 1.
 
-    The first token has none. They come from a prefill without drafts: another way than the one checked.
+    The first token has none. They come from a prefill without drafts, so not by the way that is checked.
 
     Raises:
-        ServerFailed: the server does not tell them.
+        ServerFailed: the server does not return them.
     """
     allowed = server.spec.args.get("max_logprobs", 20)
     count = min(MOST_LOGPROBS, allowed) if isinstance(allowed, int) and allowed > 0 else MOST_LOGPROBS
@@ -129,33 +131,35 @@ def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]
     data = server.http.json("/v1/completions", body, timeout_s=_REQUEST_S)
     try:
         lists = data["choices"][0]["prompt_logprobs"]
-        told = [
+        by_token = [
             {int(token): float(entry["logprob"]) for token, entry in (here or {}).items()} for here in lists
         ]
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
-        told = []
-    if len(told) == len(ids) and all(are_logprobs(here) for here in told[1:]):
-        return told
+        by_token = []
+    if len(by_token) == len(ids) and all(are_logprobs(here) for here in by_token[1:]):
+        return by_token
     raise ServerFailed(
-        f"{server.url} tells no log probabilities of a prompt (prompt_logprobs)", code="engine-cannot-tell"
+        f"{server.url} returns no usable log probabilities of a prompt (prompt_logprobs): use an engine that "
+        "does",
+        code="engine-cannot-tell",
     )
 
 
 def are_logprobs(here: Mapping[int, float]) -> bool:
-    """At most 0, but for rounding; and the likeliest of a vocabulary is not as good as impossible."""
+    """All are finite, at most 0 but for rounding, and one is as likely as a vocabulary allows."""
     values = here.values()
     return any(value > _LEAST for value in values) and all(-math.inf < value <= _ROUNDING for value in values)
 
 
 class Tokens:
-    """A server's own tokenizer: the tokens that it makes of a prompt, without an answer."""
+    """A server's own tokenizer."""
 
     def __init__(self, server: Server) -> None:
         """Nothing is sent yet."""
         self._server = server
 
     def chat(self, text: str) -> tuple[int, ...]:
-        """Of a user's message, with the template that the server applies.
+        """Tokens of a user's message, with the template that the server applies.
 
         Raises:
             ServerFailed: no usable answer.
@@ -163,7 +167,7 @@ class Tokens:
         return self._ids({"messages": [{"role": "user", "content": text}]})
 
     def raw(self, text: str, *, special: bool = True) -> tuple[int, ...]:
-        """Of a completion's prompt; `special`: with what the tokenizer puts before every text.
+        """Tokens of a completion's prompt; with `special`, also what the tokenizer puts before every text.
 
         Raises:
             ServerFailed: no usable answer.
@@ -182,7 +186,7 @@ class Tokens:
         ids = self._post("tokenize", body).get("tokens")
         if not isinstance(ids, list) or not all(type(i) is int for i in ids):
             raise ServerFailed(
-                f"{self._server.url}/tokenize answers without tokens: use a newer engine",
+                f"{self._server.url}/tokenize returned no tokens: use a newer engine",
                 code="engine-cannot-tell",
             )
         return tuple(ids)
@@ -192,5 +196,5 @@ class Tokens:
             return self._server.http.json(f"/{path}", {"model": self._server.model, **body}, timeout_s=30)
         except NoAnswer as error:
             if error.status == 404:  # noqa: PLR2004
-                raise ServerFailed(f"{error}: use an engine that has /tokenize", code="no-answer") from None
+                raise ServerFailed(f"{error}: use an engine that has /{path}", code="no-answer") from None
             raise

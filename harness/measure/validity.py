@@ -1,4 +1,4 @@
-"""Is this measurement what it claims to be? Findings as values, for a table or a gate to show."""
+"""Checks whether a measurement is what it claims to be. Its findings are values for tables and gates."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from harness.stats.acceptance import Tally, added, overshoot_of
 from harness.stats.text_quality import degenerate, in_language
 
 ENOUGH_STEPS = 50
-"""Verify steps below which 0 accepted tokens may be bad luck."""
+"""With fewer verify steps, 0 accepted tokens may be bad luck."""
 MOSTLY = "mostly-loops"
 """The code of `loops` where it is more than half of the answers."""
 MARK = "↻"
-"""Of such a cell, in every table."""
+"""Marks such a cell in every table."""
 
 
 def total(records: Iterable[PromptRecord]) -> Tally:
@@ -25,25 +25,25 @@ def total(records: Iterable[PromptRecord]) -> Tally:
 
 
 def countable(record: PromptRecord) -> bool:
-    """The answer reached a decode step; others are left out and counted."""
+    """The answer reached a decode step. Other answers are left out, and a finding counts them."""
     return record.output_tokens > 1 and not record.failed
 
 
 def remembers(subject: Subject) -> bool:
-    """Suffix decoding keeps earlier answers, unless it is told to keep none."""
+    """The drafter drafts from earlier answers: suffix decoding, unless its settings keep none."""
     kept = subject.settings.get("suffix_decoding_max_cached_requests")
     return subject.method == "suffix" and kept != 0
 
 
-def mostly_degenerate(found: Iterable[Finding]) -> bool:
-    """The cell measures how well loops are guessed; it makes no claim about speed."""
-    return any(finding.code == MOSTLY for finding in found)
+def mostly_degenerate(findings: Iterable[Finding]) -> bool:
+    """Most answers of the cell are loops. It measures how well loops are guessed: no claim about speed."""
+    return any(finding.code == MOSTLY for finding in findings)
 
 
 def speed_up(record: CellRecord, none: CellRecord | None) -> float | None:
     """Aggregate tok/s over that of `none` in the same place of the same run.
 
-    None where one of them is no measurement, was not timed, or where most answers of one are degenerate.
+    None if one of them is not a measurement or was not timed, or most of its answers are degenerate.
     """
     if none is None or not all(r.valid and not mostly_degenerate(r.findings) for r in (record, none)):
         return None
@@ -68,14 +68,14 @@ def findings(
     Args:
         cell: its name.
         records: its prompts.
-        moved: what /metrics moved by while `requests` requests of ours ran; None where it was not read
-            around all of them (a cell resumed).
+        moved: by how much /metrics moved while our `requests` requests ran; None if it was not read around
+            all of them (a resumed cell).
         requests: ours, failed ones included.
         cache: the profile's.
         patches: what the engine plug-in did.
-        restarts: why the server was started anew while the cell was measured, each time.
+        restarts: why the server was restarted while the cell was measured, each time.
         max_tokens: the profile's.
-        remembers: the drafter drafts from earlier answers, of whichever request.
+        remembers: the drafter drafts from earlier answers, to any request.
     """
     found = [f for r in records for f in r.findings]
     found += _unreconciled(records)
@@ -110,7 +110,7 @@ def findings(
 
 
 def _unreconciled(records: Sequence[PromptRecord]) -> list[Finding]:
-    """Steps and tokens must tell the same story, but for the overshoot of the last step."""
+    """The steps must make the tokens, but for the overshoot of the last step."""
     found = []
     for r in records:
         if not countable(r):
@@ -121,8 +121,8 @@ def _unreconciled(records: Sequence[PromptRecord]) -> list[Finding]:
             found.append(
                 Finding.fatal(
                     "not-reconciled",
-                    f"{r.prompt}: steps and tokens do not add up: {r.output_tokens} output tokens, but "
-                    f"1 + {r.output_tokens + over - 1} from its steps (an overshoot of 0 to {k} is possible)",
+                    f"{r.prompt}: its steps do not make its tokens: it has {r.output_tokens} output tokens, "
+                    f"but its steps make 1 + {r.output_tokens + over - 1} (0 to {k} more are possible)",
                     prompt=r.prompt,
                     output_tokens=r.output_tokens,
                     overshoot=over,
@@ -132,14 +132,14 @@ def _unreconciled(records: Sequence[PromptRecord]) -> list[Finding]:
 
 
 def _cut_by_the_engine(cut: Sequence[PromptRecord], of: int, max_tokens: int | None) -> list[Finding]:
-    """An answer that ran out of room before max_tokens met max_model_len: another one than was asked for."""
+    """Answers that max_model_len cut before max_tokens: they are not what was asked for."""
     if not cut:
         return []
     first = cut[0]
     return [
         Finding.fatal(
             "cut-by-max-model-len",
-            f"{len(cut)} of {of} answers were cut before max_tokens ({max_tokens}), as {first.prompt} "
+            f"{len(cut)} of {of} answers were cut before max_tokens ({max_tokens}), such as {first.prompt} "
             f"at {first.prompt_tokens} + {first.output_tokens} tokens: raise max_model_len",
             count=len(cut),
             of=of,
@@ -148,7 +148,7 @@ def _cut_by_the_engine(cut: Sequence[PromptRecord], of: int, max_tokens: int | N
 
 
 def _seen_before(records: Sequence[PromptRecord], cache: str) -> list[Finding]:
-    """No salt keeps a drafter from the answers that its server gave before."""
+    """Prompts asked twice of a server whose drafter remembers: a salt keeps no earlier answer from it."""
     asked = Counter((r.server, r.prompt) for r in records if not r.failed)
     again = [prompt for (_, prompt), times in asked.items() if times > 1]
     if not again:
@@ -156,9 +156,9 @@ def _seen_before(records: Sequence[PromptRecord], cache: str) -> list[Finding]:
     return [
         Finding.fatal(
             "warm-suffix-cache",
-            f"{len(again)} prompts were asked more than once of one server, and the drafter drafts from "
-            f"earlier answers, though the cache should be {cache}: set suffix_decoding_max_cached_requests "
-            "to 0, measure one repeat, or name the cache warm",
+            f"one server was asked {len(again)} prompts more than once, and the drafter drafts from earlier "
+            f"answers, but the cache should be {cache}: set suffix_decoding_max_cached_requests to 0, "
+            'measure one repeat, or set cache = "warm"',
             count=len(again),
         )
     ]
@@ -184,9 +184,9 @@ def _against_counters(
         "generated": sum(r.output_tokens for r in whole),
     }
     if len(whole) == len(records):
-        wrong = [f"{name} {moved[name]} against {n} of ours" for name, n in ours.items() if moved[name] != n]
+        wrong = [f"{name} {moved[name]} and {n}" for name, n in ours.items() if moved[name] != n]
         if wrong:
-            text = f"/metrics and the responses differ: {'; '.join(wrong)}"
+            text = f"/metrics and the responses count differently: {'; '.join(wrong)}"
             more = {name: moved[name] - n for name, n in ours.items()}
             found.append(Finding.fatal("counters-disagree", text, **more))
     if cache in ("cold", "off") and moved["cached"]:
@@ -223,7 +223,7 @@ def _soft_findings(
 
 
 def _loops(cell: CellName, records: Sequence[PromptRecord]) -> list[Finding]:
-    """How many answers got stuck, and what the others alone would say."""
+    """How many answers got stuck, and the figures of the others alone."""
     stuck = [not r.failed and degenerate(r.text) for r in records]
     if not any(stuck):
         return []

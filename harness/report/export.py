@@ -1,4 +1,4 @@
-"""A comparison for a spreadsheet or a program: everything, unrounded, a line a cell; no pivot."""
+"""A comparison as CSV or JSON: everything it holds, unrounded, a line for each cell."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Value = str | float | None
 
 
 def csv_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
-    """Header and lines: a cell against a side each; of a single side, its cells alone.
+    """Header and lines: one for each cell and side that it was compared with; of a single side, its cells.
 
-    Of a refused pair no figures: they must not stand side by side.
+    A pair that was refused has no figures, since they must not stand side by side.
     """
     depth = max((len(a.positions) for row in comparison.rows for a in row.others if a), default=0)
     header = [f"{side}_{part}" for side in _SIDES for part in ("side", *_NAME)]
@@ -53,7 +53,7 @@ def _of_side(side: str, values: Values) -> Values:
 
 
 def _compared(row: Row, a: CellComparison, *, judged: bool) -> Values:
-    """Tokens per step over the pairs; the rest over all prompts; no speed across environments."""
+    """Tokens per step over the pairs, the rest over all prompts, and no speed across environments."""
     v, primary = a.verdict, a.verdict.primary
     sides = {"base": row.figures, "new": a.figures}
     findings = [f"{side}: {finding}" for side, figures in sides.items() for finding in figures.findings]
@@ -72,7 +72,7 @@ def _compared(row: Row, a: CellComparison, *, judged: bool) -> Values:
 
 
 def as_data(comparison: Comparison, *, exit_code: int) -> dict[str, Any]:
-    """Everything, for a program."""
+    """Everything, as JSON holds it."""
     means = [comparison.geomean(i) for i in range(len(comparison.columns) - 1)]
     return {
         "schema": 1,

@@ -1,7 +1,7 @@
 """From the steps of speculative decoding to acceptance, tau and tokens per step.
 
-Pure: no input, no output, no engine. One `Tally` holds the sums that every figure is a ratio of;
-tallies add up, so that a prompt, a cell and a language are all read the same way.
+Pure: it reads no file and asks no engine. One `Tally` holds the sums that every figure is a ratio of.
+Tallies add up, so a prompt, a cell and a language all have the same figures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 METRIC_VERSION = 1
-"""Changes when a definition below changes: results of two versions are never compared."""
+"""It changes with the definitions below. Results of two versions are never compared."""
 
 
 def histogram_of(accepted: Iterable[int], k: int) -> tuple[int, ...]:
@@ -41,7 +41,7 @@ def histogram_from_positions(drafts: int, per_position: Sequence[int]) -> tuple[
         per_position: verify steps that accepted more than i tokens, for i in 0..k-1.
 
     Raises:
-        ValueError: the counts rise with the position, which no engine can mean.
+        ValueError: the counts rise with the position.
     """
     at_least = (drafts, *per_position, 0)
     counts = tuple(a - b for a, b in itertools.pairwise(at_least))
@@ -51,10 +51,10 @@ def histogram_from_positions(drafts: int, per_position: Sequence[int]) -> tuple[
 
 
 def steps_of_pieces(pieces: Sequence[int], histogram: Sequence[int]) -> tuple[int, ...] | None:
-    """Accepted tokens of each verify step, where the engine tells only how many steps accepted how many.
+    """Accepted tokens of each verify step, for an engine that reports the histogram alone.
 
-    A streamed answer comes in pieces: the first token, then what each step committed, of which only the
-    last may be cut, at a stop or at max_tokens. Believed where the pieces make the histogram.
+    A streamed answer comes in pieces: first one token, then what each step committed. Only the last piece may
+    be cut, at a stop or at max_tokens. The pieces count only if they add up to the histogram.
 
     Args:
         pieces: tokens of each piece.
@@ -79,32 +79,33 @@ def steps_of_pieces(pieces: Sequence[int], histogram: Sequence[int]) -> tuple[in
 
 
 UNDRAFTED = -1
-"""In place of the tokens that a step accepted, where it had nothing to verify."""
+"""Stands for the accepted tokens of a step that had nothing to verify."""
 
 
 def with_undrafted(steps: Sequence[int], accepted: Sequence[int]) -> tuple[int, ...] | None:
     """Accepted tokens of each decode step, UNDRAFTED for those that had nothing to verify.
 
-    Of neighbouring steps of one token nobody says which had drafts: the first ones count as verify steps.
+    Where neighbouring steps committed one token each, it is not known which of them had drafts. The first
+    ones count as verify steps.
 
     Args:
         steps: tokens that each decode step committed; the last may be cut, at a stop or at max_tokens.
         accepted: of each verify step, in order.
 
     Returns:
-        None where the two do not belong together.
+        None where the two contradict each other.
     """
-    found: list[int] = []
+    by_step: list[int] = []
     left = list(reversed(accepted))
     for number, tokens in enumerate(steps, start=1):
         cut = number == len(steps)
         if left and (left[-1] >= tokens - 1 >= 0 if cut else left[-1] == tokens - 1):
-            found.append(left.pop())
+            by_step.append(left.pop())
         elif tokens == 1:
-            found.append(UNDRAFTED)
+            by_step.append(UNDRAFTED)
         else:
             return None
-    return None if left else tuple(found)
+    return None if left else tuple(by_step)
 
 
 def undrafted_steps(
@@ -112,20 +113,20 @@ def undrafted_steps(
 ) -> int:
     """Decode steps that had nothing to verify.
 
-    The tokens say `undrafted - overshoot`, since the engine counts acceptance before it trims the
-    last step at a stop or at max_tokens; the number of decode steps seen settles the rest.
+    The tokens give `undrafted - overshoot`: the engine counts acceptance before it trims the last step at a
+    stop or at max_tokens. The number of decode steps seen tells the two apart.
 
     Args:
         histogram: verify steps by accepted tokens.
-        last_accepted: tokens that the last verify step accepted: the most it can have overshot by;
-            None where the engine does not say (then k).
+        last_accepted: tokens that the last verify step accepted, which is the most that it can overshoot
+            by; None where the engine does not report it (then k).
         output_tokens: tokens of the answer, the first one included.
-        decode_steps_seen: pieces that the answer was streamed in after the first, or iterations of
-            the engine; fewer than there were where pieces arrived merged. None where unknown.
+        decode_steps_seen: pieces of the stream after the first, or iterations of the engine. Merged pieces
+            make it too small. None where unknown.
 
     Returns:
-        The number of undrafted steps, at least 0. Where the steps seen fit no overshoot that is
-        possible, the smallest number that the tokens allow.
+        The number of undrafted steps. If the steps seen fit no possible overshoot, it is the smallest number
+        that the tokens allow, at least 0.
     """
     verify = sum(histogram)
     surplus = output_tokens - 1 - sum((j + 1) * steps for j, steps in enumerate(histogram))
@@ -224,7 +225,7 @@ EMPTY = Tally(at_least=(0,), undrafted=0, committed=0, output_tokens=0, drafted=
 
 
 def added(tallies: Iterable[Tally]) -> Tally:
-    """The same as adding them up one by one, without a tally for every step of it."""
+    """The sum of many tallies, without a new tally for each addition."""
     ts = list(tallies)
     if len(ts) <= 1:
         return ts[0] if ts else EMPTY
@@ -239,7 +240,7 @@ def added(tallies: Iterable[Tally]) -> Tally:
 
 
 def overshoot_of(histogram: Sequence[int], *, undrafted: int, output_tokens: int) -> int:
-    """Tokens that the last step committed and the engine trimmed; outside 0..k nothing adds up."""
+    """Tokens that the last step committed and the engine trimmed. Outside 0..k the counts are wrong."""
     return 1 + sum((j + 1) * steps for j, steps in enumerate(histogram)) + undrafted - output_tokens
 
 
@@ -252,7 +253,7 @@ def tally_of(
         histogram: verify steps by accepted tokens, k + 1 values (`[0]` without a drafter).
         undrafted: decode steps without drafts.
         output_tokens: tokens of the answer, the first one included; 1 means no decode step.
-        stopped: it ended by itself; else at max_tokens.
+        stopped: it ended by itself, not at max_tokens.
         drafted: draft tokens proposed, if known.
     """
     at_least = tuple(itertools.accumulate(reversed(histogram)))[::-1]
@@ -270,9 +271,9 @@ def tally_of(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tallies:
-    """The tallies of m answers as arrays of shape (m,): a comparison reads thousands of cells.
+    """The tallies of m answers as arrays of shape (m,), fast enough for thousands of cells.
 
-    Floats, since `stats.py` works on them; counts below 2**53 are exact.
+    They are floats, which `paired.py` needs. Counts below 2**53 are exact.
     """
 
     at_least: FloatArray
@@ -290,7 +291,7 @@ class Tallies:
         return steps
 
     def grouped(self, sizes: Sequence[int]) -> Tallies:
-        """Neighbours added up, so many at a time (at least one): the seeds of a prompt."""
+        """Neighbours added up, the seeds of a prompt; `sizes` says how many each time, at least one."""
         if len(sizes) == len(self.undrafted):
             return self
         starts = [0, *itertools.accumulate(sizes[:-1])]

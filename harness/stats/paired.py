@@ -1,11 +1,11 @@
-"""Paired ratio estimates, their tests and intervals, and what a sample could have seen.
+"""Paired ratio estimates, with their tests and intervals.
 
-Pure: arrays and numbers in, numbers out; the verdicts made from them are `gate.py`'s.
+Pure: arrays and numbers in, numbers out. `judge/verdict.py` makes verdicts of them.
 
-The unit is the prompt: steps inside one are not independent, so the caller sums the seeds of a
-prompt, and every standard error comes from the scatter between prompts. A side is two arrays of
-shape (m,), `x` over `n`: tokens over decode steps, or the verify steps that accepted position j
-over those that reached it. Side 0 is the baseline. Capitals are sums over prompts, r = X / N.
+The unit is the prompt. Steps inside one are not independent, so the caller sums the seeds of a prompt, and
+every standard error comes from the scatter between prompts. A side is two arrays of shape (m,), `x` over `n`:
+tokens over decode steps, or the verify steps that accepted position j over those that reached it. Side 0 is
+the baseline. Capitals are sums over prompts, r = X / N.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 from scipy import special  # not scipy.stats, which takes half a second to import
 
@@ -26,7 +25,7 @@ FloatArray = NDArray[np.float64]
 MARGIN = 0.02
 """Share of tokens per step that may be lost."""
 LOG_MARGIN = -math.log(1 - MARGIN)
-"""The same on the log scale: L. Non-inferior is an estimate that lies surely above -L."""
+"""The same on the log scale: L. A side is ok if its change lies surely above -L."""
 MARGIN_POSITION = 0.02
 """Conditional acceptance that a position may lose, absolute."""
 ALPHA_PRIMARY = 0.0008  # one-sided false alarms of a cell: on its primary metric
@@ -34,26 +33,25 @@ ALPHA_POSITION = 0.0002  # on all its positions together, Holm-corrected
 ALPHA_PROMPTS = 0.0002  # and on all its prompts one by one, Bonferroni
 ALPHA_WHOLE = 0.0002  # of ALPHA_PRIMARY, for whole answers where the primary is of their beginnings
 ALPHA_CELL = ALPHA_PRIMARY + ALPHA_POSITION + ALPHA_PROMPTS
-ALPHA_OK = 0.05  # one-sided: how often a loss of exactly the margin may be called non-inferior,
-ALPHA_OK_FEW = 0.01  # and of fewer than ENOUGH_PROMPTS, where the t distribution promises too much
+ALPHA_OK = 0.05  # one-sided: how often a loss of exactly the margin may be called ok,
+ALPHA_OK_FEW = 0.01  # and below ENOUGH_PROMPTS prompts, where the t distribution promises too much
 ENOUGH_PROMPTS = 80
 POWER = 0.8
 
-# Below these the t distribution claims more than the data can: nothing is tested.
+# Below these nothing is tested: the t distribution claims more than so few data can show.
 MIN_PROMPTS = 8
 MIN_PROMPTS_POSITION = 20
 MIN_EVENTS = 20  # accepted, and refused, on each side of a position
 MIN_DIFFERING = 10
 
-# One-sided z at each look, that spend ALPHA_PRIMARY and ALPHA_OK over all five.
+# One-sided z at each look. Together the five spend ALPHA_PRIMARY, and ALPHA_OK.
 LOOKS = (16, 24, 40, 56, 80)
 REGRESSED_Z = (4.00, 3.91, 3.63, 3.49, 3.29)
 OK_Z = (2.88, 2.72, 2.33, 2.09, 1.76)
-INTERVAL_Z = (3.10, 2.95, 2.60, 2.38, 2.09)  # two-sided: that all five intervals hold the truth, 95 %
+INTERVAL_Z = (3.10, 2.95, 2.60, 2.38, 2.09)  # two-sided: all five intervals hold the truth, with 95 %
 
 _MOST = 2**53  # what a float still holds exactly; 1 / _MOST is as far from 1 on the other side
 _MOST_CHANGE = math.log(1000)  # an interval that reaches further says nothing
-_ENUMERATE_UP_TO = 16  # 65,536 sign patterns
 _ROUNDING = 1e-12
 
 
@@ -64,19 +62,19 @@ class PairedRatio:
     r0: float
     r1: float
     estimate: float
-    """ln(r1/r0), or r1 - r0: the function that made it says which. Below 0 is a loss."""
+    """ln(r1/r0) or r1 - r0, by the function that made it. Below 0 is a loss."""
     se: float
     m: int
-    """Prompts that say something: one with n = 0 on both sides is not among them."""
+    """Prompts with n > 0 on a side."""
     differing: int
-    """Prompts whose (x, n) differ between the sides: all of them, where one side has more seeds."""
+    """Prompts whose (x, n) differ between the sides. Where one side has more seeds, all do."""
     df: float
     """Degrees of freedom of se: the effective number of prompts less one, 1 / sum w_i^2 - 1 (Kish 1965),
     where w_i is a prompt's share of the steps of both sides. m - 1 where all answers are of one length."""
 
     @property
     def identical(self) -> bool:
-        """No prompt differs: `share_bound(m)` says what that is worth, since se cannot."""
+        """No prompt differs. Then se is 0, and `share_bound(m)` bounds what may still differ."""
         return self.differing == 0
 
     @property
@@ -119,9 +117,9 @@ class PairedRatio:
         return self.estimate - t * self.se if self.se else self.estimate
 
     def p_loss(self) -> float:
-        """One-sided p of a loss: how often a t this low or lower would come of no change.
+        """One-sided p of a loss: how often a t this low or lower comes without a change.
 
-        Where every prompt changed alike (se is 0): 0 for a loss, and 1 for a gain or no change.
+        If every prompt changed alike (se is 0), it is 0 for a loss, and 1 for a gain or no change.
         """
         return self._p_at_most(self.estimate)
 
@@ -171,53 +169,8 @@ def paired_difference(x0: ArrayLike, n0: ArrayLike, x1: ArrayLike, n1: ArrayLike
     return _paired(x0, n0, x1, n1, estimate=estimate, without=changes)
 
 
-def sign_flip_p(
-    x0: ArrayLike, n0: ArrayLike, x1: ArrayLike, n1: ArrayLike, *, rng: Generator, flips: int = 10_000
-) -> float:
-    """One-sided p of a loss by permutation (Fisher 1935): the cross-check of `p_loss`.
-
-    Prompt i adds z_i = (x1_i - r*n1_i) - (x0_i - r*n0_i) to the change, r = (X0 + X1) / (N0 + N1).
-    Swapping its sides only negates z_i, since r stays, and sum(z) has the sign of r1 - r0. (The e_i
-    above would not do: they sum to 0 whatever the change.) p is the share of sign patterns whose
-    sum is as low as observed or lower: of all patterns where at most 16 prompts have z_i != 0; else
-    of `flips` random ones and the observed one, so never 0 (Phipson and Smyth 2010).
-
-    Both sides need the same number of seeds. For a gain, hand the sides over the other way round.
-
-    Raises:
-        ValueError: as `paired_difference`, or flips is below 1.
-    """
-    if flips < 1:
-        raise ValueError(f"flips must be at least 1, not {flips}")
-    x0, n0, x1, n1 = _counts(x0, n0, x1, n1)
-    # Times N0 + N1, so that counts stay whole and ties stay ties.
-    z = (x1 - x0) * (n0.sum() + n1.sum()) - (n1 - n0) * (x0.sum() + x1.sum())
-    z = z[z != 0]
-    at_most = z.sum() + 1e-12 * np.abs(z).sum()
-    if len(z) <= _ENUMERATE_UP_TO:
-        swapped = (np.arange(2 ** len(z))[:, np.newaxis] >> np.arange(len(z))) & 1
-        return float(np.mean((1 - 2 * swapped) @ z <= at_most))
-    swapped = rng.integers(0, 2, size=(flips, len(z)), dtype=np.int8)
-    return (1 + int(np.count_nonzero((1 - 2 * swapped) @ z <= at_most))) / (1 + flips)
-
-
-def wilson(successes: float, trials: float, level: float = 0.95) -> tuple[float, float]:
-    """Interval for showing one rate (Wilson 1927). It ignores prompts: no verdict rests on it.
-
-    Raises:
-        ValueError: no trials, successes outside 0..trials, or level outside (0, 1).
-    """
-    _require_share("level", level)
-    if not (0 <= successes <= trials < math.inf and trials > 0):
-        raise ValueError(f"{successes} successes in {trials} trials are not a rate")
-    p = successes / trials
-    z2n = float(special.ndtri((1 + level) / 2)) ** 2 / trials
-    half = math.sqrt(z2n * (p * (1 - p) + z2n / 4))
-    return max(0.0, (p + z2n / 2 - half) / (1 + z2n)), min(1.0, (p + z2n / 2 + half) / (1 + z2n))
-
-
 def holm(pvalues: Sequence[float]) -> tuple[float, ...]:
-    """Adjusted p-values in the order given, each to be held against the whole alpha (Holm 1979).
+    """Adjusted p-values in the order given. Compare each with the whole alpha (Holm 1979).
 
     The k-th smallest of m becomes the largest (m - i + 1) * p_(i) over i <= k, and at most 1.
 
@@ -316,7 +269,7 @@ def _paired(
         r0=float(x0.sum() / n0.sum()),
         r1=float(x1.sum() / n1.sum()),
         estimate=estimate,
-        # Rounding alone is no scatter: all prompts changed alike, or none did.
+        # Scatter of this size is rounding alone: all prompts changed alike, or none did.
         se=se if se > _ROUNDING * max(1.0, abs(estimate)) else 0.0,
         m=m,
         differing=int(np.count_nonzero((x0 != x1) | (n0 != n1))),

@@ -59,8 +59,8 @@ def prompts_to_settle(
     The smallest n in MIN_PROMPTS..most for which, with se_n = se * sqrt(m / n), df_n = (df + 1) * n / m - 1
     and chance `power`, above -L the verdict is ok: estimate - (t(1 - alpha_ok(n), df_n) + t(power, df_n)) *
     se_n > -L; from -L down it is regressed: the loss is at least `minimum_detectable_loss(se_n, df_n)`.
-    None where `most` is too few, as at a loss of the margin itself. To plan for a 3 % loss, hand in
-    log(0.97); power 0.5 asks only that the same figures over more prompts would do.
+    None where `most` is too few, as at a loss of the margin itself. For a 3 % loss, give the estimate
+    log(0.97). With power 0.5 it is enough that the same figures over more prompts would do.
 
     Raises:
         ValueError: as `minimum_detectable_loss`, m < 2, or the estimate is not finite.
@@ -69,7 +69,7 @@ def prompts_to_settle(
     require_df(df)
     require_two(m)
     if not math.isfinite(estimate):
-        raise ValueError(f"an estimate of {estimate} is nothing to plan from")
+        raise ValueError(f"an estimate of {estimate} is not finite: nothing can be planned")
 
     def settled(n: int) -> bool:
         se_n, df_n = se * math.sqrt(m / n), (df + 1) * n / m - 1
@@ -78,8 +78,8 @@ def prompts_to_settle(
         if estimate > -log_margin:
             half = (student(1 - alpha_ok(n), df_n) + student(power, df_n)) * se_n if se_n else 0.0
             return estimate - half > -log_margin
-        found = minimum_detectable_loss(se_n, df_n, alpha=alpha, log_margin=log_margin, power=power)
-        return found <= -math.expm1(estimate)
+        least = minimum_detectable_loss(se_n, df_n, alpha=alpha, log_margin=log_margin, power=power)
+        return least <= -math.expm1(estimate)
 
     sizes = range(MIN_PROMPTS, most + 1)
     first = bisect.bisect_left(sizes, x=True, key=settled)

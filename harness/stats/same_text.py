@@ -1,8 +1,8 @@
 """Two answers with the same text, or the same beginning, step against step: did the drafter fail on a prompt?
 
-Where the text is the same, a step that begins at the same token has the same to guess on both sides, so that
-a difference is the drafter's and not the answer's. Between two runs of one drafter almost no step differs: 0
-of 119 answers on one machine, 5 of 674 steps (0.7 %) on another kind of CPU (`docs/gating.md`).
+Where the text is the same, a step that begins at the same token has the same tokens to guess on both sides. A
+difference then comes from the drafter, not from the answer. Between two runs of one drafter almost no step
+differs: 0 of 119 answers on one machine, 5 of 674 steps (0.7 %) on another kind of CPU (`docs/gating.md`).
 """
 
 from __future__ import annotations

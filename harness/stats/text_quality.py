@@ -13,9 +13,9 @@ import zlib
 from collections import Counter
 
 WINDOW = 2400
-"""Characters from the end that are looked at: a long text of any kind repeats n-grams."""
+"""Characters at the end that are read. A longer text of any kind repeats n-grams."""
 LOOP_SHARE = 0.3
-"""Share of them, from the end, that must be one piece over and over."""
+"""Share of these that must be one piece over and over, up to the end."""
 LOOP_TIMES = 3
 LOOP_LEAST = 24
 """Characters of a loop; a Han letter counts as three."""
@@ -38,11 +38,11 @@ ENOUGH_LETTERS = 12
 _SCRIPTS = {
     "en": (re.compile(r"[A-Za-z\u00c0-\u024f]"), 1 / 4),
     "zh": (re.compile(r"[\u3400-\u9fff\uf900-\ufaff]"), 1),
-    # Japanese has Han letters too, about as many as kana: without these it would pass for Chinese.
+    # Japanese has about as many Han letters as kana. Without these two it would pass for Chinese.
     "kana": (re.compile(r"[\u3041-\u30fa]"), 1),
     "hangul": (re.compile(r"[\uac00-\ud7af]"), 1),
 }
-"""Letters, and what one says: a word of four Latin letters weighs as one Han letter."""
+"""Letters, and the weight of one: a word of four Latin letters weighs as one Han letter."""
 KNOWN = ("en", "zh")
 
 
@@ -57,7 +57,7 @@ class Signs:
 
     @property
     def stuck(self) -> bool:
-        """Whether it is a loop, or one in which a word changes; to say something twice is no loop."""
+        """Whether it is a loop, or one in which a word changes. To say something twice is no loop."""
         return self.loop or (self.repeated >= REPEATED and self.cost <= COST)
 
 
@@ -109,7 +109,7 @@ def _deflated(data: bytes) -> int:
 
 
 def in_language(text: str, language: str) -> bool | None:
-    """Whether more than half of the letters are of the language's script; None where that can't be told.
+    """Whether more than half of the letters are of the language's script; None where too few letters say it.
 
     It knows scripts, not languages: French passes for English, and simplified Chinese for Chinese.
     """

@@ -92,8 +92,9 @@ def test_an_anchor_does_not_move_to_itself_nor_to_a_damaged_baseline(
 ) -> None:
     path = store(tmp_path, first)
     before = path.with_suffix(ANCHOR).read_bytes()
-    with pytest.raises(BadInput, match="is an anchor: give the baseline beside it"):
+    with pytest.raises(BadInput) as refused:
         move_anchor(path.with_suffix(ANCHOR), "why not")
+    assert refused.value.code == "anchor"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(BadRecord, match="cut off"):
         move_anchor(path, "why not")
@@ -103,8 +104,9 @@ def test_an_anchor_does_not_move_to_itself_nor_to_a_damaged_baseline(
 
 
 def test_what_is_no_measurement_is_no_baseline(tmp_path: Path, first: CellRecord) -> None:
-    with pytest.raises(BadInput, match=r"chat-en-instruct-ngram-k4 is not a valid.*finished 9 requests"):
+    with pytest.raises(BadInput, match=r"chat-en-instruct-ngram-k4.*finished 9 requests") as refused:
         store(tmp_path, first.model_copy(update={"findings": (HARD,)}))
+    assert refused.value.code == "not-a-baseline"
     assert not list(tmp_path.iterdir())
 
 

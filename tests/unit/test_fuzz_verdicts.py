@@ -86,17 +86,6 @@ def test_a_plan(estimate: float, se: float, m: int, df: float) -> None:
 
 
 @few
-@given(numbers, numbers)
-def test_a_rate_with_its_interval(successes: float, trials: float) -> None:
-    try:
-        low, high = paired.wilson(successes, trials)
-    except ValueError:
-        return
-    assert 0 <= low <= successes / trials + 1e-12
-    assert successes / trials - 1e-12 <= high <= 1
-
-
-@few
 @given(numbers, numbers, numbers)
 def test_the_p_of_many(one: float, two: float, three: float) -> None:
     try:
@@ -163,6 +152,36 @@ def test_a_cell(changes: dict[str, Any], both: bool, look: int | None) -> None: 
     if usable(*used):
         verdict_report([(new, verdict)])
         sound(run_report([new]))
+
+
+PARTED = tuple(
+    cell(drafter(1, prompts=24), parts=np.full(24, 60), text=text, identity=SMALL.identity) for text in "tu"
+)
+
+
+@few
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "accepted": st.lists(counts, max_size=6).map(tuple) | st.just((1,) * 200),
+            "histogram": st.lists(counts, min_size=1, max_size=6).map(tuple),
+            "undrafted": counts,
+            "output_tokens": counts,
+            "token_ids": st.sampled_from(((), (0,) * 3, (0,) * 96, (7,) * 200)),
+        },
+    ),
+    st.sampled_from((None, 16, 80)),
+)
+def test_answers_whose_texts_part(changes: dict[str, Any], look: int | None) -> None:
+    old, new = PARTED
+    prompts = tuple(r.model_copy(update=changes) for r in new.prompts)
+    verdict = judge(old, new.model_copy(update={"prompts": prompts, "stopped_at": look}))
+    if verdict.kind != "invalid":
+        sound(verdict.text)
+    if verdict.kind in PASSES and verdict.share is None:
+        sums = (changes.get(name, 0) for name in ("undrafted", "output_tokens"))
+        assert usable(*changes.get("histogram", ()), *sums)
 
 
 @pytest.mark.parametrize("look", [-1, 0, 17, 81, 2**63])

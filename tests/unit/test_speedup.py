@@ -68,24 +68,26 @@ def test_starts_that_are_all_alike_are_judged_by_the_margin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "value", "said"),
+    ("what", "value", "named"),
     [
-        ("environment", {"cpu": "Another", "gpus": []}, 'cpu was "A CPU", is "Another"'),
-        ("identity", {"endpoint": "raw", "max_tokens": 64}, 'endpoint was "chat", is "raw"'),
+        ("environment", {"cpu": "Another", "gpus": []}, ("cpu", "A CPU", "Another")),
+        ("identity", {"endpoint": "raw", "max_tokens": 64}, ("endpoint", "chat", "raw")),
     ],
 )
-def test_speed_elsewhere_or_of_something_else_is_refused(what: str, value: dict[str, Any], said: str) -> None:
+def test_speed_elsewhere_or_of_something_else_is_refused(
+    what: str, value: dict[str, Any], named: tuple[str, ...]
+) -> None:
     verdict = speedup.judge(record(), record(**{what: value}))
 
     assert verdict.kind == "invalid"
-    assert said in verdict.text
+    assert all(part in verdict.text for part in named)
 
 
 def test_fewer_than_six_pairs_of_starts_are_no_claim() -> None:
     verdict = speedup.judge(record(), record(SIX[:5]))
 
     assert verdict.kind == "invalid"
-    assert "6 and 5 pairs of starts; a claim needs 6" in verdict.text
+    assert "6 and 5 pairs" in verdict.text
 
 
 def test_a_stored_speed_up_reads_back_and_a_damaged_one_is_refused(tmp_path: Path) -> None:

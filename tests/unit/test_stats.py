@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings, strategies as st
 from numpy.typing import NDArray
 
 from harness.stats import paired, planning
-from harness.stats.paired import PairedRatio, paired_difference, paired_log_ratio, sign_flip_p
+from harness.stats.paired import PairedRatio, paired_difference, paired_log_ratio
 
 Arms = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 Estimator = Callable[..., PairedRatio]
@@ -272,113 +272,22 @@ def test_a_rate_of_zero_has_a_difference_but_no_logarithm() -> None:
 @pytest.mark.parametrize("level", [0, 1, -0.5, 95, math.nan])
 def test_a_level_that_is_no_share_is_refused(level: float) -> None:
     change = paired_log_ratio((2, 4, 6), (1, 2, 3), (3, 4, 8), (1, 2, 3))
-    for interval in (change.ci, change.lower_bound, lambda v: paired.wilson(1, 2, v)):
+    for interval in (change.ci, change.lower_bound):
         with pytest.raises(ValueError, match="between 0 and 1"):
             interval(level)
 
 
-# --- sign flips --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ((-1, -2, -3), 1 / 8),  # the lowest of eight
-        ((1, -2, -3), 2 / 8),  # -4, and -6 below it
-        ((-1, -1), 1 / 4),
-        ((1, -1), 3 / 4),  # sums -2, 0, 0, 2: ties count
-        ((-1, 0, -2, 0), 1 / 4),  # prompts without a change do not
-        ((0, 0), 1.0),
-        ((1, 2, 3), 1.0),
-    ],
-)
-def test_sign_flips_of_few_prompts_are_enumerated(change: tuple[int, ...], expected: float) -> None:
-    x0, n = np.full(len(change), 10.0), np.full(len(change), 5.0)
-    assert sign_flip_p(x0, n, x0 + change, n, rng=rng(0), flips=1) == expected
-
-
-@repeatable
-@given(data=arms(), seed=st.integers(0, 1000))
-def test_sign_flips_are_the_permutation_test_that_really_swaps_the_sides(data: Arms, seed: int) -> None:
-    order = rng(seed).permutation(len(data[0]))[:6]
-    x0, n0, x1, n1 = (a[order] for a in data)
-    changes = []
-    for swap in itertools.product([False, True], repeat=len(x0)):
-        xs, ns = np.where(swap, x1, x0), np.where(swap, n1, n0)
-        new_ns = n0 + n1 - ns
-        swapped = paired_difference(xs, ns, x0 + x1 - xs, new_ns)
-        changes.append(swapped.estimate * ns.sum() * new_ns.sum())  # what sum(z) is proportional to
-    expected = np.mean(np.array(changes) <= changes[0] + 1e-6)
-    assert sign_flip_p(x0, n0, x1, n1, rng=rng(0)) == pytest.approx(expected)
-
-
-def test_sampled_sign_flips_find_the_known_tail() -> None:
-    # 11 of 30 prompts gain 1 and 19 lose 1: p is P(Binomial(30, 1/2) <= 11).
-    n, x0 = np.full(30, 10.0), np.full(30, 20.0)
-    x1 = x0 + np.where(np.arange(30) < 11, 1, -1)
-    low, high = allowed(float(scipy.stats.binom.cdf(11, 30, 0.5)), 10_000)
-    assert low <= sign_flip_p(x0, n, x1, n, rng=rng(3)) * 10_001 - 1 <= high
-
-
-def test_sign_flips_enumerate_the_few_that_changed_among_many_prompts() -> None:
-    n, x0 = np.full(40, 10.0), np.full(40, 20.0)
-    assert sign_flip_p(x0, n, x0 - (np.arange(40) < 3), n, rng=rng(0), flips=1) == 1 / 8
-
-
-def test_sampled_sign_flips_are_never_zero_and_follow_their_seed() -> None:
-    n, x0 = np.full(60, 10.0), np.full(60, 20.0)
-    assert sign_flip_p(x0, n, x0 - 1, n, rng=rng(0), flips=99) == 1 / 100
-    x1 = x0 + rng(1).integers(-3, 3, 60)
-    assert sign_flip_p(x0, n, x1, n, rng=rng(5)) == sign_flip_p(x0, n, x1, n, rng=rng(5))
-
-
-def test_sign_flips_agree_with_the_t_test_on_clustered_prompts() -> None:
+def test_the_t_test_agrees_with_a_permutation_test_on_clustered_prompts() -> None:
+    """Swapping the sides of prompt i negates its share z_i of the change (Fisher 1935)."""
     for effect, cell in itertools.product((1.0, 0.99, 1.01), range(4)):
-        data = [a[0] for a in clustered(40 + cell, 1, 80, effect=effect)]
-        flips = sign_flip_p(*data, rng=rng(cell), flips=4000)
-        assert flips == pytest.approx(paired_log_ratio(*data).p_loss(), abs=0.03)
+        x0, n0, x1, n1 = (a[0] for a in clustered(40 + cell, 1, 80, effect=effect))
+        z = (x1 - x0) * (n0.sum() + n1.sum()) - (n1 - n0) * (x0.sum() + x1.sum())
+        signs = rng(cell).choice([-1, 1], size=(4000, 80))
+        flips = np.mean(signs @ z <= z.sum())
+        assert flips == pytest.approx(paired_log_ratio(x0, n0, x1, n1).p_loss(), abs=0.03)
 
 
-def test_sign_flips_refuse_what_the_estimates_refuse_and_no_flips() -> None:
-    with pytest.raises(ValueError, match="at least 2"):
-        sign_flip_p((1,), (1,), (1,), (1,), rng=rng(0))
-    with pytest.raises(ValueError, match="flips must be at least 1"):
-        sign_flip_p((1, 2), (1, 2), (1, 2), (1, 2), rng=rng(0), flips=0)
-
-
-# --- single rates and many tests ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "expected"),
-    [  # Newcombe 1998, table I, method 3
-        (81, 263, (0.2553, 0.3662)),
-        (15, 148, (0.0624, 0.1605)),
-        (0, 20, (0.0, 0.1611)),
-        (1, 29, (0.0061, 0.1718)),
-    ],
-)
-def test_wilson_gives_the_published_intervals(
-    successes: int, trials: int, expected: tuple[float, float]
-) -> None:
-    assert paired.wilson(successes, trials) == pytest.approx(expected, abs=5e-5)
-
-
-@repeatable
-@given(st.integers(1, 10_000), st.floats(0, 1), st.sampled_from([0.8, 0.95, 0.999]))
-def test_wilson_agrees_with_scipy(trials: int, share: float, level: float) -> None:
-    successes = round(share * trials)
-    theirs = scipy.stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
-    low, high = paired.wilson(successes, trials, level)
-    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
-    assert 0 <= low <= successes / trials + 1e-12
-    assert successes / trials - 1e-12 <= high <= 1
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 2), (0, math.inf), (math.nan, 2)])
-def test_wilson_refuses_what_is_no_rate(successes: float, trials: float) -> None:
-    with pytest.raises(ValueError, match="not a rate"):
-        paired.wilson(successes, trials)
+# --- many tests ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -528,7 +437,7 @@ def test_plans_refuse_what_means_nothing(change: dict[str, float], says: str) ->
 
 @pytest.mark.parametrize("estimate", [math.nan, -math.inf])
 def test_nothing_settles_an_estimate_that_is_no_number(estimate: float) -> None:
-    with pytest.raises(ValueError, match="nothing to plan from"):
+    with pytest.raises(ValueError, match="nothing can be planned"):
         planning.prompts_to_settle(estimate, 0.02, 80, 79)
 
 

@@ -89,7 +89,7 @@ SPRUNG: list[tuple[str, bool, Callable[[], dict[str, Finding]], str]] = [
         lambda: judged(
             [prompt_record(), prompt_record("instruct-002", output_tokens=21)], moved=moved(generated=41)
         ),
-        "instruct-002: steps and tokens do not add up: 21 output tokens, but 1 + 19 from its steps",
+        ("instruct-002", "21 output tokens", "1 + 19"),
     ),
     (
         "not-reconciled",
@@ -97,31 +97,31 @@ SPRUNG: list[tuple[str, bool, Callable[[], dict[str, Finding]], str]] = [
         lambda: judged(
             [prompt_record(), prompt_record("instruct-002", output_tokens=15)], moved=moved(generated=35)
         ),
-        "instruct-002: steps and tokens do not add up: 15 output tokens, but 1 + 19 from its steps",
+        ("instruct-002", "15 output tokens", "1 + 19"),
     ),
     (
         "foreign-traffic",
         True,
         lambda: judged(pair(), moved=moved(finished=3)),
-        "the server finished 3 requests while 2 of ours ran",
+        ("3 requests", "2"),
     ),
     (
         "counters-disagree",
         True,
         lambda: judged(pair(), moved=moved(drafts=13, accepted=21)),
-        "/metrics and the responses differ: drafts 13 against 12 of ours; accepted 21 against 22 of ours",
+        ("drafts 13", "12", "accepted 21", "22"),
     ),
     (
         "counters-disagree",
         True,
         lambda: judged(pair(), moved=moved(generated=41)),
-        "generated 41 against 40 of ours",
+        ("generated 41", "40"),
     ),
     (
         "warm-cache",
         True,
         lambda: judged(pair(), moved=moved(cached=16)),
-        "16 prompt tokens came from the prefix cache, which should be cold",
+        ("16 prompt tokens", "cold"),
     ),
     (
         "no-drafts",
@@ -130,7 +130,7 @@ SPRUNG: list[tuple[str, bool, Callable[[], dict[str, Finding]], str]] = [
             pair(accepted=(), drafted=(), histogram=(0,) * 5, draft_tokens=0, undrafted=19),
             moved=moved(drafts=0, draft_tokens=0, accepted=0),
         ),
-        "the drafter proposed nothing in any step",
+        (),
     ),
     (
         "dead-drafter",
@@ -139,46 +139,37 @@ SPRUNG: list[tuple[str, bool, Callable[[], dict[str, Finding]], str]] = [
             pair(accepted=None, drafted=None, histogram=(25, 0, 0, 0, 0), undrafted=0, output_tokens=26),
             moved=moved(drafts=50, accepted=0, generated=52),
         ),
-        "none of 50 drafts had its first token accepted",
+        ("50 drafts",),
     ),
     (
         "other-language",
         False,
         lambda: judged([prompt_record(), prompt_record("instruct-002", text=CHINESE)]),
-        "1 of 2 answers are not in the prompt's language (en)",
+        ("1 of 2 answers", "(en)"),
     ),
     (
         "loops",
         False,
         lambda: judged([prompt_record(), prompt_record("instruct-002", text=LOOP)]),
-        (
-            "1 of 2 answers end in a loop; without them tok/step 2.38 (with: 2.38), "
-            "positions 66.7 / 50.0 / 50.0 / 16.7 % (with: 66.7 / 50.0 / 50.0 / 16.7 %)"
-        ),
+        ("1 of 2 answers", "2.38 (with: 2.38)", "66.7 / 50.0 / 50.0 / 16.7 %"),
     ),
     (
         "mostly-loops",
         False,
         lambda: judged(pair(text=LOOP)),
-        (
-            "2 of 2 answers end in a loop; without them nothing is left to measure "
-            f"({MARK} mostly degenerate: no claim about speed)"
-        ),
+        ("2 of 2 answers", MARK),
     ),
     (
         "cut-off",
         False,
         lambda: judged([prompt_record(), cut_off("instruct-002")], max_tokens=20),
-        "1 of 2 answers were cut off at max_tokens",
+        ("1 of 2 answers",),
     ),
     (
         "warm-suffix-cache",
         True,
         lambda: judged([prompt_record(), prompt_record(repeat=1)], remembers=True),
-        (
-            "1 prompts were asked more than once of one server, and the drafter drafts from earlier answers, "
-            "though the cache should be cold"
-        ),
+        ("1 prompts", "cold"),
     ),
     (
         "left-out",
@@ -198,29 +189,29 @@ SPRUNG: list[tuple[str, bool, Callable[[], dict[str, Finding]], str]] = [
             ],
             moved=moved(generated=41, finished=3),
         ),
-        "1 of 3 answers ended before their first decode step",
+        ("1 of 3 answers",),
     ),
     (
         "engine-mended",
         False,
         lambda: judged(pair(), patches=[Patch(fault="cpu-temperature", patched=True)]),
-        "the engine runs with a patch: cpu-temperature",
+        ("cpu-temperature",),
     ),
 ]
 
 
-@pytest.mark.parametrize(("code", "hard", "sprung", "says"), SPRUNG)
+@pytest.mark.parametrize(("code", "hard", "sprung", "figures"), SPRUNG)
 def test_each_finding_is_sprung_alone(
     code: str,
     hard: bool,  # noqa: FBT001
     sprung: Callable[[], dict[str, Finding]],
-    says: str,
+    figures: tuple[str, ...],
 ) -> None:
     found = sprung()
 
     assert set(found) == {code}
     assert found[code].hard is hard
-    assert says in found[code].text
+    assert all(figure in found[code].text for figure in figures)
 
 
 def test_few_drafts_without_a_hit_may_be_bad_luck() -> None:
@@ -303,10 +294,9 @@ def test_an_answer_cut_before_max_tokens_met_the_end_of_the_context() -> None:
 
     assert set(found) == {"cut-by-max-model-len"}
     assert found["cut-by-max-model-len"].hard
-    assert found["cut-by-max-model-len"].text == (
-        "1 of 2 answers were cut before max_tokens (21), as instruct-002 at 11 + 20 tokens: "
-        "raise max_model_len"
-    )
+    assert found["cut-by-max-model-len"].values == {"count": 1, "of": 2}
+    for figure in ("1 of 2 answers", "(21)", "instruct-002", "11 + 20 tokens"):
+        assert figure in found["cut-by-max-model-len"].text
     assert "cut-by-max-model-len" not in judged(records, max_tokens=20)
     assert "cut-by-max-model-len" not in judged([prompt_record()], max_tokens=21, moved=None)
 
