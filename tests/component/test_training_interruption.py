@@ -57,11 +57,11 @@ def test_within_a_step_it_ends_after_it(patient: Patient) -> None:
     Patient.free()  # once
 
 
-def test_what_is_held_is_not_cut_off(patient: Patient) -> None:
+def test_an_uninterrupted_block_ends_first(patient: Patient) -> None:
     done = []
 
     def work() -> None:
-        with Patient.held():
+        with Patient.uninterrupted():
             signal.raise_signal(signal.SIGINT)
             done.append("all of it")
 
