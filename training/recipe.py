@@ -30,7 +30,7 @@ class Source(_Table):
     language: str = "en"
     workload: str = "instruct"
     weight: float = Field(gt=0)
-    """Its share of the prompts, against the other sources' weights."""
+    """Its share of the prompts, relative to the other sources' weights."""
     path: Reference | None = None
     """For `template` and `jsonl`: relative to the recipe, or a name in training/prompts."""
     dataset: str | None = None
@@ -84,7 +84,7 @@ class Dataset(_Table):
     seq_length: int = Field(default=2048, gt=8)
     draft_vocab_size: int | None = Field(default=8192, gt=0)
     validation: float = Field(default=0.05, gt=0, lt=0.5)
-    """Share of the rows held out; the prompts of the parity suite are drawn from them."""
+    """Share of the rows that are held out. The parity suite takes its prompts from them."""
 
 
 class HiddenStates(_Table):
@@ -102,7 +102,7 @@ class HiddenStates(_Table):
     gpu_memory: float = Field(default=0.3, gt=0, lt=1)
     """The server's share of the GPU's memory while server and trainer share it."""
     max_missing: float = Field(default=0.01, ge=0, lt=1)
-    """More samples than this without hidden states end the stage."""
+    """If a larger share of the samples has no hidden states, the stage fails."""
     args: dict[str, Any] = {}
     """More of vLLM's arguments for this server."""
 
@@ -125,7 +125,7 @@ class Train(_Table):
     patience: int | None = Field(default=None, gt=0)
     """Epochs without a better validation loss after which it stops; None never stops early."""
     max_empty: float = Field(default=0.01, ge=0, lt=1)
-    """More samples than this that reached a step empty end the training."""
+    """If a larger share of the samples reaches a step empty, the training stops."""
     max_steps: int | None = Field(default=None, gt=0)
     num_workers: int = Field(default=6, ge=0)
     log_steps: int = Field(default=10, gt=0)
@@ -144,12 +144,12 @@ class Check(_Table):
     stack: str = "smollm2-cpu"
     k: tuple[int, ...] = (4,)
     languages: tuple[str, ...] | None = Field(default=None, min_length=1)
-    """Of the stack's languages those that are measured; by default all."""
+    """The stack's languages that are measured; by default all."""
     profile: str = "gate"
     prompts: int | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, gt=0)
     held_out: int = Field(default=60, gt=0)
-    """Prompts of the training's own kind that the drafter has not seen."""
+    """Held-out prompts to measure, of each language."""
 
 
 class Recipe(_Table):
@@ -210,7 +210,7 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
 
 
 def _check_plain(recipe: Recipe) -> None:
-    """Check that vLLM and the trainer can be given every value as JSON and as a word of a command."""
+    """Check that every value can be passed to vLLM and the trainer, as JSON or as a word of a command."""
     text = json.dumps(recipe.model_dump(), allow_nan=False)
     if "\\u0000" in text:
         raise ValueError("a text holds a NUL")

@@ -51,7 +51,7 @@ class Stage:
 
     name: str
     version: int
-    """Raised when the same inputs would give another output."""
+    """Increased when the same inputs give another output."""
     inputs: Callable[[Recipe], Any]
     """The part of a recipe, and of the files it names, that decides the stage's output."""
     run: Callable[[Context], dict[str, Any]]
@@ -66,7 +66,7 @@ class Planned:
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """What it did; None while it is not done."""
+        """The record of what it did; None while it is not done."""
         try:
             record = json_object((self.folder / DONE).read_bytes(), str(self.folder / DONE))
         except (OSError, BadRecord):

@@ -1,4 +1,4 @@
-"""Finds how the engine that runs differs from the published one: changed files, files that options name."""
+"""Finds how an engine differs from the published one: changed files, and files that its options name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.engine.models import sha256_of
 
 UNVERIFIED = "unverified"
 _MOST_FILES = 2000
-"""A folder that an option names and that holds more stays `unverified`."""
+"""A folder with more files than this is `unverified`."""
 _OF_PYTHON = re.compile(r"\.(py|pyi|json|jinja)$")
 _LIST = re.compile(r"[:,;=\s]+")
 _LOADS_CODE = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "VLLM_PLUGINS")
@@ -38,7 +38,7 @@ def changed_files(folder: str) -> tuple[tuple[str, str], ...] | str:
         installation recorded nothing, as one from a source tree.
     """
     package = Path(folder)
-    record = _record_of(package)  # not importlib.metadata's `files`: those leave out what is gone
+    record = _record_of(package)  # importlib.metadata's `files` leave out missing files
     if record is None:
         return UNVERIFIED
     try:
@@ -77,7 +77,7 @@ def _as_recorded(path: Path) -> str:
 
 @functools.cache
 def commit_of(folder: str) -> str:
-    """The commit that a package says it was built from; `unverified` where it says none."""
+    """The commit that a package was built from; `unverified` where the package does not say."""
     try:
         text = (Path(folder) / "_version.py").read_text(encoding="utf-8")
     except OSError:

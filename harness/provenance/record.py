@@ -33,7 +33,7 @@ from harness.results.files import write_atomically
 from harness.stats.acceptance import METRIC_VERSION
 
 _MOST = 2**53
-"""What a float still holds exactly."""
+"""The largest integer up to which a float is exact."""
 
 
 def identity(cell: Cell, server: Server) -> Identity:
@@ -90,7 +90,7 @@ def subject(cell: Cell, server: Server) -> Subject:
 
 
 def patches_of(server: Server) -> list[Patch]:
-    """What the engine plug-in did, once, however many processes the engine has."""
+    """What the engine plug-in patched, once for all processes of the engine."""
     kept = ({key: m.get(key) for key in ("fault", "probe", "mended")} for m in server.patches)
     found = []
     for text in sorted({json.dumps(m, sort_keys=True) for m in kept}):
@@ -100,7 +100,7 @@ def patches_of(server: Server) -> list[Patch]:
 
 
 def provenance(server: Server | None = None) -> dict[str, Any]:
-    """Command, commit, time, host, packages: to find out later, never to compare."""
+    """Command, commit, time, host, packages: to look up later, never to compare."""
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name  # python -m pytest
     command = shlex.join([name, *sys.argv[1:]])
@@ -125,7 +125,7 @@ def provenance(server: Server | None = None) -> dict[str, Any]:
 
 
 def resolved_config(log: Path | None) -> str:
-    """The configuration as the engine logs it when it starts; `unverified` where there is no log."""
+    """The configuration that the engine logs when it starts; `unverified` without a log."""
     found = re.search(r"Initializing a V1 LLM engine .*? with config: (.*)", _text_of(log))
     if not found:
         return UNVERIFIED
@@ -134,7 +134,7 @@ def resolved_config(log: Path | None) -> str:
 
 
 def sampling_defaults(log: Path | None) -> dict[str, Any] | str:
-    """What the server takes from the model where a request does not say, as it logs it when it starts."""
+    """The sampling defaults that the server takes from the model, as its log says."""
     text = _text_of(log)
     if not text:
         return UNVERIFIED
@@ -187,7 +187,7 @@ def _hub_folder(model: str) -> Path:
 
 
 def _facts(server: Server) -> EngineFacts | None:
-    """Of the engine that we started; None where it is not ours to look at."""
+    """The facts of the engine that we started; None where somebody else started it."""
     if server.attached:
         return None
     try:
@@ -237,7 +237,7 @@ def _file_hash(folder: str | None, name: str) -> str:
 
 
 def our_commit(file: Path = Path(__file__)) -> dict[str, Any]:
-    """Commit of draftgate's own code, whatever folder it is used from, and whether its tree was changed.
+    """The commit of draftgate's own code, wherever it is called from, and whether its tree was changed.
 
     Args:
         file: one of ours; where it is not tracked (an installed copy, in another project's tree perhaps), no

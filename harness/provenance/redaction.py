@@ -11,7 +11,7 @@ _SECRET_NAME = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
 _SECRET = re.compile(
     r"\b(hf_|sk-|gh[pousr]_|glpat-|xox[abprs]-|AKIA)[A-Za-z0-9_-]{8,}|(?i:bearer\s+)[^\s\"']{8,}"
 )
-"""Keys and tokens by their looks, whatever their names."""
+"""Keys and tokens that their own form gives away."""
 _SECRET_OPTION = re.compile(
     r"(?i)(--?[\w-]*(?:api-key|hf-token|secret|passw\w*|credential)[\w-]*[= ]+)(?!-)\S+"
 )
@@ -32,7 +32,7 @@ def without_home(value: Any) -> Any:
 
 
 def without_secrets(value: Any) -> Any:
-    """The same, also without keys, tokens and passwords: known by their looks or by their names."""
+    """The same, also without keys, tokens and passwords: known by their form or by their names."""
     if isinstance(value, dict):
         return {
             key: "***"

@@ -127,7 +127,7 @@ class Audit:
         return sum(all(_steps(a) == _steps(b) for a, b in zip(*pair, strict=False)) for pair in pairs)
 
     def change(self, old: str, new: str) -> PairedRatio | None:
-        """Of tokens per step, prompt by prompt; None where too few of them have any."""
+        """The change of tokens per step, prompt by prompt; None where too few prompts have a decode step."""
         pairs = [(total(before), total(after)) for before, after in self._paired(old, new)]
         pairs = [(a, b) for a, b in pairs if a.decode_steps and b.decode_steps]
         with contextlib.suppress(ValueError):
@@ -142,7 +142,7 @@ class Audit:
         return [(records, after[prompt]) for prompt, records in before.items() if prompt in after]
 
     def faults(self) -> list[str]:
-        """Why this is no sound measurement; a template that `raw` lacks is none, it is what `raw` is."""
+        """What is wrong with this measurement. That `raw` lacks the template is not wrong: it should."""
         found = []
         for variant, record in self.records.items():
             if not record.prompts:
@@ -219,7 +219,7 @@ def _shown(change: PairedRatio) -> str:
 
 
 def rows(audit: Audit) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, one a variant; acceptance in percent."""
+    """Header and rows, one for each variant; acceptance in percent."""
     k = audit.records[CHAT].cell.k
     header = ["sent over", "n", "template", "double BOS", "prompt tokens", "tok/step", "tau"]
     header += [*(f"pos {i}" for i in range(k)), "loops"]

@@ -125,7 +125,7 @@ class Level:
 
     @property
     def flaws(self) -> list[str]:
-        """Why this is not a measurement, where it is not for want of answers."""
+        """Why this is not a measurement, apart from missing answers."""
         hard = [f.text for f in self.record.findings if f.hard and f.code != "request-failed"]
         return [] if self.errors else hard
 
@@ -136,7 +136,7 @@ class Level:
 
 
 def passes(in_flight: int, prompts: int) -> int:
-    """How often the prompts are sent at a level: two requests at least for each one in flight."""
+    """How often the prompts are sent at a level, so that there are two requests for each one in flight."""
     return math.ceil(_FOR_EACH * in_flight / prompts)
 
 
@@ -245,7 +245,7 @@ def _row(level: Level, bound: Bound) -> Values:
 
 
 def sentences(levels: Sequence[Level]) -> list[str]:
-    """What was said of each level against the first one, where there is something to say."""
+    """What the comparison of each level with the first one found, where it found something."""
     found = []
     for level in levels:
         at, verdict = f"at {level.in_flight} in flight", level.verdict
@@ -260,7 +260,7 @@ def sentences(levels: Sequence[Level]) -> list[str]:
 
 
 def notes(levels: Sequence[Level]) -> list[str]:
-    """The findings, the same one of several levels on one line."""
+    """The findings, on one line where several levels have the same."""
     said = []
     for level in levels:
         soft = [f.text for f in level.record.findings if not f.hard]

@@ -34,7 +34,7 @@ TEMPERATURE, SEEDS, PROMPTS, TOKENS, CONCURRENCY = 0.7, 64, 4, 8, 16
 _MOST = 1_000_000
 """Prompts: the exact test takes minutes with many more, and nobody sends them."""
 _LEAST = 5
-"""So many answers, of both sides together, must begin alike for their number to be compared."""
+"""A beginning is compared if at least this many answers of both sides together have it."""
 
 Ids = tuple[int, ...]
 

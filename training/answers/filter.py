@@ -37,7 +37,7 @@ class Tally:
 
     dropped: Counter[tuple[str, str, str]] = dataclasses.field(default_factory=Counter)
     kept: Counter[tuple[str, str, str]] = dataclasses.field(default_factory=Counter)
-    """Under `all` every answer that was kept; under a rule those that it met without dropping them."""
+    """Under `all` every kept answer; under a rule, the kept answers that would fall under it."""
     errors: Counter[str] = dataclasses.field(default_factory=Counter)
     tokens: int = 0
     supervised: int = 0
@@ -143,7 +143,7 @@ def _write_kept(
             file.write(as_line(_kept(row, prompt, temperature, answer)))
     for _, raw in raws:
         for i, error in failures(raw).items():
-            if i not in seen:  # else it had an answer later
+            if i not in seen:  # those have an answer by now
                 tally.drop("error", prompts.get(i))
                 tally.errors[error] += 1
 

@@ -121,7 +121,7 @@ def temperatures_of(shares: Mapping[str, float]) -> dict[float, float]:
 def split_by_temperature(
     prompts: Mapping[str, Prompt], shares: Mapping[float, float], *, seed: int
 ) -> dict[float, list[str]]:
-    """Give each prompt's id one temperature, so that every language has the shares as nearly as it can."""
+    """The ids of the prompts by temperature. Each language has the shares as nearly as possible."""
     groups: dict[str, list[str]] = defaultdict(list)
     for prompt in prompts.values():
         groups[prompt.language].append(prompt.id)
@@ -154,7 +154,7 @@ def write_asks(folder: Path, prompts: Mapping[str, Prompt], recipe: Recipe) -> l
 
 
 def sampling(temperature: float) -> dict[str, float | int]:
-    """Every sampling parameter, since a model's generation_config could set it otherwise.
+    """Every sampling parameter, so that no default of a model's generation_config applies.
 
     No seed: speculators would send the same one with every prompt, and prompts that share their random
     numbers favour the same tokens at the same index of every answer.

@@ -56,7 +56,7 @@ class Answers:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Count rates from now on."""
+        """Measure rates from now on."""
         self._look()
         self._began = time.monotonic()
         self._before, self._tokens_before = len(self._answered), self._tokens
@@ -89,7 +89,7 @@ class Answers:
             file.seek(self._offset)
             for raw in file:
                 if not raw.endswith(b"\n"):
-                    break  # the rest of it comes later, or never
+                    break  # it is still being written, or torn
                 self._offset += len(raw)
                 self._count(raw)
 
@@ -101,5 +101,6 @@ class Answers:
             return
         if primary_id not in self._answered:
             self._answered.add(primary_id)
-            with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):  # a rate, no more
+            # Only a rate depends on it.
+            with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
                 self._tokens += int(row["metadata"]["usage"]["completion_tokens"])

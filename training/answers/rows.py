@@ -17,7 +17,7 @@ from harness.errors import BadInput
 from harness.results.files import json_lines
 
 MOST_TOKENS = 2**31
-"""No vocabulary has so many."""
+"""More than any vocabulary has."""
 Token = Annotated[int, Field(ge=0, lt=MOST_TOKENS)]
 Mark = Annotated[int, Field(ge=0, le=1)]
 
@@ -62,7 +62,7 @@ class Row:
 
 
 def index(path: Path, length: int) -> tuple[list[Row], int]:
-    """The rows that have a token to learn within `length` tokens, and how many rows have none.
+    """The rows with a token to learn within `length` tokens, and the number of the others.
 
     Raises:
         BadInput: with file, line and the columns there are.
@@ -98,7 +98,7 @@ def index(path: Path, length: int) -> tuple[list[Row], int]:
 
 
 def within(data: dict[str, Any], length: int) -> tuple[list[int], list[int]]:
-    """Tokens and mask of a row, cut where the trainer stops reading."""
+    """Tokens and mask of a row, cut to the length that the trainer reads."""
     return data["input_ids"][:length], data["loss_mask"][:length]
 
 

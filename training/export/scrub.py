@@ -21,7 +21,7 @@ _PATH = re.compile(
 
 
 def public_name(target: Target) -> str:
-    """What the target is called on any machine: a hub id, its served name, or its folder's name."""
+    """The target's name on any machine: its hub id, its served name, or its folder's name."""
     name = target.model.removeprefix("embedded:")
     if name != target.model:
         return PUBLIC.get(name, name)

@@ -1,4 +1,4 @@
-"""vLLM's hidden-states connector for a CPU engine: it copies plainly where the original uses CUDA.
+"""vLLM's hidden-states connector for a CPU engine: it makes plain copies where the original uses CUDA.
 
 Loaded by the engine itself through `kv_connector_module_path`. To be removed when vLLM's own connector
 runs without CUDA streams, events and pinned memory.
@@ -13,7 +13,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1 import example_hidden_states_c
 
 
 class _Copied:
-    """Stands where a CUDA event is expected: a plain copy is over when it returns."""
+    """Takes the part of a CUDA event: a plain copy is complete when it returns."""
 
     def query(self) -> bool:
         return True

@@ -11,7 +11,7 @@ from harness.results.files import json_lines
 from training.recipe import Source
 
 COLUMNS = ("text", "prompt", "messages")
-"""Of a local file; the first that a line has."""
+"""Of a local file. The first of them that a line has is read."""
 BUFFER = 10_000
 """Rows of a streamed data set that are shuffled together."""
 

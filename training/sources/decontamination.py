@@ -17,9 +17,9 @@ from harness.errors import BadInput
 BENCHMARK = Path(__file__).resolve().parents[2] / "fixtures" / "prompts"
 HAN_PER_WORD = 1.5
 """Chinese is written without spaces. Its words have one or two characters in running text, so a run of
-8 words is as long as one of 12 characters, and says about as much."""
+8 words is as long as one of 12 characters, and as telling."""
 SHORT = 4
-"""A benchmark prompt shorter than a run, but of at least so many words, is searched for as a whole."""
+"""A benchmark prompt shorter than a run is searched for as a whole if it has at least this many words."""
 
 _HAN = r"\u3400-\u9fff\uf900-\ufaff"
 _APOSTROPHES = "'’"
@@ -38,7 +38,7 @@ def normalised(text: str) -> str:
 
 
 def id_of(text: str) -> str:
-    """The id of a prompt: prompts that are the same have the same one."""
+    """The id of a prompt. Prompts that count as the same have the same id."""
     return hashlib.sha256(normalised(text).encode()).hexdigest()[:16]
 
 
@@ -46,7 +46,7 @@ class BenchmarkPrompts:
     """The prompts that no drafter may be trained on."""
 
     def __init__(self, texts: Iterable[str], *, words: int) -> None:
-        """Runs of `words` words, and of half as many Chinese characters again, count as an overlap."""
+        """A run of `words` words in common, or of 1.5 times as many Chinese characters, is an overlap."""
         self._words, self._characters = words, round(words * HAN_PER_WORD)
         self._same = {normalised(text) for text in texts} - {""}
 
@@ -85,7 +85,7 @@ class BenchmarkPrompts:
 
     @cached_property
     def _shorts(self) -> tuple[str, ...]:
-        """A Chinese prompt is one word here, and so never among them."""
+        """A Chinese prompt counts as one word, so it is never among them."""
         return tuple(f" {p} " for p in self._same if SHORT <= len(p.split()) < self._words)
 
     def _runs_of(self, plain: str) -> Iterator[str]:
@@ -97,5 +97,5 @@ class BenchmarkPrompts:
         packed = plain.replace(" ", "")
         for i in range(len(packed) - self._characters + 1):
             run = packed[i : i + self._characters]
-            if len(_IS_HAN.findall(run)) * 2 > len(run):  # else it is code or a quotation in English
+            if len(_IS_HAN.findall(run)) * 2 > len(run):  # otherwise it is code or a quotation in English
                 yield run

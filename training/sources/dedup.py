@@ -36,7 +36,7 @@ class Prompt(BaseModel):
 
 @dataclasses.dataclass
 class Share:
-    """One source, how many prompts it is to give, and how many it gave."""
+    """One source: how many prompts are wanted from it, and how many it gave."""
 
     source: Source
     name: str
@@ -53,7 +53,7 @@ class Share:
 
     @property
     def missing(self) -> int:
-        """How many prompts it is still to give."""
+        """How many more prompts are wanted."""
         return self.wanted - self.kept
 
     def counts(self) -> dict[str, int]:
@@ -70,7 +70,7 @@ class Intake:
         self._settings, self._benchmark = settings, benchmark
 
     def take(self, share: Share, text: str | None) -> None:
-        """Count one text, and keep it if it is a new prompt; None stands for a text that could not be had."""
+        """Count one text, and keep it if it is a new prompt; None stands for a text that was of no use."""
         text = (text or "").strip()
         name = id_of(text)
         fate = self._fate(text, name, share.source.language)
@@ -98,6 +98,6 @@ class Intake:
 
 
 def table(shares: Sequence[Share]) -> str:
-    """The counts, a line a source."""
+    """The counts as a table, one line for each source."""
     rows = [{"source": share.name, **share.counts()} for share in shares]
     return tabulate([{k.replace("_", " "): v for k, v in row.items()} for row in rows], headers="keys")

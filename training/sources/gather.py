@@ -26,11 +26,11 @@ from training.sources.templates import SHIPPED, Templates
 
 FILE = "prompts.jsonl"
 MOST_ASKED = 5
-"""Times the wanted number: after so many requests the target is not asked any more."""
+"""The target gets at most this many requests for each wanted prompt."""
 MOST_READ = 20
-"""The same for the rows of a file or a data set."""
+"""At most this many rows of a file or a data set are read for each wanted prompt."""
 OVER_ASK = 1.15
-"""Ask for so many times what is missing, since some of what the target writes is of no use."""
+"""Requests for each missing prompt, since some of what the target writes is of no use."""
 SMALLEST_BATCH = 16
 
 Ask = Callable[[Source, int, int], list[str | None]]
@@ -74,7 +74,7 @@ def file_of(source: Source) -> Path:
 
 
 def run(folder: Path, recipe: Recipe, *, ask: Ask, say: Say) -> dict[str, Any]:
-    """The stage: write prompts.jsonl. It uses again what the target wrote before an interruption.
+    """The stage: write prompts.jsonl. What the target wrote before an interruption is used again.
 
     Args:
         folder: the stage's own.
@@ -126,7 +126,7 @@ def collect(recipe: Recipe, *, folder: Path, ask: Ask, say: Say) -> tuple[list[P
 
 
 def _shares(recipe: Recipe, folder: Path) -> list[Share]:
-    """The sources with the number of prompts each is to give; the numbers add up to the recipe's."""
+    """The sources, each with its number of prompts; the numbers add up to the recipe's."""
     sources = recipe.prompts.sources
     total = math.fsum(source.weight for source in sources)
     shares: list[Share] = []

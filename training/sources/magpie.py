@@ -25,12 +25,12 @@ _SENTINEL = "MAGPIEUSERTEXT"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Opening:
-    """A chat up to where the user's text begins, and how the user's turn ends."""
+    """The beginning of a chat, up to the user's text, and the end of the user's turn."""
 
     prompt: str
     end: str
     end_id: int | None
-    """Where the end is one special token."""
+    """Of the special token that ends the turn; None where that is plain text."""
     specials: tuple[str, ...]
 
 
@@ -38,7 +38,7 @@ def opening(tokenizer: Any, name: str) -> Opening:
     """Cut the tokenizer's chat template at the user's text.
 
     Raises:
-        BadInput: it has none, or the user's text or the turn's end is not to be found in it.
+        BadInput: it has none, or leaves out the user's text or the end of the turn.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise BadInput(
@@ -69,7 +69,7 @@ def opening(tokenizer: Any, name: str) -> Opening:
 
 
 def usable(text: str, finish: str, start: Opening) -> str | None:
-    """What the target wrote if it is a prompt (a whole turn, of letters, that does not loop), else None."""
+    """The target's text if it is a prompt: a whole turn, mostly of letters, that does not loop; else None."""
     text = text.strip().removesuffix(start.end).strip()
     dense = [c for c in text if not c.isspace()]
     whole = finish == "stop" and len(text) >= LEAST_CHARACTERS
@@ -82,7 +82,7 @@ class Magpie:
     """Samples user turns from a served target; `gather.run` calls it as `ask`."""
 
     def __init__(self, server: Server, recipe: Recipe, *, start: Opening | None = None) -> None:
-        """Nothing is sent yet.
+        """Prepare; this sends nothing.
 
         Args:
             server: serves the target.
@@ -142,7 +142,7 @@ class Magpie:
             "min_p": 0.0,
             "repetition_penalty": 1.0,
             "add_special_tokens": False,  # the template has written them
-            "skip_special_tokens": False,  # else one inside the text could not be seen
+            "skip_special_tokens": False,  # otherwise a special token in the text would be invisible
         }
         if self._start.end_id is not None:
             extra["stop_token_ids"] = [self._start.end_id]

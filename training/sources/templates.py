@@ -1,11 +1,11 @@
 """Makes prompts from a template file (sentences with slots, and words for the slots), none twice.
 
-    plain = 0.1                          # share typed the hasty way: no capitals, no full stop (short ones)
+    plain = 0.1                          # share of short ones without capitals and full stop
 
     [templates]                          # by kind
     explanation = ["Explain {concept} to {audience}.", ...]
 
-    [weights]                            # optional: a template of this kind is drawn so much more often
+    [weights]                            # optional: how much more often such a template is drawn
     explanation = 2
 
     [words]
@@ -41,7 +41,7 @@ TRIES = 500
 MOST_NESTED = 50
 """Levels of lists of words within lists of words."""
 MOST_CHARACTERS = 100_000
-"""Of one text: a list that uses another one twice may double it."""
+"""Of one expansion. Each level of lists may double its length."""
 
 _SLOT = re.compile(r"\{([a-z_]+)[0-9]?\}")
 _SENTENCE_START = re.compile(r"(?:^|[.?!][\"”]? |\n)[\"“]?\Z")

@@ -35,7 +35,7 @@ from training.validate import offline
 PASSED_ON = {"num_layers", "ttt_steps", "epochs", "lr", "total_seq_len", "seed", "max_steps", "num_workers"}
 """Settings of a recipe that have the same names in speculators' trainer."""
 OURS = {"keep_last", "checkpoint_steps", "patience", "max_empty"}
-"""Those that `training.trainer.process` adds to it."""
+"""Settings that `training.trainer.process` adds to those."""
 LOCK = "trainer.lock"
 """A trainer locks it for as long as it runs."""
 ON_GPU = {"draft_attn_impl": "sdpa", "loss_implementation": "eager"}

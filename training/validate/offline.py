@@ -151,7 +151,7 @@ def run(
 
 
 def predict(samples: Iterable[Sample], drafter: Drafter) -> Iterator[Predicted]:
-    """Predict a line for each sample whose answer has a decode step."""
+    """A prediction for each sample whose answer has a decode step."""
     for sample in samples:
         if len(sample.token_ids) - sample.answer > 1:
             yield compared(sample, drafter(sample))
@@ -173,7 +173,7 @@ def compared(sample: Sample, guesses: Guesses) -> Predicted:
         reach=tuple(int(n) for n in right[:, first:-1].sum(axis=0)),
         outside=tuple(int(i) for i in np.flatnonzero(~known[first:])),
         full_restricted=tuple(int(restricted[s, first:].sum()) for s in range(k)),
-        # After a prompt of one token, the answer's first token was guessed from nothing.
+        # After a prompt of one token there was nothing to guess the first token from.
         not_argmax=int(not_greedy[1 if first == 1 else 0 :].sum()),
     )
 
