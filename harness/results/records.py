@@ -26,7 +26,7 @@ from pydantic import (
 from harness.errors import BadRecord
 from harness.results.conditions import Environment, Identity, Subject
 from harness.results.files import read_text
-from harness.stats.acceptance import Tallies, Tally, tallies_of, tally_of, with_undrafted
+from harness.stats.acceptance import Tallies, Tally, histogram_of, tallies_of, tally_of, with_undrafted
 
 SCHEMA: Literal[1] = 1
 RUN_FILE = "run.json"
@@ -148,6 +148,9 @@ class PromptRecord(Record):
     def _consistent(self) -> Self:
         if self.accepted is not None and self.drafted is not None and len(self.accepted) != len(self.drafted):
             raise ValueError(f"{len(self.accepted)} accepted counts, but {len(self.drafted)} drafted ones")
+        k = len(self.histogram) - 1
+        if self.accepted is not None and histogram_of(self.accepted, k) != self.histogram:
+            raise ValueError(f"its steps do not make the histogram {list(self.histogram)}")
         if self.token_ids is not None and len(self.token_ids) != self.output_tokens:
             raise ValueError(f"{len(self.token_ids)} token ids, but {self.output_tokens} output tokens")
         if self.steps is not None:
