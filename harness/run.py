@@ -242,7 +242,16 @@ class Run:
         count = share * len(self.prompts(cell)) * self.options.repeats
         return self.pace.answers_s(cell, count + cell.profile.warmups * warmups)
 
-    def left_s(self, suite: str, cells: Sequence[Cell], now: Cell, *, done: float, spent_s: float) -> float:
+    def left_s(
+        self,
+        suite: str,
+        cells: Sequence[Cell],
+        now: Cell,
+        *,
+        done: float,
+        spent_s: float,
+        start_s: float | None,
+    ) -> float:
         """Seconds until the rest of `cells` is measured, as fast as this run has been so far.
 
         Args:
@@ -251,6 +260,7 @@ class Run:
             now: the one that is being measured.
             done: the share of its answers that are there.
             spent_s: on these, and on its warm-up.
+            start_s: of the last start, which the next ones will be like; None where there was one alone.
         """
         known = {cell: self.measured.get((suite, str(cell))) for cell in cells if cell != now}
         ahead = [cell for cell, record in known.items() if record is None]
@@ -260,7 +270,9 @@ class Run:
         left = self._answers_s(now, share=1 - done)
         left += sum(self._answers_s(cell, warmups=True) for cell in ahead)
         starts = len({cell.spec for cell in ahead} - {now.spec})
-        return left * took / planned + self.pace.starts_s(starts + 1) - self.pace.starts_s(1)
+        if start_s is None:
+            start_s = self.pace.starts_s(2) - self.pace.starts_s(1)
+        return left * took / planned + starts * start_s
 
     def plan(self, cells: Sequence[Cell]) -> list[str]:
         """What is about to be measured, and how long that takes, by what it took here before or by a guess.

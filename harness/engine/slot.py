@@ -31,6 +31,11 @@ class Slot(contextlib.AbstractContextManager["Slot"]):
         self.starts = 0
         """Servers started so far."""
 
+    @property
+    def last_start_s(self) -> float | None:
+        """Seconds of the last start; None after the first one, which takes longer: it reads all from disk."""
+        return self._server.started_s if self._server and self.starts > 1 else None
+
     def __exit__(self, *_: object) -> None:
         self.close()
 

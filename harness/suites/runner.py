@@ -230,8 +230,10 @@ class Bench:
             answered += 1
             spent = time.monotonic() - began
             share = answered / (answered + total - done)  # of what a resumed cell still lacked
-            left_s = self.run.left_s(suite, ahead, cell, done=share, spent_s=spent)
-            left = f", about {duration(left_s)} left" if round(left_s) else ""
+            left_s = self.run.left_s(
+                suite, ahead, cell, done=share, spent_s=spent, start_s=self.slot.last_start_s
+            )
+            left = f", about {duration(left_s)} left" if left_s >= 1 else ""
             self.say(f"\rdraftgate: {what}: prompt {done} of {total}{left}")
             if done == total:
                 self.say(f"draftgate: {what}: {total} prompts in {spent:.0f} s{left}")

@@ -130,16 +130,16 @@ def test_what_is_left_goes_on_as_the_run_has_gone_so_far(tmp_path: Path) -> None
     """The guess is 50 tokens a second. This machine answers 25."""
     run = bench(tmp_path).run
     names = ("chat-en-instruct-none", "chat-zh-instruct-none", "chat-en-instruct-ngram-k4")
-    cells = [cell_of(bench(tmp_path), name) for name in names]
+    cells = [cell(name) for name in names]
     warmed = (2 + 2) * 64 / 25
 
-    assert run.left_s("acceptance", cells[:1], cells[0], done=0.25, spent_s=warmed) == pytest.approx(
-        6 * 64 / 25
-    )
-    left = run.left_s("acceptance", cells, cells[0], done=0.25, spent_s=warmed)
-    assert left == pytest.approx((6 + 10 + 10) * 64 / 25 + 60)
+    def left(cells: list[Cell], now: int, **changes: Any) -> float:
+        return run.left_s("acceptance", cells, cells[now], **({"start_s": None} | changes))
+
+    assert left(cells[:1], 0, done=0.25, spent_s=warmed) == pytest.approx(6 * 64 / 25)
+    assert left(cells, 0, done=0.25, spent_s=warmed) == pytest.approx((6 + 10 + 10) * 64 / 25 + 60)
+    assert left(cells, 0, done=0.25, spent_s=warmed, start_s=7) == pytest.approx((6 + 10 + 10) * 64 / 25 + 7)
 
     done = cell_record(prompt_record(total_s=8 * 64 / 25), cell=cells[0].name)
     run.measured["acceptance", names[0]] = done
-    left = run.left_s("acceptance", cells, cells[1], done=1, spent_s=10 * 64 / 25)
-    assert left == pytest.approx(10 * 64 / 25 + 60)
+    assert left(cells, 1, done=1, spent_s=10 * 64 / 25) == pytest.approx(10 * 64 / 25 + 60)

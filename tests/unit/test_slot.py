@@ -74,9 +74,11 @@ def test_a_server_is_kept_while_the_same_is_asked_for(slot: Slot, engines: Engin
 
 def test_another_server_is_started_after_the_first_has_ended(slot: Slot, engines: Engines) -> None:
     slot.get(NGRAM)
+    assert slot.last_start_s is None  # the first one says nothing of the next
     slot.get(NONE)
 
     assert engines.running == ["none/2"]
+    assert slot.last_start_s == 1.5
 
 
 def test_closing_ends_the_server_and_the_next_one_is_new(slot: Slot, engines: Engines) -> None:
