@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from harness.errors import BadInput
 from harness.judge.compare import CellComparison, Comparison, Figures, PositionChange, Row
@@ -111,6 +111,9 @@ class _Page:
         """The cells that a row's cell was compared with, each with the label of its side."""
         return [(label, a) for label, a in zip(self._labels[1:], row.others, strict=True) if a]
 
+    def _pairs(self) -> list[tuple[Row, str, CellComparison]]:
+        return [(row, label, a) for row in self._of.rows for label, a in self._others(row)]
+
     def _referring(self, block: Block, rows: Sequence[Row], columns: Sequence[Column]) -> Block:
         """Of two sides `draftgate claims` can check every figure; of more, a row has several cells."""
         if not self._pair:
@@ -134,11 +137,7 @@ class _Page:
 
     def holm_notes(self) -> list[str]:
         """Which of the regressed cells are so as one of many."""
-        found = [
-            (self._rows.row(row) + self._side(label), a.verdict)
-            for row in self._of.rows
-            for label, a in self._others(row)
-        ]
+        found = [(self._rows.row(row) + self._side(label), a.verdict) for row, label, a in self._pairs()]
         return holm_notes(found) if self._of.judged else []
 
     def _side(self, label: str) -> str:
@@ -146,34 +145,34 @@ class _Page:
 
     def positions(self) -> Block:
         """Conditional acceptance, a column a position."""
-        shown = [(row, label, a) for row in self._of.rows for label, a in self._others(row) if a.positions]
-        depth = max((len(a.positions) for _, _, a in shown), default=0)
-        columns = [CELL, *([_SIDE] if self._several else [])]
-        columns += [Column(f"pos {i}", f"conditional_{i}%", _change) for i in range(depth)]
-        values: list[Values] = []
-        for row, label, a in shown:
-            values.append({"cell": self._rows.row(row), "side": label})
-            values[-1] |= {f"conditional_{p.index}": (p.old, p.new, self._lost(p, a)) for p in a.positions}
+        depth = max((len(a.positions) for _, _, a in self._pairs()), default=0)
+        columns = [Column(f"pos {i}", f"conditional_{i}%", _change) for i in range(depth)]
         title = "acceptance at each position, % of the steps that got there (change in points)"
-        return self._referring(_block(columns, values, title), [row for row, _, _ in shown], columns)
+
+        def values(a: CellComparison) -> Values:
+            return {f"conditional_{p.index}": (p.old, p.new, self._lost(p, a)) for p in a.positions}
+
+        return self._referring(*self._line_a_pair(title, columns, values))
 
     def stretches(self) -> Block:
         """Tokens per step along the answers, a column a stretch."""
-        shown = [(r, side, a) for r in self._of.rows for side, a in self._others(r) if a.verdict.stretches]
-        starts = sorted({s.start for _, _, a in shown for s in a.verdict.stretches})
-        columns = [CELL, *([_SIDE] if self._several else [])]
-        columns += [Column(name_of(start), str(start)) for start in starts]
-        values: list[Values] = []
-        for row, label, a in shown:
-            values.append({"cell": self._rows.row(row), "side": label})
-            for s in a.verdict.stretches:
-                text = f"{number(s.change.r0)} → {number(s.change.r1)} ({signed(s.relative)})"
-                values[-1][str(s.start)] = f"{text} {self._lost(s, a)}".rstrip()
-        return _block(
-            columns,
-            values,
-            "tokens per step along the answers, by token (change in %; marks as of positions)",
-        )
+        starts = sorted({s.start for _, _, a in self._pairs() for s in a.verdict.stretches})
+        columns = [Column(name_of(start), str(start)) for start in starts]
+        title = "tokens per step along the answers, by token (change in %; marks as of positions)"
+
+        def values(a: CellComparison) -> Values:
+            return {str(s.start): f"{_stretch(s)} {self._lost(s, a)}".rstrip() for s in a.verdict.stretches}
+
+        return self._line_a_pair(title, columns, values)[0]
+
+    def _line_a_pair(
+        self, title: str, columns: Sequence[Column], values: Callable[[CellComparison], Values]
+    ) -> tuple[Block, list[Row], list[Column]]:
+        """A table with a line for each comparison that has values, its rows, and its columns."""
+        columns = [CELL, *([_SIDE] if self._several else []), *columns]
+        shown = [(row, label, own) for row, label, a in self._pairs() if (own := values(a))]
+        lines = [{"cell": self._rows.row(row), "side": label, **own} for row, label, own in shown]
+        return _block(columns, lines, title), [row for row, _, _ in shown], columns
 
     def _lost(self, one: PositionChange | StretchChange, a: CellComparison) -> str:
         if not self._of.judged:
@@ -187,10 +186,10 @@ class _Page:
         several = len(self._labels) > 1
         places: dict[tuple[str, int], dict[str, _Place]] = {}
         for of in self._of.rows:
-            sides: list[tuple[Figures, CellComparison | None]] = [(of.figures, None)]
-            sides += [(a.figures, a) for a in of.others if a]
-            numbers = [0, *(i for i, a in enumerate(of.others, start=1) if a)]
-            for column, (figures, a) in zip(numbers, sides, strict=True):
+            for column, a in enumerate((None, *of.others)):
+                if column and a is None:
+                    continue
+                figures = a.figures if a else of.figures
                 place = places.setdefault((self._rows.place(figures.entry, axis), column), {})
                 value = axis_value(figures.entry, axis)
                 if value in place:
@@ -272,6 +271,10 @@ def _block(columns: Sequence[Column], values: Iterable[Values], title: str = "")
     header, rows = run_table.written(columns, values)
     align = "".join(column.align for column in columns)
     return Block(title=title, header=tuple(header), rows=tuple(map(tuple, rows)), align=align)
+
+
+def _stretch(s: StretchChange) -> str:
+    return f"{number(s.change.r0)} → {number(s.change.r1)} ({signed(s.relative)})"
 
 
 def _change(values: tuple[float | None, float | None, str]) -> str:

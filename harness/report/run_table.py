@@ -173,21 +173,15 @@ def stretch_rows(cells: Iterable[CellRecord]) -> tuple[list[str], list[list[str]
 
     `answers` is how many reach each stretch and say what their steps committed.
     """
-    known = [(cell, stretches_of(cell.prompts)) for cell in cells if cell.cell.k]
-    shown = [(cell, stretches) for cell, stretches in known if stretches]
+    known = [(cell, stretches_of(cell.prompts) if cell.cell.k else ()) for cell in cells]
     rows = [
-        {
-            "cell": marked(cell),
-            "reach": "/".join(str(s.prompts) for s in stretches),
-            **stretch_values(stretches),
-        }
-        for cell, stretches in shown
+        {"cell": marked(cell), "reach": "/".join(str(s.prompts) for s in own), **stretch_values(own)}
+        for cell, own in known
+        if own
     ]
-    longest = max((stretches for _, stretches in shown), key=len, default=())
-    names = [(name_of(s.start), "/".join(stretch_values([s]))) for s in longest]
-    return written(
-        [CELL, Column("answers", "reach"), *(Column(h, name, _with_interval) for h, name in names)], rows
-    )
+    longest = max((own for _, own in known), key=len, default=())
+    columns = [Column(name_of(s.start), "/".join(stretch_values([s])), _with_interval) for s in longest]
+    return written([CELL, Column("answers", "reach"), *columns], rows)
 
 
 def _with_interval(rate: float | None, low: float | None, high: float | None) -> str:
