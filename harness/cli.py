@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from harness.commands import claims
 from harness.errors import BadInput, DraftgateError
 from harness.judge.baselines import move_anchor
 from harness.judge.collect import collect
@@ -22,6 +22,12 @@ from harness.text import render
 from harness.text.console import complain, show
 
 INVALID = 2
+_MODULES = {
+    "watch": "watch whether a server works or hangs, and restart it",
+    "doctor": "check whether this machine can measure a stack correctly",
+    "claims": "compare the figures of a Markdown file with their records",
+}
+"""Commands of `harness.commands`. Each is imported only when it is asked for: some take half a second."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,15 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Whatever a user gave that cannot be used ends in one sentence on standard error and exit code 2.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser, commands = _parsers()
-    if "watch" in argv:
-        from harness.commands import watch  # noqa: PLC0415 - half a second that no other command needs
-
-        watch.add_arguments(commands["watch"])
-    if "doctor" in argv:
-        from harness.commands import doctor  # noqa: PLC0415 - the same
-
-        doctor.add_arguments(commands["doctor"])
+    parser, commands = _parsers(argv)
     try:
         if argv and argv[0] in commands:
             # By itself a subparser takes no option between positionals, as in `compare BASE --across x NEW`.
@@ -54,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _parsers(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     parser = argparse.ArgumentParser(
         prog="draftgate", description="Judge speculative decoding by paired statistics."
     )
@@ -88,12 +86,12 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     )
     moving.add_argument("--reason", metavar="TEXT", required=True, help="why; it is kept in the anchor")
     moving.set_defaults(run=_anchor)
-    watching = commands.add_parser("watch", help="watch whether a server works or hangs, and restart it")
-    examining = commands.add_parser("doctor", help="check whether this machine can measure a stack correctly")
-    claiming = commands.add_parser("claims", help="compare the figures of a Markdown file with their records")
-    claims.add_arguments(claiming)
-    parsers = {"compare": comparing, "anchor": moving, "watch": watching, "doctor": examining}
-    return parser, {**parsers, "claims": claiming}
+    parsers = {"compare": comparing, "anchor": moving}
+    for name, text in _MODULES.items():
+        parsers[name] = commands.add_parser(name, help=text)
+        if name in argv:
+            importlib.import_module(f"harness.commands.{name}").add_arguments(parsers[name])
+    return parser, parsers
 
 
 def _compare(options: argparse.Namespace) -> int:
