@@ -17,6 +17,8 @@ from harness.text.numbers import percent, signed_interval
 Kind = Literal["identical", "ok", "improved", "regressed", "inconclusive", "invalid"]
 Rule = Literal["few-differ", "unasked", "scatter"]
 
+_ALL = 0.9995
+"""A loss that prints as 100.0 %."""
 _NAMED = 5
 """Prompts that a sentence names."""
 _WORST_FIRST: tuple[Kind, ...] = ("invalid", "regressed", "inconclusive", "ok", "improved", "identical")
@@ -279,4 +281,6 @@ def _why(unsettled: Unsettled, shown: Evidence) -> str:
         if unsettled.prompts
         else "no number of such prompts would settle it"
     )
+    if not unsettled.could_see or unsettled.could_see > _ALL:
+        return f"a few prompts hold nearly all steps, so no loss could have been seen; {settle}"
     return f"could have seen a loss of {unsettled.could_see:.1%} or more; {settle}"

@@ -25,12 +25,12 @@ def findings(
         sampling: the parameters of every request.
         covered: how much of the output the drafter's vocabulary holds; None if it has all of the target's.
     """
-    found = [
+    result = [
         *_engine(cell, subject, sampled=bool(sampling.get("temperature"))),
         *_defaults(subject.sampling_defaults, sampling),
     ]
     if covered is not None and covered.tokens and covered.share < ENOUGH_COVERAGE:
-        found.append(
+        result.append(
             Finding.note(
                 "draft-vocabulary",
                 f"the draft vocabulary ({covered.known} tokens) holds {covered.share:.1%} of the "
@@ -41,32 +41,32 @@ def findings(
                 tokens=covered.tokens,
             )
         )
-    return tuple(found)
+    return tuple(result)
 
 
 def _engine(cell: CellName, subject: Subject, *, sampled: bool) -> list[Finding]:
     """Faults of the engine that run without their patch, and changes of its files."""
-    found = []
+    result = []
     for patch in subject.patches:
         if patch.probe != "fault" or patch.patched or not cell.k:
             continue
         name = patch.fault
         if sampled:
-            text = f"the engine has the fault {name} and runs without its patch: acceptance at T > 0 is wrong"
-            found.append(Finding.fatal("engine-faulty", text, fault=str(name)))
+            text = f"the engine has the fault {name}, and no patch: acceptance at T > 0 is wrong"
+            result.append(Finding.fatal("engine-faulty", text, fault=str(name)))
         else:
-            text = f"the engine has the fault {name} and runs without its patch: at T=0 that changes nothing"
-            found.append(Finding.note("engine-faulty", text, fault=str(name)))
+            text = f"the engine has the fault {name}, and no patch: at T=0 that changes nothing"
+            result.append(Finding.note("engine-faulty", text, fault=str(name)))
     changed = subject.engine_files
     if changed and not isinstance(changed, str):
         names = [f"{name} ({digest})" for name, digest in changed]
         more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
         text = f"files of the engine differ from those of its package: {', '.join(names[:_FEW])}{more}"
-        found.append(Finding.note("engine-patched", text))
+        result.append(Finding.note("engine-patched", text))
     if subject.loads_code:
         text = f"the engine's environment loads other code before its own: {', '.join(subject.loads_code)}"
-        found.append(Finding.note("engine-patched", text))
-    return found
+        result.append(Finding.note("engine-patched", text))
+    return result
 
 
 def _defaults(defaults: Any, sampling: Mapping[str, Any]) -> list[Finding]:
@@ -80,18 +80,18 @@ def _defaults(defaults: Any, sampling: Mapping[str, Any]) -> list[Finding]:
         for name, value in sorted(defaults.items())
         if name in sampling and value != sampling[name]
     }
-    found = []
+    result = []
     if other:
         sent = ", ".join(f"{name} {sampling[name]:g}" for name in other)
         text = (
             f"the server takes defaults from the model ({_listed(other)}), and our requests set others "
             f"({sent}): a request that sets none has other figures"
         )
-        found.append(Finding.note("sampling-defaults", text))
+        result.append(Finding.note("sampling-defaults", text))
     if taken:
         text = f"in force, from the model's generation_config.json: {_listed(taken)}"
-        found.append(Finding.note("sampling-defaults", text))
-    return found
+        result.append(Finding.note("sampling-defaults", text))
+    return result
 
 
 def _listed(values: Mapping[str, Any]) -> str:

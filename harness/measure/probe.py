@@ -106,7 +106,7 @@ async def _ask(
     delta = await settled(server.counters) - before
     names = ("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished", "cached")
     cell = CellName(endpoint=endpoint, language="en", workload="instruct", drafter=spec.drafter, k=spec.k)
-    found = validity.findings(
+    findings = validity.findings(
         cell,
         [answer.record for answer in answers],
         moved={name: getattr(delta, name) for name in names},
@@ -114,7 +114,7 @@ async def _ask(
         cache="warm",  # the cache is not judged here
         patches=(),
     )
-    return answers, "; ".join(finding.text for finding in found if finding.hard)
+    return answers, "; ".join(finding.text for finding in findings if finding.hard)
 
 
 def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]]:

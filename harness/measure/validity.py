@@ -77,48 +77,48 @@ def findings(
         max_tokens: the profile's.
         remembers: the drafter drafts from earlier answers, to any request.
     """
-    found = [f for r in records for f in r.findings]
-    found += _unreconciled(records)
+    result = [f for r in records for f in r.findings]
+    result += _unreconciled(records)
     unfinished = [r for r in records if r.finish == "length"]
     too_early = [r for r in unfinished if r.output_tokens < (max_tokens or 0)]
     cut_off = [r for r in unfinished if r.output_tokens >= (max_tokens or 0)]
-    found += _cut_by_the_engine(too_early, len(records), max_tokens)
+    result += _cut_by_the_engine(too_early, len(records), max_tokens)
     if remembers and cache != "warm":
-        found += _seen_before(records, cache)
+        result += _seen_before(records, cache)
     if moved is not None:
-        found += _against_counters(records, moved, requests, cache)
+        result += _against_counters(records, moved, requests, cache)
     tally = total(records)
     if cell.k and not any(r.failed for r in records):
         if not tally.verify_steps:
-            found.append(Finding.fatal("no-drafts", "the drafter proposed nothing in any step"))
+            result.append(Finding.fatal("no-drafts", "the drafter proposed nothing in any step"))
         elif not tally.accepted and tally.verify_steps >= ENOUGH_STEPS:
-            found.append(
+            result.append(
                 Finding.fatal(
                     "dead-drafter",
                     f"none of {tally.verify_steps} drafts had its first token accepted",
                     drafts=tally.verify_steps,
                 )
             )
-    found += _soft_findings(cell, records, cut_off=cut_off)
+    result += _soft_findings(cell, records, cut_off=cut_off)
     for fault in (str(patch.fault) for patch in patches if patch.patched):
-        found.append(Finding.note("engine-mended", f"the engine runs with a patch: {fault}", fault=fault))
+        result.append(Finding.note("engine-mended", f"the engine runs with a patch: {fault}", fault=fault))
     if restarts:
         times = f"{len(restarts)} time{'s' * (len(restarts) > 1)}"
         text = f"the server was restarted {times}: {'; '.join(restarts)}"
-        found.append(Finding.note("server-restarted", text, count=len(restarts)))
-    return tuple(found)
+        result.append(Finding.note("server-restarted", text, count=len(restarts)))
+    return tuple(result)
 
 
 def _unreconciled(records: Sequence[PromptRecord]) -> list[Finding]:
     """The steps must make the tokens, but for the overshoot of the last step."""
-    found = []
+    result = []
     for r in records:
         if not countable(r):
             continue
         k = len(r.histogram) - 1
         over = overshoot_of(r.histogram, undrafted=r.undrafted, output_tokens=r.output_tokens)
         if not 0 <= over <= k:
-            found.append(
+            result.append(
                 Finding.fatal(
                     "not-reconciled",
                     f"{r.prompt}: its steps do not make its tokens: it has {r.output_tokens} output tokens, "
@@ -128,7 +128,7 @@ def _unreconciled(records: Sequence[PromptRecord]) -> list[Finding]:
                     overshoot=over,
                 )
             )
-    return found
+    return result
 
 
 def _cut_by_the_engine(cut: Sequence[PromptRecord], of: int, max_tokens: int | None) -> list[Finding]:
@@ -139,7 +139,7 @@ def _cut_by_the_engine(cut: Sequence[PromptRecord], of: int, max_tokens: int | N
     return [
         Finding.fatal(
             "cut-by-max-model-len",
-            f"{len(cut)} of {of} answers were cut before max_tokens ({max_tokens}), such as {first.prompt} "
+            f"{len(cut)} of {of} answers were cut before max_tokens ({max_tokens}), as {first.prompt} "
             f"at {first.prompt_tokens} + {first.output_tokens} tokens: raise max_model_len",
             count=len(cut),
             of=of,
@@ -167,9 +167,9 @@ def _seen_before(records: Sequence[PromptRecord], cache: str) -> list[Finding]:
 def _against_counters(
     records: Sequence[PromptRecord], moved: dict[str, int], requests: int, cache: str
 ) -> list[Finding]:
-    found = []
+    result = []
     if moved["finished"] != requests:
-        found.append(
+        result.append(
             Finding.fatal(
                 "foreign-traffic",
                 f"the server finished {moved['finished']} requests while {requests} of ours ran",
@@ -188,38 +188,38 @@ def _against_counters(
         if wrong:
             text = f"/metrics and the responses count differently: {'; '.join(wrong)}"
             more = {name: moved[name] - n for name, n in ours.items()}
-            found.append(Finding.fatal("counters-disagree", text, **more))
+            result.append(Finding.fatal("counters-disagree", text, **more))
     if cache in ("cold", "off") and moved["cached"]:
-        found.append(
+        result.append(
             Finding.fatal(
                 "warm-cache",
                 f"{moved['cached']} prompt tokens came from the prefix cache, which should be {cache}",
                 cached=moved["cached"],
             )
         )
-    return found
+    return result
 
 
 def _soft_findings(
     cell: CellName, records: Sequence[PromptRecord], *, cut_off: Sequence[PromptRecord]
 ) -> list[Finding]:
     answered = [r for r in records if not r.failed]
-    found = []
+    result = []
 
-    def tell(code: str, which: Sequence[PromptRecord], what: str) -> None:
+    def note(code: str, which: Sequence[PromptRecord], what: str) -> None:
         if which:
             text = f"{len(which)} of {len(records)} {what}"
-            found.append(Finding.note(code, text, count=len(which), of=len(records)))
+            result.append(Finding.note(code, text, count=len(which), of=len(records)))
 
     if cell.workload != "code":  # an answer in code has its own language
         other = [r for r in answered if in_language(r.text, cell.language) is False]
-        tell("other-language", other, f"answers are not in the prompt's language ({cell.language})")
-    found += _loops(cell, records)
-    tell("cut-off", cut_off, "answers were cut off at max_tokens")
-    tell(
+        note("other-language", other, f"answers are not in the prompt's language ({cell.language})")
+    result += _loops(cell, records)
+    note("cut-off", cut_off, "answers were cut off at max_tokens")
+    note(
         "left-out", [r for r in answered if not countable(r)], "answers ended before their first decode step"
     )
-    return found
+    return result
 
 
 def _loops(cell: CellName, records: Sequence[PromptRecord]) -> list[Finding]:

@@ -119,7 +119,7 @@ def _against_data(a: CellComparison, side: int, *, judged: bool) -> dict[str, An
         "tokens_per_step": [primary.r0, primary.r1] if primary else None,
         "estimate": primary.estimate if primary else None,
         "se": primary.se if primary else None,
-        "ci": list(primary.ci()) if primary else None,
+        "ci": primary.interval() if primary else None,
         "p_loss": primary.p_loss() if primary else None,
         "p_gain": primary.p_gain() if primary else None,
         "change": v.change,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -87,7 +88,7 @@ def _stretch(start: int, tokens: FloatArray, steps: FloatArray) -> Stretch:
     if count >= MIN_PROMPTS:
         # The error of one rate is that of its change from one token a step, which has no scatter.
         change = paired_log_ratio(steps, steps, tokens, steps)
-        low, high = np.exp(change.ci())
-        interval = (float(low), float(high)) if change.se else None
+        ends = change.interval() if change.se else None
+        interval = (math.exp(ends[0]), math.exp(ends[1])) if ends else None
     rate = float(tokens.sum() / steps.sum()) if count else None
     return Stretch(start=start, prompts=count, tokens_per_step=rate, interval=interval)

@@ -90,8 +90,16 @@ class PairedRatio:
         low, high = self.ci() if look is None else self.repeated_ci(look)
         return (math.expm1(low), math.expm1(high)) if -_MOST_CHANGE < low <= high < _MOST_CHANGE else None
 
+    def interval(self) -> tuple[float, float] | None:
+        """`ci` of 95 %; None where it is infinite, since a few prompts hold nearly all steps."""
+        return self.ci() if math.isfinite(self.ci()[0]) else None
+
     def ci(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided Student interval; a point where se is 0. ValueError: level outside (0, 1)."""
+        """Two-sided Student interval; a point where se is 0, infinite where df is below 1.
+
+        Raises:
+            ValueError: level outside (0, 1).
+        """
         _require_share("level", level)
         return self._around(student((1 + level) / 2, self.df))
 

@@ -327,7 +327,7 @@ def rows(parity: Parity, benchmark: Tally | None) -> tuple[list[str], list[list[
     for i, position in enumerate(parity.positions):
         gap, training = position.gap, (summary.trainer[i], summary.full[i]) if summary else (None, None)
         shown = [share(rate) for rate in (*training, position.predicted, position.served)]
-        shown += [signed(gap.estimate) if gap else DASH, signed_interval(gap.ci() if gap else None)]
+        shown += [signed(gap.estimate) if gap else DASH, signed_interval(gap.interval() if gap else None)]
         body.append([f"position {i}", *shown, share(rates.get(i))])
     if primary:
         now = number(benchmark.tokens_per_step if benchmark else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from harness.judge import speedup
+from harness.judge.collect import collect
+from harness.judge.compare import compare
 from harness.judge.pairing import Pairs
 from harness.judge.speedup import SpeedRecord
 from harness.judge.verdict import judge, judge_pairs
+from harness.report.compare_table import document
+from harness.report.export import as_data
 from harness.report.run_table import report as run_report, verdict_report
 from harness.results.records import CellRecord, PromptRecord
 from harness.results.timing import speed_of
@@ -23,8 +28,10 @@ from harness.suites import endpoints, known_answers, load, lossless, parity
 from harness.suites.known_answers import DraftToken
 from harness.suites.load import Bound, Level
 from harness.suites.lossless import Divergence
+from harness.text.render import as_json, as_text
 from tests.factories import audits, predictions, runs
 from tests.factories.records import prompt_record
+from tests.factories.runs import write_cell
 from tests.factories.simulated import cell, dead_from, drafter
 
 COUNTS = (0, 1, 8, 2**53, 2**63, 10**30)
@@ -198,6 +205,32 @@ def test_ten_thousand_prompts() -> None:
     lost = judge_pairs(Pairs(prompts=((whole, dead), (whole, whole)) * 5_000, notes=()))
     assert lost.kind == "regressed"
     sound(lost.text)
+
+
+def test_one_answer_of_nearly_all_steps(tmp_path: Path) -> None:
+    """Seven short answers and one of thousands of steps are worth one prompt: no t test can say a thing."""
+
+    def side(*histogram: int) -> CellRecord:
+        steps = {
+            "histogram": histogram,
+            "output_tokens": 1 + sum((j + 1) * n for j, n in enumerate(histogram)),
+        }
+        whole = with_counts(SMALL, undrafted=0, finish="stop", steps=None)
+        long, *short = (r.model_copy(update=steps) for r in whole.prompts[:8])
+        brief = ({"histogram": (1, 0, 0, 0, i % 2), "output_tokens": 2 + 5 * (i % 2)} for i in range(7))
+        return whole.model_copy(
+            update={"prompts": (long, *(r.model_copy(update=b) for r, b in zip(short, brief, strict=True)))}
+        )
+
+    old, new = side(2000, 100, 100, 100, 100), side(2100, 100, 100, 100, 90)
+    assert judge(old, old).kind == "identical"
+    verdict = judge(old, new)
+    assert verdict.kind == "inconclusive"
+    assert verdict.interval is None
+    sound(verdict.text)
+    sides = [collect(write_cell(tmp_path / name, record)) for name, record in (("a", old), ("b", new))]
+    sound(as_json(as_data(compare(sides), exit_code=0)).replace("Infinity", "inf"))
+    sound(as_text(document(compare(sides))))
 
 
 @few

@@ -130,7 +130,7 @@ def codes() -> list[str]:
             if not isinstance(node, ast.Call):
                 continue
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            given = node.args[:1] if name in ("fatal", "note", "tell") else []
+            given = node.args[:1] if name in ("fatal", "note") else []
             given += [k.value for k in node.keywords if name == "Finding" and k.arg == "code"]
             found |= {a.value for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str)}
     return sorted(found)

@@ -50,7 +50,7 @@ def _position(tallies: Sequence[Tally], index: int) -> list[float] | None:
 def _interval(parts: Sequence[int], wholes: Sequence[int]) -> list[float] | None:
     """The interval of sum(parts) / sum(wholes) over prompts, as the difference from zero."""
     try:
-        low, high = paired_difference([0] * len(parts), wholes, parts, wholes).ci()
+        ends = paired_difference([0] * len(parts), wholes, parts, wholes).interval()
     except ValueError:  # one prompt, or no step
         return None
-    return [round(low, 4), round(high, 4)]
+    return [round(end, 4) for end in ends] if ends else None
