@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.cli import main
+from harness.judge.pairing import pair
 from harness.judge.verdict import Verdict, judge
 from harness.measure.validity import total
 from harness.results.records import CellRecord, load
+from harness.stats.same_text import CHANCE, matched
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = ROOT / "tests/data/recordings"
 GATE = ROOT / "tests/data/recordings/bfloat16"
 CELL = "chat-en-instruct-ngram-k4.json"
+HEAD = "chat-en-instruct-eagle3r1-k4.json"
 
 
 def baseline(name: str = CELL) -> CellRecord:
@@ -71,6 +75,32 @@ def test_other_seeds_at_a_temperature_are_no_regression() -> None:
     assert verdict.kind in ("ok", "inconclusive")
     assert verdict.same_text == 0
     assert any("other seeds" in note for note in verdict.notes)
+
+
+def test_two_kernels_of_a_gpu_are_told_apart_from_a_loss_by_the_common_beginning() -> None:
+    old, new = (load(RECORDED / f"h200-{kernel}" / HEAD, CellRecord) for kernel in ("eager", "triton"))
+
+    verdict = judge(old, new)
+
+    assert verdict.kind == "ok"
+    assert verdict.same_text < 0.3 * verdict.prompts
+    assert verdict.share is not None
+    assert verdict.interval is not None
+    low, high = verdict.interval
+    assert -0.01 < low < 0 < high < 0.01
+    assert not verdict.broken
+
+
+def test_between_two_kernels_of_a_gpu_what_differs_in_an_answer_does_not_cluster() -> None:
+    old, new = (load(RECORDED / f"h200-{kernel}" / HEAD, CellRecord) for kernel in ("eager", "triton"))
+    pairs = [(a, b) for (a,), (b,) in pair(old, new).prompts if a.text_hash == b.text_hash]
+    fewer, steps = np.array([matched(a.committed or (), b.committed or ()) for a, b in pairs]).T
+
+    rate = fewer.sum() / steps.sum()
+
+    assert 0 < rate < CHANCE
+    # A Pearson chi-square over its degrees of freedom: 1 where each step falls by itself.
+    assert ((fewer - steps * rate) ** 2 / (steps * rate * (1 - rate))).sum() / (len(pairs) - 1) < 2
 
 
 def test_raw_against_chat_is_refused_with_both_named() -> None:
