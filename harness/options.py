@@ -20,6 +20,8 @@ from harness.suites.load import LEVELS, Bound
 
 DEFAULT_STACK = "smollm2-cpu"
 DEFAULT_PROFILE = "quick"
+_MOST = 10**9
+"""The largest number that an option takes."""
 _AS_GIVEN = ("gate", "max_tokens", "pairs", "prompts", "repeats", "results", "resume", "seed", "self_check",
              "sequential", "stall_seconds")  # fmt: skip
 """Fields of `Options` that are what the command line says."""
@@ -89,11 +91,11 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
         )
     profile = stack.profiles[name]
     changes = {f: v for f in ("prompts", "max_tokens", "concurrency") if (v := option(f)) is not None}
-    least = {**dict.fromkeys(changes, 1), "repeats": 1, "pairs": 2, "stall_seconds": 1}
+    least = dict.fromkeys((*changes, "repeats", "stall_seconds", "ttft_ms", "tpot_ms"), 1) | {"pairs": 2}
     for field, lowest in least.items():
-        if option(field) < lowest:
-            flag = f"--{field.replace('_', '-')}"
-            raise BadInput(f"{flag} {option(field)}: must be {lowest} or more", code="option-value")
+        if not lowest <= option(field) <= _MOST:
+            value = f"--{field.replace('_', '-')} {option(field)}"[:80]
+            raise BadInput(f"{value}: must be {lowest} or more, and at most {_MOST}", code="option-value")
     profile = profile.model_copy(update=changes)
     if option("--sequential") and (profile.prompts < LOOKS[0] or option("--repeats") > 1):
         raise BadInput(

@@ -272,6 +272,8 @@ def test_a_duration_is_told_in_its_unit(seconds: float, text: str) -> None:
         (("--concurrency", "0"), "--concurrency 0: must be 1 or more"),
         (("--repeats", "0"), "--repeats 0: must be 1 or more"),
         (("--pairs", "1"), "--pairs 1: must be 2 or more"),
+        (("--ttft-ms", "0"), "--ttft-ms 0: must be 1 or more"),
+        (("--tpot-ms", "9" * 400), "must be 1 or more, and at most 1000000000"),
         (("--prompts", "few"), "argument --prompts: invalid int value: 'few'"),
         (("--gate", "maybe"), "argument --gate: invalid choice: 'maybe'"),
         (

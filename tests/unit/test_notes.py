@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from harness.judge.footnotes import holm_notes, weights_notes
@@ -24,19 +26,22 @@ def test_of_many_cells_the_clear_losses_stay_and_the_others_are_named_with_their
         ("d", judged("identical", 1.0)),
         ("e", judged("inconclusive", 0.2)),
     ]
-    assert holm_notes(verdicts) == [
-        "significant at 0.0012 over all 5 cells together (Holm): 1 of 2 regressed; not c (p 0.0036)"
-    ]
+    [note] = holm_notes(verdicts)
+    assert all(part in note for part in ("0.0012", "all 5 cells", "1 of 2 regressed", "c (p 0.0036)"))
 
 
 def test_at_the_level_itself_a_loss_is_still_significant() -> None:
     verdicts = [("a", judged("regressed", paired.ALPHA_CELL / 2)), ("b", judged("ok", 0.3))]
-    assert holm_notes(verdicts)[0].endswith("(Holm): 1 of 1 regressed")
+    [note] = holm_notes(verdicts)
+    assert "1 of 1 regressed" in note
+    assert "(p" not in note
 
 
-def test_of_many_names_three_are_told() -> None:
+def test_of_many_names_three_are_given() -> None:
     verdicts = [(f"c{i}", judged("regressed", 0.0009)) for i in range(5)]
-    assert holm_notes(verdicts)[0].endswith("; not c0 (p 0.0045), c1 (p 0.0045), c2 (p 0.0045), and 2 more")
+    [note] = holm_notes(verdicts)
+    assert re.findall(r"c\d \(p 0\.0045\)", note) == [f"c{i} (p 0.0045)" for i in range(3)]
+    assert "2 more" in note
 
 
 @pytest.mark.parametrize(
@@ -60,21 +65,19 @@ def test_the_report_of_a_run_says_it_and_changes_no_verdict() -> None:
     lost, same = cell(worse(drafter(3), 0.1)), cell(drafter(3), cell=cell_name(language="zh"))
     p = paired.ALPHA_CELL / 1.5
     text = verdict_report([(lost, judged("regressed", p)), (same, judged("identical", 1.0))])
-    assert (
-        "note: significant at 0.0012 over all 2 cells together (Holm): 0 of 1 regressed; "
-        "not chat-en-instruct-ngram-k4 (p 0.0016)\n▼ chat-en-instruct-ngram-k4: so it is"
-    ) in text
+    assert "0 of 1 regressed" in text
+    assert "chat-en-instruct-ngram-k4 (p 0.0016)" in text
+    assert "▼ chat-en-instruct-ngram-k4: so it is" in text
 
 
 def with_weights(name: str, weights: str | None) -> CellRecord:
     return cell(drafter(3), subject={"drafter": name, "engine": "0.32.0", "weights": weights})
 
 
-def test_two_names_for_the_same_weights_are_said_to_be_one_drafter() -> None:
+def test_two_names_for_the_same_weights_are_noted_as_one_drafter() -> None:
     old, new = with_weights("round1", "abcd"), with_weights("round2", "abcd")
-    assert weights_notes(old, new) == [
-        "round1 and round2 are the same drafter: their weights hash alike (abcd)"
-    ]
+    [note] = weights_notes(old, new)
+    assert all(part in note for part in ("round1", "round2", "abcd"))
 
 
 @pytest.mark.parametrize(
