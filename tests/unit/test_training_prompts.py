@@ -142,6 +142,14 @@ def test_a_quotation_in_english_does_not_make_a_chinese_overlap() -> None:
     assert benchmark.match("這裡有 def average_ratings(reviews): 是什麼") is None
 
 
+def test_the_prompts_that_confirm_a_loss_are_none_of_those_that_saw_it() -> None:
+    """The gate profile asks the first 120 prompts of a file, and confirms on the others."""
+    first = BenchmarkPrompts([*ENGLISH[:120], *CHINESE[:120]], words=8)
+
+    assert len(ENGLISH[120:]) == len(CHINESE[120:]) == 120
+    assert [text for text in (*ENGLISH[120:], *CHINESE[120:]) if first.match(text)] == []
+
+
 def test_without_the_benchmark_nothing_is_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.sources.decontamination.BENCHMARK", tmp_path)
 
