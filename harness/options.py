@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -22,8 +23,8 @@ DEFAULT_STACK = "smollm2-cpu"
 DEFAULT_PROFILE = "quick"
 _MOST = 10**9
 """The largest number that an option takes."""
-_AS_GIVEN = ("gate", "max_tokens", "pairs", "prompts", "repeats", "results", "resume", "seed", "self_check",
-             "sequential", "stall_seconds")  # fmt: skip
+_AS_GIVEN = ("confirm", "gate", "max_tokens", "pairs", "prompts", "repeats", "results", "resume", "seed",
+             "self_check", "sequential", "stall_seconds")  # fmt: skip
 """Fields of `Options` that are what the command line says."""
 
 
@@ -45,6 +46,8 @@ def add_options(add: Callable[..., None]) -> None:
     add("--baselines", metavar="DIR", type=Path, help="where baselines lie (baselines)")
     add("--update-baselines", action="store_true", help="make what this run measures the baseline")
     add("--update-baselines-new-only", action="store_true", help="the same for cells that have none yet")
+    again = "measure a regressed cell again on prompts that it has not seen (as the profile says)"
+    add("--confirm", action=argparse.BooleanOptionalAction, default=None, help=again)
     add("--pairs", metavar="N", type=int, default=6, help="pairs of server starts for a speed-up (6)")
     add(
         "--sequential",
@@ -90,8 +93,10 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
             f"--profile {name}: unknown profile; there are: {', '.join(stack.profiles)}", code="option-value"
         )
     profile = stack.profiles[name]
-    changes = {f: v for f in ("prompts", "max_tokens", "concurrency") if (v := option(f)) is not None}
-    least = dict.fromkeys((*changes, "repeats", "stall_seconds", "ttft_ms", "tpot_ms"), 1) | {"pairs": 2}
+    numbers = ("prompts", "max_tokens", "concurrency")
+    changes = {f: v for f in (*numbers, "confirm") if (v := option(f)) is not None}
+    counted = [field for field in numbers if field in changes]
+    least = dict.fromkeys((*counted, "repeats", "stall_seconds", "ttft_ms", "tpot_ms"), 1) | {"pairs": 2}
     for field, lowest in least.items():
         if not lowest <= option(field) <= _MOST:
             value = f"--{field.replace('_', '-')} {option(field)}"[:80]

@@ -23,8 +23,9 @@ from harness.provenance.hardware import environment
 from harness.provenance.record import provenance
 from harness.provenance.redaction import without_home
 from harness.results.files import write_atomically
-from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
+from harness.results.records import RUN_FILE, CellName, CellRecord, RunRecord, load
 from harness.results.timing import wall_of
+from harness.stats.paired import MIN_PROMPTS
 from harness.text.numbers import duration
 
 SELF_CHECK = "servers/self-check.txt"
@@ -69,6 +70,8 @@ class Options:
     """How many the command line asks for; None where it leaves that to the profile. In `profile` already."""
     max_tokens: int | None = None
     """The same of an answer's tokens."""
+    confirm: bool | None = None
+    """The same of the second look at a regressed cell."""
     levels: tuple[int, ...] = ()
     """Requests in flight, of the load suite."""
     ttft_s: float = math.inf
@@ -79,8 +82,8 @@ class Options:
     def recorded(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed."""
         return {
-            # Without its workload, which stands below; runs of older versions have no such field.
-            "profile": self.profile.model_dump(mode="json", exclude={"workload"}),
+            # Without its workload, which stands below, and without what does not change the records.
+            "profile": self.profile.model_dump(mode="json", exclude={"workload", "confirm"}),
             "workloads": list(self.workloads),
             "repeats": self.repeats,
             "seed": self.seed,
@@ -204,6 +207,18 @@ class Run:
             self.data / "prompts", cell.name.workload, cell.name.language, at_most=cell.profile.prompts
         )
 
+    def reserve(self, name: CellName) -> tuple[Prompt, ...]:
+        """The prompts that a second look at a cell asks: as many as the first, and none of those.
+
+        None where the profile makes no second look, the cell drafts nothing, or too few prompts are left.
+        """
+        profile = self.options.profile
+        if not (profile.confirm and name.k):
+            return ()
+        count, folder = profile.prompts, self.data / "prompts"
+        prompts = load_prompts(folder, name.workload, name.language, at_most=count, after=count)
+        return prompts if len(prompts) >= MIN_PROMPTS else ()
+
     def warmups(self, cell: Cell) -> tuple[Prompt, ...]:
         """Prompts to warm up with; never among the measured ones."""
         return load_prompts(
@@ -236,7 +251,12 @@ class Run:
     def estimate_s(self, cells: Sequence[Cell]) -> float:
         """Seconds that measuring `cells` will take."""
         starts = 0 if self.options.server_url else len({cell.spec for cell in cells})
-        return self.pace.starts_s(starts) + sum(self._answers_s(cell, warmups=True) for cell in cells)
+        again = self.options.repeats if self.options.update else 0  # a baseline has the reserve too
+        return self.pace.starts_s(starts) + sum(
+            self._answers_s(cell, warmups=True)
+            + self.pace.answers_s(cell, again * len(self.reserve(cell.name)))
+            for cell in cells
+        )
 
     def _answers_s(self, cell: Cell, *, share: float = 1, warmups: bool = False) -> float:
         count = share * len(self.prompts(cell)) * self.options.repeats

@@ -27,8 +27,10 @@ class Prompt:
     text: str
 
 
-def load_prompts(folder: Path, workload: str, language: str, *, at_most: int) -> tuple[Prompt, ...]:
-    """The first `at_most` prompts of `folder/workload/language.jsonl`.
+def load_prompts(
+    folder: Path, workload: str, language: str, *, at_most: int, after: int = 0
+) -> tuple[Prompt, ...]:
+    """The first `at_most` prompts of `folder/workload/language.jsonl` behind the first `after`.
 
     Raises:
         BadInput: there is no such file, it is empty, or a line of it is not a prompt.
@@ -41,7 +43,7 @@ def load_prompts(folder: Path, workload: str, language: str, *, at_most: int) ->
             f"{path}: no prompts for workload {workload!r} in language {language!r}; {there}",
             code="no-prompts",
         )
-    return _read(path, language=language)[:at_most]
+    return _read(path, language=language)[after:][:at_most]
 
 
 def load_held_out(path: Path) -> tuple[Prompt, ...]:

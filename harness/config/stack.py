@@ -90,11 +90,13 @@ class Profile(_Table):
     workload: str = "instruct"
     """Whose prompts are asked where the command line names none."""
     sampling: Sampling = Sampling()
+    confirm: bool = False
+    """Measure a regressed cell again, on as many further prompts of its file."""
 
 
 PROFILES: dict[str, Profile] = {
     "quick": Profile(prompts=8, max_tokens=64),
-    "gate": Profile(prompts=120, max_tokens=96),
+    "gate": Profile(prompts=120, max_tokens=96, confirm=True),
     "field": Profile(prompts=120, max_tokens=200, sampling=Sampling(temperature=0.7)),
     "long": Profile(prompts=12, max_tokens=2000, workload="longform"),
 }

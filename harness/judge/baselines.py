@@ -11,6 +11,8 @@ from harness.results.files import write_atomically
 from harness.results.records import UNTIMED, CellRecord, dump_cell, load
 
 ANCHOR = ".anchor.json"
+RESERVE = "reserve"
+"""The folder, in that of a run's cells, of those that were measured again."""
 
 _NAMED_AT_MOST = 64
 """Characters of a device's folder."""
@@ -51,18 +53,36 @@ def find_anchor(folder: Path, record: CellRecord) -> CellRecord | None:
     return load(path, CellRecord) if path.exists() else None
 
 
-def store(folder: Path, record: CellRecord) -> Path:
-    """Make `record` the baseline of its cell, and its anchor too if it has none yet.
+def beside(path: Path) -> Path:
+    """Where the reserve of a run's cell lies."""
+    return path.parent / RESERVE / path.name
+
+
+def reserve_of(path: Path, record: CellRecord) -> CellRecord | None:
+    """What a cell answered to its reserve of prompts: a baseline has it in its file, a run beside it.
 
     Raises:
-        BadInput: the record is not valid, or the file cannot be written.
+        BadRecord: it is there but cannot be trusted.
+    """
+    if record.reserve:
+        return record.model_copy(update={"prompts": record.reserve, "reserve": ()})
+    return load(beside(path), CellRecord) if beside(path).exists() else None
+
+
+def store(folder: Path, record: CellRecord, *, reserve: CellRecord | None = None) -> Path:
+    """Make `record` the baseline of its cell, and its anchor too if it has none yet; both hold the reserve.
+
+    Raises:
+        BadInput: a record is not valid, or the file cannot be written.
         BadRecord: the present file is damaged. It is not overwritten.
     """
-    if not record.valid:
-        raise BadInput(
-            f"{record.cell} cannot be a baseline, since it is not a valid measurement: {record.why_invalid}",
-            code="not-a-baseline",
-        )
+    for one in (record, reserve):
+        if one and not one.valid:
+            raise BadInput(
+                f"{one.cell} cannot be a baseline, since its {one.suite} is not a valid measurement: "
+                f"{one.why_invalid}",
+                code="not-a-baseline",
+            )
     if record.stopped_at is not None:
         raise BadInput(
             f"{record.cell} cannot be a baseline: --sequential stopped it at {record.stopped_at} prompts, "
@@ -72,11 +92,11 @@ def store(folder: Path, record: CellRecord) -> Path:
     path = path_of(folder, record)
     if path.exists():
         load(path, CellRecord)
-    text = dump_cell(untimed(record))
-    write_atomically(path, text)
+    whole = untimed(record.model_copy(update={"reserve": reserve.prompts if reserve else ()}))
+    write_atomically(path, dump_cell(whole))
     anchor = path.with_suffix(ANCHOR)
     if not anchor.exists():
-        write_atomically(anchor, dump_cell(_with_reason(untimed(record), "the first baseline of this cell")))
+        write_atomically(anchor, dump_cell(_with_reason(whole, "the first baseline of this cell")))
     return path
 
 
@@ -108,6 +128,7 @@ def untimed(record: CellRecord) -> CellRecord:
     return record.model_copy(
         update={
             "prompts": tuple(r.model_copy(update=nothing) for r in record.prompts),
+            "reserve": tuple(r.model_copy(update=nothing) for r in record.reserve),
             "provenance": provenance,
         }
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import BadInput, BadRecord
-from harness.judge.baselines import ANCHOR, device_name
+from harness.judge.baselines import ANCHOR, RESERVE, device_name
 from harness.judge.speedup import SpeedRecord
 from harness.results.conditions import Environment
 from harness.results.records import RUN_FILE, SCHEMA, CellName, CellRecord, RunRecord, load
@@ -88,6 +88,8 @@ def collect(path: Path) -> Side:
     files = [file for file in sorted(path.rglob("*.json")) if _may_be_cell(file, path)]
     entries = [entry for file in files if (entry := _cell_or_speed(file))]
     starts = len(files) - len(entries)
+    # Beside its cell a reserve is no row of its own: it confirms what the cell lost.
+    entries = [entry for entry in entries if not entry.suite.endswith(f"/{RESERVE}")] or entries
     notes = [f"{starts} files of speed-ups over pairs of starts are not compared here"] if starts else []
     if not entries:
         raise BadInput(f"{path} holds no cell" + (f" ({notes[0]})" if notes else ""), code="no-cells")

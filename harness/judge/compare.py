@@ -15,7 +15,9 @@ from concurrent.futures import ProcessPoolExecutor
 
 from harness.config.stack import NONE
 from harness.errors import BadInput
+from harness.judge.baselines import reserve_of
 from harness.judge.collect import Entry, Side, match, names_of
+from harness.judge.confirmation import confirmed
 from harness.judge.footnotes import (
     conditions_of,
     drafter_notes,
@@ -228,6 +230,8 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
     try:
         pairs = pair(old, new, across=across, counts=(base.counts, other.counts))
         verdict = judge_pairs(pairs, look=new.stopped_at)
+        if verdict.confirmable and (reserves := _reserves(base, other)):
+            verdict = confirmed(verdict, *reserves, across=across)
     except Refused as refusal:
         verdict = Verdict(kind="invalid", text=f"not comparable: {refusal}")
     else:
@@ -247,6 +251,12 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
         same_environment=same,
         notes=tuple(notes),
     )
+
+
+def _reserves(base: _Cell, other: _Cell) -> tuple[CellRecord, CellRecord] | None:
+    """What both cells answered to the prompts of a second look; None where one of them was not asked."""
+    old, new = (reserve_of(cell.figures.entry.path, cell.record) for cell in (base, other))
+    return (old, new) if old and new else None
 
 
 def _positions(pairs: Pairs, verdict: Verdict) -> tuple[PositionChange, ...]:

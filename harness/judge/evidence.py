@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from harness.judge.pairing import Pairs
 from harness.results.records import PromptRecord
@@ -18,6 +19,8 @@ from harness.stats import paired
 from harness.stats.acceptance import Tallies
 from harness.stats.paired import PairedRatio
 from harness.stats.same_text import matched, p_of, unseen_loss
+
+Loss = Literal["prompts", "tokens", "whole", "position", "stretch"]
 
 ALPHA_FEWER = 0.05
 """One-sided, of a position that also gives fewer tokens per decode step."""
@@ -33,6 +36,8 @@ class Position:
     change: PairedRatio
     p: float
     """One-sided p of a loss, Holm-corrected over the positions and stretches tested."""
+    p_fewer: float
+    """One-sided p that it gives fewer tokens per decode step."""
     lost: bool
 
 
@@ -121,6 +126,19 @@ class Evidence:
         return d < 0 and d <= -self._thresholds[0] * primary.se
 
     @property
+    def loss(self) -> Loss | None:
+        """What makes the cell regressed, the first that does; None where it is not."""
+        if self.cost >= paired.MARGIN:
+            return "prompts"
+        if self.scatter_counts and self.significant and self.primary.estimate <= -paired.LOG_MARGIN:
+            return "tokens"
+        if self.lost_later:
+            return "whole"
+        if any(position.lost for position in self.positions):
+            return "position"
+        return "stretch" if any(stretch.lost for stretch in self.stretches) else None
+
+    @property
     def gained(self) -> bool:
         """The mirror of `significant`."""
         d, primary = self.primary.estimate, self.primary
@@ -203,10 +221,11 @@ def evidence(pairs: Pairs, *, look: int | None = None, test_positions: bool = Tr
                 index=index,
                 change=change,
                 p=p,
+                p_fewer=(fewer := _p_fewer(old, new, index + 1)),
                 lost=pairs.same_drafter
                 and p <= paired.ALPHA_POSITION
                 and change.estimate <= -paired.MARGIN_POSITION
-                and _gives_less(old, new, index + 1),
+                and fewer <= ALPHA_FEWER,
             )
             for (index, change), p in zip(positions, ps, strict=False)
         ),
@@ -299,12 +318,13 @@ def _counts(change: PairedRatio) -> bool:
     return change.m >= paired.MIN_PROMPTS and not few
 
 
-def _gives_less(old: Tallies, new: Tallies, j: int) -> bool:
-    """Steps that accept at least j tokens became rarer among all decode steps, one-sided p <= 0.05.
+def _p_fewer(old: Tallies, new: Tallies, j: int) -> float:
+    """One-sided p that steps which accept at least j tokens became rarer among all decode steps.
 
     When a drafter gets better, more steps reach a later position. Harder ones are among them, so conditional
     acceptance there falls. A position is lost only if it also gives fewer tokens (intersection-union test,
     Berger 1982).
     """
-    share = paired.paired_difference(old.at_least[j], old.decode_steps, new.at_least[j], new.decode_steps)
-    return share.p_loss() <= ALPHA_FEWER
+    return paired.paired_difference(
+        old.at_least[j], old.decode_steps, new.at_least[j], new.decode_steps
+    ).p_loss()

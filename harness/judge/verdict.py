@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection
 from typing import Literal
 
-from harness.judge.evidence import Evidence, Position, StretchChange, evidence
+from harness.judge.evidence import Evidence, Loss, Position, StretchChange, evidence
 from harness.judge.pairing import Pairs, Refused, pair
 from harness.results.records import CellRecord
 from harness.results.stretches import name_of
@@ -15,7 +15,7 @@ from harness.stats import paired, planning
 from harness.text.numbers import percent, signed_interval
 
 Kind = Literal["identical", "ok", "improved", "regressed", "inconclusive", "invalid"]
-Rule = Literal["few-differ", "unasked", "scatter"]
+Rule = Literal["few-differ", "unasked", "scatter", "unconfirmed"]
 
 _ALL = 0.9995
 """A loss that prints as 100.0 %."""
@@ -30,7 +30,8 @@ class Unsettled:
 
     rule: Rule
     """`few-differ`: a loss of the margin or more, by the scatter of too few prompts. `unasked`: an early
-    look, and prompts that were not asked yet may hide a loss. `scatter`: these prompts scatter too much."""
+    look, and prompts that were not asked yet may hide a loss. `scatter`: these prompts scatter too much.
+    `unconfirmed`: a loss that other prompts do not show."""
     could_see: float | None = None
     """The loss that these prompts would have shown, as a fraction; None where scatter is not what binds."""
     prompts: int | None = None
@@ -63,6 +64,10 @@ class Verdict:
     p: float | None = None
     """Of a loss, by any test (`paired.cell_p`). None where nothing was compared, or at a look: a p-value
     holds for one look, not for several."""
+    loss: Loss | None = None
+    """What regressed."""
+    confirmation: float | None = None
+    """One-sided p of the same loss on other prompts; None where there was no second look."""
     unsettled: Unsettled | None = None
     """Of an inconclusive verdict."""
     notes: tuple[str, ...] = ()
@@ -72,6 +77,11 @@ class Verdict:
     def fails(self) -> bool:
         """The case fails under every --gate but off and warn."""
         return self.kind in ("regressed", "invalid")
+
+    @property
+    def confirmable(self) -> bool:
+        """Other prompts may show that it is no loss. They cannot where prompts broke one by one."""
+        return self.kind == "regressed" and self.loss != "prompts"
 
     @property
     def change(self) -> float | None:
@@ -147,6 +157,7 @@ def judge_pairs(
         against=against,
         look=look,
         p=shown.p,
+        loss=shown.loss,
         unsettled=_unsettled(shown) if kind == "inconclusive" else None,
     )
     text = _identical(shown) if kind == "identical" else _sentence(verdict, shown)
@@ -158,13 +169,7 @@ def _decided(shown: Evidence) -> Kind:
     d, margin = shown.primary.estimate, paired.LOG_MARGIN
     if shown.identical and not shown.unasked:
         return "identical"
-    if (
-        (shown.scatter_counts and shown.significant and d <= -margin)
-        or shown.cost >= paired.MARGIN
-        or any(position.lost for position in shown.positions)
-        or any(stretch.lost for stretch in shown.stretches)
-        or shown.lost_later
-    ):
+    if shown.loss:
         return "regressed"
     if shown.scatter_counts and shown.gained and d >= margin:
         return "improved"

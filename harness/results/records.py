@@ -249,6 +249,8 @@ class CellRecord(Record):
     """What /metrics moved by while the measured prompts ran."""
     findings: tuple[Finding, ...] = ()
     prompts: tuple[PromptRecord, ...]
+    reserve: tuple[PromptRecord, ...] = ()
+    """Of a baseline: what it answered to the prompts that a second look at a loss asks."""
 
     @property
     def valid(self) -> bool:
@@ -290,10 +292,14 @@ _AS_WRITTEN = re.compile(rb'\{\s*"schema": %d,' % SCHEMA)
 def dump_cell(record: CellRecord) -> str:
     """The text of a cell file: a line for each field, and one for each prompt."""
     data = record.model_dump(by_alias=True)  # in mode "json" half of a surrogate pair raises
-    prompts = data.pop("prompts")
-    lines = [f'"{key}": {json.dumps(value, ensure_ascii=False)},' for key, value in data.items()]
-    body = ",\n".join(json.dumps(prompt, ensure_ascii=False, separators=(",", ":")) for prompt in prompts)
-    text = "\n".join(["{", *lines, '"prompts": [', *([body] if body else []), "]", "}", ""])
+    last = {name: data.pop(name) for name in ("prompts", "reserve")}
+    if not last["reserve"]:
+        del last["reserve"]
+    lines = [f'"{key}": {json.dumps(value, ensure_ascii=False)}' for key, value in data.items()]
+    for name, records in last.items():
+        body = ",\n".join(json.dumps(one, ensure_ascii=False, separators=(",", ":")) for one in records)
+        lines.append("\n".join([f'"{name}": [', *([body] if body else []), "]"]))
+    text = "\n".join(["{", ",\n".join(lines), "}", ""])
     # Half of a surrogate pair, which a record read from ASCII may hold, is JSON only as an escape.
     return text.encode("utf-8", "backslashreplace").decode()
 

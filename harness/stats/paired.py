@@ -36,6 +36,7 @@ ALPHA_CELL = ALPHA_PRIMARY + ALPHA_POSITION + ALPHA_PROMPTS
 ALPHA_OK = 0.05  # one-sided: how often a loss of exactly the margin may be called ok,
 ALPHA_OK_FEW = 0.01  # and below ENOUGH_PROMPTS prompts, where the t distribution promises too much
 ENOUGH_PROMPTS = 80
+ALPHA_CONFIRM = 0.05  # one-sided: a loss that a cell showed, again on prompts of its own
 POWER = 0.8
 
 # Below these nothing is tested: the t distribution claims more than so few data can show.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.config.cells import Cell, cells_of
 from harness.config.prompts import Prompt
 from harness.config.stack import NONE
+from harness.errors import BadInput
 from harness.judge import baselines
+from harness.judge.confirmation import confirmed, unconfirmed
 from harness.judge.verdict import Verdict, judge, worst
 from harness.measure.measurement import Measurement
 from harness.measure.validity import total
@@ -20,11 +23,34 @@ from harness.results.records import CellRecord, load
 from harness.results.stretches import stretches_of
 from harness.results.timing import speed_of
 from harness.run import Run
-from harness.stats.paired import LOOKS
+from harness.stats.paired import LOOKS, MIN_PROMPTS
 from harness.suites import runner
 from harness.suites.runner import Bench, Outcome, Suite
 
-SUITE = Suite(name="acceptance")
+
+def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
+    """What baselines get beside their prompts.
+
+    Raises:
+        BadInput: --confirm was given, and a cell has no prompts left for it.
+    """
+    drafting = [cell for cell in cells if cell.name.k]
+    for cell in drafting if run.options.confirm else ():
+        if not run.reserve(cell.name):
+            raise BadInput(
+                f"--confirm: {cell.name.workload}/{cell.name.language}.jsonl has fewer than {MIN_PROMPTS} "
+                f"prompts after the first {cell.profile.prompts}; measure fewer with --prompts, or leave "
+                "--confirm out",
+                code="no-reserve",
+            )
+    if run.options.update and any(run.reserve(cell.name) for cell in drafting):
+        return ["the baselines get a reserve too: as many further prompts, to confirm a loss on"]
+    return []
+
+
+SUITE = Suite(name="acceptance", plan=_plan)
+Again = Callable[[], CellRecord | None]
+"""Gives a cell's record of its reserve of prompts; None where there is none."""
 
 
 def acceptance(bench: Bench, cell: Cell) -> Outcome:
@@ -53,23 +79,39 @@ def acceptance(bench: Bench, cell: Cell) -> Outcome:
         passes=until_decided if options.sequential else every_pass,
         ahead=bench.cells,
     )
-    return _judged(bench, record)
+    return _judged(bench, cell, record)
 
 
-def _judged(bench: Bench, record: CellRecord) -> Outcome:
+def _judged(bench: Bench, cell: Cell, record: CellRecord) -> Outcome:
     run = bench.run
-    return bench.compared(
-        Outcome(
-            suite=SUITE.name,
-            cell=str(record.cell),
-            figures=summary(record),
-            files=runner.fingerprint(*_judged_by(run, record)),
-        ),
+
+    @functools.cache
+    def again() -> CellRecord | None:
+        prompts = run.reserve(cell.name)
+        if not prompts:
+            return None
+        return bench.measured(
+            cell,
+            suite=f"{SUITE.name}/{baselines.RESERVE}",
+            prompts=prompts,
+            repeats=run.options.repeats,
+            timed=run.timed,
+            passes=Measurement.all_passes,
+        )
+
+    def store() -> Path:
+        refused = not record.valid or record.stopped_at is not None
+        return baselines.store(run.options.baselines, record, reserve=None if refused else again())
+
+    outcome = bench.compared(
+        Outcome(suite=SUITE.name, cell=str(record.cell), figures=summary(record)),
         flaw=record.why_invalid,
         known=lambda: baselines.find(run.options.baselines, record),
-        store=lambda: baselines.store(run.options.baselines, record),
-        verdict=lambda: verdict(run, record),
+        store=store,
+        verdict=lambda: verdict(run, record, again=again),
     )
+    # After it: a second look has made one of these files.
+    return outcome.model_copy(update={"files": runner.fingerprint(*_judged_by(run, record))})
 
 
 def in_sequence(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
@@ -89,38 +131,66 @@ def _first_decided(measurement: Measurement, run: Run) -> int:
 
 def _judged_by(run: Run, record: CellRecord) -> list[Path]:
     """The files that decide a verdict: the cell's own, and those that it is compared with."""
-    own = run.folder / record.suite / f"{record.cell}.json"
-    if run.options.compare is not None:
-        return [own, _other(run.options.compare, record)]
-    path = baselines.path_of(run.options.baselines, record)
-    return [own, path, path.with_suffix(baselines.ANCHOR)]
+    paths = [_file(run.folder, record), *(path for path, _ in _sides(run, record))]
+    return [*paths, *map(baselines.beside, paths)]
 
 
-def _other(folder: Path, record: CellRecord) -> Path:
+def _file(folder: Path, record: CellRecord) -> Path:
     return folder / record.suite / f"{record.cell}.json"
 
 
-def verdict(run: Run, record: CellRecord, *, positions: bool = True) -> Verdict:
+def _sides(run: Run, record: CellRecord) -> list[tuple[Path, str]]:
+    """The files that a cell is compared with, whether they are there or not, and what each is called."""
+    options = run.options
+    if options.compare is not None:
+        return [(_file(options.compare, record), options.compare.name)]
+    path = baselines.path_of(options.baselines, record)
+    return [(path, "baseline"), (path.with_suffix(baselines.ANCHOR), "anchor")]
+
+
+def verdict(run: Run, record: CellRecord, *, positions: bool = True, again: Again | None = None) -> Verdict:
     """Compare a cell with its baseline and its anchor, or with the same cell of another run.
+
+    Args:
+        run: whose.
+        record: the cell.
+        positions: as in `judge`.
+        again: measures the cell on its reserve of prompts. By default what lies in the run's folder counts.
 
     Raises:
         BadRecord: a baseline is there but cannot be trusted.
+        ServerFailed: it could not be measured again.
     """
     options, across = run.options, run.options.stack.subject
     if not record.valid:
         return Verdict(kind="invalid", text=f"not a measurement: {record.why_invalid}")
-    if options.compare is not None:
-        path = _other(options.compare, record)
-        if not path.exists():
-            return Verdict(kind="invalid", text=f"{options.compare} has no such cell to compare with")
-        old = load(path, CellRecord)
-        return judge(old, record, across=across, against=options.compare.name, positions=positions)
-    baseline = baselines.find(options.baselines, record)
-    if baseline is None:
-        return runner.no_baseline(run, baselines.path_of(options.baselines, record))
-    anchor = baselines.find_anchor(options.baselines, record)
-    sides = [(baseline, "baseline"), *([(anchor, "anchor")] if anchor else [])]
-    return worst([judge(o, record, across=across, against=name, positions=positions) for o, name in sides])
+    sides = _sides(run, record)
+    if not sides[0][0].exists():
+        if options.compare is None:
+            return runner.no_baseline(run, sides[0][0])
+        return Verdict(kind="invalid", text=f"{options.compare} has no such cell to compare with")
+    again = again or (lambda: baselines.reserve_of(_file(run.folder, record), record))
+    found = []
+    for path, name in sides:
+        if path.exists():
+            old = load(path, CellRecord)
+            seen = judge(old, record, across=across, against=name, positions=positions)
+            if seen.confirmable and options.profile.confirm:
+                seen = _confirmed(run, record, seen, baselines.reserve_of(path, old), again)
+            found.append(seen)
+    return worst(found)
+
+
+def _confirmed(run: Run, record: CellRecord, seen: Verdict, old: CellRecord | None, again: Again) -> Verdict:
+    """A regressed verdict after its second look, or why there is none."""
+    if old is None:
+        return unconfirmed(seen, f"the {seen.against} has no reserve; --update-baselines measures one")
+    if not run.reserve(record.cell):
+        return unconfirmed(seen, "the prompt file has no prompts left for a second look")
+    new = again()
+    if new is None:
+        return unconfirmed(seen, "it was not measured again")
+    return confirmed(seen, old, new, across=run.options.stack.subject)
 
 
 def summary(record: CellRecord) -> dict[str, Any]:

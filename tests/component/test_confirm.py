@@ -1,0 +1,275 @@
+"""A regressed cell is measured again on other prompts: whole runs on a fake server that drafts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config.prompts import load_prompts
+from harness.plugin import DATA
+from harness.results.records import CellRecord, RunRecord, load
+from harness.suites.runner import Outcome, kept
+from tests.factories.streams import chunk, spec, usage
+
+CELL = "chat-en-instruct-ngram-k4"
+COUNT = 24
+STACK = """\
+schema = 1
+name = "tiny"
+endpoints = ["chat"]
+languages = ["en"]
+workloads = ["instruct", "code"]
+[target]
+model = "org/tiny"
+[drafters.ngram]
+method = "ngram"
+k = [4]
+"""
+PROMPTS = [p.text for p in load_prompts(DATA / "prompts", "instruct", "en", at_most=2 * COUNT)]
+FIRST, RESERVE = frozenset(PROMPTS[:COUNT]), frozenset(PROMPTS[COUNT:])
+
+
+@dataclasses.dataclass
+class Drafting:
+    """A server that drafts four tokens a step; on the prompts in `worse` its last two drafts fail."""
+
+    url: str = ""
+    worse: frozenset[str] = frozenset()
+    asked: list[str] = dataclasses.field(default_factory=list)
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    def answer(self, text: str) -> Iterator[Any]:
+        """Eight steps, the same for a prompt whenever it is asked."""
+        draw = random.Random(text)  # noqa: S311 - a fake
+        steps = [draw.randrange(5) for _ in range(8)]
+        if text in self.worse:
+            steps[-2:] = 0, 0
+        told = spec(
+            acceptance_histogram=[steps.count(j) for j in range(5)], num_draft_tokens=4 * len(steps),
+            per_step_accepted=steps, per_step_drafted=[4] * len(steps),
+        )  # fmt: skip
+        generated = 1 + sum(steps) + len(steps)
+        with self.lock:
+            self.asked.append(text)
+            for name, by in (("drafts", 8), ("draft_tokens", 32), ("accepted", sum(steps)),
+                             ("generated", generated), ("finished", 1)):  # fmt: skip
+                self.counts[name] = self.counts.get(name, 0) + by
+        yield chunk("So", (1,), prompt_token_ids=list(text.encode()))
+        for number, tokens in enumerate(steps):
+            last = number == len(steps) - 1
+            yield chunk(f" word{number}", tuple(range(tokens + 1)), finish="stop" if last else None)
+        yield usage(generated, told)
+
+    def metrics(self) -> str:
+        of = {"drafts": "spec_decode_num_drafts_total", "draft_tokens": "spec_decode_num_draft_tokens_total",
+              "accepted": "spec_decode_num_accepted_tokens_total", "generated": "generation_tokens_total",
+              "finished": "request_success_total"}  # fmt: skip
+        lines = [f"vllm:{name} {self.counts.get(of_us, 0)}" for of_us, name in of.items()]
+        return "\n".join(["process_start_time_seconds 1", "vllm:num_requests_running 0", *lines, ""])
+
+
+@pytest.fixture
+def server() -> Iterator[Drafting]:
+    drafting = Drafting()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            other = {"/metrics": drafting.metrics(), "/v1/models": json.dumps({"data": [{"id": "tiny"}]})}
+            self.send([other.get(self.path, "{}")])
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            text = body["messages"][-1]["content"]
+            self.send([f"data: {json.dumps(event)}\n\n" for event in drafting.answer(text)])
+
+        def send(self, parts: list[str]) -> None:
+            self.send_response(200)
+            self.end_headers()
+            for part in parts:
+                self.wfile.write(part.encode())
+                self.wfile.flush()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    drafting.url = f"http://127.0.0.1:{http.server_port}"
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield drafting
+    http.shutdown()
+    http.server_close()
+    thread.join()
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """The plugin sets a handler for SIGTERM; this process keeps its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+Bench = Callable[..., pytest.RunResult]
+Measure = Callable[..., "tuple[int, Outcome]"]
+
+
+@pytest.fixture
+def bench(pytester: pytest.Pytester, server: Drafting) -> Bench:
+    """A run of the one cell in the `gate` profile."""
+    pytester.path.joinpath("tiny.toml").write_text(STACK, encoding="utf-8")
+    shutil.copy(DATA.parent / "bench_suites" / "test_acceptance.py", pytester.mkdir("bench_suites"))
+
+    def run(*words: str) -> pytest.RunResult:
+        server.asked.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)  # they are imported already
+            return pytester.runpytest_inprocess(
+                "-p", "harness.plugin", "-p", "fixtures.bench", "-p", "no:cacheprovider",
+                "--stack", "./tiny.toml", "--profile", "gate", "--prompts", str(COUNT),
+                "--server-url", server.url, "--baselines", "baselines", *words,
+            )  # fmt: skip
+
+    return run
+
+
+def newest(pytester: pytest.Pytester) -> Path:
+    return max(pytester.path.glob("results/*"), key=lambda path: path.stat().st_mtime_ns)
+
+
+@pytest.fixture
+def measure(bench: Bench, pytester: pytest.Pytester) -> Measure:
+    """The same; its exit code, and the outcome of the cell."""
+
+    def run(*words: str) -> tuple[int, Outcome]:
+        done = bench(*words)
+        return int(done.ret), kept(newest(pytester))["acceptance", CELL]
+
+    return run
+
+
+@pytest.fixture
+def baseline(measure: Measure, pytester: pytest.Pytester) -> CellRecord:
+    """The baseline of the healthy drafter."""
+    assert measure("--update-baselines")[0] == 0
+    return load(next(pytester.path.glob(f"baselines/**/{CELL}.json")), CellRecord)
+
+
+def asked_again(server: Drafting) -> bool:
+    return not RESERVE.isdisjoint(server.asked)
+
+
+def test_a_baseline_holds_the_reserve_and_so_does_its_anchor(
+    baseline: CellRecord, pytester: pytest.Pytester
+) -> None:
+    anchor = load(next(pytester.path.glob("baselines/**/*.anchor.json")), CellRecord)
+
+    assert len(baseline.prompts) == len(baseline.reserve) == COUNT
+    assert not {r.prompt for r in baseline.prompts} & {r.prompt for r in baseline.reserve}
+    assert anchor.reserve == baseline.reserve
+
+
+def test_a_cell_that_is_not_red_is_measured_once(
+    baseline: CellRecord, measure: Measure, server: Drafting
+) -> None:
+    code, outcome = measure()
+
+    assert (code, outcome.kind) == (0, "fine")
+    assert not asked_again(server)
+
+
+def test_a_real_loss_is_confirmed(baseline: CellRecord, measure: Measure, server: Drafting) -> None:
+    server.worse = FIRST | RESERVE
+    code, outcome = measure()
+
+    assert (code, outcome.kind) == (1, "failed")
+    assert outcome.verdict
+    assert outcome.verdict.kind == "regressed"
+    assert outcome.verdict.confirmation is not None
+    assert outcome.verdict.confirmation <= 0.05
+    assert asked_again(server)
+    assert outcome.holds
+
+
+@pytest.mark.parametrize(("gate", "ends"), [("on", 0), ("warn", 0), ("strict", 1)])
+def test_a_loss_that_other_prompts_do_not_show_is_inconclusive(
+    baseline: CellRecord, measure: Measure, server: Drafting, gate: str, ends: int
+) -> None:
+    server.worse = FIRST
+    code, outcome = measure("--gate", gate)
+
+    assert (code, outcome.kind) == (ends, "unsure")
+    assert outcome.verdict
+    assert outcome.verdict.unsettled
+    assert (outcome.verdict.kind, outcome.verdict.unsettled.rule) == ("inconclusive", "unconfirmed")
+    assert asked_again(server)
+
+
+@pytest.mark.parametrize("words", [("--no-confirm",), ("--gate", "off")])
+def test_without_a_second_look_the_first_one_decides(
+    baseline: CellRecord, measure: Measure, server: Drafting, words: tuple[str, ...]
+) -> None:
+    server.worse = FIRST
+    code, outcome = measure(*words)
+
+    assert (code, outcome.kind) == ((0, "fine") if "off" in words else (1, "failed"))
+    assert not asked_again(server)
+
+
+def test_a_baseline_without_a_reserve_leaves_the_cell_red(measure: Measure, server: Drafting) -> None:
+    measure("--update-baselines", "--no-confirm")
+    assert not asked_again(server)
+    server.worse = FIRST
+    code, outcome = measure()
+
+    assert (code, outcome.kind) == (1, "failed")
+    assert "not confirmed" in outcome.sentence
+    assert not asked_again(server)
+
+
+def test_a_confirmed_cell_is_not_measured_again_when_its_run_goes_on(
+    baseline: CellRecord, measure: Measure, server: Drafting, pytester: pytest.Pytester
+) -> None:
+    server.worse = FIRST | RESERVE
+    _, first = measure()
+    folder = newest(pytester)
+    (folder / ".lock").unlink()  # of this very process
+    record = load(folder / "run.json", RunRecord).model_copy(update={"finished": False})
+    (folder / "run.json").write_text(record.model_dump_json(by_alias=True))
+
+    code, outcome = measure("--resume")
+
+    assert (code, server.asked) == (1, [])
+    assert outcome == first
+
+
+@pytest.mark.parametrize("words", [("--sequential",), ("--repeats", "2")])
+def test_it_is_confirmed_after_other_ways_to_measure(
+    measure: Measure, server: Drafting, words: tuple[str, ...]
+) -> None:
+    measure("--update-baselines", *(() if "--sequential" in words else words))
+    server.worse = FIRST
+    code, outcome = measure(*words)
+
+    assert (code, outcome.kind) == (0, "unsure")
+    assert not RESERVE - set(server.asked)
+
+
+def test_without_prompts_left_it_is_a_usage_error(bench: Bench, pytester: pytest.Pytester) -> None:
+    done = bench("--confirm", "--workload", "code")
+
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert "[no-reserve]" in "\n".join(done.errlines)
+    assert not pytester.path.joinpath("results").exists()
