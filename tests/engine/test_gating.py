@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import ROOT, Draftgate
+from harness.engine.server import Server
+from harness.judge import baselines
+from harness.results.records import CellRecord
+from tests.engine.conftest import NGRAM, ROOT, Draftgate
 
-SHORT = ("--prompts", "12", "--max-tokens", "48", "--concurrency", "4")
 STACK = ROOT / "fixtures/stacks/smollm2-cpu.toml"
 
 
@@ -20,26 +24,31 @@ def verdicts(output: str) -> list[str]:
     return re.findall(r"^(?:chat|raw)-\S+ .*$", table, flags=re.MULTILINE)
 
 
-def test_a_baseline_is_asked_for_then_met_then_missed(draftgate: Draftgate, tmp_path: Path) -> None:
-    """The whole workflow of one cell: no baseline, a new one, the same again, a drafter that drafts less."""
+@NGRAM
+def test_a_drafter_that_drafts_less_misses_its_baseline(
+    record_of: Callable[..., CellRecord], draftgate: Draftgate, tmp_path: Path
+) -> None:
+    """The baseline is the shared server's; the run starts its own, and does the self-check if need be."""
     # Another setting is another drafter: its tokens alone decide, and 12 prompts would be too few.
-    enough = ("--prompts", "24", "--max-tokens", "48", "--concurrency", "8")
-    cell = ("-m", "chat and zh and ngram and k4", *enough, "--baselines", str(tmp_path / "baselines"))
-
-    first = draftgate.run(*cell, "--update-baselines-new-only")
-    assert first.returncode == 0, first.stdout
-    (baseline,) = [p for p in tmp_path.glob("baselines/**/*.json") if "anchor" not in p.name]
+    shape = {"prompts": 24, "max_tokens": 48, "concurrency": 8}
+    baseline = baselines.store(
+        tmp_path / "baselines", record_of(language="zh", profile_name="quick", **shape)
+    )
     before = baseline.read_bytes()
-
     shy = tmp_path / "shy.toml"
     shy.write_text(
         STACK.read_text().replace(
             "prompt_lookup_min = 2\nprompt_lookup_max = 4", "prompt_lookup_min = 9\nprompt_lookup_max = 9"
         )
     )
-    worse = draftgate.run(*cell, "--stack", str(shy), "--junitxml", str(tmp_path / "junit.xml"))
+    words = [word for name, value in shape.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    worse = draftgate.run(
+        "-m", "chat and zh and ngram and k4", *words, "--baselines", str(tmp_path / "baselines"),
+        "--stack", str(shy), "--junitxml", str(tmp_path / "junit.xml"),
+    )  # fmt: skip
 
     assert worse.returncode == 1
+    assert "self-check: vLLM" in worse.stdout
     assert re.search(
         r"chat-zh-instruct-ngram-k4: regressed: tokens per step [\d.]+ -> [\d.]+ "
         r"\(-[\d.]+ %, 95 % CI -[\d.]+\.\.-[\d.]+\).*paired over 24 prompts, \d+ with the same text",
@@ -50,14 +59,32 @@ def test_a_baseline_is_asked_for_then_met_then_missed(draftgate: Draftgate, tmp_
     assert baseline.read_bytes() == before  # nothing moves a baseline by itself
 
 
-def test_a_missing_baseline_fails_and_names_the_command(draftgate: Draftgate, tmp_path: Path) -> None:
-    cell = ("-m", "chat and en and none", "--prompts", "2", "--max-tokens", "8")
-    done = draftgate.run(*cell, "--baselines", str(tmp_path / "nothing"))
+@NGRAM
+def test_a_baseline_is_asked_for_then_made_then_met(
+    engine: Server, draftgate: Draftgate, tmp_path: Path
+) -> None:
+    folder = tmp_path / "baselines"
 
-    assert done.returncode == 1
-    assert "no baseline at" in done.stdout
-    assert "--update-baselines-new-only" in done.stdout
-    assert not (tmp_path / "nothing").exists()
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return draftgate.run(
+            "-m", "chat and en and ngram and k4", "--prompts", "8", "--max-tokens", "8",
+            "--server-url", engine.url, "--baselines", str(folder), *words,
+            env={"DRAFTGATE_API_KEY": engine.key},
+        )  # fmt: skip
+
+    missing = run()
+    assert missing.returncode == 1
+    assert "no baseline at" in missing.stdout
+    assert "--update-baselines-new-only" in missing.stdout
+    assert not folder.exists()
+
+    made = run("--update-baselines-new-only")
+    assert made.returncode == 0, made.stdout
+    assert [p for p in folder.glob("**/*.json") if "anchor" not in p.name]
+
+    met = run()
+    assert met.returncode == 0, met.stdout
+    assert "chat-en-instruct-ngram-k4: identical" in met.stdout
 
 
 @pytest.mark.nightly

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,10 @@ from harness.results.records import CellRecord
 from harness.suites.self_drafting import check_itself
 
 Measure = Callable[..., CellRecord]
+SAMPLED: dict[str, Any] = {
+    "temperature": 0.7, "prompts": 12, "max_tokens": 48, "concurrency": 4, "folder": "sampled",
+}  # fmt: skip
+"""Enough tokens to see each position fall; four answers at once, to have them sooner."""
 
 
 def falling_and_alive(acceptance: tuple[float | None, ...]) -> bool:
@@ -36,7 +41,7 @@ def test_with_the_patch_self_drafting_is_as_it_must_be(
     engine: Server, record_of: Measure, patched: dict[str, CellRecord]
 ) -> None:
     at_zero = record_of(temperature=0.0)
-    sampled = patched["sampled"] = record_of(temperature=0.7, prompts=12, folder="sampled")
+    sampled = patched["sampled"] = record_of(**SAMPLED)
 
     assert at_zero.valid, at_zero.findings
     assert min(rate or 0 for rate in validity.total(at_zero.prompts).acceptance) >= 0.97
@@ -63,8 +68,10 @@ def test_without_the_patch_the_same_check_fails_at_a_temperature(
     engine: Server, record_of: Measure, patched: dict[str, CellRecord]
 ) -> None:
     at_zero = record_of(temperature=0.0)
-    sampled = record_of(temperature=0.7, prompts=12, folder="sampled")
+    sampled = record_of(**SAMPLED)
+    found = check_itself(engine, load_prompts(DATA / "prompts", "instruct", "en", at_most=2), say=print)
 
+    assert [check.outcome for check in found.checks] == ["ok", "broken"], found
     assert min(rate or 0 for rate in validity.total(at_zero.prompts).acceptance) >= 0.97
     assert not falling_and_alive(validity.total(sampled.prompts).acceptance)
     assert {patch["probe"] for patch in engine.patches} == {"fault"}
