@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from harness.judge.pairing import brief
 from harness.judge.verdict import Verdict, judge
 from harness.provenance.hardware import UNVERIFIED
 from harness.results.records import CellName, CellRecord
@@ -43,7 +43,7 @@ def conditions_of(record: CellRecord, across: Collection[str] = ()) -> dict[str,
     }
     given = identity.as_given()
     values |= {field: given.get(field) for field in across}
-    return {name: _brief(value) for name, value in values.items() if value is not None or name in across}
+    return {name: brief(value) for name, value in values.items() if value is not None or name in across}
 
 
 def noise_of(record: CellRecord) -> list[str]:
@@ -86,7 +86,7 @@ def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:
     for field, (before, after) in old.subject.differences(new.subject).items():
         if field not in on_both - _SHOWN_ABOVE:
             continue
-        texts = [_brief(before), _brief(after)]
+        texts = [brief(before), brief(after)]
         if field == "resolved_config":  # thousands of characters: only the parts that differ
             parts = [text.split(", ") for text in texts]
             own = [[p for p in parts[i] if p not in set(parts[1 - i])] for i in (0, 1)]
@@ -120,13 +120,6 @@ def temperature(record: CellRecord) -> float | None:
 
 def _known(value: Any) -> Any:
     return UNVERIFIED if value is None else value
-
-
-def _brief(value: Any) -> str:
-    """As a person writes it: 0, not 0.0."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def text_notes(old: CellRecord, *, prompts: int, same_text: int) -> list[str]:

@@ -220,10 +220,13 @@ def _same_seeds(
 def _environment_notes(old: CellRecord, new: CellRecord) -> list[str]:
     differ = old.environment.differences(new.environment)
     return [
-        f"another environment: {field} was {_brief(before)}, is {_brief(after)}"
+        f"another environment: {field} was {brief(before)}, is {brief(after)}"
         for field, (before, after) in differ.items()
     ]
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A field's value as a person writes it: 0, not 0.0; a text without quotes."""
+    if isinstance(value, float):
+        return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
