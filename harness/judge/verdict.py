@@ -241,7 +241,7 @@ def _sentence(verdict: Verdict, shown: Evidence) -> str:
 def _beside_the_change(shown: Evidence) -> list[str]:
     parts = []
     if shown.whole and shown.primary.identical:
-        parts.append(f"every step of it is the same ({_hidden(shown)})")
+        parts.append(f"as many steps for it in every prompt ({_hidden(shown)})")
     if shown.whole and shown.lost_later:
         parts.append(f"whole answers lost {-shown.whole.change:.1%}, and so failed")
     if shown.broken:
