@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from harness.judge import speedup
 from harness.judge.collect import collect
 from harness.judge.compare import compare
+from harness.judge.confirmation import confirmed
 from harness.judge.pairing import Pairs
 from harness.judge.speedup import SpeedRecord
 from harness.judge.verdict import judge, judge_pairs
@@ -37,7 +38,7 @@ from tests.factories.simulated import cell, dead_from, drafter
 COUNTS = (0, 1, 8, 2**53, 2**63, 10**30)
 NUMBERS = (*COUNTS, -1, 0.5, 1e300, 5e-324, math.nan, math.inf, -math.inf)
 counts, numbers = st.sampled_from(COUNTS), st.sampled_from(NUMBERS)
-few = settings(max_examples=60, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 PASSES = {"identical", "ok", "improved", "kept", "better"}
 
 
@@ -159,6 +160,21 @@ def test_a_cell(changes: dict[str, Any], both: bool, look: int | None) -> None: 
     if usable(*used):
         verdict_report([(new, verdict)])
         sound(run_report([new]))
+
+
+RED = judge(SMALL, cell(dead_from(drafter(1, prompts=24), 0), text="other"))
+
+
+@few
+@given(st.lists(counts, min_size=1, max_size=6).map(tuple), counts, counts)
+def test_a_second_look(histogram: tuple[int, ...], undrafted: int, tokens: int) -> None:
+    assert RED.kind == "regressed"
+    reserve = with_counts(SMALL, histogram=histogram, undrafted=undrafted, output_tokens=tokens)
+    verdict = confirmed(RED, SMALL, reserve)
+    assert verdict.kind in ("regressed", "inconclusive")
+    if verdict.kind == "inconclusive":
+        assert usable(*histogram, undrafted, tokens)
+        assert 0.05 < (verdict.confirmation or 0) <= 1
 
 
 PARTED = tuple(
