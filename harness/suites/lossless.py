@@ -153,13 +153,16 @@ def judge_sampled(
     """
     if not checked:
         return "not checked", "— (nothing was drafted in the first tokens of these answers)"
-    if drafted.keys() != plain.keys():
-        return "broken", "the answers with and without the drafter are not to the same prompts"
+    sizes = {prompt: len(answers) for prompt, answers in drafted.items()}
+    if sizes != {prompt: len(answers) for prompt, answers in plain.items()}:
+        return "broken", "with and without the drafter there are not as many answers to each prompt"
+    if math.prod(math.comb(2 * size, size) for size in sizes.values()) * ALPHA < 1:
+        return "not checked", f"— ({sum(sizes.values())} answers are too few to tell)"
     observed, permuted = 0.0, np.zeros(PERMUTATIONS)
     answers = compared = 0
     for prompt, ours in drafted.items():
         tree = _beginnings([*plain[prompt], *ours])
-        compared += tree.size if plain[prompt] and ours else 0
+        compared += tree.size
         sides = np.array([-1.0] * len(plain[prompt]) + [1.0] * len(ours))
         answers += len(sides)
         weights = 1 / tree.sum(axis=0)

@@ -312,8 +312,10 @@ def test_sampled_answers(
     outcome, text = lossless.judge_sampled(plain, drafted, checked=checked, rng=np.random.default_rng(0))
     sound(text)
     if outcome == "ok":
-        assert plain.keys() == drafted.keys()
-        assert all(len(answers) >= 2 for answers in (*plain.values(), *drafted.values()))
+        assert {prompt: len(answers) for prompt, answers in plain.items()} == {
+            prompt: len(answers) for prompt, answers in drafted.items()
+        }
+        assert sum(map(len, plain.values())) >= 6
 
 
 @few
