@@ -122,11 +122,10 @@ class PromptRecord(Record):
     draft_tokens: Count | None
     undrafted: Count
     steps: tuple[Count, ...] | None = None
-    """Tokens that each decode step committed, in order, the last one cut as the answer was: kept where some
-    steps had no drafts, so that `accepted` does not say it. None where the stream came in other pieces."""
+    """Tokens that each decode step committed, cut at the answer's end: kept where some had no drafts, so that
+    `accepted` does not say it. None where the stream came in other pieces."""
     token_ids: tuple[Count, ...] | None = None
-    """Of the answer, in order: two answers are compared up to the token at which they part. None where the
-    server returned none, or not all of them."""
+    """Of the answer; None where the server did not return all. Two answers are compared until they part."""
     prompt_tokens: Count
     prompt_hash: str
     """Of the token ids that the server rendered; of the text where it does not return them."""
@@ -154,12 +153,10 @@ class PromptRecord(Record):
         if self.token_ids is not None and len(self.token_ids) != self.output_tokens:
             raise ValueError(f"{len(self.token_ids)} token ids, but {self.output_tokens} output tokens")
         if self.steps is not None:
-            made, decode_steps = sum(self.steps), sum(self.histogram) + self.undrafted
-            if len(self.steps) != decode_steps or made != self.output_tokens - 1:
-                raise ValueError(
-                    f"{len(self.steps)} steps of {made} tokens, but {decode_steps} decode steps and "
-                    f"{self.output_tokens - 1} tokens after the first"
-                )
+            wanted = sum(self.histogram) + self.undrafted, self.output_tokens - 1
+            found = len(self.steps), sum(self.steps)
+            if found != wanted:
+                raise ValueError(f"steps and their tokens are {found}, but must be {wanted}")
         return self
 
     @property
