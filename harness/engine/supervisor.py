@@ -14,9 +14,9 @@ import ctypes
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -26,6 +26,11 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 def main(command: list[str]) -> int:
     """Run `command`; its exit code, or 128 + signal."""
+    return supervise(lambda: os.execvp(command[0], command))  # noqa: S606 - no shell is wanted
+
+
+def supervise(work: Callable[[], object]) -> int:
+    """Fork, and let the child do `work`, which does not return; its exit code, or 128 + signal."""
     libc = ctypes.CDLL(None, use_errno=True)
     # Orphans of the engine become ours, so that none gets away by losing its parent.
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -35,43 +40,51 @@ def main(command: list[str]) -> int:
         nonlocal asked_to_end
         asked_to_end = True
 
+    pid = os.fork()
+    if not pid:
+        os.setpgid(0, 0)
+        # Should this supervisor itself be killed, the engine goes too.
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        work()
+        os._exit(1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, end)
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        process_group=0,
-        # Should this supervisor itself be killed, the engine goes too.
-        preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),  # noqa: PLW1509
-    )
-    while process.poll() is None and not asked_to_end:
-        readable, _, _ = select.select([sys.stdin], [], [], 0.2)
-        if readable and not os.read(sys.stdin.fileno(), 1):
+    ended: dict[int, int] = {}
+    while not asked_to_end and pid not in _reap(ended):
+        readable, _, _ = select.select([0], [], [], 0.2)
+        if readable and not os.read(0, 1):
             break
-    _end_all(process, patience_s=GRACE_S if process.poll() is None else 0)
-    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+    _end_all(ended, patience_s=0 if pid in ended else GRACE_S)
+    status = ended[pid] if pid in ended else os.waitpid(pid, 0)[1]
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
 
 
-def _end_all(process: subprocess.Popen[bytes], *, patience_s: float) -> None:
+def _reap(ended: dict[int, int]) -> dict[int, int]:
+    """Add the wait status of each child that has ended, orphans that became ours among them."""
+    with contextlib.suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            ended[found[0]] = found[1]
+    return ended
+
+
+def _end_all(ended: dict[int, int], *, patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
-    _signal_all(process, signal.SIGTERM)
-    _signal_all(process, signal.SIGCONT)  # a frozen one takes no signal but this one and SIGKILL
+    _signal_all(signal.SIGTERM)
+    _signal_all(signal.SIGCONT)  # a frozen one takes no signal but this one and SIGKILL
     while _descendants():
         if time.monotonic() >= deadline:
-            _signal_all(process, signal.SIGKILL)
-        process.poll()
+            _signal_all(signal.SIGKILL)
+        _reap(ended)
         time.sleep(0.02)
-    process.wait()
-    with contextlib.suppress(ChildProcessError):  # orphans that became ours: leave no zombies behind
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+    _reap(ended)
 
 
-def _signal_all(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def _signal_all(number: signal.Signals) -> None:
     for pid in _descendants():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-    process.poll()
 
 
 def _descendants() -> list[int]:
