@@ -27,7 +27,7 @@ def open_slot(folder: Path, say: Say) -> Slot:
 
 def is_cpu(recipe: Recipe, python: str) -> bool:
     """Whether the installed engine is a CPU one."""
-    return "cpu" in engine_facts(recipe.engine.python or python).package
+    return engine_facts(recipe.engine.python or python).cpu
 
 
 def base_spec(recipe: Recipe, *, say: Say, python: str) -> tuple[ServerSpec, str]:

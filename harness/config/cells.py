@@ -32,6 +32,8 @@ class ServerSpec:
     can be made without weights."""
     start_timeout_s: float
     request_timeout_s: float
+    fork: bool | None = None
+    """Start it as a fork; None does so on a CPU engine."""
 
     @functools.cached_property
     def key(self) -> str:
@@ -98,6 +100,7 @@ def server_spec(setup: Setup, drafter: Drafter, k: int, *, prefix_cache: bool = 
         speculative=_in_order(speculative),
         start_timeout_s=engine.start_timeout_s,
         request_timeout_s=engine.request_timeout_s,
+        fork=engine.fork,
     )
 
 

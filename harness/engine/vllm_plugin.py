@@ -109,6 +109,10 @@ FAULTS = (
 )
 
 
+_patched: set[Fault] = set()
+"""Faults that were patched here, or in the process that this one is a fork of."""
+
+
 def register() -> None:
     """Probe this process's engine code for known faults and patch them, as `DRAFTGATE_MEND` says.
 
@@ -120,10 +124,11 @@ def register() -> None:
         return
     logger = import_module("vllm.logger").init_logger("vllm.draftgate")
     for fault in FAULTS:
-        found = fault.shows()
+        found = fault in _patched or fault.shows()
         patching = found and mode != "probe"
         if patching:
             fault.patch()
+            _patched.add(fault)
         still = patching and fault.shows()
         _report(fault, found=found, patched=patching and not still)
         if still:

@@ -152,6 +152,17 @@ def test_each_fault_is_probed_and_patched_alone(report: Path, monkeypatch: pytes
     ]
 
 
+def test_a_fork_of_a_patched_process_reports_the_patch(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRAFTGATE_MEND", "1")
+    broken = [True]
+    _fake_engine(monkeypatch, Fault("a", "it", lambda: bool(broken), broken.clear))
+    register()
+
+    register()  # what a fork does, with this process's memory
+
+    assert [(line["probe"], line["mended"]) for line in _report(report)] == [("fault", True)] * 2
+
+
 def test_a_patch_that_does_not_help_stops_the_engine(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRAFTGATE_MEND", "1")
     log = _fake_engine(monkeypatch, Fault("a", "it", lambda: True, lambda: None))

@@ -19,6 +19,7 @@ import pytest
 from harness.config.cells import Cell, server_spec
 from harness.config.prompts import load_prompts
 from harness.config.stack import Profile, Sampling, Stack, find_stack, load_stack
+from harness.engine.orphans import MARK
 from harness.engine.server import Server, running
 from harness.measure.measurement import Measurement
 from harness.plugin import DATA
@@ -151,23 +152,42 @@ def draftgate(tmp_path: Path) -> Draftgate:
     return Draftgate(tmp_path / "results")
 
 
+def family_of(pid: int) -> list[psutil.Process]:
+    """All that a process has started, and what these have."""
+    return psutil.Process(pid).children(recursive=True)
+
+
+def running_of(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended."""
+    found = []
+    for process in processes:
+        try:
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
 def engines_of(results: Path) -> list[psutil.Process]:
     """Processes of engines that runs in `results` started, however they lost their parent.
 
-    By their environment, and by the numbers that stand in the engine's log: vLLM writes the titles of its
-    workers over their environment.
+    By the start id that they carry, and by the numbers that stand in the engine's log: vLLM writes the titles
+    of its workers over their environment.
     """
+    logs = list(results.rglob("*.log"))
+    started = {log.stem.rpartition("-")[2] for log in logs}
     logged = {
         int(number)
-        for log in results.rglob("*.log")
+        for log in logs
         for number in re.findall(r"\bpid=(\d+)\)", log.read_text(errors="replace"))
     }
     found = []
     for process in psutil.process_iter():
         try:
-            report = process.environ().get("DRAFTGATE_MEND_REPORT", "")
+            marked = process.environ().get(MARK) in started
             titled = process.pid in logged and "VLLM" in " ".join(process.cmdline())
-            if (titled or report.startswith(str(results))) and process.status() != psutil.STATUS_ZOMBIE:
+            if (titled or marked) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue

@@ -23,7 +23,7 @@ import psutil
 
 from harness.engine.server import Server
 from harness.results.records import CellRecord, RunRecord, load
-from tests.engine.conftest import ROOT, Draftgate, engines_of
+from tests.engine.conftest import ROOT, Draftgate, engines_of, family_of, running_of
 
 PROMPTS, STALL_SECONDS = 6, 20
 CELL = (
@@ -198,7 +198,7 @@ def server_hit(draftgate: Draftgate, fault: str) -> Outcome:
         victim.send_signal(number)
         code = run.end()
     heard, line = run.said(r"starting it anew")
-    left = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    left = running_of(family)
     return Outcome(
         fault=fault,
         how=f"{number.name} to its process after 2 of {PROMPTS} prompts (--stall-seconds {STALL_SECONDS})",
@@ -251,7 +251,9 @@ def port_stolen(draftgate: Draftgate, folder: Path, *, answers: bool) -> Outcome
     probe.server_close()
     stack = folder / "port.toml"
     text = (ROOT / "fixtures/stacks/smollm2-cpu.toml").read_text()
-    stack.write_text(text.replace("[engine.args]", f"[engine]\nport = {port}\n\n[engine.args]"))
+    # A forked engine asks for its port too soon for the other program.
+    engine = f"[engine]\nport = {port}\nfork = false\n\n[engine.args]"
+    stack.write_text(text.replace("[engine.args]", engine))
     with Run(draftgate, "--stack", str(stack), *CELL) as run:
         run.until(lambda: engines_of(draftgate.results), "the engine's first process")
         with HTTPServer(("127.0.0.1", port), Thief) as thief:
@@ -282,11 +284,12 @@ def pytest_killed(draftgate: Draftgate) -> Outcome:
     """pytest gets a SIGKILL; the supervisor ends the engine, and --resume goes on."""
     with Run(draftgate, *CELL) as run:
         run.measured(2)
+        family = family_of(run.process.pid)
         at = time.monotonic()
         run.process.kill()
         code = run.end()
         before = draftgate.lines()
-        gone = wait_until(lambda: not engines_of(draftgate.results), within_s=20)
+        gone = wait_until(lambda: not (running_of(family) or engines_of(draftgate.results)), within_s=20)
     outcome = Outcome(
         fault="pytest killed",
         how="SIGKILL to pytest after 2 prompts",
@@ -298,28 +301,29 @@ def pytest_killed(draftgate: Draftgate) -> Outcome:
 
 
 def all_killed(draftgate: Draftgate) -> Outcome:
-    """pytest and the supervisor get a SIGKILL: the engine is left, and the next run ends it."""
+    """pytest and all supervisors get a SIGKILL: the engine is left, and the next run ends it."""
     with Run(draftgate, *CELL) as run:
         run.measured(2)
         api = run.engine("APIServer")
-        supervisor = api.parent()
-        assert supervisor is not None
-        family = supervisor.children(recursive=True)
+        family = api.children(recursive=True)
+        started = family_of(run.process.pid)
         run.process.send_signal(signal.SIGSTOP)  # so that it doesn't see what happens to its server
-        supervisor.kill()
+        for process in reversed([p for p in api.parents() if p in started]):  # the outermost first
+            with contextlib.suppress(psutil.NoSuchProcess):  # it dies with its supervisor
+                process.kill()
         run.process.kill()
         code = run.end()
         before = draftgate.lines()
     time.sleep(1)
-    left = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    left = running_of(family)
     with Run(draftgate, *CELL, "--resume") as again:
         at = time.monotonic()
         resumed_code = again.end()
     heard, line = again.said("which an earlier run")
-    still = [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    still = running_of(left)
     return Outcome(
         fault="pytest and the supervisor killed",
-        how=f"SIGKILL to both after 2 prompts: {len(left)} processes are left, and the next run finds them",
+        how=f"SIGKILL to all after 2 prompts: {len(left)} processes are left, and the next run finds them",
         said=line,
         code=code,
         resumed=resumed_code,

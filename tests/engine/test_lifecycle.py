@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.results.records import CellRecord, RunRecord, load
-from tests.engine.conftest import Draftgate, engines_of
+from tests.engine.conftest import Draftgate, engines_of, family_of, running_of
 
 MOUNT, UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
 CELL = ("-m", "chat and en and ngram and k4", "--prompts", "6", "--max-tokens", "48", "--gate", "off")
@@ -32,8 +32,10 @@ def interrupt(draftgate: Draftgate, number: signal.Signals, *, after_prompts: in
     process = draftgate.start(*CELL)
     try:
         wait_for("prompts", lambda: len(draftgate.lines()) >= after_prompts, within_s=180)
+        family = family_of(process.pid)
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
+        wait_for("the end of all that it started", lambda: not running_of(family), within_s=15)
     except BaseException:
         process.kill()
         raise

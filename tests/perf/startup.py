@@ -2,10 +2,12 @@
 
     python -m tests.perf.startup [--stack smollm2-cpu] [--drafter none]
 
-Starts one server as every test does (`harness.engine.server.running`: a supervisor, below it vLLM's API
-server, below that its engine core, below that, on some platforms, a worker) and stops it. The moment of a
-log line is when it appeared in the file (looked at every 20 ms; its own stamp has whole seconds and only
-serves as a check); the birth of a process comes from the process table (10 ms).
+Starts a server three times as every test does (`harness.engine.server.running`: a supervisor, below it vLLM's
+API server, below that its engine core, below that, on some platforms, a worker): anew; as the first fork of a
+process that imports vLLM for it; as the second fork. Where the engine is not forked, the three are alike.
+
+The moment of a log line is when it appeared in the file (looked at every 20 ms; its own stamp has whole
+seconds and only serves as a check); the birth of a process comes from the process table (10 ms).
 
 How to read the tables:
     phase           what ends at the moment in `until`; phases follow each other without gaps, so that they
@@ -65,13 +67,15 @@ class Watch:
     def __init__(self, folder: Path) -> None:
         """Watches the first log that appears in `folder`."""
         self._folder = folder
+        self._old = {child.pid for child in psutil.Process().children(recursive=True)}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._rest = b""
         self._read = 0
-        self._supervisor: psutil.Process | None = None
+        self.top: psutil.Process | None = None
+        """The first process of this start: its supervisor, or that of the fork server."""
         self.began: float | None = None
-        """When the supervisor was first seen, 20 ms after its birth at most."""
+        """When it was first seen, 20 ms after its birth at most."""
         self.lines: list[tuple[float, str]] = []
         self.processes: dict[int, Process] = {}
         self.cpu: list[tuple[float, float]] = []
@@ -94,22 +98,23 @@ class Watch:
     def _run(self) -> None:
         scanned = 0.0
         while not self._end.wait(LOOK_S):
-            if self._supervisor is None:
+            if self.top is None:
                 self._find()
                 continue
             self._look()
             if time.time() - scanned > SCAN_S:
                 scanned = time.time()
-                self._scan(self._supervisor)
-        if self._supervisor is not None:
+                self._scan(self.top)
+        if self.top is not None:
             self._look()
-            self._scan(self._supervisor)
+            self._scan(self.top)
 
     def _find(self) -> None:
-        for child in psutil.Process().children():
+        for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if supervisor.__file__ in child.cmdline():
-                    self.began, self._supervisor = time.time(), child
+                ours = supervisor.__file__ in (words := child.cmdline()) or "supervisor" in words[:2]
+                if ours and child.pid not in self._old and self.top is None:
+                    self.began, self.top = time.time(), child
 
     def _look(self) -> None:
         for log in self._folder.glob("*.log"):
@@ -182,8 +187,11 @@ class Phase:
     cpu_s: float
 
 
-def marks(watch: Watch, ready: float) -> list[tuple[str, float | None]]:
-    """The phases in their order and when each ended; None where that left no trace."""
+def marks(watch: Watch, ready: float, supervised: int | None) -> list[tuple[str, float | None]]:
+    """The phases in their order and when each ended; None where that left no trace.
+
+    `supervised` is the process id of the server's supervisor.
+    """
     speakers = watch.speakers()
 
     def birth(role: str) -> float | None:
@@ -193,7 +201,10 @@ def marks(watch: Watch, ready: float) -> list[tuple[str, float | None]]:
     def first(role: str) -> float | None:
         return speakers[role][1] if role in speakers else None
 
+    top = watch.top.pid if watch.top else None
+    ours = watch.processes.get(supervised) if supervised and supervised != top else None
     return [
+        *([("fork server: imports", ours.born)] if ours else []),
         ("supervisor: its interpreter", birth("APIServer")),
         ("API server: imports, arguments", first("APIServer")),
         ("API server: model and engine configuration", birth("EngineCore")),
@@ -242,7 +253,7 @@ def report(server: Server, watch: Watch, *, asked: float, ready: float) -> dict[
     if watch.began is None:
         raise ServerFailed("the supervisor was not seen in the process table: nothing can be told")
     began, total = watch.began, ready - watch.began
-    found = phases(marks(watch, ready), began=began, cpu_at=watch.cpu_at)
+    found = phases(marks(watch, ready, server.pid), began=began, cpu_at=watch.cpu_at)
     print(
         f"{server.spec.stack}, {server.spec.label}, vLLM {server.version}: ready in {total:.2f} s "
         f"(harness.server says {server.started_s})"
@@ -264,7 +275,7 @@ def report(server: Server, watch: Watch, *, asked: float, ready: float) -> dict[
         role, spoke = roles.get(process.pid, ("", None))
         processes.append(
             {
-                "process": role or ("supervisor" if process.pid == server.pid else "helper"),
+                "process": role or ("supervisor" if process.pid == server.pid else "other"),
                 "born_s": round(max(0.0, process.born - began), 2),
                 "silent_s": round(spoke - process.born, 2) if spoke is not None else None,
                 "cpu_s": round(process.cpu_s, 2),
@@ -314,15 +325,20 @@ def main(words: Sequence[str] | None = None) -> int:
     def job() -> dict[str, Any]:
         stack = perf.load(given.stack)
         drafter, k = perf.drafter_of(stack, given.drafter)
-        folder = perf.new_folder(given.results, "startup")
-        asked = time.time()
-        with (
-            Watch(folder) as watch,
-            running(server_spec(stack, drafter, k), folder=folder, say=perf.say) as server,
-        ):
-            ready = time.time()
-            watch.stop()
-        return report(server, watch, asked=asked, ready=ready)
+        spec = server_spec(stack, drafter, k)
+        found = {}
+        for name, fork in (("anew", False), ("first fork", stack.engine.fork), ("fork", stack.engine.fork)):
+            folder = perf.new_folder(given.results, "startup")
+            asked = time.time()
+            with (
+                Watch(folder) as watch,
+                running(dataclasses.replace(spec, fork=fork), folder=folder, say=perf.say) as server,
+            ):
+                ready = time.time()
+                watch.stop()
+            print(f"{name}: ", end="")
+            found[name] = report(server, watch, asked=asked, ready=ready)
+        return found
 
     return perf.carry_out(job)
 
