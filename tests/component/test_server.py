@@ -639,9 +639,9 @@ def test_a_child_that_ignores_the_request_is_killed_in_the_end(monkeypatch: pyte
 
 def test_the_supervisor_needs_nothing_but_the_standard_library() -> None:
     # It runs by its file, so that it also starts where draftgate is not installed.
-    done = subprocess.run(
+    # Its pipe stays open: closed at once, it would end the command before that ends itself.
+    with subprocess.Popen(
         [sys.executable, "-I", "-S", supervisor.__file__, "/bin/sh", "-c", "exit 5"],
-        stdin=subprocess.PIPE, check=False, env={**os.environ, "PYTHONPATH": ""},
-    )  # fmt: skip
-
-    assert done.returncode == 5
+        stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": ""},
+    ) as running:  # fmt: skip
+        assert running.wait() == 5
