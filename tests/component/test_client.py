@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,24 +12,18 @@ from harness.config.stack import Profile, Sampling
 from harness.engine.metrics import SpecCounters
 from harness.measure.client import Client
 from harness.results.records import PromptRecord
-from tests.component.fake_vllm import FakeVllm, Reply, as_events, as_json, fake_vllm
+from tests.component.vllm_like import Reply, VllmLike, as_events, as_json, vllm_like
 from tests.factories.streams import CHAT, GOOD, PIECES, RAW, chunk, raw_chunk, spec, usage
 
 KEY = "sk-very-secret-0123456789"
 PROMPT = Prompt(id="instruct-001", language="en", text="Tell me about bread.")
 
 
-@pytest.fixture
-def vllm() -> Iterator[FakeVllm]:
-    with fake_vllm() as fake:
-        yield fake
-
-
 Ask = Callable[..., PromptRecord]
 
 
 @pytest.fixture
-def ask(vllm: FakeVllm) -> Ask:
+def ask(vllm: VllmLike) -> Ask:
     """Sends one prompt to the fake, which answers with `reply` on both endpoints."""
 
     def sent(
@@ -194,7 +188,7 @@ def test_counters_and_the_pieces_of_the_stream_tell_each_step(ask: Ask) -> None:
 # What is sent
 
 
-def test_every_sampling_parameter_is_sent_and_no_end_is_ignored(ask: Ask, vllm: FakeVllm) -> None:
+def test_every_sampling_parameter_is_sent_and_no_end_is_ignored(ask: Ask, vllm: VllmLike) -> None:
     ask(as_events(*GOOD))
 
     [(path, headers, body)] = vllm.requests
@@ -208,7 +202,7 @@ def test_every_sampling_parameter_is_sent_and_no_end_is_ignored(ask: Ask, vllm: 
     }  # fmt: skip
 
 
-def test_without_a_salt_none_is_sent_and_raw_sends_the_text_alone(ask: Ask, vllm: FakeVllm) -> None:
+def test_without_a_salt_none_is_sent_and_raw_sends_the_text_alone(ask: Ask, vllm: VllmLike) -> None:
     ask(as_events(*GOOD), endpoint="raw", salt=None)
 
     [(path, _, body)] = vllm.requests
@@ -339,13 +333,13 @@ def test_a_long_answer_may_take_longer_than_a_server_may_be_silent(ask: Ask) -> 
 
 
 def test_a_server_that_is_gone_is_named(ask: Ask) -> None:
-    with fake_vllm() as gone:
+    with vllm_like() as gone:
         url = gone.url
 
     assert "Connect" in failed_text(ask(as_events(), url=url))
 
 
-def test_nothing_is_sent_twice(ask: Ask, vllm: FakeVllm) -> None:
+def test_nothing_is_sent_twice(ask: Ask, vllm: VllmLike) -> None:
     ask(as_json({"error": {"message": "busy"}}, 503))
 
     assert len(vllm.requests) == 1

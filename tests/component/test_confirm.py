@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import random
 import shutil
 import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,8 @@ from harness.config.prompts import load_prompts
 from harness.plugin import DATA
 from harness.results.records import CellRecord, RunRecord, load
 from harness.suites.runner import Outcome, kept
-from tests.factories.streams import chunk, spec, usage
+from tests.component.vllm_like import VllmLike, serving, tokens_of
+from tests.factories.streams import CHAT, chunk, spec, usage
 
 CELL = "chat-en-instruct-ngram-k4"
 COUNT = 24
@@ -40,18 +37,20 @@ PROMPTS = [p.text for p in load_prompts(DATA / "prompts", "instruct", "en", at_m
 FIRST, RESERVE = frozenset(PROMPTS[:COUNT]), frozenset(PROMPTS[COUNT:])
 
 
-@dataclasses.dataclass
-class Drafting:
+class Drafting(VllmLike):
     """A server that drafts four tokens a step; on the prompts in `worse` its last two drafts fail."""
 
-    url: str = ""
-    worse: frozenset[str] = frozenset()
-    asked: list[str] = dataclasses.field(default_factory=list)
-    counts: dict[str, int] = dataclasses.field(default_factory=dict)
-    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        super().__init__(k=4)
+        self.worse: frozenset[str] = frozenset()
 
-    def answer(self, text: str) -> Iterator[Any]:
+    @property
+    def asked(self) -> list[str]:
+        return [body["messages"][-1]["content"] for path, _, body in self.requests if path == CHAT]
+
+    def good(self, asked: dict[str, Any]) -> list[Any]:
         """Eight steps, the same for a prompt whenever it is asked."""
+        text = asked["messages"][-1]["content"]
         draw = random.Random(text)  # noqa: S311 - a fake
         steps = [draw.randrange(5) for _ in range(8)]
         if text in self.worse:
@@ -60,58 +59,18 @@ class Drafting:
             acceptance_histogram=[steps.count(j) for j in range(5)], num_draft_tokens=4 * len(steps),
             per_step_accepted=steps, per_step_drafted=[4] * len(steps),
         )  # fmt: skip
-        generated = 1 + sum(steps) + len(steps)
-        with self.lock:
-            self.asked.append(text)
-            for name, by in (("drafts", 8), ("draft_tokens", 32), ("accepted", sum(steps)),
-                             ("generated", generated), ("finished", 1)):  # fmt: skip
-                self.counts[name] = self.counts.get(name, 0) + by
-        yield chunk("So", (1,), prompt_token_ids=list(text.encode()))
-        for number, tokens in enumerate(steps):
-            last = number == len(steps) - 1
-            yield chunk(f" word{number}", tuple(range(tokens + 1)), finish="stop" if last else None)
-        yield usage(generated, told)
-
-    def metrics(self) -> str:
-        of = {"drafts": "spec_decode_num_drafts_total", "draft_tokens": "spec_decode_num_draft_tokens_total",
-              "accepted": "spec_decode_num_accepted_tokens_total", "generated": "generation_tokens_total",
-              "finished": "request_success_total"}  # fmt: skip
-        lines = [f"vllm:{name} {self.counts.get(of_us, 0)}" for of_us, name in of.items()]
-        return "\n".join(["process_start_time_seconds 1", "vllm:num_requests_running 0", *lines, ""])
+        pieces = [
+            chunk(f" word{number}", tuple(range(tokens + 1)), finish="stop" if number == 7 else None)
+            for number, tokens in enumerate(steps)
+        ]
+        first = chunk("So", (1,), prompt_token_ids=tokens_of(asked))
+        return [first, *pieces, usage(1 + sum(steps) + len(steps), told)]
 
 
 @pytest.fixture
 def server() -> Iterator[Drafting]:
-    drafting = Drafting()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            other = {"/metrics": drafting.metrics(), "/v1/models": json.dumps({"data": [{"id": "tiny"}]})}
-            self.send([other.get(self.path, "{}")])
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            text = body["messages"][-1]["content"]
-            self.send([f"data: {json.dumps(event)}\n\n" for event in drafting.answer(text)])
-
-        def send(self, parts: list[str]) -> None:
-            self.send_response(200)
-            self.end_headers()
-            for part in parts:
-                self.wfile.write(part.encode())
-                self.wfile.flush()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    drafting.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield drafting
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with serving(Drafting()) as drafting:
+        yield drafting
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +92,7 @@ def bench(pytester: pytest.Pytester, server: Drafting) -> Bench:
     shutil.copy(DATA.parent / "bench_suites" / "test_acceptance.py", pytester.mkdir("bench_suites"))
 
     def run(*words: str) -> pytest.RunResult:
-        server.asked.clear()
+        server.requests.clear()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)  # they are imported already
             return pytester.runpytest_inprocess(

@@ -16,7 +16,7 @@ import pytest
 from harness.engine.server import running
 from harness.errors import PortTaken
 from harness.results.records import CellRecord, RunRecord, load
-from tests.component.vllm_like import Fake, bench, start_bench
+from tests.component.fake_engine import Fake, bench, start_bench
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from harness.config.stack import Target
 from harness.engine import forks
 from harness.engine.server import Server, running
 from harness.errors import ServerFailed
-from tests.component.vllm_like import ENGINE
+from tests.component.vllm_like import AS_A_PROCESS
 from tests.factories.records import server_spec
 
 TORCH = """\
@@ -49,7 +49,7 @@ class Fake:
     def __init__(self, folder: Path) -> None:
         self.folder, self.imports = folder, folder / "imports"
         self.imports.touch()
-        (folder / "engine.py").write_text(ENGINE)
+        (folder / "engine.py").write_text(AS_A_PROCESS)
         module = folder / "vllm" / "entrypoints" / "openai"
         module.mkdir(parents=True)
         for package in (module, *module.parents[:2]):

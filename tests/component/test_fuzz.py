@@ -20,7 +20,7 @@ from harness.errors import ServerFailed
 from harness.measure.client import Client
 from harness.results.records import PromptRecord
 from harness.text import render
-from tests.component.fake_vllm import FakeVllm, Reply, fake_vllm
+from tests.component.vllm_like import Reply, VllmLike, vllm_like
 from tests.factories.damage import (
     LONG,
     as_bytes,
@@ -35,8 +35,8 @@ from tests.factories.streams import CHAT, GOOD, RAW, raw_chunk, usage
 
 
 @pytest.fixture(scope="module")
-def vllm() -> Iterator[FakeVllm]:
-    with fake_vllm() as fake:
+def vllm() -> Iterator[VllmLike]:
+    with vllm_like() as fake:
         yield fake
 
 
@@ -73,7 +73,7 @@ def streams(draw: st.DrawFn, endpoint: str) -> bytes:
 
 @settings(fuzz, max_examples=fuzz.max_examples if LONG else 5)
 @given(st.data(), st.sampled_from(("chat", "raw")), st.sampled_from((0, 2)))
-def test_a_stream_of_an_engine(vllm: FakeVllm, data: st.DataObject, endpoint: str, k: int) -> None:
+def test_a_stream_of_an_engine(vllm: VllmLike, data: st.DataObject, endpoint: str, k: int) -> None:
     body = data.draw(streams(endpoint))
     reply = Reply(body, kind="text/event-stream")
     vllm.replies.update({CHAT: reply, RAW: reply})
@@ -105,7 +105,7 @@ MODELS = {"object": "list", "data": [{"id": "tiny", "object": "model"}]}
 
 @fuzz
 @given(json_of(MODELS) | damaged(json.dumps(MODELS).encode()), json_of({"version": "0.32.0"}))
-def test_a_server_to_attach_to(vllm: FakeVllm, listed: bytes, version: bytes) -> None:
+def test_a_server_to_attach_to(vllm: VllmLike, listed: bytes, version: bytes) -> None:
     vllm.replies.update(
         {"/v1/models": Reply(listed), "/version": Reply(version), "/metrics": Reply(PAGE.encode())}
     )

@@ -22,14 +22,14 @@ from harness.measure.probe import Answer, Tokens
 from harness.suites import self_drafting
 from harness.suites.endpoints import VARIANTS, rendered
 from harness.suites.known_answers import judge_greedy, judge_sampled
-from tests.component.fake_vllm import FakeVllm, Reply, fake_vllm
+from tests.component.vllm_like import Reply, VllmLike, vllm_like
 from tests.factories.damage import damaged, fuzz, harmless, json_of
 from tests.factories.records import prompt_record, server_spec
 
 
 @pytest.fixture(scope="module")
-def vllm() -> Iterator[FakeVllm]:
-    with fake_vllm() as fake:
+def vllm() -> Iterator[VllmLike]:
+    with vllm_like() as fake:
         yield fake
 
 
@@ -68,7 +68,7 @@ TOLD: dict[str, Any] = {
 @example(json.dumps({"choices": [{"prompt_logprobs": [None] * 6}]}).encode(), 0.7)
 @example(json.dumps({"choices": [{"prompt_logprobs": [{"5": {"logprob": 800.0}}] * 6}]}).encode(), 0.7)
 @example(json.dumps({"choices": [{"prompt_logprobs": [{"5": {"logprob": float("nan")}}] * 6}]}).encode(), 0.7)
-def test_the_probabilities_of_a_text(vllm: FakeVllm, content: bytes, temperature: float) -> None:
+def test_the_probabilities_of_a_text(vllm: VllmLike, content: bytes, temperature: float) -> None:
     vllm.replies["/v1/completions"] = Reply(content)
     try:
         draft_tokens = self_drafting.draft_tokens_of(server_at(vllm.url), ANSWER, temperature)
@@ -86,7 +86,7 @@ TEXT = {"prompt": "<s>a"}
 
 @fuzz
 @given(json_of(TOKENS) | damaged(json.dumps(TOKENS).encode()), json_of(TEXT))
-def test_the_tokens_of_a_text(vllm: FakeVllm, content: bytes, text: bytes) -> None:
+def test_the_tokens_of_a_text(vllm: VllmLike, content: bytes, text: bytes) -> None:
     vllm.replies |= {"/tokenize": Reply(content), "/detokenize": Reply(text)}
     tokens = Tokens(server_at(vllm.url))
     with contextlib.suppress(DraftgateError):

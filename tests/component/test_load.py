@@ -18,7 +18,7 @@ from harness.measure.client import Client
 from harness.measure.measurement import Measurement
 from harness.plugin import DATA
 from harness.results.records import PromptRecord
-from tests.component.fake_vllm import Reply, fake_vllm
+from tests.component.vllm_like import Reply, vllm_like
 from tests.factories.metrics_page import PAGE
 from tests.factories.records import cell_name, prompt_record, server_spec
 from tests.factories.runs import level
@@ -79,7 +79,7 @@ def test_more_requests_than_prompts_are_in_flight(tmp_path: Path, monkeypatch: p
     name = cell_name(drafter="none", k=0)
     profile = Profile(prompts=3, max_tokens=4, concurrency=5)
     idle = re.sub(r"^(vllm:num_requests_\w+\{.*\}) .*$", r"\1 0.0", PAGE, flags=re.MULTILINE)
-    with fake_vllm(metrics=Reply(idle.encode())) as fake:
+    with vllm_like(metrics=Reply(idle.encode())) as fake:
         measurement = Measurement(
             server=Server(
                 url=fake.url, key="sk", spec=spec, model="tiny", start_id="f00d", version="0.32.0",

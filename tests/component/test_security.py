@@ -6,13 +6,13 @@ import pytest
 
 from harness.engine.server import attach
 from harness.errors import ServerFailed
-from tests.component.fake_vllm import Reply, as_json, fake_vllm
+from tests.component.vllm_like import Reply, as_json, vllm_like
 from tests.factories.records import server_spec
 from tests.factories.stacks import HEAD, NGRAM, stack
 
 
 def test_a_key_is_not_sent_where_a_redirect_leads() -> None:
-    with fake_vllm(v1_models=as_json({"data": []})) as other, fake_vllm() as asked:
+    with vllm_like(v1_models=as_json({"data": []})) as other, vllm_like() as asked:
         there = f"HTTP/1.1 302 Found\r\nLocation: {other.url}/v1/models\r\nContent-Length: 0\r\n\r\n"
         asked.replies["/v1/models"] = Reply(raw=there.encode())
         with pytest.raises(ServerFailed):

@@ -15,7 +15,7 @@ from harness.config.stack import find_stack, load_stack
 from harness.plugin import DATA
 from harness.suites import random_drafter, selfcheck
 from harness.suites.self_drafting import self_spec
-from tests.component.vllm_like import Fake, bench
+from tests.component.fake_engine import Fake, bench
 
 
 def test_the_family_of_a_stack_is_its_engine_and_target() -> None:

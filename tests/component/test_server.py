@@ -20,7 +20,7 @@ from harness.engine.facts import command_line, engine_facts, resolve_speculative
 from harness.engine.process import reason
 from harness.engine.server import Server, attach, running
 from harness.errors import PortTaken, ServerFailed
-from tests.component.fake_vllm import FakeVllm, Reply, as_json, fake_vllm
+from tests.component.vllm_like import Reply, VllmLike, as_json, vllm_like
 from tests.factories.records import server_spec
 
 # The command line
@@ -261,7 +261,7 @@ def test_an_engine_that_dies_is_quoted(fake_python: Path, tmp_path: Path) -> Non
 
 
 def test_a_port_in_use_is_named_before_a_start(fake_python: Path, tmp_path: Path) -> None:
-    with fake_vllm() as other:
+    with vllm_like() as other:
         port = int(other.url.rpartition(":")[2])
         spec = server_spec(engine_python=str(fake_python), port=port)
         with (
@@ -288,9 +288,9 @@ PLAIN_METRICS = SPEC_METRICS[: SPEC_METRICS.index("# TYPE vllm:spec")]
 
 
 @pytest.fixture
-def vllm() -> Iterator[FakeVllm]:
+def vllm() -> Iterator[VllmLike]:
     """A server of `tiny` that drafts two tokens a step."""
-    with fake_vllm(
+    with vllm_like(
         v1_models=as_json({"object": "list", "data": [{"id": "tiny", "object": "model"}]}),
         version=as_json({"version": "0.32.0"}),
         metrics=Reply(SPEC_METRICS.encode(), kind="text/plain"),
@@ -307,7 +307,7 @@ def plain() -> ServerSpec:
 
 
 @pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/"])
-def test_a_server_that_fits_is_attached_to(vllm: FakeVllm, ending: str) -> None:
+def test_a_server_that_fits_is_attached_to(vllm: VllmLike, ending: str) -> None:
     server = attach(vllm.url + ending, at_k2(), key="sk-mine")
 
     assert (server.url, server.model, server.version) == (vllm.url, "tiny", "0.32.0")
@@ -318,7 +318,7 @@ def test_a_server_that_fits_is_attached_to(vllm: FakeVllm, ending: str) -> None:
 
 
 def test_a_server_does_not_show_its_key() -> None:
-    with fake_vllm(
+    with vllm_like(
         v1_models=as_json({"data": [{"id": "tiny"}]}),
         version=as_json({}),
         metrics=Reply(PLAIN_METRICS.encode()),
@@ -329,31 +329,31 @@ def test_a_server_does_not_show_its_key() -> None:
     assert server.version == "unverified"
 
 
-def test_another_model_is_refused(vllm: FakeVllm) -> None:
+def test_another_model_is_refused(vllm: VllmLike) -> None:
     spec = server_spec(k=2, target=Target(model="org/other"))
 
     with pytest.raises(ServerFailed, match=r"serves tiny, the stack wants 'other': set target.served_name"):
         attach(vllm.url, spec, key=None)
 
 
-def test_a_server_that_drafts_is_not_measured_as_none(vllm: FakeVllm) -> None:
+def test_a_server_that_drafts_is_not_measured_as_none(vllm: VllmLike) -> None:
     with pytest.raises(ServerFailed, match="drafts, but the cells are for drafter none, which does not"):
         attach(vllm.url, plain(), key=None)
 
 
-def test_a_server_that_does_not_draft_is_not_measured_as_a_drafter(vllm: FakeVllm) -> None:
+def test_a_server_that_does_not_draft_is_not_measured_as_a_drafter(vllm: VllmLike) -> None:
     vllm.replies["/metrics"] = Reply(PLAIN_METRICS.encode())
 
     with pytest.raises(ServerFailed, match=r"has no speculative-decoding counters: .* drafter ngram-k2"):
         attach(vllm.url, at_k2(), key=None)
 
 
-def test_another_k_is_refused(vllm: FakeVllm) -> None:
+def test_another_k_is_refused(vllm: VllmLike) -> None:
     with pytest.raises(ServerFailed, match="drafts 2 tokens a step, the cells are for k = 4"):
         attach(vllm.url, server_spec(k=4), key=None)
 
 
-def test_a_wrong_key_is_told_from_other_failures(vllm: FakeVllm) -> None:
+def test_a_wrong_key_is_told_from_other_failures(vllm: VllmLike) -> None:
     vllm.replies["/v1/models"] = as_json({"error": "Unauthorized"}, 401)
 
     with pytest.raises(ServerFailed, match=r"answers 401 .*; set DRAFTGATE_API_KEY to its key") as caught:
@@ -370,7 +370,7 @@ open_socket = pytest.mark.filterwarnings(
 
 
 @open_socket
-def test_something_that_is_no_http_server_is_refused(vllm: FakeVllm) -> None:
+def test_something_that_is_no_http_server_is_refused(vllm: VllmLike) -> None:
     vllm.replies["/v1/models"] = NO_HTTP
 
     with pytest.raises(ServerFailed, match=f"no usable answer from {vllm.url}/v1/models: SSH-2.0"):
@@ -378,7 +378,7 @@ def test_something_that_is_no_http_server_is_refused(vllm: FakeVllm) -> None:
 
 
 @open_socket
-def test_metrics_that_are_no_http_are_refused(vllm: FakeVllm) -> None:
+def test_metrics_that_are_no_http_are_refused(vllm: VllmLike) -> None:
     vllm.replies["/metrics"] = NO_HTTP
 
     with pytest.raises(ServerFailed, match=f"no usable answer from {vllm.url}/metrics: SSH-2.0"):
@@ -399,7 +399,7 @@ def test_metrics_that_are_no_http_are_refused(vllm: FakeVllm) -> None:
         Reply(raw=b""),
     ],
 )
-def test_a_server_that_is_no_vllm_is_refused(vllm: FakeVllm, reply: Reply) -> None:
+def test_a_server_that_is_no_vllm_is_refused(vllm: VllmLike, reply: Reply) -> None:
     vllm.replies["/v1/models"] = reply
 
     with pytest.raises(ServerFailed, match=vllm.url):
@@ -414,7 +414,7 @@ def test_a_server_that_is_no_vllm_is_refused(vllm: FakeVllm, reply: Reply) -> No
         Reply(SPEC_METRICS.encode(), cut=True),
     ],
 )
-def test_metrics_that_cannot_be_read_are_refused(vllm: FakeVllm, reply: Reply) -> None:
+def test_metrics_that_cannot_be_read_are_refused(vllm: VllmLike, reply: Reply) -> None:
     vllm.replies["/metrics"] = reply
 
     with pytest.raises(ServerFailed, match="/metrics"):

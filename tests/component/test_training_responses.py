@@ -15,7 +15,7 @@ from harness.engine.http import NO_KEY
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
 from harness.results.files import as_line, complete_lines, drop_torn_line, writing
-from tests.component.fake_vllm import as_json, fake_vllm
+from tests.component.vllm_like import as_json, vllm_like
 from tests.factories.records import server_spec
 from tests.factories.refusals import refused
 from training import speculators_cli
@@ -354,7 +354,7 @@ def test_speculators_itself_asks_every_prompt_word_for_word(tmp_path: Path) -> N
     reply = {"choices": [choice], "prompt_token_ids": [2, 3], "usage": {"completion_tokens": 3}}
     files = ask(tmp_path, *texts)
     settings = recipe(responses={"max_tokens": 7, "concurrency": 2})
-    with fake_vllm() as vllm:
+    with vllm_like() as vllm:
         vllm.replies["/v1/chat/completions"] = as_json(reply)
         usable = server(url=vllm.url, model=folder, target_path=folder)
         files[1].write_text(as_line({"primary_id": "p3"}) + '{"primary_id": "p4"', encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.suites.runner import kept
-from tests.component.vllm_like import Fake, bench
+from tests.component.fake_engine import Fake, bench
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "1")])

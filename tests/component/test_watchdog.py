@@ -31,8 +31,8 @@ from harness.errors import BadRecord, ServerFailed
 from harness.measure.measurement import Measurement
 from harness.plugin import DATA
 from harness.results.records import CellRecord, RunRecord, load
-from tests.component.fake_vllm import FakeVllm, Reply, fake_vllm
-from tests.component.vllm_like import Fake, bench
+from tests.component.fake_engine import Fake, bench
+from tests.component.vllm_like import Reply, VllmLike, vllm_like
 from tests.factories.records import cell_name, server_spec
 
 # The rule
@@ -235,8 +235,8 @@ def page(*, started: float = 1.0, running: int = 0, kv: float = 0.25, generated:
 
 
 @pytest.fixture
-def vllm() -> Iterator[FakeVllm]:
-    with fake_vllm(metrics=page(running=2), health=Reply()) as fake:
+def vllm() -> Iterator[VllmLike]:
+    with vllm_like(metrics=page(running=2), health=Reply()) as fake:
         yield fake
 
 
@@ -254,7 +254,7 @@ def until(done: Callable[[], object], what: str = "that") -> None:
         time.sleep(0.02)
 
 
-def test_a_server_that_hangs_is_told_once_with_evidence(vllm: FakeVllm, tmp_path: Path) -> None:
+def test_a_server_that_hangs_is_told_once_with_evidence(vllm: VllmLike, tmp_path: Path) -> None:
     told: list[Stall] = []
     with guarded(
         attached(vllm.url), stall_seconds=0.3, on_stall=told.append, folder=tmp_path, note="a stage"
@@ -274,7 +274,7 @@ def test_a_server_that_hangs_is_told_once_with_evidence(vllm: FakeVllm, tmp_path
     assert {r["generated"] for r in kept.readings} == {5}
 
 
-def test_the_requests_in_flight_are_those_of_the_caller(vllm: FakeVllm, tmp_path: Path) -> None:
+def test_the_requests_in_flight_are_those_of_the_caller(vllm: VllmLike, tmp_path: Path) -> None:
     mine = [0]
     with guarded(
         attached(vllm.url), stall_seconds=0.2, in_flight=lambda: mine[0], folder=tmp_path
@@ -299,7 +299,7 @@ class Working(dict[str, Reply]):
         return self.instead or page(running=1, generated=self.asked)
 
 
-def test_a_server_that_works_is_left_alone(vllm: FakeVllm, tmp_path: Path) -> None:
+def test_a_server_that_works_is_left_alone(vllm: VllmLike, tmp_path: Path) -> None:
     vllm.replies = Working()
     with guarded(attached(vllm.url), stall_seconds=0.2, folder=tmp_path) as guard:
         until(lambda: len(vllm.requests) > 40)
@@ -317,7 +317,7 @@ def test_a_server_that_works_is_left_alone(vllm: FakeVllm, tmp_path: Path) -> No
     ],
 )
 def test_metrics_that_stay_unreadable_are_a_stall(
-    vllm: FakeVllm, tmp_path: Path, reply: Reply, says: str
+    vllm: VllmLike, tmp_path: Path, reply: Reply, says: str
 ) -> None:
     vllm.replies["/metrics"] = reply
     with guarded(attached(vllm.url), stall_seconds=0.2, in_flight=lambda: 0, folder=tmp_path) as guard:
@@ -328,7 +328,7 @@ def test_metrics_that_stay_unreadable_are_a_stall(
     assert says in guard.stalled.reason
 
 
-def test_evidence_that_cannot_be_written_does_not_hide_the_stall(vllm: FakeVllm, tmp_path: Path) -> None:
+def test_evidence_that_cannot_be_written_does_not_hide_the_stall(vllm: VllmLike, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with guarded(attached(vllm.url), stall_seconds=0.2, folder=tmp_path / "file") as guard:
         until(lambda: guard.stalled)
@@ -347,7 +347,7 @@ def test_evidence_that_cannot_be_written_does_not_hide_the_stall(vllm: FakeVllm,
     ],
 )
 def test_after_a_failed_request_the_server_is_asked_whether_it_lives(
-    vllm: FakeVllm, tmp_path: Path, health: Reply, dead: str | None
+    vllm: VllmLike, tmp_path: Path, health: Reply, dead: str | None
 ) -> None:
     vllm.replies["/health"] = health
     with guarded(attached(vllm.url), folder=tmp_path) as guard:
@@ -357,7 +357,7 @@ def test_after_a_failed_request_the_server_is_asked_whether_it_lives(
     assert guard.stalled == found
 
 
-def test_evidence_that_was_cut_off_is_named(vllm: FakeVllm, tmp_path: Path) -> None:
+def test_evidence_that_was_cut_off_is_named(vllm: VllmLike, tmp_path: Path) -> None:
     with guarded(attached(vllm.url), stall_seconds=0.2, folder=tmp_path, note="x") as guard:
         until(lambda: guard.stalled)
     (file,) = tmp_path.iterdir()
@@ -692,7 +692,7 @@ QUICK = ("--stall-seconds", "0.4", "--interval", "0.05")
 
 
 def test_a_hanging_server_ends_the_watch_at_its_first_stall(
-    vllm: FakeVllm, capsys: pytest.CaptureFixture[str]
+    vllm: VllmLike, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = watched(capsys, vllm.url + "/v1/", *QUICK)
 
@@ -707,7 +707,7 @@ def test_a_hanging_server_ends_the_watch_at_its_first_stall(
     assert err.startswith(f"draftgate: {vllm.url} stalled: 2 requests running")
 
 
-def test_a_change_is_a_line(vllm: FakeVllm, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_change_is_a_line(vllm: VllmLike, capsys: pytest.CaptureFixture[str]) -> None:
     vllm.replies = replies = Working()
     replies.instead = page()
 
@@ -771,7 +771,7 @@ def test_a_hanging_server_is_restarted_twice_and_then_given_up(
     assert f"{server.url} stalled 3 times, at last: 1 requests running" in err
 
 
-def test_a_restart_that_fails_is_said(vllm: FakeVllm, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_restart_that_fails_is_said(vllm: VllmLike, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = watched(capsys, vllm.url, "--restart", "sh -c 'exit 7'", *QUICK)
 
     assert code == 1
@@ -779,7 +779,7 @@ def test_a_restart_that_fails_is_said(vllm: FakeVllm, capsys: pytest.CaptureFixt
 
 
 def test_a_restart_that_cannot_be_run_is_said(
-    vllm: FakeVllm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    vllm: VllmLike, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = tmp_path / "restart"
     script.write_text("no first line that names an interpreter\n")
@@ -792,7 +792,7 @@ def test_a_restart_that_cannot_be_run_is_said(
 
 
 def test_the_server_that_hangs_is_not_taken_for_the_new_one(
-    vllm: FakeVllm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    vllm: VllmLike, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.commands.watch.RESTART_PATIENCE_S", 1)
 
@@ -830,7 +830,7 @@ def test_bad_input_is_refused(capsys: pytest.CaptureFixture[str], words: list[st
     [(Reply(b"x 1\n"), "has no vllm:generation_tokens_total"), (Reply(status=404), "/metrics answers 404")],
 )
 def test_what_is_no_vllm_is_refused(
-    vllm: FakeVllm, capsys: pytest.CaptureFixture[str], reply: Reply, says: str
+    vllm: VllmLike, capsys: pytest.CaptureFixture[str], reply: Reply, says: str
 ) -> None:
     vllm.replies["/metrics"] = reply
 
@@ -840,7 +840,7 @@ def test_what_is_no_vllm_is_refused(
     assert says in err
 
 
-def test_ctrl_c_ends_the_watch_with_a_sentence(vllm: FakeVllm) -> None:
+def test_ctrl_c_ends_the_watch_with_a_sentence(vllm: VllmLike) -> None:
     vllm.replies["/metrics"] = page()
     process = subprocess.Popen(
         [sys.executable, "-m", "harness.cli", "watch", vllm.url], cwd=DATA.parent, stdout=subprocess.PIPE,
@@ -861,7 +861,7 @@ def test_ctrl_c_ends_the_watch_with_a_sentence(vllm: FakeVllm) -> None:
     assert "Traceback" not in output
 
 
-def test_a_guard_may_be_read_without_a_thread(vllm: FakeVllm, tmp_path: Path) -> None:
+def test_a_guard_may_be_read_without_a_thread(vllm: VllmLike, tmp_path: Path) -> None:
     guard = Guard(Http(vllm.url), stall_seconds=0.2, evidence=tmp_path / "x.stall.json")
     with contextlib.suppress(TimeoutError):
         until(guard.read)
@@ -870,7 +870,7 @@ def test_a_guard_may_be_read_without_a_thread(vllm: FakeVllm, tmp_path: Path) ->
 
 
 def test_the_watch_sends_the_key_that_the_user_set(
-    vllm: FakeVllm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    vllm: VllmLike, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DRAFTGATE_API_KEY", "sk-mine")
 

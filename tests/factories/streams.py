@@ -28,6 +28,20 @@ def raw_chunk(text: str, ids: tuple[int, ...], *, finish: str | None = None) -> 
     return {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "tiny", "choices": [choice]}
 
 
+def as_raw(event: Any) -> Any:
+    """The same event of a chat stream as the other endpoint sends it."""
+    if not isinstance(event, dict) or not event.get("choices"):
+        return event
+    event = dict(event)
+    rendered = {"prompt_token_ids": event.pop("prompt_token_ids")} if "prompt_token_ids" in event else {}
+    choices = [
+        {("text" if name == "delta" else name): (value["content"] if name == "delta" else value)
+         for name, value in choice.items()} | rendered
+        for choice in event["choices"]
+    ]  # fmt: skip
+    return event | {"object": "text_completion", "choices": choices}
+
+
 def usage(tokens: int, spec: dict[str, Any] | None = None) -> dict[str, Any]:
     return {
         "id": "chatcmpl-1",

@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.component.vllm_like import VllmLike, vllm_like
+
+
+@pytest.fixture
+def vllm() -> Iterator[VllmLike]:
+    """A server that speaks vLLM's protocol; a test changes what it says."""
+    with vllm_like() as server:
+        yield server
