@@ -51,5 +51,6 @@ def _first(record: PromptRecord, tokens: int, *, text_hash: str) -> PromptRecord
             "finish": "stop",  # nothing after its last token is counted
             "text_hash": text_hash,
             "text": "",
+            "parts": None,
         }
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -15,34 +14,20 @@ from harness.config.stack import Profile
 from harness.engine.http import NO_KEY
 from harness.engine.metrics import SpecCounters, settled
 from harness.errors import DraftgateError
+from harness.measure.stream import BrokenOffError, Stream
 from harness.results.records import Finding, PromptRecord, Source
 from harness.stats.acceptance import histogram_of, steps_of_pieces, undrafted_steps, with_undrafted
 
 NOT_REPORTED = "acceptance-not-reported"
 """The `reason` in the finding of a request that was answered without its acceptance."""
-_MOST_TOKENS = 2**31
+_EXCERPT = 500
+"""Characters of a message that quotes a server."""
 OnTokens = Callable[[str, Sequence[int], Sequence[int]], None]
 """Told a prompt's id, the token ids that it was rendered to, and those of its answer."""
 
 
 class _NotReportedError(ValueError):
     """The engine says nothing of acceptance in its responses."""
-
-
-@dataclasses.dataclass
-class _Stream:
-    """What came back so far."""
-
-    text: list[str] = dataclasses.field(default_factory=list)
-    pieces: list[int] = dataclasses.field(default_factory=list)
-    """Tokens of each chunk that carried some; 0 where it had their text alone."""
-    ids: list[int] = dataclasses.field(default_factory=list)
-    finish: str = ""
-    usage: dict[str, Any] | None = None
-    spec: dict[str, Any] | None = None
-    prompt_ids: list[int] | None = None
-    first: float | None = None
-    last: float | None = None
 
 
 class InFlight:
@@ -166,15 +151,13 @@ class Client:
         """
         before = await settled(counters) if counters else None
         began = time.perf_counter()
-        stream = _Stream()
-        error = None
+        stream, error = Stream(), None
         try:
             with self._in_flight:
                 await self._receive(self.request(prompt, seed=seed, salt=salt), stream)
+            error = stream.fault()
         except Exception as problem:  # noqa: BLE001 - whatever a server does to one request is a finding
             error = _failure(problem)
-            if self._key != NO_KEY:  # a server may send our headers back
-                error = error.replace(self._key, "***")
         moved = (await settled(counters)) - before if counters and before and not error else None
         record: dict[str, Any] = {
             "prompt": prompt.id,
@@ -182,26 +165,25 @@ class Client:
             "seed": seed,
             "language": prompt.language,
             "prompt_hash": hash_of(stream.prompt_ids if stream.prompt_ids is not None else prompt.text),
-            "text": "".join(stream.text),
-            "text_hash": hash_of("".join(stream.text)),
+            "text": stream.text,
+            # Tokens without text: two such answers are not the same because both are empty.
+            "text_hash": hash_of(stream.ids if len(stream.ids) > 1 and not stream.text else stream.text),
+            "parts": stream.parts,
             "server": self._server,
             "segment": segment,
             "began_s": round(began - origin, 6),
             "ttft_s": round(stream.first - began, 6) if stream.first else None,
             "total_s": round(stream.last - began, 6) if stream.last else None,
         }
-        if error is None and stream.finish == "error":
-            error = "the server ended it with finish_reason error"
-        if error is None and not stream.finish:
-            error = "the stream ended before the answer did"
-        if error is None and stream.usage is None:
-            error = "the stream ended without token counts (include_usage)"
         if self._on_tokens:
             self._on_tokens(prompt.id, stream.prompt_ids or (), stream.ids)
         reason: dict[str, str] = {}
         try:
             if error is None:
-                return PromptRecord(**record, **self._counts(stream, stream.usage or {}, moved))
+                notes = (stream.note(prompt.id),) if stream.unread else ()
+                return PromptRecord(
+                    **record, **self._counts(stream, stream.usage or {}, moved), findings=notes
+                )
         except _NotReportedError as problem:
             error, reason = f"its acceptance does not add up: {problem}", {"reason": NOT_REPORTED}
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, DraftgateError) as problem:
@@ -217,47 +199,27 @@ class Client:
             prompt_tokens=len(stream.prompt_ids or ()),
             output_tokens=len(stream.ids),
             finish="error",
-            findings=(Finding.fatal("request-failed", f"{prompt.id}: {error}", **reason),),
+            findings=(Finding.fatal("request-failed", f"{prompt.id}: {self._said(error)}", **reason),),
         )
 
-    async def _receive(self, body: dict[str, Any], into: _Stream) -> None:
+    def _said(self, error: str | None) -> str:
+        """One line that is not too long, without the key: a server may send our headers back."""
+        line = " ".join(str(error).split())
+        return (line if self._key == NO_KEY else line.replace(self._key, "***"))[:_EXCERPT]
+
+    async def _receive(self, body: dict[str, Any], into: Stream) -> None:
         """Read an answer's events into `into`.
 
-        The lines are read as they are: building openai's models for every chunk costs as much processor
-        time again, which at 16 requests in flight is time that the server on the same machine lacks.
+        Not through openai's models: to build them for every chunk costs more processor time than all the
+        rest, which at 16 requests in flight is time that the server on the same machine lacks.
         """
         chat = self._endpoint == "chat"
         endpoint = self._openai.chat.completions if chat else self._openai.completions
         create: Any = endpoint.with_streaming_response.create
         async with create(**body) as response:
-            async for line in response.iter_lines():
-                if line.startswith("data:") and line != "data: [DONE]":
-                    self._take(json.loads(line[5:]), into, chat=chat)
+            await into.read(response.iter_bytes())
 
-    @staticmethod
-    def _take(chunk: dict[str, Any], into: _Stream, *, chat: bool) -> None:
-        now = time.perf_counter()
-        if chunk.get("error"):
-            raise ValueError(f"the server broke off: {json.dumps(chunk['error'])}")
-        for choice in chunk.get("choices") or ():
-            piece = (choice["delta"].get("content") if chat else choice["text"]) or ""
-            ids = _ids(choice.get("token_ids")) or ()
-            into.prompt_ids = into.prompt_ids or _ids(
-                chunk.get("prompt_token_ids") or choice.get("prompt_token_ids")
-            )
-            if ids or piece:
-                into.pieces.append(len(ids))
-                into.ids += ids
-                piece.encode()  # half of a surrogate pair is no text, and could not be stored
-                into.text.append(piece)
-                into.first = into.first or now
-                into.last = now
-            into.finish = choice.get("finish_reason") or into.finish
-        if chunk.get("usage") is not None:
-            into.usage = chunk["usage"]
-            into.spec = (chunk.get("metrics") or {}).get("speculative_decoding")
-
-    def _counts(self, stream: _Stream, usage: dict[str, Any], moved: SpecCounters | None) -> dict[str, Any]:
+    def _counts(self, stream: Stream, usage: dict[str, Any], moved: SpecCounters | None) -> dict[str, Any]:
         """The part of a record that says what was drafted and accepted."""
         output = int(usage["completion_tokens"])
         source: Source = "none"
@@ -313,26 +275,17 @@ class Client:
         }
 
 
-def _ids(value: Any) -> list[int] | None:
-    """Token ids, where there are some.
-
-    Raises:
-        ValueError: something else is there.
-    """
-    if value and not (
-        isinstance(value, list) and all(type(i) is int and 0 <= i < _MOST_TOKENS for i in value)
-    ):
-        raise ValueError("its token ids are none")
-    return value or None
-
-
 def _failure(problem: Exception) -> str:
-    """One line, without the request in it (its header holds the key)."""
+    """What went wrong, without the request in it (its header holds the key)."""
+    if isinstance(problem, BrokenOffError):
+        return str(problem)
     if isinstance(problem, openai.APIStatusError):
-        return f"the server answered {problem.status_code}: {str(problem.message)[:300]}"
+        said = problem.body if isinstance(problem.body, str) else json.dumps(problem.body, ensure_ascii=False)
+        return f"the server answered {problem.status_code}: {said}"
     root: BaseException = problem
     while root.__cause__ is not None:
         root = root.__cause__
     # What it came of says more: of a connection that was closed openai says that it timed out.
-    said = " ".join(str(root).split()) or str(problem)
-    return f"{type(root).__name__}: {said[:300]}" + f" ({type(problem).__name__})" * (root is not problem)
+    return f"{type(root).__name__}: {root or problem}" + f" ({type(problem).__name__})" * (
+        root is not problem
+    )

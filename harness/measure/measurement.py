@@ -25,8 +25,8 @@ from harness.provenance.hardware import environment
 from harness.provenance.record import folder_of, identity, patches_of, provenance, subject
 from harness.results.conditions import Environment
 from harness.results.files import write_atomically
-from harness.results.journal import Journal
-from harness.results.records import UNTIMED, CellRecord, Finding, PromptRecord, dump_cell, in_order
+from harness.results.journal import Journal, in_order
+from harness.results.records import UNTIMED, CellRecord, Finding, PromptRecord, dump_cell
 
 Progress = Callable[[Cell, int, int], None]
 Renew = Callable[[str], Server]

@@ -77,7 +77,7 @@ def findings(
         max_tokens: the profile's.
         remembers: the drafter drafts from earlier answers, to any request.
     """
-    result = [f for r in records for f in r.findings]
+    result = [f for r in records for f in r.findings if f.hard]
     result += _unreconciled(records)
     unfinished = [r for r in records if r.finish == "length"]
     too_early = [r for r in unfinished if r.output_tokens < (max_tokens or 0)]
@@ -215,6 +215,13 @@ def _soft_findings(
         other = [r for r in answered if in_language(r.text, cell.language) is False]
         note("other-language", other, f"answers are not in the prompt's language ({cell.language})")
     result += _loops(cell, records)
+    not_content = [r for r in answered if r.parts]
+    note("parts", not_content, f"answers are not content alone ({_parts(not_content)})")
+    note("no-text", [r for r in answered if r.output_tokens > 1 and not r.text], "answers have no text")
+    unread = [(r, f.values["fields"]) for r in answered for f in r.findings if f.code == "unread-field"]
+    fields = ", ".join(sorted({str(names) for _, names in unread}))
+    what = f"answers came with fields that draftgate does not know, so they are not in its text: {fields}"
+    note("unread-field", [r for r, _ in unread], what)
     note("cut-off", cut_off, "answers were cut off at max_tokens")
     note(
         "left-out", [r for r in answered if not countable(r)], "answers ended before their first decode step"
@@ -235,6 +242,14 @@ def _loops(cell: CellName, records: Sequence[PromptRecord]) -> list[Finding]:
     if mostly:
         text += f" ({MARK} mostly degenerate: no claim about speed)"
     return [Finding.note(MOSTLY if mostly else "loops", text, count=sum(stuck), of=len(records))]
+
+
+def _parts(records: Sequence[PromptRecord]) -> str:
+    """`reasoning 83 %, content 17 %`: of the characters."""
+    lengths: Counter[str] = Counter()
+    for part, length in (one for r in records for one in r.parts or ()):
+        lengths[part] += length
+    return ", ".join(f"{part} {n / lengths.total():.0%}" for part, n in lengths.items())
 
 
 def _percents(tally: Tally) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,9 @@ def _difference(before: dict[str, Any], after: dict[str, Any], within: str = "")
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004
+
+
+def in_order(records: Iterable[PromptRecord], prompts: Sequence[str]) -> tuple[PromptRecord, ...]:
+    """Sorted as the prompt file has them, repeats together: the order of a cell file."""
+    place = {prompt: i for i, prompt in enumerate(prompts)}
+    return tuple(sorted(records, key=lambda r: (place.get(r.prompt, len(place)), r.prompt, r.repeat)))

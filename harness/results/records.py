@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -30,10 +30,11 @@ from harness.stats.acceptance import Tallies, Tally, histogram_of, tallies_of, t
 
 SCHEMA: Literal[1] = 1
 RUN_FILE = "run.json"
-
 TRUSTED = "the engine ran code that came with the model (trust_remote_code)"
 
 Source = Literal["request", "counters", "none"]
+ENDS = frozenset({"stop", "length", "tool_calls"})
+"""The finish reasons of a whole answer. vLLM also has abort, error and repetition."""
 
 _MOST = 2**53
 """What a float still holds exactly: no figure overflows."""
@@ -131,9 +132,12 @@ class PromptRecord(Record):
     """Of the token ids that the server rendered; of the text where it does not return them."""
     output_tokens: Count
     finish: str
-    """vLLM's finish_reason; `error` where the request failed."""
+    """vLLM's finish_reason, one of `ENDS`; `error` where the request failed."""
     text_hash: str
     text: str
+    """All that the target wrote: reasoning, content, refusal, names and arguments of tool calls."""
+    parts: tuple[tuple[str, Count], ...] | None = None
+    """Of the text, in order: name and characters of each part. None where all of it is content."""
     server: str
     """Start id of the server: the same value means the same process."""
     segment: Count = 0
@@ -152,6 +156,8 @@ class PromptRecord(Record):
             raise ValueError(f"its steps do not make the histogram {list(self.histogram)}")
         if self.token_ids is not None and len(self.token_ids) != self.output_tokens:
             raise ValueError(f"{len(self.token_ids)} token ids, but {self.output_tokens} output tokens")
+        if self.parts is not None and sum(length for _, length in self.parts) != len(self.text):
+            raise ValueError(f"its parts do not make its text of {len(self.text)} characters")
         if self.steps is not None:
             wanted = sum(self.histogram) + self.undrafted, self.output_tokens - 1
             found = len(self.steps), sum(self.steps)
@@ -176,7 +182,7 @@ class PromptRecord(Record):
     @property
     def failed(self) -> bool:
         """The request gave no answer."""
-        return self.finish == "error"
+        return self.finish not in ENDS
 
     @property
     def tally(self) -> Tally:
@@ -251,13 +257,14 @@ class CellRecord(Record):
 
     @property
     def valid(self) -> bool:
-        """No finding says that this is not a measurement."""
-        return not any(f.hard for f in self.findings)
+        """No finding says that this is not a measurement, and no answer was broken off (in old files)."""
+        return not any(f.hard for f in self.findings) and not any(r.failed for r in self.prompts)
 
     @property
     def why_invalid(self) -> str:
         """Why it is not a measurement; empty where it is one."""
-        return "; ".join(f.text for f in self.findings if f.hard)
+        broken = {f"answers ended with finish_reason {r.finish}" for r in self.prompts if r.failed}
+        return "; ".join([f.text for f in self.findings if f.hard] or sorted(broken))
 
     @property
     def trusted(self) -> tuple[str, ...]:
@@ -341,9 +348,3 @@ def validated(data: Any, kind: type[R], *, where: str) -> R:
         field = ".".join(str(part) for part in first["loc"]) or "record"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise BadRecord(f"{where}: field {field}: {first['msg']}{more}") from None
-
-
-def in_order(records: Iterable[PromptRecord], prompts: Sequence[str]) -> tuple[PromptRecord, ...]:
-    """Sorted as the prompt file has them, repeats together: the order of a cell file."""
-    place = {prompt: i for i, prompt in enumerate(prompts)}
-    return tuple(sorted(records, key=lambda r: (place.get(r.prompt, len(place)), r.prompt, r.repeat)))

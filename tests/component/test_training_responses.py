@@ -501,6 +501,8 @@ def test_a_kept_row_tells_what_the_dataset_needs(tmp_path: Path) -> None:
         (raw("a", input_ids=[-1] * 15), "damaged"),
         (raw("a", input_ids=[2**40] * 15), "damaged"),
         (raw("a", metadata=None), "damaged"),
+        (raw("a", metadata={"finish_reason": "abort"}), "error"),
+        (raw("a", metadata={"finish_reason": None}), "error"),
         (raw("stranger"), "unknown"),
         (raw("b"), "duplicate"),
     ],

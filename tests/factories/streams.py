@@ -35,10 +35,11 @@ def as_raw(event: Any) -> Any:
     event = dict(event)
     rendered = {"prompt_token_ids": event.pop("prompt_token_ids")} if "prompt_token_ids" in event else {}
     choices = [
-        {("text" if name == "delta" else name): (value["content"] if name == "delta" else value)
-         for name, value in choice.items()} | rendered
+        {"text": (choice.get("delta") or {}).get("content") or ""}
+        | {name: value for name, value in choice.items() if name != "delta"}
+        | rendered
         for choice in event["choices"]
-    ]  # fmt: skip
+    ]
     return event | {"object": "text_completion", "choices": choices}
 
 

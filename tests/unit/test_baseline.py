@@ -11,7 +11,7 @@ from harness.judge.baselines import ANCHOR, device_name, find, find_anchor, move
 from harness.judge.pairing import Refused, pair
 from harness.results.conditions import Environment, Identity
 from harness.results.records import CellRecord, dump_cell, load
-from tests.factories.records import cell_name, failed_record, prompt_record
+from tests.factories.records import cell_name, prompt_record
 from tests.factories.simulated import HARD, IDENTITY, SAMPLED, cell, drafter, edited, some, worse
 
 
@@ -110,6 +110,23 @@ def test_what_is_no_measurement_is_no_baseline(tmp_path: Path, first: CellRecord
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("finish", ["abort", "error", "content_filter", "repetition"])
+def test_an_answer_that_was_broken_off_is_no_baseline_and_has_none(
+    tmp_path: Path, first: CellRecord, finish: str
+) -> None:
+    """As in a file of an older version, which has no finding about it."""
+    broken = first.prompts[0].model_copy(update={"finish": finish})
+    old = first.model_copy(update={"prompts": (broken, *first.prompts[1:])})
+    reserve = first.model_copy(update={"prompts": first.prompts[1:]})
+    for one, more in ((old, None), (reserve, old)):
+        with pytest.raises(BadInput, match=finish) as refused:
+            store(tmp_path, one, reserve=more)
+        assert refused.value.code == "not-a-baseline"
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(Refused, match=finish):
+        pair(old, first)
+
+
 def damaged(text: str, how: str) -> str:
     if how == "schema":
         return text.replace('"schema": 1', '"schema": 99')
@@ -192,15 +209,12 @@ def test_a_stored_baseline_is_one_prompt_a_line(tmp_path: Path, first: CellRecor
 
 
 def test_answers_without_a_decode_step_have_no_partner(first: CellRecord) -> None:
-    failed = failed_record(first.prompts[0].prompt).model_copy(
-        update={"prompt_hash": first.prompts[0].prompt_hash}
-    )
-    one = first.model_copy(update={"prompts": (failed, *first.prompts[1:])})
+    brief = first.prompts[0].model_copy(update={"output_tokens": 1, "histogram": (0,), "accepted": None})
+    one = first.model_copy(update={"prompts": (brief, *first.prompts[1:])})
     pairs = pair(first, one)
     assert len(pairs.prompts) == 9
     assert pairs.notes == ("1 of 10 prompts have no partner and are left out",)
-    brief = first.prompts[0].model_copy(update={"output_tokens": 1, "histogram": (0,), "accepted": None})
-    assert len(pair(first.model_copy(update={"prompts": (brief, *first.prompts[1:])}), first).prompts) == 9
+    assert len(pair(one, first).prompts) == 9
 
 
 def test_an_empty_cell_is_refused(first: CellRecord) -> None:

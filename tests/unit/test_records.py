@@ -14,8 +14,8 @@ from hypothesis import example, given, strategies as st
 from harness.errors import BadInput, BadRecord
 from harness.judge.baselines import untimed
 from harness.results.files import read_text, write_atomically
-from harness.results.journal import Journal
-from harness.results.records import CellRecord, Finding, PromptRecord, RunRecord, dump_cell, in_order, load
+from harness.results.journal import Journal, in_order
+from harness.results.records import CellRecord, Finding, PromptRecord, RunRecord, dump_cell, load
 from tests.factories.records import cell_name, cell_record, failed_record, prompt_record
 
 HEAD: dict[str, Any] = {"cell": "chat-en-instruct-ngram-k4", "identity": {"max_tokens": 64}, "seed": 0}
@@ -528,6 +528,7 @@ def test_the_tally_of_a_record_trims_at_a_stop_but_not_at_max_tokens() -> None:
         pytest.param({"steps": [1, 1, 4, 4, 2, 5, 2]}, id="a step too few"),
         pytest.param({"steps": [1, 1, 4, 4, 2, 5, 1, 2]}, id="other tokens"),
         pytest.param({"steps": [2, 4, 4, 2, 5, -1, 2, 1]}, id="no step"),
+        pytest.param({"parts": [["reasoning", 9], ["content", 9]]}, id="parts of another text"),
     ],
 )
 def test_steps_and_token_ids_that_do_not_make_the_answer_are_refused(

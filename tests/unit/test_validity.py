@@ -274,6 +274,20 @@ def test_a_cell_without_a_drafter_has_no_acceptance_to_tell() -> None:
     assert found["loops"].text == "1 of 2 answers end in a loop"
 
 
+def test_what_an_answer_holds_beside_content_is_told_once() -> None:
+    text = "I think: " + "la " * 30
+    parts = (("reasoning", len(text) - 9), ("content", 9))
+    unread = Finding.note("unread-field", "p: draftgate does not know x", fields="x")
+    thought = prompt_record(text=text, parts=parts, findings=(unread,))
+    found = judged([thought, thought, prompt_record(text="")], moved=None)
+    assert sorted(found) == ["mostly-loops", "no-text", "parts", "unread-field"]
+    assert {code: f.values["count"] for code, f in found.items()} == {
+        "mostly-loops": 2, "no-text": 1, "parts": 2, "unread-field": 2,
+    }  # fmt: skip
+    assert "reasoning 91%" in found["parts"].text
+    assert not any(f.hard for f in found.values())
+
+
 def test_half_of_the_answers_is_not_most_of_them() -> None:
     two = [prompt_record(), prompt_record("instruct-002", text=LOOP)]
     three = [*two, prompt_record("instruct-003", text=LOOP)]

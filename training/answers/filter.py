@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from harness.errors import BadInput
 from harness.results.files import as_line, complete_lines, json_lines, write_atomically, writing
+from harness.results.records import ENDS
 from harness.stats.text_quality import degenerate, in_language
 from training.answers.progress import failures, well_formed
 from training.errors import TrainingFailed
@@ -24,9 +25,10 @@ Row = dict[str, Any]
 RULES = ("error", "damaged", "unknown", "duplicate", "short", "degenerate", "cut_off", "other_language")
 """In the order of the checks: an answer counts under the first rule that drops it.
 
-error: the request failed; damaged: the row has no tokens; unknown: no prompt of ours has its id; duplicate:
-the prompt has an answer already; short: it is empty, or has fewer tokens than min_tokens; degenerate: it ends
-in a loop; cut_off: it ended at max_tokens; other_language: the prompt is Chinese and the answer is not."""
+error: the request failed, or the answer was broken off; damaged: the row has no tokens; unknown: no prompt of
+ours has its id; duplicate: the prompt has an answer already; short: it is empty, or has fewer tokens than
+min_tokens; degenerate: it ends in a loop; cut_off: it ended at max_tokens; other_language: the prompt is
+Chinese and the answer is not."""
 NOWHERE = "?"
 """Language and source of an answer whose prompt is unknown."""
 
@@ -159,6 +161,8 @@ def _judged(
     if prompt.id in seen:
         return "duplicate", (), ""
     seen.add(prompt.id)
+    if row["metadata"].get("finish_reason", "stop") not in ENDS:
+        return "error", (), ""
     answer = decode([i for i, m in zip(row["input_ids"], row["loss_mask"], strict=True) if m])
     if not answer.strip() or sum(row["loss_mask"]) < settings.min_tokens:
         return "short", (), answer
