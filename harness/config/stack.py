@@ -260,7 +260,12 @@ def _check_axes(stack: Stack, document: Document) -> None:
 
 def _check_arguments(stack: Stack, document: Document) -> None:
     """What goes to vLLM as it is must be JSON, and must not have a key of its own in the stack."""
+    spelled: dict[str, str] = {}
     for name in stack.engine.args:
+        other = spelled.setdefault(name.replace("-", "_"), name)
+        if other != name:
+            what = f"{other} and {name} are one argument of vLLM, which stands there twice"
+            raise document.wrong(("engine", "args", name), what, code="stack-argument")
         if why := _REFUSED.get(name.replace("-", "_")):
             what = f"{name} is not given here: {why}"
             raise document.wrong(("engine", "args", name), what, code="stack-argument")

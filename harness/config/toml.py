@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ValidationError, ValidationInfo
 
 from harness.errors import BadInput
+from harness.results.files import merge_error, merge_left, read_text
 
 _MOST_DEEP = 32
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -26,12 +27,10 @@ class Document:
         """
         self.path = path
         try:
-            self._text = path.read_text(encoding="utf-8")
+            self._text = read_text(path, may_be_empty=True)
+            if line := merge_left(self._text):
+                raise merge_error(f"{path}, line {line}")
             self.tables: dict[str, Any] = tomllib.loads(self._text)
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{path}: not UTF-8 text (byte {error.start})", code="damaged-file") from None
-        except OSError as error:
-            raise BadInput(f"{path}: {error.strerror}", code="cannot-read") from None
         except ValueError as error:  # TOML's own error, or a number of thousands of digits
             raise BadInput(f"{path}: not TOML: {error}", code="damaged-file") from None
         except RecursionError:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from harness.errors import BadInput
+from harness.errors import BadInput, BadRecord
+from harness.results.files import read_json
 from harness.text.console import Say
 
 _MANIFEST = "draftgate.json"
@@ -115,9 +116,9 @@ def _embedded(name: str, *, say: Say, python: str) -> Path:
 def _intact(folder: Path) -> bool:
     """Whether every file is there, with the hash that it was written with."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / _MANIFEST)
         return bool(manifest) and all(sha256_of(folder / file) == sha for file, sha in manifest.items())
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (BadRecord, OSError, AttributeError, TypeError):
         return False
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from harness.results.conditions import Patch, Subject
 from harness.results.records import CellName, CellRecord, Finding, PromptRecord
 from harness.results.timing import speed_of
+from harness.results.whole import counted
 from harness.stats.acceptance import Tally, added, overshoot_of
 from harness.stats.text_quality import degenerate, in_language
 
@@ -177,13 +178,8 @@ def _against_counters(
                 ours=requests,
             )
         )
-    whole = [r for r in records if not r.failed]
-    ours = {
-        "drafts": sum(sum(r.histogram) for r in whole),
-        "accepted": sum(j * n for r in whole for j, n in enumerate(r.histogram)),
-        "generated": sum(r.output_tokens for r in whole),
-    }
-    if len(whole) == len(records):
+    ours = counted(records)
+    if not any(r.failed for r in records):
         wrong = [f"{name} {moved[name]} and {n}" for name, n in ours.items() if moved[name] != n]
         if wrong:
             text = f"/metrics and the responses count differently: {'; '.join(wrong)}"

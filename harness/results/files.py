@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import jiter
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import BadInput, BadRecord
 
 _Model = TypeVar("_Model", bound=BaseModel)
+_MERGE = re.compile(r"^(?:<{7}|>{7})(?= |\r?$)", re.MULTILINE)
+_TWICE = re.compile(r"Detected duplicate key (.*) at line (\d+) column \d+", re.DOTALL)
 _BLOCK = 65536
 """Bytes read at a time where a file is searched from its end."""
 
@@ -53,21 +58,58 @@ class Line:
             raise BadInput(text, code="damaged-rows") from None
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file.
+def read_bytes(path: Path, *, may_be_empty: bool = False) -> bytes:
+    """Read a file, without the byte-order mark that some editors put before its text.
 
     Raises:
-        BadRecord: it is not there, not readable, empty, or not UTF-8 text.
+        BadRecord: it is not there, not readable, or empty and `may_be_empty` is not set.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BadRecord(f"{path}: not UTF-8 text (byte {error.start})") from None
+        raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise BadRecord(f"{path}: {error.strerror}", code="cannot-read") from None
-    if not text.strip():
+    if not (may_be_empty or raw.strip()):
         raise BadRecord(f"{path}: the file is empty")
-    return text
+    return raw
+
+
+def read_text(path: Path, *, may_be_empty: bool = False) -> str:
+    """The same of a UTF-8 file.
+
+    Raises:
+        BadRecord: as `read_bytes`, and it is not UTF-8 text.
+    """
+    raw = read_bytes(path, may_be_empty=may_be_empty)
+    return _decoded(raw, str(path)).replace("\r\n", "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. No key stands twice in an object of it, at any depth.
+
+    Raises:
+        BadRecord: as `read_text`; it is not JSON, a key stands twice, or a merge was left in it (with the
+            line).
+    """
+    return _parsed(read_bytes(path), lambda line: _where(path, line) if line else str(path))
+
+
+def line_of(path: Path, key: str, value: str | None) -> int:
+    """The last line of a JSON file in which a key has this value, or stands at all; 1 where none has."""
+    of_value = "" if value is None else re.escape(json.dumps(value, ensure_ascii=False))
+    wanted = re.compile(rf"{re.escape(json.dumps(key))}\s*:\s*{of_value}")
+    lines = enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
+    return max((number for number, line in lines if wanted.search(line)), default=1)
+
+
+def merge_left(text: str) -> int | None:
+    """The line of the first conflict marker that a merge left in a text; None where there is none."""
+    found = _MERGE.search(text)
+    return text.count("\n", 0, found.start()) + 1 if found else None
+
+
+def merge_error(where: str) -> BadRecord:
+    """Says that a merge left its conflict marker there."""
+    return BadRecord(f"{where}: a merge was not finished here: keep one of the two sides")
 
 
 def json_lines(path: Path, *, may_be_empty: bool = False) -> Iterator[Line]:
@@ -115,14 +157,10 @@ def json_object(raw: bytes, where: str) -> dict[str, Any]:
     """The JSON object that a line holds; `where` it stands begins every message.
 
     Raises:
-        BadRecord: it is not UTF-8 text, not JSON, not an object, or holds half of a surrogate pair.
+        BadRecord: it is not UTF-8 text, not JSON, not an object, has a key twice, or holds half of a
+            surrogate pair.
     """
-    try:
-        data = json.loads(raw.decode("utf-8-sig"))  # from bytes, json takes halves of surrogate pairs
-    except UnicodeDecodeError as error:
-        raise BadRecord(f"{where}: not UTF-8 text (byte {error.start} of the line)") from None
-    except (ValueError, RecursionError) as error:
-        raise BadRecord(f"{where}: not JSON: {error}") from None
+    data = _parsed(raw.removeprefix(codecs.BOM_UTF8), lambda _: where, of=" of the line")
     if not isinstance(data, dict):
         raise BadRecord(f"{where}: not an object, but {type(data).__name__}")
     if b"\\ud" in raw.lower():  # an escape that may be half of a pair, which no file can hold again
@@ -131,6 +169,41 @@ def json_object(raw: bytes, where: str) -> dict[str, Any]:
         except (UnicodeEncodeError, RecursionError):
             raise BadRecord(f"{where}: no Unicode text (half of a surrogate pair)") from None
     return data
+
+
+def _decoded(raw: bytes, where: str, *, of: str = "") -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise BadRecord(f"{where}: not UTF-8 text (byte {error.start}{of})") from None
+
+
+def _parsed(raw: bytes, where: Callable[[int], str], *, of: str = "") -> Any:
+    """The value of a JSON text; `where` names one of its lines, and the whole of it for 0."""
+    try:
+        return jiter.from_json(raw, catch_duplicate_keys=True)
+    except ValueError as error:  # what is wrong with it is told below
+        if twice := _TWICE.match(str(error)):
+            raise BadRecord(f"{where(int(twice[2]))}: the key {twice[1]} stands twice") from None
+    text = _decoded(raw, where(0), of=of)
+    if line := merge_left(text):
+        raise merge_error(where(line))
+    try:
+        return json.loads(text, object_pairs_hook=_once)  # it takes halves of surrogate pairs
+    except json.JSONDecodeError as error:
+        cut = " (the file seems cut off)" if not text.rstrip().endswith("}") else ""
+        raise BadRecord(f"{where(error.lineno)}: not JSON: {error.msg}{cut}") from None
+    except RecursionError:
+        raise BadRecord(f"{where(0)}: {'not JSON: ' * bool(of)}nested too deeply to be one of ours") from None
+    except ValueError as error:  # a key twice, or a number of thousands of digits
+        raise BadRecord(f"{where(0)}: not JSON: {error}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
 
 
 def drop_torn_line(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -46,11 +47,12 @@ class Journal:
         """Take the records over; the bytes of a torn last line. Nothing is written."""
         lines = left.split(b"\n")
         torn = lines.pop()  # empty when the last write was whole
-        whole = lines[0] == head_line.encode() if lines else head_line.encode().startswith(torn)
+        head, first = head_line.encode(), [*lines, torn][0].removeprefix(codecs.BOM_UTF8)
+        whole = first == head if lines else head.startswith(first)
         if not whole:
             raise BadRecord(
                 f"{self.path}, line 1: these prompts were measured under other conditions "
-                f"({_first_difference([*lines, torn][0], head_line)}); start without --resume, "
+                f"({_first_difference(first, head_line)}); start without --resume, "
                 "or move the file away",
                 code="other-conditions",
             )

@@ -5,7 +5,6 @@ A cell file is JSON with one prompt a line, in stable order, so that a diff of i
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -25,7 +24,8 @@ from pydantic import (
 
 from harness.errors import BadRecord
 from harness.results.conditions import Environment, Identity, Subject
-from harness.results.files import read_text
+from harness.results.files import line_of, read_json
+from harness.results.whole import contradiction
 from harness.stats.acceptance import Tallies, Tally, histogram_of, tallies_of, tally_of, with_undrafted
 
 SCHEMA: Literal[1] = 1
@@ -289,9 +289,6 @@ class RunRecord(Record):
 
 R = TypeVar("R", bound=Record)
 
-_AS_WRITTEN = re.compile(rb'\{\s*"schema": %d,' % SCHEMA)
-"""How a file of ours begins: it is parsed once, into the record."""
-
 
 def dump_cell(record: CellRecord) -> str:
     """The text of a cell file: a line for each field, and one for each prompt."""
@@ -312,27 +309,18 @@ def load(path: Path, kind: type[R]) -> R:
     """Read one record.
 
     Raises:
-        BadRecord: no such file, not JSON (with the line), cut off, another schema, or a field that
-            does not fit (with its name and line).
+        BadRecord: no such file, not JSON or a key twice (with the line), cut off, another schema, a field
+            that does not fit (with its name), or a cell that contradicts itself.
     """
-    with contextlib.suppress(OSError, ValidationError):  # what is wrong with it is told below
-        written = path.read_bytes()
-        if _AS_WRITTEN.match(written):
-            return kind.model_validate_json(written)
-    text = read_text(path)
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        cut = " (the file seems cut off)" if not text.rstrip().endswith("}") else ""
-        raise BadRecord(f"{path}, line {error.lineno}: not JSON: {error.msg}{cut}") from None
-    except ValueError as error:  # a number of thousands of digits
-        raise BadRecord(f"{path}: not JSON: {error}") from None
-    except RecursionError:
-        raise BadRecord(f"{path}: nested too deeply to be a record of ours") from None
+    data = read_json(path)
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA or schema is True:
         raise BadRecord(f"{path}: schema is {schema!r}, this version of draftgate reads {SCHEMA}")
-    return validated(data, kind, where=str(path))
+    record = validated(data, kind, where=str(path))
+    if isinstance(record, CellRecord) and (wrong := contradiction(record)):
+        line = line_of(path, *wrong.near)
+        raise BadRecord(f"{path}, line {line}: {wrong.text}")
+    return record
 
 
 def validated(data: Any, kind: type[R], *, where: str) -> R:

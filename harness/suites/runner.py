@@ -19,9 +19,10 @@ from harness.config.prompts import Prompt
 from harness.config.stack import Stack
 from harness.engine.server import Server, attach, running
 from harness.engine.slot import Slot
-from harness.errors import BadInput
+from harness.errors import BadInput, BadRecord
 from harness.judge.verdict import Verdict
 from harness.measure.measurement import Measurement
+from harness.results.files import json_object
 from harness.results.records import CellRecord, Record
 from harness.run import Run
 from harness.text.console import Say
@@ -113,8 +114,8 @@ def kept(folder: Path) -> dict[tuple[str, str], Outcome]:
     found: dict[tuple[str, str], Outcome] = {}
     with contextlib.suppress(OSError):
         for line in (folder / OUTCOMES).read_bytes().splitlines():
-            with contextlib.suppress(ValueError, RecursionError, ValidationError):
-                outcome = Outcome.model_validate(json.loads(line))
+            with contextlib.suppress(BadRecord, ValidationError):
+                outcome = Outcome.model_validate(json_object(line, OUTCOMES))
                 found.pop((outcome.suite, outcome.cell), None)
                 found[outcome.suite, outcome.cell] = outcome
     return found

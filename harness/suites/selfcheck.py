@@ -24,13 +24,13 @@ from harness.engine.facts import engine_facts
 from harness.engine.models import cache_folder, resolve, sha256_of
 from harness.engine.slot import Slot
 from harness.engine.watchdog import STALL_SECONDS
-from harness.errors import DraftgateError
+from harness.errors import BadRecord, DraftgateError
 from harness.measure.probe import Answer, ask
 from harness.measure.validity import total
 from harness.provenance.hardware import environment
 from harness.provenance.integrity import changed_files, code_loaders
 from harness.provenance.record import weights_hash
-from harness.results.files import write_atomically
+from harness.results.files import read_json, write_atomically
 from harness.run import Run
 from harness.stats.acceptance import METRIC_VERSION
 from harness.suites.known_answers import (
@@ -135,11 +135,11 @@ def ensure(
 
 def _remembered(path: Path) -> SelfCheck | None:
     try:
-        found = SelfCheck.model_validate_json(path.read_bytes())
-    except (OSError, ValueError):  # there is none yet, or it is damaged
+        found = SelfCheck.model_validate(read_json(path))
+    except (BadRecord, ValueError):  # there is none yet, or it is damaged
         return None
-    sound = {check.name for check in found.checks if check.outcome == "ok"}
-    return found if sound == {check.name for check in found.checks} == set(CHECKS) else None
+    sound = sorted(check.name for check in found.checks if check.outcome == "ok")
+    return found if sound == sorted(check.name for check in found.checks) == sorted(CHECKS) else None
 
 
 def _checks(bench: Bench) -> SelfCheck:

@@ -6,10 +6,12 @@ again.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,23 @@ def truncated(valid: bytes) -> bytes:
     return valid[: valid.index(b" = ", half) + 3] if b"schema = 1" in valid else valid[:half]
 
 
+def merged(valid: bytes) -> bytes:
+    """As git leaves it where both sides changed its first line."""
+    first, *rest = valid.split(b"\n", 1)
+    return b"\n".join([b"<<<<<<< ours", first, b"=======", first, b">>>>>>> theirs", *rest])
+
+
+def doubled(valid: bytes) -> bytes:
+    """A key of its deepest object twice, as after "accept both changes"; the last one is as it was."""
+    if b"schema = 1" in valid:
+        return b"schema = 1\n" + valid
+    keys = list(re.finditer(rb'\{\s*("(?:[^"\\]|\\.)*"\s*:)', valid))
+    if not keys:
+        return b"7\n" + valid
+    at = keys[-1].start() + 1
+    return valid[:at] + keys[-1][1] + b" 7, " + valid[at:]
+
+
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "truncated": truncated,
     "empty": lambda _: b"",
@@ -78,6 +97,8 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "zeros": lambda valid: b"\0" * len(valid),  # what a power cut may leave of a file
     "another version": another_version,
     "a list": lambda _: b"[]",
+    "a merge": merged,
+    "a key twice": doubled,
 }
 
 
@@ -161,6 +182,20 @@ def test_what_a_verdict_rests_on_is_refused_and_left_as_it_is(
             assert "\n" not in str(caught.value).strip()
             assert path.read_bytes() == broken
             assert [p.name for p in path.parent.iterdir()] == [place.name]
+
+
+def test_a_byte_order_mark_before_the_text_is_passed_over(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for place in REFUSED:
+        with subtests.test(place.name):
+            path = tmp_path / "a" / place.name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(place.valid)
+            read = place.read(path)
+            path.write_bytes(codecs.BOM_UTF8 + place.valid)
+
+            again = place.read(path)
+
+            assert again == read or isinstance(read, Journal)
 
 
 def test_a_journal_that_was_cut_off_anywhere_goes_on(tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def test_a_second_schema_in_a_file_is_not_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     text = records.dump_cell(cell_record())
     path.write_text(text.replace('"findings"', '"schema": 2, "findings"', 1), encoding="utf-8")
-    with pytest.raises(BadRecord, match="schema is 2"):
+    with pytest.raises(BadRecord, match='the key "schema" stands twice'):
         records.load(path, CellRecord)
 
 

@@ -316,6 +316,19 @@ def test_an_engine_argument_that_has_its_own_place_is_refused(loaded: Loader, na
         loaded(HEAD + f'[engine.args]\n{name} = "1"\n' + NONE)
 
 
+def test_one_argument_in_two_spellings_is_refused(loaded: Loader) -> None:
+    with pytest.raises(BadInput, match=r"line 9, key engine\.args\.max-model-len: ") as caught:
+        loaded(HEAD + "[engine.args]\nmax_model_len = 1\nmax-model-len = 2\n" + NONE)
+    assert caught.value.code == "stack-argument"
+
+
+def test_a_merge_left_in_a_text_of_several_lines_is_refused(loaded: Loader) -> None:
+    merge = 'about = """\n<<<<<<< ours\na\n=======\nb\n>>>>>>> theirs\n"""\n'
+    with pytest.raises(BadInput, match="line 2: ") as caught:
+        loaded(merge + HEAD + NONE)
+    assert caught.value.code == "damaged-file"
+
+
 def test_a_file_that_is_no_text_is_refused(path: Path) -> None:
     path.write_bytes(b'name = "\xff"')
 

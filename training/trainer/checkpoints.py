@@ -14,7 +14,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from harness.results.files import as_line, complete_lines, write_atomically, writing
+from harness.errors import BadRecord
+from harness.results.files import as_line, complete_lines, read_json, write_atomically, writing
 
 STATE = "training_state.json"
 """speculators' own name for it: epoch, local_step (0 at an epoch's end), global_step."""
@@ -54,9 +55,9 @@ class Checkpoints:
         found = []
         for path in sorted(self.folder.glob("step-*")):
             try:
-                state = json.loads((path / STATE).read_text())
+                state = read_json(path / STATE)
                 found.append(Step(path, state["epoch"], state["local_step"], state["global_step"]))
-            except (OSError, ValueError, KeyError, TypeError):
+            except (BadRecord, ValueError, KeyError, TypeError):
                 continue  # an earlier run was killed while it deleted this one
         return sorted(found, key=lambda step: step.global_step)
 
@@ -108,9 +109,9 @@ class Checkpoints:
     def best_loss(self) -> tuple[float, int] | None:
         """Validation loss and epoch of the best checkpoint."""
         try:
-            best = json.loads((self.best / VALIDATION).read_text())
+            best = read_json(self.best / VALIDATION)
             return float(best["loss_epoch"]), int(best["epoch"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (BadRecord, ValueError, KeyError, TypeError):
             return None
 
     def crown(self, step: Step, metrics: dict[str, Any]) -> None:

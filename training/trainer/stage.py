@@ -17,8 +17,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness.engine import process
-from harness.errors import BadInput
-from harness.results.files import write_atomically
+from harness.errors import BadInput, BadRecord
+from harness.results.files import read_json, write_atomically
 from harness.text.console import Say
 from training.dataset import train_ratio, train_rows
 from training.errors import TrainingFailed
@@ -248,8 +248,8 @@ def _follow(trainer: subprocess.Popen[bytes], folder: Path, say: Say) -> None:
 def _judge(folder: Path) -> None:
     """Raise unless there is a drafter to export."""
     try:
-        outcome = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        outcome = read_json(folder / "outcome.json")
+    except BadRecord:
         died = "the trainer died (run the same command to go on after its last checkpoint)"
         raise TrainingFailed(process.obituary(died, folder / "log.txt"), code="training-stopped") from None
     if outcome["kind"] not in {"done", "early"}:
