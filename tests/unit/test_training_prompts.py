@@ -665,8 +665,9 @@ def test_what_the_target_wrote_must_be_a_prompt(text: str, finish: str, expected
 
 
 class Completions:
-    def __init__(self, problem: Exception | None = None) -> None:
+    def __init__(self, problem: Exception | None = None, answer: Any = None) -> None:
         self.requests: list[dict[str, Any]] = []
+        self._answer = answer
         self.most = self.running = 0
         self._problem = problem
 
@@ -678,6 +679,8 @@ class Completions:
         self.running -= 1
         if self._problem:
             raise self._problem
+        if self._answer is not None:
+            return self._answer
         choice = types.SimpleNamespace(
             text=f"What is the square root of {request['seed']}?", finish_reason="stop"
         )
@@ -721,3 +724,12 @@ def test_a_failed_request_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> No
 
     with refused(ServerFailed, "too-few-prompts", "OpenAIError: connection refused"):
         ask(Source(kind="self", weight=1), 0, 3)
+
+
+@pytest.mark.parametrize("choices", [None, [], [{"text": None, "finish_reason": "stop"}], "engine died"])
+def test_an_answer_without_a_text_is_one_sentence(monkeypatch: pytest.MonkeyPatch, choices: Any) -> None:
+    completion: Any = openai.types.Completion.model_construct  # as openai's client does: nothing is checked
+    answer = completion(choices=choices, object="error", message="engine died")
+    for one in (answer, "engine died"):
+        with refused(ServerFailed, "too-few-prompts", "engine died"):
+            asking(monkeypatch, Completions(answer=one))(Source(kind="self", weight=1), 0, 1)

@@ -123,8 +123,13 @@ class Magpie:
                     raise ServerFailed(
                         f"the target's server wrote no prompt: {why}", code="too-few-prompts"
                     ) from None
-            choice = answer.choices[0]
-            return usable(choice.text, choice.finish_reason, self._start)
+            try:
+                choice = answer.choices[0]
+                return usable(choice.text, choice.finish_reason, self._start)
+            except (AttributeError, LookupError, TypeError):  # openai's client lets any JSON pass, and text
+                raise ServerFailed(
+                    f"the target's server wrote no prompt, but {str(answer)[:300]}", code="too-few-prompts"
+                ) from None
 
         async with client:
             try:
