@@ -23,7 +23,7 @@ from harness.judge.collect import collect
 from harness.judge.compare import compare
 from harness.judge.speedup import SpeedRecord
 from harness.judge.verdict import Verdict
-from harness.measure import client
+from harness.measure.stream import BrokenOffError, Stream
 from harness.provenance import hardware, integrity, record as provenance, redaction
 from harness.report import run_table
 from harness.report.compare_table import document
@@ -334,9 +334,9 @@ def test_a_stack_that_would_fail_later_is_refused_where_it_is_read(tmp_path: Pat
     "event", [{"prompt_token_ids": 5}, {"prompt_token_ids": [1e400]}, {"prompt_token_ids": {"a": 1}}]
 )
 def test_prompt_tokens_that_are_none_are_refused(event: dict[str, Any]) -> None:
-    into = client._Stream()
-    with pytest.raises(ValueError, match="token ids"):
-        client.Client._take({"choices": [{"delta": {"content": "x"}}], **event}, into, chat=True)
+    into = Stream()
+    with pytest.raises(BrokenOffError, match="token ids"):
+        into.take(json.dumps({"choices": [{"delta": {"content": "x"}}], **event}))
     assert into.prompt_ids is None
 
 
