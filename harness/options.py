@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.stack import PROFILES, Stack
-from harness.engine.http import is_url
+from harness.engine.http import is_url, key_of_environment, shown
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput
 from harness.results.records import RUN_FILE
@@ -121,13 +121,13 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
         profile_name=name,
         profile=profile,
         workloads=workloads,
-        server_url=_server_url(option("--server-url")),
+        server_url=server_url(option("--server-url")),
         baselines=option("--baselines") or root / "baselines",
         update="all" if option("--update-baselines") else "new" * option("--update-baselines-new-only"),
         compare=_existing_run(option("--compare")),
         command="pytest " + shlex.join(words),
         patch=os.environ.get("DRAFTGATE_MEND", "1"),
-        api_key=os.environ.get("DRAFTGATE_API_KEY"),
+        api_key=key_of_environment() if option("--server-url") else None,
         levels=_levels(option("--levels")),
         ttft_s=option("--ttft-ms") / 1000,
         tpot_s=option("--tpot-ms") / 1000,
@@ -142,10 +142,16 @@ def _levels(text: str) -> tuple[int, ...]:
     return levels
 
 
-def _server_url(url: str | None) -> str | None:
+def server_url(url: str | None) -> str | None:
+    """What --server-url says.
+
+    Raises:
+        BadInput: no server can be there, or a key stands in it.
+    """
     if url is not None and not is_url(url):
         raise BadInput(
-            f"--server-url {url}: not the URL of a server, like http://127.0.0.1:8000", code="not-a-url"
+            f"--server-url {shown(url)}: not the URL of a server, like http://127.0.0.1:8000",
+            code="not-a-url",
         )
     return url
 

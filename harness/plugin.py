@@ -32,6 +32,7 @@ from harness.suites import acceptance
 from harness.suites.runner import kept, sections
 from harness.suites.selfcheck import MARKER
 from harness.text import render
+from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
 DATA = Path(__file__).resolve().parent.parent / "fixtures"
 
@@ -201,7 +202,22 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if ours and isinstance(outcome, DraftgateError):
         report.longrepr = render.visible_lines(outcome.shown)
+    _without_keys(report)
     return report
+
+
+def _without_keys(report: pytest.TestReport) -> None:
+    """No traceback, captured text or property of a case holds a key, whatever went wrong in it."""
+
+    def hidden(text: str) -> str:
+        return without_keys(text, least=MOSTLY_RANDOM)
+
+    if report.longrepr and hidden(told := str(report.longrepr)) != told:
+        report.longrepr = hidden(told)
+    report.sections = [(hidden(title), hidden(text)) for title, text in report.sections]
+    report.user_properties = [
+        (name, hidden(value) if isinstance(value, str) else value) for name, value in report.user_properties
+    ]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -21,12 +21,12 @@ from harness.errors import BadInput, BadRecord
 from harness.measure.pace import Pace, last_seen
 from harness.provenance.hardware import environment
 from harness.provenance.record import provenance
-from harness.provenance.redaction import without_home
 from harness.results.files import write_atomically
 from harness.results.records import RUN_FILE, CellName, CellRecord, RunRecord, load
 from harness.results.timing import wall_of
 from harness.stats.paired import MIN_PROMPTS
 from harness.text.numbers import duration
+from harness.text.redaction import without_home
 
 SELF_CHECK = "servers/self-check.txt"
 """In a run's folder: each known answer and what was seen, or why the self-check was left out."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.engine import process
+from harness.engine.http import without_proxy
 from training.errors import TrainingFailed
 
 SPECULATORS: tuple[str, ...] = (sys.executable, "-P", "-m", "speculators")
@@ -40,7 +41,13 @@ def run(
         [*SPECULATORS, *words],
         log=log,
         # For the log, a line of its progress bar every 15 s is enough.
-        environment={**os.environ, "TQDM_MININTERVAL": "15", "PYTHONUNBUFFERED": "1", **(environment or {})},
+        environment={
+            **os.environ,
+            **without_proxy(os.environ),
+            "TQDM_MININTERVAL": "15",
+            "PYTHONUNBUFFERED": "1",
+            **(environment or {}),
+        },
     )
     try:
         while True:

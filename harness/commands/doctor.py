@@ -21,10 +21,10 @@ from harness.engine.slot import Slot
 from harness.errors import DraftgateError, ServerFailed
 from harness.provenance.hardware import environment
 from harness.provenance.record import weights_hash
-from harness.provenance.redaction import without_home
 from harness.suites.known_answers import Result
 from harness.suites.selfcheck import SHORT, ensure
 from harness.text.console import show
+from harness.text.redaction import without_home
 from harness.text.render import visible
 
 DEFAULT_STACK = "smollm2-cpu"

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from harness.engine import metrics
-from harness.engine.http import Http, NoAnswer, is_url
+from harness.engine.http import KEY, Http, NoAnswer, is_url, key_of_environment, shown
 from harness.engine.server import unhealthy
 from harness.engine.supervisor import GRACE_S
 from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command's parser its options, and the function that runs it."""
     parser.description = (
         "Watch by its counters whether a vLLM server works or hangs. A key is taken from "
-        f"DRAFTGATE_API_KEY. Exit code: 1 it stalled (with --restart: {MOST_STALLS} times, or CMD failed), "
+        f"{KEY}. Exit code: 1 it stalled (with --restart: {MOST_STALLS} times, or CMD failed), "
         "2 invalid, 0 ended with Ctrl-C."
     )
     add = parser.add_argument
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     url = options.url.rstrip("/").removesuffix("/v1")
     if not is_url(url):
         raise BadInput(
-            f"{options.url!r} is not the URL of a server, like http://127.0.0.1:8000", code="not-a-url"
+            f"{shown(url)!r} is not the URL of a server, like http://127.0.0.1:8000", code="not-a-url"
         )
     if options.interval and options.interval > options.stall_seconds / 4:
         raise BadInput(
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
             "more: use a shorter interval, or longer --stall-seconds",
             code="option-value",
         )
-    server = Http(url, os.environ.get("DRAFTGATE_API_KEY"))
+    server = Http(url, key_of_environment())
     command = None if options.restart is None else _command(options.restart)
     process = None
     try:
@@ -106,7 +106,9 @@ def _until_stalled(server: Http, options: argparse.Namespace) -> tuple[Stall, fl
     )
     watch, said = guard.watch, ""
     while not (stall := guard.read()):
-        if watch.silent_s or not watch.answer:
+        if watch.blind:
+            state = "well by its /health, but its /metrics cannot be read"
+        elif watch.silent_s or not watch.answer:
             state = "no answer"
         elif not watch.busy:
             state = "idle"
@@ -114,7 +116,8 @@ def _until_stalled(server: Http, options: argparse.Namespace) -> tuple[Stall, fl
             state = "work, but nothing moves" if watch.still_s >= watch.stall_seconds / 4 else "working"
         if state != said:
             now = watch.answer
-            of = f": {now.running} running, {now.waiting} waiting" if now and state != "no answer" else ""
+            seen = now and not (watch.blind or watch.silent_s)
+            of = f": {now.running} running, {now.waiting} waiting" if now and seen else ""
             say(f"{server.url}: {state}{of}")
             said = state
         time.sleep(guard.interval)

@@ -1,4 +1,4 @@
-"""Asks a server over HTTP, for a page or for JSON, and says in one way what went wrong.
+"""How every request reaches a server: with which key, through which proxy; and what is said of a failure.
 
 The key is sent to the server itself and not to where a redirect leads, and no message holds it. A server on
 this machine is asked directly, whatever proxy the environment names.
@@ -11,18 +11,29 @@ import dataclasses
 import http.client
 import ipaddress
 import json
+import os
+import re
+import socket
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from harness.errors import ServerFailed
+from harness.errors import BadInput, ServerFailed
+from harness.text.redaction import HIDDEN, keep_secret, without_keys
+
+if TYPE_CHECKING:
+    import openai
 
 NO_KEY = "none"
 """The key of a server that wants none."""
+KEY = "DRAFTGATE_API_KEY"
+"""The variable that holds the key of a server that we did not start."""
 _UNAUTHORIZED = 401
 _EXCERPT, _READ_BYTES = 500, 20_000
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_CAN_BE_SENT = re.compile(r"[!-~]([ -~]*[!-~])?")
+_HERE = ("localhost", "127.0.0.1", "::1")
 
 
 class NoAnswer(ServerFailed):
@@ -43,6 +54,62 @@ class Http:
     url: str
     """Without a slash at the end."""
     key: str | None = dataclasses.field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Remember what no message may hold.
+
+        Raises:
+            BadInput: the key cannot be sent.
+        """
+        for secret in (self.key if self.key != NO_KEY else None, _password(self.url)):
+            if secret:
+                keep_secret(secret)
+        _check_key(self.key)
+
+    @property
+    def proxy(self) -> str | None:
+        """The proxy that the environment names for this server; None where it is asked directly.
+
+        Raises:
+            NoAnswer: it is of a kind that we cannot use.
+        """
+        parts = urllib.parse.urlsplit(self.url)
+        known = urllib.request.getproxies()
+        proxy = known.get(parts.scheme) or known.get("all")
+        if not proxy or _is_here(parts.hostname or "") or urllib.request.proxy_bypass(parts.netloc):
+            return None
+        proxy = proxy if "://" in proxy else f"http://{proxy}"
+        if (password := _password(proxy)) is not None:
+            keep_secret(password)
+        if not proxy.startswith(("http://", "https://")):
+            kind = proxy.partition("://")[0]
+            raise NoAnswer(
+                f"{self.url}: the environment names a {kind} proxy, and draftgate knows http proxies alone: "
+                f"add {parts.hostname} to NO_PROXY, or name another proxy"
+            )
+        return proxy
+
+    def openai(self, *, timeout_s: float, retries: int = 0) -> openai.AsyncOpenAI:
+        """openai's client of this server, for many requests at a time.
+
+        Raises:
+            NoAnswer: see `proxy`.
+        """
+        import openai  # noqa: PLC0415 - takes half a second, and few commands need it
+
+        return openai.AsyncOpenAI(
+            base_url=f"{self.url}/v1",
+            api_key=self.key or NO_KEY,
+            max_retries=retries,
+            timeout=timeout_s,
+            # Without the environment: it would send requests to this machine through a proxy.
+            http_client=openai.DefaultAioHttpClient(proxy=self.proxy, trust_env=False),
+        )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of every request: its key."""
+        return {"Authorization": f"Bearer {self.key}"} if self.key and self.key != NO_KEY else {}
 
     def text(self, path: str, *, timeout_s: float = 10.0) -> str:
         """The page at `path`; bytes that are not UTF-8 are replaced.
@@ -73,48 +140,98 @@ class Http:
         url = f"{self.url}{path}"
         try:
             request = urllib.request.Request(url, body, {"Content-Type": "application/json"} if body else {})
-            if self.key and self.key != NO_KEY:
-                request.add_unredirected_header("Authorization", f"Bearer {self.key}")
-            ask = _DIRECT.open if _is_here(request.host) else urllib.request.urlopen
+            for name, value in self.headers.items():
+                request.add_unredirected_header(name, value)
+            proxies = {request.type: self.proxy} if self.proxy else {}
+            ask = urllib.request.build_opener(urllib.request.ProxyHandler(proxies)).open
             with ask(request, timeout=timeout_s) as answer:
                 found: bytes = answer.read()
                 return found
         except urllib.error.HTTPError as error:
             message = f"{url} answers {error.code} {error.reason}"
             if body:  # vLLM says there what is wrong with a request
-                message += f": {self._without_key(_said(error))[:_EXCERPT]}"
+                message += f": {_said(error)[:_EXCERPT]}"
             if error.code == _UNAUTHORIZED:
-                message += "; set DRAFTGATE_API_KEY to its key"
-            raise NoAnswer(self._without_key(message), status=error.code) from None
+                message += f"; set {KEY} to its key"
+            raise NoAnswer(without_keys(message), status=error.code) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
             message = f"no usable answer from {url}: {cause}"
-            raise NoAnswer(self._without_key(message), cause=cause) from None
+            raise NoAnswer(without_keys(message), cause=cause) from None
 
-    def _without_key(self, text: str) -> str:
-        """Hide the key in what a server says: it may send our headers back."""
-        return text if self.key in (None, "", NO_KEY) else text.replace(str(self.key), "***")
+
+def key_of_environment() -> str | None:
+    """The key of a server that we did not start; None where it wants none.
+
+    Raises:
+        BadInput: the key cannot be sent.
+    """
+    key = os.environ.get(KEY) or None
+    if key is not None and key != NO_KEY:
+        keep_secret(key)
+    _check_key(key)
+    return key
+
+
+def _check_key(key: str | None) -> None:
+    if not key or _CAN_BE_SENT.fullmatch(key):
+        return
+    if key != key.strip():
+        what = "a line break" if "\n" in key or "\r" in key else "a space"
+        wrong = f"it {'ends' if key == key.lstrip() else 'begins'} with {what}"
+    elif key.isascii():
+        wrong = "it holds a control character"
+    else:
+        wrong = "it holds a character that is not ASCII"
+    raise BadInput(f"the key in {KEY} cannot be sent: {wrong}; set it to the key alone", code="key-value")
+
+
+def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """What to add to the environment of a command that asks servers on this machine."""
+    known = environment.get("no_proxy") or environment.get("NO_PROXY")
+    names = ",".join([*([known] if known else []), *_HERE])
+    return {"no_proxy": names, "NO_PROXY": names}
 
 
 def is_url(text: str) -> bool:
-    """Whether a server may be there: http or https, and a host."""
+    """Whether a server may be there: http or https, and a host. A key does not stand in a URL."""
     with contextlib.suppress(ValueError):
         parts = urllib.parse.urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        more = "@" in parts.netloc or parts.query or parts.fragment
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not more
     return False
 
 
-def _is_here(host: str) -> bool:
-    """Whether `host:port` is this machine."""
-    name = urllib.parse.urlsplit(f"//{host}").hostname or ""
+def shown(url: str) -> str:
+    """What was given as a URL, without what may be a key in it."""
+    return re.sub(r"(?s)[?#].*", f"?{HIDDEN}", re.sub(r"(?s)(://|^).*@", rf"\1{HIDDEN}@", url))
+
+
+def _is_here(name: str) -> bool:
+    """Whether a host is this machine."""
+    name = name.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
     try:
-        return ipaddress.ip_address(name).is_loopback
+        address = ipaddress.ip_address(name)
     except ValueError:
-        return name == "localhost"
+        try:  # 127.1 and 0x7f000001 are addresses too
+            address = ipaddress.ip_address(socket.inet_aton(name))
+        except OSError:
+            return False
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_loopback or mapped.is_unspecified)
+
+
+def _password(url: str) -> str | None:
+    with contextlib.suppress(ValueError):
+        return urllib.parse.urlsplit(url).password
+    return None
 
 
 def _said(error: urllib.error.HTTPError) -> str:
     """What came with an error, in one line; much more than we show, so that a key in it is whole."""
     with contextlib.suppress(OSError, http.client.HTTPException):
-        return " ".join(error.read(_READ_BYTES).decode("utf-8", errors="replace").split())
+        said = without_keys(error.read(_READ_BYTES).decode("utf-8", errors="replace"))
+        return " ".join(said.split())
     return ""

@@ -29,13 +29,34 @@ _COUNTS = {
 }
 """What we count, and vLLM's names for it."""
 _REQUESTS = {"running": "num_requests_running", "waiting": "num_requests_waiting"}
+_USAGE = ("kv_cache_usage_perc", "gpu_cache_usage_perc")
+_LOAD = {_COUNTS[name]: name for name in ("generated", "prompted")}
+_LOAD |= {name: ours for ours, name in _REQUESTS.items()} | dict.fromkeys(_USAGE, "kv_usage")
+"""What is read of each engine, by vLLM's names."""
 _MOST = 2**53
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Load:
+    """What one of several engines has to do, and what it has done (data parallelism)."""
+
+    engine: str
+    running: int = 0
+    waiting: int = 0
+    generated: int = 0
+    prompted: int = 0
+    kv_usage: float = 0.0
 
 
 class NotMetrics(ServerFailed):
     """A server answers, but not with vLLM's counters."""
 
     code = "not-metrics"
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        """What to say; the HTTP status where the server refuses the page."""
+        super().__init__(message)
+        self.status = status
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +80,8 @@ class SpecCounters:
     waiting: int
     kv_usage: float
     """Share of the KV cache in use, 0 to 1, the fullest engine's."""
+    engines: tuple[Load, ...] = ()
+    """Of each engine, where there are several."""
     started: float
     """When the server's process began (Unix seconds). Another value means another server."""
 
@@ -101,19 +124,24 @@ def parse(text: str) -> SpecCounters:
     sums: dict[str, float] = {}
     positions: dict[int, float] = {}
     kv_usage = 0.0
+    loads: dict[str, dict[str, float]] = {}
     try:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 name = sample.name.removeprefix(_PREFIX)
+                if (of := _LOAD.get(name)) and (engine := sample.labels.get("engine")):
+                    load = loads.setdefault(engine, {})
+                    load[of] = load.get(of, 0.0) + sample.value
                 if name == "spec_decode_num_accepted_tokens_per_pos_total":
                     at = int(sample.labels["position"])
                     positions[at] = positions.get(at, 0.0) + sample.value
-                elif name in ("kv_cache_usage_perc", "gpu_cache_usage_perc"):
+                elif name in _USAGE:
                     kv_usage = max(kv_usage, sample.value)
                 else:
                     sums[name] = sums.get(name, 0.0) + sample.value
         counts = {ours: _count(sums.get(name, 0.0)) for ours, name in (_COUNTS | _REQUESTS).items()}
         per_position = tuple(_count(positions[i]) for i in range(len(positions)))
+        engines = tuple(_load(engine, load) for engine, load in sorted(loads.items()))
     except (ValueError, KeyError, OverflowError, IndexError, TypeError) as error:
         raise NotMetrics(f"/metrics is not readable as Prometheus text: {error!r}") from None
     if _COUNTS["generated"] not in sums:
@@ -124,8 +152,15 @@ def parse(text: str) -> SpecCounters:
         per_position=per_position,
         kv_usage=kv_usage if math.isfinite(kv_usage) else 0.0,
         started=started if math.isfinite(started) else 0.0,
+        engines=engines if len(engines) > 1 else (),
         **counts,
     )
+
+
+def _load(engine: str, load: dict[str, float]) -> Load:
+    usage = load.pop("kv_usage", 0.0)
+    counts = {name: _count(value) for name, value in load.items()}
+    return Load(engine=engine, kv_usage=usage if math.isfinite(usage) else 0.0, **counts)
 
 
 def _count(value: float) -> int:
@@ -144,8 +179,8 @@ def page_of(server: Http, *, timeout_s: float = 10.0) -> str:
     try:
         return server.text("/metrics", timeout_s=timeout_s)
     except NoAnswer as error:
-        if error.status and error.status < 500:  # noqa: PLR2004
-            raise NotMetrics(str(error)) from None
+        if error.status and (error.status < 500 or error.status == 501):  # noqa: PLR2004
+            raise NotMetrics(str(error), status=error.status) from None
         raise
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.engine import supervisor
+from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
 _TAIL_BYTES = 200_000
 _QUOTED_LINES, _LINE_LENGTH = 12, 300
@@ -132,7 +133,7 @@ def tail(log: Path, *, begin: int = 0) -> list[str]:
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return []
-    return [line for line in text.splitlines() if line.strip()]
+    return [line for line in without_keys(text, least=MOSTLY_RANDOM).splitlines() if line.strip()]
 
 
 def reason(lines: Sequence[str]) -> str:

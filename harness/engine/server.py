@@ -1,4 +1,4 @@
-"""Starts a vLLM server and stops it, or attaches to one that runs already."""
+"""Starts a vLLM server and stops it."""
 
 from __future__ import annotations
 
@@ -45,9 +45,14 @@ class Server:
     """What the engine plug-in found and patched: a record for each process of the engine."""
     target_path: str | None = None
     speculative: Mapping[str, Any] | None = None
-    """vLLM's speculative config as it was given, model references resolved."""
+    """vLLM's speculative config as it was given, model references resolved; as the stack says it where the
+    server is not ours."""
     started_s: float | None = None
     """Seconds from start to ready."""
+    counts: bool = True
+    """It shows /metrics."""
+    unverified: tuple[str, ...] = ()
+    """Sentences about what nobody could find out of a server that is not ours."""
     process: process.Supervisor | None = dataclasses.field(default=None, repr=False, compare=False)
     """The supervisor of the engine; None where the server is not ours."""
 
@@ -246,51 +251,3 @@ def unhealthy(server: Http) -> str | None:
         if error.status and error.status >= 500:  # noqa: PLR2004 - vLLM says 503 when its engine is dead
             return f"its /health answers {error.status}"
     return None
-
-
-def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
-    """Use a server that runs already, after a check that it is the one that `spec` describes.
-
-    Raises:
-        ServerFailed: nobody answers; it serves another model; it does not draft though `spec` has a drafter,
-            or drafts though `spec` has none; it drafts with another k.
-    """
-    url = url.rstrip("/").removesuffix("/v1")
-    asked = Http(url, key)
-    listed = asked.json("/v1/models").get("data")
-    served = [str(m.get("id")) for m in listed if isinstance(m, dict)] if isinstance(listed, list) else []
-    wanted = served_name(spec)
-    if wanted not in served:
-        raise ServerFailed(
-            f"{url} serves {', '.join(served) or 'no model'}, the stack wants {wanted!r}: "
-            "set target.served_name in the stack, or name another server",
-            code="other-model",
-        )
-    counters = metrics.fetch(asked)
-    if spec.speculative and not counters.present:
-        raise ServerFailed(
-            f"{url} has no speculative-decoding counters: it does not draft (or runs with "
-            f"--disable-log-stats), but the cells are for drafter {spec.label}",
-            code="other-drafter",
-        )
-    if counters.present and not spec.speculative:
-        raise ServerFailed(
-            f"{url} drafts, but the cells are for drafter {spec.label}, which does not", code="other-drafter"
-        )
-    if counters.present and counters.per_position and len(counters.per_position) != spec.k:
-        raise ServerFailed(
-            f"{url} drafts {len(counters.per_position)} tokens a step, the cells are for k = {spec.k}",
-            code="other-drafter",
-        )
-    version = asked.json("/version").get("version")
-    return Server(
-        url=url,
-        key=key or NO_KEY,
-        spec=spec,
-        model=wanted,
-        start_id=f"attached-{int(counters.started)}",
-        version=str(version) if version else "unverified",
-        attached=True,
-        per_request=spec.speculative is not None,
-        log=None,
-    )

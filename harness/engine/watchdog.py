@@ -2,8 +2,9 @@
 
 A server has stalled when one of three things happened:
 - It had work, and for `stall_seconds` neither generated tokens nor prompt tokens nor KV-cache use moved. Work
-  is our own requests in flight; where others send the requests, those that the server says run or wait.
-- Its /metrics gave no answer for `stall_seconds`.
+  is our own requests in flight; where others send the requests, those that the server says run or wait. Of
+  several engines (data parallelism) each is looked at: one hangs while the others work.
+- For `stall_seconds` its /metrics gave no answer, and its /health did not say that it is well.
 - Its process ended.
 vLLM counts a prompt's tokens only with its first output token, so a long prefill shows in KV-cache use alone.
 
@@ -29,18 +30,20 @@ import psutil
 from pydantic import Field
 
 from harness.engine import metrics
-from harness.engine.http import Http
+from harness.engine.http import Http, NoAnswer
+from harness.engine.metrics import Load
 from harness.engine.process import tail
 from harness.engine.server import Server, unhealthy
 from harness.errors import BadInput, ServerFailed
 from harness.results.files import write_atomically
 from harness.results.records import SCHEMA, Record, load
+from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
 STALL_SECONDS = 180
 MOST_STALLS = 3
 """After so many stalls nobody starts the server again."""
 _READINGS, _LOG_LINES = 200, 200
-_SEEN = ("running", "waiting", "generated", "prompted", "kv_usage", "started")
+_SEEN = ("running", "waiting", "generated", "prompted", "kv_usage", "started", "engines")
 """What a pulse takes from the counters."""
 
 
@@ -57,8 +60,11 @@ class Pulse:
     kv_usage: float = 0.0
     started: float = 0.0
     """When the server began. Another value means another server, with other counters."""
+    engines: tuple[Load, ...] = ()
     unreachable: str | None = None
     """Why there is no reading."""
+    well: bool = False
+    """There is no reading, but the server says that it is well."""
     dead: str | None = None
     """How the server's process ended."""
 
@@ -85,10 +91,14 @@ class Watch:
         self.busy = False
         """Whether it had work then."""
         self.still_s = 0.0
-        """How long it has had work and nothing moved."""
+        """How long it, or one of its engines, has had work and nothing moved."""
+        self.blind = False
+        """Whether it says that it is well, but shows no counters."""
         self.silent_s = 0.0
         """How long it has not answered."""
         self._last: float | None = None
+        self._still: dict[str, float] = {}
+        """The same of each engine by its name, and of the whole server by an empty one."""
 
     def see(self, pulse: Pulse, *, in_flight: int | None = None) -> Stall | None:
         """Take a reading; `in_flight` counts our own requests, None where others send them."""
@@ -98,34 +108,52 @@ class Watch:
         passed = min(max(passed, 0.0), self.stall_seconds / 2)
         if pulse.dead is not None:
             return Stall(kind="dead", reason=pulse.dead)
+        self.blind = pulse.well
         if pulse.unreachable is not None:
-            self.silent_s += passed
-            self.still_s += passed if self.busy else 0.0
+            self.silent_s = 0.0 if pulse.well else self.silent_s + passed
+            if self.busy and not pulse.well:
+                self._still = {name: still_s + passed for name, still_s in self._still.items()}
+                self.still_s += passed
             if self.silent_s < self.stall_seconds:
                 return None
             return Stall(kind="silent", reason=f"{pulse.unreachable}, for {self.silent_s:.0f} s")
         self.silent_s = 0.0
         busy = in_flight > 0 if in_flight is not None else pulse.running + pulse.waiting > 0
-        moved = self.answer is None or _moving(self.answer) != _moving(pulse)
+        before = _loads(self.answer, busy=self.busy) if self.answer else {}
+        now = _loads(pulse, busy=busy)
         # Work that came after the last reading has waited for less than the time between them.
-        self.still_s = self.still_s + passed if busy and self.busy and not moved else 0.0
-        self.answer, self.busy = pulse, busy
+        self._still = {
+            name: self._still.get(name, 0.0) + passed
+            if load is not None and load == before.get(name)
+            else 0.0
+            for name, load in now.items()
+        }
+        self.answer, self.busy, self.still_s = pulse, busy, max(self._still.values())
         if self.still_s < self.stall_seconds:
             return None
-        work = (
-            f"{pulse.running} requests running and {pulse.waiting} waiting"
-            if in_flight is None
-            else f"{in_flight} request{'s' * (in_flight > 1)} in flight"
-        )
+        name = max(self._still, key=lambda name: self._still[name])
+        at = next((load for load in pulse.engines if load.engine == name), pulse)
+        work = f"{at.running} requests running and {at.waiting} waiting"
+        if isinstance(at, Load):
+            work = f"engine {name} has {work}"
+        elif in_flight is not None:
+            work = f"{in_flight} request{'s' * (in_flight > 1)} in flight"
         return Stall(
             kind="still",
             reason=f"{work}, but for {self.still_s:.0f} s no token was read or made, and KV-cache use stood "
-            f"at {pulse.kv_usage:.1%}",
+            f"at {at.kv_usage:.1%}",
         )
 
 
-def _moving(pulse: Pulse) -> tuple[float, ...]:
-    return pulse.started, pulse.generated, pulse.prompted, pulse.kv_usage
+def _loads(pulse: Pulse, *, busy: bool) -> dict[str, tuple[float, ...] | None]:
+    """What moves where there is work: in the whole server, and in each engine; None without work."""
+    each: dict[str, Pulse | Load] = {"": pulse} | {load.engine: load for load in pulse.engines}
+    return {
+        name: (pulse.started, of.generated, of.prompted, of.kv_usage)
+        if busy and (of is pulse or of.running + of.waiting)
+        else None
+        for name, of in each.items()
+    }
 
 
 class Evidence(Record):
@@ -211,9 +239,18 @@ class Guard:
             page = metrics.page_of(self._asked, timeout_s=self._timeout_s)
             seen = metrics.parse(page)
         except ServerFailed as error:
-            return Pulse(time=time.monotonic(), unreachable=str(error))
+            return Pulse(time=time.monotonic(), unreachable=str(error), well=self._well())
         self._page = page
         return Pulse(time=time.monotonic(), **{name: getattr(seen, name) for name in _SEEN})
+
+    def _well(self) -> bool:
+        """Whether the server itself says so; one that shows no /metrics need not show /health."""
+        try:
+            self._asked.text("/health", timeout_s=self._timeout_s)
+        except NoAnswer as error:
+            shows_none = self._server is not None and not self._server.counts
+            return shows_none and error.status is not None and error.status < 500  # noqa: PLR2004
+        return True
 
     def _report(self, stall: Stall) -> Stall:
         with self._lock:
@@ -241,7 +278,7 @@ class Guard:
                 {**reading, "time": round(reading["time"] - now, 1)} for reading in self._readings
             ),
             log=tuple(tail(log)[-_LOG_LINES:]) if log else (),
-            metrics=tuple(self._page.splitlines()),
+            metrics=tuple(without_keys(self._page, least=MOSTLY_RANDOM).splitlines()),
         )
         try:
             write_atomically(self._evidence, evidence.model_dump_json(by_alias=True, indent=1) + "\n")

@@ -11,12 +11,13 @@ import openai
 
 from harness.config.prompts import Prompt, hash_of
 from harness.config.stack import Profile
-from harness.engine.http import NO_KEY
+from harness.engine.http import Http
 from harness.engine.metrics import SpecCounters, settled
 from harness.errors import DraftgateError
 from harness.measure.stream import BrokenOffError, Stream
 from harness.results.records import Finding, PromptRecord, Source
 from harness.stats.acceptance import histogram_of, steps_of_pieces, undrafted_steps, with_undrafted
+from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
 NOT_REPORTED = "acceptance-not-reported"
 """The `reason` in the finding of a request that was answered without its acceptance."""
@@ -66,14 +67,7 @@ class Client:
         """Nothing is sent yet; `server` is the start id that goes into every record."""
         self._in_flight = in_flight or InFlight()
         self._on_tokens = on_tokens
-        self._openai = openai.AsyncOpenAI(
-            base_url=f"{url}/v1",
-            api_key=key,
-            max_retries=0,
-            timeout=timeout_s,
-            http_client=openai.DefaultAioHttpClient(),
-        )
-        self._key = key
+        self._openai = Http(url, key).openai(timeout_s=timeout_s)
         self._model, self._endpoint, self._profile, self._k, self._server = (
             model,
             endpoint,
@@ -159,16 +153,17 @@ class Client:
         except Exception as problem:  # noqa: BLE001 - whatever a server does to one request is a finding
             error = _failure(problem)
         moved = (await settled(counters)) - before if counters and before and not error else None
+        text = without_keys(stream.text, least=MOSTLY_RANDOM)  # a server may send our headers back
         record: dict[str, Any] = {
             "prompt": prompt.id,
             "repeat": repeat,
             "seed": seed,
             "language": prompt.language,
             "prompt_hash": hash_of(stream.prompt_ids if stream.prompt_ids is not None else prompt.text),
-            "text": stream.text,
+            "text": text,
             # Tokens without text: two such answers are not the same because both are empty.
             "text_hash": hash_of(stream.ids if len(stream.ids) > 1 and not stream.text else stream.text),
-            "parts": stream.parts,
+            "parts": stream.parts if text == stream.text else None,
             "server": self._server,
             "segment": segment,
             "began_s": round(began - origin, 6),
@@ -199,13 +194,8 @@ class Client:
             prompt_tokens=len(stream.prompt_ids or ()),
             output_tokens=len(stream.ids),
             finish="error",
-            findings=(Finding.fatal("request-failed", f"{prompt.id}: {self._said(error)}", **reason),),
+            findings=(Finding.fatal("request-failed", f"{prompt.id}: {_said(error)}", **reason),),
         )
-
-    def _said(self, error: str | None) -> str:
-        """One line that is not too long, without the key: a server may send our headers back."""
-        line = " ".join(str(error).split())
-        return (line if self._key == NO_KEY else line.replace(self._key, "***"))[:_EXCERPT]
 
     async def _receive(self, body: dict[str, Any], into: Stream) -> None:
         """Read an answer's events into `into`.
@@ -247,6 +237,8 @@ class Client:
                     raise ValueError(f"steps {list(accepted)} do not make the histogram {list(histogram)}")
         elif self._k:
             raise _NotReportedError("the response holds no metrics.speculative_decoding")
+        elif stream.spec is not None:
+            raise ValueError("the server drafts, and the cell is for no drafter")
         if len(histogram) != self._k + 1:
             raise ValueError(f"the engine reports k = {len(histogram) - 1}, the cell is for {self._k}")
         undrafted = undrafted_steps(
@@ -273,6 +265,11 @@ class Client:
             "output_tokens": output,
             "finish": stream.finish,
         }
+
+
+def _said(error: str | None) -> str:
+    """One line that is not too long, without the key: a server may send our headers back."""
+    return " ".join(without_keys(str(error)).split())[:_EXCERPT]
 
 
 def _failure(problem: Exception) -> str:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.measure.draft_vocab import Coverage
 from harness.results.conditions import Subject
-from harness.results.records import CellName, Finding
+from harness.results.records import CellName, Finding, PromptRecord
 
 ENOUGH_COVERAGE = 0.99
 """Share of the output tokens below which a draft vocabulary gets a footnote."""
+_LOOKED_UP = re.compile("ngram|suffix")
+"""Methods that look drafts up in what was written before."""
+_OF_A_MODEL = re.compile("eagle.*|.*mtp|medusa|draft_model|mlp_speculator|dflash")
+_DYNAMIC = frozenset({"disable_by_batch_size", "num_speculative_tokens_per_batch_size"})
+"""Settings by which the engine drafts fewer tokens than k when it is busy."""
+_ENOUGH_STEPS = 50
+_FEW_MISSING = 0.02
+"""Share of the drafts that a model may lack: the last step before max_model_len has none."""
 _FEW = 3
 
 
 def findings(
-    cell: CellName, subject: Subject, *, sampling: Mapping[str, Any], covered: Coverage | None
+    cell: CellName,
+    subject: Subject,
+    *,
+    sampling: Mapping[str, Any],
+    covered: Coverage | None,
+    unverified: Sequence[str] = (),
+    records: Sequence[PromptRecord] = (),
 ) -> tuple[Finding, ...]:
     """What a reader must know.
 
@@ -24,8 +39,12 @@ def findings(
         subject: what the comparison is about.
         sampling: the parameters of every request.
         covered: how much of the output the drafter's vocabulary holds; None if it has all of the target's.
+        unverified: what nobody could find out of a server that is not ours.
+        records: the answers.
     """
     result = [
+        *(Finding.note("unverified", text) for text in unverified),
+        *_drafts_as_said(cell, subject, records),
         *_engine(cell, subject, sampled=bool(sampling.get("temperature"))),
         *_defaults(subject.sampling_defaults, sampling),
     ]
@@ -42,6 +61,29 @@ def findings(
             )
         )
     return tuple(result)
+
+
+def _drafts_as_said(cell: CellName, subject: Subject, records: Sequence[PromptRecord]) -> list[Finding]:
+    """Whether the answers look like the method that the stack names, where nobody else tells it.
+
+    A model drafts k tokens in every step. What looks drafts up in a text finds none in many.
+    """
+    if not cell.k or "method" not in subject.unverified or _DYNAMIC & subject.settings.keys():
+        return []
+    known = [r for r in records if not r.failed and r.draft_tokens is not None]
+    steps = sum(sum(r.histogram) + r.undrafted for r in known)
+    missing = steps - sum(r.draft_tokens or 0 for r in known) / cell.k
+    share, method = missing / max(steps, 1), subject.method or ""
+    looked_up = _LOOKED_UP.fullmatch(method) and share == 0
+    of_a_model = _OF_A_MODEL.fullmatch(method) and share > _FEW_MISSING
+    if steps < _ENOUGH_STEPS or not (looked_up or of_a_model):
+        return []
+    does = f"drafts {cell.k} tokens in every step" if of_a_model else "finds no draft in many steps"
+    text = (
+        f"the stack says that the method is {method}, which {does}; of these {steps} steps {share:.0%} lack "
+        "drafts: it may be another drafter"
+    )
+    return [Finding.note("not-as-said", text, steps=steps, missing=missing)]
 
 
 def _engine(cell: CellName, subject: Subject, *, sampled: bool) -> list[Finding]:

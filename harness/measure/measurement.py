@@ -170,11 +170,11 @@ class Measurement:
                 max_tokens=self._cell.profile.max_tokens,
                 remembers=validity.remembers(self._subject),
             )
-            + self._conditions(),
+            + self._conditions(records),
             prompts=records,
         )
 
-    def _conditions(self) -> tuple[Finding, ...]:
+    def _conditions(self, records: Sequence[PromptRecord]) -> tuple[Finding, ...]:
         """Of the tokens that this process saw: those of an interrupted one before it are not known."""
         known = self._vocabulary
         return engine_findings.findings(
@@ -182,6 +182,8 @@ class Measurement:
             self._subject,
             sampling=self._identity.sampling,
             covered=draft_vocab.coverage(known, self._emitted) if known else None,
+            unverified=self._server.unverified,
+            records=records,
         )
 
     def _client(self, on_tokens: OnTokens | None = None) -> Client:
@@ -286,14 +288,16 @@ class Measurement:
                 record = await self._ask(client, prompt, 0)
                 if self._server.attached and drafts and _not_reported(record):
                     self._by_counters = True
-        if self._by_counters and self._cell.profile.concurrency > 1:
+        concurrency = self._cell.profile.concurrency
+        if self._by_counters and (concurrency > 1 or not self._server.counts):
+            needs = f"needs concurrency 1 (the profile has {concurrency})"
             raise ServerFailed(
                 "this engine reports no acceptance per request, so it is read from /metrics around each "
-                f"prompt, which needs concurrency 1 (the profile has {self._cell.profile.concurrency}): "
+                f"prompt, which {needs if self._server.counts else 'it does not show'}: "
                 "add --concurrency 1, or use vLLM 0.29 or later",
                 code="no-acceptance-per-request",
             )
-        self._before = await settled(self._server.counters)
+        self._before = await settled(self._server.counters) if self._server.counts else None
         self._prepared = True
         self._origin = time.perf_counter()
 

@@ -21,16 +21,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.config.cells import Cell
-from harness.engine.facts import EngineFacts, engine_facts
+from harness.engine.facts import EngineFacts, engine_facts, served_name
 from harness.engine.models import cache_folder, sha256_of
 from harness.engine.server import Server
 from harness.errors import ServerFailed
 from harness.provenance.hardware import UNVERIFIED, clocks, packages_of
 from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files
-from harness.provenance.redaction import without_secrets
 from harness.results.conditions import Identity, Patch, Subject
 from harness.results.files import write_atomically
 from harness.stats.acceptance import METRIC_VERSION
+from harness.text.redaction import without_secrets
 
 _MOST = 2**53
 """The largest integer up to which a float is exact."""
@@ -44,7 +44,9 @@ def identity(cell: Cell, server: Server) -> Identity:
         endpoint=cell.name.endpoint,
         language=cell.name.language,
         workload=cell.name.workload,
-        target=target.model.removeprefix("embedded:") if not target.model.startswith("/") else server.model,
+        target=target.model.removeprefix("embedded:")
+        if not target.model.startswith("/")
+        else served_name(cell.spec),
         revision=revision_of(server.target_path, target.revision),
         weights=weights_hash(folder),
         tokenizer=_file_hash(target.tokenizer or folder, "tokenizer.json"),
@@ -64,6 +66,9 @@ def subject(cell: Cell, server: Server) -> Subject:
     config = dict(server.speculative or {})
     model = config.pop("model", None)
     revision = config.get("revision")
+    said = server.attached and bool(config)
+    folder = None if said else folder_of(model, revision)
+    commit = revision or UNVERIFIED if said else revision_of(model, revision)
     args, env = cell.spec.args, cell.spec.env
     facts = _facts(server)
     return Subject(
@@ -73,8 +78,8 @@ def subject(cell: Cell, server: Server) -> Subject:
         settings=without_secrets(
             {key: value for key, value in sorted(config.items()) if key != "num_speculative_tokens"}
         ),
-        weights=weights_hash(folder_of(model, revision)) if model else None,
-        drafter_revision=revision_of(model, revision) if model else None,
+        weights=weights_hash(folder) if model else None,
+        drafter_revision=commit if model else None,
         engine=server.version,
         engine_commit=commit_of(facts.folder) if facts else UNVERIFIED,
         engine_files=_changed(facts),
@@ -86,6 +91,7 @@ def subject(cell: Cell, server: Server) -> Subject:
         sampling_defaults=sampling_defaults(server.log),
         trust_remote_code=cell.spec.target.trust_remote_code,
         patches=patches_of(server),
+        **({"unverified": ["method", "settings"]} if said else {}),
     )
 
 

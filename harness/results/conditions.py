@@ -94,6 +94,8 @@ class Subject(Conditions):
     resolved_config: str | None = None
     sampling_defaults: dict[str, Any] | str | None = None
     """What the server takes from the model where a request does not say."""
+    unverified: list[str] = []
+    """Fields that are as the stack says them: the server was not ours, and does not tell."""
     trust_remote_code: bool = False
     patches: list[Patch] = Field(default=[], validation_alias="mends", serialization_alias="mends")
 

@@ -17,7 +17,8 @@ from pydantic import Field, ValidationError
 from harness.config.cells import Cell, ServerSpec
 from harness.config.prompts import Prompt
 from harness.config.stack import Stack
-from harness.engine.server import Server, attach, running
+from harness.engine.attached import attach
+from harness.engine.server import Server, running
 from harness.engine.slot import Slot
 from harness.errors import BadInput, BadRecord
 from harness.judge.verdict import Verdict

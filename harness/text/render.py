@@ -18,6 +18,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from harness.text.redaction import MOSTLY_RANDOM, without_keys
+
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MARKDOWN = str.maketrans({c: f"&#{ord(c)};" for c in "|`[]*~\\#"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -60,7 +62,8 @@ def raised(number: int) -> str:
 
 
 def visible(text: str) -> str:
-    """Control characters, direction marks and line breaks as the escapes that stand for them."""
+    """Control characters, direction marks and line breaks as the escapes that stand for them; no key."""
+    text = without_keys(text, least=MOSTLY_RANDOM)
     if text.isprintable():
         return text
     return "".join(

@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 
 from harness.config.prompts import Prompt
 from harness.config.stack import Profile
-from harness.engine.server import attach
+from harness.engine.attached import attach
 from harness.errors import ServerFailed
 from harness.measure.client import Client
 from harness.results.records import PromptRecord

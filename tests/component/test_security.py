@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.engine.server import attach
+from harness.engine.attached import attach
 from harness.errors import ServerFailed
 from tests.component.vllm_like import Reply, as_json, vllm_like
 from tests.factories.records import server_spec

@@ -16,9 +16,10 @@ import pytest
 from harness.config.cells import ServerSpec
 from harness.config.stack import Target
 from harness.engine import supervisor
+from harness.engine.attached import attach
 from harness.engine.facts import command_line, engine_facts, resolve_speculative, served_name
 from harness.engine.process import reason
-from harness.engine.server import Server, attach, running
+from harness.engine.server import Server, running
 from harness.errors import PortTaken, ServerFailed
 from tests.component.vllm_like import Reply, VllmLike, as_json, vllm_like
 from tests.factories.records import server_spec
@@ -409,7 +410,6 @@ def test_a_server_that_is_no_vllm_is_refused(vllm: VllmLike, reply: Reply) -> No
 @pytest.mark.parametrize(
     "reply",
     [
-        as_json({}, 404),
         Reply(b"<html>"),
         Reply(SPEC_METRICS.encode(), cut=True),
     ],

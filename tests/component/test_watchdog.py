@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import itertools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from harness.config.prompts import Prompt
 from harness.config.stack import Profile
 from harness.engine import watchdog
 from harness.engine.http import Http
+from harness.engine.metrics import Load
 from harness.engine.server import Server, running
 from harness.engine.slot import Slot
 from harness.engine.watchdog import Evidence, Guard, Pulse, Stall, Watch, guarded, stalls_in
@@ -151,6 +154,47 @@ def test_an_answer_in_between_ends_the_silence_but_not_a_standstill() -> None:
 
     assert answered == [None] * 60
     assert [i for i, stall in enumerate(stalls) if stall] == [10]
+
+
+def parallel(hung: str, *, works: bool = True) -> list[Pulse]:
+    """Two engines, of which one hangs with a request and the other works or has nothing to do."""
+
+    def load(engine: str, i: int) -> Load:
+        hangs = engine == hung
+        return Load(engine=engine, running=int(hangs or works), generated=0 if hangs else i * works)
+
+    return [
+        Pulse(time=10.0 * i, running=1 + works, generated=i * works, engines=(load("0", i), load("1", i)))
+        for i in range(12)
+    ]
+
+
+@pytest.mark.parametrize("in_flight", [None, 5])
+@pytest.mark.parametrize("hung", ["0", "1"])
+@pytest.mark.parametrize("works", [True, False])
+def test_one_of_several_engines_that_hangs_is_a_stall(
+    in_flight: int | None, hung: str, *, works: bool
+) -> None:
+    stall = fed(*parallel(hung, works=works), in_flight=in_flight)
+    assert stall is not None
+    assert stall.kind == "still"
+    if works:
+        assert f"engine {hung}" in stall.reason
+
+
+def test_engines_that_work_or_have_nothing_to_do_are_no_stall() -> None:
+    assert fed(*parallel("neither")) is None
+    assert fed(*parallel("0"), in_flight=0) is None
+    idle = [replace(p, engines=(replace(p.engines[0], running=0), p.engines[1])) for p in parallel("0")]
+    assert fed(*idle) is None
+
+
+def test_a_server_that_shows_nothing_and_says_that_it_is_well_is_no_stall() -> None:
+    blind = every(10, 1000, unreachable="no page", well=True)
+    assert fed(*blind) is None
+    assert fed(*every(10, 50, running=1), *(replace(p, time=p.time + 60) for p in blind)) is None
+    ill = [replace(p, time=p.time + 1010) for p in every(10, 200, unreachable="no page")]
+    assert fed(*blind, *ill) is not None
 
 
 def test_a_dead_process_is_a_stall_at_once() -> None:
@@ -316,16 +360,28 @@ def test_a_server_that_works_is_left_alone(vllm: VllmLike, tmp_path: Path) -> No
         (Reply(cut=True), "no usable answer from"),
     ],
 )
+@pytest.mark.parametrize("health", [Reply(status=503), Reply(status=404)])
 def test_metrics_that_stay_unreadable_are_a_stall(
-    vllm: VllmLike, tmp_path: Path, reply: Reply, says: str
+    vllm: VllmLike, tmp_path: Path, reply: Reply, says: str, health: Reply
 ) -> None:
-    vllm.replies["/metrics"] = reply
+    vllm.replies |= {"/metrics": reply, "/health": health}
     with guarded(attached(vllm.url), stall_seconds=0.2, in_flight=lambda: 0, folder=tmp_path) as guard:
         until(lambda: guard.stalled)
 
     assert guard.stalled is not None
     assert guard.stalled.kind == "silent"
     assert says in guard.stalled.reason
+
+
+def test_unreadable_metrics_of_a_server_that_says_that_it_is_well_are_no_stall(
+    vllm: VllmLike, tmp_path: Path
+) -> None:
+    vllm.replies["/metrics"] = Reply(b"oops", status=500)
+    with guarded(attached(vllm.url), stall_seconds=0.2, in_flight=lambda: 1, folder=tmp_path) as guard:
+        until(lambda: len(vllm.requests) > 40)
+        assert guard.stalled is None
+        vllm.replies["/health"] = Reply(status=503)
+        until(lambda: guard.stalled)
 
 
 def test_evidence_that_cannot_be_written_does_not_hide_the_stall(vllm: VllmLike, tmp_path: Path) -> None:
@@ -705,6 +761,43 @@ def test_a_hanging_server_ends_the_watch_at_its_first_stall(
     assert load(file, Evidence).note == "draftgate watch"
     assert len(said) == 4
     assert err.startswith(f"draftgate: {vllm.url} stalled: 2 requests running")
+
+
+def test_a_rank_that_hangs_while_another_works_ends_the_watch(
+    vllm: VllmLike, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = itertools.count()
+
+    def working(_: object) -> Reply:
+        names = ("num_requests_running", "num_requests_waiting", "prompt_tokens_total")
+        lines = [f'vllm:{name}{{engine="{e}"}} 1' for name in names for e in (0, 1)]
+        made = [f'vllm:generation_tokens_total{{engine="{e}"}} {n}' for e, n in ((0, next(count)), (1, 7))]
+        return Reply("\n".join([*lines, *made, ""]).encode())
+
+    vllm.replies["/metrics"] = working
+    code, _, err = watched(capsys, vllm.url, *QUICK)
+    assert code == 1
+    assert "engine 1" in err
+
+
+def test_a_server_is_not_restarted_while_it_says_that_it_is_well(
+    vllm: VllmLike, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    vllm.replies["/metrics"] = Reply(status=500)
+
+    def then_ill() -> None:
+        until(lambda: len(vllm.requests) > 60)
+        assert not (tmp_path / "restarted").exists()
+        vllm.replies["/health"] = Reply(status=503)
+
+    thread = threading.Thread(target=then_ill)
+    thread.start()
+    restart = f"sh -c 'touch {tmp_path}/restarted; exit 7'"
+    code, out, _ = watched(capsys, vllm.url, "--restart", restart, *QUICK)
+    thread.join()
+    assert code == 1
+    assert (tmp_path / "restarted").exists()
+    assert "/health" in out.splitlines()[0]
 
 
 def test_a_change_is_a_line(vllm: VllmLike, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.engine.server import Server, attach
+from harness.engine.attached import attach
+from harness.engine.server import Server
 from harness.errors import ServerFailed
 from harness.judge import verdict
 from harness.measure.client import Client

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.engine.metrics import SpecCounters
+from harness.engine.metrics import Load, SpecCounters
 
 PAGE = """\
 # HELP process_start_time_seconds Start time of the process since unix epoch in seconds.
@@ -82,5 +82,9 @@ READ = SpecCounters(
     running=3,
     waiting=4,
     kv_usage=0.25,
+    engines=(
+        Load(engine="0", running=1, generated=60, prompted=100, kv_usage=0.25),
+        Load(engine="1", running=2, waiting=4, generated=30, prompted=40, kv_usage=0.125),
+    ),
     started=1763719203.0,
 )

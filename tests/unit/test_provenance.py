@@ -12,7 +12,7 @@ import pytest
 from harness.provenance import hardware, integrity
 from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files
 from harness.provenance.record import folder_of, resolved_config, revision_of, sampling_defaults, weights_hash
-from harness.provenance.redaction import without_secrets
+from harness.text.redaction import without_secrets
 
 # Files of the engine, and those that options name
 

@@ -24,7 +24,7 @@ from harness.judge.compare import compare
 from harness.judge.speedup import SpeedRecord
 from harness.judge.verdict import Verdict
 from harness.measure.stream import BrokenOffError, Stream
-from harness.provenance import hardware, integrity, record as provenance, redaction
+from harness.provenance import hardware, integrity, record as provenance
 from harness.report import run_table
 from harness.report.compare_table import document
 from harness.report.export import as_data, csv_rows
@@ -34,7 +34,7 @@ from harness.results.files import write_atomically
 from harness.results.journal import Journal
 from harness.results.records import CellName, CellRecord, Finding, RunRecord
 from harness.run import Options, Run
-from harness.text import render
+from harness.text import redaction, render
 from tests.factories.audits import good
 from tests.factories.predictions import judged, reaches
 from tests.factories.records import cell_name, cell_record, prompt_record, server_spec

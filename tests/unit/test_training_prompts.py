@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from harness.config.prompts import load_prompts
+from harness.engine.http import Http
 from harness.errors import BadInput, ServerFailed
 from harness.results.files import json_lines
 from harness.stats.text_quality import in_language
@@ -699,8 +700,8 @@ def asking(monkeypatch: pytest.MonkeyPatch, completions: Completions) -> Magpie:
             pass
 
     monkeypatch.setattr(openai, "AsyncOpenAI", Client)
-    monkeypatch.setattr(openai, "DefaultAioHttpClient", lambda: None)
-    server: Any = types.SimpleNamespace(url="http://here", key="none", model="served", target_path="/target")
+    monkeypatch.setattr(openai, "DefaultAioHttpClient", lambda **_: None)
+    server: Any = types.SimpleNamespace(http=Http("http://here"), model="served", target_path="/target")
     return Magpie(server, recipe_of({"kind": "self"}), start=START)
 
 

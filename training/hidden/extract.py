@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from harness.config.cells import ServerSpec
 from harness.engine.server import Server
+from harness.text.redaction import without_keys
 from training.hidden.reader import ENDED, MISSING
 from training.recipe import Recipe
 
@@ -155,7 +156,8 @@ class Extractor:
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="lock") as threads:
             session = aiohttp.ClientSession(
                 base_url=self.server.url,
-                headers={"Authorization": f"Bearer {self.server.key}"},
+                headers=self.server.http.headers,
+                proxy=self.server.http.proxy,
                 timeout=aiohttp.ClientTimeout(total=self.server.spec.request_timeout_s),
                 connector=aiohttp.TCPConnector(limit=0),
             )
@@ -206,7 +208,7 @@ class Extractor:
                 await loop.run_in_executor(threads, _await_written, part)
                 check(part, tokens=len(ids))
             except (aiohttp.ClientConnectionError, TimeoutError) as error:
-                raise ServerGone(f"no answer from the server: {error}") from None
+                raise ServerGone(f"no answer from the server: {without_keys(str(error))}") from None
             except (aiohttp.ClientError, OSError, ValueError, KeyError):
                 await asyncio.sleep(0.2 * 2**attempt)
             else:

@@ -9,10 +9,10 @@ from typing import Any
 
 import openai
 
-from harness.engine.http import NO_KEY
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
 from harness.stats.text_quality import degenerate
+from harness.text.redaction import without_keys
 from training.recipe import Recipe, Source
 from training.tokenizer import tokenizer_of
 
@@ -106,20 +106,14 @@ class Magpie:
 
     async def _all(self, source: Source, first: int, number: int) -> list[str | None]:
         room = asyncio.Semaphore(self._recipe.responses.concurrency)
-        client = openai.AsyncOpenAI(
-            base_url=f"{self._server.url}/v1",
-            api_key=self._server.key or NO_KEY,
-            max_retries=2,
-            timeout=self._recipe.engine.request_timeout_s,
-            http_client=openai.DefaultAioHttpClient(),
-        )
+        client = self._server.http.openai(timeout_s=self._recipe.engine.request_timeout_s, retries=2)
 
         async def one(n: int) -> str | None:
             async with room:
                 try:
                     answer = await client.completions.create(**self.request(source, n))
                 except openai.OpenAIError as error:
-                    why = f"{type(error).__name__}: {str(error)[:300]}"
+                    why = f"{type(error).__name__}: {without_keys(str(error))[:300]}"
                     raise ServerFailed(
                         f"the target's server wrote no prompt: {why}", code="too-few-prompts"
                     ) from None

@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness.engine import process
+from harness.engine.http import without_proxy
 from harness.errors import BadInput, BadRecord
 from harness.results.files import read_json, write_atomically
 from harness.text.console import Say
@@ -221,6 +222,7 @@ def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator
             start_new_session=True,  # Ctrl-C reaches only us, and we interrupt the trainer
             env={
                 **os.environ,
+                **without_proxy(os.environ),
                 **({} if settings["compile"] else {"TORCH_COMPILE_DISABLE": "1"}),
                 "PYTHONWARNINGS": "ignore:resource_tracker",  # it would warn about killed loader workers
             },

@@ -1,0 +1,136 @@
+"""Attaches to a server that somebody else started, after a check that it is the one that a cell needs.
+
+What it does not say is no reason to refuse it: the stack is believed then, and the measurement says so.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from harness.config.cells import ServerSpec
+from harness.engine import metrics
+from harness.engine.facts import served_name
+from harness.engine.http import NO_KEY, Http, NoAnswer
+from harness.engine.server import Server
+from harness.errors import ServerFailed
+from harness.text.redaction import without_keys
+
+UNVERIFIED = "unverified"
+_NOT_SHOWN = frozenset({403, 404, 405, 501})
+"""A gateway answers so for a page that it does not pass on."""
+
+
+def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
+    """Use a server that runs already, after a check that it is the one that `spec` describes.
+
+    Raises:
+        BadInput: the key cannot be sent.
+        ServerFailed: nobody answers; it serves another model; it does not draft though `spec` has a drafter,
+            or drafts though `spec` has none; it drafts with another k.
+    """
+    asked = Http(url.rstrip("/").removesuffix("/v1"), key)
+    model, *said = _model(asked, spec)
+    counters, *more = _counters(asked)
+    if counters:
+        _check_drafter(asked.url, spec, counters)
+    return Server(
+        url=asked.url,
+        key=key or NO_KEY,
+        spec=spec,
+        model=model,
+        start_id=f"attached-{int(counters.started) if counters else 0}",
+        version=_version(asked),
+        attached=True,
+        per_request=spec.speculative is not None,
+        log=None,
+        speculative=spec.speculative,
+        counts=counters is not None,
+        unverified=(*said, *more, *_drafter_as_said(spec)),
+    )
+
+
+def _model(asked: Http, spec: ServerSpec) -> tuple[str, *tuple[str, ...]]:
+    """The name that requests use for the target, and what a reader must know of it."""
+    wanted = served_name(spec)
+    try:
+        listed = asked.json("/v1/models").get("data")
+    except NoAnswer as error:
+        if error.status not in _NOT_SHOWN:
+            raise
+        return wanted, f"{error}: that it serves {wanted} is not checked"
+    cards = [card for card in listed if isinstance(card, dict)] if isinstance(listed, list) else []
+    names = [str(card.get("id")) for card in cards]
+    if wanted in names:
+        return (wanted,)
+    for name, card in zip(names, cards, strict=True):
+        if _is_target(card, spec.target.model):
+            called = f"the server calls the target {without_keys(name)}, the stack {wanted}"
+            return name, f"{called}: they are taken as the same model"
+    raise ServerFailed(
+        f"{asked.url} serves {without_keys(', '.join(names)) or 'no model'}, the stack wants {wanted!r}: "
+        "set target.served_name in the stack, or name another server",
+        code="other-model",
+    )
+
+
+def _is_target(card: dict[str, Any], reference: str) -> bool:
+    """Whether a model that the server lists is plainly the one that the stack names.
+
+    Its name, or the model behind its name (`root`), has the same last part; and where both are ids of the
+    hub, the same owner. An adapter (`parent`) is another model.
+    """
+    names = [card.get("id"), None if card.get("parent") else card.get("root")]
+    return any(_same(name, reference.removeprefix("embedded:")) for name in names if isinstance(name, str))
+
+
+def _same(name: str, reference: str) -> bool:
+    one, other = (text.rstrip("/").casefold().split("/") for text in (name, reference))
+    ids_of_the_hub = len(one) == len(other) == 2  # noqa: PLR2004 - an owner and a name
+    return one == other if ids_of_the_hub else one[-1] == other[-1] != ""
+
+
+def _counters(asked: Http) -> tuple[metrics.SpecCounters | None, *tuple[str, ...]]:
+    """The counters, or None and what is not checked without them."""
+    try:
+        return (metrics.fetch(asked),)
+    except metrics.NotMetrics as error:
+        if error.status is None:
+            raise
+        what = "other requests, the prefix cache, the drafter and the counts of the answers"
+        return None, f"{error}: {what} are not checked by its counters"
+
+
+def _check_drafter(url: str, spec: ServerSpec, counters: metrics.SpecCounters) -> None:
+    if spec.speculative and not counters.present:
+        raise ServerFailed(
+            f"{url} has no speculative-decoding counters: it does not draft (or runs with "
+            f"--disable-log-stats), but the cells are for drafter {spec.label}",
+            code="other-drafter",
+        )
+    if counters.present and not spec.speculative:
+        raise ServerFailed(
+            f"{url} drafts, but the cells are for drafter {spec.label}, which does not", code="other-drafter"
+        )
+    if counters.present and counters.per_position and len(counters.per_position) != spec.k:
+        raise ServerFailed(
+            f"{url} drafts {len(counters.per_position)} tokens a step, the cells are for k = {spec.k}",
+            code="other-drafter",
+        )
+
+
+def _drafter_as_said(spec: ServerSpec) -> tuple[str, ...]:
+    if spec.speculative is None:
+        return ()
+    said = ", ".join(f"{name} {json.dumps(value)}" for name, value in spec.speculative.items())
+    return (f"the drafter is as the stack says ({said}): no server tells what it drafts with",)
+
+
+def _version(asked: Http) -> str:
+    try:
+        version = asked.json("/version").get("version")
+    except NoAnswer as error:
+        if error.cause:
+            raise
+        version = None
+    return without_keys(version) if isinstance(version, str) and version else UNVERIFIED
