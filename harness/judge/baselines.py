@@ -77,12 +77,8 @@ def store(folder: Path, record: CellRecord, *, reserve: CellRecord | None = None
         BadRecord: the present file is damaged. It is not overwritten.
     """
     for one in (record, reserve):
-        if one and not one.valid:
-            raise BadInput(
-                f"{one.cell} cannot be a baseline, since its {one.suite} is not a valid measurement: "
-                f"{one.why_invalid}",
-                code="not-a-baseline",
-            )
+        if one:
+            _check(one)
     if record.stopped_at is not None:
         raise BadInput(
             f"{record.cell} cannot be a baseline: --sequential stopped it at {record.stopped_at} prompts, "
@@ -104,7 +100,7 @@ def move_anchor(path: Path, reason: str) -> Path:
     """Make the baseline at `path` the anchor of its cell.
 
     Raises:
-        BadInput: no reason, or `path` is an anchor itself.
+        BadInput: no reason, `path` is an anchor itself, or the baseline is not valid.
         BadRecord: the baseline is damaged.
     """
     if not reason.strip():
@@ -112,9 +108,19 @@ def move_anchor(path: Path, reason: str) -> Path:
     if path.name.endswith(ANCHOR):
         raise BadInput(f"{path} is an anchor: name the baseline beside it", code="anchor")
     record = load(path, CellRecord)
+    _check(record)
     anchor = path.with_suffix(ANCHOR)
     write_atomically(anchor, dump_cell(_with_reason(record, reason.strip())))
     return anchor
+
+
+def _check(record: CellRecord) -> None:
+    if not record.valid:
+        raise BadInput(
+            f"{record.cell} cannot be a baseline, since its {record.suite} is not a valid measurement: "
+            f"{record.why_invalid}",
+            code="not-a-baseline",
+        )
 
 
 def _with_reason(record: CellRecord, reason: str) -> CellRecord:

@@ -149,19 +149,15 @@ class Stream:
         opens = "role" in fields and not self.pieces and not self.unread
         ids = _ids(choice.get("token_ids")) or ()
         self.prompt_ids = self.prompt_ids or _ids(prompt_ids or choice.get("prompt_token_ids"))
-        written: dict[tuple[str, str], None] = {}  # vLLM 0.11 sends reasoning under both of its names
-        calls: list[tuple[str, str]] = []
-        unread = set()
         filled = {name: fields[name] for name in fields.keys() - _NOT_WRITTEN if fields[name]}
+        if filled.get("reasoning") == filled.get("reasoning_content"):  # vLLM 0.11 sends it by both names
+            filled.pop("reasoning_content", None)
+        pieces, unread = [], set()
         for path, value in _leaves(filled):
-            part = _PARTS.get(path)
-            if not part or not isinstance(value, str):
-                unread.add(path)
-            elif part == _CALLS:
-                calls.append((part, value))
+            if path in _PARTS and isinstance(value, str):
+                pieces.append((_PARTS[path], value))
             else:
-                written[part, value] = None
-        pieces = [*written, *calls]
+                unread.add(path)
         "".join(text for _, text in pieces).encode()  # half of a surrogate pair is no text, and not stored
         self._lost |= bool(unread) and not pieces and (not opens or bool(ids))
         self.unread |= unread

@@ -125,6 +125,12 @@ def test_an_answer_that_was_broken_off_is_no_baseline_and_has_none(
     assert not list(tmp_path.iterdir())
     with pytest.raises(Refused, match=finish):
         pair(old, first)
+    path = tmp_path / "cell.json"
+    path.write_text(dump_cell(old), encoding="utf-8")
+    with pytest.raises(BadInput, match=finish) as refused:
+        move_anchor(path, "it is new")
+    assert refused.value.code == "not-a-baseline"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def damaged(text: str, how: str) -> str:
