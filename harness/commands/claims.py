@@ -15,7 +15,8 @@ from harness.errors import BadInput
 from harness.judge.collect import Entry, Side, collect, names_of
 from harness.judge.compare import PositionChange, compare
 from harness.measure.validity import MOSTLY
-from harness.report.references import FORM, Claim, Figure, read
+from harness.report.figures import Figure
+from harness.report.references import FORM, Claim, read
 from harness.report.run_table import answer_values, figure_values, pair_values
 from harness.results.files import read_text
 from harness.results.records import CellRecord, load

@@ -12,13 +12,13 @@ import html
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
 from pathlib import Path
 from urllib.parse import unquote
 
 from harness.errors import BadInput
 from harness.judge.collect import Entry
 from harness.judge.compare import Column, Comparison
+from harness.report.figures import Figure, figures_before, figures_in, has_more
 from harness.text.render import Block
 
 FORM = "<!-- draftgate: run=RUN cell=CELL field=FIELD -->"
@@ -34,25 +34,6 @@ _KEYS = ("run", "cell", "base", "base_cell", "across", *_FIELDS)
 _FIELD = re.compile(r"[a-z][a-z0-9_]*%?")
 _DEEP = 4
 """Parts of an absolute path that are written: `baselines/<stack>/<device>/<profile>`, not where that was."""
-
-_GAP = "\u00a0\u2009\u202f"
-_NUMBER = rf"[+\-−]?(?:[0-9]{{1,3}}(?:[,{_GAP}][0-9]{{3}})+|[0-9]+)(?:\.[0-9]+)?"
-_UNIT = rf"(?:[*_`)]*[ {_GAP}]?(?:%|x|×|ms|tok/s)(?![A-Za-z0-9_/]))?"
-_TOKEN = re.compile(rf"(?<![0-9.,+\-−–])(?P<number>{_NUMBER}|—)(?P<unit>{_UNIT})(?![0-9%]|[.,][0-9])")
-_BETWEEN = re.compile(r"[\s*_()]*(?:→|->|/|of|\.\.)?[\s*_()]*")
-_CLOSING = re.compile(r"[\s*_`)\]]*")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A number as it is printed."""
-
-    text: str
-    value: Decimal | None
-    """None for an em dash."""
-    digits: int
-    """After the point."""
-    unit: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,7 +150,7 @@ def _rows_below(lines: Sequence[str], number: int) -> range:
 
 
 def _in_text(number: int, before: str, keys: dict[str, str]) -> Claim:
-    figures = figures_before(_REFERENCE.sub("", before))
+    figures = figures_before(html.unescape(_REFERENCE.sub("", before)))
     if not figures:
         raise BadInput(
             f"no figure stands right before the reference to {keys['field']}", code="claim-reference"
@@ -187,6 +168,12 @@ def _in_row(number: int, line: str, keys: dict[str, str]) -> Iterator[Claim]:
             code="claim-reference",
         )
     for cell, fields in zip(cells, columns, strict=True):
+        if fields and has_more(cell):
+            raise BadInput(
+                f"the column of {'/'.join(fields)} holds {cell!r}, and not all of it is a figure: write a "
+                "number like 1.34, 54.1 % or 1,024",
+                code="claim-reference",
+            )
         if fields and cell:
             yield Claim(line=number, keys=keys, fields=fields, figures=figures_in(cell), in_table=True)
 
@@ -222,53 +209,6 @@ def _fields(text: str) -> tuple[str, ...]:
                 code="claim-reference",
             )
     return tuple(fields)
-
-
-def figures_in(text: str) -> tuple[Figure, ...]:
-    """The numbers and em dashes of a text, in order."""
-    return tuple(map(_figure, _tokens(_spaced(text))))
-
-
-def figures_before(text: str) -> tuple[Figure, ...]:
-    """The number that a text ends with, and those joined to it: `a..b`, `a → b (c)`, `a/b`, `a of b`."""
-    text = _spaced(text)
-    kept: list[Figure] = []
-    end = len(text)
-    for token in reversed(_tokens(text)):
-        joint = _BETWEEN if kept else _CLOSING
-        between = text[token.end() : end]
-        if not joint.fullmatch(between) or (kept and not between.strip(" *_)")):
-            break
-        kept.append(_figure(token))
-        end = token.start()
-    return tuple(reversed(kept))
-
-
-def _spaced(text: str) -> str:
-    return text.replace("..", " .. ").replace("％", "%")
-
-
-def _tokens(text: str) -> list[re.Match[str]]:
-    """A number ends where it ends, also before 中文; in `k4`, `1e5`, `10⁵` and `1.2万` there is none."""
-    return [
-        found
-        for found in _TOKEN.finditer(text)
-        if not any(c == "_" or c.isnumeric() or c.lower() != c.upper() for c in _beside(found))
-    ]
-
-
-def _beside(token: re.Match[str]) -> str:
-    begin, end = token.span()
-    return token.string[max(begin - 1, 0) : begin] + token.string[end : end + 1]
-
-
-def _figure(token: re.Match[str]) -> Figure:
-    text = token["number"]
-    unit = token["unit"].strip(f"*_`) {_GAP}")
-    if text == "—":
-        return Figure(text=text, value=None, digits=0, unit=unit)
-    plain = re.sub(rf"[,{_GAP}]", "", text).replace("−", "-")
-    return Figure(text=text, value=Decimal(plain), digits=len(plain.partition(".")[2]), unit=unit)
 
 
 def with_references(

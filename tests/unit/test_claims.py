@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from harness.cli import main
-from harness.report.references import comment, figures_before, figures_in, read
+from harness.report.figures import figures_before, figures_in, has_more
+from harness.report.references import comment, read
 from harness.results.records import Finding
 from tests.factories.runs import cell, plain, write_cell, write_run
 
@@ -500,6 +501,75 @@ def test_figures_right_before(text: str, values: list[str | None]) -> None:
 )
 def test_a_figure_ends_where_its_number_ends_in_any_script(text: str, figures: list[tuple[str, str]]) -> None:
     assert [(f.text, f.unit) for f in figures_in(text)] == figures
+
+
+@pytest.mark.parametrize(
+    ("text", "figures"),
+    [
+        ("２．４０的", [("2.40", "")]),
+        ("１，０２４个", [("1,024", "")]),
+        ("24，120", [("24", ""), ("120", "")]),
+        ("－11.8％", [("-11.8", "%")]),
+        ("\u201111.8 %", [("-11.8", "%")]),
+        ("−\u202f11.8 %", [("−\u202f11.8", "%")]),
+        ("-**11.8** %", [("-11.8", "%")]),
+        ("78.3 → ６７.４（－10.9）", [("78.3", ""), ("67.4", ""), ("-10.9", "")]),
+        ("2.40一样", [("2.40", "")]),
+        ("2.40ครั้ง", [("2.40", "")]),
+        ("7.5回", [("7.5", "")]),
+        ("2.\u200b40", [("2.40", "")]),
+        ("[2.40](runs/3.5)", [("2.40", "")]),
+        ("2\\.40", [("2.40", "")]),
+        ("1\u2007024", [("1\u2007024", "")]),
+        ("54.1\u3000％", [("54.1", "%")]),
+        ("2.40 ¹ ²", [("2.40", "")]),
+        ("ngram-k4 v0.32.0 2.40", [("2.40", "")]),
+    ],
+)
+def test_a_figure_is_what_a_reader_sees(text: str, figures: list[tuple[str, str]]) -> None:
+    assert [(f.text, f.unit) for f in figures_in(text)] == figures
+    assert not has_more(text)
+
+
+UNREAD = (
+    "1.2万", "1.2 万", "1.2만", "2.40раз", "2024-11-29", "10:30", "0.32.0", "1'024",
+    "2^10", "10⁵", "24×5", "3.5×10⁵", "3～4", "3-4", "3–4", "1.21—2.40",
+    "24%-30%", "54‰", "**2**.40", ".5", "٢٫٤", "๒.๔", "½", "1½",
+    "1.2e-3", "1,00,000", "1\u202f234,56",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", UNREAD)
+def test_what_is_read_only_in_part_is_no_figure(
+    text: str, before: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert has_more(text)
+    assert not figures_before(text)
+    assert claims(capsys, one(text, "tau"), before)[0] == 2
+    row = (
+        f"<!-- draftgate: columns=tau/tau -->\n\n| 3.64 {{}} <!-- draftgate: run=before cell={NGRAM} --> |\n"
+    )
+    assert claims(capsys, row.format(""), before)[0] == 0
+    code, said = claims(capsys, row.format(text), before)
+    assert code == 2, said
+    assert "[claim-reference]" in said
+
+
+_SIGNS = "+-−–—‐‑‒－＋﹣"
+_NO_DIGITS = st.characters(exclude_categories=("Nd", "Nl", "No", "Cs", "Cf"), exclude_characters=_SIGNS)
+_AROUND = st.text(_NO_DIGITS, max_size=6)
+
+
+@given(left=_AROUND, value=st.decimals(0, 10**6, places=2), wide=st.booleans(), right=_AROUND)
+def test_no_text_around_a_number_makes_another_of_it(
+    *, left: str, value: Decimal, wide: bool, right: str
+) -> None:
+    digits = f"{value:,.2f}"
+    number = digits.translate({c: c + 0xFEE0 for c in map(ord, "0123456789.,")}) if wide else digits
+    found = [figure.value for figure in figures_in(left + number + right)]
+    assert found in ([value], [])
+    if not found:  # a word that ends in digits, like k4, is none; all else is refused where it is claimed
+        assert has_more(left + number + right) or left[-1].isalpha() or left[-1] in "_."
 
 
 def test_an_entity_in_a_table_is_no_figure() -> None:
