@@ -64,6 +64,7 @@ def record_of(engine: Server, tmp_path: Path) -> Callable[..., CellRecord]:
     def measured(
         *,
         prompts: int = 4,
+        after: int = 0,
         max_tokens: int = 24,
         temperature: float = 0.0,
         concurrency: int = 1,
@@ -91,7 +92,7 @@ def record_of(engine: Server, tmp_path: Path) -> Callable[..., CellRecord]:
             server=server,
             cell=Cell(name=name, spec=spec, profile_name=profile_name, profile=profile),
             suite="acceptance",
-            prompts=load_prompts(DATA / "prompts", "instruct", language, at_most=prompts),
+            prompts=load_prompts(DATA / "prompts", "instruct", language, at_most=prompts, after=after),
             warmups=load_prompts(DATA / "prompts", "warmup", language, at_most=2),
             repeats=1,
             seed=seed,

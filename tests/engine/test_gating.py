@@ -25,15 +25,17 @@ def verdicts(output: str) -> list[str]:
 
 
 @NGRAM
-def test_a_drafter_that_drafts_less_misses_its_baseline(
+def test_a_drafter_that_drafts_less_misses_its_baseline_on_other_prompts_too(
     record_of: Callable[..., CellRecord], draftgate: Draftgate, tmp_path: Path
 ) -> None:
     """The baseline is the shared server's; the run starts its own, and does the self-check if need be."""
     # Another setting is another drafter: its tokens alone decide, and 12 prompts would be too few.
     shape = {"prompts": 24, "max_tokens": 48, "concurrency": 8}
-    baseline = baselines.store(
-        tmp_path / "baselines", record_of(language="zh", profile_name="quick", **shape)
+    first, others = (
+        record_of(language="zh", profile_name="quick", after=after, folder=f"after{after}", **shape)
+        for after in (0, 24)
     )
+    baseline = baselines.store(tmp_path / "baselines", first, reserve=others)
     before = baseline.read_bytes()
     shy = tmp_path / "shy.toml"
     shy.write_text(
@@ -43,7 +45,7 @@ def test_a_drafter_that_drafts_less_misses_its_baseline(
     )
     words = [word for name, value in shape.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     worse = draftgate.run(
-        "-m", "chat and zh and ngram and k4", *words, "--baselines", str(tmp_path / "baselines"),
+        "-m", "chat and zh and ngram and k4", *words, "--confirm", "--baselines", str(tmp_path / "baselines"),
         "--stack", str(shy), "--junitxml", str(tmp_path / "junit.xml"),
     )  # fmt: skip
 
@@ -51,7 +53,8 @@ def test_a_drafter_that_drafts_less_misses_its_baseline(
     assert "self-check: vLLM" in worse.stdout
     assert re.search(
         r"chat-zh-instruct-ngram-k4: regressed: tokens per step [\d.]+ -> [\d.]+ "
-        r"\(-[\d.]+ %, 95 % CI -[\d.]+\.\.-[\d.]+\).*paired over 24 prompts, \d+ with the same text",
+        r"\(-[\d.]+ %, 95 % CI -[\d.]+\.\.-[\d.]+\).*paired over 24 prompts, \d+ with the same text"
+        r".*; confirmed on 24 other prompts",
         worse.stdout,
     ), worse.stdout
     (failure,) = ET.parse(tmp_path / "junit.xml").getroot().iter("failure")  # noqa: S314 - our own file
