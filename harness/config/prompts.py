@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from harness.errors import BadInput, BadRecord
 from harness.results.files import json_lines
+from harness.results.records import PromptRecord
 
 HELD_OUT = "held_out.jsonl"
 """The file of prompts that training kept back, in the folder of a drafter."""
@@ -68,6 +69,23 @@ def _read(path: Path, *, language: str | None = None) -> tuple[Prompt, ...]:
             raise BadRecord(f"{line.where}: the id {prompt.id!r} stands in an earlier line too")
         prompts[prompt.id] = prompt
     return tuple(prompts.values())
+
+
+def check_texts(prompts: Sequence[Prompt], records: Iterable[PromptRecord], path: Path) -> None:
+    """Refuse answers of an earlier run to prompts that have been edited since.
+
+    Raises:
+        BadRecord: a prompt had another text; `path` is where its answer stands.
+    """
+    texts = {prompt.id: hash_of(prompt.text) for prompt in prompts}
+    for record in records:
+        asked = record.prompt_text_hash
+        if asked and texts.get(record.prompt, asked) != asked:
+            raise BadRecord(
+                f"{path}: the prompt {record.prompt} had another text when it was asked; start without "
+                "--resume, or move the file away",
+                code="other-conditions",
+            )
 
 
 def hash_of(value: str | Sequence[int]) -> str:

@@ -11,14 +11,12 @@ from typing import Any
 from harness.config.cells import ServerSpec
 from harness.engine import metrics
 from harness.engine.facts import served_name
-from harness.engine.http import NO_KEY, Http, NoAnswer
+from harness.engine.http import NO_KEY, NOT_SHOWN, Http, NoAnswer
 from harness.engine.server import Server
 from harness.errors import ServerFailed
 from harness.text.redaction import without_keys
 
 UNVERIFIED = "unverified"
-_NOT_SHOWN = frozenset({403, 404, 405, 501})
-"""A gateway answers so for a page that it does not pass on."""
 
 
 def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
@@ -56,7 +54,7 @@ def _model(asked: Http, spec: ServerSpec) -> tuple[str, *tuple[str, ...]]:
     try:
         listed = asked.json("/v1/models").get("data")
     except NoAnswer as error:
-        if error.status not in _NOT_SHOWN:
+        if error.status not in NOT_SHOWN:
             raise
         return wanted, f"{error}: that it serves {wanted} is not checked"
     cards = [card for card in listed if isinstance(card, dict)] if isinstance(listed, list) else []

@@ -30,6 +30,8 @@ NO_KEY = "none"
 """The key of a server that wants none."""
 KEY = "DRAFTGATE_API_KEY"
 """The variable that holds the key of a server that we did not start."""
+NOT_SHOWN = frozenset({403, 404, 405, 501})
+"""A gateway answers so for a page that it does not pass on."""
 _UNAUTHORIZED = 401
 _EXCERPT, _READ_BYTES = 500, 20_000
 _CAN_BE_SENT = re.compile(r"[!-~]([ -~]*[!-~])?")

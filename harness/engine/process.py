@@ -11,6 +11,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from harness.engine import supervisor
 from harness.text.redaction import MOSTLY_RANDOM, without_keys
@@ -134,6 +137,18 @@ def tail(log: Path, *, begin: int = 0) -> list[str]:
     except OSError:
         return []
     return [line for line in without_keys(text, least=MOSTLY_RANDOM).splitlines() if line.strip()]
+
+
+def processes_below(pid: int | None) -> tuple[dict[str, Any], ...]:
+    """A process and those below it. The status of one that somebody froze is `stopped`."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        family = [] if pid is None else [root := psutil.Process(pid), *root.children(recursive=True)]
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                about = process.as_dict(["pid", "name", "status"])
+                found.append({**about, "cpu_s": round(sum(process.cpu_times()[:2]), 1)})
+    return tuple(found)
 
 
 def reason(lines: Sequence[str]) -> str:

@@ -26,13 +26,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from pydantic import Field
 
 from harness.engine import metrics
 from harness.engine.http import Http, NoAnswer
 from harness.engine.metrics import Load
-from harness.engine.process import tail
+from harness.engine.process import processes_below, tail
 from harness.engine.server import Server, unhealthy
 from harness.errors import BadInput, ServerFailed
 from harness.results.files import write_atomically
@@ -43,7 +42,8 @@ STALL_SECONDS = 180
 MOST_STALLS = 3
 """After so many stalls nobody starts the server again."""
 _READINGS, _LOG_LINES = 200, 200
-_SEEN = ("running", "waiting", "generated", "prompted", "kv_usage", "started", "engines")
+_WORK = ("running", "waiting", "generated", "prompted", "kv_usage")
+_SEEN = (*_WORK, "started", "engines")
 """What a pulse takes from the counters."""
 
 
@@ -67,6 +67,12 @@ class Pulse:
     """There is no reading, but the server says that it is well."""
     dead: str | None = None
     """How the server's process ended."""
+
+    @property
+    def loads(self) -> dict[str, Load]:
+        """Of each engine by its name, and of the whole server by an empty one."""
+        whole = {name: getattr(self, name) for name in _WORK}
+        return {load.engine: load for load in (Load(engine="", **whole), *self.engines)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,7 +104,9 @@ class Watch:
         """How long it has not answered."""
         self._last: float | None = None
         self._still: dict[str, float] = {}
-        """The same of each engine by its name, and of the whole server by an empty one."""
+        """The same of each engine with work by its name, and of the whole server by an empty one."""
+        self._moving: dict[str, tuple[object, ...]] = {}
+        """What moves while they work."""
 
     def see(self, pulse: Pulse, *, in_flight: int | None = None) -> Stall | None:
         """Take a reading; `in_flight` counts our own requests, None where others send them."""
@@ -119,22 +127,26 @@ class Watch:
             return Stall(kind="silent", reason=f"{pulse.unreachable}, for {self.silent_s:.0f} s")
         self.silent_s = 0.0
         busy = in_flight > 0 if in_flight is not None else pulse.running + pulse.waiting > 0
-        before = _loads(self.answer, busy=self.busy) if self.answer else {}
-        now = _loads(pulse, busy=busy)
+        loads = pulse.loads
+        moving: dict[str, tuple[object, ...]] = {
+            name: (pulse.started, of.generated, of.prompted, of.kv_usage)
+            for name, of in loads.items()
+            if busy and (not name or of.running + of.waiting)
+        }
         # Work that came after the last reading has waited for less than the time between them.
         self._still = {
-            name: self._still.get(name, 0.0) + passed
-            if load is not None and load == before.get(name)
-            else 0.0
-            for name, load in now.items()
+            name: self._still[name] + passed if self._moving.get(name) == now else 0.0
+            for name, now in moving.items()
         }
-        self.answer, self.busy, self.still_s = pulse, busy, max(self._still.values())
+        self.answer, self.busy, self._moving = pulse, busy, moving
+        self.still_s, name = max(
+            ((still_s, name) for name, still_s in self._still.items()), default=(0.0, "")
+        )
         if self.still_s < self.stall_seconds:
             return None
-        name = max(self._still, key=lambda name: self._still[name])
-        at = next((load for load in pulse.engines if load.engine == name), pulse)
+        at = loads[name]
         work = f"{at.running} requests running and {at.waiting} waiting"
-        if isinstance(at, Load):
+        if name:
             work = f"engine {name} has {work}"
         elif in_flight is not None:
             work = f"{in_flight} request{'s' * (in_flight > 1)} in flight"
@@ -143,17 +155,6 @@ class Watch:
             reason=f"{work}, but for {self.still_s:.0f} s no token was read or made, and KV-cache use stood "
             f"at {at.kv_usage:.1%}",
         )
-
-
-def _loads(pulse: Pulse, *, busy: bool) -> dict[str, tuple[float, ...] | None]:
-    """What moves where there is work: in the whole server, and in each engine; None without work."""
-    each: dict[str, Pulse | Load] = {"": pulse} | {load.engine: load for load in pulse.engines}
-    return {
-        name: (pulse.started, of.generated, of.prompted, of.kv_usage)
-        if busy and (of is pulse or of.running + of.waiting)
-        else None
-        for name, of in each.items()
-    }
 
 
 class Evidence(Record):
@@ -273,7 +274,7 @@ class Guard:
             kind=stall.kind,
             reason=stall.reason,
             note=self._note,
-            processes=_processes(self._server.pid if self._server else None),
+            processes=processes_below(self._server.pid if self._server else None),
             readings=tuple(
                 {**reading, "time": round(reading["time"] - now, 1)} for reading in self._readings
             ),
@@ -342,15 +343,3 @@ def stalls_in(folder: Path, note: str) -> list[str]:
     """
     found = [load(path, Evidence) for path in folder.glob("*.stall.json")]
     return [e.reason for e in sorted(found, key=lambda e: e.at) if e.note == note]
-
-
-def _processes(pid: int | None) -> tuple[dict[str, Any], ...]:
-    """A process and those below it. The status of one that somebody froze is `stopped`."""
-    found = []
-    with contextlib.suppress(psutil.Error):
-        family = [] if pid is None else [root := psutil.Process(pid), *root.children(recursive=True)]
-        for process in family:
-            with contextlib.suppress(psutil.Error):
-                about = process.as_dict(["pid", "name", "status"])
-                found.append({**about, "cpu_s": round(sum(process.cpu_times()[:2]), 1)})
-    return tuple(found)

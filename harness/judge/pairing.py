@@ -153,28 +153,29 @@ def pair(
                 f"{field} differs: {json.dumps(before)} in the baseline, {json.dumps(after)} now "
                 f"(--across {field} compares across it)"
             )
-    by_id = bool(_RENDERING & differ.keys())
     counts = counts or (counted(old), counted(new))
-    left, right = (_by_prompt(side.records, by_id=by_id) for side in counts)
-    common = [key for key in left if key in right]
+    left, right = (_by_prompt(side.records) for side in counts)
+    matched, edited = _matched(left, right, by_id=bool(_RENDERING & differ.keys()))
     # Stopped early on purpose: the prompts that were not asked are not missing.
     larger = len(right) if new.stopped_at is not None else max(len(left), len(right))
-    if larger == 0 or len(common) < ENOUGH_IN_COMMON * larger:
+    if larger == 0 or len(matched) < ENOUGH_IN_COMMON * larger:
         raise Refused(
-            f"{len(common)} of {larger} prompts are in common (baseline {len(left)}, now {len(right)}), "
-            f"at least {ENOUGH_IN_COMMON:.0%} must be"
+            f"{len(matched)} of {larger} prompts are in common (baseline {len(left)}, now {len(right)}), "
+            f"at least {ENOUGH_IN_COMMON:.0%} must be{edited}"
         )
     notes = [*_environment_notes(old, new)]
-    if len(common) < larger:
-        notes.append(f"{larger - len(common)} of {larger} prompts have no partner and are left out")
-    pairs = [(left[key], right[key]) for key in common]
+    if len(matched) < larger:
+        notes.append(f"{larger - len(matched)} of {larger} prompts have no partner and are left out")
+    pairs = [(left[key], right[partner]) for key, partner in matched.items()]
+    rendered = [] if _RENDERING & differ.keys() else _rendering_notes(pairs)
+    notes += rendered
     shared = [_same_seeds(a, b) for a, b in pairs]
     if all(a for a, _ in shared):
         pairs = shared
     elif any(record.identity.sampling.get("temperature") for record in (old, new)):
         notes.append("other seeds: paired by prompt alone, which takes more prompts for the same certainty")
     empty = {r.prompt for r in new.prompts if not countable(r)}
-    silenced = sum(any(r.prompt in empty for r in rs) for key, rs in left.items() if key not in right)
+    silenced = len(empty & (left.keys() - matched.keys()))
     if silenced > max(1, MOST_SILENCED * larger):
         raise Refused(f"{silenced} of {larger} prompts had an answer and have none with a decode step now")
     return Pairs(
@@ -185,6 +186,7 @@ def pair(
         silenced=silenced,
         same_start=bool(old.cell.k)
         and not differ
+        and not rendered
         and (old.cell.drafter, old.cell.k) == (new.cell.drafter, new.cell.k)
         and old.identity.sampling.get("temperature") == 0,
     )
@@ -196,15 +198,75 @@ def _drafting(record: CellRecord) -> tuple[object, ...]:
     return cell.drafter, cell.k, subject.method, subject.settings, subject.weights
 
 
-def _by_prompt(records: list[PromptRecord], *, by_id: bool) -> dict[str, tuple[PromptRecord, ...]]:
-    groups: dict[str, tuple[PromptRecord, ...]] = {}
+Answers = tuple[PromptRecord, ...]
+"""To one prompt, of all its seeds."""
+
+
+def _by_prompt(records: list[PromptRecord]) -> dict[str, Answers]:
+    groups: dict[str, Answers] = {}
     for r in records:
-        key = r.prompt if by_id else r.prompt_hash
-        groups[key] = (*groups.get(key, ()), r)
+        groups[r.prompt] = (*groups.get(r.prompt, ()), r)
     return {
         key: rs if len(rs) == 1 else tuple(sorted(rs, key=lambda r: (r.seed, r.repeat)))
         for key, rs in groups.items()
     }
+
+
+def _matched(
+    left: dict[str, Answers], right: dict[str, Answers], *, by_id: bool
+) -> tuple[dict[str, str], str]:
+    """The partner of each prompt by their ids; and what to say of those that only have the id in common.
+
+    A prompt that was renamed is found by what it was rendered to.
+    """
+    matched = {
+        key: key for key, rs in left.items() if key in right and (by_id or _same_prompt(rs, right[key]))
+    }
+    if not by_id:
+        free = {rs[0].prompt_hash: key for key, rs in right.items() if key not in matched}
+        for key, rs in left.items():
+            if key not in matched and (partner := free.pop(rs[0].prompt_hash, None)):
+                matched[key] = partner
+    same_id = (left.keys() & right.keys()) - matched.keys()
+    texts = [(left[key][0].prompt_text_hash, right[key][0].prompt_text_hash) for key in same_id]
+    if any(None in pair for pair in texts):
+        return matched, (
+            "; one file is too old to say whether prompts of the same id that were rendered to other tokens "
+            "have the same text: measure it anew"
+        )
+    return matched, f"; {len(same_id)} of the same id have another text" if same_id else ""
+
+
+def _same_prompt(old: Answers, new: Answers) -> bool:
+    """Whether two prompts of one id have the same text."""
+    return all(_same_text(a, b) for a in old for b in new)
+
+
+def _same_text(old: PromptRecord, new: PromptRecord) -> bool:
+    if old.prompt_hash == new.prompt_hash:
+        return True
+    if old.prompt_text_hash and new.prompt_text_hash:
+        return old.prompt_text_hash == new.prompt_text_hash
+    # The hash in an older file may be of the text.
+    return old.prompt_text_hash == new.prompt_hash or old.prompt_hash == new.prompt_text_hash
+
+
+def _rendering_notes(pairs: list[tuple[Answers, Answers]]) -> list[str]:
+    """What to say of prompts with the same text that were not surely rendered to the same tokens."""
+    differ = [(a, b) for (a, *_), (b, *_) in pairs if a.prompt_hash != b.prompt_hash]
+    other = sum(None not in (a.rendered_hash, b.rendered_hash) for a, b in differ)
+    notes = []
+    if other:
+        notes.append(
+            f"{other} of {len(pairs)} prompts have the same text, but were rendered to other tokens (a chat "
+            "template that writes the date, say)"
+        )
+    if unknown := len(differ) - other:
+        notes.append(
+            f"{unknown} of {len(pairs)} prompts have the same text, but one side does not say to which "
+            "tokens it was rendered"
+        )
+    return notes
 
 
 def _same_seeds(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from harness.errors import ServerFailed
 from harness.measure.probe import Tokens
@@ -78,55 +76,32 @@ def _common(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def template_of(folder: Path | None) -> Callable[[str], str] | None:
-    """A function that renders a user's message by the template in a model's folder.
+    """A function that renders a user's message by the template in a model's folder, as transformers does.
 
-    None if the folder has no template, or jinja2 is not installed. The caller then turns the server's own
-    rendering back into text.
+    None if the folder has no tokenizer with a template, or transformers is not installed. The caller then
+    turns the server's own rendering back into text.
     """
     if folder is None:
         return None
     try:
-        import jinja2.sandbox  # noqa: PLC0415 - every engine brings it, and the core does not need it
-    except ImportError:
-        return None
-    config: dict[str, Any] = {}
-    source: Any = None
-    with contextlib.suppress(OSError, ValueError):
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        source = config.get("chat_template")
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if not isinstance(source, str):
-        return None
+        from transformers import AutoTokenizer  # noqa: PLC0415 - every engine brings it, the core lacks it
 
-    def refuse(message: str) -> str:
-        raise ServerFailed(
-            f"the chat template of {folder.name} refuses a user's message: {message}", code="chat-template"
-        )
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = refuse
-    special = {
-        name: value.get("content") if isinstance(value, dict) else value
-        for name, value in config.items()
-        if name.endswith("_token")
-    }
-    try:
-        template = environment.from_string(source)
-    except jinja2.TemplateError as error:
-        raise ServerFailed(
-            f"the chat template of {folder.name} is not valid Jinja: {error}", code="chat-template"
-        ) from None
+        # What comes with a tokenizer as code is not run here: the server's rendering says the same.
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception:  # noqa: BLE001 - it cannot be loaded in as many ways as there are tokenizers
+        return None
+    if not tokenizer.chat_template:
+        return None
 
     def render(text: str) -> str:
-        message = {"role": "user", "content": text}
         try:
-            return template.render(messages=[message], add_generation_prompt=True, **special)
-        except jinja2.TemplateError as error:
+            message = {"role": "user", "content": text}
+            return str(tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False))
+        except Exception as error:  # noqa: BLE001 - a template is a program, and raises what it likes
             raise ServerFailed(
-                f"the chat template of {folder.name} cannot be rendered: {error}", code="chat-template"
+                f"the chat template of {folder.name} does not render a user's message: "
+                f"{' '.join(str(error).split()) or type(error).__name__}",
+                code="chat-template",
             ) from None
 
     return render

@@ -160,6 +160,7 @@ class Client:
             "seed": seed,
             "language": prompt.language,
             "prompt_hash": hash_of(stream.prompt_ids if stream.prompt_ids is not None else prompt.text),
+            "prompt_text_hash": hash_of(prompt.text),
             "text": text,
             # Tokens without text: two such answers are not the same because both are empty.
             "text_hash": hash_of(stream.ids if len(stream.ids) > 1 and not stream.text else stream.text),

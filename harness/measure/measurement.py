@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.cells import Cell
-from harness.config.prompts import Prompt
+from harness.config.prompts import Prompt, check_texts
 from harness.engine.metrics import SpecCounters, settled
 from harness.engine.server import Server
 from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall, guarded, stalls_in
@@ -81,6 +81,7 @@ class Measurement:
             "seed": seed,
         }
         self._journal = Journal(folder / f"{cell}.jsonl", head)
+        check_texts(prompts, self._journal.records, self._journal.path)
         wanted = {(p.id, repeat) for p in prompts for repeat in range(repeats)}
         self._done = {
             (r.prompt, r.repeat): r for r in self._journal.records if (r.prompt, r.repeat) in wanted

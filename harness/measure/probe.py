@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.config.prompts import Prompt
 from harness.config.stack import Profile
-from harness.engine.http import NoAnswer
+from harness.engine.http import NOT_SHOWN, NoAnswer
 from harness.engine.metrics import settled
 from harness.engine.server import Server
 from harness.engine.watchdog import STALL_SECONDS, guarded
@@ -151,6 +151,12 @@ def are_logprobs(here: Mapping[int, float]) -> bool:
     return any(value > _LEAST for value in values) and all(-math.inf < value <= _ROUNDING for value in values)
 
 
+class NoTokenizerError(ServerFailed):
+    """The server does not show its tokenizer's work."""
+
+    code = "no-answer"
+
+
 class Tokens:
     """A server's own tokenizer."""
 
@@ -195,6 +201,6 @@ class Tokens:
         try:
             return self._server.http.json(f"/{path}", {"model": self._server.model, **body}, timeout_s=30)
         except NoAnswer as error:
-            if error.status == 404:  # noqa: PLR2004
-                raise ServerFailed(f"{error}: use an engine that has /{path}", code="no-answer") from None
+            if error.status in NOT_SHOWN:
+                raise NoTokenizerError(f"{error}: ask a server that shows /{path}") from None
             raise

@@ -129,7 +129,9 @@ class PromptRecord(Record):
     """Of the answer; None where the server did not return all. Two answers are compared until they part."""
     prompt_tokens: Count
     prompt_hash: str
-    """Of the token ids that the server rendered; of the text where it does not return them."""
+    """Of the token ids that the server rendered; where it does not return them, of the text that was sent."""
+    prompt_text_hash: str | None = None
+    """Of the text that was sent. None in files of older versions, which do not say which `prompt_hash` is."""
     output_tokens: Count
     finish: str
     """vLLM's finish_reason, one of `ENDS`; `error` where the request failed."""
@@ -178,6 +180,11 @@ class PromptRecord(Record):
         if self.steps is None and self.accepted is not None and not self.undrafted:
             return tuple(tokens + 1 for tokens in self.accepted)
         return self.steps
+
+    @property
+    def rendered_hash(self) -> str | None:
+        """Of the token ids that the prompt was rendered to; None where that is not known."""
+        return None if self.prompt_text_hash in (None, self.prompt_hash) else self.prompt_hash
 
     @property
     def failed(self) -> bool:

@@ -270,6 +270,11 @@ def _greedy(bench: Bench, cell: Cell, server: Server, reference: Reference) -> t
     drafted = _asked(bench, server, cell, bench.run.prompts(cell), profile=_greedily(cell))
     parted = []
     for plain, ours in zip(reference.greedy, drafted, strict=True):
+        if not plain.prompt_ids or plain.prompt_ids != ours.prompt_ids:
+            raise NotAMeasurement(
+                f"{plain.record.prompt} was rendered to other tokens with the drafter than without, or the "
+                "server does not return them"
+            )
         at = first_difference(plain.ids, ours.ids)
         if at is None:
             continue

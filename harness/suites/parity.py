@@ -148,16 +148,24 @@ def ended(record: PromptRecord, *, k: int) -> Tally:
 def _paired(
     predicted: Sequence[Predicted], answers: dict[str, PromptRecord]
 ) -> tuple[list[tuple[Predicted, PromptRecord]], tuple[str, ...]]:
-    pairs, lacking, rendered = [], 0, 0
+    pairs, lacking, rendered, unknown = [], 0, 0, 0
     for line in predicted:
         answer = answers.get(line.id)
         if answer is None or not countable(answer):
             lacking += 1
+        elif answer.rendered_hash is None and answer.prompt_text_hash:
+            unknown += 1
+            pairs.append((line, answer))
         elif answer.prompt_hash != line.prompt_hash:
             rendered += 1
         else:
             pairs.append((line, answer))
     notes = []
+    if unknown:
+        notes.append(
+            f"the server does not return the tokens of {unknown} prompts: whether they are those of training "
+            "is not checked (chat template?)"
+        )
     if rendered:
         notes.append(f"{rendered} prompts are rendered to other tokens than in training (chat template?)")
     if lacking:

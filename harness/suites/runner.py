@@ -15,7 +15,7 @@ from typing import Any, Concatenate, Literal, ParamSpec
 from pydantic import Field, ValidationError
 
 from harness.config.cells import Cell, ServerSpec
-from harness.config.prompts import Prompt
+from harness.config.prompts import Prompt, check_texts
 from harness.config.stack import Stack
 from harness.engine.attached import attach
 from harness.engine.server import Server, running
@@ -200,6 +200,7 @@ class Bench:
         """
         known = self.run.finished_cell(suite, cell)
         if known is not None:
+            check_texts(prompts, known.prompts, self.run.folder / suite / f"{cell}.json")
             self.say(f"draftgate: {suite}/{cell}: measured already, in {self.run.folder}")
             return known
         if fresh:

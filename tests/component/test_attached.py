@@ -19,7 +19,8 @@ from harness.config.prompts import Prompt
 from harness.config.stack import Profile, Target
 from harness.engine.attached import attach
 from harness.engine.http import KEY, Http, NoAnswer, key_of_environment, without_proxy
-from harness.errors import BadInput, ServerFailed
+from harness.errors import BadInput, BadRecord, ServerFailed
+from harness.judge.pairing import pair
 from harness.measure.measurement import Measurement
 from harness.results.records import CellRecord
 from harness.text.redaction import keep_secret, without_keys, without_secrets
@@ -55,13 +56,14 @@ def measured(
     repeats: int = 1,
     concurrency: int = 1,
     key: str | None = None,
+    prompts: tuple[Prompt, ...] = PROMPTS,
 ) -> CellRecord:
     name = cell_name(drafter=spec.drafter, k=spec.k)
     profile = Profile(prompts=len(PROMPTS), max_tokens=64, concurrency=concurrency)
     measurement = Measurement(
         server=attach(vllm.url, spec, key=key),
         cell=Cell(name=name, spec=spec, profile_name="quick", profile=profile),
-        suite="acceptance", prompts=PROMPTS, warmups=PROMPTS[:1], repeats=repeats, seed=0, timed=True,
+        suite="acceptance", prompts=prompts, warmups=PROMPTS[:1], repeats=repeats, seed=0, timed=True,
         folder=folder, progress=lambda *_: None, stall_seconds=1,
     )  # fmt: skip
     measurement.prepare()
@@ -132,6 +134,43 @@ def test_a_server_without_counters_is_not_taken_for_one_that_hangs(vllm: VllmLik
     vllm.replies["/metrics"] = vllm.replies["/health"] = Reply(status=404)
     vllm.replies[CHAT] = as_events(*PIECES, usage(8), "[DONE]", pause=0.2)
     assert measured(vllm, plain(), tmp_path, concurrency=4).valid
+
+
+# What it makes of a prompt
+
+
+def dated(vllm: VllmLike, date: list[int] | None) -> None:
+    """The template writes a date before the message; None: a proxy takes the prompt's tokens away."""
+
+    def answer(asked: dict[str, Any]) -> list[Any]:
+        first, *rest = vllm.good(asked)
+        ids = first.pop("prompt_token_ids")
+        return [first | ({"prompt_token_ids": [*date, *ids]} if date else {}), *rest]
+
+    vllm.answer = answer
+
+
+@pytest.mark.parametrize(("day", "other"), [([2, 8], [2, 9]), ([2, 8], None), (None, [2, 9])])
+def test_a_prompt_that_is_rendered_otherwise_on_another_day_is_the_same_prompt(
+    vllm: VllmLike, tmp_path: Path, day: list[int] | None, other: list[int] | None
+) -> None:
+    dated(vllm, day)
+    old = measured(vllm, plain(), tmp_path / "old")
+    dated(vllm, other)
+    pairs = pair(old, measured(vllm, plain(), tmp_path / "new"))
+    assert len(pairs.prompts) == len(PROMPTS)
+    assert len(pairs.notes) == 1
+    assert pairs.same_text == len(PROMPTS)
+
+
+def test_a_prompt_that_was_edited_while_a_run_was_interrupted_is_refused(
+    vllm: VllmLike, tmp_path: Path
+) -> None:
+    measured(vllm, plain(), tmp_path)
+    edited = (dataclasses.replace(PROMPTS[0], text="Tell me about rye."), *PROMPTS[1:])
+    with pytest.raises(BadRecord) as caught:
+        measured(vllm, plain(), tmp_path, prompts=edited)
+    assert caught.value.code == "other-conditions"
 
 
 # Its name

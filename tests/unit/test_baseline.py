@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -221,6 +222,80 @@ def test_answers_without_a_decode_step_have_no_partner(first: CellRecord) -> Non
     assert len(pairs.prompts) == 9
     assert pairs.notes == ("1 of 10 prompts have no partner and are left out",)
     assert len(pair(one, first).prompts) == 9
+
+
+def rendered(record: CellRecord, to: str | None, *, text: str = "text", known: bool = True) -> CellRecord:
+    """The same prompts by id and text, rendered to other tokens; None where the server hides them."""
+    prompts = [
+        r.model_copy(
+            update={
+                "prompt_hash": f"{to} {r.prompt}" if to else f"{text} {r.prompt}",
+                "prompt_text_hash": f"{text} {r.prompt}" if known else None,
+            }
+        )
+        for r in record.prompts
+    ]
+    return record.model_copy(update={"prompts": tuple(prompts)})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "notes"),
+    [
+        ({"to": "monday"}, {"to": "monday"}, 0),
+        ({"to": "monday"}, {"to": "tuesday"}, 1),
+        ({"to": "monday"}, {"to": None}, 1),
+        ({"to": None}, {"to": None}, 0),
+        ({"to": None, "known": False}, {"to": "tuesday"}, 1),  # a file of an older version
+        ({"to": "monday", "known": False}, {"to": "monday"}, 0),
+        ({"to": "monday", "known": False}, {"to": "monday", "known": False}, 0),
+    ],
+)
+def test_prompts_of_the_same_text_are_pairs_and_a_note_says_that_their_tokens_differ(
+    first: CellRecord, old: dict[str, Any], new: dict[str, Any], notes: int
+) -> None:
+    sides = rendered(first, **old), rendered(first, **new)
+    for before, after in (sides, sides[::-1]):
+        pairs = pair(before, after)
+        assert len(pairs.prompts) == 10
+        assert len(pairs.notes) == notes
+        assert not (notes and pairs.same_start)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"to": "monday", "text": "one"}, {"to": "tuesday", "text": "two"}),
+        ({"to": None, "text": "one"}, {"to": None, "text": "two"}),
+        ({"to": "monday", "text": "one"}, {"to": None, "text": "two"}),
+        ({"to": "monday", "known": False}, {"to": "tuesday"}),
+        ({"to": "monday", "known": False}, {"to": "tuesday", "known": False}),
+        ({"to": "monday", "known": False}, {"to": None}),
+    ],
+)
+def test_prompts_that_may_have_been_edited_are_no_pairs(
+    first: CellRecord, old: dict[str, Any], new: dict[str, Any]
+) -> None:
+    sides = rendered(first, **old), rendered(first, **new)
+    for before, after in (sides, sides[::-1]):
+        with pytest.raises(Refused):
+            pair(before, after)
+
+
+def test_prompts_that_were_renamed_or_swapped_are_found_by_what_they_are(first: CellRecord) -> None:
+    old = rendered(first, "monday")
+    names = [r.prompt for r in old.prompts]
+    moved = [r.model_copy(update={"prompt": name}) for r, name in zip(old.prompts, names[::-1], strict=True)]
+    for new in (moved, [r.model_copy(update={"prompt": f"new-{r.prompt}"}) for r in old.prompts]):
+        pairs = pair(old, old.model_copy(update={"prompts": tuple(new)}))
+        assert len(pairs.prompts) == 10
+        assert all(a[0].prompt_hash == b[0].prompt_hash for a, b in pairs.prompts)
+
+
+def test_the_hashes_of_a_prompt_say_what_they_are_of() -> None:
+    known = prompt_record(prompt_hash="tokens", prompt_text_hash="text")
+    assert (known.rendered_hash, known.prompt_text_hash) == ("tokens", "text")
+    assert prompt_record(prompt_hash="text", prompt_text_hash="text").rendered_hash is None
+    assert prompt_record(prompt_hash="either").rendered_hash is None
 
 
 def test_an_empty_cell_is_refused(first: CellRecord) -> None:

@@ -150,6 +150,17 @@ def test_prompts_that_are_rendered_otherwise_are_not_compared() -> None:
     assert "10 prompts are rendered to other tokens" in found.text
 
 
+def test_prompts_whose_tokens_the_server_hides_are_compared_with_a_note() -> None:
+    reach = reaches(1)
+    hidden = [answer(i, row, prompt_hash=f"t{i}", prompt_text_hash=f"t{i}") for i, row in enumerate(reach)]
+    found = compare(predicted(reach), cell_record(*hidden), max_tokens=400)
+    known = compare(predicted(reach), cell_record(*(answer(*r) for r in enumerate(reach))), max_tokens=400)
+    assert found.kind == known.kind == "kept"
+    assert len(found.notes) == len(known.notes) + 1
+    other = [answer(i, row, prompt_hash="other", prompt_text_hash=f"t{i}") for i, row in enumerate(reach)]
+    assert compare(predicted(reach), cell_record(*other), max_tokens=400).kind == "invalid"
+
+
 def test_a_few_lost_prompts_are_counted_and_no_more() -> None:
     reach = reaches(1)
     answers = [answer(i, row) for i, row in enumerate(reach[:-1])]
