@@ -18,8 +18,8 @@ from harness.results.records import ENDS, Finding
 
 _MARK = b"\xef\xbb\xbf"
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_TAIL = 1000
-"""Bytes at the end of a stream that are kept, to quote what is no event."""
+_MOST_QUOTED = 20_000
+"""Bytes of what is no event; many more than a message shows, so that a key in it is whole and gets hidden."""
 _MOST_TOKENS = 2**31
 
 _CALLS = "tool_calls"
@@ -68,9 +68,9 @@ class Stream:
     """Part and text of each piece."""
     _lost: bool = False
     """A delta held something in such fields alone, after the one that opens the answer."""
-    _any: bool = False
-    """An event came."""
-    _tail: bytes = b""
+    _events: int = 0
+    _rest: bytes = b""
+    """What came from the piece on in which the last event ended; all where none came."""
 
     @property
     def text(self) -> str:
@@ -93,14 +93,14 @@ class Stream:
         """
         async for event in SSEDecoder().aiter_bytes(self._kept(body)):
             if event.data:  # the standard: without data it is no event
-                self._any = True
+                self._events += 1
                 self.take(event.data, error=event.event == "error")
 
     async def _kept(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Its pieces, without the mark that may stand before the first line."""
         start: bytes | None = b""
+        seen = 0
         async for piece in body:
-            self._tail = (self._tail + piece)[-_TAIL:]
             if start is None:
                 yield piece
             elif len(start + piece) < len(_MARK) and _MARK.startswith(start + piece):
@@ -108,6 +108,10 @@ class Stream:
             else:
                 yield (start + piece).removeprefix(_MARK)
                 start = None
+            if self._events > seen:  # these ended in this piece
+                self._rest, seen = piece, self._events
+            elif len(self._rest) < _MOST_QUOTED:
+                self._rest += piece
 
     def take(self, data: str, *, error: bool = False) -> None:
         """Add one event.
@@ -177,7 +181,7 @@ class Stream:
             ValueError, TypeError: the number of its tokens is none.
         """
         if not self.finish:
-            rest = _BOUNDARY.split(self._tail)[-1] if self._any else self._tail
+            rest = _BOUNDARY.split(self._rest)[-1] if self._events else self._rest
             said = rest.decode(errors="replace").strip()
             return "the stream ended before the answer did" + (f": {said}" if said else "")
         if self.finish not in ENDS:

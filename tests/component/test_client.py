@@ -252,6 +252,7 @@ def failed_text(record: PromptRecord) -> str:
         ),
         pytest.param(as_json({}, 404), "the server answered 404: ", id="404"),
         pytest.param(Reply(b"x" * 480 + KEY.encode(), 500), "x", id="the key comes back at the cut"),
+        pytest.param(Reply((b"x" * 480 + KEY.encode()) * 40), "xxx", id="the same, and no stream"),
         pytest.param(as_events(*PIECES[:3], cut=True), "Error", id="cut in the middle"),
         pytest.param(as_events(*PIECES[:3]), "the stream ended before the answer did", id="ends early"),
         pytest.param(as_events(), "the stream ended before the answer did", id="empty"),

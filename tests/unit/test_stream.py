@@ -258,6 +258,13 @@ def test_what_was_cut_off_is_quoted() -> None:
     assert "Bread" not in fault
 
 
+def test_a_long_event_before_it_is_not_quoted() -> None:
+    body = sent(chunk(prompt_token_ids=list(range(30_000))), *PIECES[1:3]) + b"data: engine died"
+    for size in (1, 7, 4096, len(body)):
+        fault = str(read(*(body[at : at + size] for at in range(0, len(body), size))).fault())
+        assert fault.partition(": ")[2] == "data: engine died"
+
+
 def test_bytes_that_are_no_text_are_refused() -> None:
     with pytest.raises(UnicodeDecodeError):
         read(BODY.replace(b"flour", b"fl\xffur"))
