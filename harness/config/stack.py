@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from harness.config.toml import Document, Reference
+from harness.config.toml import Document, Program, Reference
 from harness.errors import BadInput
 from harness.results.records import MOST_K
 
@@ -54,7 +54,7 @@ class Target(_Table):
 class Engine(_Table):
     """How to start vLLM: its own arguments by their names, and its environment."""
 
-    python: Reference | None = None
+    python: Program | None = None
     """The interpreter that has vLLM; draftgate's own when not given."""
     port: int | None = Field(default=None, ge=1, le=65535)
     """A free one when not given."""

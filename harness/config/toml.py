@@ -61,13 +61,26 @@ def _anchored(reference: str, info: ValidationInfo) -> str:
     if info.context is None or not reference.startswith((".", "~", "/")):
         return reference
     try:
-        return str((info.context.resolve() / Path(reference).expanduser()).resolve())
-    except (ValueError, OSError, RuntimeError) as error:  # a NUL, or ~nobody
+        return str(Path(_absolute(reference, info)).resolve())
+    except (ValueError, OSError) as error:  # a NUL
+        raise ValueError(f"a path in it cannot be used: {error}") from None
+
+
+def _absolute(reference: str, info: ValidationInfo) -> str:
+    if info.context is None or not (reference.startswith((".", "~")) or "/" in reference):
+        return reference
+    try:
+        return str(info.context.absolute() / Path(reference).expanduser())
+    except RuntimeError as error:  # ~nobody
         raise ValueError(f"a path in it cannot be used: {error}") from None
 
 
 Reference = Annotated[str, AfterValidator(_anchored)]
 """A path or another name of a model. A path is made absolute: it starts at the folder of the TOML file."""
+
+Program = Annotated[str, AfterValidator(_absolute)]
+"""A program by its path, made absolute likewise, or by its name. No link in it is followed: the interpreter
+of a virtual environment is a link, and finds its packages by the link's own place."""
 
 
 def too_deep(data: Any) -> bool:

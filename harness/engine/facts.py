@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -60,7 +61,8 @@ def engine_facts(python: str) -> EngineFacts:
         output = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, timeout=120)
         found = json.loads(output.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise ServerFailed(f"cannot ask {python} which vLLM it has: {error}", code="engine-missing") from None
+        why = _unusable(python) or str(error).replace(repr(code), "...")
+        raise ServerFailed(f"cannot ask {python} which vLLM it has: {why}", code="engine-missing") from None
     if not found:
         raise ServerFailed(
             f"{python} has no vLLM: run `make setup` (CPU), pip install 'draftgate[gpu]', "
@@ -83,6 +85,16 @@ def engine_facts(python: str) -> EngineFacts:
         methods=frozenset(words),
         folder=folder,
     )
+
+
+def _unusable(python: str) -> str:
+    """Why this is no program; empty where it is one."""
+    path = Path(python)
+    if path.is_dir():
+        return f"it is a folder: name the interpreter in it, like {path / 'bin' / 'python'}"
+    if not path.is_file():
+        return "" if shutil.which(python) else "there is no such program"
+    return "" if os.access(path, os.X_OK) else "it is not executable"
 
 
 def known_faults(python: str) -> tuple[dict[str, Any], ...]:

@@ -125,9 +125,16 @@ def provenance(server: Server | None = None) -> dict[str, Any]:
             "attached": server.attached,
             "started_s": server.started_s,
             "log": server.log.name if server.log else None,
+            "interpreter": UNVERIFIED if server.attached else _interpreter(server.spec.engine_python),
             "packages": UNVERIFIED if server.attached else packages_of(server.spec.engine_python),
         }
     return known
+
+
+def _interpreter(python: str | None) -> list[str]:
+    """The engine's, as it was written, and what that leads to where links are followed."""
+    written = shutil.which(python or sys.executable) or str(python)
+    return [str(without_secrets(path)) for path in (written, os.path.realpath(written))]
 
 
 def resolved_config(log: Path | None) -> str:
