@@ -18,6 +18,7 @@ from harness.results.records import RUN_FILE
 from harness.run import Options
 from harness.stats.paired import LOOKS
 from harness.suites.load import LEVELS, Bound
+from harness.text.validation import did_you_mean, near_path
 
 DEFAULT_STACK = "smollm2-cpu"
 DEFAULT_PROFILE = "quick"
@@ -75,6 +76,30 @@ def add_options(add: Callable[..., None]) -> None:
             help=f"{what} of a request that counts as good ({seconds * 1000:g})")  # fmt: skip
 
 
+def refuse_repeated(words: Sequence[str]) -> None:
+    """Refuse a command line that says an option twice: the last would win, and nobody would see it.
+
+    Args:
+        words: of the command line. What a configuration file adds to them may be said again.
+
+    Raises:
+        BadInput: an option that takes one value has several.
+    """
+    single: set[str] = set()
+
+    def add(*flags: str, **how: Any) -> None:
+        if how.get("action") is None:
+            single.update(flags)
+
+    add_options(add)
+    said: set[str] = set()
+    for word in words:
+        flag = word.split("=", 1)[0]
+        if flag in said:
+            raise BadInput(f"{flag} is given twice: name one", code="option-value")
+        said.update({flag} & single)
+
+
 def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words: Sequence[str]) -> Options:
     """The options of a run.
 
@@ -90,7 +115,9 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
     name = option("--profile")
     if name not in stack.profiles:
         raise BadInput(
-            f"--profile {name}: unknown profile; there are: {', '.join(stack.profiles)}", code="option-value"
+            f"--profile {name}: unknown profile{did_you_mean(name, stack.profiles)}; there are: "
+            f"{', '.join(stack.profiles)}",
+            code="option-value",
         )
     profile = stack.profiles[name]
     numbers = ("prompts", "max_tokens", "concurrency")
@@ -108,12 +135,12 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
             "without --repeats",
             code="option-value",
         )
-    workloads = tuple(option("--workload") or [profile.workload])
+    workloads = tuple(option("--workload") or [stack.workload_of(name)])
     for workload in workloads:
         if workload not in stack.workloads:
-            asked = "--workload" if option("--workload") else f"--profile {name}: its workload"
             raise BadInput(
-                f"{asked} {workload}: unknown workload; there are: {', '.join(stack.workloads)}",
+                f"--workload {workload}: unknown workload{did_you_mean(workload, stack.workloads)}; "
+                f"there are: {', '.join(stack.workloads)}",
                 code="option-value",
             )
     return Options(
@@ -122,7 +149,7 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
         profile=profile,
         workloads=workloads,
         server_url=server_url(option("--server-url")),
-        baselines=option("--baselines") or root / "baselines",
+        baselines=_baselines(option) or root / "baselines",
         update="all" if option("--update-baselines") else "new" * option("--update-baselines-new-only"),
         compare=_existing_run(option("--compare")),
         command="pytest " + shlex.join(words),
@@ -133,6 +160,14 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
         tpot_s=option("--tpot-ms") / 1000,
         **{field: option(field) for field in _AS_GIVEN},
     )
+
+
+def _baselines(option: Callable[[str], Any]) -> Path | None:
+    path: Path | None = option("--baselines")
+    writes = option("--update-baselines") or option("--update-baselines-new-only")
+    if path is not None and not writes and not path.is_dir():
+        raise BadInput(f"--baselines {path}: no such folder{near_path(path)}", code="no-cells")
+    return path
 
 
 def _levels(text: str) -> tuple[int, ...]:

@@ -13,11 +13,13 @@ import pytest
 
 from harness.config.cells import ServerSpec, cells_of
 from harness.config.stack import find_stack, load_stack
+from harness.engine.spelling import check
 from harness.errors import BadInput, DraftgateError, GateWarning
-from harness.options import add_options, options_of
+from harness.options import add_options, options_of, refuse_repeated
 from harness.provenance.hardware import environment
 from harness.run import Run
 from harness.selection import (
+    cannot_attach,
     cell_of,
     loose_words,
     marks_of,
@@ -38,6 +40,7 @@ DATA = Path(__file__).resolve().parent.parent / "fixtures"
 
 RUN = pytest.StashKey[Run]()
 _BENCHES = pytest.StashKey[bool]()
+_LINES = pytest.StashKey[list[str]]()
 _LOST_WORKER = pytest.StashKey[bool]()
 
 
@@ -51,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cells: a benchmark over endpoint x language x workload x drafter x k")
     config.addinivalue_line("markers", f"{MARKER}: known answers for the whole chain")
     try:
+        refuse_repeated(config.invocation_params.args)
         stack = load_stack(find_stack(config.getoption("--stack"), DATA / "stacks"))
         worker: dict[str, Any] = getattr(config, "workerinput", {})
         run = Run(
@@ -97,31 +101,51 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A case for every cell."""
     if "cell" not in metafunc.fixturenames or not metafunc.definition.get_closest_marker("cells"):
         return
-    drafting = suite_of(metafunc.definition).drafting
     options = metafunc.config.stash[RUN].options
     cells = cells_of(options.stack, options.profile_name, options.profile, workloads=options.workloads)
     metafunc.parametrize(
         "cell",
-        [pytest.param(c, id=str(c), marks=marks_of(c)) for c in cells if c.name.k or not drafting],
+        [pytest.param(c, id=str(c), marks=marks_of(c)) for c in cells],
         scope="session",
     )
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
-    """Before -k and -m: drop what a suite does not ask about. After them: see `_select`."""
-    stack, words = config.stash[RUN].options.stack, " ".join([_named(config), *config.invocation_params.args])
+    """Before -k and -m: drop what a suite does not ask about. After them: select, and make the plan."""
     try:
-        dropped, said = untaken(items, stack, words)
-    except BadInput as error:
-        raise pytest.UsageError(error.shown) from None
+        _take(config, items)
+        yield from _by_expressions(config)
+        _select(config, items)
+        _plan(config, items)
+    except (DraftgateError, pytest.UsageError) as error:
+        items.clear()  # pytest would list them before it says what is wrong
+        raise pytest.UsageError(error.shown if isinstance(error, DraftgateError) else str(error)) from None
+
+
+def _take(config: pytest.Config, items: list[pytest.Item]) -> None:
+    stack, words = config.stash[RUN].options.stack, " ".join([_named(config), *config.invocation_params.args])
+    dropped, said = untaken(items, stack, words)
     if said and len(dropped) == len(items):
         raise pytest.UsageError(said[0])
     for text in said:
         config.issue_config_time_warning(GateWarning(text), stacklevel=2)
     _drop(config, items, dropped)
-    yield
-    _select(config, items)
+
+
+def _by_expressions(config: pytest.Config) -> Generator[None]:
+    """Pytest's own selection, and a better word where -m has one that is no marker."""
+    try:
+        yield
+    except pytest.UsageError:
+        if not _of_benches(config):
+            raise
+        named = _named(config).strip()
+        raise pytest.UsageError(no_cell_matches(named, config.stash[RUN].options.stack)) from None
+
+
+def _of_benches(config: pytest.Config) -> bool:
+    return any("bench_suites" in argument for argument in config.invocation_params.args)
 
 
 def _named(config: pytest.Config) -> str:
@@ -139,7 +163,7 @@ def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
     named, arguments = _named(config), config.invocation_params.args
     stack, url = config.stash[RUN].options.stack, config.getoption("--server-url")
     _drop(config, items, [i for i in items if only_by_name(i, stack, arguments=arguments, named=named)])
-    if not items and named.strip() and any("bench_suites" in argument for argument in arguments):
+    if not items and named.strip() and _of_benches(config):
         raise pytest.UsageError(no_cell_matches(named.strip(), stack))
     order: dict[ServerSpec, int] = {}
     for item in items:
@@ -150,10 +174,10 @@ def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
     config.stash[_BENCHES] = bool(order) or any(item.get_closest_marker(MARKER) for item in items)
     if hasattr(config, "workerinput"):
         return
+    if own := [item for item in items if url and owns_servers(item)]:
+        raise pytest.UsageError(cannot_attach(own))
     for text in loose_words(config.getoption("keyword") or "", items, stack):
         config.issue_config_time_warning(GateWarning(text), stacklevel=2)
-    if url and any(map(owns_servers, items)):
-        raise pytest.UsageError("--server-url: these cases start servers of their own, leave it out")
     if url and len(order) > 1:
         raise pytest.UsageError(
             f"--server-url names one server, but the cells selected need {len(order)} "
@@ -161,28 +185,43 @@ def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
         )
 
 
+def _plan(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Make the plan, and find out all that can be known before a server starts.
+
+    Raises:
+        DraftgateError: what is not there, or cannot be.
+    """
+    pairs = [(suite_of(item), cell) for item in items if (cell := cell_of(item))]
+    run = config.stash[RUN]
+    if not run.options.server_url:
+        for spec in dict.fromkeys(cell.spec for _, cell in pairs):
+            check(spec)
+    lines = run.plan([cell for suite, cell in pairs if not suite.own_servers])
+    for suite in dict.fromkeys(suite for suite, _ in pairs):
+        lines += suite.plan(run, [cell for of, cell in pairs if of == suite])
+    if pairs:
+        config.stash[_LINES] = [*lines, f"records go to {run.folder}"]
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Print the plan before the first server starts."""
+    """Print the plan before the first server starts. There is none where the selection was refused."""
     config = session.config
-    pairs = [(suite_of(item), cell) for item in session.items if (cell := cell_of(item))]
-    if not pairs:
+    if _LINES not in config.stash:
         return
     run = config.stash[RUN]
+    if not hasattr(config, "workerinput"):
+        for line in config.stash[_LINES]:
+            _write(config, f"draftgate: {line}")
+    if config.getoption("collectonly"):
+        return
     try:
-        lines = run.plan([cell for suite, cell in pairs if not suite.own_servers])
-        for suite in dict.fromkeys(suite for suite, _ in pairs):
-            lines += suite.plan(run, [cell for of, cell in pairs if of == suite])
         if not hasattr(config, "workerinput"):
-            for line in [*lines, f"records go to {run.folder}"]:
-                _write(config, f"draftgate: {line}")
-        if not config.getoption("collectonly"):
-            if not hasattr(config, "workerinput"):
-                run.claim()
-            run.write(finished=False)
-            # Ended like Ctrl-C: what was measured is kept and shown.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            run.claim()
+        run.write(finished=False)
     except BadInput as error:
         raise pytest.UsageError(error.shown) from None
+    # Ended like Ctrl-C: what was measured is kept and shown.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _write(config: pytest.Config, text: str) -> None:

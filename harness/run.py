@@ -307,9 +307,14 @@ class Run:
         for cell in cells:
             self.warmups(cell)
         profile, repeats = cells[0].profile, self.options.repeats
+        few = (
+            ""
+            if counts[0] >= profile.prompts
+            else f" (of {profile.prompts} asked for: the files hold no more)"
+        )
         return [
             f"{len(cells)} cells on {len(servers)} servers ({', '.join(s.label for s in servers)}), "
-            f"{'/'.join(map(str, counts))} prompts x {profile.max_tokens} tokens"
+            f"{'/'.join(map(str, counts))} prompts{few} x {profile.max_tokens} tokens"
             + (f" x {repeats}" if repeats > 1 else "")
             + f", T={profile.sampling.temperature:g}, concurrency {profile.concurrency}; "
             f"about {duration(self.estimate_s(cells))}, "

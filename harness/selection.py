@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pytest
+from _pytest.mark.expression import Expression
 
 from harness.config.cells import Cell, ServerSpec
 from harness.config.stack import Stack
 from harness.suites.runner import Suite
 from harness.suites.selfcheck import MARKER
+from harness.text.validation import did_you_mean
 
 _NO_SUITE = Suite(name="")
+_NO_DRAFTER = "stack {stack} has no drafter but none, and this suite asks about drafters: add [drafters.NAME]"
 
 
 def marks_of(cell: Cell) -> list[pytest.MarkDecorator]:
@@ -57,16 +61,18 @@ def untaken(items: Sequence[pytest.Item], stack: Stack, words: str) -> tuple[lis
     Raises:
         BadInput: a suite cannot tell.
     """
-    dropped, taken, said = [], set(), {}
+    dropped, taken = [], set()
+    said: dict[str, str] = {}
     for item in items:
         cell, suite = cell_of(item), suite_of(item)
-        if cell is None or suite.takes(cell, stack, words):
+        asks = cell is None or bool(cell.name.k) or not suite.drafting
+        if cell is None or (asks and suite.takes(cell, stack, words)):
             taken.add(suite.name)
             continue
         dropped.append(item)
-        if suite.nothing and item.path.name in words:
-            said[suite.name] = suite.nothing.format(stack=stack.name)
-    return dropped, [text for name, text in said.items() if name not in taken]
+        if item.path.name in words:
+            said.setdefault(suite.name, (suite.nothing if asks else _NO_DRAFTER).format(stack=stack.name))
+    return dropped, [text for name, text in said.items() if text and name not in taken]
 
 
 def only_by_name(item: pytest.Item, stack: Stack, *, arguments: Sequence[str], named: str) -> bool:
@@ -96,22 +102,39 @@ def only_by_name(item: pytest.Item, stack: Stack, *, arguments: Sequence[str], n
     return not by_id and re.search(rf"\b({'|'.join(words)})\b", named) is None
 
 
+def cannot_attach(items: Iterable[pytest.Item]) -> str:
+    """What to say of cases that no server that runs already can serve."""
+    files = ", ".join(dict.fromkeys(item.path.name for item in items))
+    return (
+        f"--server-url: the cases of {files} start servers of their own, with other arguments or one after "
+        "the other, and no server that runs already can stand for these: leave --server-url out"
+    )
+
+
 def loose_words(keyword: str, items: Iterable[pytest.Item], stack: Stack) -> list[str]:
     """What to say where -k, which matches any part of a path or name, selected more than its words mean."""
-    cells = [cell for item in items if (cell := cell_of(item))]
-    said = []
-    values = {*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters}
-    for word in re.findall(r"[\w.]+", keyword):
-        if word not in values:
-            continue
-        loose = [c for c in cells if word not in c.name.model_dump().values()]
-        if loose:
-            hint = f' ("b{word}ch_suites" has it)' if word in "bench_suites" else f", like {loose[0]}"
-            said.append(
-                f"-k {word} matches any part of a path or name: it also selected {len(loose)} cells "
-                f'that are not {word}{hint}; -m "{keyword}" is exact'
-            )
-    return said
+    ks = {f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k}
+    values = {*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters, *ks}
+    words = [word for word in dict.fromkeys(re.findall(r"[\w.]+", keyword)) if word in values]
+    if not words:
+        return []
+    meant, loose = Expression.compile(keyword), []
+    for item in items:
+        own = {mark.name for mark in item.iter_markers()}
+
+        path = item.nodeid.lower()
+
+        def matches(word: str, /, own: Any = own, path: Any = path, **_: Any) -> bool:
+            return word in own if word in values else word.lower() in path
+
+        if cell_of(item) and not meant.evaluate(matches):
+            loose.append(cell_of(item))
+    if not loose:
+        return []
+    by_folder = (f' ("b{word}ch_suites" has it)' for word in words if word in "bench_suites")
+    hint = next(by_folder, f", like {loose[0]}")
+    what = f"it also selected {len(loose)} cells that are not {keyword}{hint}"
+    return [f'-k {keyword} matches any part of a path or name: {what}; -m "{keyword}" is exact']
 
 
 def no_cell_matches(named: str, stack: Stack) -> str:
@@ -123,4 +146,7 @@ def no_cell_matches(named: str, stack: Stack) -> str:
         "drafters": tuple(stack.drafters),
     }
     there = "; ".join(f"{axis} {', '.join(values)}" for axis, values in axes.items())
-    return f"no cell matches {named!r}: stack {stack.name} has {there} (other workloads by --workload)"
+    known = [value for values in axes.values() for value in values]
+    words = [word for word in re.findall(r"[\w.]+", named) if word not in {*known, "and", "or", "not"}]
+    near = next((meant for word in words if (meant := did_you_mean(word, known))), "")
+    return f"no cell matches {named!r}{near}: stack {stack.name} has {there} (other workloads by --workload)"

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from harness.config.cells import server_spec
 from harness.config.prompts import load_prompts
 from harness.config.stack import Stack, find_stack, load_stack
 from harness.engine.facts import EngineFacts, engine_facts, known_faults
 from harness.engine.models import cache_folder, resolve
 from harness.engine.server import free_port, running
 from harness.engine.slot import Slot
-from harness.errors import DraftgateError, ServerFailed
+from harness.engine.spelling import check_names
+from harness.errors import BadInput, DraftgateError, ServerFailed
 from harness.provenance.hardware import environment
 from harness.provenance.record import weights_hash
 from harness.suites.known_answers import Result
@@ -99,7 +101,7 @@ def checks(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[
     else:
         how = "in each response" if facts.per_request else "by counters alone, at concurrency 1"
         yield Line("ok", "engine", f"{facts.package} {facts.version}; it reports acceptance {how}")
-        yield from _methods(stack, facts)
+        yield from _names(stack, facts)
     models = [(name, drafter.model) for name, drafter in stack.drafters.items()]
     for name, model in [("target", stack.target.model), *models]:
         if model not in (None, "target"):
@@ -136,14 +138,12 @@ def _port(port: int | None) -> tuple[Mark, str]:
     return "ok", f"{port} is free" if port else "any free one"
 
 
-def _methods(stack: Stack, facts: EngineFacts) -> Iterator[Line]:
-    unknown = [
-        f"{name} ({drafter.method})"
-        for name, drafter in stack.drafters.items()
-        if drafter.method and facts.methods and drafter.method not in facts.methods
-    ]
-    if unknown:
-        yield Line("bad", "drafters", f"this engine does not know the method of {', '.join(unknown)}")
+def _names(stack: Stack, facts: EngineFacts) -> Iterator[Line]:
+    for drafter in stack.drafters.values():
+        try:
+            check_names(server_spec(stack, drafter, drafter.k[0]), facts)
+        except BadInput as error:
+            yield Line("bad", "stack", error.shown)
 
 
 def _model(reference: str, python: str) -> tuple[Mark, str]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from harness.config.toml import Document, Program, Reference
 from harness.errors import BadInput
 from harness.results.records import MOST_K
+from harness.text.validation import did_you_mean, near_path
 
 ENDPOINTS = ("chat", "raw")
 NONE = "none"
@@ -163,6 +164,11 @@ class Stack(_Table):
                 raise ValueError(f"drafter {name!r} sets name; its name is that of its table")
         return {name: t | {"name": name} if isinstance(t, dict) else t for name, t in tables.items()}
 
+    def workload_of(self, profile: str) -> str:
+        """Whose prompts a profile asks; the stack's first, where a built-in profile's is none of its own."""
+        asked = self.profiles[profile].workload
+        return asked if asked in self.workloads else self.workloads[0]
+
 
 def find_stack(name: str, folder: Path) -> Path:
     """The file of a stack given by name or by path.
@@ -173,11 +179,12 @@ def find_stack(name: str, folder: Path) -> Path:
     by_path = name.endswith(".toml") or "/" in name
     path = Path(name) if by_path else folder / f"{name}.toml"
     if by_path and not path.is_file():
-        raise BadInput(f"--stack {name}: no such file", code="unknown-name")
+        raise BadInput(f"--stack {name}: no such file{near_path(path)}", code="unknown-name")
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml"))) or "none"
+        known = sorted(p.stem for p in folder.glob("*.toml"))
         raise BadInput(
-            f"--stack {name}: unknown stack; there are: {known} (or give a path to a TOML file)",
+            f"--stack {name}: unknown stack{did_you_mean(name, known)}; there are: "
+            f"{', '.join(known) or 'none'} (or give a path to a TOML file)",
             code="unknown-name",
         )
     return path
@@ -208,6 +215,7 @@ _Loc = tuple[str, ...]
 def _check(stack: Stack, document: Document) -> None:
     _check_names(stack, document)
     _check_axes(stack, document)
+    _check_profiles(stack, document)
     _check_arguments(stack, document)
     if "\\u0000" in json.dumps(stack.model_dump(mode="json"), default=str):
         raise document.wrong((), "a text in it holds a NUL, which no command line can", code="stack-value")
@@ -236,26 +244,41 @@ def _check_names(stack: Stack, document: Document) -> None:
 
 
 def _check_axes(stack: Stack, document: Document) -> None:
-    """No value stands twice, none is of two axes, and none stands inside the name of another."""
+    """Every axis has a value, no value stands twice, and none is of two axes."""
     axes = {"endpoints": stack.endpoints, "workloads": stack.workloads, "languages": stack.languages}
+    if not stack.drafters:
+        raise document.wrong(("drafters",), "it has no drafter, not even none", code="stack-drafter")
     for axis, names in axes.items():
+        if not names:
+            raise document.wrong((axis,), "it is empty, so there is nothing to measure", code="stack-name")
         twice = [name for i, name in enumerate(names) if name in names[:i]]
         if twice:
             raise document.wrong((axis,), f"{twice[0]!r} stands there twice", code="stack-name")
     for endpoint in stack.endpoints:
         if endpoint not in ENDPOINTS:
-            there = ", ".join(ENDPOINTS)
-            raise document.wrong(
-                ("endpoints",), f"unknown endpoint {endpoint!r}; there are: {there}", code="stack-endpoint"
-            )
-    named = _named(stack)
+            what = f"unknown endpoint {endpoint!r}{did_you_mean(endpoint, ENDPOINTS)}"
+            what += f"; there are: {', '.join(ENDPOINTS)}"
+            raise document.wrong(("endpoints",), what, code="stack-endpoint")
     ks = [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k > 0]
-    others: list[tuple[_Loc, str]] = [((), value) for value in (*ENDPOINTS, *ks)]
-    for loc, name in named:
-        for other, value in (*others, *named):
-            if loc != ("languages",) and (other, value) != (loc, name) and value.lower() in name.lower():
-                also = f"so that -k {value} would select it too; rename it"
-                raise document.wrong(loc, f"the name {name!r} contains {value!r}, {also}", code="stack-name")
+    taken = dict.fromkeys((*ENDPOINTS, *ks), "")
+    for loc, name in _named(stack):
+        if name.lower() in taken:  # file names of a cell may be told apart by nothing else
+            what = f"{name!r} is the name of another axis' value too, so that -m {name} would select both"
+            raise document.wrong(loc, f"{what}; rename it", code="stack-name")
+        taken[name.lower()] = name
+
+
+def _check_profiles(stack: Stack, document: Document) -> None:
+    """A workload that the file gives a profile is one of the stack's."""
+    for name, profile in stack.profiles.items():
+        own = document.tables.get("profiles", {}).get(name, {})
+        if "workload" in own and profile.workload not in stack.workloads:
+            what = f"unknown workload {profile.workload!r}{did_you_mean(profile.workload, stack.workloads)}"
+            raise document.wrong(
+                ("profiles", name, "workload"),
+                f"{what}; workloads has {', '.join(stack.workloads)}",
+                code="stack-name",
+            )
 
 
 def _check_arguments(stack: Stack, document: Document) -> None:

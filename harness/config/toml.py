@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ValidationError, ValidationInfo
 
 from harness.errors import BadInput
 from harness.results.files import merge_error, merge_left, read_text
+from harness.text.validation import first_fault
 
 _MOST_DEEP = 32
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -47,10 +48,7 @@ class Document:
         try:
             return kind.model_validate(self.tables, context=self.path.parent)
         except ValidationError as error:
-            found = error.errors(include_url=False)
-            # A key that is unknown explains one that is missing.
-            first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
-            raise self.wrong(tuple(str(part) for part in first["loc"]), first["msg"]) from None
+            raise self.wrong(*first_fault(error, kind, self.tables)) from None
 
     def wrong(self, key: tuple[str, ...], what: str, *, code: str = "wrong-field") -> BadInput:
         """The error that says what is wrong with a key; of the whole file where the key is empty."""

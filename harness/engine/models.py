@@ -24,6 +24,7 @@ from filelock import FileLock
 from harness.errors import BadInput, BadRecord
 from harness.results.files import read_json
 from harness.text.console import Say
+from harness.text.validation import did_you_mean, near_path
 
 _MANIFEST = "draftgate.json"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -69,27 +70,41 @@ def resolve(reference: str, *, say: Say, python: str | None = None) -> str:
         BadInput: the folder is not there or holds no model; no such embedded model; its package is
             not installed; the conversion failed.
     """
+    check_reference(reference)
     if reference.startswith("embedded:"):
         return str(_embedded(reference.removeprefix("embedded:"), say=say, python=python or sys.executable))
-    if reference.startswith("/"):
-        if not (Path(reference) / "config.json").is_file():
-            what = "holds no config.json" if Path(reference).is_dir() else "is not there"
+    return reference
+
+
+def check_reference(reference: str) -> None:
+    """Check that a reference leads to a model, as far as that shows without loading or converting it.
+
+    Raises:
+        BadInput: the folder is not there or holds no model, or there is no such embedded model.
+    """
+    if reference.startswith("embedded:"):
+        name = reference.removeprefix("embedded:")
+        if name not in EMBEDDED:
+            there = f"{did_you_mean(name, EMBEDDED)}; there are: {', '.join(EMBEDDED)}"
+            raise BadInput(f"no embedded model {name!r}{there}", code="model-missing")
+    elif reference.startswith("/"):
+        folder = Path(reference)
+        if not (folder / "config.json").is_file():
+            what = "holds no config.json" if folder.is_dir() else f"is not there{near_path(folder)}"
             raise BadInput(f"the model folder {reference} {what}", code="model-missing")
-        pickles = sorted(f.name for kind in ("*.bin", "*.pt", "*.pth") for f in Path(reference).glob(kind))
-        if pickles and not any(Path(reference).glob("*.safetensors")):
+        pickles = sorted(f.name for kind in ("*.bin", "*.pt", "*.pth") for f in folder.glob(kind))
+        if pickles and not any(folder.glob("*.safetensors")):
             raise BadInput(
                 f"the model folder {reference} holds weights as pickles alone ({pickles[0]}), which can run "
                 "code when they are loaded: convert them to safetensors",
                 code="model-pickles",
             )
-        return reference
-    if not _HUB_ID.fullmatch(reference):
+    elif not _HUB_ID.fullmatch(reference):
         raise BadInput(
             f"{reference!r} is not a model: give a path that starts with /, ~ or ., a hub id like org/name, "
             f"or embedded:NAME ({', '.join(EMBEDDED)})",
             code="model-missing",
         )
-    return reference
 
 
 def sha256_of(path: Path) -> str:
@@ -99,8 +114,6 @@ def sha256_of(path: Path) -> str:
 
 
 def _embedded(name: str, *, say: Say, python: str) -> Path:
-    if name not in EMBEDDED:
-        raise BadInput(f"no embedded model {name!r}; there are: {', '.join(EMBEDDED)}", code="model-missing")
     known = EMBEDDED[name]
     folder = cache_folder() / "models" / f"{name}-{known.gguf_sha256[:8]}"
     if _intact(folder):

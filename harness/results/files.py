@@ -17,6 +17,7 @@ import jiter
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import BadInput, BadRecord
+from harness.text.validation import first_fault
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _MERGE = re.compile(r"^(?:<{7}|>{7})(?= |\r?$)", re.MULTILINE)
@@ -52,9 +53,10 @@ class Line:
         try:
             return kind.model_validate(self.data)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            text = f"{self.where}, column {'.'.join(map(str, first['loc']))}: {first['msg']}"
-            text += f"; there are: {', '.join(sorted(self.data))}" if first["type"] == "missing" else ""
+            column, fault = first_fault(error, kind, self.data)
+            text = (
+                f"{self.where}, column {'.'.join(column)}: {fault}; there are: {', '.join(sorted(self.data))}"
+            )
             raise BadInput(text, code="damaged-rows") from None
 
 

@@ -27,6 +27,7 @@ from harness.results.conditions import Environment, Identity, Subject
 from harness.results.files import line_of, read_json
 from harness.results.whole import contradiction
 from harness.stats.acceptance import Tallies, Tally, histogram_of, tallies_of, tally_of, with_undrafted
+from harness.text.validation import first_fault
 
 SCHEMA: Literal[1] = 1
 RUN_FILE = "run.json"
@@ -339,7 +340,6 @@ def validated(data: Any, kind: type[R], *, where: str) -> R:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "record"
+        field, fault = first_fault(error, kind, data)
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise BadRecord(f"{where}: field {field}: {first['msg']}{more}") from None
+        raise BadRecord(f"{where}: field {'.'.join(field) or 'record'}: {fault}{more}") from None

@@ -104,7 +104,7 @@ def test_a_damaged_prediction_is_named(pytester: pytest.Pytester, suite: Path) -
     result = run(pytester, "--collect-only", "bench_suites/test_parity.py")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*validation.jsonl, line 1: field id: Field required*"])
+    result.stderr.fnmatch_lines(["*validation.jsonl, line 1: field id: it is missing*"])
 
 
 @pytest.mark.usefixtures("suite")

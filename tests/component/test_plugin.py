@@ -265,7 +265,10 @@ def test_a_duration_is_told_in_its_unit(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--profile", "quik"), "--profile quik: unknown profile; there are: quick, gate, field, long"),
+        (
+            ("--profile", "quik"),
+            "--profile quik: unknown profile .did you mean 'quick'.*; there are: quick, gate, field, long",
+        ),
         (("--workload", "poem"), "--workload poem: unknown workload; there are: instruct, code, summary"),
         (("--prompts", "0"), "--prompts 0: must be 1 or more"),
         (("--max-tokens", "-1"), "--max-tokens -1: must be 1 or more"),

@@ -1,0 +1,255 @@
+"""A mistake on the command line or in a stack gets a sentence, before a plan, a folder or a server."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAD = 'schema = 1\nname = "tiny"\n[target]\nmodel = "org/tiny"\n'
+NONE = "[drafters.none]\n"
+NGRAM = '[drafters.ngram]\nmethod = "ngram"\nk = [2]\n'
+ENGINE = {
+    "config/speculative.py": 'Method = Literal["ngram", "eagle3"]\nclass SpeculativeConfig:\n'
+    "    prompt_lookup_max: int\n    model: str\n",
+    "config/observability.py": "",
+    "engine/arg_utils.py": "class EngineArgs:\n    max_model_len: int\n    enable_prefix_caching: bool\n",
+    "entrypoints/openai/cli_args.py": 'class FrontendArgs:\n    port: int\nadd("--headless")\n',
+    "__init__.py": "",
+}
+"""The sources of an engine, as far as they are read."""
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """An interpreter that says where such an engine lies."""
+    package = tmp_path / "engine" / "vllm"
+    for name, text in ENGINE.items():
+        path = package / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\necho \'["{package}", "0.30.0", "vllm"]\'\n', encoding="utf-8")
+    script.chmod(0o755)
+    return script
+
+
+Collect = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """The plugin sets a handler for SIGTERM; this process keeps its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def collect(pytester: pytest.Pytester, python: Path) -> Collect:
+    """`pytest bench_suites --collect-only` on a stack of this text."""
+    shutil.copytree(ROOT / "bench_suites", pytester.path / "bench_suites")
+
+    def run(text: str, *words: str, path: str = "", only: bool = True) -> pytest.RunResult:
+        pytester.path.joinpath("tiny.toml").write_text(text.replace("PYTHON", str(python)), encoding="utf-8")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)  # they are imported already
+            return pytester.runpytest_inprocess(
+                "-p", "harness.plugin", "-p", "fixtures.bench", "-p", "no:cacheprovider", "--strict-markers",
+                "-q", *(["--collect-only"] if only else []), "--stack", "./tiny.toml", f"bench_suites{path}",
+                *words,
+            )  # fmt: skip
+
+    return run
+
+
+def refused(done: pytest.RunResult, code: str, *says: str) -> None:
+    """A usage error of one sentence: no plan, no cell, no folder."""
+    text = "\n".join([*done.outlines, *done.errlines])
+    assert done.ret == pytest.ExitCode.USAGE_ERROR, text
+    for word in (code and f"[{code}]", *says):
+        assert word in "\n".join(done.errlines), text
+    assert "records go to" not in text
+    assert "::test_" not in text
+    assert "Traceback" not in text
+    assert "INTERNALERROR" not in text
+
+
+def cells(done: pytest.RunResult) -> list[str]:
+    return [line.split("[")[1].rstrip("]") for line in done.outlines if "::test_" in line]
+
+
+# What a stack brings
+
+
+def test_a_workload_of_ones_own_needs_no_option(collect: Collect) -> None:
+    done = collect('workloads = ["gsm"]\n' + HEAD + NONE)
+
+    refused(done, "no-prompts", "workload 'gsm'")
+    assert "instruct" not in "".join(done.errlines)
+
+
+def test_names_may_contain_other_values(collect: Collect) -> None:
+    text = HEAD + NONE + NGRAM.replace(".ngram", ".opendraft") + NGRAM.replace(".ngram", ".decode")
+
+    assert cells(collect(text, "-m", "en and chat")) == [
+        f"chat-en-instruct-{d}" for d in ("none", "opendraft-k2", "decode-k2")
+    ]
+    assert cells(collect(text, "-m", "opendraft and zh and raw")) == ["raw-zh-instruct-opendraft-k2"]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "loose"),
+    [
+        ("zh", 0),
+        ("chat and zh", 0),
+        ("not zh", 0),
+        ("ngram and not raw", 2),
+        ("ngram or zh", 2),
+        ("ngram and not ngram2", 0),
+    ],
+)
+def test_a_loose_k_is_warned_of_where_it_picked_too_much(collect: Collect, keyword: str, loose: int) -> None:
+    text = HEAD + NONE + NGRAM + NGRAM.replace(".ngram", ".ngram2")
+
+    done = collect(text, "-k", keyword)
+
+    assert cells(done)
+    warned = f"it also selected {loose} cells" if loose else "matches any part"
+    assert (warned in "\n".join(done.outlines)) is bool(loose)
+
+
+def test_a_stack_that_drafts_nothing_has_no_case_of_a_suite_about_drafters(collect: Collect) -> None:
+    done = collect(HEAD + NONE)
+
+    assert cells(done) == [f"{e}-{la}-instruct-none" for e in ("chat", "raw") for la in ("en", "zh")]
+    for suite in ("speed", "lossless", "endpoints"):
+        refused(collect(HEAD + NONE, path=f"/test_{suite}.py"), "", "has no drafter but none")
+
+
+# What is misspelt
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        (NGRAM.replace('"ngram"', '"ngarm"'), "unknown-to-engine", "did you mean 'ngram'"),
+        (NGRAM + "prompt_lookup_mx = 3\n", "unknown-to-engine", "did you mean 'prompt_lookup_max'"),
+        ("[engine.args]\nmax_modle_len = 4\n", "unknown-to-engine", "did you mean 'max_model_len'"),
+        ("[engine.args]\nmax-model-lan = 4\n", "unknown-to-engine", "did you mean 'max_model_len'"),
+        (NGRAM + 'model = "./bench_suite"\n', "model-missing", "did you mean 'bench_suites'"),
+        (NGRAM + 'model = "/nowhere/at/all"\n', "model-missing", "there is no folder /nowhere"),
+        (NGRAM + 'model = "embedded:smollm"\n', "model-missing", "no embedded model"),
+        (NGRAM + 'model = "a model"\n', "model-missing", "is not a model"),
+        ("[engin]\n", "wrong-field", "did you mean 'engine'"),
+        (NGRAM.replace("k =", "K ="), "stack-drafter", "has no k"),
+        ('[profiles.gate]\ncashe = "off"\n', "wrong-field", "did you mean 'cache'"),
+    ],
+)
+def test_what_is_misspelt_is_said_before_the_plan(collect: Collect, text: str, code: str, says: str) -> None:
+    engine = "" if text.startswith("[engine") else '[engine]\npython = "PYTHON"\n'
+    if text.startswith("[engine.args]"):
+        text = '[engine]\npython = "PYTHON"\n' + text
+    refused(collect(HEAD + NONE + engine + text), code, says)
+
+
+def test_what_the_engine_knows_passes(collect: Collect) -> None:
+    text = (
+        '[engine]\npython = "PYTHON"\n[engine.args]\nmax-model-len = 9\nheadless = true\n'
+        "no_enable_prefix_caching = true\n"
+    )
+
+    assert len(cells(collect(HEAD + NONE + NGRAM + "prompt_lookup_max = 3\n" + text))) == 8
+
+
+def test_an_engine_that_is_not_there_is_said_before_the_plan(collect: Collect) -> None:
+    refused(
+        collect(HEAD + '[engine]\npython = "/no/such/python"\n' + NONE), "engine-missing", "/no/such/python"
+    )
+
+
+def test_a_drafter_that_is_not_selected_may_be_of_another_engine(collect: Collect) -> None:
+    text = (
+        HEAD
+        + '[engine]\npython = "PYTHON"\n'
+        + NONE
+        + NGRAM
+        + NGRAM.replace('.ngram]\nmethod = "n', '.b]\nmethod = "m')
+    )
+
+    assert len(cells(collect(text, "-m", "not b"))) == 8
+    refused(collect(text, "-m", "b"), "unknown-to-engine", "mgram")
+
+
+def test_a_server_that_runs_already_is_asked_and_not_the_engine_here(collect: Collect) -> None:
+    text = HEAD + NONE + NGRAM.replace('"ngram"', '"mgram"')
+
+    assert len(cells(collect(text, "--server-url", "http://127.0.0.1:1", "-m", "ngram"))) == 4
+
+
+# What the command line says
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--stack", "smollm2-gpu"),
+        ("--stack=smollm2-gpu",),
+        ("--profile", "gate", "--profile=quick"),
+        ("--server-url", "http://127.0.0.1:1", "--server-url", "http://127.0.0.1:2"),
+        ("--gate", "off", "--gate", "off"),
+    ],
+)
+def test_an_option_that_takes_one_value_is_not_given_two(collect: Collect, words: tuple[str, ...]) -> None:
+    refused(collect(HEAD + NONE, *words), "option-value", f"{words[0].split('=')[0]} is given twice")
+
+
+def test_several_workloads_are_no_repetition(collect: Collect) -> None:
+    done = collect(HEAD + NONE, "--workload", "code", "--workload", "summary", "-m", "chat and en")
+
+    assert cells(done) == ["chat-en-code-none", "chat-en-summary-none"]
+
+
+@pytest.mark.parametrize("words", [("-m", "nothing"), ("-m", "chat and nonne"), ("-k", "nonne")])
+def test_a_word_that_selects_nothing_gets_the_values_there_are(
+    collect: Collect, words: tuple[str, ...], pytester: pytest.Pytester
+) -> None:
+    for only in (True, False):
+        done = collect(HEAD + NONE, *words, only=only)
+        refused(done, "", f"no cell matches {words[1]!r}", "endpoints chat, raw")
+        assert ("did you mean 'none'" in "".join(done.errlines)) is ("nonne" in words[1])
+    assert not (pytester.path / "results").exists()
+
+
+@pytest.mark.parametrize("suite", ["speed", "lossless", "selfcheck"])
+@pytest.mark.parametrize("workers", [(), ("-n", "1")])
+def test_a_suite_that_starts_its_own_servers_is_not_attached(
+    collect: Collect, suite: str, workers: tuple[str, ...]
+) -> None:
+    words = ("--server-url", "http://127.0.0.1:1", *workers)
+    done = collect(HEAD + NONE + NGRAM, *words, path=f"/test_{suite}.py", only=not workers)
+    text = "\n".join([*done.outlines, *done.errlines])
+
+    assert done.ret != 0
+    assert f"test_{suite}.py start servers of their own" in text
+    assert "attach" not in text
+
+
+@pytest.mark.parametrize(("asked", "said"), [("5000", True), ("8", False)])
+def test_fewer_prompts_than_asked_for_are_said(collect: Collect, asked: str, *, said: bool) -> None:
+    done = collect(HEAD + NONE, "--prompts", asked)
+
+    assert (f"(of {asked} asked for" in "\n".join(done.outlines)) is said
+
+
+def test_a_folder_of_baselines_that_is_not_there_is_said(collect: Collect, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "levels")
+    missing = str(tmp_path / "levles")
+
+    refused(collect(HEAD + NONE, "--baselines", missing), "no-cells", "did you mean 'levels'")
+    assert cells(collect(HEAD + NONE, "--baselines", missing, "--update-baselines"))
