@@ -19,7 +19,7 @@ from harness.report.compare_table import document
 from harness.report.labels import Axis
 from harness.results.files import write_atomically
 from harness.text import render
-from harness.text.console import complain, show
+from harness.text.console import complain, settle_in, show
 
 INVALID = 2
 _MODULES = {
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Whatever a user gave that cannot be used ends in one sentence on standard error and exit code 2.
     """
+    settle_in()
     argv = sys.argv[1:] if argv is None else argv
     parser, commands = _parsers(argv)
     try:

@@ -34,6 +34,7 @@ from harness.suites import acceptance
 from harness.suites.runner import kept, sections
 from harness.suites.selfcheck import MARKER
 from harness.text import render
+from harness.text.console import Outlet, settle_in
 from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
 DATA = Path(__file__).resolve().parent.parent / "fixtures"
@@ -49,8 +50,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser.getgroup("draftgate", "speculative decoding (draftgate)").addoption)
 
 
+@pytest.hookimpl(trylast=True)  # when the terminal's reporter is there
 def pytest_configure(config: pytest.Config) -> None:
     """Make a marker of every axis value, so that `-m "chat and zh"` is exact."""
+    settle_in()
+    writer = config.get_terminal_writer() if config.pluginmanager.has_plugin("terminalreporter") else None
+    if writer is not None:
+        writer._file = Outlet(writer._file)  # noqa: SLF001 - pytest has no other door
     config.addinivalue_line("markers", "cells: a benchmark over endpoint x language x workload x drafter x k")
     config.addinivalue_line("markers", f"{MARKER}: known answers for the whole chain")
     try:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import BadInput, DraftgateError
-from harness.text.console import Say
+from harness.text.console import Rarely, Say, redraws, settle_in
 from training import stages
 from training.recipe import find_recipe, load_recipe
 from training.servers import open_slot
@@ -25,6 +25,7 @@ EXTRA = ("hs_connectors", "matplotlib", "speculators", "tomli_w")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 0 done, 1 a stage failed, 2 bad input, 130 interrupted."""
+    settle_in()
     words = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(words)
     options.work = options.work.resolve()
@@ -125,19 +126,16 @@ def quiet(log: Path) -> None:
 def speaker(log: Path) -> Say:
     """A function that writes progress to standard error, and lines that stay also to a log."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    terminal = sys.stderr.isatty()
-    last = 0.0
+    terminal, rarely = redraws(sys.stderr), Rarely()
 
     def say(text: str) -> None:
-        nonlocal last
         text = text.rstrip("\n")
         if not text:
             return
         if text.startswith("\r"):
             if terminal:
                 sys.stderr.write(f"\r\x1b[2K{text[1:]}")
-            elif time.monotonic() - last > 20:  # noqa: PLR2004 - a line every 20 s into a log
-                last = time.monotonic()
+            elif rarely():
                 sys.stderr.write(f"{text[1:]}\n")
         else:
             sys.stderr.write(("\r\x1b[2K" if terminal else "") + text + "\n")

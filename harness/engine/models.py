@@ -118,11 +118,21 @@ def _embedded(name: str, *, say: Say, python: str) -> Path:
     folder = cache_folder() / "models" / f"{name}-{known.gguf_sha256[:8]}"
     if _intact(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
     say(f"draftgate: preparing {name} in {folder.parent} (once, half a minute)")
-    with FileLock(folder.with_suffix(".lock")):
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise BadInput(
+            f"cannot write the model to {folder}: {error.strerror}; name another cache in DRAFTGATE_CACHE",
+            code="embedded-model",
+        ) from None
+    try:
         if not _intact(folder):  # another process may have made it while we waited
             _convert(name, known, folder, say=say, python=python)
+    finally:
+        lock.release()
     return folder
 
 

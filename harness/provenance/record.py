@@ -24,7 +24,7 @@ from harness.config.cells import Cell
 from harness.engine.facts import EngineFacts, engine_facts, served_name
 from harness.engine.models import cache_folder, sha256_of
 from harness.engine.server import Server
-from harness.errors import ServerFailed
+from harness.errors import BadInput, ServerFailed
 from harness.provenance.hardware import UNVERIFIED, clocks, packages_of
 from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files
 from harness.results.conditions import Identity, Patch, Subject
@@ -239,7 +239,8 @@ def _cached_hash(file: Path) -> str:
         known = ""
     if not re.fullmatch(r"[0-9a-f]{64}", known):
         known = sha256_of(file)
-        write_atomically(note, known)
+        with contextlib.suppress(BadInput):  # then it is made again next time
+            write_atomically(note, known)
     return known
 
 

@@ -7,6 +7,7 @@ the patch, and the definitions of our own figures. Only a sound instrument is re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import math
@@ -24,7 +25,7 @@ from harness.engine.facts import engine_facts
 from harness.engine.models import cache_folder, resolve, sha256_of
 from harness.engine.slot import Slot
 from harness.engine.watchdog import STALL_SECONDS
-from harness.errors import BadRecord, DraftgateError
+from harness.errors import BadInput, BadRecord, DraftgateError
 from harness.measure.probe import Answer, ask
 from harness.measure.validity import total
 from harness.provenance.hardware import environment
@@ -121,15 +122,24 @@ def ensure(
     spec = self_spec(stack, prefix_cache=prefix_cache)
     target = resolve(spec.target.model, say=say, python=spec.engine_python)
     path = cache_folder() / "self-checks" / f"{key_of(spec, target=target, patch=patch)}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with contextlib.ExitStack() as locked:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            locked.enter_context(FileLock(path.with_suffix(".lock")))
+            unwritable = ""
+        except OSError as error:
+            unwritable = f"cannot write {path.parent}: {error.strerror}"
         if not again and (remembered := _remembered(path)):
             return remembered
-        say("draftgate: self-check: the target drafts for itself on a server of its own (then remembered)")
+        how = "then remembered" if not unwritable else f"in every run: {unwritable}"
+        say(f"draftgate: self-check: the target drafts for itself on a server of its own ({how})")
         found = check_itself(slot.get(spec), prompts, say=say, stall_seconds=stall_seconds)
         slot.close()
-        if not found.broken:
-            write_atomically(path, found.model_dump_json(by_alias=True, indent=1) + "\n")
+        if not (found.broken or unwritable):
+            try:
+                write_atomically(path, found.model_dump_json(by_alias=True, indent=1) + "\n")
+            except BadInput as error:
+                say(f"draftgate: self-check: not remembered: {error}")
         return found
 
 

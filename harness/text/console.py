@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import io
 import os
 import sys
+import tempfile
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
 
 from harness.errors import BadInput
 from harness.text.render import visible
@@ -21,11 +27,10 @@ def show(text: str) -> None:
         BadInput: it cannot be written to. A reader that stopped reading, like `head`, is no error.
     """
     try:
-        sys.stdout.write(_plain(text, sys.stdout.encoding))
+        sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        # Python would complain again when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             raise BadInput(
                 f"cannot write to standard output: {error.strerror}", code="cannot-print"
@@ -39,10 +44,76 @@ def say(text: str) -> None:
 
 def complain(text: str) -> None:
     """Write a sentence to standard error."""
-    sys.stderr.write(_plain(f"draftgate: {visible(text)}\n", sys.stderr.encoding))
+    sys.stderr.write(f"draftgate: {visible(text)}\n")
 
 
-def _plain(text: str, encoding: str | None) -> str:
-    """What this stream can write: a terminal that has no em dash gets an escape, not a traceback."""
-    encoding = encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+def settle_in() -> None:
+    """Make this process at home where it was started: whatever it prints can be written, and it has a home.
+
+    A character that a stream cannot write becomes an escape. A user whom the system does not know, and who
+    has no HOME, gets one among the temporary files: libraries look for theirs there.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        Path.home()
+    except RuntimeError:
+        user = f"uid-{os.getuid()}"
+        home = Path(tempfile.gettempdir()) / f"draftgate-{user}"
+        home.mkdir(mode=0o700, exist_ok=True)
+        os.environ.update(HOME=str(home), USER=user, LOGNAME=user)
+
+
+class Outlet:
+    """A stream for a run that must not end because nobody can read its lines: `| head`, a full disk."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to `stream` for as long as that is possible."""
+        self._stream, self._said = stream, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        """Write, or give up on the stream."""
+        self._try(lambda: self._stream.write(text))
+
+    def flush(self) -> None:
+        """Flush, or give up on the stream."""
+        self._try(self._stream.flush)
+
+    def _try(self, what: Callable[[], object]) -> None:
+        try:
+            what()
+        except OSError as error:
+            _give_up(self._stream)
+            if not (self._said or isinstance(error, BrokenPipeError)):
+                self._said = True
+                with contextlib.suppress(OSError):
+                    complain(f"cannot write to standard output: {error.strerror}; the run goes on")
+
+
+def _give_up(stream: TextIO) -> None:
+    """Send what comes to nowhere: Python would complain again when it closes the stream."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def redraws(stream: Any) -> bool:
+    """It is a terminal where a line may stand over the last one. FORCE_COLOR makes none of a log."""
+    return bool(stream.isatty()) and os.environ.get("TERM", "dumb") != "dumb"
+
+
+class Rarely:
+    """Says yes when so much time has passed since it was made, or since it last said yes."""
+
+    def __init__(self, seconds: float = 60, clock: Callable[[], float] = time.monotonic) -> None:
+        """For a line of progress in a log."""
+        self._seconds, self._clock, self._last = seconds, clock, clock()
+
+    def __call__(self) -> bool:
+        """Whether it is time again."""
+        if self._clock() - self._last < self._seconds:
+            return False
+        self._last = self._clock()
+        return True
