@@ -6,6 +6,7 @@ What it does not say is no reason to refuse it: the stack is believed then, and 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from harness.config.cells import ServerSpec
@@ -14,7 +15,7 @@ from harness.engine.facts import served_name
 from harness.engine.http import NO_KEY, NOT_SHOWN, Http, NoAnswer
 from harness.engine.server import Server
 from harness.errors import ServerFailed
-from harness.text.redaction import without_keys
+from harness.text.redaction import without_keys, without_secrets
 
 UNVERIFIED = "unverified"
 
@@ -62,7 +63,7 @@ def _model(asked: Http, spec: ServerSpec) -> tuple[str, *tuple[str, ...]]:
     if wanted in names:
         return (wanted,)
     for name, card in zip(names, cards, strict=True):
-        if _is_target(card, spec.target.model):
+        if spec.target.served_name is None and _is_target(card, spec.target.model):
             called = f"the server calls the target {without_keys(name)}, the stack {wanted}"
             return name, f"{called}: they are taken as the same model"
     raise ServerFailed(
@@ -83,9 +84,15 @@ def _is_target(card: dict[str, Any], reference: str) -> bool:
 
 
 def _same(name: str, reference: str) -> bool:
-    one, other = (text.rstrip("/").casefold().split("/") for text in (name, reference))
+    one, other = (_hub_id(text).rstrip("/").casefold().split("/") for text in (name, reference))
     ids_of_the_hub = len(one) == len(other) == 2  # noqa: PLR2004 - an owner and a name
     return one == other if ids_of_the_hub else one[-1] == other[-1] != ""
+
+
+def _hub_id(text: str) -> str:
+    """The id that a folder of the hub's cache is of; any other text as it is."""
+    cached = re.search(r"models--([^/]+)/snapshots/", text)
+    return cached[1].replace("--", "/", 1) if cached else text
 
 
 def _counters(asked: Http) -> tuple[metrics.SpecCounters | None, *tuple[str, ...]]:
@@ -120,7 +127,8 @@ def _check_drafter(url: str, spec: ServerSpec, counters: metrics.SpecCounters) -
 def _drafter_as_said(spec: ServerSpec) -> tuple[str, ...]:
     if spec.speculative is None:
         return ()
-    said = ", ".join(f"{name} {json.dumps(value)}" for name, value in spec.speculative.items())
+    known = without_secrets(dict(spec.speculative))
+    said = ", ".join(f"{name} {json.dumps(value)}" for name, value in known.items())
     return (f"the drafter is as the stack says ({said}): no server tells what it drafts with",)
 
 

@@ -181,7 +181,7 @@ def pair(
     return Pairs(
         prompts=tuple(pairs),
         notes=tuple(notes),
-        same_drafter=_drafting(old) == _drafting(new),
+        same_drafter=_same_drafter(old, new),
         counts=counts,
         silenced=silenced,
         same_start=bool(old.cell.k)
@@ -192,10 +192,15 @@ def pair(
     )
 
 
-def _drafting(record: CellRecord) -> tuple[object, ...]:
-    """What two cells must share to have the same drafter: a retrained head of the same name is another."""
-    subject, cell = record.subject, record.cell
-    return cell.drafter, cell.k, subject.method, subject.settings, subject.weights
+def _same_drafter(old: CellRecord, new: CellRecord) -> bool:
+    """Whether two cells have the same drafter: a retrained head of the same name is another."""
+    if (old.cell.drafter, old.cell.k) != (new.cell.drafter, new.cell.k):
+        return False
+    sides = (old.subject, new.subject)
+    if any(side.method is None for side in sides) and any(side.unverified for side in sides):
+        return True  # an older file does not say what a server that was not ours drafted with
+    one, other = ((side.method, side.settings, side.weights) for side in sides)
+    return one == other
 
 
 Answers = tuple[PromptRecord, ...]

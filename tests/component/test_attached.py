@@ -183,12 +183,14 @@ SAME = [
     ({"id": "org/tiny"}, "/models/tiny"),
     ({"id": "/models/tiny"}, "embedded:tiny"),
     ({"id": "prod", "root": "org/tiny"}, "org/tiny"),
+    ({"id": "prod", "root": "/c/hub/models--org--tiny/snapshots/abc"}, "org/tiny"),
     ({"id": "prod", "root": "org/tiny", "parent": None}, "org/tiny"),
 ]
 OTHER = [
     ({"id": "another/tiny"}, "org/tiny"),
     ({"id": "org/tiny-awq"}, "org/tiny"),
     ({"id": "prod", "root": "another/tiny"}, "org/tiny"),
+    ({"id": "/c/hub/models--another--tiny/snapshots/abc"}, "org/tiny"),
     ({"id": "adapter", "root": "org/tiny", "parent": "base"}, "org/tiny"),
     ({"id": ""}, "org/tiny"),
     ({"id": None, "root": 5}, "org/tiny"),
@@ -210,6 +212,14 @@ def test_a_server_of_another_model_is_not(vllm: VllmLike, card: dict[str, Any], 
     vllm.replies["/v1/models"] = as_json({"data": [card]})
     with pytest.raises(ServerFailed) as caught:
         attach(vllm.url, dataclasses.replace(plain(), target=Target(model=model)), key=None)
+    assert caught.value.code == "other-model"
+
+
+def test_a_name_that_the_stack_gives_is_the_only_one(vllm: VllmLike) -> None:
+    target = Target(model="org/tiny", served_name="another")
+    vllm.replies["/v1/models"] = as_json({"data": [{"id": "org/tiny", "root": "org/tiny"}]})
+    with pytest.raises(ServerFailed) as caught:
+        attach(vllm.url, dataclasses.replace(plain(), target=target), key=None)
     assert caught.value.code == "other-model"
 
 
@@ -300,6 +310,11 @@ def test_answers_that_another_drafter_would_give_are_a_finding(
     record = measured(drafts, drafting(method), tmp_path)
     assert ("not-as-said" in codes(record)) is doubted
     assert record.valid
+
+
+def test_what_is_said_of_a_drafter_names_no_home(drafts: VllmLike, tmp_path: Path) -> None:
+    record = measured(drafts, drafting("draft_model", model=f"{Path.home()}/small"), tmp_path)
+    assert str(Path.home()) not in str(record.findings)
 
 
 def test_an_engine_that_drafts_less_when_it_is_busy_is_not_doubted(drafts: VllmLike, tmp_path: Path) -> None:

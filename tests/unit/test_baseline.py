@@ -10,7 +10,7 @@ from harness.errors import BadInput, BadRecord
 from harness.judge import baselines
 from harness.judge.baselines import ANCHOR, device_name, find, find_anchor, move_anchor, path_of, store
 from harness.judge.pairing import Refused, pair
-from harness.results.conditions import Environment, Identity
+from harness.results.conditions import Environment, Identity, Subject
 from harness.results.records import CellRecord, dump_cell, load
 from tests.factories.records import cell_name, prompt_record
 from tests.factories.simulated import HARD, IDENTITY, SAMPLED, cell, drafter, edited, some, worse
@@ -289,6 +289,22 @@ def test_prompts_that_were_renamed_or_swapped_are_found_by_what_they_are(first: 
         pairs = pair(old, old.model_copy(update={"prompts": tuple(new)}))
         assert len(pairs.prompts) == 10
         assert all(a[0].prompt_hash == b[0].prompt_hash for a, b in pairs.prompts)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ({"method": "suffix"}, {"method": "suffix", "unverified": ["method"]}, True),
+        ({"method": None}, {"method": "suffix", "unverified": ["method"]}, True),  # of an older version
+        ({"method": None}, {"method": "suffix"}, False),
+        ({"method": "ngram"}, {"method": "suffix", "unverified": ["method"]}, False),
+    ],
+)
+def test_a_drafter_that_the_stack_named_is_compared_by_what_it_said(
+    first: CellRecord, old: dict[str, Any], new: dict[str, Any], *, same: bool
+) -> None:
+    sides = [first.model_copy(update={"subject": Subject.model_validate(side)}) for side in (old, new)]
+    assert pair(*sides).same_drafter is same
 
 
 def test_the_hashes_of_a_prompt_say_what_they_are_of() -> None:
