@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import get_args
 
 from harness.errors import BadInput, DraftgateError
 from harness.judge.baselines import move_anchor
-from harness.judge.collect import collect
+from harness.judge.collect import Side, collect, of_drafter
 from harness.judge.compare import compare
 from harness.report import export
 from harness.report.compare_table import document
@@ -20,12 +21,18 @@ from harness.report.labels import Axis
 from harness.results.files import write_atomically
 from harness.text import render
 from harness.text.console import complain, settle_in, show
+from harness.text.validation import near_path
 
 INVALID = 2
+_OTHERWISE_CALLED = {"list": "listing"}
+"""Modules of commands that another name would hide."""
+_FORMATS = {".md": "markdown", ".markdown": "markdown", ".csv": "csv", ".json": "json"}
+"""Of a file, by the end of its name."""
 _MODULES = {
     "watch": "watch whether a server works or hangs, and restart it",
     "doctor": "check whether this machine can measure a stack correctly",
     "claims": "compare the figures of a Markdown file with their records",
+    "list": "list stacks, profiles, drafters, prompts or suites",
 }
 """Commands of `harness.commands`. Each is imported only when it is asked for: some take half a second."""
 
@@ -57,12 +64,15 @@ def _parsers(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, ar
     parser = argparse.ArgumentParser(
         prog="draftgate", description="Judge speculative decoding by paired statistics."
     )
+    version = f"draftgate {importlib.metadata.version('draftgate')}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     comparing = commands.add_parser(
         "compare",
         help="set runs, baselines or cells side by side",
         description="Set runs, baselines or cells side by side. "
-        "Exit code: 0 nothing regressed, 1 regressed, 2 refused or invalid, 3 inconclusive under --strict.",
+        "Exit code: 0 nothing regressed, 1 regressed, 2 refused or invalid, 3 a cell has no partner, or is "
+        "inconclusive under --strict.",
     )
     add = comparing.add_argument
     what = "BASE NEW [NEW...]: runs, folders of baselines or cells, or cell files; each NEW against BASE"
@@ -73,8 +83,12 @@ def _parsers(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, ar
     )
     add("--across", metavar="FIELD", action="append", default=[], help=across)
     add("--pivot", choices=get_args(Axis), help="make an axis columns of the table; one PATH is enough")
-    add("--format", choices=("table", "markdown", "csv", "json"), default="table", help="(table)")
+    add("--old", metavar="DRAFTER", help="of one PATH the cells of this drafter, like ngram or ngram-k4 ...")
+    add("--new", metavar="DRAFTER", help="... compared with those of this one, on the same prompts")
+    forms = "(table; else what the name of --output ends with: .md, .csv, .json)"
+    add("--format", choices=("table", "markdown", "csv", "json"), help=forms)
     add("--output", metavar="FILE", type=Path, help="write there, not to standard output")
+    add("--partial", action="store_true", help="cells that only one side has are no reason to exit with 3")
     add("--strict", action="store_true", help="exit with 3 where a cell is inconclusive")
     comparing.set_defaults(run=_compare)
     moving = commands.add_parser(
@@ -91,39 +105,61 @@ def _parsers(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, ar
     for name, text in _MODULES.items():
         parsers[name] = commands.add_parser(name, help=text)
         if name in argv:
-            importlib.import_module(f"harness.commands.{name}").add_arguments(parsers[name])
+            module = _OTHERWISE_CALLED.get(name, name)
+            importlib.import_module(f"harness.commands.{module}").add_arguments(parsers[name])
     return parser, parsers
 
 
 def _compare(options: argparse.Namespace) -> int:
-    lines = options.format in ("csv", "json")
+    form = options.format or _FORMATS.get(options.output.suffix if options.output else "", "table")
+    lines = form in ("csv", "json")
     if options.pivot and lines:
         raise BadInput(
-            f"--pivot makes columns of a table; {options.format} has every cell apart, so leave --pivot out",
+            f"--pivot makes columns of a table; {form} has every cell apart, so leave --pivot out",
             code="compare-option",
         )
-    if len(options.paths) == 1 and not (options.pivot or lines):
+    if options.output and not options.output.parent.is_dir():  # probably misspelt, so it is not made
         raise BadInput(
-            f"{options.paths[0]} alone: name what to compare it with, or --pivot an axis",
+            f"--output {options.output}: there is no folder {options.output.parent}"
+            f"{near_path(options.output.parent)}; make it first",
+            code="cannot-write",
+        )
+    # No record refers to itself: looking for some that do takes a seventh of the time.
+    gc.set_threshold(100_000)
+    sides = _sides(options)
+    if len(sides) == 1 and not (options.pivot or lines):
+        raise BadInput(
+            f"{options.paths[0]} alone: name what to compare it with, --old and --new drafters of it, or "
+            "--pivot an axis",
             code="compare-option",
         )
-    gc.set_threshold(
-        100_000
-    )  # no record refers to itself: looking for some that do takes a seventh of the time
-    result = compare([collect(path) for path in options.paths], across=tuple(dict.fromkeys(options.across)))
-    code = result.exit_code(strict=options.strict)
-    if options.format == "json":
+    result = compare(sides, across=tuple(dict.fromkeys(options.across)))
+    code = result.exit_code(strict=options.strict, partial=options.partial)
+    if form == "json":
         text = render.as_json(export.as_data(result, exit_code=code))
-    elif options.format == "csv":
+    elif form == "csv":
         text = render.as_csv(*export.csv_rows(result))
     else:
         page = document(result, pivot=options.pivot)
-        text = render.as_text(page) if options.format == "table" else render.as_markdown(page)
+        text = render.as_text(page) if form == "table" else render.as_markdown(page)
     if options.output:
         write_atomically(options.output, text)
     else:
         show(text)
     return code
+
+
+def _sides(options: argparse.Namespace) -> list[Side]:
+    """A side for each path; of one run two: the cells of one drafter, and those of another."""
+    sides = [collect(path) for path in options.paths]
+    if not (options.old or options.new):
+        return sides
+    if not (options.old and options.new and len(sides) == 1):
+        raise BadInput(
+            "--old DRAFTER and --new DRAFTER go together, with one PATH that holds the cells of both",
+            code="compare-option",
+        )
+    return [of_drafter(sides[0], name) for name in (options.old, options.new)]
 
 
 def _anchor(options: argparse.Namespace) -> int:

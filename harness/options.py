@@ -29,6 +29,10 @@ _AS_GIVEN = ("confirm", "gate", "max_tokens", "pairs", "prompts", "repeats", "re
 """Fields of `Options` that are what the command line says."""
 
 
+_NAMING = frozenset({"--stack", "--profile", "--server-url", "--compare", "--baselines", "--results"})
+"""Options that name one thing to measure, or to measure it by."""
+
+
 def add_options(add: Callable[..., None]) -> None:
     """Tell the command line's parser what there is to say."""
     add("--stack", metavar="NAME|PATH", default=DEFAULT_STACK, help=f"stack to measure ({DEFAULT_STACK})")
@@ -83,21 +87,14 @@ def refuse_repeated(words: Sequence[str]) -> None:
         words: of the command line. What a configuration file adds to them may be said again.
 
     Raises:
-        BadInput: an option that takes one value has several.
+        BadInput: an option that names one thing is there twice.
     """
-    single: set[str] = set()
-
-    def add(*flags: str, **how: Any) -> None:
-        if how.get("action") is None:
-            single.update(flags)
-
-    add_options(add)
     said: set[str] = set()
     for word in words:
         flag = word.split("=", 1)[0]
         if flag in said:
             raise BadInput(f"{flag} is given twice: name one", code="option-value")
-        said.update({flag} & single)
+        said.update({flag} & _NAMING)
 
 
 def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words: Sequence[str]) -> Options:

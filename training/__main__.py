@@ -19,8 +19,8 @@ from training.recipe import find_recipe, load_recipe
 from training.servers import open_slot
 
 INVALID, INTERRUPTED = 2, 130
-EXTRA = ("hs_connectors", "matplotlib", "speculators", "tomli_w")
-"""Packages of the extra `train`, which the stages import."""
+EXTRA = ("datasets", "hs_connectors", "matplotlib", "speculators", "tomli_w", "torch", "transformers")
+"""Packages that the stages import: of the extra `train`, and of the engine beside it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

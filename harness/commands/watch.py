@@ -71,8 +71,11 @@ def run(options: argparse.Namespace) -> int:
     command = None if options.restart is None else _command(options.restart)
     process = None
     try:
-        with contextlib.suppress(NoAnswer):  # it may still be starting
+        try:
             metrics.fetch(server)
+        except NoAnswer as error:  # it may still be starting
+            if command is None:
+                say(f"{error}; waiting {options.stall_seconds:g} s for it")
         for number in range(1, MOST_STALLS + 1):
             stall, started = _until_stalled(server, options)
             say(f"{url} stalled: {stall.reason}")
@@ -95,7 +98,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _until_stalled(server: Http, options: argparse.Namespace) -> tuple[Stall, float]:
-    """Read until the server stalls, with a line for every change; the stall, and the server's start."""
+    """Read until the server stalls, with a line for every change.
+
+    Returns:
+        The stall, and when the server started (0 where that is not known).
+
+    Raises:
+        ServerFailed: it has never answered, and there is no command to start it.
+    """
     stamp = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
     guard = Guard(
         server,
@@ -121,6 +131,14 @@ def _until_stalled(server: Http, options: argparse.Namespace) -> tuple[Stall, fl
             say(f"{server.url}: {state}{of}")
             said = state
         time.sleep(guard.interval)
+    if not (watch.answer or options.restart):
+        if stall.evidence:
+            stall.evidence.unlink(missing_ok=True)
+        raise ServerFailed(
+            f"nothing has answered at {server.url} for {options.stall_seconds:g} s: start the server first, "
+            "or look at the address (--stall-seconds waits longer)",
+            code="watch-gave-up",
+        )
     return stall, watch.answer.started if watch.answer else 0.0
 
 

@@ -48,7 +48,7 @@ class Document:
         try:
             return kind.model_validate(self.tables, context=self.path.parent)
         except ValidationError as error:
-            raise self.wrong(*first_fault(error, kind, self.tables)) from None
+            raise self.wrong(*first_fault(error, kind, self.tables, by_hand=True)) from None
 
     def wrong(self, key: tuple[str, ...], what: str, *, code: str = "wrong-field") -> BadInput:
         """The error that says what is wrong with a key; of the whole file where the key is empty."""

@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import BadInput, BadRecord
 from harness.judge.baselines import ANCHOR, RESERVE, device_name
+from harness.judge.footnotes import drafting
 from harness.judge.speedup import SpeedRecord
 from harness.results.conditions import Environment
 from harness.results.records import RUN_FILE, SCHEMA, CellName, CellRecord, RunRecord, load
+from harness.text.validation import did_you_mean, near_path
 
 _FEW = 8
 """Cells named in a message; the rest are counted."""
@@ -84,7 +86,7 @@ def collect(path: Path) -> Side:
             )
         return Side(name=str(path), path=path, entries=(_entry(path),))
     if not path.is_dir():
-        raise BadInput(f"{path}: no such file or folder", code="no-cells")
+        raise BadInput(f"{path}: no such file or folder{near_path(path)}", code="no-cells")
     files = [file for file in sorted(path.rglob("*.json")) if _may_be_cell(file, path)]
     entries = [entry for file in files if (entry := _cell_or_speed(file))]
     starts = len(files) - len(entries)
@@ -106,6 +108,23 @@ def collect(path: Path) -> Side:
         subject=subject,
         notes=tuple(notes),
     )
+
+
+def of_drafter(side: Side, drafter: str) -> Side:
+    """The cells of one drafter: of `ngram` with every k, or of `ngram-k4`.
+
+    Raises:
+        BadInput: the side has no cell of it; the message lists its drafters.
+    """
+    own = tuple(e for e in side.entries if drafter in (e.cell.drafter, drafting(e.cell)))
+    if not own:
+        known = dict.fromkeys(name for e in side.entries for name in (e.cell.drafter, drafting(e.cell)))
+        raise BadInput(
+            f"{side.path} has no cell of a drafter {drafter}{did_you_mean(drafter, known)}; there are: "
+            f"{', '.join(dict.fromkeys(drafting(e.cell) for e in side.entries))}",
+            code="no-cells",
+        )
+    return dataclasses.replace(side, name=drafter, entries=own)
 
 
 def _may_be_cell(file: Path, folder: Path) -> bool:
@@ -160,13 +179,13 @@ class Matches:
 _Key = Callable[[Entry], Hashable]
 
 
-def match(base: Side, new: Side, *, across: Collection[str] = ()) -> Matches:
+def match(base: Side, new: Side, *, across: Collection[str] = ()) -> Matches:  # noqa: C901 - the order is the point
     """Pair the cells of two sides.
 
     Two single files belong together, whatever cells they are. Else cells pair by name; suite, profile,
     stack and device tell apart those of one name. Then they pair by name without the axes that `across`
     names. Last, if each side has one drafter for an endpoint, language and workload, these two pair as
-    different drafters.
+    different drafters: those of one k, or where each side has one k alone.
 
     Raises:
         BadInput: several cells could be the partner of one, or no cell has a partner.
@@ -190,6 +209,8 @@ def match(base: Side, new: Side, *, across: Collection[str] = ()) -> Matches:
     if axes:
         for key in _levels(lambda e: str(_without(e.cell, axes))):
             join(list(left.values()), list(right.values()), key)
+    for key in _levels(lambda e: (_without(e.cell, axes).place, e.cell.k)) if _one_each(base, new) else ():
+        join(list(left.values()), list(right.values()), key)
     for key in _levels(lambda e: _without(e.cell, axes).place):
         join(_drafting(base.entries, key), _drafting(new.entries, key), key)
     if not pairs:
@@ -199,6 +220,11 @@ def match(base: Side, new: Side, *, across: Collection[str] = ()) -> Matches:
         base_only=tuple(left.values()),
         new_only=tuple(right.values()),
     )
+
+
+def _one_each(*sides: Side) -> bool:
+    """Each side has one drafter, perhaps with several k."""
+    return all(len({e.cell.drafter for e in side.entries if e.cell.k}) == 1 for side in sides)
 
 
 def _levels(what: Callable[[Entry], Hashable]) -> list[_Key]:

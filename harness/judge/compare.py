@@ -82,6 +82,11 @@ class CellComparison:
     notes: tuple[str, ...]
     """What a reader must know beside the figures."""
 
+    @property
+    def drafts(self) -> bool:
+        """It has a drafter."""
+        return bool(self.figures.entry.cell.k)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
@@ -90,6 +95,11 @@ class Row:
     figures: Figures
     others: tuple[CellComparison | None, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def drafts(self) -> bool:
+        """Its cell of the first side has a drafter."""
+        return bool(self.figures.entry.cell.k)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,22 +127,30 @@ class Comparison:
     def geomean(self, column: int) -> tuple[float, int] | None:
         """Change of the geometric mean of ratios of tokens per step, and over how many cells.
 
+        Cells that draft nothing on both sides are not in it: their ratio is 1 whatever a drafter does.
+
         Args:
             column: of `Row.others`.
         """
         logs = [
-            a.verdict.primary.estimate for row in self.rows if (a := row.others[column]) and a.verdict.primary
+            a.verdict.primary.estimate
+            for row in self.rows
+            if (a := row.others[column]) and a.verdict.primary and (row.drafts or a.drafts)
         ]
         return (math.expm1(statistics.fmean(logs)), len(logs)) if logs else None
 
-    def exit_code(self, *, strict: bool) -> int:
-        """0 nothing regressed, 1 regressed, 2 something is invalid, 3 inconclusive where that matters."""
+    def exit_code(self, *, strict: bool, partial: bool = False) -> int:
+        """0 nothing regressed, 1 regressed, 2 something is invalid, 3 something is open.
+
+        Open is a cell that only one side has, unless `partial`, and an inconclusive one where `strict`.
+        """
         kinds = {a.verdict.kind for row in self.rows for a in row.others if a}
         if "invalid" in kinds or any(row.figures.invalid for row in self.rows):
             return 2
+        left_out = any(self.one_sided) and not partial
         if not self.judged:
             return 0
-        return 1 if "regressed" in kinds else 3 if strict and "inconclusive" in kinds else 0
+        return 1 if "regressed" in kinds else 3 if left_out or (strict and "inconclusive" in kinds) else 0
 
 
 def compare(sides: Sequence[Side], *, across: Collection[str] = ()) -> Comparison:

@@ -116,10 +116,17 @@ class Pairs:
 
     @property
     def identical(self) -> bool:
-        """Every histogram, every undrafted step and every answer's length are the same."""
+        """Every histogram, every undrafted step and every answer's length are the same.
+
+        Of answers without a draft also the text: their steps are alike whatever the target says.
+        """
 
         def steps(records: tuple[PromptRecord, ...]) -> list[tuple[object, ...]]:
-            return [(r.histogram, r.undrafted, r.output_tokens, r.finish) for r in records]
+            text = ["" if sum(r.histogram) else r.text_hash for r in records]
+            return [
+                (r.histogram, r.undrafted, r.output_tokens, r.finish, said)
+                for r, said in zip(records, text, strict=True)
+            ]
 
         return all(steps(old) == steps(new) for old, new in self.prompts)
 

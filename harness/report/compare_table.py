@@ -26,7 +26,7 @@ _PIVOTED = (
     Column("change %", "shown"),
 )
 _POSITIONS_LEGEND = (
-    "positions: ▼ lost  ~ tested, not lost  = identical  no mark: too few events, or another drafter"
+    "positions: ▼ lost  · tested, not lost  = identical  no mark: too few events, or another drafter"
 )
 _SPEED_LEGEND = "speed-up: tok/s over that of none in the same run, one start each: a description, no claim"
 
@@ -52,7 +52,7 @@ def document(comparison: Comparison, *, pivot: Axis | None = None) -> Document:
         above=tuple(labels.above()),
         blocks=tuple(block for block in blocks if block.rows),
         footnotes=tuple(page.footnotes),
-        notes=(*page.geomean_notes(), *page.holm_notes(), *comparison.notes),
+        notes=(*page.constant, *page.geomean_notes(), *page.holm_notes(), *comparison.notes),
         sentences=tuple(page.sentences()),
         legend=tuple(legend),
     )
@@ -67,6 +67,8 @@ class _Page:
     def __init__(self, comparison: Comparison, labels: Labels) -> None:
         self._of = comparison
         self.footnotes: dict[str, int] = {}
+        self.constant: list[str] = []
+        """What every line of the table would have as a footnote."""
         self._rows = labels
         self._labels = labels.columns
         self._pair = len(labels.columns) == 2  # noqa: PLR2004
@@ -90,7 +92,8 @@ class _Page:
                 columns.append(Column(label, f"paired_tokens_per_step_{i}", number))
                 columns += [Column("change %", f"change_{i}%", signed), Column("", f"mark_{i}", align="l")]
         columns.append(_NOTES)
-        block = _block(columns, map(self._values, self._of.rows))
+        markers = self._markers([self._said(row) for row in self._of.rows])
+        block = _block(columns, map(self._values, self._of.rows, markers))
         means = [self._of.geomean(column) for column in range(len(others))]
         if len(block.rows) > 1 and any(means):
             cells = ["geomean", *[""] * (len(columns) - 1)]
@@ -99,8 +102,8 @@ class _Page:
             block = dataclasses.replace(block, rows=(*block.rows, tuple(cells)))
         return self._referring(block, self._of.rows, columns)
 
-    def _values(self, row: Row) -> Values:
-        values: Values = {"cell": self._rows.row(row), "notes": self._raise(row)}
+    def _values(self, row: Row, markers: str) -> Values:
+        values: Values = {"cell": self._rows.row(row), "notes": markers}
         values |= run_table.figure_values(row.figures)
         for i, a in enumerate(row.others):
             own = {**run_table.pair_values(row, a), "mark": self._mark(a)} if a else {}
@@ -133,7 +136,7 @@ class _Page:
             refused = sum(a is not None and a.verdict.primary is None for a in found)
             left_out = refused + self._of.one_sided[column]
             if mean and left_out and len(self._of.rows) > 1:
-                yield f"geomean of {label}: over the {mean[1]} cells compared; {left_out} left out"
+                yield f"geomean of {label}: over the {mean[1]} drafting cells compared; {left_out} left out"
 
     def holm_notes(self) -> list[str]:
         """Which of the regressed cells are so as one of many."""
@@ -179,7 +182,7 @@ class _Page:
             return ""
         if a.verdict.kind == "identical":
             return MARKS["identical"]
-        return MARKS["regressed"] if one.lost else MARKS["ok"] if one.tested else ""
+        return MARKS["regressed"] if one.lost else "·" if one.tested else ""
 
     def pivot(self, axis: Axis) -> Block:
         """Rows without the axis, its values as columns; a line a side."""
@@ -205,8 +208,10 @@ class _Page:
             shown = _PIVOTED[: 4 + several]
             columns += [Column(f"{value} {c.header}", f"{c.name}_{i}", c.show) for c in shown]
         rows = []
-        for (label, column), place in sorted(places.items(), key=lambda i: (order[i[0][0]], i[0][1])):
-            row = {"cell": label, "side": self._labels[column], "notes": self._raise_side(column, place)}
+        lines = sorted(places.items(), key=lambda i: (order[i[0][0]], i[0][1]))
+        markers = self._markers([self._said_of_side(column, place) for (_, column), place in lines])
+        for ((label, column), place), notes in zip(lines, markers, strict=True):
+            row = {"cell": label, "side": self._labels[column], "notes": notes}
             for i, value in enumerate(values):
                 row |= _numbered(self._pivot_values(*place[value]), i) if value in place else {}
             rows.append(row)
@@ -225,22 +230,29 @@ class _Page:
         between = f" ({signed_interval(ends)})" if ends and ends[0] != ends[1] else ""
         return f"{signed(a.verdict.change)}{between} {self._mark(a)}"
 
-    def _raise_side(self, column: int, place: Mapping[str, _Place]) -> str:
-        """The numbers of the footnotes of one side's cells; a note of some of them says of which."""
+    def _said_of_side(self, column: int, place: Mapping[str, _Place]) -> list[str]:
+        """The footnotes of one side's cells; a note of some of them says of which."""
         said = []
         for value, (figures, a, row) in place.items():
             of_pair = a.notes if a else () if column else row.notes
             said += [(value, note) for note in dict.fromkeys((*of_pair, *figures.findings))]
-        return self._numbers(_with_names(said, len(place)))
+        return list(_with_names(said, len(place)))
 
-    def _raise(self, row: Row) -> str:
-        """The numbers of the footnotes of a row; what a measurement says of itself names its sides."""
+    def _said(self, row: Row) -> list[str]:
+        """The footnotes of a row; what a measurement says of itself names its sides."""
         others = self._others(row)
         notes = list(row.notes)
         notes += [f"{label}: {note}" if self._several else note for label, a in others for note in a.notes]
         sides = [(self._labels[0], row.figures), *((label, a.figures) for label, a in others)]
         findings = [(label, finding) for label, figures in sides for finding in figures.findings]
-        return self._numbers((*notes, *_with_names(findings, len(sides))))
+        return [*notes, *_with_names(findings, len(sides))]
+
+    def _markers(self, lines: Sequence[Sequence[str]]) -> list[str]:
+        """The numbers of the footnotes of each line. What all lines have becomes a note, said once."""
+        of = f"all {len(lines)} rows: " if len(lines) > 1 else ""
+        shared = [note for note in dict.fromkeys(lines[0] if lines else ()) if all(note in x for x in lines)]
+        self.constant = [of + note for note in shared]
+        return [self._numbers(note for note in line if note not in shared) for line in lines]
 
     def _numbers(self, notes: Iterable[str]) -> str:
         numbers = {self.footnotes.setdefault(note, len(self.footnotes) + 1) for note in notes}

@@ -53,7 +53,7 @@ def _of_side(side: str, values: Values) -> Values:
 
 
 def _compared(row: Row, a: CellComparison, *, judged: bool) -> Values:
-    """Tokens per step over the pairs, the rest over all prompts, and no speed across environments."""
+    """Tokens per step over the pairs, the rest over all prompts; the speeds are each side's own."""
     v, primary = a.verdict, a.verdict.primary
     sides = {"base": row.figures, "new": a.figures}
     findings = [f"{side}: {finding}" for side, figures in sides.items() for finding in figures.findings]
@@ -64,7 +64,7 @@ def _compared(row: Row, a: CellComparison, *, judged: bool) -> Values:
     low, high = v.interval or (None, None)
     line |= {"ci_low": low, "ci_high": high, "p_loss": primary.p_loss()}
     for side, rate in zip(_SIDES, (primary.r0, primary.r1), strict=True):
-        figures = figure_values(sides[side], timed=a.same_environment)
+        figures = figure_values(sides[side])
         line |= _of_side(side, figures | {"tokens_per_step": rate})
     for p in a.positions:
         line |= {f"base_conditional_{p.index}": p.old, f"new_conditional_{p.index}": p.new}

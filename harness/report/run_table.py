@@ -22,7 +22,7 @@ from harness.text.numbers import DASH, number, share, signed, signed_interval
 from harness.text.render import by_text, text_table, visible
 
 Values = dict[str, Any]
-MARKS = {"identical": "=", "ok": "~", "improved": "▲", "regressed": "▼", "inconclusive": "?", "invalid": "✗"}
+MARKS = {"identical": "=", "ok": "✓", "improved": "▲", "regressed": "▼", "inconclusive": "?", "invalid": "✗"}
 count = functools.partial(number, digits=0)
 tenths = functools.partial(number, digits=1)
 
@@ -220,7 +220,7 @@ def footnotes(cells: Sequence[CellRecord]) -> list[str]:
     return lines
 
 
-LEGEND = "= identical  ~ no worse  ▲ improved  ▼ regressed  ? can't tell  ✗ invalid or not comparable"
+LEGEND = "= identical  ✓ no worse  ▲ improved  ▼ regressed  ? can't tell  ✗ invalid or not comparable"
 
 
 def worth_a_line(verdict: Verdict) -> bool:

@@ -56,17 +56,19 @@ def near_path(path: Path) -> str:
     return ""
 
 
-def first_fault(error: ValidationError, kind: type[BaseModel], data: Any) -> tuple[tuple[str, ...], str]:
+def first_fault(
+    error: ValidationError, kind: type[BaseModel], data: Any, *, by_hand: bool = False
+) -> tuple[tuple[str, ...], str]:
     """The key of the first field that does not fit, and what is wrong with it.
 
     Args:
         error: what pydantic raised.
         kind: the model that it raised it of.
         data: what it validated.
+        by_hand: a person wrote it: a key that is unknown explains one that is missing.
     """
     found = error.errors(include_url=False)
-    # A key that is unknown explains one that is missing.
-    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
+    first = next((e for e in found if by_hand and e["type"] == "extra_forbidden"), found[0])
     key = _key(first, data)
     texts = dict.fromkeys(_in_words(e, kind) for e in found if _key(e, data) == key)
     return tuple(map(str, key)), ", or ".join(texts)

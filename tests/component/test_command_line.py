@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -202,7 +204,7 @@ def test_a_server_that_runs_already_is_asked_and_not_the_engine_here(collect: Co
         ("--stack=smollm2-gpu",),
         ("--profile", "gate", "--profile=quick"),
         ("--server-url", "http://127.0.0.1:1", "--server-url", "http://127.0.0.1:2"),
-        ("--gate", "off", "--gate", "off"),
+        ("--results", "a", "--results", "b"),
     ],
 )
 def test_an_option_that_takes_one_value_is_not_given_two(collect: Collect, words: tuple[str, ...]) -> None:
@@ -253,3 +255,28 @@ def test_a_folder_of_baselines_that_is_not_there_is_said(collect: Collect, tmp_p
 
     refused(collect(HEAD + NONE, "--baselines", missing), "no-cells", "did you mean 'levels'")
     assert cells(collect(HEAD + NONE, "--baselines", missing, "--update-baselines"))
+
+
+def test_properties_of_a_junit_report_are_json(collect: Collect, pytester: pytest.Pytester) -> None:
+    pytester.path.joinpath("bench_suites/test_fixed.py").write_text(FIXED, encoding="utf-8")
+    url = ("--server-url", "http://127.0.0.1:1", "--self-check", "off", "--junitxml", "report.xml")
+
+    collect(HEAD + NONE, *url, "-m", "chat and en", path="/test_fixed.py", only=False)
+
+    case = ET.parse(pytester.path / "report.xml").find(".//testcase")  # noqa: S314 - our own
+    assert case is not None
+    found = {p.get("name"): p.get("value", "") for p in case.iter("property")}
+    assert json.loads(found["draftgate"]) == {"cell": "c", "tau": None, "rates": [0.5], "ok": True, "名": "’"}
+
+
+FIXED = """
+import pytest
+from fixtures.bench import Judge
+from harness.config.cells import Cell
+from harness.suites.runner import Outcome, Suite
+
+@pytest.mark.cells(Suite(name="fixed"))
+def test_fixed(cell: Cell, judge: Judge) -> None:
+    figures = {"cell": "c", "tau": None, "rates": [0.5], "ok": True, "名": "’"}
+    judge(lambda *_: Outcome(suite="fixed", cell=str(cell), figures=figures, sentence="it's"))
+"""

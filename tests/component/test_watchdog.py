@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -931,6 +932,21 @@ def test_what_is_no_vllm_is_refused(
 
     assert code == 2
     assert says in err
+
+
+def test_a_port_where_nothing_ever_answered_ends_the_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as free:  # bound and not listening: nobody else can have it, and nobody answers
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        code, out, err = watched(capsys, url, *QUICK)
+
+    assert (code, list(tmp_path.iterdir())) == (1, [])
+    assert err.endswith(" [watch-gave-up]\n")
+    assert "waiting" in out.splitlines()[0]
+    assert "stalled" not in out
 
 
 def test_ctrl_c_ends_the_watch_with_a_sentence(vllm: VllmLike) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from harness.cli import main
 from harness.judge.baselines import ANCHOR
+from harness.report.run_table import MARKS
 from harness.results.records import CellRecord, Finding, load
 from harness.text import render
 from tests.factories.records import prompt_record
@@ -356,10 +357,127 @@ def test_a_full_disk_is_one_sentence(before: str) -> None:
 
 
 def test_output_goes_to_a_file_alone(before: str, capsys: pytest.CaptureFixture[str]) -> None:
+    refusal_of(capsys, "compare", before, before, "--output", "deep/table.txt", code="cannot-write")
+    assert not Path("deep").exists()  # it may be misspelt
+    Path("deep").mkdir()
     code, out = output_of(capsys, before, before, "--output", "deep/table.txt")
     assert (code, out) == (0, "")
     assert Path("deep/table.txt").read_text(encoding="utf-8").startswith("tokens per step: base → new\n")
     assert [p.name for p in Path("deep").iterdir()] == ["table.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("x.md", "markdown"), ("x.csv", "csv"), ("x.json", "json"), ("x.txt", "table")]
+)
+def test_the_name_of_the_output_says_its_format(
+    name: str, form: str, before: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output_of(capsys, before, before, "--output", name)
+    assert Path(name).read_text(encoding="utf-8") == output_of(capsys, before, before, "--format", form)[1]
+    output_of(capsys, before, before, "--output", name, "--format", "csv")
+    assert Path(name).read_text(encoding="utf-8").startswith("base_side,")
+
+
+def test_a_path_that_is_not_there_is_said_before_all_else(
+    before: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["befor"], ["befor", before], [before, "befor"], ["befor", "--old", "a", "--new", "b"]):
+        error = refusal_of(capsys, "compare", *arguments, code="no-cells")
+        assert "befor: no such file or folder (did you mean 'before'?)" in error
+
+
+def test_cells_without_a_partner_are_3_unless_that_is_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    whole, part = str(write_run(Path("whole"), cell(), cell("zh"))), str(write_run(Path("part"), cell()))
+    worse = str(write_run(Path("worse"), cell(worse=3)))
+    for sides in ([whole, part], [part, whole]):
+        assert output_of(capsys, *sides)[0] == 3
+        assert output_of(capsys, *sides, "--partial")[0] == 0
+    assert output_of(capsys, whole, worse)[0] == 1
+    assert json.loads(output_of(capsys, whole, part, "--format", "json")[1])["exit_code"] == 3
+
+
+def test_none_is_in_no_geometric_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    a = str(write_run(Path("a"), plain(), plain("zh"), cell()))
+    b = str(write_run(Path("b"), plain(), plain("zh"), cell(worse=3)))
+    data = json.loads(output_of(capsys, a, b, "--format", "json")[1])
+    changes = {c["base"]["cell"]["drafter"]: c["against"][0]["change"] for c in data["cells"]}
+    assert data["geomean"] == [{"change": pytest.approx(changes["ngram"]), "cells": 1}]
+
+
+def test_none_with_other_texts_is_not_identical(capsys: pytest.CaptureFixture[str]) -> None:
+    other = tuple(answer(i, k=0, text_hash=f"x{i}" if i % 8 > 2 else f"t{i:03d}") for i in range(24))
+    a, b = write_run(Path("a"), plain()), write_run(Path("b"), plain(prompts=other))
+    for new, kind in ((a, "identical"), (b, "ok")):
+        data = json.loads(output_of(capsys, str(a), str(new), "--format", "json")[1])
+        assert [x["verdict"] for c in data["cells"] for x in c["against"]] == [kind]
+
+
+def test_csv_has_the_speeds_that_json_has(capsys: pytest.CaptureFixture[str]) -> None:
+    a = str(write_run(Path("a"), plain(seconds=4.0), cell()))
+    b = str(write_run(Path("b"), plain(seconds=4.0), cell(environment={"cpu": "another", "gpus": []})))
+    found = json.loads(output_of(capsys, a, b, "--format", "json")[1])["cells"][1]
+    base, new = found["base"], found["against"]
+    line = list(csv.DictReader(io.StringIO(output_of(capsys, a, b, "--format", "csv")[1])))[1]
+    for name in ("tok_s", "speed_up"):
+        assert float(line[f"base_{name}"]) == pytest.approx(base[name])
+        assert float(line[f"new_{name}"]) == pytest.approx(new[0]["new"][name])
+
+
+def test_what_every_row_has_is_said_once_without_a_marker(capsys: pytest.CaptureFixture[str]) -> None:
+    both = tuple(Finding(code=c, hard=False, text=f"constant {c}") for c in "abcdef")
+    cells = (cell(findings=(*both, LOOPS)), cell("zh", findings=both), cell(endpoint="raw", findings=both))
+    run = str(write_run(Path("a"), *cells))
+    _, out = output_of(capsys, run, run)
+    rows = [line for line in out.splitlines() if line.startswith(("chat-", "raw-")) and "24/24" in line]
+    assert [len(set("¹²³⁴⁵⁶⁷⁸⁹") & set(row)) for row in rows] == [1, 0, 0]
+    for finding in both:
+        assert out.count(finding.text) == 1
+        assert f"note: all 3 rows: {finding.text}" in out
+
+
+def test_two_drafters_of_one_run_are_one_table_of_all_cells_with_a_twin(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = [("en", "chat"), ("zh", "chat"), ("en", "raw")]
+    drafters = (("ngram", 2), ("ngram", 4), ("head", 4))
+    cells = [cell(la, d, k, endpoint=e) for la, e in places for d, k in drafters]
+    run = str(write_run(Path("run"), *(plain(la, endpoint=e, seconds=4.0) for la, e in places), *cells))
+    arguments = [run, "--old", "ngram", "--new", "head"]
+    code, out = output_of(capsys, *arguments, "--format", "json")
+    data = json.loads(out)
+    pairs = [(c["base"]["cell"], c["against"][0]["new"]["cell"]) for c in data["cells"]]
+    assert [(a["drafter"], a["k"], b["drafter"], b["k"]) for a, b in pairs] == [("ngram", 4, "head", 4)] * 3
+    assert (code, data["geomean"][0]["cells"]) == (3, 3)  # ngram-k2 has no twin
+    assert output_of(capsys, *arguments, "--partial")[0] == 0
+    _, table = output_of(capsys, run, "--old", "ngram-k4", "--new", "head-k4")
+    assert "speed-up ngram-k4" in table
+    code, _ = output_of(capsys, run, "--old", "ngram-k2", "--new", "ngram-k4")
+    assert code in (0, 1)
+    assert "did you mean 'ngram'" in refusal_of(
+        capsys, "compare", run, "--old", "ngrm", "--new", "head", code="no-cells"
+    )
+    refusal_of(capsys, "compare", run, "--old", "ngram", code="compare-option")
+    refusal_of(capsys, "compare", run, run, "--old", "ngram", "--new", "head", code="compare-option")
+
+
+def test_no_sign_is_one_of_benchstats(before: str, after: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "~" not in output_of(capsys, before, after)[1]
+    assert "~" not in MARKS.values()
+
+
+@pytest.mark.parametrize("what", ["stacks", "profiles", "drafters", "prompts", "suites"])
+def test_what_can_be_named_is_listed(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", what]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = {"stacks": "smollm2-cpu", "profiles": "gate", "drafters": "ngram", "prompts": "instruct",
+             "suites": "test_speed.py"}  # fmt: skip
+    assert any(line.split()[0] == names[what] for line in lines[1:])
+    refusal_of(capsys, "list", "drafters", "--stack", "smolm2-cpu", code="unknown-name")
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("draftgate ")
 
 
 def test_options_may_stand_between_paths(before: str, capsys: pytest.CaptureFixture[str]) -> None:

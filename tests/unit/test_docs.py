@@ -105,6 +105,6 @@ def test_the_readme_shows_what_compare_says(
         else:
             main(arguments)
     said = capsys.readouterr().out.splitlines()
-    shown = re.findall(r"^[▲▼¹] .*$", readme, re.MULTILINE)
+    shown = re.findall(r"^(?:[▲▼]|note:) .*$", readme, re.MULTILINE)
     assert len(shown) >= 6
     assert [line for line in shown if line not in said] == []

@@ -219,7 +219,7 @@ def test_a_field_that_does_not_fit_is_named(
 def test_another_kind_of_record_is_refused(cell: CellRecord, path: Path) -> None:
     write_atomically(path, dump_cell(cell))
 
-    with pytest.raises(BadRecord, match="field suite: unknown key"):
+    with pytest.raises(BadRecord, match="field run: it is missing"):
         load(path, RunRecord)
 
 

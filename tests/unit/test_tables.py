@@ -103,7 +103,7 @@ def test_a_speed_up_is_over_none_of_the_same_place_only() -> None:
 
 GOLDEN = """\
 cell                   tok/step    mark
-chat-en-ngram-k4           2.38       ~
+chat-en-ngram-k4           2.38       ✓
 中文-摘要                     —    變慢
 chat-中文-ngram-k16       10.00       ▲"""
 
@@ -112,7 +112,7 @@ def test_a_table_with_chinese_in_it_is_aligned() -> None:
     text = text_table(
         ["cell", "tok/step", "mark"],
         [
-            ["chat-en-ngram-k4", "2.38", "~"],
+            ["chat-en-ngram-k4", "2.38", "✓"],
             ["中文-摘要", "—", "變慢"],
             ["chat-中文-ngram-k16", "10.00", "▲"],
         ],

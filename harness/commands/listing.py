@@ -1,0 +1,87 @@
+"""The command `draftgate list`: what comes with draftgate, or with a stack, by name."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from harness.config.stack import find_stack, load_stack
+from harness.results.files import json_lines
+from harness.text.console import show
+from harness.text.redaction import without_home
+from harness.text.render import text_table
+
+_ROOT = Path(__file__).resolve().parents[2]
+_DATA = _ROOT / "fixtures"
+_DEFAULT = "smollm2-cpu"
+
+_Rows = Iterator[tuple[str, ...]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the command's parser its options, and the function that runs it."""
+    parser.description = (
+        "List what can be named: stacks, or a stack's profiles and drafters; prompts; suites."
+    )
+    parser.add_argument("what", choices=_LISTS, help=", ".join(_LISTS))
+    parser.add_argument("--stack", metavar="NAME|PATH", default=_DEFAULT, help=f"whose ({_DEFAULT})")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each; the exit code.
+
+    Raises:
+        BadInput: there is no such stack, or a file cannot be used.
+    """
+    header, rows = _LISTS[options.what]
+    show(text_table(header, list(rows(options.stack)), align="l" * len(header)) + "\n")
+    return 0
+
+
+def _stacks(_: str) -> _Rows:
+    for path in sorted((_DATA / "stacks").glob("*.toml")):
+        stack = load_stack(path)
+        yield path.stem, stack.target.model, ", ".join(stack.drafters), stack.about
+
+
+def _profiles(stack: str) -> _Rows:
+    loaded = load_stack(find_stack(stack, _DATA / "stacks"))
+    for name, p in loaded.profiles.items():
+        yield (
+            name, f"{p.prompts} x {p.max_tokens}", f"{p.sampling.temperature:g}", str(p.concurrency), p.cache,
+            loaded.workload_of(name),
+        )  # fmt: skip
+
+
+def _drafters(stack: str) -> _Rows:
+    for drafter in load_stack(find_stack(stack, _DATA / "stacks")).drafters.values():
+        selected = drafter.selected
+        when = "always" if selected is True else "by name"
+        if isinstance(selected, tuple):
+            when = f"k {', '.join(map(str, selected))}; else by name"
+        ks = ", ".join(str(k) for k in drafter.k if k)
+        model = without_home(drafter.model or "")
+        yield drafter.name, drafter.method or "drafts nothing", ks, model, when
+
+
+def _prompts(_: str) -> _Rows:
+    for path in sorted((_DATA / "prompts").glob("*/*.jsonl")):
+        yield path.parent.name, path.stem, str(sum(1 for _ in json_lines(path)))
+
+
+def _suites(_: str) -> _Rows:
+    for path in sorted((_ROOT / "bench_suites").glob("test_*.py")):
+        about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        yield path.name, about.partition("\n")[0]
+
+
+_LISTS: dict[str, tuple[tuple[str, ...], Callable[[str], _Rows]]] = {
+    "stacks": (("stack", "target", "drafters", "about"), _stacks),
+    "profiles": (("profile", "prompts x tokens", "T", "concurrency", "cache", "workload"), _profiles),
+    "drafters": (("drafter", "method", "k", "model", "measured"), _drafters),
+    "prompts": (("workload", "language", "prompts"), _prompts),
+    "suites": (("suite", "question"), _suites),
+}
