@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Generator
 from pathlib import Path
@@ -16,7 +17,7 @@ from harness.config.stack import find_stack, load_stack
 from harness.engine.spelling import check
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.options import add_options, options_of, refuse_repeated
-from harness.provenance.hardware import environment
+from harness.provenance.hardware import VISIBLE
 from harness.run import Run
 from harness.selection import (
     cannot_attach,
@@ -37,12 +38,14 @@ from harness.text import render
 from harness.text.console import Outlet, settle_in
 from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
+pytest_plugins = ["harness.workers"]
 DATA = Path(__file__).resolve().parent.parent / "fixtures"
 
 RUN = pytest.StashKey[Run]()
 _BENCHES = pytest.StashKey[bool]()
 _LINES = pytest.StashKey[list[str]]()
-_LOST_WORKER = pytest.StashKey[bool]()
+LOST_WORKER = pytest.StashKey[bool]()
+_LEFT_OUT = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,36 +74,16 @@ def pytest_configure(config: pytest.Config) -> None:
     except BadInput as error:
         raise pytest.UsageError(error.shown) from None
     config.stash[RUN] = run
-    run.timed = worker.get("draftgate_alone", True)
-    if worker and run.timed and worker["workercount"] > 1:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(worker["workerid"]).removeprefix("gw"))
+    run.timed = worker.get("draftgate_timed", True)
+    if worker.get("draftgate_share"):
+        os.environ[VISIBLE] = worker["draftgate_share"]
+    sys.argv = worker.get("mainargv", sys.argv)  # a record keeps the command that the user gave
     # Our table says more; pytest-benchmark's JSON, compare and save work as ever.
     config.option.benchmark_quiet = not config.getoption("benchmark_verbose", default=False)
     values = [*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters]
     values += [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k]
     for value in dict.fromkeys(values):
         config.addinivalue_line("markers", f"{value}: cells of {value}")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist the name of the run, and whether it has a device of its own."""
-    run = node.config.stash[RUN]
-    node.workerinput["draftgate_run"] = run.run
-    workers = node.config.getoption("numprocesses") or 1
-    try:
-        if not node.config.getoption("collectonly"):
-            run.claim()
-    except BadInput as error:
-        raise pytest.UsageError(error.shown) from None
-    node.workerinput["draftgate_alone"] = workers == 1 or workers <= len(environment().gpus)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any, error: object) -> None:
-    """A worker that was killed leaves cells unmeasured: such a run can be resumed."""
-    if error:
-        node.config.stash[_LOST_WORKER] = True
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -123,7 +106,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _take(config, items)
         yield from _by_expressions(config)
         _select(config, items)
-        _plan(config, items)
+        if not hasattr(config, "workerinput"):
+            _plan(config, items)
     except (DraftgateError, pytest.UsageError) as error:
         items.clear()  # pytest would list them before it says what is wrong
         raise pytest.UsageError(error.shown if isinstance(error, DraftgateError) else str(error)) from None
@@ -134,7 +118,7 @@ def _take(config: pytest.Config, items: list[pytest.Item]) -> None:
     dropped, said = untaken(items, stack, words)
     if said and len(dropped) == len(items):
         raise pytest.UsageError(said[0])
-    for text in said:
+    for text in [] if hasattr(config, "workerinput") else said:
         config.issue_config_time_warning(GateWarning(text), stacklevel=2)
     _drop(config, items, dropped)
 
@@ -205,24 +189,27 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> None:
     lines = run.plan([cell for suite, cell in pairs if not suite.own_servers])
     for suite in dict.fromkeys(suite for suite, _ in pairs):
         lines += suite.plan(run, [cell for of, cell in pairs if of == suite])
+    if left_out := config.stash.get(_LEFT_OUT, ""):
+        lines.append(f"one server is given, so one process measures it: {left_out} does nothing")
     if pairs:
         config.stash[_LINES] = [*lines, f"records go to {run.folder}"]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Print the plan before the first server starts. There is none where the selection was refused."""
+    """Print the plan before the first server starts. There is none where the selection was refused.
+
+    Under pytest-xdist the controller does so.
+    """
     config = session.config
     if _LINES not in config.stash:
         return
     run = config.stash[RUN]
-    if not hasattr(config, "workerinput"):
-        for line in config.stash[_LINES]:
-            _write(config, f"draftgate: {line}")
+    for line in config.stash[_LINES]:
+        _write(config, f"draftgate: {line}")
     if config.getoption("collectonly"):
         return
     try:
-        if not hasattr(config, "workerinput"):
-            run.claim()
+        run.claim()
         run.write(finished=False)
     except BadInput as error:
         raise pytest.UsageError(error.shown) from None
@@ -274,7 +261,10 @@ def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
-    """Ctrl-C where pytest no longer expects it, at its end: a sentence, and the exit code of Ctrl-C."""
+    """No workers where one server is given; and a sentence for Ctrl-C at pytest's end."""
+    if config.getoption("--server-url") and getattr(config.option, "numprocesses", None):
+        config.stash[_LEFT_OUT] = f"-n {config.option.numprocesses}"
+        config.option.numprocesses = 0
     try:
         return (yield)
     except KeyboardInterrupt:
@@ -293,7 +283,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     if ended and not config.getoption("collectonly") and config.stash[RUN].folder.exists():
         try:
-            complete = not config.stash.get(_LOST_WORKER, False) and _complete(config, session)
+            complete = not config.stash.get(LOST_WORKER, False) and _complete(config, session)
             config.stash[RUN].write(finished=complete)
         except BadInput as error:
             _write(config, f"draftgate: {error.shown}")
@@ -301,8 +291,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def _complete(config: pytest.Config, session: pytest.Session) -> bool:
-    """Every cell that was asked for was measured; the controller of workers cannot know, and believes so."""
-    wanted = {str(cell) for item in getattr(session, "items", ()) if (cell := cell_of(item))}
+    """Every cell that was asked for was measured."""
+    wanted = {str(cell) for item in session.items if (cell := cell_of(item))}
     folder = config.stash[RUN].folder
     return wanted <= {p.stem for p in folder.glob("*/*.json")} | {cell for _, cell in kept(folder)}
 

@@ -7,6 +7,7 @@ import datetime as dt
 import functools
 import math
 import secrets
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from filelock import BaseFileLock, FileLock, Timeout
 from harness.config.cells import Cell
 from harness.config.prompts import Prompt, load_prompts
 from harness.config.stack import Profile, Stack
+from harness.engine.facts import tells_apart
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput, BadRecord
 from harness.measure.pace import Pace, last_seen
 from harness.provenance.hardware import environment
 from harness.provenance.record import provenance
+from harness.results.conditions import Environment
 from harness.results.files import write_atomically
 from harness.results.records import RUN_FILE, CellName, CellRecord, RunRecord, load
 from harness.results.timing import wall_of
@@ -178,10 +181,16 @@ class Run:
             options=self.options.recorded(),
             subject=self.options.stack.subject,
             provenance={**provenance(), "self_check": self._self_check()},
-            environment=environment(),
+            environment=self.environment,
             finished=finished,
         )
         write_atomically(self.folder / RUN_FILE, record.model_dump_json(by_alias=True, indent=1) + "\n")
+
+    @property
+    def environment(self) -> Environment:
+        """The machine, with the devices that the stack's engine takes."""
+        engine = self.options.stack.engine
+        return environment(engine, python=engine.python)
 
     def self_checked(self, *lines: str) -> None:
         """Keep what the self-check said: the process that measures need not be the one that ends the run.
@@ -245,7 +254,7 @@ class Run:
         return Pace(
             start_s=stack.start_seconds,
             tokens_per_s=stack.tokens_per_second,
-            cells=last_seen(self.options.results, stack=stack.name, server_url=url),
+            cells=last_seen(self.options.results, stack=stack.name, server_url=url, here=self.environment),
         )
 
     def estimate_s(self, cells: Sequence[Cell]) -> float:
@@ -294,14 +303,24 @@ class Run:
             start_s = self.pace.starts_s(2) - self.pace.starts_s(1)
         return left * took / planned + starts * start_s
 
+    def refuse_in_flight(self, cells: Sequence[Cell], count: int) -> None:
+        """Say before a server starts that cells that draft can't be measured with so many requests in flight.
+
+        Raises:
+            BadInput: the engine reports no acceptance per request.
+        """
+        if count > 1 and not self.options.server_url and any(cell.name.k for cell in cells):
+            tells_apart(self.options.stack.engine.python or sys.executable, count)
+
     def plan(self, cells: Sequence[Cell]) -> list[str]:
         """What is about to be measured, and how long that takes, by what it took here before or by a guess.
 
         Raises:
-            BadInput: a prompt file is missing or unreadable.
+            BadInput: a prompt file is missing or unreadable; see also `refuse_in_flight`.
         """
         if not cells:
             return []
+        self.refuse_in_flight(cells, cells[0].profile.concurrency)
         servers = list(dict.fromkeys(cell.spec for cell in cells))
         counts = sorted({len(self.prompts(cell)) for cell in cells})
         for cell in cells:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from _pytest.mark.expression import Expression
+from xdist.scheduler import LoadScopeScheduling
 
 from harness.config.cells import Cell, ServerSpec
 from harness.config.stack import Stack
@@ -20,10 +21,10 @@ _NO_DRAFTER = "stack {stack} has no drafter but none, and this suite asks about 
 
 
 def marks_of(cell: Cell) -> list[pytest.MarkDecorator]:
-    """A marker for each axis value, so that -m is exact; and the group that keeps a server on one worker."""
+    """A marker for each axis value, so that -m is exact."""
     name = cell.name
     values = [name.endpoint, name.language, name.workload, name.drafter, *([f"k{name.k}"] if name.k else [])]
-    return [*(getattr(pytest.mark, value) for value in values), pytest.mark.xdist_group(cell.spec.key)]
+    return [getattr(pytest.mark, value) for value in values]
 
 
 def cell_of(item: pytest.Item) -> Cell | None:
@@ -48,6 +49,24 @@ def server_rank(item: pytest.Item, order: Mapping[ServerSpec, int]) -> int:
     """Where its server stands in the order; what has none comes first."""
     cell = cell_of(item)
     return order[cell.spec] if cell else -1
+
+
+def by_server(servers: Mapping[str, str], config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """A scheduler of pytest-xdist that gives all cells of a server to one worker.
+
+    pytest-xdist's own groups are written into the ids of the cases, which pytest 9.2 does not let it change.
+
+    Args:
+        servers: the server of each case that has one, by the case's id.
+        config: pytest's.
+        log: of pytest-xdist.
+    """
+
+    class ByServer(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return servers.get(nodeid, nodeid)
+
+    return ByServer(config, log)
 
 
 def untaken(items: Sequence[pytest.Item], stack: Stack, words: str) -> tuple[list[pytest.Item], list[str]]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import re
 import shutil
@@ -97,6 +98,22 @@ def _unusable(python: str) -> str:
     return "" if os.access(path, os.X_OK) else "it is not executable"
 
 
+def tells_apart(python: str, in_flight: int) -> None:
+    """Make sure that the vLLM of `python` tells the acceptance of so many requests in flight apart.
+
+    Raises:
+        BadInput: it reports none per request. Where there is no vLLM, its start will say so.
+    """
+    with contextlib.suppress(ServerFailed):
+        facts = engine_facts(python)
+        if not facts.per_request:
+            raise BadInput(
+                f"{in_flight} requests in flight, but {facts.package} {facts.version} reports no acceptance "
+                "per request: use vLLM 0.29 or later, --concurrency 1 (load suite: --levels 1), or -m none",
+                code="no-acceptance-per-request",
+            )
+
+
 def known_faults(python: str) -> tuple[dict[str, Any], ...]:
     """Probe that engine's code for the faults that `vllm_plugin` knows, without a patch.
 
@@ -125,11 +142,17 @@ def known_faults(python: str) -> tuple[dict[str, Any], ...]:
             ) from None
 
 
-def reported_faults(report: Path) -> tuple[dict[str, Any], ...]:
-    """What `vllm_plugin` wrote: a record for each fault in each process; none where it is not readable."""
+def reported(report: Path) -> tuple[tuple[dict[str, Any], ...], dict[str, Any] | None]:
+    """What `vllm_plugin` wrote; nothing where it is not readable.
+
+    Returns:
+        A record for each fault in each process, and how the engine runs its model.
+    """
+    lines: list[dict[str, Any]] = []
     with contextlib.suppress(BadRecord):
-        return tuple(line.data for line in json_lines(report))
-    return ()
+        lines = [line.data for line in json_lines(report)]
+    runs = [line["execution"] for line in lines if isinstance(line.get("execution"), dict)]
+    return tuple(line for line in lines if "fault" in line), runs[0] if runs else None
 
 
 def command_line(
@@ -161,6 +184,17 @@ def command_line(
         else:
             words += [flag, canonical(value) if isinstance(value, Mapping) else str(value)]
     return words
+
+
+_PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_parallel_size")
+
+
+def devices_of(args: Mapping[str, Any]) -> int:
+    """How many devices of this machine a server with these arguments takes."""
+    given = {name.replace("-", "_"): value for name, value in args.items()}
+    copies = given.get("data_parallel_size_local", given.get("data_parallel_size", 1))
+    sizes = [copies, *(given.get(name, 1) for name in _PARALLEL)]
+    return math.prod(int(size) for size in sizes if re.fullmatch("[1-9][0-9]{0,4}", str(size)))
 
 
 def served_name(spec: ServerSpec) -> str:

@@ -18,7 +18,7 @@ import psutil
 
 from harness.config.cells import ServerSpec
 from harness.engine import forks, metrics, orphans, process, vllm_plugin
-from harness.engine.facts import command_line, engine_facts, reported_faults, resolve_speculative, served_name
+from harness.engine.facts import command_line, engine_facts, reported, resolve_speculative, served_name
 from harness.engine.http import NO_KEY, Http, NoAnswer
 from harness.engine.models import resolve
 from harness.errors import PortTaken, ServerFailed
@@ -43,6 +43,8 @@ class Server:
     log: Path | None
     patches: tuple[dict[str, Any], ...] = ()
     """What the engine plug-in found and patched: a record for each process of the engine."""
+    execution: dict[str, Any] | None = None
+    """How the engine runs its model, as the plug-in read it there; None where there is no plug-in."""
     target_path: str | None = None
     speculative: Mapping[str, Any] | None = None
     """vLLM's speculative config as it was given, model references resolved; as the stack says it where the
@@ -126,6 +128,7 @@ def running(
         **({"HF_HUB_OFFLINE": "1"} if target.startswith("/") else {}),
         **spec.env,
         **({"VLLM_API_KEY": key} if locked else {}),
+        **vllm_plugin.found_by({**os.environ, **spec.env}),
         vllm_plugin.MODE: patch,
         vllm_plugin.REPORT: str(report),
         orphans.MARK: start_id,
@@ -144,6 +147,7 @@ def running(
         noted = orphans.note(start_id=start_id, label=spec.label, session=child.pid)
         _wait_ready(port, child, log, spec, say=say, began=began)
         started_s = round(time.monotonic() - began, 1)
+        faults, execution = reported(report)
         yield Server(
             url=_url(port),
             key=key,
@@ -154,7 +158,8 @@ def running(
             attached=False,
             per_request=facts.per_request and speculative is not None,
             log=log,
-            patches=reported_faults(report),
+            patches=faults,
+            execution=execution,
             target_path=target,
             speculative=speculative,
             started_s=started_s,

@@ -1,23 +1,33 @@
 """Patches known faults of the engine, from inside: vLLM loads this module into each of its processes.
 
-It does nothing unless `DRAFTGATE_MEND` is set: "1" or "on" patches where a probe shows the fault, "probe"
+In a server that draftgate started, each process ends with the one that started it, and only the API server
+keeps the key.
+
+It patches nothing unless `DRAFTGATE_MEND` is set: "1" or "on" patches where a probe shows the fault, "probe"
 only probes. It logs what it found, and appends a line of JSON to the file that `DRAFTGATE_MEND_REPORT` names,
 so that no result hides a patch. It imports the standard library only (vLLM and torch when it is called), and
 nothing of the project.
 """
 
+import ctypes
 import json
+import multiprocessing
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import reduce, wraps
 from importlib import import_module
 from itertools import accumulate
+from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
-MODE, REPORT = "DRAFTGATE_MEND", "DRAFTGATE_MEND_REPORT"
+MODE, REPORT, SERVER = "DRAFTGATE_MEND", "DRAFTGATE_MEND_REPORT", "DRAFTGATE_SERVER"
+_PR_SET_PDEATHSIG = 1
 _EXPAND = "expand_batch_to_tokens"
 _ROUNDS = 8
 
@@ -114,11 +124,84 @@ _patched: set[Fault] = set()
 
 
 def register() -> None:
-    """Probe this process's engine code for known faults and patch them, as `DRAFTGATE_MEND` says.
+    """Tie this process to its parent, patch its engine code, and report on both; see the module's text.
 
     Raises:
         RuntimeError: A fault still shows after its patch.
     """
+    parent = multiprocessing.parent_process()
+    if os.environ.get(SERVER) and parent and parent.pid:
+        _end_with(parent.pid)
+        # vLLM 0.24 hashes the key into the name of its compiled code, and writes it beside that.
+        os.environ.pop("VLLM_API_KEY", None)
+        _report_execution()
+    _patch_faults()
+
+
+def _end_with(parent: int) -> None:
+    """Let the kernel kill this process when its parent is gone: an engine core holds the device's memory."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it has gone already
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+_EXECUTION = {
+    "async_scheduling": "scheduler_config.async_scheduling",
+    "max_num_batched_tokens": "scheduler_config.max_num_batched_tokens",
+    "max_num_seqs": "scheduler_config.max_num_seqs",
+    "chunked_prefill": "scheduler_config.enable_chunked_prefill",
+    "max_model_len": "model_config.max_model_len",
+    "enforce_eager": "model_config.enforce_eager",
+    "kv_cache_dtype": "cache_config.cache_dtype",
+    "prefix_caching": "cache_config.enable_prefix_caching",
+    "compilation": "compilation_config.mode",
+    "cudagraph_mode": "compilation_config.cudagraph_mode",
+}
+"""Where vLLM's configuration has what decides how fast it runs."""
+
+
+def execution_of(worker: Any) -> dict[str, Any]:
+    """How a ready worker of vLLM runs its model. What this version of vLLM does not have is left out."""
+    runner = type(worker.model_runner).__module__  # V2 has a package for each kind of device
+    found: dict[str, Any] = {
+        "model_runner": "V2" if re.search(r"worker\.\w+\.model_runner$", runner) else "V1"
+    }
+    for name, path in _EXECUTION.items():
+        with suppress(AttributeError):
+            value = reduce(getattr, path.split("."), worker.vllm_config)
+            found[name] = getattr(value, "name", value)  # of an enumeration's value
+    with suppress(AttributeError):
+        layers = worker.vllm_config.compilation_config.static_forward_context.values()
+        backends = {layer.attn_backend.get_name() for layer in layers if hasattr(layer, "attn_backend")}
+        found["attention"] = ", ".join(sorted(backends))
+    return found
+
+
+def _report_execution() -> None:
+    """Have each worker report how it runs, once it is ready: before the server answers."""
+    try:
+        wrapper = import_module("vllm.v1.worker.worker_base").WorkerWrapperBase
+        made_ready = wrapper.initialize_from_config
+    except (ImportError, AttributeError):  # another version of vLLM
+        return
+    if hasattr(made_ready, "__wrapped__"):  # this process is a fork
+        return
+
+    @wraps(made_ready)
+    def reporting(self: Any, *args: Any, **options: Any) -> Any:
+        made = made_ready(self, *args, **options)
+        try:
+            _write({"execution": execution_of(self.worker)})
+        except Exception:  # noqa: BLE001 - whatever it is, the engine runs all the same
+            import_module("vllm.logger").init_logger("vllm.draftgate").info(
+                "draftgate: cannot say how it runs"
+            )
+        return made
+
+    wrapper.initialize_from_config = reporting
+
+
+def _patch_faults() -> None:
     mode = os.environ.get(MODE, "")
     if mode not in {"1", "on", "probe"} or not import_module("vllm.platforms").current_platform.is_cpu():
         return
@@ -141,11 +224,15 @@ def register() -> None:
             logger.info("draftgate: probe passed, nothing patched")
 
 
+def found_by(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables by which a vLLM with this environment finds the plug-in, whatever its interpreter has."""
+    folder = str(Path(__file__).with_name("into_vllm"))
+    paths = [path for path in (environment.get("PYTHONPATH"), folder) if path]
+    named = environment.get("VLLM_PLUGINS")  # else vLLM loads all that there are
+    return {"PYTHONPATH": os.pathsep.join(paths)} | ({"VLLM_PLUGINS": f"{named},draftgate"} if named else {})
+
+
 def _report(fault: Fault, *, found: bool, patched: bool) -> None:
-    """Append one line; a single write, since all processes of an engine share the file."""
-    path = os.environ.get(REPORT)
-    if not path:
-        return
     line = {
         "fault": fault.name,
         "probe": "fault" if found else "healthy",
@@ -153,5 +240,12 @@ def _report(fault: Fault, *, found: bool, patched: bool) -> None:
         "vllm": import_module("vllm").__version__,
         "pid": os.getpid(),
     }
-    with open(path, "ab", buffering=0) as file:  # noqa: PTH123
-        file.write((json.dumps(line) + "\n").encode())
+    _write(line)
+
+
+def _write(line: dict[str, Any]) -> None:
+    """Append one line; a single write, since all processes of an engine share the file."""
+    path = os.environ.get(REPORT)
+    if path:
+        with open(path, "ab", buffering=0) as file:  # noqa: PTH123
+            file.write((json.dumps(line) + "\n").encode())

@@ -21,6 +21,7 @@ from harness.judge.confirmation import confirmed
 from harness.judge.footnotes import (
     conditions_of,
     drafter_notes,
+    execution_notes,
     noise_of,
     subject_notes,
     text_notes,
@@ -259,7 +260,12 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
     if verdict.primary and not same and (base.figures.tok_s or other.figures.tok_s):
         notes.append("speed is not compared across environments")
     if verdict.primary:
-        notes += [*weights_notes(old, new), *drafter_notes(old, new), *subject_notes(old, new)]
+        notes += [
+            *weights_notes(old, new),
+            *drafter_notes(old, new),
+            *subject_notes(old, new),
+            *execution_notes(old, new),
+        ]
     if verdict.primary and not across:
         notes += text_notes(old, prompts=verdict.prompts, same_text=verdict.same_text)
     return CellComparison(

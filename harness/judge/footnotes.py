@@ -87,6 +87,8 @@ def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:
         if field not in on_both - _SHOWN_ABOVE:
             continue
         texts = [brief(before), brief(after)]
+        if field == "execution":  # said by `execution_notes`
+            continue
         if field == "resolved_config":  # thousands of characters: only the parts that differ
             parts = [text.split(", ") for text in texts]
             own = [[p for p in parts[i] if p not in set(parts[1 - i])] for i in (0, 1)]
@@ -94,6 +96,20 @@ def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:
         was, now = (t if len(t) <= _LONG else t[: _LONG - 3] + "..." for t in texts)
         notes.append(f"{field.replace('_', ' ')}: {was} -> {now}")
     return notes
+
+
+def execution_notes(old: CellRecord, new: CellRecord) -> list[str]:
+    """That the engine runs the two in different ways, apart from what they draft."""
+    before, after = old.subject.execution, new.subject.execution
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return []
+    differ = [
+        f"{name.replace('_', ' ')} {brief(before.get(name))} -> {brief(after.get(name))}"
+        for name in sorted(before.keys() & after.keys())
+        if before[name] != after[name]
+    ]
+    who = f"{drafting(old.cell)} and {drafting(new.cell)}"
+    return [f"the engine runs {who} by different paths: {', '.join(differ)}"] if differ else []
 
 
 def holm_notes(verdicts: Sequence[tuple[str, Verdict]]) -> list[str]:

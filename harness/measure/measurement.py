@@ -144,6 +144,11 @@ class Measurement:
         write_atomically(self._path, dump_cell(record))
         return record
 
+    def _environment(self) -> Environment:
+        spec = self._cell.spec
+        elsewhere = self._server.attached
+        return Environment(cpu="unverified") if elsewhere else environment(spec, python=spec.engine_python)
+
     def _record(self, *, moved: dict[str, int] | None, stopped_at: int | None) -> CellRecord:
         records = in_order(self._done.values(), [p.id for p in self._prompts])
         if not self._timed:
@@ -155,7 +160,7 @@ class Measurement:
             cell=self._cell.name,
             identity=self._identity,
             subject=self._subject,
-            environment=Environment(cpu="unverified") if self._server.attached else environment(),
+            environment=self._environment(),
             provenance=provenance(self._server),
             stopped_at=stopped_at,
             warmups=len(self._warmups),

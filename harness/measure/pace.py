@@ -9,7 +9,7 @@ from statistics import fmean
 
 from harness.config.cells import Cell
 from harness.errors import BadRecord
-from harness.provenance.hardware import environment
+from harness.results.conditions import Environment
 from harness.results.records import RUN_FILE, CellName, CellRecord, RunRecord, load
 from harness.results.timing import wall_of
 
@@ -93,13 +93,14 @@ class Pace:
         return all(self.rate(cell) for cell in cells)
 
 
-def last_seen(results: Path, *, stack: str, server_url: str | None) -> list[Seen]:
+def last_seen(results: Path, *, stack: str, server_url: str | None, here: Environment) -> list[Seen]:
     """The cells of the last runs of a stack on this machine, each once. What cannot be read is left out.
 
     Args:
         results: where runs lie.
         stack: its name.
         server_url: as a run keeps it; where a server elsewhere was measured, its machine counts.
+        here: this machine, with the devices of the stack's engine.
     """
     found: dict[tuple[CellName, int | None, int | None], Seen] = {}
     runs = 0
@@ -108,7 +109,7 @@ def last_seen(results: Path, *, stack: str, server_url: str | None) -> list[Seen
             run = load(path, RunRecord)
         except BadRecord:
             continue
-        elsewhere = run.environment.differences(environment()) or run.options.get("server_url") != server_url
+        elsewhere = run.environment.differences(here) or run.options.get("server_url") != server_url
         cells = [] if elsewhere or run.stack != stack else _cells_of(path.parent)
         for one in cells:
             found.setdefault((one.cell, one.concurrency, one.max_tokens), one)

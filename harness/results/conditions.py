@@ -92,6 +92,8 @@ class Subject(Conditions):
     mounted: dict[str, Any] | str | None = None
     engine_args: dict[str, Any] = {}
     resolved_config: str | None = None
+    execution: dict[str, Any] | str | None = None
+    """How the engine runs its model: runner, scheduling, attention and the like, as it resolved them."""
     sampling_defaults: dict[str, Any] | str | None = None
     """What the server takes from the model where a request does not say."""
     unverified: list[str] = []

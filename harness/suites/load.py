@@ -29,6 +29,7 @@ _FOR_EACH = 2
 
 def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     levels = run.options.levels
+    run.refuse_in_flight(cells, max(levels))
     requests = {cell: sum(_repeats(run, n, cell) * len(run.prompts(cell)) for n in levels) for cell in cells}
     seconds = duration(sum(run.pace.answers_s(_at(1, cell), count) for cell, count in requests.items()))
     text = f"load: {', '.join(map(str, levels))} in flight, {sum(requests.values())} requests; "

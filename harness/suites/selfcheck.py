@@ -81,13 +81,13 @@ def key_of(spec: ServerSpec, *, target: str, patch: str) -> str:
         "version": (VERSION, METRIC_VERSION),
         "engine": (facts.package, facts.version, spec.engine_python),
         "changed": changed_files(facts.folder) if facts.folder else None,
-        "loads_code": [(name, env[name]) for name in code_loaders(env)],
+        "loads_code": [(name, env[name]) for name in code_loaders(env, facts.folder)],
         "target": (spec.target.model_dump(mode="json"), weights_hash(target)),
         "args": spec.args,
         "env": spec.env,
         "drafting": spec.speculative,
         "mend": (patch, sha256_of(Path(__file__).parents[1] / "engine" / "vllm_plugin.py")),
-        "environment": environment().model_dump(),
+        "environment": environment(spec, python=spec.engine_python).model_dump(),
     }
     return hashlib.sha256(canonical(described).encode()).hexdigest()[:24]
 
@@ -217,10 +217,11 @@ def synthetic(bench: Bench) -> Outcome:
         BadInput: the target is not there.
     """
     name = "vLLM's synthetic acceptance"
-    if not environment().gpus:
+    engine = bench.run.options.stack.engine
+    if not environment(engine, python=engine.python).gpus:
         why = "— (vLLM's CPU sampler refuses it: Synthetic acceptance not supported with CPU sampling)"
         return _outcome(name, "not checked", why)
-    facts = engine_facts(bench.run.options.stack.engine.python or sys.executable)
+    facts = engine_facts(engine.python or sys.executable)
     if not {"synthetic", "synthetic_acceptance_rates"} & facts.methods:
         why = f"— ({facts.package} {facts.version} has none)"
         return _outcome(name, "not checked", why)

@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.config.cells import Cell, without_drafts
 from harness.errors import BadInput
 from harness.judge import speedup
+from harness.judge.footnotes import execution_notes
 from harness.judge.speedup import SpeedRecord
 from harness.judge.verdict import Verdict
 from harness.measure.validity import mostly_degenerate
@@ -41,7 +42,7 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
     run = bench.run
     fine = Outcome(suite=SUITE.name, cell=str(cell))
     plain = without_drafts(cell, run.options.stack)
-    ratios = []
+    ratios: list[float] = []
     for pair in range(run.options.pairs):
         order = (plain, cell) if pair % 2 == 0 else (cell, plain)
         records = {c.name: _one_start(bench, c, 2 * pair + at) for at, c in enumerate(order)}
@@ -53,6 +54,9 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
                 why = f"inconclusive: most answers of {record.cell} end in a loop: no claim about speed"
                 return fine.model_copy(update={"kind": "unsure", "sentence": why})
         last = records[cell.name]
+        if not ratios:
+            for note in execution_notes(records[plain.name], last):
+                bench.say(f"draftgate: {cell}: {note}")
         drafted, undrafted = _rate(last), _rate(records[plain.name])
         ratios.append(round(drafted / undrafted, 6))
         if not speedup.LEAST <= ratios[-1] <= speedup.MOST:

@@ -24,6 +24,7 @@ class Fake:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.freeze = folder / "freeze"
+        self.stack = TINY
         self.script = folder / "engine.py"
         self.script.write_text(AS_A_PROCESS)
         self.python = folder / "python"
@@ -70,7 +71,7 @@ def bench(fake: Fake, tmp_path: Path, *words: str) -> tuple[int, str]:
 
 def start_bench(fake: Fake, tmp_path: Path, *words: str) -> subprocess.Popen[str]:
     stack = tmp_path / "tiny.toml"
-    stack.write_text(TINY.format(model=fake.folder / "tiny", python=fake.python, freeze=fake.freeze))
+    stack.write_text(fake.stack.format(model=fake.folder / "tiny", python=fake.python, freeze=fake.freeze))
     return subprocess.Popen(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench_suites/test_acceptance.py",
          "--stack", str(stack),

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from harness.engine import vllm_plugin
@@ -251,3 +252,121 @@ def test_every_call_is_reported(in_engine: dict[str, Any]) -> None:
         ("cpu-temperature", "fault", True),
     ]
     assert all(line["vllm"] and line["pid"] for line in lines)
+
+
+# A process of an engine that we started, without vLLM: what multiprocessing starts, as vLLM does
+
+CHILD = """
+import multiprocessing, os, sys, time
+from importlib.metadata import entry_points
+
+def work():
+    (found,) = entry_points(group="vllm.general_plugins", name="draftgate")
+    found.load()()
+    print(os.getpid(), found.value, os.environ.get("VLLM_API_KEY"), flush=True)
+    time.sleep(100)
+
+if __name__ == "__main__":
+    multiprocessing.get_context(sys.argv[1]).Process(target=work).start()
+    time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_process_of_our_server_has_no_key_and_ends_with_its_parent(
+    tmp_path: Path, method: str, *, ours: bool
+) -> None:
+    script = tmp_path / "server.py"
+    script.write_text(CHILD)
+    env = {**os.environ, "VLLM_API_KEY": "key", "PYTHONPATH": str(tmp_path), "DRAFTGATE_MEND": ""}
+    env |= vllm_plugin.found_by(env) | ({"DRAFTGATE_SERVER": "f00d"} if ours else {})
+    with subprocess.Popen(
+        [sys.executable, str(script), method], env=env, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout
+        pid, value, key = parent.stdout.readline().split()
+        parent.kill()
+        parent.stdout.close()
+    child = psutil.Process(int(pid)) if psutil.pid_exists(int(pid)) else None
+    try:
+        ended = child is None or bool(psutil.wait_procs([child], timeout=10 if ours else 0.5)[0])
+    finally:
+        if child and child.is_running():
+            child.kill()
+
+    assert (value, key) == ("draftgate_into_vllm:register", "None" if ours else "key")
+    assert ended == ours
+
+
+def test_a_list_of_plug_ins_has_ours_too(tmp_path: Path) -> None:
+    found = vllm_plugin.found_by({"PYTHONPATH": str(tmp_path), "VLLM_PLUGINS": "lora"})
+
+    assert found["PYTHONPATH"].startswith(f"{tmp_path}{os.pathsep}")
+    assert found["VLLM_PLUGINS"] == "lora,draftgate"
+    assert "VLLM_PLUGINS" not in vllm_plugin.found_by({})
+
+
+def worker(module: str, **scheduling: Any) -> SimpleNamespace:
+    """A worker of vLLM that is ready, as far as it is asked."""
+    layer = SimpleNamespace(attn_backend=SimpleNamespace(get_name=lambda: "FLASH_ATTN"))
+    mode = SimpleNamespace(name="FULL_AND_PIECEWISE")
+    return SimpleNamespace(
+        model_runner=type("GPUModelRunner", (), {"__module__": module})(),
+        vllm_config=SimpleNamespace(
+            scheduler_config=SimpleNamespace(**scheduling),
+            model_config=SimpleNamespace(max_model_len=2048),
+            compilation_config=SimpleNamespace(
+                cudagraph_mode=mode, static_forward_context={"layers.0.attn": layer, "layers.0.mlp": object()}
+            ),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "runner"),
+    [
+        ("vllm.v1.worker.gpu.model_runner", "V2"),
+        ("vllm.v1.worker.cpu.model_runner", "V2"),
+        ("vllm.v1.worker.gpu_model_runner", "V1"),
+        ("vllm.v1.worker.cpu_model_runner", "V1"),
+    ],
+)
+def test_how_a_worker_runs_is_what_it_has(module: str, runner: str) -> None:
+    """What this version of vLLM does not have is left out."""
+    assert vllm_plugin.execution_of(worker(module, async_scheduling=True, max_num_seqs=64)) == {
+        "model_runner": runner,
+        "async_scheduling": True,
+        "max_num_seqs": 64,
+        "max_model_len": 2048,
+        "cudagraph_mode": "FULL_AND_PIECEWISE",
+        "attention": "FLASH_ATTN",
+    }
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_worker_says_how_it_runs_once_it_is_ready(
+    report: Path, monkeypatch: pytest.MonkeyPatch, *, broken: bool
+) -> None:
+    class Wrapper:
+        worker: Any = None
+
+        def initialize_from_config(self, configs: list[int]) -> int:
+            self.worker = None if broken else worker("vllm.v1.worker.gpu.model_runner")
+            return len(configs)
+
+    logged: list[str] = []
+    modules = {
+        "vllm.v1.worker.worker_base": SimpleNamespace(WorkerWrapperBase=Wrapper),
+        "vllm.logger": SimpleNamespace(init_logger=lambda _: SimpleNamespace(info=logged.append)),
+    }
+    monkeypatch.setattr(vllm_plugin, "import_module", modules.__getitem__)
+    vllm_plugin._report_execution()
+    vllm_plugin._report_execution()  # in a fork
+
+    assert Wrapper().initialize_from_config([1, 2]) == 2
+    assert report.exists() != broken
+    assert bool(logged) == broken
+    if not broken:
+        (line,) = _report(report)
+        assert line["execution"]["model_runner"] == "V2"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -246,8 +247,13 @@ main()
 
 
 def main() -> None:
-    """Serve until this process is ended. Each answer takes 0.1 s, and is counted token by token."""
-    freeze, vllm = Path(os.environ["FAKE_FREEZE"]), VllmLike()
+    """Serve until this process is ended. Each answer takes 0.1 s, and is counted token by token.
+
+    It has four tokens: where the server drafts, two of them were drafted, in one step.
+    """
+    said = dict(itertools.pairwise(sys.argv))
+    k = json.loads(said.get("--speculative-config", "{}")).get("num_speculative_tokens", 0)
+    freeze, vllm = Path(os.environ["FAKE_FREEZE"]), VllmLike(k)
     vllm.started = time.time()
 
     def answer(asked: dict[str, Any]) -> Iterator[bytes]:
@@ -261,11 +267,16 @@ def main() -> None:
             yield event({"choices": [choice], "prompt_token_ids": tokens_of(asked)})
             vllm.count(generation_tokens_total=1)
         vllm.count(num_requests_running=-1, request_success_total=1)
+        if k:
+            counts = {"num_drafts": 1, "num_draft_tokens": k, "num_accepted_tokens": 2}
+            vllm.count(**{f"spec_decode_{name}_total": n for name, n in counts.items()})
+            vllm.count(**{position(i): 1 for i in range(2)})
         yield event(usage(4))
 
     vllm.replies[CHAT] = lambda asked: Reply(
         answer(asked), 500 if "refuse" in str(asked["messages"]) else 200
     )
     server = listening(vllm, int(sys.argv[sys.argv.index("--port") + 1]))
-    print("fake engine", os.getpid(), "on", server.server_port, flush=True)
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    print("fake engine", os.getpid(), "on", server.server_port, "devices", devices, flush=True)
     server.serve_forever()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.plugin import DATA
 from harness.results.records import CellRecord, RunRecord, load
 from tests.engine.conftest import Draftgate, engines_of, family_of, running_of
 
@@ -74,6 +76,32 @@ def test_no_engine_is_left_and_resume_repeats_no_prompt(draftgate: Draftgate, nu
     benchmark = json.loads((draftgate.results / "benchmark.json").read_text())
     assert benchmark["benchmarks"][0]["extra_info"]["tokens_per_step"] > 1
     assert not engines_of(draftgate.results)
+
+
+@pytest.mark.parametrize("fork", ["true", "false"])
+def test_an_engine_whose_run_and_supervisor_are_killed_together_ends_by_itself(
+    draftgate: Draftgate, tmp_path: Path, fork: str
+) -> None:
+    """Nobody is left to end it: each of its processes must."""
+    text = (DATA / "stacks" / "smollm2-cpu.toml").read_text(encoding="utf-8")
+    text = text.replace("[engine.args]", f"[engine]\nfork = {fork}\n[engine.args]")
+    stack = tmp_path / "killed.toml"
+    stack.write_text(text.replace('"../drafters', f'"{DATA}/drafters'), encoding="utf-8")
+    process = draftgate.start(*CELL, "--stack", str(stack), "--self-check", "off")
+    try:
+        wait_for("prompts", lambda: len(draftgate.lines()) >= 1, within_s=180)
+        family = family_of(process.pid)
+        engine = engines_of(draftgate.results)
+        supervisors = [p.pid for p in family if "supervisor" in " ".join(p.cmdline())]
+        for pid in (process.pid, *supervisors):
+            os.kill(pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+    except BaseException:
+        process.kill()
+        raise
+
+    assert len(engine) >= 3
+    wait_for("the end of the engine", lambda: not running_of([*family, *engine]), within_s=5)
 
 
 def test_a_server_that_dies_while_loading_is_quoted(draftgate: Draftgate, tmp_path: Path) -> None:

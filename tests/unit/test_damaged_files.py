@@ -293,10 +293,10 @@ def test_a_damaged_note_of_a_server_ends_nothing(damaged: Damaged, monkeypatch: 
 def test_a_damaged_report_of_the_plugin_claims_no_patch(tmp_path: Path, damaged: Damaged) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps({"fault": "f", "mended": True}) + "\n")
-    assert len(facts.reported_faults(path)) == 1
+    assert len(facts.reported(path)[0]) == 1
     damaged(path)
 
-    assert facts.reported_faults(path) == ()
+    assert facts.reported(path) == ((), None)
 
 
 def test_a_model_whose_manifest_is_damaged_is_made_again(tmp_path: Path, damaged: Damaged) -> None:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from harness.commands import claims
-from harness.engine.facts import reported_faults
+from harness.engine.facts import reported
 from harness.engine.server import Server
 from harness.engine.watchdog import Evidence, stalls_in
 from harness.errors import DraftgateError
@@ -114,7 +114,7 @@ REPORTED = {"fault": "cpu-temperature", "probe": "fault", "mended": True, "pid":
 @given(json_of(REPORTED) | damaged(json.dumps(REPORTED).encode()))
 def test_what_was_patched(folder: Path, content: bytes) -> None:
     path = put(folder, "none.mends.jsonl", content)
-    told = SimpleNamespace(patches=reported_faults(path))
+    told = SimpleNamespace(patches=reported(path)[0])
     patches = patches_of(cast("Server", told))
     for finding in engine_findings.findings(cell_name(), Subject(patches=patches), sampling={}, covered=None):
         finding.text.encode("utf-8", "surrogatepass")

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from harness.judge.footnotes import holm_notes, weights_notes
+from harness.judge.footnotes import execution_notes, holm_notes, weights_notes
 from harness.judge.verdict import Kind, Verdict
-from harness.report.run_table import verdict_report
+from harness.report.run_table import report, verdict_report
 from harness.results.records import CellRecord
 from harness.stats import paired
 from tests.factories.records import cell_name
@@ -93,3 +93,22 @@ def test_other_weights_one_name_or_weights_that_are_not_known_say_nothing(
     old: tuple[str, str | None], new: tuple[str, str | None]
 ) -> None:
     assert weights_notes(with_weights(*old), with_weights(*new)) == []
+
+
+def test_different_paths_of_the_engine_stand_below_the_speed_up() -> None:
+    paths = {"model_runner": "V2", "async_scheduling": True, "max_model_len": 2048}
+    runs = (paths, paths | {"model_runner": "V1", "async_scheduling": False, "attention": "FLASH_ATTN"})
+    none, drafted = cell(drafter(1)), cell(drafter(1))
+    none = none.model_copy(update={"cell": cell_name(drafter="none", k=0)})
+    two = [
+        one.model_copy(update={"subject": one.subject.model_copy(update={"execution": how})})
+        for one, how in zip((none, drafted), runs, strict=True)
+    ]
+
+    (note,) = execution_notes(*two)
+    assert all(part in note for part in ("async scheduling", "model runner", "V2", "V1"))
+    assert not any(part in note for part in ("2048", "FLASH_ATTN"))
+    assert f"speed-up: {note}" in report(two)
+    assert "speed-up: " not in report([two[0], two[0]])
+    unverified = two[1].subject.model_copy(update={"execution": "unverified"})
+    assert execution_notes(two[0], two[1].model_copy(update={"subject": unverified})) == []

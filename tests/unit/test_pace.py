@@ -99,16 +99,15 @@ def test_the_newest_runs_of_the_stack_on_this_machine_are_looked_at(tmp_path: Pa
     write(tmp_path, "8")
     write(tmp_path, "9", took(2.0, provenance={"server": "none"}, cell=cell_name(k=2)))
 
-    found = {
-        str(one.cell): (one.wall_s, one.start_s) for one in last_seen(tmp_path, stack="tiny", server_url=None)
-    }
+    last = last_seen(tmp_path, stack="tiny", server_url=None, here=environment())
+    found = {str(one.cell): (one.wall_s, one.start_s) for one in last}
 
     assert found == {
         "chat-en-instruct-ngram-k2": (2.0, None),
         "chat-en-instruct-ngram-k4": (3.0, 12.5),
         "chat-zh-instruct-ngram-k4": (5.0, 12.5),
     }
-    assert last_seen(tmp_path / "nothing", stack="tiny", server_url=None) == []
+    assert last_seen(tmp_path / "nothing", stack="tiny", server_url=None, here=environment()) == []
 
 
 def test_a_plan_is_the_starts_and_the_answers(tmp_path: Path) -> None:

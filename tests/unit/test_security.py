@@ -219,11 +219,11 @@ def test_of_the_environment_no_more_is_recorded_than_is_allowed(monkeypatch: pyt
     for name in ("DRAFTGATE_API_KEY", "VLLM_API_KEY", "HF_TOKEN", "SOME_VARIABLE"):
         monkeypatch.setenv(name, f"value-of-{name}")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    hardware.environment.cache_clear()
+    hardware._cards.cache_clear()
     try:
         told = json.dumps([hardware.environment().model_dump(), provenance.provenance()])
     finally:
-        hardware.environment.cache_clear()
+        hardware._cards.cache_clear()
     assert "value-of" not in told
     assert '"isa_limit": "AVX2"' in told
 
