@@ -18,7 +18,7 @@ from harness.results.records import RUN_FILE
 from harness.run import Options
 from harness.stats.paired import LOOKS
 from harness.suites.load import LEVELS, Bound
-from harness.text.validation import did_you_mean, near_path
+from harness.text.validation import did_you_mean
 
 DEFAULT_STACK = "smollm2-cpu"
 DEFAULT_PROFILE = "quick"
@@ -146,7 +146,7 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
         profile=profile,
         workloads=workloads,
         server_url=server_url(option("--server-url")),
-        baselines=_baselines(option) or root / "baselines",
+        baselines=option("--baselines") or root / "baselines",
         update="all" if option("--update-baselines") else "new" * option("--update-baselines-new-only"),
         compare=_existing_run(option("--compare")),
         command="pytest " + shlex.join(words),
@@ -157,14 +157,6 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
         tpot_s=option("--tpot-ms") / 1000,
         **{field: option(field) for field in _AS_GIVEN},
     )
-
-
-def _baselines(option: Callable[[str], Any]) -> Path | None:
-    path: Path | None = option("--baselines")
-    writes = option("--update-baselines") or option("--update-baselines-new-only")
-    if path is not None and not writes and not path.is_dir():
-        raise BadInput(f"--baselines {path}: no such folder{near_path(path)}", code="no-cells")
-    return path
 
 
 def _levels(text: str) -> tuple[int, ...]:

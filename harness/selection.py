@@ -90,7 +90,8 @@ def untaken(items: Sequence[pytest.Item], stack: Stack, words: str) -> tuple[lis
             continue
         dropped.append(item)
         if item.path.name in words:
-            said.setdefault(suite.name, (suite.nothing if asks else _NO_DRAFTER).format(stack=stack.name))
+            nothing = suite.nothing or ("" if asks else _NO_DRAFTER)
+            said.setdefault(suite.name, nothing.format(stack=stack.name))
     return dropped, [text for name, text in said.items() if text and name not in taken]
 
 

@@ -249,14 +249,6 @@ def test_fewer_prompts_than_asked_for_are_said(collect: Collect, asked: str, *, 
     assert (f"(of {asked} asked for" in "\n".join(done.outlines)) is said
 
 
-def test_a_folder_of_baselines_that_is_not_there_is_said(collect: Collect, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "docs", tmp_path / "levels")
-    missing = str(tmp_path / "levles")
-
-    refused(collect(HEAD + NONE, "--baselines", missing), "no-cells", "did you mean 'levels'")
-    assert cells(collect(HEAD + NONE, "--baselines", missing, "--update-baselines"))
-
-
 def test_properties_of_a_junit_report_are_json(collect: Collect, pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("bench_suites/test_fixed.py").write_text(FIXED, encoding="utf-8")
     url = ("--server-url", "http://127.0.0.1:1", "--self-check", "off", "--junitxml", "report.xml")

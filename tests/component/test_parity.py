@@ -40,6 +40,7 @@ def suite(pytester: pytest.Pytester) -> Path:
     shutil.copy(DATA.parent / "bench_suites" / "test_parity.py", folder)
     pytester.path.joinpath("tiny.toml").write_text(STACK)
     drafter = pytester.mkdir("drafter")
+    drafter.joinpath("config.json").write_text("{}", encoding="utf-8")
     lines = predicted(reaches(1, prompts=10))
     (drafter / "validation.jsonl").write_text(dump(lines))
     held_out = [{"id": line.id, "language": "en", "text": "Hi"} for line in lines]

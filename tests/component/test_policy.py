@@ -112,7 +112,9 @@ def test_every_suite_ends_its_cases_as_the_table_says(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, gate: str
 ) -> None:
     pytester.path.joinpath("tiny.toml").write_text(STACK, encoding="utf-8")
-    pytester.mkdir("drafter").joinpath(prediction.VALIDATION).write_text("")
+    drafter = pytester.mkdir("drafter")
+    drafter.joinpath(prediction.VALIDATION).write_text("")
+    drafter.joinpath("config.json").write_text("{}")
     held_out = [(type("Held", (), {"language": "en"})(), None)]
     monkeypatch.setattr(parity, "_held_out", lambda _: held_out)
     folder = pytester.mkdir("bench_suites")
