@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import pytest
 
-from fixtures.bench import Judge
 from harness.config.cells import Cell
 from harness.suites import load
+from harness.suites.runner import Judge
 
 
 @pytest.mark.cells(load.SUITE)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from fixtures.bench import Judge
 from harness.config.cells import Cell
 from harness.suites import lossless
+from harness.suites.runner import Judge
 
 
 @pytest.mark.cells(lossless.SUITE)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from fixtures.bench import Judge
 from harness.suites import selfcheck
+from harness.suites.runner import Judge
 
 pytestmark = pytest.mark.self_check
 

@@ -24,11 +24,13 @@ from harness.text.console import complain, settle_in, show
 from harness.text.validation import near_path
 
 INVALID = 2
+_BENCH = "bench"
 _OTHERWISE_CALLED = {"list": "listing"}
 """Modules of commands that another name would hide."""
 _FORMATS = {".md": "markdown", ".markdown": "markdown", ".csv": "csv", ".json": "json"}
 """Of a file, by the end of its name."""
 _MODULES = {
+    "init": "write a stack and the suites into the current folder",
     "watch": "watch whether a server works or hangs, and restart it",
     "doctor": "check whether this machine can measure a stack correctly",
     "claims": "compare the figures of a Markdown file with their records",
@@ -44,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     settle_in()
     argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == _BENCH:  # every other word is pytest's
+        done: int = importlib.import_module(f"harness.commands.{_BENCH}").run(argv[1:])
+        return done
     parser, commands = _parsers(argv)
     try:
         if argv and argv[0] in commands:
@@ -67,6 +72,9 @@ def _parsers(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, ar
     version = f"draftgate {importlib.metadata.version('draftgate')}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands.add_parser(
+        _BENCH, help="pytest on the suites: their names first (all if none), then its options"
+    )
     comparing = commands.add_parser(
         "compare",
         help="set runs, baselines or cells side by side",

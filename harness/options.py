@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config.stack import PROFILES, Stack
+from harness.config.stack import PROFILES, Stack, default_stack
 from harness.engine.http import is_url, key_of_environment, shown
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput
@@ -20,7 +20,6 @@ from harness.stats.paired import LOOKS
 from harness.suites.load import LEVELS, Bound
 from harness.text.validation import did_you_mean
 
-DEFAULT_STACK = "smollm2-cpu"
 DEFAULT_PROFILE = "quick"
 _MOST = 10**9
 """The largest number that an option takes."""
@@ -35,7 +34,7 @@ _NAMING = frozenset({"--stack", "--profile", "--server-url", "--compare", "--bas
 
 def add_options(add: Callable[..., None]) -> None:
     """Tell the command line's parser what there is to say."""
-    add("--stack", metavar="NAME|PATH", default=DEFAULT_STACK, help=f"stack to measure ({DEFAULT_STACK})")
+    add("--stack", metavar="NAME|PATH", default=default_stack(), help="stack to measure (%(default)s)")
     profiles = f"{', '.join(PROFILES)} ({DEFAULT_PROFILE})"
     add("--profile", metavar="NAME", default=DEFAULT_PROFILE, help=profiles)
     add("--workload", metavar="W", action="append", help="workload, repeatable (the profile's)")

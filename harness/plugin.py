@@ -7,12 +7,12 @@ import signal
 import sys
 import warnings
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.config.cells import ServerSpec, cells_of
+from harness.config.shipped import DATA
 from harness.config.stack import find_stack, load_stack
 from harness.engine.spelling import check
 from harness.errors import BadInput, DraftgateError, GateWarning
@@ -39,7 +39,6 @@ from harness.text.console import Outlet, settle_in
 from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
 pytest_plugins = ["harness.workers"]
-DATA = Path(__file__).resolve().parent.parent / "fixtures"
 
 RUN = pytest.StashKey[Run]()
 _BENCHES = pytest.StashKey[bool]()

@@ -89,7 +89,7 @@ def untaken(items: Sequence[pytest.Item], stack: Stack, words: str) -> tuple[lis
             taken.add(suite.name)
             continue
         dropped.append(item)
-        if item.path.name in words:
+        if item.path.stem in words:
             nothing = suite.nothing or ("" if asks else _NO_DRAFTER)
             said.setdefault(suite.name, nothing.format(stack=stack.name))
     return dropped, [text for name, text in said.items() if text and name not in taken]
@@ -104,7 +104,7 @@ def only_by_name(item: pytest.Item, stack: Stack, *, arguments: Sequence[str], n
         arguments: of the command line.
         named: the expressions of -k and -m.
     """
-    by_path = any(item.path.name in argument for argument in arguments)
+    by_path = any(item.path.stem in argument for argument in arguments)
     if item.get_closest_marker(MARKER):
         return not by_path and MARKER not in named
     cell = cell_of(item)

@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 
 from harness.config.cells import server_spec
 from harness.config.prompts import load_prompts
-from harness.config.stack import Stack, find_stack, load_stack
+from harness.config.shipped import DATA
+from harness.config.stack import Stack, default_stack, find_stack, load_stack
 from harness.engine.facts import EngineFacts, engine_facts, known_faults
 from harness.engine.models import cache_folder, resolve
 from harness.engine.server import free_port, running
@@ -29,8 +30,6 @@ from harness.text.console import show
 from harness.text.redaction import without_home
 from harness.text.render import visible
 
-DEFAULT_STACK = "smollm2-cpu"
-_DATA = Path(__file__).resolve().parents[2] / "fixtures"
 _LEAST_GB = 2.0
 """Free disk for a converted model, records and logs."""
 
@@ -53,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "itself, which has a known result. Exit code: 0 all is well, 1 it is not, 2 bad input."
     )
     add = parser.add_argument
-    add("--stack", metavar="NAME|PATH", default=DEFAULT_STACK, help=f"({DEFAULT_STACK})")
+    add("--stack", metavar="NAME|PATH", default=default_stack(), help="(%(default)s)")
     add("--results", metavar="DIR", type=Path, default=Path("results"), help="where runs go (results)")
     add(
         "--self-check",
@@ -70,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         BadInput: there is no such stack, or it is not one.
     """
-    stack = load_stack(find_stack(options.stack, _DATA / "stacks"))
+    stack = load_stack(find_stack(options.stack, DATA / "stacks"))
     well = True
     for line in checks(stack, results=options.results, self_check=options.self_check):
         well &= line.mark != "bad"
@@ -166,7 +165,7 @@ def _self_check(stack: Stack, *, self_check: bool | None) -> Iterator[Line]:
         yield Line("—", "self-check", "left out")
         return
     try:
-        prompts = load_prompts(_DATA / "prompts", "instruct", stack.languages[0], at_most=SHORT)
+        prompts = load_prompts(DATA / "prompts", "instruct", stack.languages[0], at_most=SHORT)
         patch = os.environ.get("DRAFTGATE_MEND", "1")
         with tempfile.TemporaryDirectory() as folder:
             start = functools.partial(running, folder=Path(folder), say=_silent, patch=patch)

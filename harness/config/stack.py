@@ -15,6 +15,9 @@ from harness.results.records import MOST_K
 from harness.text.validation import did_you_mean, near_path
 
 ENDPOINTS = ("chat", "raw")
+DEFAULT_STACK = "smollm2-cpu"
+HERE = Path("stack.toml")
+"""The stack of the current folder, which `draftgate init` writes."""
 NONE = "none"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,63}")
@@ -168,6 +171,11 @@ class Stack(_Table):
         """Whose prompts a profile asks; the stack's first, where a built-in profile's is none of its own."""
         asked = self.profiles[profile].workload
         return asked if asked in self.workloads else self.workloads[0]
+
+
+def default_stack() -> str:
+    """The stack where none is named: that of the current folder, else the one that comes with draftgate."""
+    return f"./{HERE}" if HERE.is_file() else DEFAULT_STACK
 
 
 def find_stack(name: str, folder: Path) -> Path:

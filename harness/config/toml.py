@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ValidationError, ValidationInfo
 
+from harness.config.shipped import embedded_drafter
 from harness.errors import BadInput
 from harness.results.files import merge_error, merge_left, read_text
 from harness.text.validation import first_fault
@@ -56,6 +57,8 @@ class Document:
 
 
 def _anchored(reference: str, info: ValidationInfo) -> str:
+    if drafter := embedded_drafter(reference):
+        return str(drafter)
     if info.context is None or not reference.startswith((".", "~", "/")):
         return reference
     try:
@@ -74,7 +77,8 @@ def _absolute(reference: str, info: ValidationInfo) -> str:
 
 
 Reference = Annotated[str, AfterValidator(_anchored)]
-"""A path or another name of a model. A path is made absolute: it starts at the folder of the TOML file."""
+"""A path or another name of a model. A path is made absolute: it starts at the folder of the TOML file. Of a
+shipped drafter, `embedded:NAME` becomes the path."""
 
 Program = Annotated[str, AfterValidator(_absolute)]
 """A program by its path, made absolute likewise, or by its name. No link in it is followed: the interpreter

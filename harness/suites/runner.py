@@ -32,6 +32,8 @@ from harness.text.numbers import duration
 Kind = Literal["fine", "noteworthy", "unsure", "failed", "invalid", "unchecked"]
 Action = Literal["pass", "warn", "fail", "skip"]
 P = ParamSpec("P")
+Judge = Callable[..., None]
+"""Puts the question of a suite, with its arguments; the case ends as the gate says."""
 
 OUTCOMES = "verdicts.jsonl"
 """In a run's folder: one line for each outcome. The last line of a suite and a cell counts."""
