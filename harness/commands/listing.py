@@ -5,17 +5,13 @@ from __future__ import annotations
 import argparse
 import ast
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from harness.config.stack import find_stack, load_stack
+from harness.config.shipped import DATA, SUITES
+from harness.config.stack import default_stack, find_stack, load_stack
 from harness.results.files import json_lines
 from harness.text.console import show
 from harness.text.redaction import without_home
 from harness.text.render import text_table
-
-_ROOT = Path(__file__).resolve().parents[2]
-_DATA = _ROOT / "fixtures"
-_DEFAULT = "smollm2-cpu"
 
 _Rows = Iterator[tuple[str, ...]]
 
@@ -26,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "List what can be named: stacks, or a stack's profiles and drafters; prompts; suites."
     )
     parser.add_argument("what", choices=_LISTS, help=", ".join(_LISTS))
-    parser.add_argument("--stack", metavar="NAME|PATH", default=_DEFAULT, help=f"whose ({_DEFAULT})")
+    parser.add_argument("--stack", metavar="NAME|PATH", default=default_stack(), help="whose (%(default)s)")
     parser.set_defaults(run=run)
 
 
@@ -42,13 +38,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _stacks(_: str) -> _Rows:
-    for path in sorted((_DATA / "stacks").glob("*.toml")):
+    for path in sorted((DATA / "stacks").glob("*.toml")):
         stack = load_stack(path)
         yield path.stem, stack.target.model, ", ".join(stack.drafters), stack.about
 
 
 def _profiles(stack: str) -> _Rows:
-    loaded = load_stack(find_stack(stack, _DATA / "stacks"))
+    loaded = load_stack(find_stack(stack, DATA / "stacks"))
     for name, p in loaded.profiles.items():
         yield (
             name, f"{p.prompts} x {p.max_tokens}", f"{p.sampling.temperature:g}", str(p.concurrency), p.cache,
@@ -57,7 +53,7 @@ def _profiles(stack: str) -> _Rows:
 
 
 def _drafters(stack: str) -> _Rows:
-    for drafter in load_stack(find_stack(stack, _DATA / "stacks")).drafters.values():
+    for drafter in load_stack(find_stack(stack, DATA / "stacks")).drafters.values():
         selected = drafter.selected
         when = "always" if selected is True else "by name"
         if isinstance(selected, tuple):
@@ -68,12 +64,12 @@ def _drafters(stack: str) -> _Rows:
 
 
 def _prompts(_: str) -> _Rows:
-    for path in sorted((_DATA / "prompts").glob("*/*.jsonl")):
+    for path in sorted((DATA / "prompts").glob("*/*.jsonl")):
         yield path.parent.name, path.stem, str(sum(1 for _ in json_lines(path)))
 
 
 def _suites(_: str) -> _Rows:
-    for path in sorted((_ROOT / "bench_suites").glob("test_*.py")):
+    for path in sorted((SUITES).glob("test_*.py")):
         about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         yield path.name, about.partition("\n")[0]
 
