@@ -151,8 +151,9 @@ class Http:
                 return found
         except urllib.error.HTTPError as error:
             message = f"{url} answers {error.code} {error.reason}"
-            if body:  # vLLM says there what is wrong with a request
-                message += f": {_said(error)[:_EXCERPT]}"
+            with error:
+                if body:  # vLLM says there what is wrong with a request
+                    message += f": {_said(error)[:_EXCERPT]}"
             if error.code == _UNAUTHORIZED:
                 message += f"; set {KEY} to its key"
             raise NoAnswer(without_keys(message), status=error.code) from None

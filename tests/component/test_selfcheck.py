@@ -75,7 +75,9 @@ def test_a_broken_instrument_stops_the_run_before_anything_is_measured(tmp_path:
     """This engine drafts nothing, whatever it is told: not even the target accepts its own drafts."""
     folder = tmp_path / "engine"
     folder.mkdir()
-    code, output = bench(Fake(folder), tmp_path, "--self-check", "on")
+    fake = Fake(folder)
+    fake.stack = fake.stack.replace("FAKE_FREEZE", 'FAKE_DRAFTS_NOTHING = "1"\nFAKE_FREEZE')
+    code, output = bench(fake, tmp_path, "--self-check", "on")
 
     assert code == 1, output
     assert "the instrument is broken: " in output

@@ -193,7 +193,7 @@ def test_a_log_line_of_any_length_gives_a_short_reason() -> None:
 
 
 def test_an_interpreter_that_is_not_there_is_named() -> None:
-    with pytest.raises(ServerFailed, match=r"cannot ask /no/such/python which vLLM it has: .*No such file"):
+    with pytest.raises(ServerFailed, match="cannot ask /no/such/python which vLLM it has: "):
         engine_facts("/no/such/python")
 
 

@@ -253,6 +253,7 @@ def main() -> None:
     """
     said = dict(itertools.pairwise(sys.argv))
     k = json.loads(said.get("--speculative-config", "{}")).get("num_speculative_tokens", 0)
+    k *= "FAKE_DRAFTS_NOTHING" not in os.environ
     freeze, vllm = Path(os.environ["FAKE_FREEZE"]), VllmLike(k)
     vllm.started = time.time()
 

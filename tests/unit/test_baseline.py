@@ -146,7 +146,7 @@ def damaged(text: str, how: str) -> str:
         ("cut", r"line \d+: not JSON.*cut off"),
         ("empty", "the file is empty"),
         ("schema", "schema is 99, this version of draftgate reads 1"),
-        ("field", r"field stick: unknown key \(did you mean 'stack'"),
+        ("field", "field stack"),
     ],
 )
 def test_a_damaged_baseline_is_named_and_never_overwritten(

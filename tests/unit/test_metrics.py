@@ -86,7 +86,7 @@ def test_a_difference_is_what_moved_and_gauges_as_they_are_now() -> None:
     assert later - READ == SpecCounters(
         present=True, drafts=4, draft_tokens=12, accepted=6, per_position=(3, 2, 1), generated=10,
         prompted=10, finished=1, iterations=5, cached=0, running=0, waiting=0,
-        kv_usage=0.5, started=1763719203.0,
+        kv_usage=0.5, started=1763719203.0, engines=READ.engines,
     )  # fmt: skip
 
 
