@@ -289,12 +289,14 @@ class Measurement:
     async def _prepare(self) -> None:
         drafts = self._cell.name.k > 0
         self._by_counters = drafts and not self._server.per_request
-        async with self._client() as client:
-            for prompt in self._warmups:
-                record = await self._ask(client, prompt, 0)
-                if self._server.attached and drafts and _not_reported(record):
-                    self._by_counters = True
         concurrency = self._cell.profile.concurrency
+        at_once = 1 if self._by_counters else concurrency
+        async with self._client() as client:
+            for at in range(0, len(self._warmups), at_once):
+                asked = [self._ask(client, prompt, 0) for prompt in self._warmups[at : at + at_once]]
+                records = await asyncio.gather(*asked)
+                if self._server.attached and drafts and any(map(_not_reported, records)):
+                    self._by_counters = True
         if self._by_counters and (concurrency > 1 or not self._server.counts):
             needs = f"needs concurrency 1 (the profile has {concurrency})"
             raise ServerFailed(
