@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,12 @@ OnTokens = Callable[[str, Sequence[int], Sequence[int]], None]
 
 class _NotReportedError(ValueError):
     """The engine says nothing of acceptance in its responses."""
+
+
+def seed_of(prompt: str, *, repeat: int, base: int) -> int:
+    """A prompt's seed: its own, the same on every machine, another one in every repeat."""
+    digest = hashlib.sha256(f"{base}/{repeat}/{prompt}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
 
 
 class InFlight:

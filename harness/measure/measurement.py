@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import secrets
 import threading
 import time
@@ -20,7 +19,7 @@ from harness.engine.server import Server
 from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall, guarded, stalls_in
 from harness.errors import ServerFailed
 from harness.measure import draft_vocab, engine_findings, validity
-from harness.measure.client import NOT_REPORTED, Client, InFlight, OnTokens
+from harness.measure.client import NOT_REPORTED, Client, InFlight, OnTokens, seed_of
 from harness.provenance.hardware import environment
 from harness.provenance.record import folder_of, identity, patches_of, provenance, subject
 from harness.results.conditions import Environment
@@ -31,12 +30,6 @@ from harness.results.records import UNTIMED, CellRecord, Finding, PromptRecord, 
 Progress = Callable[[Cell, int, int], None]
 Renew = Callable[[str], Server]
 """Told why, it gives another server like the one that stalled."""
-
-
-def seed_of(prompt: str, *, repeat: int, base: int) -> int:
-    """A prompt's seed: its own, the same on every machine, another one in every repeat."""
-    digest = hashlib.sha256(f"{base}/{repeat}/{prompt}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
 
 
 class Measurement:

@@ -17,8 +17,7 @@ from harness.engine.server import Server
 from harness.engine.watchdog import STALL_SECONDS, guarded
 from harness.errors import ServerFailed
 from harness.measure import validity
-from harness.measure.client import Client
-from harness.measure.measurement import seed_of
+from harness.measure.client import Client, seed_of
 from harness.results.records import CellName, PromptRecord
 
 MOST_LOGPROBS = 100
