@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -44,12 +43,7 @@ def python(tmp_path: Path) -> Path:
 Collect = Callable[..., pytest.RunResult]
 
 
-@pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """The plugin sets a handler for SIGTERM; this process keeps its own."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+pytestmark = pytest.mark.usefixtures("own_signals")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,12 +72,7 @@ def server() -> Iterator[Drafting]:
         yield drafting
 
 
-@pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """The plugin sets a handler for SIGTERM; this process keeps its own."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+pytestmark = pytest.mark.usefixtures("own_signals")
 
 
 Bench = Callable[..., pytest.RunResult]

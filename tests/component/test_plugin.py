@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,12 +37,7 @@ ALL = [f"{place}-instruct-{drafter}" for drafter in ("none", "ngram-k2", "ngram-
 Collect = Callable[..., pytest.RunResult]
 
 
-@pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """The plugin sets a handler for SIGTERM; this process keeps its own."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+pytestmark = pytest.mark.usefixtures("own_signals")
 
 
 @pytest.fixture

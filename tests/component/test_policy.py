@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib
 import re
 import shutil
-import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -51,12 +50,7 @@ def test_the_table_is_the_policy() -> None:
     assert {kind: tuple(policy(kind, gate) for gate in GATES) for kind in KINDS} == TABLE
 
 
-@pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """The plugin sets a handler for SIGTERM; this process keeps its own."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+pytestmark = pytest.mark.usefixtures("own_signals")
 
 
 def questions(suite: Path) -> list[tuple[Any, str]]:
