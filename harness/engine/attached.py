@@ -15,9 +15,8 @@ from harness.engine.facts import served_name
 from harness.engine.http import NO_KEY, NOT_SHOWN, Http, NoAnswer
 from harness.engine.server import Server
 from harness.errors import ServerFailed
+from harness.results.conditions import UNVERIFIED
 from harness.text.redaction import without_keys, without_secrets
-
-UNVERIFIED = "unverified"
 
 
 def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from harness.errors import BadInput
-from harness.results.conditions import Environment
+from harness.results.conditions import UNVERIFIED, Environment
 from harness.results.files import write_atomically
 from harness.results.records import UNTIMED, CellRecord, dump_cell, load
 
@@ -24,7 +24,7 @@ def device_name(environment: Environment) -> str:
     if gpus:
         name = re.sub(r"[^a-z0-9]+", "-", str(gpus[0].name).lower())[:_NAMED_AT_MOST].strip("-") or "gpu"
         return f"{name}-x{len(gpus)}" if len(gpus) > 1 else name
-    return "unverified" if environment.cpu == "unverified" else "cpu"
+    return UNVERIFIED if environment.cpu == UNVERIFIED else "cpu"
 
 
 def path_of(folder: Path, record: CellRecord) -> Path:

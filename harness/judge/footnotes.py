@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.judge.pairing import brief
 from harness.judge.verdict import Verdict, judge
-from harness.provenance.hardware import UNVERIFIED
+from harness.results.conditions import UNVERIFIED
 from harness.results.records import CellName, CellRecord
 from harness.stats import paired
 from harness.text.numbers import percent, signed_interval

@@ -22,7 +22,7 @@ from harness.measure import draft_vocab, engine_findings, validity
 from harness.measure.client import NOT_REPORTED, Client, InFlight, OnTokens, seed_of
 from harness.provenance.hardware import environment
 from harness.provenance.record import folder_of, identity, patches_of, provenance, subject
-from harness.results.conditions import Environment
+from harness.results.conditions import UNVERIFIED, Environment
 from harness.results.files import write_atomically
 from harness.results.journal import Journal, in_order
 from harness.results.records import UNTIMED, CellRecord, Finding, PromptRecord, dump_cell
@@ -140,7 +140,7 @@ class Measurement:
     def _environment(self) -> Environment:
         spec = self._cell.spec
         elsewhere = self._server.attached
-        return Environment(cpu="unverified") if elsewhere else environment(spec, python=spec.engine_python)
+        return Environment(cpu=UNVERIFIED) if elsewhere else environment(spec, python=spec.engine_python)
 
     def _record(self, *, moved: dict[str, int] | None, stopped_at: int | None) -> CellRecord:
         records = in_order(self._done.values(), [p.id for p in self._prompts])

@@ -16,10 +16,7 @@ from typing import Any, Protocol
 
 from harness.engine.facts import devices_of, engine_facts
 from harness.errors import BadInput, ServerFailed
-from harness.results.conditions import Environment, Gpu
-
-UNVERIFIED = "unverified"
-
+from harness.results.conditions import UNVERIFIED, Environment, Gpu
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 """The variable that names the devices a process sees: by number, UUID, or MIG's UUID."""

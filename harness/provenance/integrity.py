@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.engine.models import sha256_of
+from harness.results.conditions import UNVERIFIED
 
-UNVERIFIED = "unverified"
 _MOST_FILES = 2000
 """A folder with more files than this is `unverified`."""
 _OF_PYTHON = re.compile(r"\.(py|pyi|json|jinja)$")

@@ -25,9 +25,9 @@ from harness.engine.facts import EngineFacts, engine_facts, served_name
 from harness.engine.models import cache_folder, sha256_of
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
-from harness.provenance.hardware import UNVERIFIED, clocks, packages_of
+from harness.provenance.hardware import clocks, packages_of
 from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files
-from harness.results.conditions import Identity, Patch, Subject
+from harness.results.conditions import UNVERIFIED, Identity, Patch, Subject
 from harness.results.files import write_atomically
 from harness.stats.acceptance import METRIC_VERSION
 from harness.text.redaction import without_secrets

@@ -10,6 +10,9 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
+UNVERIFIED = "unverified"
+"""What stands for something that could not be found out."""
+
 
 class Conditions(BaseModel):
     """Fields that two records are compared by."""
