@@ -33,9 +33,10 @@ from harness.selection import (
 )
 from harness.suites import acceptance
 from harness.suites.runner import kept, sections
-from harness.suites.selfcheck import MARKER
+from harness.suites.selfcheck import MARKER, seconds_ahead
 from harness.text import render
 from harness.text.console import Outlet, settle_in
+from harness.text.numbers import duration
 from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
 pytest_plugins = ["harness.workers"]
@@ -188,12 +189,15 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not run.options.server_url:
         for spec in dict.fromkeys(cell.spec for _, cell in pairs):
             check(spec)
-    lines = run.plan([cell for suite, cell in pairs if not suite.own_servers])
+    ahead_s = seconds_ahead(run) if pairs else 0
+    lines = run.plan([cell for suite, cell in pairs if not suite.own_servers], self_check_s=ahead_s)
     for suite in dict.fromkeys(suite for suite, _ in pairs):
         lines += suite.plan(run, [cell for of, cell in pairs if of == suite])
     if left_out := config.stash.get(_LEFT_OUT, ""):
         lines.append(f"one server is given, so one process measures it: {left_out} does nothing")
     if pairs:
+        if ahead_s:
+            lines.insert(0, f"the self-check comes first, about {duration(ahead_s)}")
         config.stash[_LINES] = [*lines, f"records go to {run.folder}"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
+import json
 import math
 import secrets
 import sys
@@ -20,19 +21,19 @@ from harness.config.stack import Profile, Stack
 from harness.engine.facts import tells_apart
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput, BadRecord
-from harness.measure.pace import Pace, last_seen
+from harness.measure.pace import Pace, pace_of
 from harness.provenance.hardware import environment
 from harness.provenance.record import provenance
 from harness.results.conditions import Environment
-from harness.results.files import write_atomically
+from harness.results.files import json_object, write_atomically
 from harness.results.records import RUN_FILE, CellName, CellRecord, RunRecord, load
 from harness.results.timing import wall_of
 from harness.stats.paired import MIN_PROMPTS
 from harness.text.numbers import duration
 from harness.text.redaction import without_home
 
-SELF_CHECK = "servers/self-check.txt"
-"""In a run's folder: each known answer and what was seen, or why the self-check was left out."""
+SELF_CHECK = "servers/self-check.json"
+"""In a run's folder: each known answer and what was seen, or why the self-check was left out; its seconds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +181,7 @@ class Run:
             profile=self.options.profile_name,
             options=self.options.recorded(),
             subject=self.options.stack.subject,
-            provenance={**provenance(), "self_check": self._self_check()},
+            provenance={**provenance(), "self_check": None, **self._self_check()},
             environment=self.environment,
             finished=finished,
         )
@@ -192,19 +193,20 @@ class Run:
         engine = self.options.stack.engine
         return environment(engine, python=engine.python)
 
-    def self_checked(self, *lines: str) -> None:
+    def self_checked(self, *lines: str, took_s: float | None = None) -> None:
         """Keep what the self-check said: the process that measures need not be the one that ends the run.
 
         Raises:
             BadInput: the results folder cannot be written.
         """
-        write_atomically(self.folder / SELF_CHECK, "".join(f"{line}\n" for line in lines))
+        known = {"self_check": lines} | ({} if took_s is None else {"self_check_s": took_s})
+        write_atomically(self.folder / SELF_CHECK, json.dumps(known) + "\n")
 
-    def _self_check(self) -> list[str] | None:
+    def _self_check(self) -> dict[str, Any]:
         try:
-            return (self.folder / SELF_CHECK).read_text(encoding="utf-8").splitlines()
-        except OSError:  # no server was needed yet
-            return None
+            return json_object((self.folder / SELF_CHECK).read_bytes(), SELF_CHECK)
+        except (OSError, BadRecord):  # no server was needed yet
+            return {}
 
     def prompts(self, cell: Cell) -> tuple[Prompt, ...]:
         """The prompts of a cell.
@@ -250,18 +252,13 @@ class Run:
     @functools.cached_property
     def pace(self) -> Pace:
         """How fast this stack was in the last runs on this machine."""
-        stack, url = self.options.stack, self.options.recorded()["server_url"]
-        return Pace(
-            start_s=stack.start_seconds,
-            tokens_per_s=stack.tokens_per_second,
-            cells=last_seen(self.options.results, stack=stack.name, server_url=url, here=self.environment),
-        )
+        url = self.options.recorded()["server_url"]
+        return pace_of(self.options.stack, self.options.results, server_url=url, here=self.environment)
 
     def estimate_s(self, cells: Sequence[Cell]) -> float:
         """Seconds that measuring `cells` will take."""
-        starts = 0 if self.options.server_url else len({cell.spec for cell in cells})
         again = self.options.repeats if self.options.update else 0  # a baseline has the reserve too
-        return self.pace.starts_s(starts) + sum(
+        return self.pace.starts_s([] if self.options.server_url else cells) + sum(
             self._answers_s(cell, warmups=True)
             + self.pace.answers_s(cell, again * len(self.reserve(cell.name)))
             for cell in cells
@@ -298,10 +295,9 @@ class Run:
         planned += sum(self._answers_s(cell) for cell, record in known.items() if record)
         left = self._answers_s(now, share=1 - done)
         left += sum(self._answers_s(cell, warmups=True) for cell in ahead)
-        starts = len({cell.spec for cell in ahead} - {now.spec})
-        if start_s is None:
-            start_s = self.pace.starts_s(2) - self.pace.starts_s(1)
-        return left * took / planned + starts * start_s
+        others = [cell for cell in ahead if cell.spec != now.spec]
+        each = None if start_s is None else start_s * len({cell.spec for cell in others})
+        return left * took / planned + (self.pace.starts_s(others, first=False) if each is None else each)
 
     def refuse_in_flight(self, cells: Sequence[Cell], count: int) -> None:
         """Say before a server starts that cells that draft can't be measured with so many requests in flight.
@@ -312,8 +308,12 @@ class Run:
         if count > 1 and not self.options.server_url and any(cell.name.k for cell in cells):
             tells_apart(self.options.stack.engine.python or sys.executable, count)
 
-    def plan(self, cells: Sequence[Cell]) -> list[str]:
+    def plan(self, cells: Sequence[Cell], *, self_check_s: float = 0) -> list[str]:
         """What is about to be measured, and how long that takes, by what it took here before or by a guess.
+
+        Args:
+            cells: to measure.
+            self_check_s: seconds of the self-check that comes first.
 
         Raises:
             BadInput: a prompt file is missing or unreadable; see also `refuse_in_flight`.
@@ -326,6 +326,10 @@ class Run:
         for cell in cells:
             self.warmups(cell)
         profile, repeats = cells[0].profile, self.options.repeats
+        checked = " with the self-check" if self_check_s else ""
+        known = "as it took here before"
+        if not self.pace.knows(cells):
+            known = "a guess until the first answers are there"
         few = (
             ""
             if counts[0] >= profile.prompts
@@ -336,12 +340,7 @@ class Run:
             f"{'/'.join(map(str, counts))} prompts{few} x {profile.max_tokens} tokens"
             + (f" x {repeats}" if repeats > 1 else "")
             + f", T={profile.sampling.temperature:g}, concurrency {profile.concurrency}; "
-            f"about {duration(self.estimate_s(cells))}, "
-            + (
-                "as it took here before"
-                if self.pace.knows(cells)
-                else "a guess until the first answers are there"
-            )
+            f"about {duration(self_check_s + self.estimate_s(cells))}{checked}, {known}"
         ]
 
 

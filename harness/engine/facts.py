@@ -186,6 +186,11 @@ def command_line(
     return words
 
 
+def compiles(args: Mapping[str, Any]) -> bool:
+    """Whether an engine with these arguments compiles its model when it starts for the first time."""
+    return not any(args.get(name) for name in ("enforce_eager", "enforce-eager"))
+
+
 _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_parallel_size")
 
 

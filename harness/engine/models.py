@@ -76,6 +76,14 @@ def resolve(reference: str, *, say: Say, python: str | None = None) -> str:
     return reference
 
 
+def located(reference: str) -> str:
+    """What `resolve` returns; the folder of an embedded model need not be there yet."""
+    name = reference.removeprefix("embedded:")
+    if name == reference or name not in EMBEDDED:
+        return reference
+    return str(cache_folder() / "models" / f"{name}-{EMBEDDED[name].gguf_sha256[:8]}")
+
+
 def check_reference(reference: str) -> None:
     """Check that a reference leads to a model, as far as that shows without loading or converting it.
 
@@ -115,7 +123,7 @@ def sha256_of(path: Path) -> str:
 
 def _embedded(name: str, *, say: Say, python: str) -> Path:
     known = EMBEDDED[name]
-    folder = cache_folder() / "models" / f"{name}-{known.gguf_sha256[:8]}"
+    folder = Path(located(f"embedded:{name}"))
     if _intact(folder):
         return folder
     say(f"draftgate: preparing {name} in {folder.parent} (once, half a minute)")

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
 
 from harness.config.cells import Cell
-from harness.errors import BadRecord
+from harness.config.stack import Stack
+from harness.engine.facts import compiles, engine_facts
+from harness.errors import BadRecord, ServerFailed
 from harness.results.conditions import Environment
 from harness.results.records import RUN_FILE, CellName, CellRecord, RunRecord, load
 from harness.results.timing import wall_of
 
 _RUNS = 5
 """How many runs are looked at: the newest one may have measured a single cell."""
+COMPILING_S = 25.0
+"""What a server's first start takes more where its engine compiles the model (18 to 30 s on one H200)."""
+_SELF_CHECK_STARTS = 2
+"""A guess of what the self-check takes: its server has the target twice."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,9 +34,10 @@ class Seen:
     max_tokens: int | None
     answers: int
     wall_s: float
-    server: str
     start_s: float | None
     """Seconds in which its server started."""
+    engine: str | None
+    """The version that started it."""
 
 
 def seen(record: CellRecord) -> Seen:
@@ -42,8 +51,8 @@ def seen(record: CellRecord) -> Seen:
         max_tokens=record.identity.max_tokens,
         answers=len(record.prompts),
         wall_s=wall_of(record.prompts),
-        server=str(server.get("start")),
         start_s=started if isinstance(started, int | float) else None,
+        engine=record.subject.engine,
     )
 
 
@@ -56,12 +65,45 @@ class Pace:
     tokens_per_s: float
     """A guess, for where no cell with as many requests in flight was seen here."""
     cells: Sequence[Seen] = ()
+    self_check_s: float | None = None
+    """Of the last self-check of the stack here."""
+    engine: str | None = None
+    """The version that will start the servers."""
+    compiling_s: float = 0.0
+    """What a server takes more that this engine has not started here yet."""
 
-    def starts_s(self, count: int) -> float:
-        """Of so many starts in a run, of which the first one takes longest: it reads all from the disk."""
-        seen = sorted({one.server: one.start_s for one in self.cells if one.start_s}.values())
-        first, others = (seen[-1], seen[:-1] or seen) if seen else (self.start_s, [self.start_s])
-        return first + (count - 1) * fmean(others) if count else 0.0
+    def starts_s(self, cells: Iterable[Cell], *, first: bool = True) -> float:
+        """Of the servers of these cells. The first one of a run takes longest: it reads all from the disk."""
+        each = [self._start_s(cell) for cell in {cell.spec: cell for cell in cells}.values()]
+        if first and each:
+            each[0] = max(each[0], self._slowest_s)
+        return sum(each)
+
+    def _start_s(self, cell: Cell) -> float:
+        """As this server started last; else like the slowest that was seen, and compiling comes on top."""
+        name = cell.name
+        of_this = [
+            one.start_s
+            for one in self.cells
+            if one.start_s
+            and one.engine == self.engine
+            and (one.cell.drafter, one.cell.k) == (name.drafter, name.k)
+        ]
+        return of_this[0] if of_this else self._new_start_s
+
+    @property
+    def _slowest_s(self) -> float:
+        return max((one.start_s for one in self.cells if one.start_s), default=self.start_s)
+
+    @property
+    def _new_start_s(self) -> float:
+        known = any(one.start_s for one in self.cells)  # the guess is of a first start, which compiles
+        return self._slowest_s + self.compiling_s * known
+
+    def self_checking_s(self, answers: int, tokens: int) -> float:
+        """Of a self-check with so many answers of so many tokens."""
+        guess = _SELF_CHECK_STARTS * self._new_start_s + answers * tokens / self.tokens_per_s
+        return guess if self.self_check_s is None else self.self_check_s
 
     def rate(self, cell: Cell) -> float | None:
         """Answer tokens a second, counted as if each answer had all that it may have; None where not known.
@@ -93,6 +135,21 @@ class Pace:
         return all(self.rate(cell) for cell in cells)
 
 
+def pace_of(stack: Stack, results: Path, *, server_url: str | None, here: Environment) -> Pace:
+    """How fast a stack was in the last runs in `results` on this machine; see `last_seen`."""
+    engine = None
+    with contextlib.suppress(ServerFailed):  # without an engine, its start will say so
+        engine = engine_facts(stack.engine.python or sys.executable).version
+    return Pace(
+        start_s=stack.start_seconds,
+        tokens_per_s=stack.tokens_per_second,
+        cells=last_seen(results, stack=stack.name, server_url=server_url, here=here),
+        self_check_s=last_self_check_s(results, stack=stack.name, here=here),
+        engine=engine,
+        compiling_s=COMPILING_S * compiles(stack.engine.args),
+    )
+
+
 def last_seen(results: Path, *, stack: str, server_url: str | None, here: Environment) -> list[Seen]:
     """The cells of the last runs of a stack on this machine, each once. What cannot be read is left out.
 
@@ -104,19 +161,32 @@ def last_seen(results: Path, *, stack: str, server_url: str | None, here: Enviro
     """
     found: dict[tuple[CellName, int | None, int | None], Seen] = {}
     runs = 0
-    for path in sorted(results.glob(f"*/{RUN_FILE}"), reverse=True):
-        try:
-            run = load(path, RunRecord)
-        except BadRecord:
-            continue
-        elsewhere = run.environment.differences(here) or run.options.get("server_url") != server_url
-        cells = [] if elsewhere or run.stack != stack else _cells_of(path.parent)
+    for folder, run in _runs(results, stack=stack, here=here):
+        cells = _cells_of(folder) if run.options.get("server_url") == server_url else []
         for one in cells:
             found.setdefault((one.cell, one.concurrency, one.max_tokens), one)
         runs += bool(cells)
         if runs == _RUNS:
             break
     return list(found.values())
+
+
+def last_self_check_s(results: Path, *, stack: str, here: Environment) -> float | None:
+    """Seconds of the last self-check of a stack on this machine; None where no run says them."""
+    for _, run in _runs(results, stack=stack, here=here):
+        seconds = run.provenance.get("self_check_s")
+        if isinstance(seconds, int | float) and 0 < seconds < math.inf:
+            return seconds
+    return None
+
+
+def _runs(results: Path, *, stack: str, here: Environment) -> Iterator[tuple[Path, RunRecord]]:
+    """The runs of a stack on this machine, the newest first."""
+    for path in sorted(results.glob(f"*/{RUN_FILE}"), reverse=True):
+        with contextlib.suppress(BadRecord):
+            run = load(path, RunRecord)
+            if run.stack == stack and not run.environment.differences(here):
+                yield path.parent, run
 
 
 def _cells_of(run: Path) -> list[Seen]:

@@ -218,10 +218,7 @@ def _changed(facts: EngineFacts | None) -> list[list[str]] | str:
 
 def weights_hash(folder: str | None) -> str:
     """SHA-256 over names and hashes of all weight files of a folder; each file is read once, then cached."""
-    if folder is None or not folder.startswith("/"):
-        return UNVERIFIED
-    kinds = ("*.safetensors", "*.gguf", "*.bin", "*.pt")
-    files = next((files for kind in kinds if (files := sorted(Path(folder).glob(kind)))), None)
+    files = _weights(folder)
     if not files:
         return UNVERIFIED
     whole = hashlib.sha256()
@@ -230,10 +227,26 @@ def weights_hash(folder: str | None) -> str:
     return whole.hexdigest()[:16]
 
 
-def _cached_hash(file: Path) -> str:
+def is_hashed(folder: str | None) -> bool:
+    """`weights_hash` of it need not read it."""
+    return all(_note_of(file).is_file() for file in _weights(folder))
+
+
+def _weights(folder: str | None) -> list[Path]:
+    if folder is None or not folder.startswith("/"):
+        return []
+    kinds = ("*.safetensors", "*.gguf", "*.bin", "*.pt")
+    return next((files for kind in kinds if (files := sorted(Path(folder).glob(kind)))), [])
+
+
+def _note_of(file: Path) -> Path:
     stat = file.stat()
     key = hashlib.sha256(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]
-    note = cache_folder() / "hashes" / key
+    return cache_folder() / "hashes" / key
+
+
+def _cached_hash(file: Path) -> str:
+    note = _note_of(file)
     try:
         known = note.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):  # none yet, or no text

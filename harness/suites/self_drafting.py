@@ -30,6 +30,8 @@ K = 3
 ITSELF = {"name": "self", "method": "draft_model", "model": "target", "k": (K,)}
 """The drafter that is the target."""
 TEMPERATURE = 0.7
+MOST_TOKENS = 64
+"""Of an answer."""
 _OFTEN = 24
 """Tokens in the random drafter's vocabulary: those that the target says most often."""
 NO_STEPS = "— (the engine does not report single steps, and its stream does not show them)"
@@ -59,6 +61,8 @@ class SelfCheck(BaseModel):
     checks: tuple[Check, ...]
     often: tuple[int, ...] = ()
     """The tokens that stand most often in the answers at T=0."""
+    took_s: float | None = None
+    """Seconds, with the start of its server."""
 
     @property
     def broken(self) -> tuple[Check, ...]:
@@ -95,7 +99,7 @@ def check_itself(
     prompts: Sequence[Prompt],
     *,
     say: Say,
-    max_tokens: int = 64,
+    max_tokens: int = MOST_TOKENS,
     stall_seconds: float = STALL_SECONDS,
 ) -> SelfCheck:
     """Let the target on `server` draft for itself at T=0 and at T=0.7, and check what it accepts.

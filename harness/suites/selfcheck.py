@@ -13,6 +13,7 @@ import itertools
 import math
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,15 +23,15 @@ from harness.config.cells import ServerSpec, canonical, server_spec
 from harness.config.prompts import Prompt, load_prompts
 from harness.config.stack import Drafter, Profile, Stack
 from harness.engine.facts import engine_facts
-from harness.engine.models import cache_folder, resolve, sha256_of
+from harness.engine.models import cache_folder, located, resolve, sha256_of
 from harness.engine.slot import Slot
 from harness.engine.watchdog import STALL_SECONDS
-from harness.errors import BadInput, BadRecord, DraftgateError
+from harness.errors import BadInput, BadRecord, DraftgateError, ServerFailed
 from harness.measure.probe import Answer, ask
 from harness.measure.validity import total
 from harness.provenance.hardware import environment
 from harness.provenance.integrity import changed_files, code_loaders
-from harness.provenance.record import weights_hash
+from harness.provenance.record import is_hashed, weights_hash
 from harness.results.files import read_json, write_atomically
 from harness.run import Run
 from harness.stats.acceptance import METRIC_VERSION
@@ -45,6 +46,7 @@ from harness.suites.random_drafter import write as write_random_drafter
 from harness.suites.runner import Bench, Kind, Outcome
 from harness.suites.self_drafting import (
     ITSELF,
+    MOST_TOKENS,
     NO_STEPS,
     TEMPERATURE,
     K,
@@ -120,8 +122,7 @@ def ensure(
         BadInput: the target is not there.
     """
     spec = self_spec(stack, prefix_cache=prefix_cache)
-    target = resolve(spec.target.model, say=say, python=spec.engine_python)
-    path = cache_folder() / "self-checks" / f"{key_of(spec, target=target, patch=patch)}.json"
+    path = _path_of(spec, target=resolve(spec.target.model, say=say, python=spec.engine_python), patch=patch)
     with contextlib.ExitStack() as locked:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,14 +134,35 @@ def ensure(
             return remembered
         how = "then remembered" if not unwritable else f"in every run: {unwritable}"
         say(f"draftgate: self-check: the target drafts for itself on a server of its own ({how})")
+        began = time.monotonic()
         found = check_itself(slot.get(spec), prompts, say=say, stall_seconds=stall_seconds)
         slot.close()
+        found = found.model_copy(update={"took_s": round(time.monotonic() - began, 1)})
         if not (found.broken or unwritable):
             try:
                 write_atomically(path, found.model_dump_json(by_alias=True, indent=1) + "\n")
             except BadInput as error:
                 say(f"draftgate: self-check: not remembered: {error}")
         return found
+
+
+def seconds_ahead(run: Run) -> float:
+    """Seconds of the self-check before the first cell; 0 where there is none, or it is remembered."""
+    options = run.options
+    if options.self_check == "off" or options.server_url:
+        return 0
+    spec = self_spec(options.stack, prefix_cache=options.profile.cache != "off")
+    target = located(spec.target.model)
+    try:
+        if is_hashed(target) and _remembered(_path_of(spec, target=target, patch=options.patch)):
+            return 0
+    except ServerFailed:  # there is no engine: its start will say so
+        return 0
+    return run.pace.self_checking_s(SHORT * len(CHECKS), MOST_TOKENS)
+
+
+def _path_of(spec: ServerSpec, *, target: str, patch: str) -> Path:
+    return cache_folder() / "self-checks" / f"{key_of(spec, target=target, patch=patch)}.json"
 
 
 def _remembered(path: Path) -> SelfCheck | None:

@@ -80,6 +80,7 @@ def test_a_broken_instrument_stops_the_run_before_anything_is_measured(tmp_path:
     code, output = bench(fake, tmp_path, "--self-check", "on")
 
     assert code == 1, output
+    assert "the self-check comes first, about" in output
     assert "the instrument is broken: " in output
     assert "Traceback" not in output
     assert not list(tmp_path.glob("results/*/acceptance/*"))

@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 
 from harness.config.cells import Cell
-from harness.measure.pace import Pace, Seen, last_seen
+from harness.measure.pace import Pace, Seen, last_seen, last_self_check_s, pace_of
 from harness.provenance.hardware import environment
 from harness.results.files import write_atomically
-from harness.results.records import RUN_FILE, CellRecord, RunRecord, dump_cell
-from tests.factories.benches import bench, cell_of
+from harness.results.records import RUN_FILE, CellRecord, RunRecord, dump_cell, load
+from harness.run import SELF_CHECK
+from tests.factories.benches import bench, cell_of, stack
 from tests.factories.records import cell_name, cell_record, prompt_record
 
 GUESS = Pace(start_s=60, tokens_per_s=50)
+ENDPOINTS = ("chat-en-instruct-none", "chat-en-instruct-ngram-k4")
+"""A cell of each server of the stack."""
 
 
 def cell(name: str = "chat-en-instruct-ngram-k4", **profile: Any) -> Cell:
@@ -24,16 +27,19 @@ def cell(name: str = "chat-en-instruct-ngram-k4", **profile: Any) -> Cell:
     return dataclasses.replace(one, profile=one.profile.model_copy(update=profile))
 
 
+SERVERS = [*map(cell, ENDPOINTS)]
+
+
 def seen(name: str = "chat-en-instruct-ngram-k4", **changes: Any) -> Seen:
     """Eight answers of 64 tokens at most, at 64 tokens a second."""
     values = {
-        "concurrency": 1, "max_tokens": 64, "answers": 8, "wall_s": 8.0, "server": "f00d", "start_s": 40.0,
+        "concurrency": 1, "max_tokens": 64, "answers": 8, "wall_s": 8.0, "start_s": 40.0, "engine": "1",
     }  # fmt: skip
     return Seen(cell=cell(name).name, **(values | changes))
 
 
 def test_without_a_run_here_all_is_a_guess() -> None:
-    assert GUESS.starts_s(3) == 180
+    assert GUESS.starts_s(SERVERS) == 120
     assert GUESS.answers_s(cell(), 10) == 10 * 64 / 50
     assert not GUESS.knows([cell()])
 
@@ -59,13 +65,45 @@ def test_a_rate_is_that_of_the_cells_most_like_it(cells: list[Seen], rate: float
     assert pace.answers_s(cell(), 2) == pytest.approx(128 / (rate or 50))
 
 
-def test_the_first_start_of_a_run_is_the_slow_one() -> None:
-    starts = (("a", 10.0), ("b", 41.0), ("c", 12.0), ("c", 12.0), ("d", None))
-    pace = dataclasses.replace(GUESS, cells=[seen(server=name, start_s=s) for name, s in starts])
+def test_a_server_starts_as_it_did_last_and_the_first_of_a_run_like_the_slowest() -> None:
+    starts = ((ENDPOINTS[0], 41.0), (ENDPOINTS[1], 10.0), ("raw-en-instruct-ngram-k4", 99.0))
+    pace = dataclasses.replace(GUESS, engine="1", cells=[seen(name, start_s=s) for name, s in starts[:2]])
 
-    assert [pace.starts_s(count) for count in (0, 1, 4)] == [0, 41, 41 + 3 * 11]
-    alone = dataclasses.replace(GUESS, cells=[seen(start_s=30.0)])
-    assert alone.starts_s(2) == 60
+    assert [pace.starts_s(cells) for cells in ([], SERVERS[:1], SERVERS[1:2], SERVERS[:2])] == [0, 41, 41, 51]
+    assert pace.starts_s([SERVERS[1], cell("raw-en-instruct-ngram-k4")]) == 41  # one server
+    assert pace.starts_s(SERVERS[1:2], first=False) == 10
+    again = dataclasses.replace(pace, cells=[seen(name, start_s=s) for name, s in starts])
+    assert again.starts_s(SERVERS[1:2], first=False) == 10  # the newest is the first of the list
+    silent = dataclasses.replace(pace, cells=[seen(start_s=None)])
+    assert silent.starts_s(SERVERS[:2]) == 120
+
+
+def test_a_server_that_was_not_started_here_may_have_to_be_compiled() -> None:
+    """So may all that another version of the engine started. The guess of a stack is of such a start."""
+    pace = dataclasses.replace(GUESS, compiling_s=25, engine="1", cells=[seen(ENDPOINTS[0], start_s=40.0)])
+
+    assert pace.starts_s(SERVERS[:1]) == 40
+    assert pace.starts_s(SERVERS[1:2]) == 40 + 25
+    assert dataclasses.replace(pace, engine="2").starts_s(SERVERS[:1]) == 40 + 25
+    assert dataclasses.replace(pace, cells=()).starts_s(SERVERS[:1]) == 60
+
+
+def test_the_self_check_takes_as_long_as_last_time_or_by_a_guess_two_starts_and_its_answers() -> None:
+    assert GUESS.self_checking_s(4, 64) == 2 * 60 + 4 * 64 / 50
+    compiled = dataclasses.replace(GUESS, compiling_s=25, cells=[seen(start_s=30.0)])
+    assert compiled.self_checking_s(4, 64) == 2 * (30 + 25) + 4 * 64 / 50
+    assert dataclasses.replace(compiled, self_check_s=33.3).self_checking_s(4, 64) == 33.3
+
+
+@pytest.mark.parametrize(
+    "args", [{}, {"enforce_eager": False}, {"enforce_eager": True}, {"enforce-eager": True}]
+)
+def test_an_engine_that_runs_eagerly_compiles_nothing(tmp_path: Path, args: dict[str, bool]) -> None:
+    compiled = pace_of(
+        stack(engine={"args": args}), tmp_path, server_url=None, here=environment()
+    ).compiling_s
+
+    assert bool(compiled) != any(args.values())
 
 
 def write(results: Path, name: str, *cells: CellRecord, **changes: Any) -> Path:
@@ -110,6 +148,30 @@ def test_the_newest_runs_of_the_stack_on_this_machine_are_looked_at(tmp_path: Pa
     assert last_seen(tmp_path / "nothing", stack="tiny", server_url=None, here=environment()) == []
 
 
+def test_the_last_self_check_of_the_stack_on_this_machine_is_looked_at(tmp_path: Path) -> None:
+    elsewhere = environment().model_copy(update={"cpu": "another"})
+    for name, seconds in (("1", 50.0), ("2", 43.5), ("3", None), ("4", "long"), ("5", -1.0)):
+        write(tmp_path, name, provenance={"self_check_s": seconds})
+    write(tmp_path, "6", provenance={"self_check_s": 1.0}, stack="other")
+    write(tmp_path, "7", provenance={"self_check_s": 2.0}, environment=elsewhere)
+
+    assert last_self_check_s(tmp_path, stack="tiny", here=environment()) == 43.5
+    assert last_self_check_s(tmp_path / "nothing", stack="tiny", here=environment()) is None
+
+
+def test_a_run_says_how_long_its_self_check_took(tmp_path: Path) -> None:
+    run = bench(tmp_path).run
+    run.self_checked("T=0: ok", took_s=12.5)
+    run.write(finished=True)
+
+    found = load(run.folder / RUN_FILE, RunRecord).provenance
+    assert (found["self_check"], found["self_check_s"]) == (["T=0: ok"], 12.5)
+    assert last_self_check_s(tmp_path / "results", stack="tiny", here=run.environment) == 12.5
+    (run.folder / SELF_CHECK).write_text("no JSON")
+    run.write(finished=True)
+    assert load(run.folder / RUN_FILE, RunRecord).provenance["self_check"] is None
+
+
 def test_a_plan_is_the_starts_and_the_answers(tmp_path: Path) -> None:
     cells = [
         cell(f"{endpoint}-en-instruct-{drafter}")
@@ -122,7 +184,8 @@ def test_a_plan_is_the_starts_and_the_answers(tmp_path: Path) -> None:
     url = "http://127.0.0.1:8000"
     assert bench(tmp_path, server_url=url).run.estimate_s(cells) == pytest.approx(answers)
     write(tmp_path / "results", "1", took(8.0))  # 8 tokens a second
-    assert bench(tmp_path).run.estimate_s(cells) == pytest.approx(2 * 12.5 + 4 * 10 * 8)
+    eager = stack(engine={"args": {"enforce_eager": True}})
+    assert bench(tmp_path, stack=eager).run.estimate_s(cells) == pytest.approx(2 * 12.5 + 4 * 10 * 8)
 
 
 def test_what_is_left_goes_on_as_the_run_has_gone_so_far(tmp_path: Path) -> None:

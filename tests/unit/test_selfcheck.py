@@ -18,6 +18,7 @@ from harness.engine.server import Server
 from harness.engine.slot import Slot
 from harness.measure.probe import Answer
 from harness.plugin import DATA
+from harness.provenance.record import weights_hash
 from harness.suites import known_answers, self_drafting, selfcheck
 from harness.suites.known_answers import DraftToken, Result
 from harness.suites.self_drafting import Check, SelfCheck
@@ -164,10 +165,36 @@ def test_a_sound_instrument_alone_is_remembered(
     monkeypatch.setattr(selfcheck, "key_of", lambda *_, **__: "key")
     monkeypatch.setenv("DRAFTGATE_CACHE", str(tmp_path))
     slot: Any = SimpleNamespace(get=lambda _: "server", close=lambda: None)
+    run = bench(tmp_path).run
+    assert selfcheck.seconds_ahead(run) == run.pace.self_checking_s(4, 64) > 0
     first, again = (selfcheck.ensure(slot, stack(), (), say=lambda _: None) for _ in range(2))
 
     assert first == again
+    assert first.took_s is not None
     assert len(done) == checked
+    assert bool(selfcheck.seconds_ahead(run)) == (checked > 1)  # what is remembered keeps no run waiting
+
+
+@pytest.mark.parametrize("changes", [{"self_check": "off"}, {"server_url": "http://127.0.0.1:1"}])
+def test_a_run_without_a_self_check_does_not_wait_for_one(tmp_path: Path, changes: dict[str, str]) -> None:
+    assert selfcheck.seconds_ahead(bench(tmp_path, **changes).run) == 0
+
+
+def test_weights_that_nobody_has_hashed_yet_are_not_read_for_a_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take minutes, and what is remembered of the self-check needs their hash."""
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setenv("DRAFTGATE_CACHE", str(tmp_path / "cache"))
+    run = bench(tmp_path, stack=stack(target={"model": str(tmp_path)})).run
+
+    assert selfcheck.seconds_ahead(run) > 0
+    assert not (tmp_path / "cache").exists()
+    weights_hash(str(tmp_path))
+    asked: list[str] = []
+    monkeypatch.setattr(selfcheck, "key_of", lambda *_, target, **__: asked.append(target) or "key")
+    selfcheck.seconds_ahead(run)
+    assert asked == [str(tmp_path)]
 
 
 def test_a_random_drafter_is_found_from_a_relative_results_folder(
