@@ -62,6 +62,8 @@ class Cell:
     spec: ServerSpec
     profile_name: str
     profile: Profile
+    subject: tuple[str, ...] = ()
+    """Fields of the identity that the stack declares its subject."""
 
     def __str__(self) -> str:
         return str(self.name)
@@ -127,4 +129,6 @@ def cells_of(
                 name = CellName(
                     endpoint=endpoint, language=language, workload=workload, drafter=drafter.name, k=k
                 )
-                yield Cell(name=name, spec=spec, profile_name=profile_name, profile=profile)
+                yield Cell(
+                    name=name, spec=spec, profile_name=profile_name, profile=profile, subject=stack.subject
+                )

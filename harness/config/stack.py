@@ -29,7 +29,8 @@ _PYTESTS = frozenset(
 
 _REFUSED = dict.fromkeys(
     {"model", "host", "port", "served_model_name", "speculative_config", "tokenizer", "revision"}
-    | {"dtype", "quantization", "trust_remote_code", "per_request_spec_decode_metrics"},
+    | {"dtype", "quantization", "trust_remote_code", "per_request_spec_decode_metrics"}
+    | {"spec_method", "spec_model", "spec_tokens"},
     "a stack has another key for it, or draftgate sets it itself",
 ) | dict.fromkeys(
     ("api_key", "hf_token", "ssl_keyfile_password"),
@@ -297,7 +298,7 @@ def _check_arguments(stack: Stack, document: Document) -> None:
         if other != name:
             what = f"{other} and {name} are one argument of vLLM, which stands there twice"
             raise document.wrong(("engine", "args", name), what, code="stack-argument")
-        if why := _REFUSED.get(name.replace("-", "_")):
+        if why := _REFUSED.get(name.replace("-", "_").split(".")[0]):
             what = f"{name} is not given here: {why}"
             raise document.wrong(("engine", "args", name), what, code="stack-argument")
     given: list[tuple[_Loc, dict[str, Any]]] = [(("engine", "args"), stack.engine.args)]

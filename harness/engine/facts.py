@@ -19,6 +19,7 @@ from typing import Any
 from harness.config.cells import ServerSpec, canonical
 from harness.engine import vllm_plugin
 from harness.engine.models import resolve
+from harness.engine.offers import Offers, offers_of
 from harness.errors import BadInput, BadRecord, ServerFailed
 from harness.results.files import json_lines
 from harness.text.console import Say
@@ -27,15 +28,11 @@ _PROBE_S = 180
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EngineFacts:
+class EngineFacts(Offers):
     """What an installed vLLM is and can do, found without importing it (which takes eight seconds)."""
 
     version: str
     package: str
-    per_request: bool
-    """It can report acceptance in each response."""
-    methods: frozenset[str]
-    """Words in its module of speculative configuration. The methods that it knows are among them."""
     folder: str = ""
     """The package's folder."""
 
@@ -71,21 +68,8 @@ def engine_facts(python: str) -> EngineFacts:
             code="engine-missing",
         )
     folder, version, package = found
-
-    def source(relative: str) -> str:
-        try:
-            return (Path(folder) / relative).read_text(encoding="utf-8")
-        except OSError:
-            return ""
-
-    words = re.findall(r"[\"']([a-z0-9_]+)[\"']", source("config/speculative.py"))
-    return EngineFacts(
-        version=version,
-        package=package,
-        per_request="per_request_spec_decode_metrics" in source("config/observability.py"),
-        methods=frozenset(words),
-        folder=folder,
-    )
+    offers = vars(offers_of(Path(folder)))
+    return EngineFacts(version=version, package=package, folder=folder, **offers)
 
 
 def _unusable(python: str) -> str:

@@ -1,16 +1,9 @@
-"""Checks what a server is to be started with, before it starts: are names known, and are models there?
-
-The engine's sources are read, not imported: an import of vLLM takes eight seconds.
-"""
+"""Checks what a server is to be started with, before it starts: are names known, and are models there?"""
 
 from __future__ import annotations
 
-import ast
-import functools
-import re
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 
 from harness.config.cells import ServerSpec
 from harness.engine.facts import EngineFacts, engine_facts
@@ -55,13 +48,12 @@ def check_names(spec: ServerSpec, facts: EngineFacts) -> None:
         BadInput: the first that it does not know.
     """
     drafter, whose = spec.speculative or {}, f"drafter {spec.drafter!r} of stack {spec.stack}"
-    fields, arguments = _drafter_fields(facts.folder), _arguments(facts.folder)
     if drafter and facts.methods:
         _known(facts, f"{whose}: method", [str(drafter["method"])], facts.methods)
-    if fields:
-        _known(facts, f"{whose}: field", drafter.keys() - _OURS, fields)
-    if arguments >= _ALWAYS:
-        _known(facts, f"stack {spec.stack}, engine.args:", spec.args, arguments)
+    if facts.drafter_fields:
+        _known(facts, f"{whose}: field", drafter.keys() - _OURS, facts.drafter_fields)
+    if facts.arguments >= _ALWAYS:
+        _known(facts, f"stack {spec.stack}, engine.args:", spec.args, facts.arguments)
 
 
 def _known(facts: EngineFacts, what: str, words: Iterable[str], known: frozenset[str]) -> None:
@@ -70,40 +62,3 @@ def _known(facts: EngineFacts, what: str, words: Iterable[str], known: frozenset
         if not {word, name, name.removeprefix("no_")} & known:
             engine = f"{facts.package} {facts.version} does not know it"
             raise BadInput(f"{what} {word!r}: {engine}{did_you_mean(word, known)}", code="unknown-to-engine")
-
-
-@functools.cache
-def _drafter_fields(folder: str) -> frozenset[str]:
-    """The fields of vLLM's speculative configuration; none where its source is not there."""
-    return frozenset(_fields(Path(folder) / "config" / "speculative.py", "SpeculativeConfig"))
-
-
-@functools.cache
-def _arguments(folder: str) -> frozenset[str]:
-    """The arguments of `vllm serve`, by their names in Python, and a few that it does not take."""
-    files = [Path(folder) / "engine" / "arg_utils.py", *Path(folder).glob("entrypoints/**/cli_args.py")]
-    files += Path(folder).glob("entrypoints/cli/*.py")
-    found = {name for file in files for name in _fields(file)}
-    for file in files:
-        found.update(flag.replace("-", "_") for flag in re.findall(r"[\"']--?([\w-]+)[\"']", _source(file)))
-    return frozenset(found)
-
-
-def _fields(file: Path, name: str = "") -> Iterator[str]:
-    """The annotated fields of the classes in a file, or of one of them."""
-    try:
-        tree = ast.parse(_source(file))
-    except SyntaxError:  # of a Python newer than this one
-        return
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and name in ("", node.name):
-            for one in node.body:
-                if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
-                    yield one.target.id
-
-
-def _source(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError:
-        return ""

@@ -156,8 +156,15 @@ _EXECUTION = {
     "prefix_caching": "cache_config.enable_prefix_caching",
     "compilation": "compilation_config.mode",
     "cudagraph_mode": "compilation_config.cudagraph_mode",
+    "dtype": "model_config.dtype",
+    "quantization": "model_config.quantization",
+    "kv_block_size": "cache_config.block_size",
+    "tensor_parallel_size": "parallel_config.tensor_parallel_size",
+    "rejection_sample_method": "speculative_config.rejection_sample_method",
+    "draft_sample_method": "speculative_config.draft_sample_method",
+    "draft_max_model_len": "speculative_config.draft_model_config.max_model_len",
 }
-"""Where vLLM's configuration has what decides how fast it runs."""
+"""Where vLLM's configuration has what decides how it runs, as the engine resolved it."""
 
 
 def execution_of(worker: Any) -> dict[str, Any]:
@@ -169,7 +176,9 @@ def execution_of(worker: Any) -> dict[str, Any]:
     for name, path in _EXECUTION.items():
         with suppress(AttributeError):
             value = reduce(getattr, path.split("."), worker.vllm_config)
-            found[name] = getattr(value, "name", value)  # of an enumeration's value
+            value = getattr(value, "name", value)  # of an enumeration's value
+            plain = value is None or isinstance(value, bool | int | float | str)
+            found[name] = value if plain else str(value).removeprefix("torch.")
     with suppress(AttributeError):
         layers = worker.vllm_config.compilation_config.static_forward_context.values()
         backends = {layer.attn_backend.get_name() for layer in layers if hasattr(layer, "attn_backend")}

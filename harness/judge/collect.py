@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import BadInput, BadRecord
 from harness.judge.baselines import ANCHOR, RESERVE, device_name
-from harness.judge.footnotes import drafting
+from harness.judge.pairing import drafting
 from harness.judge.speedup import SpeedRecord
 from harness.results.conditions import Environment
 from harness.results.records import RUN_FILE, SCHEMA, CellName, CellRecord, RunRecord, load

@@ -21,7 +21,6 @@ from harness.judge.confirmation import confirmed
 from harness.judge.footnotes import (
     conditions_of,
     drafter_notes,
-    execution_notes,
     noise_of,
     subject_notes,
     text_notes,
@@ -264,7 +263,6 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
             *weights_notes(old, new),
             *drafter_notes(old, new),
             *subject_notes(old, new),
-            *execution_notes(old, new),
         ]
     if verdict.primary and not across:
         notes += text_notes(old, prompts=verdict.prompts, same_text=verdict.same_text)

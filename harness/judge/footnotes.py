@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from harness.judge.pairing import brief
+from harness.judge.pairing import brief, drafting
 from harness.judge.verdict import Verdict, judge
 from harness.results.conditions import UNVERIFIED
-from harness.results.records import CellName, CellRecord
+from harness.results.records import CellRecord
 from harness.stats import paired
 from harness.text.numbers import percent, signed_interval
 
-_SHOWN_ABOVE = frozenset({"drafter", "k", "engine", "mends"})
-"""Fields of the subject that the table shows elsewhere."""
+_SHOWN_ABOVE = frozenset({"drafter", "k", "engine", "mends", "execution", "settings"})
+"""Fields of the subject that the table, or the notes of the pairs, show elsewhere."""
 _FEW = 3
 _LONG = 80
-
-
-def drafting(cell: CellName) -> str:
-    """`ngram-k4`; `none` has no k."""
-    return f"{cell.drafter}-k{cell.k}" if cell.k else cell.drafter
 
 
 def conditions_of(record: CellRecord, across: Collection[str] = ()) -> dict[str, str]:
@@ -87,8 +82,6 @@ def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:
         if field not in on_both - _SHOWN_ABOVE:
             continue
         texts = [brief(before), brief(after)]
-        if field == "execution":  # said by `execution_notes`
-            continue
         if field == "resolved_config":  # thousands of characters: only the parts that differ
             parts = [text.split(", ") for text in texts]
             own = [[p for p in parts[i] if p not in set(parts[1 - i])] for i in (0, 1)]
@@ -96,20 +89,6 @@ def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:
         was, now = (t if len(t) <= _LONG else t[: _LONG - 3] + "..." for t in texts)
         notes.append(f"{field.replace('_', ' ')}: {was} -> {now}")
     return notes
-
-
-def execution_notes(old: CellRecord, new: CellRecord) -> list[str]:
-    """That the engine runs the two in different ways, apart from what they draft."""
-    before, after = old.subject.execution, new.subject.execution
-    if not isinstance(before, dict) or not isinstance(after, dict):
-        return []
-    differ = [
-        f"{name.replace('_', ' ')} {brief(before.get(name))} -> {brief(after.get(name))}"
-        for name in sorted(before.keys() & after.keys())
-        if before[name] != after[name]
-    ]
-    who = f"{drafting(old.cell)} and {drafting(new.cell)}"
-    return [f"the engine runs {who} by different paths: {', '.join(differ)}"] if differ else []
 
 
 def holm_notes(verdicts: Sequence[tuple[str, Verdict]]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.judge.beginning import beginning_of
 from harness.measure.validity import countable
-from harness.results.records import CellRecord, PromptRecord, tallies
+from harness.results.records import CellName, CellRecord, PromptRecord, tallies
 from harness.stats.acceptance import Tallies
 
 ENOUGH_IN_COMMON = 0.9
@@ -170,7 +170,7 @@ def pair(
             f"{len(matched)} of {larger} prompts are in common (baseline {len(left)}, now {len(right)}), "
             f"at least {ENOUGH_IN_COMMON:.0%} must be{edited}"
         )
-    notes = [*_environment_notes(old, new)]
+    notes = [*_environment_notes(old, new), *execution_notes(old, new), *_settings_notes(old, new)]
     if len(matched) < larger:
         notes.append(f"{larger - len(matched)} of {larger} prompts have no partner and are left out")
     pairs = [(left[key], right[partner]) for key, partner in matched.items()]
@@ -297,6 +297,35 @@ def _environment_notes(old: CellRecord, new: CellRecord) -> list[str]:
         f"another environment: {field} was {brief(before)}, is {brief(after)}"
         for field, (before, after) in differ.items()
     ]
+
+
+def execution_notes(old: CellRecord, new: CellRecord) -> list[str]:
+    """That the engine made two configurations of what it was given, apart from what it drafts."""
+    differ = _changes(old.subject.execution, new.subject.execution)
+    who = " and ".join(dict.fromkeys(drafting(record.cell) for record in (old, new)))
+    return [f"the engine runs {who} by different paths: {differ}"] if differ else []
+
+
+def _settings_notes(old: CellRecord, new: CellRecord) -> list[str]:
+    """That the drafter was told something else: it is another drafter then, whatever its name."""
+    before, after = old.subject.settings, new.subject.settings
+    differ = _changes(dict.fromkeys(after) | before, dict.fromkeys(before) | after)
+    return [f"settings of the drafter differ: {differ}"] if differ else []
+
+
+def _changes(before: Any, after: Any) -> str:
+    """The entries that differ, of those that both have; empty where a side is not known."""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return ""
+    both = sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
+    return ", ".join(
+        f"{name.replace('_', ' ')} {brief(before[name])} -> {brief(after[name])}" for name in both
+    )
+
+
+def drafting(cell: CellName) -> str:
+    """`ngram-k4`; `none` has no k."""
+    return f"{cell.drafter}-k{cell.k}" if cell.k else cell.drafter
 
 
 def brief(value: Any) -> str:

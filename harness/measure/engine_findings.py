@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from harness.engine.offers import schedule_of
 from harness.measure.draft_vocab import Coverage
-from harness.results.conditions import Subject
+from harness.results.conditions import Identity, Subject
 from harness.results.records import CellName, Finding, PromptRecord
 
 ENOUGH_COVERAGE = 0.99
@@ -15,8 +16,6 @@ ENOUGH_COVERAGE = 0.99
 _LOOKED_UP = re.compile("ngram|suffix")
 """Methods that look drafts up in what was written before."""
 _OF_A_MODEL = re.compile("eagle.*|.*mtp|medusa|draft_model|mlp_speculator|dflash")
-_DYNAMIC = frozenset({"disable_by_batch_size", "num_speculative_tokens_per_batch_size"})
-"""Settings by which the engine drafts fewer tokens than k when it is busy."""
 _ENOUGH_STEPS = 50
 _FEW_MISSING = 0.02
 """Share of the drafts that a model may lack: the last step before max_model_len has none."""
@@ -27,7 +26,8 @@ def findings(
     cell: CellName,
     subject: Subject,
     *,
-    sampling: Mapping[str, Any],
+    identity: Identity,
+    declared: Collection[str] = (),
     covered: Coverage | None,
     unverified: Sequence[str] = (),
     records: Sequence[PromptRecord] = (),
@@ -37,7 +37,8 @@ def findings(
     Args:
         cell: its name.
         subject: what the comparison is about.
-        sampling: the parameters of every request.
+        identity: what was asked, and how drafts are verified.
+        declared: fields of the identity that the stack declares its subject.
         covered: how much of the output the drafter's vocabulary holds; None if it has all of the target's.
         unverified: what nobody could find out of a server that is not ours.
         records: the answers.
@@ -45,8 +46,10 @@ def findings(
     result = [
         *(Finding.note("unverified", text) for text in unverified),
         *_drafts_as_said(cell, subject, records),
-        *_engine(cell, subject, sampled=bool(sampling.get("temperature"))),
-        *_defaults(subject.sampling_defaults, sampling),
+        *_verification(identity.verification, declared="verification" in declared),
+        *_schedule(cell, subject),
+        *_engine(cell, subject, sampled=bool(identity.sampling.get("temperature"))),
+        *_defaults(subject.sampling_defaults, identity.sampling),
     ]
     if covered is not None and covered.tokens and covered.share < ENOUGH_COVERAGE:
         result.append(
@@ -68,7 +71,7 @@ def _drafts_as_said(cell: CellName, subject: Subject, records: Sequence[PromptRe
 
     A model drafts k tokens in every step. What looks drafts up in a text finds none in many.
     """
-    if not cell.k or "method" not in subject.unverified or _DYNAMIC & subject.settings.keys():
+    if not cell.k or "method" not in subject.unverified or schedule_of(subject.settings):
         return []
     known = [r for r in records if not r.failed and r.draft_tokens is not None]
     steps = sum(sum(r.histogram) + r.undrafted for r in known)
@@ -84,6 +87,28 @@ def _drafts_as_said(cell: CellName, subject: Subject, records: Sequence[PromptRe
         "drafts: it may be another drafter"
     )
     return [Finding.note("not-as-said", text, steps=steps, missing=missing)]
+
+
+def _verification(way: str | None, *, declared: bool) -> list[Finding]:
+    """Drafts that are accepted though the target would have written something else."""
+    if way is None:
+        return []
+    what = "which is not exact: it accepts tokens that the target rejects"
+    text = f"the engine verifies drafts by {way!r}, {what}"
+    if declared:
+        return [Finding.note("lossy-verification", text, way=way)]
+    cure = 'take another rejection_sample_method, or declare subject = ["verification"] in the stack'
+    return [Finding.fatal("lossy-verification", f"{text}; {cure}", way=way)]
+
+
+def _schedule(cell: CellName, subject: Subject) -> list[Finding]:
+    """A k that follows the batch size: some steps then had fewer drafts than the cell's name says."""
+    field = schedule_of(subject.settings) if cell.k else None
+    if field is None:
+        return []
+    what = "acceptance at a position counts the steps that drafted less, too"
+    text = f"{field} lets k follow the batch size: {what}"
+    return [Finding.note("dynamic-k", text)]
 
 
 def _engine(cell: CellName, subject: Subject, *, sampled: bool) -> list[Finding]:

@@ -179,7 +179,8 @@ class Measurement:
         return engine_findings.findings(
             self._cell.name,
             self._subject,
-            sampling=self._identity.sampling,
+            identity=self._identity,
+            declared=self._cell.subject,
             covered=draft_vocab.coverage(known, self._emitted) if known else None,
             unverified=self._server.unverified,
             records=records,

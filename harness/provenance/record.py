@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from harness.config.cells import Cell
 from harness.engine.facts import EngineFacts, engine_facts, served_name
 from harness.engine.models import cache_folder, sha256_of
+from harness.engine.offers import lossy_verification
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
 from harness.provenance.hardware import clocks, packages_of
@@ -40,6 +41,7 @@ def identity(cell: Cell, server: Server) -> Identity:
     """What two records must share to be compared."""
     target = cell.spec.target
     folder = folder_of(server.target_path, target.revision)
+    lossy = lossy_verification(server.execution, server.speculative)
     return Identity(
         endpoint=cell.name.endpoint,
         language=cell.name.language,
@@ -58,6 +60,7 @@ def identity(cell: Cell, server: Server) -> Identity:
         concurrency=cell.profile.concurrency,
         cache=cell.profile.cache,
         metric_version=METRIC_VERSION,
+        **({"verification": lossy} if lossy else {}),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from harness.judge.collect import Entry
 from harness.judge.compare import Comparison, Row
-from harness.judge.footnotes import drafting
+from harness.judge.pairing import drafting
 from harness.measure.validity import MARK
 
 Axis = Literal["endpoint", "language", "workload", "drafter"]

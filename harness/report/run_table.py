@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from harness.judge.compare import CellComparison, Figures, Row
-from harness.judge.footnotes import conditions_of, execution_notes, holm_notes
+from harness.judge.footnotes import conditions_of, holm_notes
+from harness.judge.pairing import execution_notes
 from harness.judge.verdict import Verdict
 from harness.measure import validity
 from harness.results.records import CellRecord, PromptRecord

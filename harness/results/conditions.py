@@ -62,6 +62,8 @@ class Identity(Conditions):
     concurrency: int | None = None
     cache: str | None = None
     metric_version: int | None = None
+    verification: str | None = None
+    """How the engine verifies drafts, where that is not exact: the text is then not the target's alone."""
 
 
 class Patch(Conditions):

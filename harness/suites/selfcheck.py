@@ -244,7 +244,7 @@ def synthetic(bench: Bench) -> Outcome:
         why = "— (vLLM's CPU sampler refuses it: Synthetic acceptance not supported with CPU sampling)"
         return _outcome(name, "not checked", why)
     facts = engine_facts(engine.python or sys.executable)
-    if not {"synthetic", "synthetic_acceptance_rates"} & facts.methods:
+    if "synthetic_acceptance_rates" not in facts.drafter_fields:
         why = f"— ({facts.package} {facts.version} has none)"
         return _outcome(name, "not checked", why)
     rates = {"rejection_sample_method": "synthetic", "synthetic_acceptance_rates": list(_RATES)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.config.cells import Cell, without_drafts
 from harness.errors import BadInput
 from harness.judge import speedup
-from harness.judge.footnotes import execution_notes
+from harness.judge.pairing import execution_notes
 from harness.judge.speedup import SpeedRecord
 from harness.judge.verdict import Verdict
 from harness.measure.validity import mostly_degenerate

@@ -311,11 +311,13 @@ def worker(module: str, **scheduling: Any) -> SimpleNamespace:
     """A worker of vLLM that is ready, as far as it is asked."""
     layer = SimpleNamespace(attn_backend=SimpleNamespace(get_name=lambda: "FLASH_ATTN"))
     mode = SimpleNamespace(name="FULL_AND_PIECEWISE")
+    bfloat16 = type("dtype", (), {"__str__": lambda _: "torch.bfloat16"})()
     return SimpleNamespace(
         model_runner=type("GPUModelRunner", (), {"__module__": module})(),
         vllm_config=SimpleNamespace(
             scheduler_config=SimpleNamespace(**scheduling),
-            model_config=SimpleNamespace(max_model_len=2048),
+            model_config=SimpleNamespace(max_model_len=2048, dtype=bfloat16, quantization=None),
+            speculative_config=SimpleNamespace(rejection_sample_method="standard", draft_model_config=None),
             compilation_config=SimpleNamespace(
                 cudagraph_mode=mode, static_forward_context={"layers.0.attn": layer, "layers.0.mlp": object()}
             ),
@@ -339,6 +341,9 @@ def test_how_a_worker_runs_is_what_it_has(module: str, runner: str) -> None:
         "async_scheduling": True,
         "max_num_seqs": 64,
         "max_model_len": 2048,
+        "dtype": "bfloat16",
+        "quantization": None,
+        "rejection_sample_method": "standard",
         "cudagraph_mode": "FULL_AND_PIECEWISE",
         "attention": "FLASH_ATTN",
     }

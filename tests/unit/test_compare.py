@@ -259,9 +259,9 @@ def test_prompts_without_partner_other_seeds_and_other_settings_are_noted() -> N
     subject = {"drafter": "ngram", "engine": "0.33.0", "settings": {"n": 2}}
     found = pair_of(cell(temperature=0.7), cell(temperature=0.7, prompts=new, subject=subject))
     assert found.notes == (
+        "settings of the drafter differ: n null -> 2",
         "1 of 24 prompts have no partner and are left out",
         "other seeds: paired by prompt alone, which takes more prompts for the same certainty",
-        'settings: {} -> {"n": 2}',
     )
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.engine.offers import lossy_verification
 from harness.errors import BadInput
 from harness.measure.draft_vocab import Coverage, coverage, draft_vocabulary
 from harness.measure.engine_findings import findings
-from harness.results.conditions import Subject
+from harness.results.conditions import Identity, Subject
 from harness.results.records import Finding
 from tests.factories.records import cell_name
 
@@ -21,8 +22,12 @@ FAULT = {"fault": "cpu-temperature", "probe": "fault", "mended": False}
 
 
 def found_of(subject: dict[str, Any], **changes: Any) -> dict[str, Finding]:
-    values: dict[str, Any] = {"sampling": COLD, "covered": None, "cell": cell_name(), **changes}
-    return {f.code: f for f in findings(values.pop("cell"), Subject(**subject), **values)}
+    values: dict[str, Any] = {"covered": None, "cell": cell_name(), **changes}
+    identity = Identity(
+        sampling=values.pop("sampling", COLD), verification=lossy_verification(subject.get("settings"))
+    )
+    found = findings(values.pop("cell"), Subject(**subject), identity=identity, **values)
+    return {f.code: f for f in found}
 
 
 def test_nothing_special_is_nothing_to_say() -> None:
@@ -41,6 +46,32 @@ def test_a_fault_that_nobody_patched_makes_sampled_acceptance_no_measurement() -
     assert found_of({"mends": [FAULT]}, sampling=WARM, cell=cell_name(drafter="none", k=0)) == {}
     assert found_of({"mends": [{**FAULT, "mended": True}]}, sampling=WARM) == {}
     assert found_of({"mends": [{**FAULT, "probe": "healthy"}]}, sampling=WARM) == {}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rejection_sample_method": "fly", "fly_window_size": 2},
+        {"rejection_sample_method": "synthetic"},
+        {"acceptance_method": "typical_acceptance_sampler"},
+        {"rejection_sample_method": "of a later version"},
+    ],
+)
+def test_drafts_that_are_not_verified_exactly_make_no_measurement(settings: dict[str, Any]) -> None:
+    """Unless the stack declares that the comparison is about it."""
+    assert found_of({"settings": settings})["lossy-verification"].hard
+    assert not found_of({"settings": settings}, declared=("verification",))["lossy-verification"].hard
+
+
+@pytest.mark.parametrize("way", ["standard", "block", "strict", "probabilistic", None])
+def test_drafts_that_are_verified_exactly_are_nothing_to_say(way: str | None) -> None:
+    assert found_of({"settings": {"rejection_sample_method": way, "draft_lm_head_quantization": "fp8"}}) == {}
+
+
+def test_a_k_that_follows_the_batch_size_is_a_footnote() -> None:
+    schedule = {"num_speculative_tokens_per_batch_size": [[1, 4, 4], [5, 64, 1]]}
+    assert not found_of({"settings": schedule})["dynamic-k"].hard
+    assert found_of({"settings": {"num_speculative_tokens_per_batch_size": None}}) == {}
 
 
 def test_changed_files_of_the_engine_are_named_with_their_hash() -> None:

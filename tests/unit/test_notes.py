@@ -4,9 +4,11 @@ import re
 
 import pytest
 
-from harness.judge.footnotes import execution_notes, holm_notes, weights_notes
-from harness.judge.verdict import Kind, Verdict
+from harness.judge.footnotes import holm_notes, weights_notes
+from harness.judge.pairing import execution_notes
+from harness.judge.verdict import Kind, Verdict, judge
 from harness.report.run_table import report, verdict_report
+from harness.results.conditions import Identity
 from harness.results.records import CellRecord
 from harness.stats import paired
 from tests.factories.records import cell_name
@@ -110,5 +112,17 @@ def test_different_paths_of_the_engine_stand_below_the_speed_up() -> None:
     assert not any(part in note for part in ("2048", "FLASH_ATTN"))
     assert f"speed-up: {note}" in report(two)
     assert "speed-up: " not in report([two[0], two[0]])
+    assert note in judge(*two).notes
+    assert not any("paths" in note for note in judge(two[0], two[0]).notes)
     unverified = two[1].subject.model_copy(update={"execution": "unverified"})
     assert execution_notes(two[0], two[1].model_copy(update={"subject": unverified})) == []
+
+
+def test_another_way_to_verify_drafts_is_refused_unless_it_is_the_subject() -> None:
+    exact = cell(drafter(20))
+    fly = Identity(**exact.identity.model_dump(), verification="fly")
+    lossy = exact.model_copy(update={"identity": fly})
+
+    assert "verification differs" in judge(exact, lossy).text
+    assert judge(lossy, lossy).kind == "identical"
+    assert judge(exact, lossy, across=("verification",)).kind == "identical"

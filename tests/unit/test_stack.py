@@ -341,10 +341,18 @@ def test_a_value_that_vllm_cannot_be_told_is_refused(loaded: Loader, value: str)
         loaded(HEAD + NONE + NGRAM + f"when = {value}\n")
 
 
-@pytest.mark.parametrize("name", ["port", "api_key", "speculative_config", "served-model-name"])
+@pytest.mark.parametrize(
+    "name", ["port", "api_key", "speculative_config", "served-model-name", "spec-tokens"]
+)
 def test_an_engine_argument_that_has_its_own_place_is_refused(loaded: Loader, name: str) -> None:
     with pytest.raises(BadInput, match=f"line 8, key engine.args.{name}: "):
         loaded(HEAD + f'[engine.args]\n{name} = "1"\n' + NONE)
+
+
+def test_a_part_of_an_engine_argument_that_has_its_own_place_is_refused(loaded: Loader) -> None:
+    with pytest.raises(BadInput, match=r"key engine\.args\.speculative-config\.method: ") as caught:
+        loaded(HEAD + '[engine.args]\n"speculative-config.method" = "1"\n' + NONE)
+    assert caught.value.code == "stack-argument"
 
 
 def test_one_argument_in_two_spellings_is_refused(loaded: Loader) -> None:
