@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config.stack import PROFILES, Stack, default_stack
+from harness.config.prompt_files import ANY, Source, name_of, read
+from harness.config.stack import ENDPOINTS, PROFILES, RESERVED, Stack, default_stack, find_stack, load_stack
 from harness.engine.http import is_url, key_of_environment, shown
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput
@@ -38,6 +39,8 @@ def add_options(add: Callable[..., None]) -> None:
     profiles = f"{', '.join(PROFILES)} ({DEFAULT_PROFILE})"
     add("--profile", metavar="NAME", default=DEFAULT_PROFILE, help=profiles)
     add("--workload", metavar="W", action="append", help="workload, repeatable (the profile's)")
+    files = "your own prompts: a file or hf:DATASET[:SPLIT], repeatable (docs/prompts.md)"
+    add("--prompts-file", metavar="FILE", action="append", help=files)
     add("--prompts", metavar="N", type=int, help="measure the first N prompts of each file")
     add("--max-tokens", metavar="N", type=int, help="tokens per answer at most")
     add("--concurrency", metavar="N", type=int, help="requests in flight")
@@ -96,6 +99,26 @@ def refuse_repeated(words: Sequence[str]) -> None:
         said.update({flag} & _NAMING)
 
 
+def stack_of(option: Callable[[str], Any], folder: Path) -> Stack:
+    """The stack that the command line names, with the files of prompts that it names.
+
+    Raises:
+        BadInput: there is no such stack, or something in it is wrong.
+    """
+    stack = load_stack(find_stack(option("--stack"), folder))
+    ks = (f"k{k}" for drafter in stack.drafters.values() for k in drafter.k)
+    taken = {*ENDPOINTS, *ks, *stack.languages, *stack.workloads, *stack.drafters, ANY, *RESERVED}
+    own: dict[str, Source] = {}
+    for file in dict.fromkeys(option("--prompts-file") or ()):
+        name = name_of(file)
+        while name in taken:  # no value may be of two axes
+            name = f"{name}_file"
+        taken.add(name)
+        own[name] = Source(file=file)
+    changes = {"prompts": {**stack.prompts, **own}, "workloads": (*stack.workloads, *own)}
+    return stack.model_copy(update=changes)
+
+
 def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words: Sequence[str]) -> Options:
     """The options of a run.
 
@@ -131,7 +154,12 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
             "without --repeats",
             code="option-value",
         )
-    workloads = tuple(option("--workload") or [stack.workload_of(name)])
+    files = option("--prompts-file") or ()
+    named = [
+        *(option("--workload") or ()),
+        *(w for w, source in stack.prompts.items() if source.file in files),
+    ]
+    workloads = tuple(dict.fromkeys(named)) or (stack.workload_of(name),)
     for workload in workloads:
         if workload not in stack.workloads:
             raise BadInput(
@@ -144,6 +172,7 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
         profile_name=name,
         profile=profile,
         workloads=workloads,
+        own={workload: read(stack.prompts[workload]) for workload in workloads if workload in stack.prompts},
         server_url=server_url(option("--server-url")),
         baselines=option("--baselines") or root / "baselines",
         update="all" if option("--update-baselines") else "new" * option("--update-baselines-new-only"),

@@ -13,10 +13,9 @@ import pytest
 
 from harness.config.cells import ServerSpec, cells_of
 from harness.config.shipped import DATA
-from harness.config.stack import find_stack, load_stack
 from harness.engine.spelling import check
 from harness.errors import BadInput, DraftgateError, GateWarning
-from harness.options import add_options, options_of, refuse_repeated
+from harness.options import add_options, options_of, refuse_repeated, stack_of
 from harness.provenance.hardware import VISIBLE
 from harness.run import Run
 from harness.selection import (
@@ -64,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{MARKER}: known answers for the whole chain")
     try:
         refuse_repeated(config.invocation_params.args)
-        stack = load_stack(find_stack(config.getoption("--stack"), DATA / "stacks"))
+        stack = stack_of(config.getoption, DATA / "stacks")
         worker: dict[str, Any] = getattr(config, "workerinput", {})
         run = Run(
             options_of(config.getoption, stack, root=config.rootpath, words=config.invocation_params.args),
@@ -81,6 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Our table says more; pytest-benchmark's JSON, compare and save work as ever.
     config.option.benchmark_quiet = not config.getoption("benchmark_verbose", default=False)
     values = [*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters]
+    values += [language for own in run.options.own.values() for language in own.languages]
     values += [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k]
     for value in dict.fromkeys(values):
         config.addinivalue_line("markers", f"{value}: cells of {value}")
@@ -91,7 +91,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cell" not in metafunc.fixturenames or not metafunc.definition.get_closest_marker("cells"):
         return
     options = metafunc.config.stash[RUN].options
-    of_stack = cells_of(options.stack, options.profile_name, options.profile, workloads=options.workloads)
+    of_stack = cells_of(
+        options.stack, options.profile_name, options.profile, workloads=options.workloads, own=options.own
+    )
     cells, drafting = list(of_stack), suite_of(metafunc.definition).drafting
     # Without any pytest would make a case of nothing; these are dropped in the selection.
     asked = [c for c in cells if c.name.k or not drafting]

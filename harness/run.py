@@ -9,13 +9,14 @@ import json
 import math
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from harness.config.cells import Cell
+from harness.config.prompt_files import OwnPrompts, plan_of
 from harness.config.prompts import Prompt, load_prompts
 from harness.config.stack import Profile, Stack
 from harness.engine.facts import tells_apart
@@ -44,6 +45,8 @@ class Options:
     profile_name: str
     profile: Profile
     workloads: tuple[str, ...]
+    own: Mapping[str, OwnPrompts] = dataclasses.field(default_factory=dict)
+    """The prompts of those workloads that the user brings."""
     repeats: int
     seed: int
     results: Path
@@ -89,6 +92,7 @@ class Options:
             # Without its workload, which stands below, and without what does not change the records.
             "profile": self.profile.model_dump(mode="json", exclude={"workload", "confirm"}),
             "workloads": list(self.workloads),
+            **({"prompts": {name: own.digest for name, own in self.own.items()}} if self.own else {}),
             "repeats": self.repeats,
             "seed": self.seed,
             "sequential": self.sequential,
@@ -125,8 +129,7 @@ class Run:
         return self.options.results / self.run
 
     def _unfinished(self) -> str:
-        runs = sorted(self.options.results.glob(f"*/{RUN_FILE}"), reverse=True)
-        for path in runs:
+        for path in sorted(self.options.results.glob(f"*/{RUN_FILE}"), reverse=True):
             try:
                 record = load(path, RunRecord)
             except BadRecord:
@@ -214,9 +217,13 @@ class Run:
         Raises:
             BadInput: see `harness.config.prompts.load_prompts`.
         """
-        return load_prompts(
-            self.data / "prompts", cell.name.workload, cell.name.language, at_most=cell.profile.prompts
-        )
+        return self._prompts(cell.name, at_most=cell.profile.prompts)
+
+    def _prompts(self, name: CellName, *, at_most: int, after: int = 0) -> tuple[Prompt, ...]:
+        if own := self.options.own.get(name.workload):
+            return own.prompts(name.language, at_most=at_most, after=after)
+        folder = self.data / "prompts"
+        return load_prompts(folder, name.workload, name.language, at_most=at_most, after=after)
 
     def reserve(self, name: CellName) -> tuple[Prompt, ...]:
         """The prompts that a second look at a cell asks: as many as the first, and none of those.
@@ -226,15 +233,14 @@ class Run:
         profile = self.options.profile
         if not (profile.confirm and name.k):
             return ()
-        count, folder = profile.prompts, self.data / "prompts"
-        prompts = load_prompts(folder, name.workload, name.language, at_most=count, after=count)
+        prompts = self._prompts(name, at_most=profile.prompts, after=profile.prompts)
         return prompts if len(prompts) >= MIN_PROMPTS else ()
 
     def warmups(self, cell: Cell) -> tuple[Prompt, ...]:
-        """Prompts to warm up with; never among the measured ones."""
-        return load_prompts(
-            self.data / "prompts", "warmup", cell.name.language, at_most=max(1, cell.profile.warmups)
-        )
+        """Prompts to warm up with; never among the measured ones. The user's own language may have none."""
+        folder, language = self.data / "prompts", cell.name.language
+        own = cell.name.workload in self.options.own and not (folder / f"warmup/{language}.jsonl").is_file()
+        return load_prompts(folder, "warmup", "en" if own else language, at_most=max(1, cell.profile.warmups))
 
     def finished_cell(self, suite: str, cell: Cell) -> CellRecord | None:
         """The cell as this run, or the one that it resumes, has measured it already.
@@ -320,27 +326,25 @@ class Run:
         """
         if not cells:
             return []
-        self.refuse_in_flight(cells, cells[0].profile.concurrency)
+        profile, repeats = cells[0].profile, self.options.repeats
+        self.refuse_in_flight(cells, profile.concurrency)
         servers = list(dict.fromkeys(cell.spec for cell in cells))
-        counts = sorted({len(self.prompts(cell)) for cell in cells})
+        counts = sorted({len({p.row for p in self.prompts(cell)}) for cell in cells})
+        own, raw = self.options.own, "raw" in self.options.stack.endpoints
         for cell in cells:
             self.warmups(cell)
-        profile, repeats = cells[0].profile, self.options.repeats
         checked = " with the self-check" if self_check_s else ""
         known = "as it took here before"
         if not self.pace.knows(cells):
             known = "a guess until the first answers are there"
-        few = (
-            ""
-            if counts[0] >= profile.prompts
-            else f" (of {profile.prompts} asked for: the files hold no more)"
-        )
+        few = f" (of {profile.prompts} asked for: the files hold no more)" * (counts[0] < profile.prompts)
         return [
             f"{len(cells)} cells on {len(servers)} servers ({', '.join(s.label for s in servers)}), "
             f"{'/'.join(map(str, counts))} prompts{few} x {profile.max_tokens} tokens"
             + (f" x {repeats}" if repeats > 1 else "")
             + f", T={profile.sampling.temperature:g}, concurrency {profile.concurrency}; "
-            f"about {duration(self_check_s + self.estimate_s(cells))}{checked}, {known}"
+            f"about {duration(self_check_s + self.estimate_s(cells))}{checked}, {known}",
+            *(plan_of(w, own[w], raw=raw) for w in dict.fromkeys(c.name.workload for c in cells) if w in own),
         ]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any, Protocol
 
+from harness.config.prompt_files import OwnPrompts
 from harness.config.stack import NO_DRAFTER, Drafter, Engine, Profile, Stack, Target
 from harness.results.records import CellName
 
@@ -119,16 +120,43 @@ def _in_order(value: Any) -> Any:
 
 
 def cells_of(
-    stack: Stack, profile_name: str, profile: Profile, *, workloads: tuple[str, ...]
+    stack: Stack,
+    profile_name: str,
+    profile: Profile,
+    *,
+    workloads: tuple[str, ...],
+    own: Mapping[str, OwnPrompts] | None = None,
 ) -> Iterator[Cell]:
-    """Every cell of a stack, drafter by drafter so that those of one server stand together."""
+    """Every cell of a stack, drafter by drafter so that those of one server stand together.
+
+    Args:
+        stack: whose.
+        profile_name: how it is measured.
+        profile: that of the name, perhaps changed.
+        workloads: to measure.
+        own: the prompts of those that the user brings. They say their languages;
+            chats go over chat alone.
+    """
+    places = [
+        place for workload in workloads for place in _places(stack, workload, (own or {}).get(workload))
+    ]
     for drafter in stack.drafters.values():
         for k in drafter.k:
             spec = server_spec(stack, drafter, k, prefix_cache=profile.cache != "off")
-            for endpoint, language, workload in product(stack.endpoints, stack.languages, workloads):
+            for endpoint, language, workload in places:
                 name = CellName(
                     endpoint=endpoint, language=language, workload=workload, drafter=drafter.name, k=k
                 )
                 yield Cell(
                     name=name, spec=spec, profile_name=profile_name, profile=profile, subject=stack.subject
                 )
+
+
+def _places(stack: Stack, workload: str, own: OwnPrompts | None) -> list[tuple[str, str, str]]:
+    """Endpoint, language and workload of each place where a drafter is measured."""
+    languages = own.languages if own else stack.languages
+    return [
+        (endpoint, language, workload)
+        for endpoint, language in product(stack.endpoints, languages)
+        if endpoint == "chat" or own is None or own.are_texts(language)
+    ]

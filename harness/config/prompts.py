@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.errors import BadInput, BadRecord
 from harness.results.files import json_lines
@@ -21,11 +22,25 @@ HELD_OUT = "held_out.jsonl"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One line of a prompt file."""
+    """One request: a text, or the message of a chat that the model answers."""
 
     id: str
     language: str
     text: str
+    """What is asked. Of a chat: all its messages but the model's answers, and its request fields, as JSON."""
+    category: str | None = None
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """What is sent over chat, where it is more than the text as a user's message."""
+    request: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Further fields of the request: tools, a schema of the answer."""
+    after: str | None = None
+    """The id of the turn before. Its messages and its answer come before these."""
+    row: str = ""
+    """The id of the first of its turns."""
+
+    def __post_init__(self) -> None:
+        """A prompt of one turn is its own row."""
+        object.__setattr__(self, "row", self.row or self.id)
 
 
 def load_prompts(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from harness.config.engine_arguments import check_arguments
+from harness.config.prompt_files import Source
 from harness.config.toml import Document, Program, Reference
 from harness.errors import BadInput
 from harness.results.records import MOST_K
@@ -18,25 +21,15 @@ ENDPOINTS = ("chat", "raw")
 DEFAULT_STACK = "smollm2-cpu"
 HERE = Path("stack.toml")
 """The stack of the current folder, which `draftgate init` writes."""
+WORKLOADS = ("instruct", "code", "summary", "imageprompt", "longform")
 NONE = "none"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,63}")
-_PYTESTS = frozenset(
+RESERVED = frozenset(
     {"and", "or", "not", "cells", "xdist_group"}
     | {"skip", "skipif", "xfail", "parametrize", "usefixtures", "filterwarnings"}
 )
 """Names that mean something else to pytest: each value of an axis becomes a marker."""
-
-_REFUSED = dict.fromkeys(
-    {"model", "host", "port", "served_model_name", "speculative_config", "tokenizer", "revision"}
-    | {"dtype", "quantization", "trust_remote_code", "per_request_spec_decode_metrics"}
-    | {"spec_method", "spec_model", "spec_tokens"},
-    "a stack has another key for it, or draftgate sets it itself",
-) | dict.fromkeys(
-    ("api_key", "hf_token", "ssl_keyfile_password"),
-    "as an argument every user of this machine could read it; a secret stands in the environment",
-)
-"""Arguments of vLLM that a stack does not set, and why."""
 
 
 class _Table(BaseModel):
@@ -145,12 +138,23 @@ class Stack(_Table):
     profiles: dict[str, Profile] = PROFILES
     endpoints: tuple[str, ...] = ENDPOINTS
     languages: tuple[str, ...] = ("en", "zh")
-    workloads: tuple[str, ...] = ("instruct", "code", "summary", "imageprompt", "longform")
+    workloads: tuple[str, ...] = WORKLOADS
+    """Whose prompts are shipped, and then the names of `prompts`."""
+    prompts: dict[str, Source] = {}
+    """The user's own, by their workload."""
     subject: tuple[str, ...] = ()
     """Fields of a record's identity that may differ from its baseline, like `quantization`."""
     start_seconds: float = Field(default=60, ge=0)
     tokens_per_second: float = Field(default=50, gt=0)
     """Of the plan: guesses, for where the stack was not measured yet."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_own_workloads(cls, tables: Any) -> Any:
+        own, shipped = tables.get("prompts"), tables.get("workloads", WORKLOADS)
+        if not isinstance(own, dict) or not isinstance(shipped, list | tuple):
+            return tables
+        return {**tables, "workloads": [*shipped, *own]}
 
     @field_validator("profiles", mode="before")
     @classmethod
@@ -225,7 +229,8 @@ def _check(stack: Stack, document: Document) -> None:
     _check_names(stack, document)
     _check_axes(stack, document)
     _check_profiles(stack, document)
-    _check_arguments(stack, document)
+    settings = {name: drafter.settings for name, drafter in stack.drafters.items()}
+    check_arguments(stack.engine.args, settings, document)
     if "\\u0000" in json.dumps(stack.model_dump(mode="json"), default=str):
         raise document.wrong((), "a text in it holds a NUL, which no command line can", code="stack-value")
     for drafter in stack.drafters.values():
@@ -234,10 +239,10 @@ def _check(stack: Stack, document: Document) -> None:
 
 def _named(stack: Stack) -> list[tuple[_Loc, str]]:
     """Key and name of each drafter, workload and language."""
+    tables: dict[str, Iterable[str]] = {"drafters": stack.drafters, "prompts": stack.prompts}
+    named: list[tuple[_Loc, str]] = [((table, name), name) for table, of in tables.items() for name in of]
     axes = {"workloads": stack.workloads, "languages": stack.languages}
-    return [(("drafters", name), name) for name in stack.drafters] + [
-        ((axis,), name) for axis, names in axes.items() for name in names
-    ]
+    return named + [((axis,), name) for axis, of in axes.items() for name in of if name not in stack.prompts]
 
 
 def _check_names(stack: Stack, document: Document) -> None:
@@ -248,7 +253,7 @@ def _check_names(stack: Stack, document: Document) -> None:
     for loc, name in (*_named(stack), *((("profiles", name), name) for name in stack.profiles)):
         if not _NAME.fullmatch(name):
             raise document.wrong(loc, f"{name!r} is not a name (letters, digits, . and _)", code="stack-name")
-        if name in _PYTESTS and loc[0] != "profiles":
+        if name in RESERVED and loc[0] != "profiles":
             raise document.wrong(loc, f"{name!r} has a meaning to pytest; rename it", code="stack-name")
 
 
@@ -288,28 +293,6 @@ def _check_profiles(stack: Stack, document: Document) -> None:
                 f"{what}; workloads has {', '.join(stack.workloads)}",
                 code="stack-name",
             )
-
-
-def _check_arguments(stack: Stack, document: Document) -> None:
-    """What goes to vLLM as it is must be JSON, and must not have a key of its own in the stack."""
-    spelled: dict[str, str] = {}
-    for name in stack.engine.args:
-        other = spelled.setdefault(name.replace("-", "_"), name)
-        if other != name:
-            what = f"{other} and {name} are one argument of vLLM, which stands there twice"
-            raise document.wrong(("engine", "args", name), what, code="stack-argument")
-        if why := _REFUSED.get(name.replace("-", "_").split(".")[0]):
-            what = f"{name} is not given here: {why}"
-            raise document.wrong(("engine", "args", name), what, code="stack-argument")
-    given: list[tuple[_Loc, dict[str, Any]]] = [(("engine", "args"), stack.engine.args)]
-    given += [(("drafters", name), drafter.settings) for name, drafter in stack.drafters.items()]
-    for loc, values in given:
-        for name, value in values.items():
-            try:
-                json.dumps(value, allow_nan=False)
-            except (TypeError, ValueError, RecursionError):
-                what = f"a value of type {type(value).__name__} cannot be given to vLLM (it takes JSON)"
-                raise document.wrong((*loc, name), what, code="stack-value") from None
 
 
 def _check_drafter(drafter: Drafter, document: Document) -> None:

@@ -119,7 +119,12 @@ class Client:
             "extra_body": extra,
         }
         if self._endpoint == "chat":
-            body["messages"] = [{"role": "user", "content": prompt.text}]
+            if prompt.after:
+                raise ValueError(f"the turn before it, {prompt.after}, has no answer to go on from")
+            body["messages"] = list(prompt.messages) or [{"role": "user", "content": prompt.text}]
+            body |= prompt.request
+        elif prompt.messages:
+            raise ValueError("it is a chat, and raw knows no messages")
         else:
             body["prompt"] = prompt.text
         return body
@@ -166,6 +171,7 @@ class Client:
             "repeat": repeat,
             "seed": seed,
             "language": prompt.language,
+            "category": prompt.category,
             "prompt_hash": hash_of(stream.prompt_ids if stream.prompt_ids is not None else prompt.text),
             "prompt_text_hash": hash_of(prompt.text),
             "text": text,
@@ -294,3 +300,8 @@ def _failure(problem: Exception) -> str:
     return f"{type(root).__name__}: {root or problem}" + f" ({type(problem).__name__})" * (
         root is not problem
     )
+
+
+def not_reported(record: PromptRecord) -> bool:
+    """Whether the answer came, but nothing about its acceptance."""
+    return any(finding.values.get("reason") == NOT_REPORTED for finding in record.findings)

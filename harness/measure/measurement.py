@@ -19,7 +19,8 @@ from harness.engine.server import Server
 from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall, guarded, stalls_in
 from harness.errors import ServerFailed
 from harness.measure import draft_vocab, engine_findings, validity
-from harness.measure.client import NOT_REPORTED, Client, InFlight, OnTokens, seed_of
+from harness.measure.client import Client, InFlight, OnTokens, not_reported, seed_of
+from harness.measure.turns import lacking, with_history
 from harness.provenance.hardware import environment
 from harness.provenance.record import folder_of, identity, patches_of, provenance, subject
 from harness.results.conditions import UNVERIFIED, Environment
@@ -119,7 +120,7 @@ class Measurement:
         self._send(range(self._repeats), self._prompts)
 
     def _send(self, repeats: Sequence[int], prompts: Sequence[Prompt]) -> None:
-        if self._lacking(repeats, prompts):
+        if lacking(repeats, prompts, self._done):
             self._run(lambda: self._passes(repeats, prompts))
 
     def so_far(self, stopped_at: int) -> CellRecord:
@@ -289,7 +290,7 @@ class Measurement:
             for at in range(0, len(self._warmups), at_once):
                 asked = [self._ask(client, prompt, 0) for prompt in self._warmups[at : at + at_once]]
                 records = await asyncio.gather(*asked)
-                if self._server.attached and drafts and any(map(_not_reported, records)):
+                if self._server.attached and drafts and any(map(not_reported, records)):
                     self._by_counters = True
         if self._by_counters and (concurrency > 1 or not self._server.counts):
             needs = f"needs concurrency 1 (the profile has {concurrency})"
@@ -303,24 +304,35 @@ class Measurement:
         self._prepared = True
         self._origin = time.perf_counter()
 
-    def _lacking(self, repeats: Sequence[int], prompts: Sequence[Prompt]) -> list[tuple[Prompt, int]]:
-        return [(p, repeat) for repeat in repeats for p in prompts if (p.id, repeat) not in self._done]
+    async def _row(
+        self, client: Client, row: list[tuple[Prompt, int]], answered: asyncio.Queue[PromptRecord | None]
+    ) -> bool:
+        """Ask the turns of a row, one after the other. False where the server was lost."""
+        for prompt, repeat in row:
+            turn = with_history(prompt, repeat, prompts=self._prompts, done=self._done)
+            record = await self._ask(client, turn, repeat)
+            if record.failed and await self._lost():
+                return False  # not the prompt's fault: the next server is asked it again
+            if len(row) > 1:
+                self._keep(record)  # the next turn goes on from it
+                self._progress(self._cell, len(self._done), self._repeats * len(self._prompts))
+            else:
+                await answered.put(record)
+        return True
 
     async def _passes(self, repeats: Sequence[int], prompts: Sequence[Prompt]) -> None:
         if not self._prepared:
             await self._prepare()
-        todo = iter(self._lacking(repeats, prompts))
+        todo = iter(lacking(repeats, prompts, self._done))
         total = self._repeats * len(self._prompts)
 
         # Written by a task of its own: a slow disk must not make the next prompt wait.
         answered: asyncio.Queue[PromptRecord | None] = asyncio.Queue()
 
         async def worker(client: Client) -> None:
-            for prompt, repeat in todo:  # one iterator for all workers: each prompt is taken once
-                record = await self._ask(client, prompt, repeat)
-                if record.failed and await self._lost():
-                    return  # not the prompt's fault: the next server is asked it again
-                await answered.put(record)
+            for row in todo:  # one iterator for all workers: each row is taken once
+                if not await self._row(client, row, answered):
+                    return
 
         async def workers() -> None:
             async with self._client(lambda _prompt, _rendered, ids: self._emitted.update(ids)) as client:
@@ -343,8 +355,3 @@ class Measurement:
         with self._writing:  # interrupted, two threads may be here
             self._journal.append(record)
             self._done[record.prompt, record.repeat] = record
-
-
-def _not_reported(record: PromptRecord) -> bool:
-    """Whether the answer came, but nothing about its acceptance."""
-    return any(finding.values.get("reason") == NOT_REPORTED for finding in record.findings)

@@ -113,6 +113,8 @@ class PromptRecord(Record):
     repeat: Count
     seed: int
     language: str
+    category: str | None = None
+    """As the user's file of prompts says it."""
     source: Source
     """Where acceptance was read: from the response, from the server's counters, or nowhere."""
     accepted: tuple[Count, ...] | None

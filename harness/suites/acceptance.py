@@ -116,7 +116,8 @@ def _judged(bench: Bench, cell: Cell, record: CellRecord) -> Outcome:
 
 def in_sequence(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     """The prompts of a sequential measurement: as many as its last look wants, always mixed alike."""
-    mixed = sorted(prompts, key=lambda p: hashlib.sha256(p.id.encode()).digest())
+    # The turns of a row stay together.
+    mixed = sorted(prompts, key=lambda p: hashlib.sha256(p.row.encode()).digest())
     return tuple(mixed[: LOOKS[-1]])
 
 
@@ -250,7 +251,8 @@ def _in_order(run: Run) -> list[CellRecord]:
     options = run.options
     files = [p for p in (run.folder / SUITE.name).glob("*.json") if not p.name.startswith(".")]
     cells = [load(p, CellRecord) for p in sorted(files, key=lambda p: (p.stat().st_mtime_ns, p.name))]
-    names = [str(c) for c in cells_of(options.stack, "", options.profile, workloads=options.workloads)]
+    cells_there = cells_of(options.stack, "", options.profile, workloads=options.workloads, own=options.own)
+    names = [str(c) for c in cells_there]
     rank = {name: i for i, name in enumerate(names)}
     return sorted(cells, key=lambda c: (c.cell.drafter != NONE, rank.get(str(c.cell), len(rank)), c.suite))
 
@@ -258,6 +260,10 @@ def _in_order(run: Run) -> list[CellRecord]:
 def orphans(run: Run, record: CellRecord) -> list[Path]:
     """Baselines beside that of `record` that no cell of the stack has any more."""
     stack = run.options.stack
-    names = {str(c) for c in cells_of(stack, "", run.options.profile, workloads=stack.workloads)}
+    shipped = tuple(workload for workload in stack.workloads if workload not in stack.prompts)
+    names = {str(c) for c in cells_of(stack, "", run.options.profile, workloads=shipped)}
     folder = baselines.path_of(run.options.baselines, record).parent
-    return sorted(p for p in folder.glob("*.json") if p.name.split(".")[0] not in names)
+    cells = {path: path.name.removesuffix(".json").removesuffix(".anchor") for path in folder.glob("*.json")}
+    # The files of the user's own prompts say which cells there are, and not all were read.
+    own = {name for name in cells.values() if set(name.split("-")) & stack.prompts.keys()}
+    return sorted(path for path, name in cells.items() if name not in names | own)

@@ -1,0 +1,52 @@
+"""What a stack passes on to vLLM as it is: arguments of the engine, and fields of its speculative config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from harness.config.toml import Document
+
+_REFUSED = dict.fromkeys(
+    {"model", "host", "port", "served_model_name", "speculative_config", "tokenizer", "revision"}
+    | {"dtype", "quantization", "trust_remote_code", "per_request_spec_decode_metrics"}
+    | {"spec_method", "spec_model", "spec_tokens"},
+    "a stack has another key for it, or draftgate sets it itself",
+) | dict.fromkeys(
+    ("api_key", "hf_token", "ssl_keyfile_password"),
+    "as an argument every user of this machine could read it; a secret stands in the environment",
+)
+"""Arguments of vLLM that a stack does not set, and why."""
+
+
+def check_arguments(
+    args: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]], document: Document
+) -> None:
+    """All of it must be JSON, and no argument may have a key of its own in the stack.
+
+    Args:
+        args: of `[engine.args]`.
+        settings: of each drafter, by its name.
+        document: in which they stand.
+
+    Raises:
+        BadInput: with file, line and key.
+    """
+    spelled: dict[str, str] = {}
+    for name in args:
+        other = spelled.setdefault(name.replace("-", "_"), name)
+        if other != name:
+            what = f"{other} and {name} are one argument of vLLM, which stands there twice"
+            raise document.wrong(("engine", "args", name), what, code="stack-argument")
+        if why := _REFUSED.get(name.replace("-", "_").split(".")[0]):
+            what = f"{name} is not given here: {why}"
+            raise document.wrong(("engine", "args", name), what, code="stack-argument")
+    tables = {("engine", "args"): args, **{("drafters", name): of for name, of in settings.items()}}
+    for loc, values in tables.items():
+        for name, value in values.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError, RecursionError):
+                what = f"a value of type {type(value).__name__} cannot be given to vLLM (it takes JSON)"
+                raise document.wrong((*loc, name), what, code="stack-value") from None

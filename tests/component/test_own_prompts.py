@@ -1,0 +1,57 @@
+"""Prompts that the user brings, in whole runs on a server that speaks the protocol."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from harness.plugin import DATA
+from harness.results.records import CellRecord, load
+from tests.component.vllm_like import vllm_like
+from tests.factories.streams import CHAT
+
+STACK = """\
+schema = 1
+name = "tiny"
+[target]
+model = "org/tiny"
+[drafters.none]
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """The plugin sets a handler for SIGTERM; this process keeps its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_turns_are_asked_in_order_and_follow_the_models_own_answers(pytester: pytest.Pytester) -> None:
+    pytester.path.joinpath("tiny.toml").write_text(STACK, encoding="utf-8")
+    rows = [{"question_id": n, "category": "c", "turns": [f"first {n}", f"then {n}"]} for n in (1, 2, 3)]
+    pytester.path.joinpath("mt.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    shutil.copy(DATA.parent / "bench_suites" / "test_acceptance.py", pytester.mkdir("bench_suites"))
+
+    with vllm_like() as server, warnings.catch_warnings():
+        warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)
+        done = pytester.runpytest_inprocess(
+            "-p", "harness.plugin", "-p", "fixtures.bench", "-p", "no:cacheprovider",
+            "--stack", "./tiny.toml", "--server-url", server.url, "--gate", "off",
+            "--prompts-file", "mt.jsonl", "--concurrency", "3",
+        )  # fmt: skip
+        asked = [body["messages"] for path, _, body in server.requests if path == CHAT]
+
+    assert done.ret == 0, done.outlines
+    cell = load(next(pytester.path.glob("results/*/acceptance/chat-any-mt-none.json")), CellRecord)
+    assert [r.prompt for r in cell.prompts] == ["1", "1#2", "2", "2#2", "3", "3#2"]
+    assert {r.category for r in cell.prompts} == {"c"}
+    text = {r.prompt: r.text for r in cell.prompts}
+    for n in (1, 2, 3):
+        turn = next(messages for messages in asked if messages[-1]["content"] == f"then {n}")
+        assert [m["content"] for m in turn] == [f"first {n}", text[str(n)], f"then {n}"]
