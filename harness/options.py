@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config.prompt_files import ANY, Source, name_of, read
+from harness.config.prompt_files import ANY, OwnPrompts, Source, name_of, read
 from harness.config.stack import ENDPOINTS, PROFILES, RESERVED, Stack, default_stack, find_stack, load_stack
 from harness.engine.http import is_url, key_of_environment, shown
 from harness.engine.watchdog import STALL_SECONDS
@@ -106,17 +106,34 @@ def stack_of(option: Callable[[str], Any], folder: Path) -> Stack:
         BadInput: there is no such stack, or something in it is wrong.
     """
     stack = load_stack(find_stack(option("--stack"), folder))
-    ks = (f"k{k}" for drafter in stack.drafters.values() for k in drafter.k)
-    taken = {*ENDPOINTS, *ks, *stack.languages, *stack.workloads, *stack.drafters, ANY, *RESERVED}
+    taken = {*_taken(stack), *map(str.lower, stack.languages), ANY}
     own: dict[str, Source] = {}
     for file in dict.fromkeys(option("--prompts-file") or ()):
         name = name_of(file)
-        while name in taken:  # no value may be of two axes
+        while name.lower() in taken:  # no value may be of two axes
             name = f"{name}_file"
-        taken.add(name)
+        taken.add(name.lower())
         own[name] = Source(file=file)
     changes = {"prompts": {**stack.prompts, **own}, "workloads": (*stack.workloads, *own)}
     return stack.model_copy(update=changes)
+
+
+def _taken(stack: Stack) -> set[str]:
+    """Names that no language can have beside."""
+    ks = (f"k{k}" for drafter in stack.drafters.values() for k in drafter.k)
+    return {name.lower() for name in (*ENDPOINTS, *ks, *stack.workloads, *stack.drafters, *RESERVED)}
+
+
+def _own(stack: Stack, workloads: Sequence[str]) -> dict[str, OwnPrompts]:
+    own = {workload: read(stack.prompts[workload]) for workload in workloads if workload in stack.prompts}
+    for prompts in own.values():
+        if clash := [language for language in prompts.languages if language.lower() in _taken(stack)]:
+            raise BadInput(
+                f"{prompts.file}: the language {clash[0]!r} has another meaning in the name of a cell, or to "
+                "pytest: write another",
+                code="prompt-row",
+            )
+    return own
 
 
 def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words: Sequence[str]) -> Options:
@@ -172,7 +189,7 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
         profile_name=name,
         profile=profile,
         workloads=workloads,
-        own={workload: read(stack.prompts[workload]) for workload in workloads if workload in stack.prompts},
+        own=_own(stack, workloads),
         server_url=server_url(option("--server-url")),
         baselines=option("--baselines") or root / "baselines",
         update="all" if option("--update-baselines") else "new" * option("--update-baselines-new-only"),

@@ -6,6 +6,7 @@ import argparse
 import ast
 from collections.abc import Callable, Iterator
 
+from harness.config.prompt_files import read
 from harness.config.shipped import DATA, SUITES
 from harness.config.stack import default_stack, find_stack, load_stack
 from harness.results.files import json_lines
@@ -19,7 +20,7 @@ _Rows = Iterator[tuple[str, ...]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command's parser its options, and the function that runs it."""
     parser.description = (
-        "List what can be named: stacks, or a stack's profiles and drafters; prompts; suites."
+        "List what can be named: stacks, or a stack's profiles, drafters and prompts; suites."
     )
     parser.add_argument("what", choices=_LISTS, help=", ".join(_LISTS))
     parser.add_argument("--stack", metavar="NAME|PATH", default=default_stack(), help="whose (%(default)s)")
@@ -63,9 +64,12 @@ def _drafters(stack: str) -> _Rows:
         yield drafter.name, drafter.method or "drafts nothing", ks, model, when
 
 
-def _prompts(_: str) -> _Rows:
+def _prompts(stack: str) -> _Rows:
     for path in sorted((DATA / "prompts").glob("*/*.jsonl")):
         yield path.parent.name, path.stem, str(sum(1 for _ in json_lines(path)))
+    for workload, source in load_stack(find_stack(stack, DATA / "stacks")).prompts.items():
+        own = read(source)
+        yield from ((workload, language, str(len(own.of(language)))) for language in own.languages)
 
 
 def _suites(_: str) -> _Rows:

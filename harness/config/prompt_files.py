@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 from harness.config.layouts import BESIDE, LAYOUTS, OPTIONAL, REQUEST, Columns
 from harness.config.prompts import Prompt, hash_of
-from harness.config.rows import HUB, rows_of
+from harness.config.rows import HUB, is_folder, rows_of
 from harness.errors import BadInput
 
 ANY = "any"
@@ -38,10 +38,12 @@ _LANGUAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,31}")
 
 
 def _beside_the_stack(file: str, info: ValidationInfo) -> str:
-    if file.startswith(HUB) or info.context is None:
+    name = file.removeprefix(HUB)
+    hub = file[: len(file) - len(name)]
+    if info.context is None or (hub and not is_folder(name)):
         return file
     try:
-        return str((info.context.resolve() / Path(file).expanduser()).resolve())
+        return hub + str((info.context.resolve() / Path(name).expanduser()).resolve())
     except (ValueError, OSError, RuntimeError) as error:  # a NUL, or ~nobody
         raise ValueError(f"this path cannot be used: {error}") from None
 
@@ -115,8 +117,11 @@ def plan_of(workload: str, own: OwnPrompts, *, raw: bool) -> str:
 
 def name_of(file: str) -> str:
     """The workload of a file that is named on the command line: `mt_bench` of `data/mt-bench.jsonl`."""
-    dataset = file.removeprefix(HUB).split(":")[0]
-    stem = "_".join(dataset.split("/")[1:]) or dataset if file.startswith(HUB) else Path(file).stem
+    stem = Path(file).stem
+    if file.startswith(HUB):
+        dataset = file.removeprefix(HUB).split(":")[0]
+        owner, _, rest = dataset.partition("/")
+        stem = Path(dataset).name if is_folder(dataset) else rest or owner
     return re.sub(r"[^A-Za-z0-9._]+", "_", stem).strip("._")[:40] or "prompts"
 
 
@@ -235,12 +240,16 @@ class _Row:
             return (Prompt(id=name, text=turns[0]["content"], **common),)
         made: list[Prompt] = []
         for turn, message in enumerate(turns, start=1):
-            asked = [*begun, *turns[:turn]]
+            asked = {"messages": [*begun, *turns[:turn]], **request}
+            try:
+                text = json.dumps(asked, ensure_ascii=False, sort_keys=True)
+            except TypeError as error:  # a date, say, or the bytes of a picture
+                raise self.bad("messages", f"it cannot go into a request: {error}", "leave it out") from None
             made.append(
                 Prompt(
                     id=name if turn == 1 else f"{name}#{turn}",
-                    text=json.dumps({"messages": asked, **request}, ensure_ascii=False, sort_keys=True),
-                    messages=(message,) if turn > 1 else tuple(asked),
+                    text=text,
+                    messages=(message,) if turn > 1 else tuple(asked["messages"]),
                     request=request,
                     after=made[-1].id if made else None,
                     row=name,

@@ -1,18 +1,22 @@
-"""Reads the rows of a table that a user brings: JSON lines, JSON or CSV, each with where it stands."""
+"""Reads the rows of a table, each with where it stands: JSON lines, JSON, CSV, Parquet, a hub data set."""
 
 from __future__ import annotations
 
 import csv
+import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
 from harness.results.files import json_lines, read_bytes, read_json
+from harness.text.validation import did_you_mean, near_path
 
 HUB = "hf:"
 _LONGEST = 10**9
 """Characters of a field of a CSV file."""
+_AT_ONCE = 1000
+"""Rows of an Arrow table that become Python's at a time."""
 _Rows = Iterator[tuple[str, Any]]
 
 
@@ -22,6 +26,8 @@ def rows_of(file: str) -> _Rows:
     Raises:
         BadInput: it is not there, is of no kind that is read here, or is damaged (with the line).
     """
+    if file.startswith(HUB):
+        return _hub(file)
     path = Path(file)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -30,8 +36,73 @@ def rows_of(file: str) -> _Rows:
             code="prompt-file",
         )
     if not path.is_file():
-        raise BadInput(f"{path}: there is no such file of prompts; name one", code="prompt-file")
+        raise BadInput(f"{path}: there is no such file of prompts{near_path(path)}", code="prompt-file")
     return reader(path)
+
+
+def is_folder(dataset: str) -> bool:
+    """Whether a data set is named by its folder here, and not by its name on the hub."""
+    return dataset.startswith((".", "~", "/"))
+
+
+def _hub(file: str) -> _Rows:
+    dataset, _, split = file.removeprefix(HUB).partition(":")
+    owner, _, rest = dataset.partition("/")
+    name, _, config = rest.partition("/")
+    load = _library("datasets", file).load_dataset
+    try:
+        if is_folder(dataset):
+            splits = load(str(Path(dataset).expanduser()))
+        else:
+            splits = load("/".join(filter(None, (owner, name))), config or None)
+    except Exception as error:  # noqa: BLE001 - hub, network and parsers each raise their own
+        reason = (str(error).splitlines() or [""])[0][:300]
+        raise BadInput(
+            f"{file}: the data set cannot be read ({type(error).__name__}: {reason}); check its name and the "
+            "network, or save it as a file",
+            code="prompt-file",
+        ) from None
+    if split not in splits and (split or len(splits) > 1):
+        raise BadInput(
+            f"{file}: it has {f'no split {split!r}' if split else 'several splits'}"
+            f"{did_you_mean(split, splits)}: name one, as in {HUB}{dataset}:{next(iter(splits))}; "
+            f"there are: {', '.join(splits)}",
+            code="prompt-file",
+        )
+    rows = splits[split or next(iter(splits))].with_format("arrow")
+    return _of_arrow(file, rows.iter(batch_size=_AT_ONCE))
+
+
+def _parquet(path: Path) -> _Rows:
+    read_bytes(path)
+    parquet = _library("pyarrow.parquet", str(path))
+    try:
+        yield from _of_arrow(str(path), parquet.ParquetFile(path).iter_batches(batch_size=_AT_ONCE))
+    except (ValueError, OSError) as error:  # pyarrow's own errors are of these
+        reason = (str(error).splitlines() or [""])[0][:300]
+        raise BadInput(f"{path}: not Parquet, or damaged: {reason}", code="damaged-file") from None
+
+
+def _library(name: str, file: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise BadInput(
+            f"{file}: to read it takes the package datasets: pip install 'draftgate[prompts]'",
+            code="extra-missing",
+        ) from None
+
+
+def _of_arrow(name: str, batches: Iterable[Any]) -> _Rows:
+    rows = (row for batch in batches for row in batch.to_pylist())
+    return _numbered(name, "row", ({column: _given(value) for column, value in row.items()} for row in rows))
+
+
+def _given(value: Any) -> Any:
+    """Without the empty fields of tables: in a column of Arrow each table has the fields of all."""
+    if isinstance(value, dict):
+        return {key: _given(one) for key, one in value.items() if one is not None}
+    return [_given(one) for one in value] if isinstance(value, list) else value
 
 
 def _json(path: Path) -> _Rows:
@@ -80,4 +151,5 @@ _READERS: Mapping[str, Callable[[Path], _Rows]] = {
     ".json": _json,
     ".csv": _csv,
     ".tsv": _csv,
+    ".parquet": _parquet,
 }

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -304,22 +304,6 @@ class Measurement:
         self._prepared = True
         self._origin = time.perf_counter()
 
-    async def _row(
-        self, client: Client, row: list[tuple[Prompt, int]], answered: asyncio.Queue[PromptRecord | None]
-    ) -> bool:
-        """Ask the turns of a row, one after the other. False where the server was lost."""
-        for prompt, repeat in row:
-            turn = with_history(prompt, repeat, prompts=self._prompts, done=self._done)
-            record = await self._ask(client, turn, repeat)
-            if record.failed and await self._lost():
-                return False  # not the prompt's fault: the next server is asked it again
-            if len(row) > 1:
-                self._keep(record)  # the next turn goes on from it
-                self._progress(self._cell, len(self._done), self._repeats * len(self._prompts))
-            else:
-                await answered.put(record)
-        return True
-
     async def _passes(self, repeats: Sequence[int], prompts: Sequence[Prompt]) -> None:
         if not self._prepared:
             await self._prepare()
@@ -331,8 +315,13 @@ class Measurement:
 
         async def worker(client: Client) -> None:
             for row in todo:  # one iterator for all workers: each row is taken once
-                if not await self._row(client, row, answered):
-                    return
+                done = ChainMap[tuple[str, int], PromptRecord]({}, self._done)
+                for prompt, repeat in row:
+                    turn = with_history(prompt, repeat, prompts=self._prompts, done=done)
+                    done[prompt.id, repeat] = record = await self._ask(client, turn, repeat)
+                    if record.failed and await self._lost():
+                        return  # not the prompt's fault: the next server is asked it again
+                    await answered.put(record)
 
         async def workers() -> None:
             async with self._client(lambda _prompt, _rendered, ids: self._emitted.update(ids)) as client:

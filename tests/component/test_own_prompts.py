@@ -55,3 +55,22 @@ def test_turns_are_asked_in_order_and_follow_the_models_own_answers(pytester: py
     for n in (1, 2, 3):
         turn = next(messages for messages in asked if messages[-1]["content"] == f"then {n}")
         assert [m["content"] for m in turn] == [f"first {n}", text[str(n)], f"then {n}"]
+
+
+def test_a_language_that_pytest_would_take_for_a_marker_is_refused(pytester: pytest.Pytester) -> None:
+    pytester.path.joinpath("tiny.toml").write_text(STACK, encoding="utf-8")
+    pytester.path.joinpath("mine.jsonl").write_text('{"text": "Hi", "language": "skip"}', encoding="utf-8")
+
+    done = pytester.runpytest_inprocess(
+        "-p",
+        "harness.plugin",
+        "-p",
+        "fixtures.bench",
+        "--stack",
+        "./tiny.toml",
+        "--prompts-file",
+        "mine.jsonl",
+    )
+
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert "[prompt-row]" in done.stderr.str()

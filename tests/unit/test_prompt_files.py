@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,5 +99,87 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> Non
     assert caught.value.code == "prompt-file"
 
 
-def test_a_file_names_its_workload() -> None:
-    assert name_of("data/mt-bench.jsonl") == "mt_bench"
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("data/mt-bench.jsonl", "mt_bench"),
+        ("hf:openai/gsm8k/main:test", "gsm8k_main"),
+        ("hf:gsm8k", "gsm8k"),
+        ("hf:./data/mine:test", "mine"),
+        ("!.jsonl", "prompts"),
+    ],
+)
+def test_a_file_names_its_workload(file: str, name: str) -> None:
+    assert name_of(file) == name
+
+
+ROWS = [
+    {
+        "id": "a",
+        "language": None,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": [{"x": {"b": 1}}],
+    },
+    {"id": "b", "language": "de", "messages": TWO[:1] + TWO, "tools": [{"x": {"c": 2}}]},
+]
+
+
+def test_parquet_is_read_like_json_lines(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "mine.parquet"
+    parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(ROWS), path)
+
+    own = read(Source(file=str(path), layout="log"))
+
+    assert own.chats == read(Source(file=str(put(tmp_path, *ROWS)), layout="log")).chats
+
+
+@pytest.mark.parametrize("raw", [b"PAR1", b"not parquet" * 9, b""])
+def test_damaged_parquet_is_refused(tmp_path: Path, raw: bytes) -> None:
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "mine.parquet"
+    path.write_bytes(raw)
+
+    with pytest.raises(BadInput) as caught:
+        read(Source(file=str(path)))
+
+    assert caught.value.code == "damaged-file"
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set with two splits, as the hub has them, and no network."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    folder = tmp_path / "ds"
+    folder.mkdir()
+    for split in ("train", "test"):
+        put(folder, {"question": f"{split}?", "answer": "2"}, name=f"{split}.jsonl")
+    return folder
+
+
+def test_a_split_of_a_data_set_is_read(dataset: Path) -> None:
+    own = read(Source(file=f"hf:{dataset}:test"))
+
+    assert (own.layout, [turns[0].text for turns in own.chats]) == ("gsm8k", ["test?"])
+
+
+@pytest.mark.parametrize("name", ["hf:{}", "hf:{}:tets", "hf:{}/nothere:test", "hf:org/nothere:test", "hf:"])
+def test_a_data_set_that_cannot_be_read_is_refused(dataset: Path, name: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        read(Source(file=name.format(dataset)))
+
+    assert caught.value.code == "prompt-file"
+
+
+@pytest.mark.parametrize("file", ["mine.parquet", "hf:org/mine"])
+def test_a_missing_library_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    for name in ("datasets", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    tmp_path.joinpath("mine.parquet").write_bytes(b"PAR1")
+
+    with pytest.raises(BadInput) as caught:
+        read(Source(file=file if file.startswith("hf:") else str(tmp_path / file)))
+
+    assert caught.value.code == "extra-missing"
