@@ -29,6 +29,7 @@ from harness.results.journal import Journal, in_order
 from harness.results.records import UNTIMED, CellRecord, Finding, PromptRecord, dump_cell
 
 Progress = Callable[[Cell, int, int], None]
+_Answered = asyncio.Queue[PromptRecord | None]
 Renew = Callable[[str], Server]
 """Told why, it gives another server like the one that stalled."""
 
@@ -88,10 +89,9 @@ class Measurement:
         self._evidence = server.log.parent if server.log else folder.parent / "servers"
         self._note = f"{suite}/{cell}"
         self._restarts = stalls_in(self._evidence, self._note)
-        self._stalls = 0
+        self._stalls, self._prepared = 0, False
         self._in_flight = InFlight()
         self._guard: Guard
-        self._prepared = False
         self._writing = threading.Lock()
 
     def prepare(self) -> None:
@@ -262,7 +262,6 @@ class Measurement:
                 f"{seen}; it could not be started anew; {kept}: {error}", code="server-stalled"
             ) from None
         self._restarts.append(stall.reason)
-        self._prepared = False
         self._journal.segment += 1
         # As after a resume: no server's counters hold all prompts.
         self._resumed = bool(self._done)
@@ -304,24 +303,29 @@ class Measurement:
         self._prepared = True
         self._origin = time.perf_counter()
 
+    async def _row(self, client: Client, row: list[tuple[Prompt, int]], answered: _Answered) -> bool:
+        """Ask the turns of a row, one after the other. False where the server was lost."""
+        done = ChainMap[tuple[str, int], PromptRecord]({}, self._done)
+        for prompt, repeat in row:
+            turn = with_history(prompt, repeat, prompts=self._prompts, done=done)
+            done[prompt.id, repeat] = record = await self._ask(client, turn, repeat)
+            if record.failed and await self._lost():
+                return False  # not the prompt's fault: the next server is asked it again
+            await answered.put(record)
+        return True
+
     async def _passes(self, repeats: Sequence[int], prompts: Sequence[Prompt]) -> None:
         if not self._prepared:
             await self._prepare()
         todo = iter(lacking(repeats, prompts, self._done))
-        total = self._repeats * len(self._prompts)
 
         # Written by a task of its own: a slow disk must not make the next prompt wait.
-        answered: asyncio.Queue[PromptRecord | None] = asyncio.Queue()
+        answered: _Answered = asyncio.Queue()
 
         async def worker(client: Client) -> None:
             for row in todo:  # one iterator for all workers: each row is taken once
-                done = ChainMap[tuple[str, int], PromptRecord]({}, self._done)
-                for prompt, repeat in row:
-                    turn = with_history(prompt, repeat, prompts=self._prompts, done=done)
-                    done[prompt.id, repeat] = record = await self._ask(client, turn, repeat)
-                    if record.failed and await self._lost():
-                        return  # not the prompt's fault: the next server is asked it again
-                    await answered.put(record)
+                if not await self._row(client, row, answered):
+                    return
 
         async def workers() -> None:
             async with self._client(lambda _prompt, _rendered, ids: self._emitted.update(ids)) as client:
@@ -331,7 +335,7 @@ class Measurement:
         async def write() -> None:
             while (record := await answered.get()) is not None:
                 await asyncio.to_thread(self._keep, record)
-                self._progress(self._cell, len(self._done), total)
+                self._progress(self._cell, len(self._done), self._repeats * len(self._prompts))
 
         try:
             await asyncio.gather(workers(), write())
