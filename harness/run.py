@@ -222,8 +222,7 @@ class Run:
     def _prompts(self, name: CellName, *, at_most: int, after: int = 0) -> tuple[Prompt, ...]:
         if own := self.options.own.get(name.workload):
             return own.prompts(name.language, at_most=at_most, after=after)
-        folder = self.data / "prompts"
-        return load_prompts(folder, name.workload, name.language, at_most=at_most, after=after)
+        return load_prompts(self.data / "prompts", name.workload, name.language, at_most=at_most, after=after)
 
     def reserve(self, name: CellName) -> tuple[Prompt, ...]:
         """The prompts that a second look at a cell asks: as many as the first, and none of those.
@@ -330,21 +329,19 @@ class Run:
         self.refuse_in_flight(cells, profile.concurrency)
         servers = list(dict.fromkeys(cell.spec for cell in cells))
         counts = sorted({len({p.row for p in self.prompts(cell)}) for cell in cells})
-        own, raw = self.options.own, "raw" in self.options.stack.endpoints
         for cell in cells:
             self.warmups(cell)
-        checked = " with the self-check" if self_check_s else ""
-        known = "as it took here before"
-        if not self.pace.knows(cells):
-            known = "a guess until the first answers are there"
+        guess = "a guess until the first answers are there"
+        known = "as it took here before" if self.pace.knows(cells) else guess
         few = f" (of {profile.prompts} asked for: the files hold no more)" * (counts[0] < profile.prompts)
         return [
             f"{len(cells)} cells on {len(servers)} servers ({', '.join(s.label for s in servers)}), "
             f"{'/'.join(map(str, counts))} prompts{few} x {profile.max_tokens} tokens"
             + (f" x {repeats}" if repeats > 1 else "")
             + f", T={profile.sampling.temperature:g}, concurrency {profile.concurrency}; "
-            f"about {duration(self_check_s + self.estimate_s(cells))}{checked}, {known}",
-            *(plan_of(w, own[w], raw=raw) for w in dict.fromkeys(c.name.workload for c in cells) if w in own),
+            f"about {duration(self_check_s + self.estimate_s(cells))}"
+            f"{' with the self-check' * bool(self_check_s)}, {known}",
+            *plan_of(self.options.own, {c.name.workload for c in cells}, self.options.stack.endpoints),
         ]
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -100,8 +100,14 @@ class OwnPrompts:
         return hash_of(json.dumps([[p.id, p.language, p.text] for p in itertools.chain(*self.chats)]))
 
 
-def plan_of(workload: str, own: OwnPrompts, *, raw: bool) -> str:
-    """What a plan says of own prompts. `raw`: that endpoint is asked for too."""
+def plan_of(
+    own: Mapping[str, OwnPrompts], workloads: Collection[str], endpoints: Collection[str]
+) -> list[str]:
+    """What a plan of these workloads says of own prompts, a line each."""
+    return [_plan(name, own[name], raw="raw" in endpoints) for name in own if name in workloads]
+
+
+def _plan(workload: str, own: OwnPrompts, *, raw: bool) -> str:
     turns = sum(map(len, own.chats))
     text = f"{workload}: {len(own.chats)} prompts of {own.file}, layout {own.layout}"
     if turns > len(own.chats):

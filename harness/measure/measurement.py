@@ -82,9 +82,8 @@ class Measurement:
             (r.prompt, r.repeat): r for r in self._journal.records if (r.prompt, r.repeat) in wanted
         }
         self._resumed = bool(self._done)
-        self._by_counters = False
+        self._by_counters, self._origin = False, 0.0
         self._before: SpecCounters | None = None
-        self._origin = 0.0
         self._renew, self._stall_seconds = renew, stall_seconds
         self._evidence = server.log.parent if server.log else folder.parent / "servers"
         self._note = f"{suite}/{cell}"
@@ -262,6 +261,7 @@ class Measurement:
                 f"{seen}; it could not be started anew; {kept}: {error}", code="server-stalled"
             ) from None
         self._restarts.append(stall.reason)
+        self._prepared = False
         self._journal.segment += 1
         # As after a resume: no server's counters hold all prompts.
         self._resumed = bool(self._done)
