@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench test test-all lint audit setup clean
+.PHONY: bench test test-all test-engine lint audit setup clean
 
 setup: $(READY)
 
@@ -27,6 +27,10 @@ test: $(READY)
 
 test-all: $(READY)
 	DRAFTGATE_FUZZ=long $(BIN)/python -m pytest tests
+
+# What measuring rests on, on the vLLM of another interpreter: make test-engine ENGINE=/path/to/python
+test-engine: $(READY)
+	DRAFTGATE_TEST_ENGINE=$(ENGINE) $(BIN)/python -m pytest tests/engine/test_measuring.py tests/engine/test_selfdraft.py
 
 # Known vulnerabilities of what the locks name. Needs the network and may turn red by itself: no part of CI.
 audit:

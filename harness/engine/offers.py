@@ -17,12 +17,10 @@ EXACT = frozenset({"standard", "block", "strict", "probabilistic", "rejection_sa
 (Leviathan et al. 2023) or by block (Sun et al. 2024), under the names that vLLM has had for them."""
 _VERIFICATION = ("rejection_sample_method", "spec_decoding_acceptance_method", "acceptance_method")
 """What versions call the field that names the way."""
-_BY_BATCH = (
-    "num_speculative_tokens_per_batch_size",
-    "speculative_disable_by_batch_size",
-    "disable_by_batch_size",
+_DYNAMIC = frozenset(
+    {"num_speculative_tokens_per_batch_size", "disable_by_batch_size", "enable_adaptive_verification"}
 )
-"""What versions call the field by which the engine takes fewer draft tokens when it is busy."""
+"""What versions call the fields by which the engine drafts, or verifies, fewer tokens than k in a step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,9 +44,9 @@ class Offers:
         return self.verification - EXACT
 
     @property
-    def by_batch(self) -> str | None:
-        """The field by which k follows the batch size; None where it has none."""
-        return next((name for name in _BY_BATCH if name in self.drafter_fields), None)
+    def dynamic_k(self) -> frozenset[str]:
+        """Fields by which the engine itself chooses k."""
+        return self.drafter_fields & _DYNAMIC
 
 
 def lossy_verification(*configurations: Mapping[str, Any] | str | None) -> str | None:
@@ -64,9 +62,9 @@ def lossy_verification(*configurations: Mapping[str, Any] | str | None) -> str |
     return None
 
 
-def schedule_of(settings: Mapping[str, Any]) -> str | None:
-    """The field of a drafter's settings that lets k follow the batch size; None where none does."""
-    return next((name for name in _BY_BATCH if settings.get(name)), None)
+def dynamic_k(settings: Mapping[str, Any]) -> list[str]:
+    """The fields of a drafter's settings by which the engine itself chooses k."""
+    return sorted(name for name in _DYNAMIC if settings.get(name))
 
 
 def offers_of(folder: Path) -> Offers:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from harness.engine.offers import schedule_of
+from harness.engine.offers import dynamic_k
 from harness.measure.draft_vocab import Coverage
 from harness.results.conditions import Identity, Subject
 from harness.results.records import CellName, Finding, PromptRecord
@@ -47,7 +47,7 @@ def findings(
         *(Finding.note("unverified", text) for text in unverified),
         *_drafts_as_said(cell, subject, records),
         *_verification(identity.verification, declared="verification" in declared),
-        *_schedule(cell, subject),
+        *_dynamic_k(cell, subject),
         *_engine(cell, subject, sampled=bool(identity.sampling.get("temperature"))),
         *_defaults(subject.sampling_defaults, identity.sampling),
     ]
@@ -71,7 +71,7 @@ def _drafts_as_said(cell: CellName, subject: Subject, records: Sequence[PromptRe
 
     A model drafts k tokens in every step. What looks drafts up in a text finds none in many.
     """
-    if not cell.k or "method" not in subject.unverified or schedule_of(subject.settings):
+    if not cell.k or "method" not in subject.unverified or dynamic_k(subject.settings):
         return []
     known = [r for r in records if not r.failed and r.draft_tokens is not None]
     steps = sum(sum(r.histogram) + r.undrafted for r in known)
@@ -101,14 +101,11 @@ def _verification(way: str | None, *, declared: bool) -> list[Finding]:
     return [Finding.fatal("lossy-verification", f"{text}; {cure}", way=way)]
 
 
-def _schedule(cell: CellName, subject: Subject) -> list[Finding]:
-    """A k that follows the batch size: some steps then had fewer drafts than the cell's name says."""
-    field = schedule_of(subject.settings) if cell.k else None
-    if field is None:
-        return []
-    what = "acceptance at a position counts the steps that drafted less, too"
-    text = f"{field} lets k follow the batch size: {what}"
-    return [Finding.note("dynamic-k", text)]
+def _dynamic_k(cell: CellName, subject: Subject) -> list[Finding]:
+    """An engine that chooses k: some steps then had fewer drafts than the cell's name says."""
+    fields = dynamic_k(subject.settings) if cell.k else []
+    what = "lets the engine choose k: acceptance at a position counts the steps that drafted less, too"
+    return [Finding.note("dynamic-k", f"{field} {what}") for field in fields]
 
 
 def _engine(cell: CellName, subject: Subject, *, sampled: bool) -> list[Finding]:

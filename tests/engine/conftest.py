@@ -43,7 +43,10 @@ def nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def stack() -> Stack:
-    return load_stack(find_stack("smollm2-cpu", DATA / "stacks"))
+    """The default stack; on the vLLM of another interpreter where DRAFTGATE_TEST_ENGINE names one."""
+    stack = load_stack(find_stack("smollm2-cpu", DATA / "stacks"))
+    python = os.environ.get("DRAFTGATE_TEST_ENGINE")
+    return stack.model_copy(update={"engine": stack.engine.model_copy(update={"python": python})})
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,7 @@ def test_drafts_that_are_verified_exactly_are_nothing_to_say(way: str | None) ->
     assert found_of({"settings": {"rejection_sample_method": way, "draft_lm_head_quantization": "fp8"}}) == {}
 
 
-def test_a_k_that_follows_the_batch_size_is_a_footnote() -> None:
+def test_a_k_that_the_engine_chooses_is_a_footnote() -> None:
     schedule = {"num_speculative_tokens_per_batch_size": [[1, 4, 4], [5, 64, 1]]}
     assert not found_of({"settings": schedule})["dynamic-k"].hard
     assert found_of({"settings": {"num_speculative_tokens_per_batch_size": None}}) == {}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from harness.engine.facts import engine_facts
 from harness.engine.offers import Offers, lossy_verification, offers_of
+from tests.perf.engines import BEGIN, DATA, END, PAGE, row_of, table
 
 SOURCES = {
     "config/speculative.py": """
@@ -37,7 +41,7 @@ def test_methods_fields_and_arguments_are_those_of_the_source(tmp_path: Path) ->
     assert offers.per_request
     assert offers.methods == {"ngram", "eagle3", "qwen3_5_mtp", "mtp"}
     assert offers.lossy == {"fly", "synthetic"}
-    assert offers.by_batch == "num_speculative_tokens_per_batch_size"
+    assert offers.dynamic_k == {"num_speculative_tokens_per_batch_size"}
     assert offers.drafter_fields == {"method", "num_speculative_tokens_per_batch_size"}
     assert offers.arguments == {"max_model_len", "port"}
 
@@ -56,3 +60,16 @@ def test_what_the_engine_resolved_counts_before_what_it_was_given() -> None:
     assert lossy_verification(asked, resolved) is None
     assert lossy_verification("unverified", resolved) == "fly"
     assert lossy_verification(None, {}) is None
+
+
+def test_the_table_of_engines_is_made_of_what_was_read() -> None:
+    rows = json.loads(DATA.read_text(encoding="utf-8"))
+
+    assert f"{BEGIN}{table(rows)}{END}" in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_pinned_engine_offers_what_the_table_says() -> None:
+    facts = engine_facts(sys.executable)
+    row = json.loads(DATA.read_text(encoding="utf-8"))[facts.version.partition("+")[0]]
+
+    assert {name: row[name] for name in row if name != "ran"} == row_of(facts)
