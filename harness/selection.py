@@ -17,6 +17,8 @@ from harness.suites.selfcheck import MARKER
 from harness.text.validation import did_you_mean
 
 _NO_SUITE = Suite(name="")
+_WORD = re.compile(r"[\w.+-]+")
+"""Of an expression that -k or -m takes."""
 _NO_DRAFTER = "stack {stack} has no drafter but none, and this suite asks about drafters: add [drafters.NAME]"
 
 
@@ -112,14 +114,20 @@ def only_by_name(item: pytest.Item, stack: Stack, *, arguments: Sequence[str], n
         return False
     if suite_of(item).by_path and not by_path:
         return True
-    selected, words = stack.drafters[cell.name.drafter].selected, [re.escape(cell.name.drafter)]
+    selected, words = stack.drafters[cell.name.drafter].selected, [cell.name.drafter]
     if isinstance(selected, tuple):
         words.append(f"k{cell.name.k}")
         selected = cell.name.k in selected
     if selected:
         return False
     by_id = any(str(cell) in argument for argument in arguments)
-    return not by_id and re.search(rf"\b({'|'.join(words)})\b", named) is None
+    return not by_id and not any(_named(word, _WORD.findall(named), stack) for word in words)
+
+
+def _named(value: str, words: Iterable[str], stack: Stack) -> bool:
+    """Whether one of the words is an axis' value, or a part of a cell's name that holds it."""
+    inside = re.compile(rf"(^|-){re.escape(value)}(-|$)")
+    return any(inside.search(word) for word in words if word == value or word not in stack.drafters)
 
 
 def cannot_attach(items: Iterable[pytest.Item]) -> str:
@@ -135,7 +143,7 @@ def loose_words(keyword: str, items: Iterable[pytest.Item], stack: Stack) -> lis
     """What to say where -k, which matches any part of a path or name, selected more than its words mean."""
     ks = {f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k}
     values = {*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters, *ks}
-    words = [word for word in dict.fromkeys(re.findall(r"[\w.]+", keyword)) if word in values]
+    words = [word for word in dict.fromkeys(_WORD.findall(keyword)) if word in values]
     if not words:
         return []
     meant, loose = Expression.compile(keyword), []
@@ -167,6 +175,6 @@ def no_cell_matches(named: str, stack: Stack) -> str:
     }
     there = "; ".join(f"{axis} {', '.join(values)}" for axis, values in axes.items())
     known = [value for values in axes.values() for value in values]
-    words = [word for word in re.findall(r"[\w.]+", named) if word not in {*known, "and", "or", "not"}]
+    words = [word for word in _WORD.findall(named) if word not in {*known, "and", "or", "not"}]
     near = next((meant for word in words if (meant := did_you_mean(word, known))), "")
     return f"no cell matches {named!r}{near}: stack {stack.name} has {there} (other workloads by --workload)"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +26,8 @@ HERE = Path("stack.toml")
 WORKLOADS = ("instruct", "code", "summary", "imageprompt", "longform")
 NONE = "none"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+_LETTERS = "letters, digits, ., _, + and -"
 RESERVED = frozenset(
     {"and", "or", "not", "cells", "xdist_group"}
     | {"skip", "skipif", "xfail", "parametrize", "usefixtures", "filterwarnings"}
@@ -246,13 +249,11 @@ def _named(stack: Stack) -> list[tuple[_Loc, str]]:
 
 
 def _check_names(stack: Stack, document: Document) -> None:
-    if not _NAME.fullmatch(stack.name.replace("-", "_").lstrip("_")):
-        raise document.wrong(
-            ("name",), f"{stack.name!r} is not a name (letters, digits, ., _ and -)", code="stack-name"
-        )
+    if not _NAME.fullmatch(stack.name.lstrip("_-")):
+        raise document.wrong(("name",), f"{stack.name!r} is not a name ({_LETTERS})", code="stack-name")
     for loc, name in (*_named(stack), *((("profiles", name), name) for name in stack.profiles)):
         if not _NAME.fullmatch(name):
-            raise document.wrong(loc, f"{name!r} is not a name (letters, digits, . and _)", code="stack-name")
+            raise document.wrong(loc, f"{name!r} is not a name ({_LETTERS})", code="stack-name")
         if name in RESERVED and loc[0] != "profiles":
             raise document.wrong(loc, f"{name!r} has a meaning to pytest; rename it", code="stack-name")
 
@@ -273,13 +274,16 @@ def _check_axes(stack: Stack, document: Document) -> None:
             what = f"unknown endpoint {endpoint!r}{did_you_mean(endpoint, ENDPOINTS)}"
             what += f"; there are: {', '.join(ENDPOINTS)}"
             raise document.wrong(("endpoints",), what, code="stack-endpoint")
-    ks = [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k > 0]
-    taken = dict.fromkeys((*ENDPOINTS, *ks), "")
+    taken = dict.fromkeys((*ENDPOINTS, *(f"k{k}" for d in stack.drafters.values() for k in d.k if k > 0)), "")
     for loc, name in _named(stack):
         if name.lower() in taken:  # file names of a cell may be told apart by nothing else
             what = f"{name!r} is the name of another axis' value too, so that -m {name} would select both"
             raise document.wrong(loc, f"{what}; rename it", code="stack-name")
         taken[name.lower()] = name
+    places = product(stack.languages, stack.workloads, stack.drafters)
+    name, times = Counter("-".join(parts).lower() for parts in places).most_common(1)[0]
+    if times > 1:
+        raise document.wrong(("drafters",), f"{name} would name two cells; rename a part", code="stack-name")
 
 
 def _check_profiles(stack: Stack, document: Document) -> None:

@@ -116,7 +116,8 @@ def of_drafter(side: Side, drafter: str) -> Side:
     Raises:
         BadInput: the side has no cell of it; the message lists its drafters.
     """
-    own = tuple(e for e in side.entries if drafter in (e.cell.drafter, drafting(e.cell)))
+    named = tuple(e for e in side.entries if e.cell.drafter == drafter)
+    own = named or tuple(e for e in side.entries if drafting(e.cell) == drafter)
     if not own:
         known = dict.fromkeys(name for e in side.entries for name in (e.cell.drafter, drafting(e.cell)))
         raise BadInput(

@@ -168,6 +168,27 @@ def test_a_word_that_contains_the_name_does_not_name_it(collect: Collect) -> Non
     assert ids(collect("-k", "instruct or selfish")) == ALL
 
 
+@pytest.mark.parametrize(
+    ("words", "drafters"),
+    [
+        (("-m", "my-self"), ["my-self-k5"]),
+        (("-k", "my-self"), ["my-self-k5"]),
+        (("-m", "my-self or k2"), ["ngram-k2", "my-self-k5"]),
+        (("-m", "my-self or en"), ["none", "ngram-k2", "ngram-k4", "my-self-k5"]),
+        (("-k", "instruct-self-k3"), ["self-k3"]),
+    ],
+)
+def test_a_drafter_with_a_hyphen_is_named_whole(
+    collect: Collect, pytester: pytest.Pytester, words: tuple[str, ...], drafters: list[str]
+) -> None:
+    table = '[drafters.my-self]\nmethod = "suffix"\nk = [5]\n'
+    pytester.path.joinpath("tiny.toml").write_text('languages = ["en"]\n' + STACK + table)
+
+    found = dict.fromkeys(name.split("-", 3)[3] for name in ids(collect(*words)))
+
+    assert list(found) == drafters
+
+
 def test_the_speed_suite_runs_by_its_path_only(collect: Collect, pytester: pytest.Pytester) -> None:
     shutil.copy(SPEED, pytester.path / "bench_suites")
 
