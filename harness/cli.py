@@ -20,6 +20,7 @@ from harness.report.compare_table import document
 from harness.report.labels import Axis
 from harness.results.files import write_atomically
 from harness.text import render
+from harness.text.arguments import Parser
 from harness.text.console import complain, settle_in, show
 from harness.text.validation import near_path
 
@@ -66,9 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsers(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    parser = argparse.ArgumentParser(
-        prog="draftgate", description="Judge speculative decoding by paired statistics."
-    )
+    parser = Parser(prog="draftgate", description="Judge speculative decoding by paired statistics.")
     version = f"draftgate {importlib.metadata.version('draftgate')}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -29,10 +29,6 @@ _AS_GIVEN = ("confirm", "gate", "max_tokens", "pairs", "prompts", "repeats", "re
 """Fields of `Options` that are what the command line says."""
 
 
-_NAMING = frozenset({"--stack", "--profile", "--server-url", "--compare", "--baselines", "--results"})
-"""Options that name one thing to measure, or to measure it by."""
-
-
 def add_options(add: Callable[..., None]) -> None:
     """Tell the command line's parser what there is to say."""
     add("--stack", metavar="NAME|PATH", default=default_stack(), help="stack to measure (%(default)s)")
@@ -89,14 +85,20 @@ def refuse_repeated(words: Sequence[str]) -> None:
         words: of the command line. What a configuration file adds to them may be said again.
 
     Raises:
-        BadInput: an option that names one thing is there twice.
+        BadInput: an option that takes one value is there twice, or once with --no- before it.
     """
+    known: dict[str, str] = {}
+
+    def note(*flags: str, action: Any = "store", **_: Any) -> None:
+        if action not in ("append", "store_true"):
+            known.update({name: flags[0] for flag in flags for name in (flag, f"--no-{flag[2:]}")})
+
+    add_options(note)
     said: set[str] = set()
-    for word in words:
-        flag = word.split("=", 1)[0]
-        if flag in said:
-            raise BadInput(f"{flag} is given twice: name one", code="option-value")
-        said.update({flag} & _NAMING)
+    for option in filter(None, (known.get(word.split("=", 1)[0]) for word in words)):
+        if option in said:
+            raise BadInput(f"{option} is given twice: name one", code="option-value")
+        said.add(option)
 
 
 def stack_of(option: Callable[[str], Any], folder: Path) -> Stack:

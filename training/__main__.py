@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import BadInput, DraftgateError
+from harness.text.arguments import Parser
 from harness.text.console import Rarely, Say, redraws, settle_in
 from training import stages
 from training.recipe import find_recipe, load_recipe
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training", description="Make drafters from recipes.")
+    parser = Parser(prog="python -m training", description="Make drafters from recipes.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     run = commands.add_parser("run", help="carry out a recipe", description="Carry out a recipe.")
     run.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of one in training/recipes")

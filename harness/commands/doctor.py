@@ -26,6 +26,7 @@ from harness.provenance.hardware import environment
 from harness.provenance.record import weights_hash
 from harness.suites.known_answers import Result
 from harness.suites.selfcheck import SHORT, ensure
+from harness.text.arguments import Switch
 from harness.text.console import show
 from harness.text.redaction import without_home
 from harness.text.render import visible
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--self-check",
         "--calibrate",
-        action=argparse.BooleanOptionalAction,
+        action=Switch,
         help="do the self-check now, or not at all (by default: only where no result is remembered)",
     )
     parser.set_defaults(run=run)

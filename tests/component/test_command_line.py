@@ -199,6 +199,10 @@ def test_a_server_that_runs_already_is_asked_and_not_the_engine_here(collect: Co
         ("--profile", "gate", "--profile=quick"),
         ("--server-url", "http://127.0.0.1:1", "--server-url", "http://127.0.0.1:2"),
         ("--results", "a", "--results", "b"),
+        ("--gate", "on", "--gate=off"),
+        ("--prompts", "8", "--prompts", "16"),
+        ("--self-check", "on", "--calibration", "off"),
+        ("--confirm", "--no-confirm"),
     ],
 )
 def test_an_option_that_takes_one_value_is_not_given_two(collect: Collect, words: tuple[str, ...]) -> None:

@@ -574,3 +574,19 @@ def test_an_anchor_without_reason_or_baseline_does_not_move(capsys: pytest.Captu
     assert refusal_of(capsys, "anchor", path, "--reason", " ", code="anchor")
     assert "nowhere.json" in refusal_of(capsys, "anchor", "nowhere.json", "--reason", "x", code="cannot-read")
     assert [p.name for p in Path("baselines").iterdir()] == [Path(path).name]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare", "a", "b", "--format", "csv", "--format=json"),
+        ("compare", "a", "--old", "x", "b", "--old", "y"),
+        ("doctor", "--self-check", "--no-self-check"),
+        ("list", "stacks", "--stack", "a", "--stack", "b"),
+        ("anchor", "a", "--reason", "b", "--rea", "c"),
+    ],
+)
+def test_an_option_is_not_given_twice(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    assert main(words) == 2
+
+    assert "repeats an option" in capsys.readouterr().err

@@ -311,7 +311,9 @@ def test_a_drafter_called_like_a_word_of_pytest_is_refused(loaded: Loader, name:
         (HEAD + NONE + '[drafters."a b"]\nmethod = "x"\nk = [1]\n', "line 8, .*'a b' is not a name"),
         (HEAD + NONE + '[drafters."-a"]\nmethod = "x"\nk = [1]\n', "line 8, .*'-a' is not a name"),
         (
-            'workloads = ["gsm", "gsm-my"]\nlanguages = ["en"]\n' + HEAD + NONE
+            'workloads = ["gsm", "gsm-my"]\nlanguages = ["en"]\n'
+            + HEAD
+            + NONE
             + '[drafters."my-head"]\nmethod = "x"\nk = [1]\n[drafters.head]\nmethod = "x"\nk = [2]\n',
             "en-gsm-my-head would name two cells",
         ),
