@@ -21,6 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from harness.config.shipped import drafters
 from harness.errors import BadInput, BadRecord
 from harness.results.files import read_json
 from harness.text.console import Say
@@ -90,10 +91,11 @@ def check_reference(reference: str) -> None:
     Raises:
         BadInput: the folder is not there or holds no model, or there is no such embedded model.
     """
+    known = [*EMBEDDED, *(folder.name for folder in drafters())]
     if reference.startswith("embedded:"):
         name = reference.removeprefix("embedded:")
         if name not in EMBEDDED:
-            there = f"{did_you_mean(name, EMBEDDED)}; there are: {', '.join(EMBEDDED)}"
+            there = f"{did_you_mean(name, known)}; there are: {', '.join(known)}"
             raise BadInput(f"no embedded model {name!r}{there}", code="model-missing")
     elif reference.startswith("/"):
         folder = Path(reference)
@@ -110,7 +112,7 @@ def check_reference(reference: str) -> None:
     elif not _HUB_ID.fullmatch(reference):
         raise BadInput(
             f"{reference!r} is not a model: give a path that starts with /, ~ or ., a hub id like org/name, "
-            f"or embedded:NAME ({', '.join(EMBEDDED)})",
+            f"or embedded:NAME ({', '.join(known)})",
             code="model-missing",
         )
 

@@ -141,6 +141,7 @@ def test_a_stack_that_drafts_nothing_has_no_case_of_a_suite_about_drafters(colle
         (NGRAM + 'model = "./bench_suite"\n', "model-missing", "did you mean 'bench_suites'"),
         (NGRAM + 'model = "/nowhere/at/all"\n', "model-missing", "there is no folder /nowhere"),
         (NGRAM + 'model = "embedded:smollm"\n', "model-missing", "no embedded model"),
+        (NGRAM + 'model = "embedded:Eagle3r"\n', "model-missing", "did you mean 'eagle3r"),
         (NGRAM + 'model = "a model"\n', "model-missing", "is not a model"),
         ("[engin]\n", "wrong-field", "did you mean 'engine'"),
         (NGRAM.replace("k =", "K ="), "stack-drafter", "has no k"),
