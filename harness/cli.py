@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parsers(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
     parser = Parser(prog="draftgate", description="Judge speculative decoding by paired statistics.")
     version = f"draftgate {importlib.metadata.version('draftgate')}"
     parser.add_argument("--version", action="version", version=version)
@@ -108,7 +108,7 @@ def _parsers(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, ar
     )
     moving.add_argument("--reason", metavar="TEXT", required=True, help="why; it is kept in the anchor")
     moving.set_defaults(run=_anchor)
-    parsers = {"compare": comparing, "anchor": moving}
+    parsers: dict[str, argparse.ArgumentParser] = {"compare": comparing, "anchor": moving}
     for name, text in _MODULES.items():
         parsers[name] = commands.add_parser(name, help=text)
         if name in argv:
