@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Generator
@@ -34,7 +33,7 @@ from harness.suites import acceptance
 from harness.suites.runner import kept, sections
 from harness.suites.selfcheck import MARKER, seconds_ahead
 from harness.text import render
-from harness.text.console import Outlet, settle_in
+from harness.text.console import Outlet, end_like_ctrl_c, settle_in
 from harness.text.numbers import duration
 from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
@@ -221,8 +220,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         run.write(finished=False)
     except BadInput as error:
         raise pytest.UsageError(error.shown) from None
-    # Ended like Ctrl-C: what was measured is kept and shown.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_like_ctrl_c()
 
 
 def _write(config: pytest.Config, text: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import io
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -63,6 +64,15 @@ def settle_in() -> None:
         home = Path(tempfile.gettempdir()) / f"draftgate-{user}"
         home.mkdir(mode=0o700, exist_ok=True)
         os.environ.update(HOME=str(home), USER=user, LOGNAME=user)
+
+
+def end_like_ctrl_c() -> None:
+    """From now on SIGTERM ends this process as Ctrl-C does: what was measured is kept and shown.
+
+    It sends itself that very signal, since asyncio knows what to do with it. An exception that any other
+    handler raises inside a task comes back as a traceback.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 class Outlet:

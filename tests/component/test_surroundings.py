@@ -91,6 +91,28 @@ def test_a_cell_is_measured_where_nobody_reads_on(bench: Bench) -> None:
     fine(bench, bench(above=("sh", "-c", '"$@" | head -1', "sh")))
 
 
+def test_sigterm_in_a_task_is_no_traceback() -> None:
+    code = """
+import asyncio, os, signal
+from harness.text.console import end_like_ctrl_c
+end_like_ctrl_c()
+async def one():
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(10)
+async def both():
+    await asyncio.gather(one(), asyncio.sleep(10))
+try:
+    asyncio.run(both())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
 @pytest.mark.skipif(not CAN_BE_ONE, reason="no user namespaces here")
 def test_a_user_whom_the_system_does_not_know_needs_no_home(bench: Bench) -> None:
     for name in ("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "DRAFTGATE_CACHE"):

@@ -19,6 +19,8 @@ from tests.engine.conftest import Draftgate, engines_of, family_of, running_of
 
 MOUNT, UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
 CELL = ("-m", "chat and en and ngram and k4", "--prompts", "6", "--max-tokens", "48", "--gate", "off")
+STARTED_S = 480
+"""Within these a run has its first prompts, also on a machine with other work: a start took 120 s there."""
 
 
 def wait_for(what: str, condition: object, *, within_s: float) -> None:
@@ -33,13 +35,14 @@ def interrupt(draftgate: Draftgate, number: signal.Signals, *, after_prompts: in
     """Start a run, end it with a signal once so many prompts are on disk; exit code and output."""
     process = draftgate.start(*CELL)
     try:
-        wait_for("prompts", lambda: len(draftgate.lines()) >= after_prompts, within_s=180)
+        wait_for("prompts", lambda: len(draftgate.lines()) >= after_prompts, within_s=STARTED_S)
         family = family_of(process.pid)
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
         wait_for("the end of all that it started", lambda: not running_of(family), within_s=15)
     except BaseException:
         process.kill()
+        process.communicate()
         raise
     return process.returncode, output
 
@@ -89,7 +92,7 @@ def test_an_engine_whose_run_and_supervisor_are_killed_together_ends_by_itself(
     stack.write_text(text.replace('"../drafters', f'"{DATA}/drafters'), encoding="utf-8")
     process = draftgate.start(*CELL, "--stack", str(stack), "--self-check", "off")
     try:
-        wait_for("prompts", lambda: len(draftgate.lines()) >= 1, within_s=180)
+        wait_for("prompts", lambda: len(draftgate.lines()) >= 1, within_s=STARTED_S)
         family = family_of(process.pid)
         engine = engines_of(draftgate.results)
         supervisors = [p.pid for p in family if "supervisor" in " ".join(p.cmdline())]
@@ -98,6 +101,7 @@ def test_an_engine_whose_run_and_supervisor_are_killed_together_ends_by_itself(
         process.communicate(timeout=60)
     except BaseException:
         process.kill()
+        process.communicate()
         raise
 
     assert len(engine) >= 3
@@ -186,7 +190,7 @@ def test_a_full_disk_ends_in_a_sentence_and_keeps_what_was_measured(tmp_path: Pa
     draftgate = Draftgate(folder)
     process = draftgate.start(*CELL)
     try:
-        wait_for("a prompt", lambda: len(draftgate.lines()) >= 1, within_s=180)
+        wait_for("a prompt", lambda: len(draftgate.lines()) >= 1, within_s=STARTED_S)
         filler = folder / "filler"
         with filler.open("wb", buffering=0) as file:  # what another program does to a disk
             try:
