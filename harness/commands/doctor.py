@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from harness.commands import ceiling
 from harness.config.cells import server_spec
 from harness.config.prompts import load_prompts
 from harness.config.shipped import DATA
@@ -61,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=Switch,
         help="do the self-check now, or not at all (by default: only where no result is remembered)",
     )
+    add(
+        "--ceiling",
+        action="store_true",
+        help="then say what memory bandwidth allows, which is no measurement",
+    )
     parser.set_defaults(run=run)
 
 
@@ -75,6 +81,8 @@ def run(options: argparse.Namespace) -> int:
     for line in checks(stack, results=options.results, self_check=options.self_check):
         well &= line.mark != "bad"
         show(f"{line.mark:4}{line.name:14}{visible(line.text)}\n")
+    for text in ceiling.block(stack) if options.ceiling else ():
+        show(f"{text}\n")
     return 0 if well else 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from harness.cli import main
 from harness.commands import doctor
+from harness.engine.bandwidth import bandwidth
 from harness.errors import ServerFailed
 
 STACK = """
@@ -62,3 +64,15 @@ def test_a_port_that_is_taken_is_told(
 def test_an_unknown_stack_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--stack", "no-such"]) == 2
     assert "[unknown-name]" in capsys.readouterr().err
+
+
+def test_the_bandwidth_of_a_core_is_that_of_a_copy() -> None:
+    core = min(os.sched_getaffinity(0))
+
+    assert 1e8 < bandwidth(sys.executable, cores=[core], env={}) < 1e13
+
+
+@pytest.mark.parametrize("python", ["/no/such/python", "/bin/false"])
+def test_a_copy_that_cannot_run_is_said_in_one_sentence(python: str) -> None:
+    with pytest.raises(ServerFailed, match="bandwidth"):
+        bandwidth(python, cores=None, env={})
