@@ -191,7 +191,8 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> None:
         for spec in dict.fromkeys(cell.spec for _, cell in pairs):
             check(spec)
     ahead_s = seconds_ahead(run) if pairs else 0
-    lines = run.plan([cell for suite, cell in pairs if not suite.own_servers], self_check_s=ahead_s)
+    shared = [cell for suite, cell in pairs if not (suite.own_servers or suite.beside_none)]
+    lines = run.plan(shared, self_check_s=ahead_s)
     for suite in dict.fromkeys(suite for suite, _ in pairs):
         lines += suite.plan(run, [cell for of, cell in pairs if of == suite])
     if left_out := config.stash.get(_LEFT_OUT, ""):

@@ -10,7 +10,7 @@ import pytest
 from harness.errors import BadInput
 from harness.plugin import LOST_WORKER, RUN
 from harness.provenance.hardware import shares_of
-from harness.selection import by_server, cell_of, owns_servers
+from harness.selection import by_server, cell_of, owns_servers, suite_of
 
 _TIMED = pytest.StashKey[bool]()
 _SHARES = pytest.StashKey[list[str]]()
@@ -72,5 +72,9 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
     """Cells of one server go to one worker, whatever `--dist` says; but `each` gives all to each."""
     items = _session(config).items
-    servers = {item.nodeid: cell.spec.key for item in items if (cell := cell_of(item))}
+    servers = {
+        item.nodeid: suite_of(item).name if suite_of(item).beside_none else cell.spec.key
+        for item in items
+        if (cell := cell_of(item))
+    }
     return None if config.getoption("dist") == "each" or not servers else by_server(servers, config, log)

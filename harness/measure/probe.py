@@ -162,6 +162,8 @@ class Tokens:
     def __init__(self, server: Server) -> None:
         """Nothing is sent yet."""
         self._server = server
+        self.window: int | None = None
+        """The server's max_model_len, once it has said it."""
 
     def chat(self, text: str) -> tuple[int, ...]:
         """Tokens of a user's message, with the template that the server applies.
@@ -188,7 +190,9 @@ class Tokens:
         return str(self._post("detokenize", {"tokens": list(ids)}).get("prompt", ""))
 
     def _ids(self, body: dict[str, Any]) -> tuple[int, ...]:
-        ids = self._post("tokenize", body).get("tokens")
+        said = self._post("tokenize", body)
+        ids, window = said.get("tokens"), said.get("max_model_len")
+        self.window = window if type(window) is int else self.window
         if not isinstance(ids, list) or not all(type(i) is int for i in ids):
             raise ServerFailed(
                 f"{self._server.url}/tokenize returned no tokens: use a newer engine",

@@ -125,6 +125,15 @@ class PairedRatio:
         t = student(level, self.df)
         return self.estimate - t * self.se if self.se else self.estimate
 
+    @property
+    def moved(self) -> bool:
+        """It changed by more than its noise, up or down and however little.
+
+        One-sided p <= `ALPHA_PRIMARY` either way, and as many differing prompts as the gate asks for.
+        """
+        p = min(self.p_loss(), self.p_gain())
+        return p <= ALPHA_PRIMARY and self.differing >= min(MIN_DIFFERING, self.m)
+
     def p_loss(self) -> float:
         """One-sided p of a loss: how often a t this low or lower comes without a change.
 

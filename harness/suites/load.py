@@ -16,7 +16,6 @@ from harness.report.run_table import MARKS, Column, Values, marked
 from harness.results.records import CellRecord, PromptRecord
 from harness.results.timing import wall_of
 from harness.run import Run
-from harness.stats.paired import ALPHA_PRIMARY, MIN_DIFFERING
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import duration, number, share, signed, signed_interval
 from harness.text.render import by_text, text_table
@@ -176,14 +175,8 @@ def compared(first: Level, other: Level) -> Verdict:
 
 
 def moved(verdict: Verdict) -> bool:
-    """Acceptance changed by more than its noise, up or down and however little.
-
-    One-sided p <= `ALPHA_PRIMARY` either way, and as many differing prompts as the gate asks for.
-    """
-    primary = verdict.primary
-    if primary is None or primary.differing < min(MIN_DIFFERING, primary.m):
-        return False
-    return min(primary.p_loss(), primary.p_gain()) <= ALPHA_PRIMARY
+    """Acceptance changed by more than its noise: see `PairedRatio.moved`."""
+    return verdict.primary is not None and verdict.primary.moved
 
 
 def faults(levels: Sequence[Level]) -> list[str]:

@@ -135,6 +135,8 @@ class Suite:
     """It starts servers that no other suite can use."""
     drafting: bool = False
     """It asks about cells with a drafter alone."""
+    beside_none: bool = False
+    """It measures `none` beside each drafter. Its plan says all, and one process measures all."""
     takes: Callable[[Cell, Stack, str], bool] = lambda *_: True
     """Whether it asks about a cell of a stack. The text is the words of the command line."""
     nothing: str = ""

@@ -275,7 +275,7 @@ def main() -> None:
         yield event(usage(4))
 
     vllm.replies[CHAT] = lambda asked: Reply(
-        answer(asked), 500 if "refuse" in str(asked["messages"]) else 200
+        answer(asked), 500 if asked["messages"][-1]["content"] == "refuse" else 200
     )
     server = listening(vllm, int(sys.argv[sys.argv.index("--port") + 1]))
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "all")

@@ -1,0 +1,310 @@
+"""The context suite: what becomes of acceptance and of the time of a step when the context grows."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from harness.config.cells import Cell
+from harness.config.prompts import Prompt
+from harness.errors import BadInput
+from harness.measure.contexts import SEPARATOR, lengthened, texts_of
+from harness.measure.probe import NoTokenizerError, Tokens
+from harness.measure.validity import countable, mostly_degenerate
+from harness.report import run_table
+from harness.report.run_table import Column, Values, marked
+from harness.results.files import as_line, json_lines, write_atomically
+from harness.results.records import CellRecord
+from harness.run import Run
+from harness.stats.paired import MIN_PROMPTS, PairedRatio
+from harness.suites.beside_none import (
+    Figure,
+    alone,
+    committed,
+    decode_seconds,
+    decode_steps,
+    first_flaw,
+    later_tokens,
+    measured_after_none,
+    paired,
+    sparing,
+    with_none,
+)
+from harness.suites.runner import Bench, Kind, Outcome, Suite
+from harness.text.numbers import DASH, duration, number, percent, share, signed, signed_interval
+from harness.text.render import by_text, text_table
+
+LENGTHS = (256, 1024, 4096, 16384)
+"""Tokens of a prompt with its context."""
+_LAST = 0.75
+"""Of the room that the model has: the last length, where it has not room for all of them."""
+_APART = 1.25
+"""So much longer than the one before it that is."""
+_LEAST = 32
+"""Tokens of context at least."""
+_PREFILL = 20
+"""Tokens of a prompt that take as long as one of an answer: a guess, for the plan."""
+
+
+def window_of(args: Mapping[str, Any]) -> int | None:
+    """The max_model_len that a stack gives the engine; None where it gives none, or not as a number."""
+    given = str({name.replace("-", "_"): value for name, value in args.items()}.get("max_model_len"))
+    return int(given) if re.fullmatch("[1-9][0-9]{0,8}", given) else None
+
+
+def lengths(window: int | None, max_tokens: int) -> tuple[int, ...]:
+    """The lengths that a model has room for, with an answer of `max_tokens`.
+
+    Where that is not for all, the last one takes three quarters of the room.
+    """
+    if window is None:
+        return LENGTHS
+    fit = tuple(length for length in LENGTHS if length <= window - max_tokens)
+    last = int(_LAST * (window - max_tokens))
+    return (*fit, last) if fit and fit != LENGTHS and last > _APART * fit[-1] else fit
+
+
+def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
+    profile = cells[0].profile
+    window = window_of(cells[0].spec.args)
+    planned = lengths(window, profile.max_tokens)
+    if len(planned) < 2:  # noqa: PLR2004
+        room = max(0, (window or 0) - profile.max_tokens)
+        raise BadInput(
+            f"max_model_len is {window}: {room} tokens beside an answer of {profile.max_tokens} are too few "
+            "for two lengths of context; raise max_model_len, or lower --max-tokens",
+            code="context-too-short",
+        )
+    measured = with_none(run, cells)
+    starts = 0 if run.options.server_url else len({cell.spec for cell in measured})
+    seconds, requests = run.pace.starts_s(starts), 0
+    for cell in measured:
+        prompts = len(run.prompts(cell))
+        run.warmups(cell)
+        requests += len(planned) * prompts
+        answers = len(planned) * (prompts + profile.warmups)
+        answers += sum(planned) * prompts / (_PREFILL * profile.max_tokens)
+        seconds += run.pace.answers_s(alone(cell), answers)
+    text = f"context: {len(measured)} cells with those of `none`, at {_listed(planned)} tokens; {requests} "
+    text += f"requests, one at a time; about {duration(seconds)}, a guess"
+    return [text, *filter(None, [left_out(planned, planned)])]
+
+
+SUITE = Suite(name="context", by_path=True, drafting=True, beside_none=True, takes=sparing, plan=_plan)
+
+
+def along_the_context(bench: Bench, cell: Cell) -> Outcome:
+    """Measure `none` and a cell at each length of context, one request at a time.
+
+    Raises:
+        BadInput, ServerFailed: see `Bench.measured`.
+    """
+    try:
+        plain, drafted = measured_after_none(bench, SUITE.name, cell, lambda one: _measured(bench, one))
+    except NoTokenizerError as error:
+        return Outcome(suite=SUITE.name, cell=str(cell), kind="unchecked", sentence=f"unverified: {error}")
+    if len(drafted) < 2:  # noqa: PLR2004
+        sentence = "unverified: the model has no room for two lengths of context and these prompts"
+        return Outcome(suite=SUITE.name, cell=str(cell), kind="unchecked", sentence=sentence)
+    found = [Length(tokens=n, record=drafted[n], plain=plain[n] if plain else None) for n in drafted]
+    planned = lengths(window_of(cell.spec.args), cell.profile.max_tokens)
+    wrong, said = faults(found), sentences(found)
+    kind: Kind = "noteworthy" if said else "fine"
+    if any(change(found[0], one) is None for one in found):
+        kind = "unsure"
+    return Outcome(
+        suite=SUITE.name,
+        cell=str(cell),
+        kind="invalid" if wrong else kind,
+        sentence="; ".join([*wrong, *said]),
+        table=report(found, left_out(planned, tuple(drafted))),
+        figures={"cell": str(cell), "contexts": [figures(found[0], one) for one in found]},
+    )
+
+
+def _measured(bench: Bench, cell: Cell) -> dict[int, CellRecord]:
+    """The records of a cell by the length of its prompts, the shortest first."""
+    one = alone(cell, cache="off" if cell.profile.cache == "off" else "cold")
+    return {
+        length: bench.measured(
+            one, suite=f"{SUITE.name}-{length:05d}", prompts=prompts, timed=bench.run.timed
+        )
+        for length, prompts in _prompts(bench, one).items()
+    }
+
+
+def _prompts(bench: Bench, cell: Cell) -> dict[int, list[Prompt]]:
+    """The prompts of a place by their length in tokens: those of this run, or made now, and kept there."""
+    path = bench.run.folder / SUITE.name / f"{'-'.join(cell.name.place)}.jsonl"
+    if not path.is_file():
+        made = _made(bench, cell)
+        lines = [{"length": n, **dataclasses.asdict(p)} for n, prompts in made.items() for p in prompts]
+        write_atomically(path, "".join(map(as_line, lines)))
+        return made
+    found: dict[int, list[Prompt]] = {}
+    for line in json_lines(path, may_be_empty=True):
+        known = {name: str(line.data[name]) for name in ("id", "language", "text")}
+        found.setdefault(int(line.data["length"]), []).append(Prompt(**known))
+    return found
+
+
+def _made(bench: Bench, cell: Cell) -> dict[int, list[Prompt]]:
+    tokens = Tokens(bench.slot.get(cell.spec))
+    render = tokens.chat if cell.name.endpoint == "chat" else tokens.raw
+
+    def count(text: str) -> int:
+        return len(render(text))
+
+    prompts = bench.run.prompts(cell)
+    longest = max(count(SEPARATOR + prompt.text) for prompt in prompts)
+    texts = texts_of(bench.run.data / "prompts", prompts, cell.name.language)
+    window = tokens.window or window_of(cell.spec.args)
+    room = [n for n in lengths(window, cell.profile.max_tokens) if n > longest + _LEAST]
+    bench.say(f"draftgate: {'-'.join(cell.name.place)}: making prompts of {_listed(room)} tokens")
+    return {length: lengthened(prompts, texts, length, count) for length in room}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Length:
+    """What came of prompts of one length."""
+
+    tokens: int
+    """At most, of each prompt."""
+    record: CellRecord
+    plain: CellRecord | None
+    """Of `none`, on the same prompts; None where a server was given."""
+
+    @property
+    def step(self) -> PairedRatio | None:
+        """The change of the time of a decode step from `none` to the drafter."""
+        return self._timed(decode_seconds, decode_steps)
+
+    @property
+    def speed_up(self) -> PairedRatio | None:
+        """The change of tokens a second after the first one. None where most answers are loops."""
+        return self._timed(later_tokens, decode_seconds)
+
+    def _timed(self, over: Figure, under: Figure) -> PairedRatio | None:
+        sides = [self.record, self.plain]
+        if any(side is None or mostly_degenerate(side.findings) for side in sides) or self.plain is None:
+            return None
+        return paired(self.plain, self.record, over, under)
+
+    @property
+    def same_text(self) -> int | None:
+        """Prompts whose answer is that of `none`."""
+        if self.plain is None:
+            return None
+        before = {r.prompt: r.text_hash for r in self.plain.prompts if not r.failed}
+        return sum(before.get(r.prompt) == r.text_hash for r in self.record.prompts)
+
+
+def change(first: Length, other: Length) -> PairedRatio | None:
+    """How tokens per step changed with the length; None where fewer than 8 prompts have a decode step."""
+    found = paired(first.record, other.record, committed, decode_steps)
+    return found if found and found.m >= MIN_PROMPTS else None
+
+
+def faults(found: Sequence[Length]) -> list[str]:
+    """What is not a measurement, a sentence each."""
+    sides = [
+        (one.tokens, record) for one in found for record in (one.plain, one.record) if record is not None
+    ]
+    wrong = [(f"{tokens}", f"{r.cell}: {first_flaw(r)}") for tokens, r in sides if not r.valid]
+    return [f"not a measurement at {', '.join(at)} tokens: {text}" for text, at in by_text(wrong).items()]
+
+
+def sentences(found: Sequence[Length]) -> list[str]:
+    """Where acceptance moved with the length, or is not compared, a sentence each."""
+    first, *others = found
+    said = []
+    for one in others:
+        moved, at = change(first, one), f"at {one.tokens} tokens of context"
+        if moved is None:
+            said.append(
+                f"{at} acceptance is not compared: fewer than {MIN_PROMPTS} prompts have a decode step"
+            )
+        elif moved.moved:
+            shown = f"{percent(moved.change)}, 95 % CI {signed_interval(moved.change_ci())}"
+            rates = f"tokens per step {moved.r0:.2f} -> {moved.r1:.2f} ({shown})"
+            said.append(f"{at} acceptance is not that of {first.tokens}, beyond its noise: {rates}")
+    return said
+
+
+def figures(first: Length, one: Length) -> Values:
+    """The figures of a length by name; times are of one start of each server.
+
+    `change` is that of tokens per step against the first length, `step_change` and `speed_up` are against
+    `none`; each has its 95 % interval.
+    """
+    moved = change(first, one) if one is not first else None
+    step, gained, plain = one.step, one.speed_up, one.plain
+    prompted = [r.prompt_tokens for r in one.record.prompts if not r.failed]
+    ends = gained.change_ci() if gained else None
+    return {
+        "length": one.tokens,
+        "prompt_tokens": fmean(prompted) if prompted else None,
+        "answers": sum(map(countable, one.record.prompts)),
+        **run_table.answer_values(one.record.prompts),
+        "change": moved.change if moved else None,
+        "ci": moved.change_ci() if moved and not moved.identical else None,
+        "moved": bool(moved and moved.moved),
+        "none_step_ms": step.r0 * 1000 if step else None,
+        "step_ms": step.r1 * 1000 if step else None,
+        "step_change": step.change if step else None,
+        "step_ci": step.change_ci() if step else None,
+        "speed_up": gained.change + 1 if gained else None,
+        "speed_up_ci": (ends[0] + 1, ends[1] + 1) if ends else None,
+        "none_ttft_ms": run_table.answer_values(plain.prompts)["ttft_ms"] if plain else None,
+        "same_text": one.same_text,
+    }
+
+
+def report(found: Sequence[Length], missing: str) -> str:
+    """The table of a cell, with what limits its reading below."""
+    rows = [figures(found[0], one) for one in found]
+    columns = [
+        Column("tokens", "prompt_tokens", run_table.count),
+        Column("n", "answers", run_table.count),
+        Column("tok/step", "tokens_per_step", number),
+        Column("change %", "change%", signed),
+        Column("95 % CI", "ci%", signed_interval),
+        Column("", "moved", lambda moved: "≠" if moved else "", align="l"),
+        *(Column(f"pos {i}", f"pos_{i}", share) for i in range(found[0].record.cell.k)),
+        Column("none step ms", "none_step_ms", run_table.tenths),
+        Column("step ms", "step_ms", run_table.tenths),
+        Column("speed-up", "speed_up", number),
+        Column("95 % CI", "speed_up_ci", _interval),
+        Column("none TTFT ms", "none_ttft_ms", run_table.count),
+        Column("TTFT ms", "ttft_ms", run_table.count),
+        Column("same text", "same_text", run_table.count),
+    ]
+    head = (
+        f"{marked(found[0].record)}: one request at a time; change against the first length, speed-up over "
+    )
+    head += "`none`; positions in %"
+    soft = [(f"{one.tokens}", f.text) for one in found for f in one.record.findings if not f.hard]
+    soft += [(f"{one.tokens}", text) for one in found for text in one.record.trusted]
+    notes = [f"note: at {', '.join(at)} tokens: {text}" for text, at in by_text(soft).items()]
+    below = [missing, *sentences(found), *faults(found), *notes]
+    return "\n".join([head, text_table(*run_table.written(columns, rows)), *filter(None, below)])
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return f"{ends[0]:.2f}..{ends[1]:.2f}" if ends else DASH
+
+
+def left_out(planned: Sequence[int], there: Sequence[int]) -> str:
+    """Which lengths were not measured, and why; empty where all were."""
+    short = [n for n in planned if n < there[0]]
+    long = [n for n in {*LENGTHS, *planned} if n > there[-1]]
+    said = [f"{_listed(short)}: the prompts alone are longer"] if short else []
+    said += [f"{_listed(sorted(long))}: max_model_len ends before"] if long else []
+    return f"left out: {'; '.join(said)}" if said else ""
+
+
+def _listed(tokens: Sequence[int]) -> str:
+    return ", ".join(f"{n:,}" for n in tokens)
