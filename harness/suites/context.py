@@ -31,6 +31,7 @@ from harness.suites.beside_none import (
     measured_after_none,
     paired,
     sparing,
+    texts_alone,
     with_none,
 )
 from harness.suites.runner import Bench, Kind, Outcome, Suite
@@ -82,7 +83,7 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     starts = 0 if run.options.server_url else len({cell.spec for cell in measured})
     seconds, requests = run.pace.starts_s(starts), 0
     for cell in measured:
-        prompts = len(run.prompts(cell))
+        prompts = len(texts_alone(run, cell))
         run.warmups(cell)
         requests += len(planned) * prompts
         answers = len(planned) * (prompts + profile.warmups)
@@ -158,7 +159,7 @@ def _made(bench: Bench, cell: Cell) -> dict[int, list[Prompt]]:
     def count(text: str) -> int:
         return len(render(text))
 
-    prompts = bench.run.prompts(cell)
+    prompts = texts_alone(bench.run, cell)
     longest = max(count(SEPARATOR + prompt.text) for prompt in prompts)
     texts = texts_of(bench.run.data / "prompts", prompts, cell.name.language)
     window = tokens.window or window_of(cell.spec.args)

@@ -76,3 +76,13 @@ def test_a_server_that_hides_its_tokenizer_cannot_be_asked(fake: Fake, tmp_path:
 
     assert code == 0, output
     assert "1 skipped" in output
+
+
+def test_a_chat_is_refused_before_anything_starts(fake: Fake, tmp_path: Path) -> None:
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text('{"messages": [{"role": "user", "content": "Hello"}]}\n', encoding="utf-8")
+    code, output = bench(fake, tmp_path, *WORDS, "--prompts-file", str(chats))
+
+    assert code == pytest.ExitCode.USAGE_ERROR, output
+    assert "[not-a-text]" in output
+    assert not (tmp_path / "results").exists()
