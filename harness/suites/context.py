@@ -80,13 +80,12 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
             code="context-too-short",
         )
     measured = with_none(run, cells)
-    starts = 0 if run.options.server_url else len({cell.spec for cell in measured})
-    seconds, requests = run.pace.starts_s(starts), 0
+    seconds, requests = run.pace.starts_s([] if run.options.server_url else measured), 0
     for cell in measured:
         prompts = len(texts_alone(run, cell))
         run.warmups(cell)
         requests += len(planned) * prompts
-        answers = len(planned) * (prompts + profile.warmups)
+        answers: float = len(planned) * (prompts + profile.warmups)
         answers += sum(planned) * prompts / (_PREFILL * profile.max_tokens)
         seconds += run.pace.answers_s(alone(cell), answers)
     text = f"context: {len(measured)} cells with those of `none`, at {_listed(planned)} tokens; {requests} "
@@ -142,13 +141,17 @@ def _prompts(bench: Bench, cell: Cell) -> dict[int, list[Prompt]]:
     path = bench.run.folder / SUITE.name / f"{'-'.join(cell.name.place)}.jsonl"
     if not path.is_file():
         made = _made(bench, cell)
-        lines = [{"length": n, **dataclasses.asdict(p)} for n, prompts in made.items() for p in prompts]
+        lines = [
+            {"length": n, "id": p.id, "language": p.language, "category": p.category, "text": p.text}
+            for n, prompts in made.items()
+            for p in prompts
+        ]
         write_atomically(path, "".join(map(as_line, lines)))
         return made
     found: dict[int, list[Prompt]] = {}
     for line in json_lines(path, may_be_empty=True):
-        known = {name: str(line.data[name]) for name in ("id", "language", "text")}
-        found.setdefault(int(line.data["length"]), []).append(Prompt(**known))
+        one = dict(line.data)
+        found.setdefault(one.pop("length"), []).append(Prompt(**one))
     return found
 
 
