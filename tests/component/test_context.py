@@ -72,7 +72,7 @@ def test_a_server_that_hides_its_tokenizer_cannot_be_asked(fake: Fake, tmp_path:
     vllm = VllmLike(2)
     del vllm.replies["/tokenize"]
     with serving(vllm) as server:
-        code, output = bench(fake, tmp_path, *WORDS, "-m", "k2", "--gate", "on", "--server-url", server.url)
+        code, output = bench(fake, tmp_path, *WORDS, "-m", "k2", "--server-url", server.url)
 
     assert code == 0, output
     assert "1 skipped" in output
