@@ -8,9 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from harness.config.cells import Cell, without_drafts
-from harness.config.prompts import Prompt
 from harness.config.stack import Stack
-from harness.errors import BadInput
 from harness.results.records import CellRecord, PromptRecord
 from harness.run import Run
 from harness.stats.paired import PairedRatio, paired_log_ratio
@@ -54,20 +52,6 @@ def measured_after_none(
         plain = [one for one in with_none(bench.run, bench.cells) if not one.name.k]
         bench.shared[suite] = {one.name.place: measure(one) for one in plain}
     return bench.shared[suite].get(cell.name.place), measure(cell)
-
-
-def texts_alone(run: Run, cell: Cell) -> tuple[Prompt, ...]:
-    """The prompts of a cell, each of which is a text and no chat.
-
-    Raises:
-        BadInput: one is a chat; see also `Run.prompts`.
-    """
-    prompts = run.prompts(cell)
-    chat = next((prompt for prompt in prompts if prompt.messages), None)
-    if chat:
-        what = f"{cell.name.workload}: the prompt {chat.id} is a chat, and text goes before a text alone"
-        raise BadInput(f"{what}: name another workload, or use prompts of one text each", code="not-a-text")
-    return prompts
 
 
 def alone(cell: Cell, **changes: object) -> Cell:

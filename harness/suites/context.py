@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from harness.config.cells import Cell
 from harness.config.prompts import Prompt
-from harness.errors import BadInput
-from harness.measure.contexts import SEPARATOR, lengthened, texts_of
-from harness.measure.probe import NoTokenizerError, Tokens
+from harness.measure.contexts import Count, lengthened
+from harness.measure.probe import NoTokenizerError
 from harness.measure.validity import countable, mostly_degenerate
 from harness.report import run_table
 from harness.report.run_table import Column, Values, marked
-from harness.results.files import as_line, json_lines, write_atomically
 from harness.results.records import CellRecord
 from harness.run import Run
 from harness.stats.paired import MIN_PROMPTS, PairedRatio
@@ -31,66 +27,19 @@ from harness.suites.beside_none import (
     measured_after_none,
     paired,
     sparing,
-    texts_alone,
-    with_none,
 )
+from harness.suites.long_prompts import LENGTHS, Made, effort, long_prompts, planned
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import DASH, duration, number, percent, share, signed, signed_interval
 from harness.text.render import by_text, text_table
 
-LENGTHS = (256, 1024, 4096, 16384)
-"""Tokens of a prompt with its context."""
-_LAST = 0.75
-"""Of the room that the model has: the last length, where it has not room for all of them."""
-_APART = 1.25
-"""So much longer than the one before it that is."""
-_LEAST = 32
-"""Tokens of context at least."""
-_PREFILL = 20
-"""Tokens of a prompt that take as long as one of an answer: a guess, for the plan."""
-
-
-def window_of(args: Mapping[str, Any]) -> int | None:
-    """The max_model_len that a stack gives the engine; None where it gives none, or not as a number."""
-    given = str({name.replace("-", "_"): value for name, value in args.items()}.get("max_model_len"))
-    return int(given) if re.fullmatch("[1-9][0-9]{0,8}", given) else None
-
-
-def lengths(window: int | None, max_tokens: int) -> tuple[int, ...]:
-    """The lengths that a model has room for, with an answer of `max_tokens`.
-
-    Where that is not for all, the last one takes three quarters of the room.
-    """
-    if window is None:
-        return LENGTHS
-    fit = tuple(length for length in LENGTHS if length <= window - max_tokens)
-    last = int(_LAST * (window - max_tokens))
-    return (*fit, last) if fit and fit != LENGTHS and last > _APART * fit[-1] else fit
-
 
 def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
-    profile = cells[0].profile
-    window = window_of(cells[0].spec.args)
-    planned = lengths(window, profile.max_tokens)
-    if len(planned) < 2:  # noqa: PLR2004
-        room = max(0, (window or 0) - profile.max_tokens)
-        raise BadInput(
-            f"max_model_len is {window}: {room} tokens beside an answer of {profile.max_tokens} are too few "
-            "for two lengths of context; raise max_model_len, or lower --max-tokens",
-            code="context-too-short",
-        )
-    measured = with_none(run, cells)
-    seconds, requests = run.pace.starts_s([] if run.options.server_url else measured), 0
-    for cell in measured:
-        prompts = len(texts_alone(run, cell))
-        run.warmups(cell)
-        requests += len(planned) * prompts
-        answers: float = len(planned) * (prompts + profile.warmups)
-        answers += sum(planned) * prompts / (_PREFILL * profile.max_tokens)
-        seconds += run.pace.answers_s(alone(cell), answers)
-    text = f"context: {len(measured)} cells with those of `none`, at {_listed(planned)} tokens; {requests} "
-    text += f"requests, one at a time; about {duration(seconds)}, a guess"
-    return [text, *filter(None, [left_out(planned, planned)])]
+    tokens = planned(cells[0], least=2)
+    count, requests, seconds = effort(run, cells, tokens)
+    text = f"context: {count} cells with those of `none`, at {_listed(tokens)} tokens; {requests} requests, "
+    text += f"one at a time; about {duration(seconds)}, a guess"
+    return [text, *filter(None, [left_out(tokens, tokens)])]
 
 
 SUITE = Suite(name="context", by_path=True, drafting=True, beside_none=True, takes=sparing, plan=_plan)
@@ -110,7 +59,6 @@ def along_the_context(bench: Bench, cell: Cell) -> Outcome:
         sentence = "unverified: the model has no room for two lengths of context and these prompts"
         return Outcome(suite=SUITE.name, cell=str(cell), kind="unchecked", sentence=sentence)
     found = [Length(tokens=n, record=drafted[n], plain=plain[n] if plain else None) for n in drafted]
-    planned = lengths(window_of(cell.spec.args), cell.profile.max_tokens)
     wrong, said = faults(found), sentences(found)
     kind: Kind = "noteworthy" if said else "fine"
     if any(change(found[0], one) is None for one in found):
@@ -120,7 +68,7 @@ def along_the_context(bench: Bench, cell: Cell) -> Outcome:
         cell=str(cell),
         kind="invalid" if wrong else kind,
         sentence="; ".join([*wrong, *said]),
-        table=report(found, left_out(planned, tuple(drafted))),
+        table=report(found, left_out(planned(cell, least=2), tuple(drafted))),
         figures={"cell": str(cell), "contexts": [figures(found[0], one) for one in found]},
     )
 
@@ -128,47 +76,17 @@ def along_the_context(bench: Bench, cell: Cell) -> Outcome:
 def _measured(bench: Bench, cell: Cell) -> dict[int, CellRecord]:
     """The records of a cell by the length of its prompts, the shortest first."""
     one = alone(cell, cache="off" if cell.profile.cache == "off" else "cold")
-    return {
-        length: bench.measured(
-            one, suite=f"{SUITE.name}-{length:05d}", prompts=prompts, timed=bench.run.timed
-        )
-        for length, prompts in _prompts(bench, one).items()
-    }
+    prompts = long_prompts(bench, SUITE.name, one, _made)
+    return {n: _record(bench, one, n, prompts[n]) for n in prompts}
 
 
-def _prompts(bench: Bench, cell: Cell) -> dict[int, list[Prompt]]:
-    """The prompts of a place by their length in tokens: those of this run, or made now, and kept there."""
-    path = bench.run.folder / SUITE.name / f"{'-'.join(cell.name.place)}.jsonl"
-    if not path.is_file():
-        made = _made(bench, cell)
-        lines = [
-            {"length": n, "id": p.id, "language": p.language, "category": p.category, "text": p.text}
-            for n, prompts in made.items()
-            for p in prompts
-        ]
-        write_atomically(path, "".join(map(as_line, lines)))
-        return made
-    found: dict[int, list[Prompt]] = {}
-    for line in json_lines(path, may_be_empty=True):
-        one = dict(line.data)
-        found.setdefault(one.pop("length"), []).append(Prompt(**one))
-    return found
+def _record(bench: Bench, cell: Cell, length: int, prompts: Sequence[Prompt]) -> CellRecord:
+    suite = f"{SUITE.name}-{length:05d}"
+    return bench.measured(cell, suite=suite, prompts=prompts, timed=bench.run.timed)
 
 
-def _made(bench: Bench, cell: Cell) -> dict[int, list[Prompt]]:
-    tokens = Tokens(bench.slot.get(cell.spec))
-    render = tokens.chat if cell.name.endpoint == "chat" else tokens.raw
-
-    def count(text: str) -> int:
-        return len(render(text))
-
-    prompts = texts_alone(bench.run, cell)
-    longest = max(count(SEPARATOR + prompt.text) for prompt in prompts)
-    texts = texts_of(bench.run.data / "prompts", prompts, cell.name.language)
-    window = tokens.window or window_of(cell.spec.args)
-    room = [n for n in lengths(window, cell.profile.max_tokens) if n > longest + _LEAST]
-    bench.say(f"draftgate: {'-'.join(cell.name.place)}: making prompts of {_listed(room)} tokens")
-    return {length: lengthened(prompts, texts, length, count) for length in room}
+def _made(prompts: Sequence[Prompt], texts: Sequence[str], tokens: Sequence[int], count: Count) -> Made:
+    return {length: lengthened(prompts, texts, length, count) for length in tokens}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -301,10 +219,10 @@ def _interval(ends: tuple[float, float] | None) -> str:
     return f"{ends[0]:.2f}..{ends[1]:.2f}" if ends else DASH
 
 
-def left_out(planned: Sequence[int], there: Sequence[int]) -> str:
+def left_out(wanted: Sequence[int], there: Sequence[int]) -> str:
     """Which lengths were not measured, and why; empty where all were."""
-    short = [n for n in planned if n < there[0]]
-    long = [n for n in {*LENGTHS, *planned} if n > there[-1]]
+    short = [n for n in wanted if n < there[0]]
+    long = [n for n in {*LENGTHS, *wanted} if n > there[-1]]
     said = [f"{_listed(short)}: the prompts alone are longer"] if short else []
     said += [f"{_listed(sorted(long))}: max_model_len ends before"] if long else []
     return f"left out: {'; '.join(said)}" if said else ""

@@ -11,7 +11,8 @@ from harness.config.stack import NO_DRAFTER, Drafter, Profile
 from harness.results.records import CellRecord, Finding
 from harness.suites import context
 from harness.suites.beside_none import sparing
-from harness.suites.context import LENGTHS, Length
+from harness.suites.context import Length
+from harness.suites.long_prompts import LENGTHS, lengths, window_of
 from tests.factories import benches
 from tests.factories.runs import answer, cell, plain
 
@@ -51,7 +52,7 @@ def at(tokens: int, record: CellRecord, none: CellRecord | None = None) -> Lengt
     ],
 )
 def test_lengths_go_as_far_as_the_model(window: int | None, expected: tuple[int, ...]) -> None:
-    assert context.lengths(window, 64) == expected
+    assert lengths(window, 64) == expected
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_lengths_go_as_far_as_the_model(window: int | None, expected: tuple[int,
     ],
 )
 def test_a_stack_may_say_how_long_a_context_is(args: dict[str, Any], window: int | None) -> None:
-    assert context.window_of(args) == window
+    assert window_of(args) == window
 
 
 @pytest.mark.parametrize(
