@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.config.difference import Against
 from harness.config.prompt_files import ANY, OwnPrompts, Source, name_of, read
+from harness.config.shipped import DATA
 from harness.config.stack import ENDPOINTS, PROFILES, RESERVED, Stack, default_stack, find_stack, load_stack
 from harness.engine.http import is_url, key_of_environment, shown
 from harness.engine.watchdog import STALL_SECONDS
@@ -51,6 +53,10 @@ def add_options(add: Callable[..., None]) -> None:
     add("--update-baselines-new-only", action="store_true", help="the same for cells that have none yet")
     again = "measure a regressed cell again on prompts that it has not seen (as the profile says)"
     add("--confirm", action=argparse.BooleanOptionalAction, default=None, help=again)
+    add("--against", metavar="STACK", help="the old stack, of the throughput suite: a name or a path")
+    add("--blocks", metavar="N", type=int, default=6, help="blocks of four starts, old and new (6)")
+    across = "a key in which the two stacks may differ, repeatable"
+    add("--across", metavar="KEY", action="append", default=[], help=across)
     add("--pairs", metavar="N", type=int, default=6, help="pairs of server starts for a speed-up (6)")
     add(
         "--sequential",
@@ -69,7 +75,17 @@ def add_options(add: Callable[..., None]) -> None:
         help="what a broken instrument does to a run (on: nothing is measured)",
     )
     levels, bound = ",".join(map(str, LEVELS)), Bound()
-    add("--levels", metavar="N,N", default=levels, help=f"requests in flight, of the load suite ({levels})")
+    add(
+        "--levels",
+        metavar="N,N",
+        default=levels,
+        help=f"requests in flight, of the load and curve suites ({levels})",
+    )
+    add(
+        "--ks",
+        metavar="N,N",
+        help="draft tokens a step, of the curve suite (the drafter's, and 1,2,4,8 below)",
+    )
     for flag, seconds, what in (
         ("--ttft-ms", bound.ttft_s, "time to first token"),
         ("--tpot-ms", bound.tpot_s, "time per output token after it"),
@@ -161,7 +177,8 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
     numbers = ("prompts", "max_tokens", "concurrency")
     changes = {f: v for f in (*numbers, "confirm") if (v := option(f)) is not None}
     counted = [field for field in numbers if field in changes]
-    least = dict.fromkeys((*counted, "repeats", "stall_seconds", "ttft_ms", "tpot_ms"), 1) | {"pairs": 2}
+    least = dict.fromkeys((*counted, "repeats", "stall_seconds", "ttft_ms", "tpot_ms"), 1)
+    least |= {"pairs": 2, "blocks": 2}
     for field, lowest in least.items():
         if not lowest <= option(field) <= _MOST:
             value = f"--{field.replace('_', '-')} {option(field)}"[:80]
@@ -199,18 +216,28 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
         command="pytest " + shlex.join(words),
         patch=os.environ.get("DRAFTGATE_MEND", "1"),
         api_key=key_of_environment() if option("--server-url") else None,
-        levels=_levels(option("--levels")),
+        levels=_rising("--levels", option("--levels")),
+        ks=_rising("--ks", option("--ks")) if option("--ks") else (),
         ttft_s=option("--ttft-ms") / 1000,
         tpot_s=option("--tpot-ms") / 1000,
+        against=_against(option),
         **{field: option(field) for field in _AS_GIVEN},
     )
 
 
-def _levels(text: str) -> tuple[int, ...]:
-    levels = tuple(map(int, text.split(","))) if re.fullmatch("[0-9]{1,4}(,[0-9]{1,4})*", text) else ()
-    if not levels or levels != tuple(sorted(set(levels))) or not levels[0]:
-        raise BadInput(f"--levels {text[:80]}: rising numbers of requests, like 1,4,16", code="option-value")
-    return levels
+def _against(option: Callable[[str], Any]) -> Against | None:
+    if not option("--against"):
+        return None
+    old = load_stack(find_stack(option("--against"), DATA / "stacks", option="--against"))
+    return Against(stack=old, blocks=option("--blocks"), across=tuple(dict.fromkeys(option("--across"))))
+
+
+def _rising(flag: str, text: str) -> tuple[int, ...]:
+    numbers = tuple(map(int, text.split(","))) if re.fullmatch("[0-9]{1,4}(,[0-9]{1,4})*", text) else ()
+    if not numbers or numbers != tuple(sorted(set(numbers))) or not numbers[0]:
+        what = "requests" if flag == "--levels" else "draft tokens"
+        raise BadInput(f"{flag} {text[:80]}: rising numbers of {what}, like 1,4,16", code="option-value")
+    return numbers
 
 
 def server_url(url: str | None) -> str | None:

@@ -29,7 +29,7 @@ from harness.selection import (
     suite_of,
     untaken,
 )
-from harness.suites import acceptance
+from harness.suites import acceptance, throughput
 from harness.suites.runner import kept, sections
 from harness.suites.selfcheck import MARKER, seconds_ahead
 from harness.text import render
@@ -193,6 +193,8 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> None:
     ahead_s = seconds_ahead(run) if pairs else 0
     shared = [cell for suite, cell in pairs if not (suite.own_servers or suite.beside_none)]
     lines = run.plan(shared, self_check_s=ahead_s)
+    if run.options.against and pairs and throughput.SUITE not in [suite for suite, _ in pairs]:
+        raise BadInput("--against is for bench_suites/test_throughput.py: name it too", code="option-value")
     for suite in dict.fromkeys(suite for suite, _ in pairs):
         lines += suite.plan(run, [cell for of, cell in pairs if of == suite])
     if left_out := config.stash.get(_LEFT_OUT, ""):

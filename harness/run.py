@@ -16,6 +16,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from harness.config.cells import Cell
+from harness.config.difference import Against
 from harness.config.prompt_files import OwnPrompts, plan_of
 from harness.config.prompts import Prompt, load_prompts
 from harness.config.stack import Profile, Stack
@@ -74,17 +75,17 @@ class Options:
     self_check: str = "on"
     """off, warn or on: what a broken instrument does to the run."""
     prompts: int | None = None
-    """How many the command line asks for; None where it leaves that to the profile. In `profile` already."""
     max_tokens: int | None = None
-    """The same of an answer's tokens."""
     confirm: bool | None = None
-    """The same of the second look at a regressed cell."""
+    """As the command line says, like the two above; None where it leaves that to the profile. In `profile`."""
     levels: tuple[int, ...] = ()
-    """Requests in flight, of the load suite."""
+    """Requests in flight, of the load and curve suites."""
+    ks: tuple[int, ...] = ()
+    """Of the curve suite; empty where the stack's drafters say."""
     ttft_s: float = math.inf
-    """Time to first token of a request that counts as good under load, in seconds."""
     tpot_s: float = math.inf
-    """Time per output token after it, in seconds."""
+    """Seconds to the first token, and per token after it, of a request that counts as good under load."""
+    against: Against | None = None
 
     def recorded(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed."""
@@ -98,6 +99,7 @@ class Options:
             "sequential": self.sequential,
             "pairs": self.pairs,
             "server_url": without_home(self.server_url),
+            **(self.against.recorded() if self.against else {}),
         }
 
 
@@ -331,8 +333,7 @@ class Run:
         counts = sorted({len({p.row for p in self.prompts(cell)}) for cell in cells})
         for cell in cells:
             self.warmups(cell)
-        guess = "a guess until the first answers are there"
-        known = "as it took here before" if self.pace.knows(cells) else guess
+        known = "as it took here before" if self.pace.knows(cells) else "a guess until answers are there"
         few = f" (of {profile.prompts} asked for: the files hold no more)" * (counts[0] < profile.prompts)
         return [
             f"{len(cells)} cells on {len(servers)} servers ({', '.join(s.label for s in servers)}), "

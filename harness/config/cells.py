@@ -55,6 +55,13 @@ class ServerSpec:
         return f"{self.drafter}-k{self.k}" if self.k else self.drafter
 
 
+class FixedLength(Profile):
+    """Of answers that do not end by themselves, so that two engines do the same work.
+
+    No stack can ask for it: what comes after an answer's end is no answer, and tells nothing of acceptance.
+    """
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
     """One pytest case: a name, and all that is needed to measure it."""

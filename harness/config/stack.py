@@ -186,8 +186,8 @@ def default_stack() -> str:
     return f"./{HERE}" if HERE.is_file() else DEFAULT_STACK
 
 
-def find_stack(name: str, folder: Path) -> Path:
-    """The file of a stack given by name or by path.
+def find_stack(name: str, folder: Path, *, option: str = "--stack") -> Path:
+    """The file of a stack that `option` gives by name or by path.
 
     Raises:
         BadInput: there is none; the message lists those there are.
@@ -195,11 +195,11 @@ def find_stack(name: str, folder: Path) -> Path:
     by_path = name.endswith(".toml") or "/" in name
     path = Path(name) if by_path else folder / f"{name}.toml"
     if by_path and not path.is_file():
-        raise BadInput(f"--stack {name}: no such file{near_path(path)}", code="unknown-name")
+        raise BadInput(f"{option} {name}: no such file{near_path(path)}", code="unknown-name")
     if not path.is_file():
         known = sorted(p.stem for p in folder.glob("*.toml"))
         raise BadInput(
-            f"--stack {name}: unknown stack{did_you_mean(name, known)}; there are: "
+            f"{option} {name}: unknown stack{did_you_mean(name, known)}; there are: "
             f"{', '.join(known) or 'none'} (or give a path to a TOML file)",
             code="unknown-name",
         )

@@ -28,11 +28,14 @@ _COUNTS = {
     "cached": "prefix_cache_hits_total",
 }
 """What we count, and vLLM's names for it."""
+_SECONDS = {f"{part}_us": f"request_{part}_time_seconds_sum" for part in ("queue", "prefill", "decode")}
+"""Seconds that all requests spent in each part of their life, which we keep as whole microseconds."""
 _REQUESTS = {"running": "num_requests_running", "waiting": "num_requests_waiting"}
 _USAGE = ("kv_cache_usage_perc", "gpu_cache_usage_perc")
 _LOAD = {_COUNTS[name]: name for name in ("generated", "prompted")}
 _LOAD |= {name: ours for ours, name in _REQUESTS.items()} | dict.fromkeys(_USAGE, "kv_usage")
 """What is read of each engine, by vLLM's names."""
+_MOVING = (*_COUNTS, *_SECONDS)
 _MOST = 2**53
 
 
@@ -76,6 +79,10 @@ class SpecCounters:
     iterations: int
     cached: int
     """Prompt tokens found in the prefix cache."""
+    queue_us: int = 0
+    """Summed over the requests that ended, as the next two. 0 where the engine does not time them."""
+    prefill_us: int = 0
+    decode_us: int = 0
     running: int
     waiting: int
     kv_usage: float
@@ -96,7 +103,7 @@ class SpecCounters:
                 "the server restarted between two readings of /metrics: its counters began anew",
                 code="counters-restarted",
             )
-        moved: dict[str, Any] = {name: getattr(self, name) - getattr(before, name) for name in _COUNTS}
+        moved: dict[str, Any] = {name: getattr(self, name) - getattr(before, name) for name in _MOVING}
         pairs = itertools.zip_longest(self.per_position, before.per_position, fillvalue=0)
         positions = tuple(a - b for a, b in pairs)
         least = {**moved, "per_position": min(positions, default=0)}
@@ -106,6 +113,12 @@ class SpecCounters:
                 code="counters-restarted",
             )
         return dataclasses.replace(self, per_position=positions, **moved)
+
+    def kept(self) -> dict[str, int]:
+        """What a cell's record keeps of a difference; no time where the engine does not tell it."""
+        names = ("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished", "cached")
+        times = {name: moved for name in _SECONDS if (moved := getattr(self, name))}
+        return {name: getattr(self, name) for name in names} | times
 
     @property
     def histogram(self) -> tuple[int, ...]:
@@ -140,6 +153,7 @@ def parse(text: str) -> SpecCounters:
                 else:
                     sums[name] = sums.get(name, 0.0) + sample.value
         counts = {ours: _count(sums.get(name, 0.0)) for ours, name in (_COUNTS | _REQUESTS).items()}
+        counts |= {ours: _count(1e6 * sums.get(name, 0.0)) for ours, name in _SECONDS.items()}
         per_position = tuple(_count(positions[i]) for i in range(len(positions)))
         engines = tuple(_load(engine, load) for engine, load in sorted(loads.items()))
     except (ValueError, KeyError, OverflowError, IndexError, TypeError) as error:

@@ -19,8 +19,8 @@ from harness.text.validation import did_you_mean, near_path
 
 _FEW = 8
 """Cells named in a message; the rest are counted."""
-_STARTS = "speed/"
-"""Suites of single server starts. A speed-up is made of these; they are no cells to compare."""
+_STARTS = ("speed/", "throughput/")
+"""Suites of single server starts. A claim about speed is made of these; they are no cells to compare."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,9 @@
-"""The speed-up over `none` from interleaved pairs of server starts, and its verdict.
+"""The speed-up over `none` from interleaved pairs of server starts, and its verdict against earlier ones.
 
 One server start is one observation. Starts differ more than requests do, so an interval from the requests of
-one start is far too narrow.
+one start is far too narrow. Two sessions differ in more than their starts (Kalibera and Jones 2013): what the
+machine did on one day is in all starts of that day. So speed then and speed now are compared only over
+several sessions of each, a session being one observation.
 """
 
 from __future__ import annotations
@@ -9,28 +11,37 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from scipy import special
 
+from harness.errors import BadRecord
+from harness.judge import throughput
 from harness.judge.baselines import device_name
-from harness.judge.verdict import Kind, Verdict
+from harness.judge.throughput import Split, cause
+from harness.judge.verdict import Verdict
 from harness.results.conditions import Environment, Identity, Subject
 from harness.results.files import write_atomically
 from harness.results.records import SCHEMA, CellName, Name, Record, load
-from harness.stats.paired import ALPHA_OK, ALPHA_PRIMARY
+from harness.results.timing import Work
+from harness.stats import blocks
 from harness.text.numbers import percent
 
 MIN_PAIRS = 6
-MARGIN = 0.03
-"""Share of the speed-up that may be lost. Policy: wider than for tokens per step, since starts differ."""
-_LOG_MARGIN = -math.log(1 - MARGIN)
+MIN_SESSIONS = 4
 LEAST, MOST = 1e-6, 1e6
 """A speed-up outside these was not measured."""
+
+
+class Session(Record):
+    """The pairs of starts of one run."""
+
+    time: str
+    """When it ended; two sessions differ in it."""
+    starts: Annotated[tuple[tuple[Work, Work], ...], Field(min_length=1)]
+    """Of `none` and of the drafter, pair by pair."""
 
 
 class SpeedRecord(Record):
@@ -46,6 +57,9 @@ class SpeedRecord(Record):
     provenance: dict[str, Any]
     ratios: tuple[Annotated[float, Field(ge=LEAST, le=MOST)], ...]
     """Aggregate tok/s of the drafter over that of `none`, a value a pair of starts, in order."""
+    sessions: tuple[Session, ...] = ()
+    """All that are known of these conditions. The ratios are those of the last one. Files of older versions
+    have none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,24 +84,31 @@ def speed_up(ratios: Sequence[float]) -> SpeedUp:
     Raises:
         ValueError: fewer than two ratios, or one that is not within LEAST..MOST.
     """
-    mean, se, df = _mean_log(ratios)
-    half = float(special.stdtrit(df, 0.975)) * se
-    return SpeedUp(
-        value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half), pairs=len(ratios)
-    )
-
-
-def _mean_log(ratios: Sequence[float]) -> tuple[float, float, int]:
-    """Mean, its standard error, and the degrees of freedom of that."""
     wrong = [r for r in ratios if not LEAST <= r <= MOST]
     if wrong:
         raise ValueError(f"{wrong[0]:g} is no speed-up: one lies within {LEAST:g}..{MOST:g}")
-    values = [math.log(r) for r in ratios]
-    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)), len(values) - 1
+    mean = blocks.over_blocks([[1.0]] * len(ratios), [[r] for r in ratios])
+    low, high = mean.ci()
+    return SpeedUp(value=math.exp(mean.estimate), low=math.exp(low), high=math.exp(high), pairs=len(ratios))
+
+
+def over_none(session: Session) -> Split:
+    """What a speed-up is made of: tokens per step and seconds per step, the drafter's over those of `none`.
+
+    Raises:
+        ValueError: it has one pair of starts alone.
+    """
+    none, drafter = zip(*session.starts, strict=True)
+    return throughput.split([[w] for w in none], [[w] for w in drafter], unit="pairs of starts")
 
 
 def judge(old: SpeedRecord, new: SpeedRecord) -> Verdict:
-    """Welch's t over the log ratios of two sets of pairs. Invalid where anything but the subject differs."""
+    """The drafter's tok/s then and now, by Welch's t over sessions.
+
+    Not its speed-up: that stays the same where the engine got slower with and without drafts, and it rises
+    where only `none` did. Invalid where anything but the subject differs. With too few sessions it is a
+    footnote, and no verdict.
+    """
     differ = {
         "identity": old.identity.differences(new.identity),
         "environment": old.environment.differences(new.environment),
@@ -106,26 +127,60 @@ def judge(old: SpeedRecord, new: SpeedRecord) -> Verdict:
             f"needs {MIN_PAIRS}",
         )
     try:
-        (mean0, se0, df0), (mean1, se1, df1) = (_mean_log(record.ratios) for record in (old, new))
+        text = f"speed-up {speed_up(old.ratios)} -> {speed_up(new.ratios)}"
     except ValueError as error:
         return Verdict(kind="invalid", text=str(error))
-    change, se = mean1 - mean0, math.hypot(se0, se1)
-    text = f"speed-up {speed_up(old.ratios)} -> {speed_up(new.ratios)} ({percent(math.expm1(change))})"
-    if se == 0:
-        return Verdict(kind="ok" if change > -_LOG_MARGIN else "regressed", text=text)
-    df = se**4 / (se0**4 / df0 + se1**4 / df1)
-    significant = special.stdtr(df, change / se) <= ALPHA_PRIMARY
-    gained = special.stdtr(df, -change / se) <= ALPHA_PRIMARY
-    inside = change - float(special.stdtrit(df, 1 - ALPHA_OK)) * se > -_LOG_MARGIN
-    kind: Kind
-    if significant and change <= -_LOG_MARGIN:
-        kind = "regressed"
-    elif gained and change >= _LOG_MARGIN:
-        kind = "improved"
-    else:
-        kind = "ok" if inside else "inconclusive"
-    more = "; more pairs of starts may settle it (--pairs)" if kind == "inconclusive" else ""
-    return Verdict(kind=kind, text=text + more)
+    counts = len(old.sessions), len(new.sessions)
+    if min(counts) < MIN_SESSIONS:
+        moved = [f"tok/s of {who} {percent(m)}" for at, who in enumerate(("none", "the drafter")) if (
+            m := _moved(old, new, at)) is not None]  # fmt: skip
+        return Verdict(
+            kind="inconclusive",
+            text="; ".join([text, *moved])
+            + f": a footnote, no verdict: {counts[0]} and {counts[1]} sessions, and sessions differ by more "
+            f"than their starts; {MIN_SESSIONS} of each would do, or both stacks in one session "
+            "(bench_suites/test_throughput.py)",
+        )
+    none, drafter = (
+        throughput.split(
+            *([[pair[at] for pair in s.starts] for s in record.sessions] for record in (old, new)),
+            unit="sessions",
+            by=blocks.over_sessions,
+        )
+        for at in (0, 1)
+    )
+    said = f"{cause(drafter)}; none: {cause(none)}; {text}"
+    return Verdict(kind=throughput.decided(drafter.speed), text=said)
+
+
+def _moved(old: SpeedRecord, new: SpeedRecord, at: int) -> float | None:
+    """By how much tok/s of a side moved from the newest old session to the newest new one."""
+    if not (old.sessions and new.sessions):
+        return None
+    before, after = (
+        math.fsum(math.log(pair[at].rate) for pair in session.starts) / len(session.starts)
+        for session in (old.sessions[-1], new.sessions[-1])
+    )
+    return math.expm1(after - before)
+
+
+def with_sessions(results: Path, found: SpeedRecord) -> SpeedRecord:
+    """The same with all sessions of these conditions and this subject that runs in `results` hold.
+
+    A file that cannot be read is left out.
+    """
+    sessions = {session.time: session for session in found.sessions}
+    for path in sorted(results.glob(f"*/speed/{found.cell}.json")):
+        try:
+            other = load(path, SpeedRecord)
+        except BadRecord:
+            continue
+        fields = ("stack", "profile", "cell", "identity", "subject", "environment")
+        if all(getattr(other, field) == getattr(found, field) for field in fields):
+            sessions |= {session.time: session for session in other.sessions}
+    newest = found.sessions[-1:]
+    earlier = [s for _, s in sorted(sessions.items()) if s not in newest]
+    return found.model_copy(update={"sessions": (*earlier, *newest)})
 
 
 def path_of(folder: Path, record: SpeedRecord) -> Path:

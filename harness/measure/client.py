@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import openai
 
+from harness.config.cells import FixedLength
 from harness.config.prompts import Prompt, hash_of
 from harness.config.stack import Profile
 from harness.engine.http import Http
@@ -94,7 +95,7 @@ class Client:
     def request(self, prompt: Prompt, *, seed: int, salt: str | None) -> dict[str, Any]:
         """The arguments of one request: every sampling parameter, so that no server default applies.
 
-        `ignore_eos` is never among them: what comes after an answer's end is not an answer.
+        `ignore_eos` is among them for a `FixedLength` profile alone.
         """
         sampling = self._profile.sampling
         extra: dict[str, Any] = {
@@ -103,6 +104,8 @@ class Client:
             "repetition_penalty": sampling.repetition_penalty,
             "return_token_ids": True,
         }
+        if isinstance(self._profile, FixedLength):
+            extra["ignore_eos"] = True
         if salt is not None:
             extra["cache_salt"] = salt
         body: dict[str, Any] = {

@@ -92,6 +92,8 @@ class Measurement:
         self._in_flight = InFlight()
         self._guard: Guard
         self._writing = threading.Lock()
+        self.seen: dict[str, Any] = {}
+        """What else the record's provenance says, by the caller's names."""
 
     def prepare(self) -> None:
         """Warm up, find out where acceptance is read from, and read the counters.
@@ -130,9 +132,7 @@ class Measurement:
         """Look at what was measured, write the cell file, and return the record."""
         moved: dict[str, int] | None = None
         if self._before is not None:
-            delta = asyncio.run(settled(self._server.counters)) - self._before
-            names = ("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished", "cached")
-            moved = {name: getattr(delta, name) for name in names}
+            moved = (asyncio.run(settled(self._server.counters)) - self._before).kept()
         record = self._record(moved=moved, stopped_at=stopped_at)
         write_atomically(self._path, dump_cell(record))
         return record
@@ -154,7 +154,7 @@ class Measurement:
             identity=self._identity,
             subject=self._subject,
             environment=self._environment(),
-            provenance=provenance(self._server),
+            provenance={**provenance(self._server), **self.seen},
             stopped_at=stopped_at,
             warmups=len(self._warmups),
             counters=moved or {},

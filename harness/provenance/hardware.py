@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -10,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,16 +44,20 @@ def environment(engine: Engine | None = None, *, python: str | None = None) -> E
             all that this process sees.
         python: its interpreter; None is this one.
     """
-    gpus = [gpu for _, gpu in visible_devices({**os.environ, **engine.env} if engine else os.environ)]
-    if engine:
-        gpus = gpus[: 0 if on_cpu(python) else devices_of(engine.args)]
+    devices = devices_taken(engine, python=python) if engine else visible_devices(os.environ)
     return Environment(
         cpu=_cpu_name(),
         isa=_instruction_sets(),
         threads=len(os.sched_getaffinity(0)),
         isa_limit=os.environ.get("ONEDNN_MAX_CPU_ISA"),
-        gpus=gpus,
+        gpus=[gpu for _, gpu in devices],
     )
+
+
+def devices_taken(engine: Engine, *, python: str | None) -> list[tuple[str, Gpu]]:
+    """The GPUs that an engine takes: the first of those that it sees; each as `VISIBLE` names it."""
+    seen = visible_devices({**os.environ, **engine.env})
+    return seen[: 0 if on_cpu(python) else devices_of(engine.args)]
 
 
 def shares_of(engine: Engine, workers: int, *, python: str | None = None) -> list[str] | None:
@@ -183,6 +189,31 @@ def clocks() -> dict[str, Any]:
         "cpu_governor": policy,
         "gpus": _nvidia("clocks.sm,clocks.mem,clocks.applications.graphics,power.draw,temperature.gpu"),
     }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GpuNow:
+    """What a GPU does right now."""
+
+    sm_mhz: float
+    celsius: float
+    working: float
+    """Percent of the last second in which it did anything."""
+    reasons: int
+    """Why its clock is not higher: the bits of NVML's throttle reasons."""
+
+
+def gpus_now(names: Sequence[str]) -> list[GpuNow]:
+    """The state of GPUs, named as `VISIBLE` does; empty where nvidia-smi does not tell it."""
+    fields = "clocks.sm,temperature.gpu,utilization.gpu,clocks_throttle_reasons.active"
+    lines = _nvidia_smi("-i", ",".join(names), f"--query-gpu={fields}", "--format=csv,noheader,nounits")
+    found = []
+    for line in lines or ():
+        with contextlib.suppress(ValueError):  # [N/A], of a MIG device say
+            mhz, celsius, working, reasons = line.split(",")
+            numbers = {"sm_mhz": float(mhz), "celsius": float(celsius), "working": float(working)}
+            found.append(GpuNow(**numbers, reasons=int(reasons, 16)))
+    return found
 
 
 _PACKAGES = (

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.config.cells import Cell
+from harness.config.cells import Cell, FixedLength
 from harness.engine.facts import EngineFacts, engine_facts, served_name
 from harness.engine.models import cache_folder, sha256_of
 from harness.engine.offers import lossy_verification
@@ -61,6 +61,7 @@ def identity(cell: Cell, server: Server) -> Identity:
         cache=cell.profile.cache,
         metric_version=METRIC_VERSION,
         **({"verification": lossy} if lossy else {}),
+        **({"ignore_eos": True} if isinstance(cell.profile, FixedLength) else {}),
     )
 
 

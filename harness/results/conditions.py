@@ -64,6 +64,8 @@ class Identity(Conditions):
     metric_version: int | None = None
     verification: str | None = None
     """How the engine verifies drafts, where that is not exact: the text is then not the target's alone."""
+    ignore_eos: bool | None = None
+    """True where answers went on after their end, to a fixed length; else not given."""
 
 
 class Patch(Conditions):

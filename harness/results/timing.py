@@ -6,11 +6,16 @@ import dataclasses
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Annotated
 
-from harness.results.records import PromptRecord
+from pydantic import Field
 
-_LEAST_S = 1e-6
-"""Less time than this was not measured."""
+from harness.results.records import CellRecord, PromptRecord, Record, Seconds
+
+_LEAST_S, _MOST_S = 1e-6, 1e9
+"""Less time than this was not measured, and more is none that anybody waited for."""
+PARTS = ("queue", "prefill", "decode")
+"""Of a request's time in the engine, in order."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,4 +75,41 @@ def speed_of(records: Iterable[PromptRecord]) -> Speed | None:
         mean_prompt=statistics.fmean(r.output_tokens / total for r, _, total in timed),
         ttft_s=statistics.median(ttft for _, ttft, _ in timed),
         tpot_s=sum(total - ttft for _, ttft, total in timed) / later,
+    )
+
+
+class Work(Record):
+    """What a cell did on one start: speed = tokens / steps * steps / seconds."""
+
+    tokens: Annotated[int, Field(gt=0)]
+    """Of all answers."""
+    steps: Annotated[int, Field(gt=0)]
+    """Forward passes that the answers took part in: their decode steps, and one for the first token of each.
+    So without drafts there is a token a step."""
+    seconds: Annotated[float, Field(gt=0, le=_MOST_S)]
+    """Wall time, as in `Speed.aggregate`."""
+    queue_s: Seconds | None = None
+    """Summed over the requests by the engine, as the next two; None where it does not tell."""
+    prefill_s: Seconds | None = None
+    decode_s: Seconds | None = None
+
+    @property
+    def rate(self) -> float:
+        """Aggregate tok/s."""
+        return self.tokens / self.seconds
+
+
+def work_of(record: CellRecord) -> Work | None:
+    """What a cell did; None where nothing was timed."""
+    speed = speed_of(record.prompts)
+    if speed is None:
+        return None
+    answered = [r for r in record.prompts if not r.failed]
+    tokens = sum(r.output_tokens for r in answered)
+    times = {f"{part}_s": us / 1e6 for part in PARTS if (us := record.counters.get(f"{part}_us"))}
+    return Work(
+        tokens=tokens,
+        steps=sum(r.tally.decode_steps + 1 for r in answered),
+        seconds=tokens / speed.aggregate,
+        **times,
     )

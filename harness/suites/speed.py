@@ -10,12 +10,13 @@ from harness.config.cells import Cell, without_drafts
 from harness.errors import BadInput
 from harness.judge import speedup
 from harness.judge.pairing import execution_notes
-from harness.judge.speedup import SpeedRecord
+from harness.judge.speedup import Session, SpeedRecord
+from harness.judge.throughput import cause, table
 from harness.judge.verdict import Verdict
 from harness.measure.validity import mostly_degenerate
 from harness.provenance.record import provenance
 from harness.results.records import CellRecord
-from harness.results.timing import speed_of
+from harness.results.timing import Work, work_of
 from harness.run import Run
 from harness.suites import runner
 from harness.suites.runner import Bench, Outcome, Suite
@@ -42,7 +43,8 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
     run = bench.run
     fine = Outcome(suite=SUITE.name, cell=str(cell))
     plain = without_drafts(cell, run.options.stack)
-    ratios: list[float] = []
+    starts: list[tuple[Work, Work]] = []
+    notes: list[str] = []
     for pair in range(run.options.pairs):
         order = (plain, cell) if pair % 2 == 0 else (cell, plain)
         records = {c.name: _one_start(bench, c, 2 * pair + at) for at, c in enumerate(order)}
@@ -54,14 +56,14 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
                 why = f"inconclusive: most answers of {record.cell} end in a loop: no claim about speed"
                 return fine.model_copy(update={"kind": "unsure", "sentence": why})
         last = records[cell.name]
-        if not ratios:
-            for note in execution_notes(records[plain.name], last):
-                bench.say(f"draftgate: {cell}: {note}")
-        drafted, undrafted = _rate(last), _rate(records[plain.name])
-        ratios.append(round(drafted / undrafted, 6))
-        if not speedup.LEAST <= ratios[-1] <= speedup.MOST:
+        notes = notes or execution_notes(records[plain.name], last)
+        starts.append((_work(records[plain.name]), _work(last)))
+        undrafted, drafted = (work.rate for work in starts[-1])
+        if not speedup.LEAST <= round(drafted / undrafted, 6) <= speedup.MOST:
             flaw = f"not a measurement: {drafted:g} tok/s with drafts, {undrafted:g} without"
             return fine.model_copy(update={"kind": "invalid", "sentence": flaw})
+    origin = provenance()
+    session = Session(time=origin["time"], starts=tuple(starts))
     found = SpeedRecord(
         stack=last.stack,
         profile=last.profile,
@@ -69,11 +71,17 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
         identity=last.identity,
         subject=last.subject,
         environment=last.environment,
-        provenance=provenance(),
-        ratios=tuple(ratios),
+        provenance=origin,
+        ratios=tuple(round(drafter.rate / none.rate, 6) for none, drafter in starts),
+        sessions=(session,),
     )
     speedup.write(run.folder / SUITE.name / f"{cell}.json", found)
-    return _judged(bench, fine, found)
+    judged = _judged(bench, fine, speedup.with_sessions(run.options.results, found))
+    of_both = speedup.over_none(session)
+    lines = [f"{cell}: {judged.sentence}", f"over none: {cause(of_both)}"]
+    lines += [table(of_both, len(last.prompts), sides=("none", cell.spec.label))]
+    lines += [f"note: {note}" for note in notes]
+    return judged.model_copy(update={"table": "\n".join(lines)})
 
 
 def _one_start(bench: Bench, cell: Cell, number: int) -> CellRecord:
@@ -84,15 +92,15 @@ def _one_start(bench: Bench, cell: Cell, number: int) -> CellRecord:
         timed=bench.run.timed,
         fresh=True,
     )
-    bench.say(f"draftgate: start {number}: {cell}: {_rate(record):.1f} tok/s")
+    bench.say(f"draftgate: start {number}: {cell}: {_work(record).rate:.1f} tok/s")
     return record
 
 
-def _rate(record: CellRecord) -> float:
-    speed = speed_of(record.prompts)
-    if speed is None:
+def _work(record: CellRecord) -> Work:
+    work = work_of(record)
+    if work is None:
         raise BadInput(f"{record.cell}: nothing was timed", code="nothing-timed")
-    return speed.aggregate
+    return work
 
 
 def _judged(bench: Bench, fine: Outcome, found: SpeedRecord) -> Outcome:

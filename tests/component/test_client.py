@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from harness.config.cells import FixedLength
 from harness.config.prompts import Prompt
 from harness.config.stack import Profile, Sampling
 from harness.engine.metrics import SpecCounters
@@ -381,3 +382,18 @@ def test_counters_are_not_read_again_after_a_failure(ask: Ask) -> None:
     record = ask(as_json({}, 500), counters=ScriptedCounters(counters(), counters(drafts=-1)))
 
     assert "the server answered 500" in failed_text(record)
+
+
+def test_an_answer_ends_by_itself_unless_its_length_is_fixed(vllm: VllmLike) -> None:
+    profile = Profile(prompts=1, max_tokens=64)
+
+    def asked(profile: Profile) -> dict[str, Any]:
+        client = Client(
+            url=vllm.url, key=KEY, model="tiny", endpoint="chat", profile=profile, k=0, server="f00d",
+            timeout_s=1,
+        )  # fmt: skip
+        extra: dict[str, Any] = client.request(PROMPT, seed=1, salt=None)["extra_body"]
+        return extra
+
+    assert asked(FixedLength(**profile.model_dump())) == {**asked(profile), "ignore_eos": True}
+    assert "ignore_eos" not in asked(profile)

@@ -227,7 +227,7 @@ def test_a_word_that_selects_nothing_gets_the_values_there_are(
     assert not (pytester.path / "results").exists()
 
 
-@pytest.mark.parametrize("suite", ["speed", "lossless", "selfcheck"])
+@pytest.mark.parametrize("suite", ["speed", "throughput", "lossless", "selfcheck"])
 @pytest.mark.parametrize("workers", [(), ("-n", "1")])
 def test_a_suite_that_starts_its_own_servers_is_not_attached(
     collect: Collect, suite: str, workers: tuple[str, ...]
@@ -271,3 +271,43 @@ def test_fixed(cell: Cell, judge: Judge) -> None:
     figures = {"cell": "c", "tau": None, "rates": [0.5], "ok": True, "名": "’"}
     judge(lambda *_: Outcome(suite="fixed", cell=str(cell), figures=figures, sentence="it's"))
 """
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ((), "option-value", "--against STACK"),
+        (("--against", "tinny"), "unknown-name", "--against tinny"),
+        (("--against", "old.toml", "--blocks", "1"), "option-value", "--blocks 1"),
+        (("--against", "old.toml"), "stacks-differ", '"float32" -> "auto"'),
+        (("--against", "old.toml", "--across", "engine"), "stacks-differ", "target.dtype"),
+        (("--against", "other.toml"), "stacks-differ", "none of the drafters selected (none)"),
+        (("--against", "old.toml", "bench_suites/test_acceptance.py"), "option-value", "--against"),
+    ],
+)
+def test_two_stacks_that_cannot_be_compared_are_refused(
+    collect: Collect, pytester: pytest.Pytester, words: tuple[str, ...], code: str, says: str
+) -> None:
+    old = HEAD.replace("tiny", "old", 1) + 'dtype = "float32"\n' + NONE + "[engine.args]\nmax_model_len = 9\n"
+    pytester.path.joinpath("old.toml").write_text(old, encoding="utf-8")
+    pytester.path.joinpath("other.toml").write_text(HEAD + NGRAM, encoding="utf-8")
+    path = "/test_lossless.py" if "bench_suites/test_acceptance.py" in words else "/test_throughput.py"
+
+    done = collect(HEAD + NONE + "[engine.args]\nmax_model_len = 10\n", *words, "-m", "none", path=path)
+
+    refused(done, code, says)
+
+
+def test_what_two_stacks_may_differ_in_is_said_in_the_plan(
+    collect: Collect, pytester: pytest.Pytester
+) -> None:
+    old = HEAD.replace("tiny", "old", 1) + 'dtype = "float32"\n' + NONE + "[engine.args]\nmax_model_len = 9\n"
+    pytester.path.joinpath("old.toml").write_text(old, encoding="utf-8")
+    may = ("--across", "target.dtype", "--across", "engine.args")
+
+    done = collect(HEAD + NONE, "--against", "old.toml", *may, path="/test_throughput.py")
+
+    text = "\n".join(done.outlines)
+    assert "test_throughput[raw-zh-instruct-none]" in text
+    assert 'target.dtype: "float32" -> "auto"; engine.args.max_model_len: 9 -> (not set)' in text
+    assert "26 starts" in text

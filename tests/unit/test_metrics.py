@@ -181,3 +181,23 @@ def test_a_server_that_cannot_be_read_is_not_settled() -> None:
 
     with pytest.raises(ServerFailed, match="no answer"):
         asyncio.run(settled(broken, pause_s=0))
+
+
+def test_the_engines_own_times_are_kept_where_it_tells_them() -> None:
+    times = "".join(
+        f'vllm:request_{part}_time_seconds_sum{{engine="{engine}"}} {seconds}\n'
+        for part, seconds in (("queue", 0.25), ("prefill", 1.5), ("decode", 8.0))
+        for engine in "01"
+    )
+    timed = parse(PAGE + times)
+
+    assert (timed - parse(PAGE)).kept() == {
+        **dict.fromkeys(("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished"), 0),
+        "cached": 0,
+        "queue_us": 500_000,
+        "prefill_us": 3_000_000,
+        "decode_us": 16_000_000,
+    }
+    assert "queue_us" not in (READ - READ).kept()
+    with pytest.raises(ServerFailed, match="decode_us"):
+        _ = parse(PAGE) - timed

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,32 @@ from scipy import stats
 
 from harness.errors import BadRecord
 from harness.judge import speedup
-from harness.judge.speedup import SpeedRecord
+from harness.judge.speedup import Session, SpeedRecord
+from harness.results.timing import Work
 from harness.suites import speed
 from tests.factories.benches import bench, cell_of
 from tests.factories.runs import cell, plain
 
 SIX = (1.20, 1.22, 1.21, 1.19, 1.20, 1.21)
+DAYS = (1.0, 1.012, 0.995, 1.004)
+"""How fast the machine was in each session."""
+
+
+def work(tok_s: float, *, steps: int = 400) -> Work:
+    return Work(tokens=640, steps=steps, seconds=640 / tok_s)
+
+
+def sessions(
+    none: float = 30.0, drafter: float = 36.0, *, days: Sequence[float] = DAYS
+) -> tuple[Session, ...]:
+    """Sessions of six pairs, at so many tok/s."""
+    return tuple(
+        Session(
+            time=f"2026-01-{at + 1:02d}",
+            starts=tuple((work(none * day, steps=640), work(drafter * day * r / 1.205)) for r in SIX),
+        )
+        for at, day in enumerate(days)
+    )
 
 
 def record(ratios: tuple[float, ...] = SIX, **changes: Any) -> SpeedRecord:
@@ -27,6 +48,7 @@ def record(ratios: tuple[float, ...] = SIX, **changes: Any) -> SpeedRecord:
         "environment": {"cpu": "A CPU", "gpus": []},
         "provenance": {},
         "ratios": ratios,
+        "sessions": sessions(),
     }
     return SpeedRecord.model_validate({**known, **changes})
 
@@ -41,30 +63,74 @@ def test_a_speed_up_is_the_geometric_mean_with_students_interval_over_pairs() ->
 
 
 @pytest.mark.parametrize(
-    ("factor", "kind"), [(1.0, "ok"), (0.99, "ok"), (0.90, "regressed"), (1.10, "improved")]
+    ("none", "drafter", "kind"),
+    [
+        (1.0, 1.0, "ok"),
+        (1.0, 0.99, "ok"),
+        (1.0, 0.90, "regressed"),
+        (1.0, 1.10, "improved"),
+        (0.90, 0.90, "regressed"),  # the speed-up stays the same
+        (0.90, 0.92, "regressed"),  # and here it rises
+        (1.20, 1.0, "ok"),  # and here it falls, while the drafter is as fast as it was
+    ],
 )
-def test_a_verdict_compares_two_sets_of_pairs(factor: float, kind: str) -> None:
-    assert speedup.judge(record(), record(tuple(r * factor for r in SIX))).kind == kind
+def test_a_verdict_compares_the_drafters_own_speed_over_sessions(
+    none: float, drafter: float, kind: str
+) -> None:
+    now = sessions(30 * none, 36 * drafter, days=(*DAYS[1:], 1.001, 0.993))
+
+    assert speedup.judge(record(), record(sessions=now)).kind == kind
 
 
-def test_starts_that_differ_too_much_decide_nothing() -> None:
-    wild = (0.9, 1.5, 1.1, 1.3, 0.8, 1.6)
+@pytest.mark.parametrize(("none", "drafter"), [(0.9, 0.9), (0.9, 0.95), (1.0, 1.0), (1.0, 0.5)])
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (4, 3), (3, 4), (0, 4), (0, 0)])
+def test_over_few_sessions_speed_then_and_now_is_a_footnote(
+    none: float, drafter: float, before: int, after: int
+) -> None:
+    """What changed may be the day: neither fine nor a gain nor a loss is said of it."""
+    old, new = record(sessions=sessions()[:before]), sessions(30 * none, 36 * drafter)[:after]
 
-    verdict = speedup.judge(record(wild), record(wild))
+    verdict = speedup.judge(old, record(sessions=new))
 
     assert verdict.kind == "inconclusive"
-    assert "--pairs" in verdict.text
+    assert f"{before} and {after} sessions" in verdict.text
 
 
-def test_a_significant_loss_inside_the_margin_is_ok() -> None:
-    exact = tuple(1.2 + i * 1e-6 for i in range(6))
+def test_one_session_is_one_observation_however_many_starts_it_has() -> None:
+    """Two slow days of two: what their starts agree on is the day."""
+    slow = sessions(days=(1.0, 1.0, 0.93, 0.93))
 
-    assert speedup.judge(record(exact), record(tuple(r * 0.98 for r in exact))).kind == "ok"
+    assert speedup.judge(record(), record(sessions=slow)).kind == "inconclusive"
 
 
-def test_starts_that_are_all_alike_are_judged_by_the_margin() -> None:
-    assert speedup.judge(record((1.2,) * 6), record((1.2,) * 6)).kind == "ok"
-    assert speedup.judge(record((1.2,) * 6), record((1.1,) * 6)).kind == "regressed"
+def test_the_sessions_of_a_run_are_all_those_of_its_conditions(tmp_path: Path) -> None:
+    first, second, third, last = (record(sessions=(one,)) for one in sessions())
+    other = record(sessions=sessions(days=(1, 1, 1, 1, 1.5))[-1:], subject={"drafter": "another"})
+    for at, one in enumerate((third, first, last, second, other)):
+        speedup.write(tmp_path / f"run{at}" / "speed" / f"{one.cell}.json", one)
+    (tmp_path / "run0/speed" / f"{first.cell}.json").with_name("torn.json").write_text("{")
+    (tmp_path / "run9/speed").mkdir(parents=True)
+    (tmp_path / "run9/speed" / f"{first.cell}.json").write_text("{")
+
+    assert speedup.with_sessions(tmp_path, second).sessions == (
+        *(one.sessions[0] for one in (first, third, last)),
+        second.sessions[0],
+    )
+
+
+def test_a_speed_up_is_split_into_tokens_and_time_per_step() -> None:
+    found = speedup.over_none(sessions()[0])
+
+    assert found.tokens.change == pytest.approx(0.6)
+    assert found.speed.estimate == pytest.approx(found.tokens.estimate - found.seconds.estimate)
+    assert found.unit == "pairs of starts"
+
+
+def test_sessions_that_are_all_alike_are_judged_by_the_margin() -> None:
+    alike, slower = (record(sessions=sessions(drafter=d, days=(1.0,) * 4)) for d in (36.0, 33.0))
+
+    assert speedup.judge(alike, alike).kind == "ok"
+    assert speedup.judge(alike, slower).kind == "regressed"
 
 
 @pytest.mark.parametrize(
@@ -109,5 +175,5 @@ def test_starts_that_nobody_can_have_timed_are_no_measurement(
 ) -> None:
     """A quotient that rounds to 0, or that no machine reaches, cannot be stored."""
     monkeypatch.setattr(speed, "_one_start", lambda _, which, __: cell() if which.name.k else plain())
-    monkeypatch.setattr(speed, "_rate", lambda record: rates[record.cell.k == 0])
+    monkeypatch.setattr(speed, "_work", lambda record: work(rates[record.cell.k == 0]))
     assert speed.speed_up(bench(tmp_path), cell_of(bench(tmp_path))).kind == "invalid"
