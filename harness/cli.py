@@ -35,6 +35,7 @@ _MODULES = {
     "watch": "watch whether a server works or hangs, and restart it",
     "doctor": "check whether this machine can measure a stack correctly",
     "claims": "compare the figures of a Markdown file with their records",
+    "curve": "print which k is best at which load, from a run's records",
     "list": "list stacks, profiles, drafters, prompts or suites",
 }
 """Commands of `harness.commands`. Each is imported only when it is asked for: some take half a second."""

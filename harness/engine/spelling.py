@@ -41,6 +41,15 @@ def check(spec: ServerSpec) -> None:
     check_names(spec, facts)
 
 
+def takes_schedule(spec: ServerSpec) -> bool:
+    """Whether the engine drafts as many tokens as a schedule says of the batch's size."""
+    try:
+        facts = engine_facts(spec.engine_python or sys.executable)
+    except ServerFailed:
+        return False
+    return "num_speculative_tokens_per_batch_size" in _drafter_fields(facts.folder)
+
+
 def check_names(spec: ServerSpec, facts: EngineFacts) -> None:
     """Check that an engine knows the method, the drafter's fields and the arguments.
 

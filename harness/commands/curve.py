@@ -1,0 +1,36 @@
+"""The command `draftgate curve`: the curves of a run, from its records."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.suites.curve import of_run, report
+from harness.suites.load import Bound
+from harness.text.console import show
+from harness.text.render import visible_lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the command's parser its options, and the function that runs it."""
+    parser.description = (
+        "Print which k is best at which load, from the records of bench_suites/test_curve.py."
+    )
+    parser.add_argument("folder", metavar="RUN", type=Path, help="its folder")
+    bound = Bound()
+    for flag, seconds in (("--ttft-ms", bound.ttft_s), ("--tpot-ms", bound.tpot_s)):
+        text = f"of a request that counts as good ({seconds * 1000:g})"
+        parser.add_argument(flag, metavar="N", type=int, default=round(seconds * 1000), help=text)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print them; the exit code.
+
+    Raises:
+        BadInput: the run holds none, or one that is not whole.
+    """
+    bound = Bound(ttft_s=options.ttft_ms / 1000, tpot_s=options.tpot_ms / 1000)
+    texts = [report(found, grid, bound, may_schedule=False) for found, grid in of_run(options.folder)]
+    show(visible_lines("\n\n".join(texts)) + "\n")
+    return 0

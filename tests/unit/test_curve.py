@@ -1,0 +1,285 @@
+"""Which k at which load: what a curve's records say, and how the suite measures them."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.cli import main
+from harness.config.cells import Cell
+from harness.errors import BadInput
+from harness.judge.curve import accepted_at, curve, sentences
+from harness.results.records import CellRecord, Finding
+from harness.suites import curve as suite
+from harness.suites.load import Bound
+from harness.suites.runner import Bench, Outcome
+from tests.factories.benches import bench, cell_of, stack
+from tests.factories.records import prompt_record
+from tests.factories.runs import cell, write_cell
+
+NAME = "chat-en-instruct-ngram-k4"
+STEPS = np.random.default_rng(1).choice(5, size=(8, 40), p=(0.35, 0.3, 0.15, 0.1, 0.1))
+"""Tokens that each of 40 steps accepts, of 8 answers."""
+TIMES = {
+    1: {0: 1.0, 1: 1.05, 2: 1.1, 4: 1.2},
+    4: {0: 1.0, 1: 1.35, 2: 1.7, 4: 2.4},
+    16: {0: 1.0, 1: 2, 2: 3, 4: 4},
+}
+"""Seconds a step, by requests in flight and k: drafting pays at 1, hardly at 4, and not at 16."""
+
+
+def record(k: int, in_flight: int, *, step: float | None = None, **changes: Any) -> CellRecord:
+    """Answers at this k: each is cut where its steps end, and takes as long as its steps."""
+    step = TIMES[in_flight][k] if step is None else step
+    prompts, began = [], 0.0
+    for at, steps in enumerate(np.minimum(STEPS, k)):
+        seconds = step * (len(steps) + 1)
+        prompts.append(
+            prompt_record(
+                f"instruct-{at:03d}",
+                accepted=None,
+                drafted=None,
+                began_s=began,
+                ttft_s=step,
+                total_s=seconds,
+                histogram=tuple(int((steps == j).sum()) for j in range(k + 1)) if k else (0,),
+                undrafted=0 if k else 40,
+                draft_tokens=40 * k,
+                output_tokens=int(1 + (steps + 1).sum()),
+                finish="length",
+            )
+        )
+        began += seconds
+    name = {"drafter": "ngram" if k else "none", "k": k}
+    values = {"suite": f"curve/{in_flight:02d}", "prompts": tuple(prompts), "counters": {}}
+    return cell(**(name | values | changes))
+
+
+GRID = {(k, n): record(k, n) for n, times in TIMES.items() for k in times}
+
+
+# What the records say
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 3, 4])
+def test_a_step_accepts_with_fewer_drafts_what_it_did_up_to_them(k: int) -> None:
+    rate, spread = accepted_at(GRID[4, 1].prompts, k)
+
+    assert rate == pytest.approx(1 + np.minimum(STEPS, k).mean())
+    assert (spread > 0) == (k > 0)
+
+
+def test_utility_is_tokens_gained_over_time_added() -> None:
+    found = curve(GRID)
+    points = {(p.k, p.in_flight): p for p in found.points}
+
+    assert len(points) == 12
+    for (k, level), point in points.items():
+        assert point.added == pytest.approx(TIMES[level][k])
+        # Each answer has one more step, that of its first token.
+        tokens = 8 + (STEPS + 1).sum()
+        steps = 8 + (tokens - 8) / (1 + np.minimum(STEPS, k).mean())
+        assert point.gained == pytest.approx(tokens / steps)
+        assert point.utility == pytest.approx(point.gained / point.added)
+    assert points[4, 1].utility > 1.2
+    assert points[0, 16].utility == 1
+    assert points[0, 16].interval is None
+    low, high = points[4, 1].interval or (0, 0)
+    assert low < points[4, 1].utility < high
+
+
+def test_the_crossover_is_where_no_k_pays_any_more() -> None:
+    found = curve(GRID)
+
+    assert [found.best(level).k for level in found.levels] == [4, 1, 0]
+    assert found.crossover == 16
+    assert [ends[2] for ends in found.schedule()] == [4, 1, 0]
+    assert [ends[:2] for ends in found.schedule()][:2] == [[1, 3], [4, 15]]
+    assert "from 16 in flight on: off" in sentences(found)
+    always = curve({where: r for where, r in GRID.items() if where[1] == 1})
+    assert (always.crossover, len(always.schedule())) == (None, 1)
+    never = curve({(k, 1): record(k, 1, step=1.0 + k) for k in (0, 1, 4)})
+    assert (never.crossover, never.schedule()[0][2]) == (1, 0)
+
+
+def test_a_load_where_it_pays_again_is_no_crossover() -> None:
+    grid = {**GRID, **{(k, 16): record(k, 16, step=1 + 0.05 * k) for k in TIMES[16]}}
+    grid |= {(k, 4): record(k, 4, step=1.0 + k) for k in TIMES[4]}
+
+    assert curve(grid).crossover is None
+
+
+def test_an_ideal_length_at_every_step_is_never_worse_than_a_fixed_one() -> None:
+    found = curve(GRID)
+
+    for level in found.levels:
+        assert found.best(level).utility <= found.ideal[level] + 1e-9 <= found.right[level] + 1e-9
+    # At 1 in flight: (a + 1) tokens for a step of 1 + a / 20 seconds.
+    tokens, seconds = 8 + (STEPS + 1).sum(), 8 + (1 + STEPS / 20).sum()
+    assert found.ideal[1] == pytest.approx(tokens / seconds)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {},
+        {(0, 1): GRID[0, 1]},
+        {(4, 1): GRID[4, 1]},
+        {where: r for where, r in GRID.items() if where != (4, 1)},
+        {where: r for where, r in GRID.items() if where != (0, 4)},
+        {**GRID, (0, 1): record(0, 1).model_copy(update={"prompts": ()})},
+        {**GRID, (4, 1): record(4, 1).model_copy(update={"prompts": ()})},
+    ],
+)
+def test_a_curve_that_is_not_whole_is_refused(grid: dict[tuple[int, int], CellRecord]) -> None:
+    with pytest.raises(ValueError, match=r"needs none|missing|not timed|decode step"):
+        curve(grid)
+
+
+# The suite
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
+    """What was measured: cell, suite and requests."""
+    done: list[tuple[str, str, int]] = []
+
+    def measured(ours: Bench, which: Cell, *, suite: str, prompts: Any, repeats: int, **_: Any) -> CellRecord:
+        if known := ours.run.finished_cell(suite, which):
+            return known
+        level = int(suite.partition("/")[2])
+        assert which.profile.concurrency == level
+        done.append((str(which), suite, repeats * len(prompts)))
+        found = record(which.name.k, level).model_copy(update={"cell": which.name})
+        ours.run.measured[suite, str(which)] = found
+        return found
+
+    monkeypatch.setattr(Bench, "measured", measured)
+    return done
+
+
+Asked = list[tuple[str, str, int]]
+
+
+def put(folder: Path, *names: str, **changes: Any) -> list[Outcome]:
+    ours = bench(folder, levels=(1, 4, 16), **changes)
+    cells = tuple(cell_of(ours, name) for name in names)
+    ours = Bench(run=ours.run, slot=ours.slot, say=ours.say, cells=cells)
+    return [suite.k_by_load(ours, one) for one in cells]
+
+
+def test_every_k_is_timed_at_every_load_and_acceptance_is_read_once(tmp_path: Path, asked: Asked) -> None:
+    (found,) = put(tmp_path, NAME)
+
+    assert found.kind == "fine"
+    assert found.figures["best"] == {"1": 4, "4": 1, "16": 0}
+    assert found.figures["crossover"] == 16
+    assert "from 16 in flight on: off" in found.sentence
+    assert len(asked) == 4 * 3
+    requests = {(name, where): count for name, where, count in asked}
+    assert requests[NAME, "curve/01"] == 8, "all prompts"
+    assert requests["chat-en-instruct-ngram-k1", "curve/01"] == suite.FEWEST
+    assert requests["chat-en-instruct-none", "curve/16"] == 32
+
+
+def test_cells_of_a_server_share_its_start(tmp_path: Path, asked: Asked) -> None:
+    both = put(tmp_path, NAME, "chat-zh-instruct-ngram-k4")
+
+    assert [found.kind for found in both] == ["fine", "fine"]
+    assert len(asked) == 2 * 4 * 3
+    drafting = [name.rpartition("-")[2] for name, *_ in asked]
+    changes = sum(a != b for a, b in itertools.pairwise(drafting))
+    assert changes == 3, "a server for each k, one after the other"
+
+
+@pytest.mark.parametrize(
+    ("changes", "ks"),
+    [
+        ({}, ["none", "ngram-k1", "ngram-k2", "ngram-k4"]),
+        ({"ks": (1, 4)}, ["none", "ngram-k1", "ngram-k4"]),
+    ],
+)
+def test_the_ks_are_the_drafters_or_the_users(
+    tmp_path: Path, asked: Asked, changes: dict[str, Any], ks: list[str]
+) -> None:
+    put(tmp_path, NAME, **changes)
+
+    assert list(dict.fromkeys(name.removeprefix("chat-en-instruct-") for name, *_ in asked)) == ks
+
+
+def test_the_largest_k_of_a_drafter_stands_for_its_curve(tmp_path: Path) -> None:
+    drafters = {"none": {}, "ngram": {"method": "ngram", "k": [2, 4]}}
+    ours = bench(tmp_path, stack=stack(drafters=drafters))
+    takes = [
+        suite.SUITE.takes(cell_of(ours, f"chat-en-instruct-ngram-k{k}"), ours.run.options.stack, "")
+        for k in (2, 4)
+    ]
+
+    assert takes == [False, True]
+
+
+def test_a_record_that_is_no_measurement_makes_no_curve(
+    tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = Finding(code="foreign-traffic", hard=True, text="the server finished 30 requests")
+    whole = Bench.measured
+
+    def spoiled(ours: Bench, which: Cell, **words: Any) -> CellRecord:
+        found = whole(ours, which, **words)
+        return found.model_copy(update={"findings": (busy,)}) if which.name.k == 2 else found
+
+    monkeypatch.setattr(Bench, "measured", spoiled)
+
+    assert put(tmp_path, NAME)[0].kind == "invalid"
+    assert asked
+
+
+def test_workers_that_share_a_device_make_no_curve(tmp_path: Path, asked: Asked) -> None:
+    ours = bench(tmp_path, levels=(1,))
+    ours.run.timed = False
+
+    with pytest.raises(BadInput) as refused:
+        suite.k_by_load(ours, cell_of(ours))
+    assert refused.value.code == "nothing-timed"
+    assert not asked
+
+
+# The command
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    for one in GRID.values():
+        write_cell(tmp_path / one.suite, one)
+    return tmp_path
+
+
+def test_a_run_shows_its_curves_again(run: Path) -> None:
+    ((found, grid),) = suite.of_run(run)
+
+    assert grid == GRID
+    assert suite.figures(found) == suite.figures(curve(GRID))
+    text = suite.report(found, grid, Bound(), may_schedule=True)
+    assert "[[1, 3, 4], [4, 15, 1], [16" in text
+    assert "[[1, 3, 4]" not in suite.report(found, grid, Bound(), may_schedule=False)
+
+
+@pytest.mark.parametrize("lost", ["curve/01/chat-en-instruct-none.json", f"curve/01/{NAME}.json", "curve"])
+def test_a_run_whose_curve_is_not_whole_is_refused(run: Path, lost: str) -> None:
+    path = run / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    with pytest.raises(BadInput) as refused:
+        list(suite.of_run(run))
+    assert refused.value.code == "no-cells"
+
+
+def test_the_command_prints_the_curve(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["curve", str(run)]) == 0
+    assert "from 16 in flight on: off" in capsys.readouterr().out
+    assert main(["curve", str(run / "nowhere")]) == 2
