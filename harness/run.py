@@ -65,7 +65,6 @@ class Options:
     compare: Path | None
     """A run to judge against instead of the baselines."""
     command: str
-    """To print where a baseline is missing."""
     stall_seconds: float = STALL_SECONDS
     """How long a server may have work and do nothing."""
     patch: str = "1"
@@ -77,7 +76,7 @@ class Options:
     prompts: int | None = None
     max_tokens: int | None = None
     confirm: bool | None = None
-    """As the command line says, like the two above; None where it leaves that to the profile. In `profile`."""
+    """As the command line says, as the two above; None where it leaves that to the profile. In `profile`."""
     levels: tuple[int, ...] = ()
     """Requests in flight, of the load and curve suites."""
     ks: tuple[int, ...] = ()

@@ -12,6 +12,8 @@ from harness.errors import BadInput, ServerFailed
 from harness.text.validation import did_you_mean
 
 _OURS = frozenset({"method", "model", "num_speculative_tokens"})
+SCHEDULE = "num_speculative_tokens_per_batch_size"
+"""The field of a drafter that gives k by ranges of batch sizes: `[[first, last, k], ...]`."""
 _ALWAYS = frozenset({"max_model_len", "port"})
 """Arguments of every vLLM. Where these are not found, its sources lie elsewhere, and nothing is checked."""
 
@@ -47,7 +49,7 @@ def takes_schedule(spec: ServerSpec) -> bool:
         facts = engine_facts(spec.engine_python or sys.executable)
     except ServerFailed:
         return False
-    return "num_speculative_tokens_per_batch_size" in _drafter_fields(facts.folder)
+    return SCHEDULE in facts.dynamic_k
 
 
 def check_names(spec: ServerSpec, facts: EngineFacts) -> None:

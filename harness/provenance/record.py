@@ -42,6 +42,8 @@ def identity(cell: Cell, server: Server) -> Identity:
     target = cell.spec.target
     folder = folder_of(server.target_path, target.revision)
     lossy = lossy_verification(server.execution, server.speculative)
+    given: dict[str, Any] = {"verification": lossy} if lossy else {}
+    given |= {"ignore_eos": True} if isinstance(cell.profile, FixedLength) else {}
     return Identity(
         endpoint=cell.name.endpoint,
         language=cell.name.language,
@@ -60,8 +62,7 @@ def identity(cell: Cell, server: Server) -> Identity:
         concurrency=cell.profile.concurrency,
         cache=cell.profile.cache,
         metric_version=METRIC_VERSION,
-        **({"verification": lossy} if lossy else {}),
-        **({"ignore_eos": True} if isinstance(cell.profile, FixedLength) else {}),
+        **given,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.config.cells import Cell, server_spec, without_drafts
 from harness.config.stack import Stack
-from harness.engine.spelling import check, takes_schedule
+from harness.engine.spelling import SCHEDULE, check, takes_schedule
 from harness.errors import BadInput
 from harness.judge.curve import Curve, Grid, Point, curve, flaws, sentences
 from harness.measure.measurement import Measurement
@@ -35,7 +35,7 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
         check(spec)
     measured = {(one.name, one.spec): one for cell in cells for one in _column(run, cell)}
     asked = {one: sum(_asked(run, one, level) for level in levels) for one in measured.values()}
-    seconds = run.pace.starts_s(len(every))
+    seconds = run.pace.starts_s(every.values())
     seconds += sum(run.pace.answers_s(_at(one, 1), count) for one, count in asked.items())
     ks = ", ".join(map(str, sorted({one.name.k for one in asked})))
     text = f"curve: k {ks} at {', '.join(map(str, levels))} in flight: {len(every)} starts, "
@@ -135,10 +135,8 @@ def _measured(bench: Bench, cell: Cell, in_flight: int) -> CellRecord:
 def report(found: Curve, grid: Grid, bound: Bound, *, may_schedule: bool) -> str:
     """The table of a curve, a row for each k and load, and what it says."""
     cell, lines = found.deepest.cell, []
-    lines.append(
-        f"{'-'.join(cell.place)} {cell.drafter}: acceptance from k = {cell.k}, times from one start of each k; "
-        f"goodput is requests a second with {bound}"
-    )
+    times = f"acceptance from k = {cell.k}, times from one start of each k"
+    lines.append(f"{'-'.join(cell.place)} {cell.drafter}: {times}; goodput is requests a second with {bound}")
     header = ["in flight", "k", "tok/step", "ms/step", "tok/s", "tokens x", "time x", "utility", "95 % CI"]
     rows = []
     for point in found.points:
@@ -149,9 +147,7 @@ def report(found: Curve, grid: Grid, bound: Bound, *, may_schedule: bool) -> str
     lines += [f"{note}; ◀ the best k of a load", *sentences(found)]
     if may_schedule:
         schedule = json.dumps(found.schedule())
-        lines.append(
-            f"for [drafters.{cell.drafter}] of the stack: num_speculative_tokens_per_batch_size = {schedule}"
-        )
+        lines.append(f"for [drafters.{cell.drafter}] of the stack: {SCHEDULE} = {schedule}")
     return "\n".join(lines)
 
 

@@ -54,10 +54,10 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     refuse_unmeant(found, against.across)
     for spec in {_side(against, cell, OLD).spec for cell in both}:
         check(spec)
-    servers = len({cell.spec for cell in both})
-    starts = servers * (2 + 4 * against.blocks)
-    seconds = run.pace.starts_s(starts)
-    seconds += (2 + 4 * against.blocks) * sum(
+    servers, each = len({cell.spec for cell in both}), 2 + 4 * against.blocks
+    starts = servers * each
+    seconds = run.pace.starts_s(both) + (each - 1) * run.pace.starts_s(both, first=False)
+    seconds += each * sum(
         run.pace.answers_s(cell, run.options.repeats * len(run.prompts(cell)) + cell.profile.warmups)
         for cell in both
     )
