@@ -16,6 +16,7 @@ from harness.engine.spelling import check
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.options import add_options, options_of, refuse_repeated, stack_of
 from harness.provenance.hardware import VISIBLE
+from harness.results.names import thinking_word
 from harness.run import Run
 from harness.selection import (
     cannot_attach,
@@ -79,6 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Our table says more; pytest-benchmark's JSON, compare and save work as ever.
     config.option.benchmark_quiet = not config.getoption("benchmark_verbose", default=False)
     values = [*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters]
+    values += map(thinking_word, stack.thinking)
     values += [language for own in run.options.own.values() for language in own.languages]
     values += [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k]
     for value in dict.fromkeys(values):

@@ -12,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from harness.config.cells import Cell, ServerSpec
 from harness.config.stack import Stack
+from harness.results.names import thinking_word
 from harness.suites.runner import Suite
 from harness.suites.selfcheck import MARKER
 from harness.text.validation import did_you_mean
@@ -24,9 +25,7 @@ _NO_DRAFTER = "stack {stack} has no drafter but none, and this suite asks about 
 
 def marks_of(cell: Cell) -> list[pytest.MarkDecorator]:
     """A marker for each axis value, so that -m is exact."""
-    name = cell.name
-    values = [name.endpoint, name.language, name.workload, name.drafter, *([f"k{name.k}"] if name.k else [])]
-    return [getattr(pytest.mark, value) for value in values]
+    return [getattr(pytest.mark, value) for value in cell.name.words]
 
 
 def cell_of(item: pytest.Item) -> Cell | None:
@@ -142,7 +141,8 @@ def cannot_attach(items: Iterable[pytest.Item]) -> str:
 def loose_words(keyword: str, items: Iterable[pytest.Item], stack: Stack) -> list[str]:
     """What to say where -k, which matches any part of a path or name, selected more than its words mean."""
     ks = {f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k}
-    values = {*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters, *ks}
+    thinking = map(thinking_word, stack.thinking)
+    values = {*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters, *thinking, *ks}
     words = [word for word in dict.fromkeys(_WORD.findall(keyword)) if word in values]
     if not words:
         return []
@@ -172,6 +172,7 @@ def no_cell_matches(named: str, stack: Stack) -> str:
         "languages": stack.languages,
         "workloads": stack.workloads,
         "drafters": tuple(stack.drafters),
+        **({"thinking": tuple(map(thinking_word, stack.thinking))} if stack.thinking else {}),
     }
     there = "; ".join(f"{axis} {', '.join(values)}" for axis, values in axes.items())
     known = [value for values in axes.values() for value in values]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from harness.config.prompt_files import OwnPrompts
 from harness.config.stack import NO_DRAFTER, Drafter, Engine, Profile, Stack, Target
+from harness.results.names import Thinking
 from harness.results.records import CellName
 
 
@@ -75,6 +76,11 @@ class Cell:
 
     def __str__(self) -> str:
         return str(self.name)
+
+    @property
+    def template(self) -> dict[str, bool]:
+        """What the chat template is told (`chat_template_kwargs`)."""
+        return {self.spec.target.thinking_key: self.name.thinking == "on"} if self.name.thinking else {}
 
 
 def canonical(value: Any) -> str:
@@ -150,20 +156,18 @@ def cells_of(
     for drafter in stack.drafters.values():
         for k in drafter.k:
             spec = server_spec(stack, drafter, k, prefix_cache=profile.cache != "off")
-            for endpoint, language, workload in places:
-                name = CellName(
-                    endpoint=endpoint, language=language, workload=workload, drafter=drafter.name, k=k
-                )
+            for place, thinking in places:
+                name = CellName(**place, drafter=drafter.name, k=k, thinking=thinking)
                 yield Cell(
                     name=name, spec=spec, profile_name=profile_name, profile=profile, subject=stack.subject
                 )
 
 
-def _places(stack: Stack, workload: str, own: OwnPrompts | None) -> list[tuple[str, str, str]]:
-    """Endpoint, language and workload of each place where a drafter is measured."""
-    languages = own.languages if own else stack.languages
-    return [
-        (endpoint, language, workload)
-        for endpoint, language in product(stack.endpoints, languages)
-        if endpoint == "chat" or own is None or own.are_texts(language)
-    ]
+def _places(
+    stack: Stack, workload: str, own: OwnPrompts | None
+) -> Iterator[tuple[dict[str, str], Thinking | None]]:
+    """Endpoint, language and workload of each place where a drafter is measured, and thinking."""
+    for endpoint, language in product(stack.endpoints, own.languages if own else stack.languages):
+        if endpoint == "chat" or own is None or own.are_texts(language):
+            for thinking in (stack.thinking if endpoint == "chat" else ()) or (None,):
+                yield {"endpoint": endpoint, "language": language, "workload": workload}, thinking

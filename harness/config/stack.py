@@ -16,6 +16,7 @@ from harness.config.engine_arguments import check_arguments
 from harness.config.prompt_files import Source
 from harness.config.toml import Document, Program, Reference
 from harness.errors import BadInput
+from harness.results.names import Thinking, thinking_word
 from harness.results.records import MOST_K
 from harness.text.validation import did_you_mean, near_path
 
@@ -50,6 +51,8 @@ class Target(_Table):
     quantization: str | None = None
     served_name: str | None = None
     trust_remote_code: bool = False
+    thinking_key: str = "enable_thinking"
+    """What its chat template calls the switch that lets it think."""
 
 
 class Engine(_Table):
@@ -143,6 +146,8 @@ class Stack(_Table):
     languages: tuple[str, ...] = ("en", "zh")
     workloads: tuple[str, ...] = WORKLOADS
     """Whose prompts are shipped, and then the names of `prompts`."""
+    thinking: tuple[Thinking, ...] = ()
+    """Over chat: whether the target may think before it answers. Empty: its template is told nothing."""
     prompts: dict[str, Source] = {}
     """The user's own, by their workload."""
     subject: tuple[str, ...] = ()
@@ -231,6 +236,7 @@ _Loc = tuple[str, ...]
 def _check(stack: Stack, document: Document) -> None:
     _check_names(stack, document)
     _check_axes(stack, document)
+    _check_endpoints(stack, document)
     _check_profiles(stack, document)
     settings = {name: drafter.settings for name, drafter in stack.drafters.items()}
     check_arguments(stack.engine.args, settings, document)
@@ -263,18 +269,14 @@ def _check_axes(stack: Stack, document: Document) -> None:
     axes = {"endpoints": stack.endpoints, "workloads": stack.workloads, "languages": stack.languages}
     if not stack.drafters:
         raise document.wrong(("drafters",), "it has no drafter, not even none", code="stack-drafter")
-    for axis, names in axes.items():
-        if not names:
+    for axis, names in (axes | {"thinking": stack.thinking}).items():
+        if not names and axis in axes:
             raise document.wrong((axis,), "it is empty, so there is nothing to measure", code="stack-name")
         twice = [name for i, name in enumerate(names) if name in names[:i]]
         if twice:
             raise document.wrong((axis,), f"{twice[0]!r} stands there twice", code="stack-name")
-    for endpoint in stack.endpoints:
-        if endpoint not in ENDPOINTS:
-            what = f"unknown endpoint {endpoint!r}{did_you_mean(endpoint, ENDPOINTS)}"
-            what += f"; there are: {', '.join(ENDPOINTS)}"
-            raise document.wrong(("endpoints",), what, code="stack-endpoint")
-    taken = dict.fromkeys((*ENDPOINTS, *(f"k{k}" for d in stack.drafters.values() for k in d.k if k > 0)), "")
+    ks = [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k > 0]
+    taken = dict.fromkeys((*ENDPOINTS, *map(thinking_word, stack.thinking), *ks), "")
     for loc, name in _named(stack):
         if name.lower() in taken:  # file names of a cell may be told apart by nothing else
             what = f"{name!r} is the name of another axis' value too, so that -m {name} would select both"
@@ -284,6 +286,17 @@ def _check_axes(stack: Stack, document: Document) -> None:
     name, times = Counter("-".join(parts).lower() for parts in places).most_common(1)[0]
     if times > 1:
         raise document.wrong(("drafters",), f"{name} would name two cells; rename a part", code="stack-name")
+
+
+def _check_endpoints(stack: Stack, document: Document) -> None:
+    for endpoint in stack.endpoints:
+        if endpoint not in ENDPOINTS:
+            what = f"unknown endpoint {endpoint!r}{did_you_mean(endpoint, ENDPOINTS)}"
+            what += f"; there are: {', '.join(ENDPOINTS)}"
+            raise document.wrong(("endpoints",), what, code="stack-endpoint")
+    if stack.thinking and "chat" not in stack.endpoints:
+        what = "raw has no chat template, which alone is told to think: add chat to endpoints"
+        raise document.wrong(("thinking",), what, code="stack-endpoint")
 
 
 def _check_profiles(stack: Stack, document: Document) -> None:

@@ -17,6 +17,8 @@ from harness.results.conditions import Environment
 from harness.results.records import RUN_FILE, SCHEMA, CellName, CellRecord, RunRecord, load
 from harness.text.validation import did_you_mean, near_path
 
+_AXES = ("endpoint", "language", "workload", "thinking")
+"""What two cells may be compared across."""
 _FEW = 8
 """Cells named in a message; the rest are counted."""
 _STARTS = ("speed/", "throughput/")
@@ -39,7 +41,7 @@ class Entry:
         """`none` first, then by name, k as a number."""
         c = self.cell
         where = (self.stack, self.device, self.profile, self.suite)
-        return (*where, c.endpoint, c.language, c.workload, bool(c.k), c.drafter, c.k)
+        return (*where, c.endpoint, c.language, c.workload, c.thinking or "", bool(c.k), c.drafter, c.k)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,7 +208,7 @@ def match(base: Side, new: Side, *, across: Collection[str] = ()) -> Matches:  #
     for key in _levels(lambda e: e.cell):
         join(list(left.values()), list(right.values()), key)
     _refuse_ambiguous(base, new, left.values(), right.values())
-    axes = sorted(set(across) & {"endpoint", "language", "workload"})
+    axes = sorted(set(across) & set(_AXES))
     if axes:
         for key in _levels(lambda e: str(_without(e.cell, axes))):
             join(list(left.values()), list(right.values()), key)
@@ -274,8 +276,8 @@ def _refuse_ambiguous(base: Side, new: Side, left: Iterable[Entry], right: Itera
 
 def _nothing_in_common(base: Side, new: Side) -> str:
     hints = []
-    for axis in ("endpoint", "language", "workload"):
-        ours, theirs = (sorted({getattr(e.cell, axis) for e in side.entries}) for side in (base, new))
+    for axis in _AXES:
+        ours, theirs = (sorted({str(getattr(e.cell, axis)) for e in side.entries}) for side in (base, new))
         if not set(ours) & set(theirs):
             hints.append(
                 f"{axis} is {_listed(ours)} in one and {_listed(theirs)} in the other "

@@ -30,7 +30,7 @@ from harness.judge.pairing import Counted, Pairs, Refused, counted, pair
 from harness.judge.verdict import Verdict, judge_pairs
 from harness.measure.validity import mostly_degenerate, speed_up
 from harness.results.records import CellRecord, load, tallies
-from harness.results.stretches import Stretch, stretches_of
+from harness.results.stretches import Part, Stretch, parts_of, stretches_of
 from harness.results.timing import speed_of
 
 
@@ -47,6 +47,7 @@ class Figures:
     accepted_per_draft: float | None
     acceptance: tuple[float | None, ...]
     stretches: tuple[Stretch, ...]
+    parts: tuple[Part, ...]
     """Of long answers."""
     tok_s: float | None
     """Aggregate."""
@@ -307,6 +308,7 @@ def _figures(entry: Entry, record: CellRecord, counts: Counted) -> Figures:
         accepted_per_draft=tally.accepted_per_draft,
         acceptance=tally.acceptance,
         stretches=stretches_of(counts.records),
+        parts=parts_of(counts.records),
         tok_s=speed.aggregate if speed else None,
         speed_up=speed_up(record, _plain(entry)) if speed and record.cell.k else None,
         degenerate=mostly_degenerate(record.findings),

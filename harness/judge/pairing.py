@@ -27,7 +27,9 @@ ENOUGH_BEGUN = 0.5
 MOST_SILENCED = 0.05
 """Share of the prompts whose answer may have become empty, or one token. A single prompt always may."""
 
-_RENDERING = frozenset({"endpoint", "language", "target", "tokenizer", "chat_template", "workload"})
+_RENDERING = frozenset(
+    {"endpoint", "language", "target", "tokenizer", "chat_template", "workload", "thinking"}
+)
 """A comparison across one of these pairs prompts by id, since their rendered tokens differ."""
 
 

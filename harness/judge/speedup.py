@@ -24,7 +24,8 @@ from harness.judge.throughput import Split, cause
 from harness.judge.verdict import Verdict
 from harness.results.conditions import Environment, Identity, Subject
 from harness.results.files import write_atomically
-from harness.results.records import SCHEMA, CellName, Name, Record, load
+from harness.results.names import Name
+from harness.results.records import SCHEMA, CellName, Record, load
 from harness.results.timing import Work
 from harness.stats import blocks
 from harness.text.numbers import percent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -75,8 +75,10 @@ def _common(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int, ...]:
     return one[:length]
 
 
-def template_of(folder: Path | None) -> Callable[[str], str] | None:
+def template_of(folder: Path | None, told: Mapping[str, bool] | None = None) -> Callable[[str], str] | None:
     """A function that renders a user's message by the template in a model's folder, as transformers does.
+
+    The template is `told` further values.
 
     None if the folder has no tokenizer with a template, or transformers is not installed. The caller then
     turns the server's own rendering back into text.
@@ -96,12 +98,16 @@ def template_of(folder: Path | None) -> Callable[[str], str] | None:
     def render(text: str) -> str:
         try:
             message = {"role": "user", "content": text}
-            return str(tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False))
+            text = tokenizer.apply_chat_template(
+                [message], add_generation_prompt=True, tokenize=False, **(told or {})
+            )
         except Exception as error:  # noqa: BLE001 - a template is a program, and raises what it likes
             raise ServerFailed(
                 f"the chat template of {folder.name} does not render a user's message: "
                 f"{' '.join(str(error).split()) or type(error).__name__}",
                 code="chat-template",
             ) from None
+
+        return str(text)
 
     return render

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import openai
@@ -71,8 +71,13 @@ class Client:
         timeout_s: float,
         in_flight: InFlight | None = None,
         on_tokens: OnTokens | None = None,
+        template: Mapping[str, Any] | None = None,
     ) -> None:
-        """Nothing is sent yet; `server` is the start id that goes into every record."""
+        """Nothing is sent yet.
+
+        `server` is the start id that goes into every record, `template` what chat's template is told.
+        """
+        self._template = template
         self._in_flight = in_flight or InFlight()
         self._on_tokens = on_tokens
         self._openai = Http(url, key).openai(timeout_s=timeout_s)
@@ -126,6 +131,8 @@ class Client:
                 raise ValueError(f"the turn before it, {prompt.after}, has no answer to go on from")
             body["messages"] = list(prompt.messages) or [{"role": "user", "content": prompt.text}]
             body |= prompt.request
+            if self._template:
+                extra["chat_template_kwargs"] = dict(self._template)
         elif prompt.messages:
             raise ValueError("it is a chat, and raw knows no messages")
         else:
@@ -181,6 +188,7 @@ class Client:
             # Tokens without text: two such answers are not the same because both are empty.
             "text_hash": hash_of(stream.ids if len(stream.ids) > 1 and not stream.text else stream.text),
             "parts": stream.parts if text == stream.text else None,
+            "part_tokens": stream.part_tokens if text == stream.text else None,
             "server": self._server,
             "segment": segment,
             "began_s": round(began - origin, 6),

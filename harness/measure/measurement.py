@@ -89,9 +89,8 @@ class Measurement:
         self._note = f"{suite}/{cell}"
         self._restarts = stalls_in(self._evidence, self._note)
         self._stalls, self._prepared = 0, False
-        self._in_flight = InFlight()
+        self._in_flight, self._writing = InFlight(), threading.Lock()
         self._guard: Guard
-        self._writing = threading.Lock()
         self.seen: dict[str, Any] = {}
         """What else the record's provenance says, by the caller's names."""
 
@@ -198,6 +197,7 @@ class Measurement:
             timeout_s=self._cell.spec.request_timeout_s,
             in_flight=self._in_flight,
             on_tokens=on_tokens,
+            template=self._cell.template,
         )
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

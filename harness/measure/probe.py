@@ -159,9 +159,9 @@ class NoTokenizerError(ServerFailed):
 class Tokens:
     """A server's own tokenizer."""
 
-    def __init__(self, server: Server) -> None:
-        """Nothing is sent yet."""
-        self._server = server
+    def __init__(self, server: Server, template: Mapping[str, Any] | None = None) -> None:
+        """Nothing is sent yet. `template`: what the chat template is told (`chat_template_kwargs`)."""
+        self._server, self._template = server, template
         self.window: int | None = None
         """The server's max_model_len, once it has said it."""
 
@@ -171,7 +171,8 @@ class Tokens:
         Raises:
             ServerFailed: no usable answer.
         """
-        return self._ids({"messages": [{"role": "user", "content": text}]})
+        told = {"chat_template_kwargs": dict(self._template)} if self._template else {}
+        return self._ids({"messages": [{"role": "user", "content": text}], **told})
 
     def raw(self, text: str, *, special: bool = True) -> tuple[int, ...]:
         """Tokens of a completion's prompt; with `special`, also what the tokenizer puts before every text.

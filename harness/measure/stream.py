@@ -66,6 +66,10 @@ class Stream:
     """Fields that may hold text of the answer, but we don't know them."""
     _written: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     """Part and text of each piece."""
+    _tokens: list[int] = dataclasses.field(default_factory=list)
+    """Of each of these; those of a chunk without text are of the text before."""
+    _ahead: int = 0
+    """Tokens before any text."""
     _lost: bool = False
     """A delta held something in such fields alone, after the one that opens the answer."""
     _events: int = 0
@@ -83,6 +87,15 @@ class Stream:
         runs = itertools.groupby(self._written, key=lambda piece: piece[0])
         found = tuple((part, sum(len(text) for _, text in run)) for part, run in runs)
         return None if {part for part, _ in found} <= {"content"} else found
+
+    @property
+    def part_tokens(self) -> tuple[int, ...] | None:
+        """See `PromptRecord.part_tokens`."""
+        if self.parts is None or (self.usage or {}).get("completion_tokens") != len(self.ids):
+            return None
+        pieces = zip(self._written, self._tokens, strict=True)
+        runs = itertools.groupby(pieces, key=lambda piece: piece[0][0])
+        return tuple(sum(tokens for _, tokens in run) for _, run in runs)
 
     async def read(self, body: AsyncIterator[bytes]) -> None:
         """Take all events of an answer's body, however it is cut.
@@ -168,11 +181,22 @@ class Stream:
         if ids or pieces:
             self.pieces.append(len(ids))
             self.ids += ids
+            self._count(len(ids), len(pieces))
             self._written += pieces
             self.first = self.first or now
             self.last = now
         if choice.get("finish_reason") and (not self.finish or self.finish in ENDS):
             self.finish = str(choice["finish_reason"])
+
+    def _count(self, tokens: int, pieces: int) -> None:
+        """Say which pieces of text the tokens of a chunk are of: its first, else the last that came."""
+        if pieces:
+            self._tokens += [self._ahead + tokens, *[0] * (pieces - 1)]
+            self._ahead = 0
+        elif self._tokens:
+            self._tokens[-1] += tokens
+        else:
+            self._ahead += tokens
 
     def fault(self) -> str | None:
         """Why what came is not a whole answer; None where it is one.

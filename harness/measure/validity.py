@@ -213,6 +213,11 @@ def _soft_findings(
     result += _loops(cell, records)
     not_content = [r for r in answered if r.parts]
     note("parts", not_content, f"answers are not content alone ({_parts(not_content)})")
+    thought = [r for r in answered if any(part == "reasoning" for part, _ in r.parts or ())]
+    if cell.thinking == "off":
+        note("thinking", thought, "answers have reasoning, though thinking is off")
+    if cell.thinking == "on" and not thought:
+        note("thinking", answered, "answers have no reasoning, though thinking is on")
     note("no-text", [r for r in answered if r.output_tokens > 1 and not r.text], "answers have no text")
     unread = [(r, f.values["fields"]) for r in answered for f in r.findings if f.code == "unread-field"]
     fields = ", ".join(sorted({str(names) for _, names in unread}))

@@ -43,6 +43,7 @@ def identity(cell: Cell, server: Server) -> Identity:
     folder = folder_of(server.target_path, target.revision)
     lossy = lossy_verification(server.execution, server.speculative)
     given: dict[str, Any] = {"verification": lossy} if lossy else {}
+    given |= {"thinking": cell.name.thinking} if cell.name.thinking else {}
     given |= {"ignore_eos": True} if isinstance(cell.profile, FixedLength) else {}
     return Identity(
         endpoint=cell.name.endpoint,

@@ -7,9 +7,9 @@ from typing import Any
 
 from harness.judge.collect import Entry
 from harness.judge.compare import CellComparison, Comparison, Figures, Row
-from harness.report.run_table import Values, figure_values, stretch_values, verdict_values
+from harness.report.run_table import Values, figure_values, part_values, stretch_values, verdict_values
 
-_NAME = ("suite", "endpoint", "language", "workload", "drafter", "k")
+_NAME = ("suite", "endpoint", "language", "workload", "thinking", "drafter", "k")
 _FIGURES = ("tokens_per_step", "tau", "accepted_per_draft", "pos_0", "tok_s", "speed_up")
 _SIDES = ("base", "new")
 
@@ -28,6 +28,7 @@ def csv_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
     header += [f"{side}_conditional_{i}" for i in range(depth) for side in _SIDES]
     shown = [f for row in comparison.rows for f in (row.figures, *(a.figures for a in row.others if a))]
     along = {name: None for figures in shown for name in stretch_values(figures.stretches)}
+    along |= {name: None for figures in shown for name in part_values(figures.parts)}
     header += [f"{side}_{name}" for name in along for side in _SIDES]
     header.append("notes")
     base, *others = (column.name for column in comparison.columns)
@@ -100,7 +101,8 @@ def _figures_data(figures: Figures) -> dict[str, Any]:
     fields = {f.name: getattr(figures, f.name) for f in dataclasses.fields(figures) if f.name != "entry"}
     entry = figures.entry
     where = {"suite": entry.suite, "profile": entry.profile, "stack": entry.stack, "device": entry.device}
-    fields["stretches"] = [dataclasses.asdict(stretch) for stretch in figures.stretches]
+    for name in ("stretches", "parts"):
+        fields[name] = [dataclasses.asdict(span) for span in getattr(figures, name)]
     return {"cell": entry.cell.model_dump(), **where, "path": str(entry.path), **fields}
 
 

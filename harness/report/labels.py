@@ -9,8 +9,10 @@ from harness.judge.collect import Entry
 from harness.judge.compare import Comparison, Row
 from harness.judge.pairing import drafting
 from harness.measure.validity import MARK
+from harness.results.names import thinking_word
+from harness.text.numbers import DASH
 
-Axis = Literal["endpoint", "language", "workload", "drafter"]
+Axis = Literal["endpoint", "language", "workload", "thinking", "drafter"]
 
 _SHORT = 16
 """Characters of a column's label; what is longer stands above the table."""
@@ -78,7 +80,7 @@ class Labels:
 
     def place(self, entry: Entry, axis: Axis) -> str:
         """The name of a cell without one of its axes."""
-        parts = [(name, value) for name, value in _parts(entry) if name != axis]
+        parts = [(name, value) for name, value in _parts(entry) if name != axis and value]
         return self._prefix(entry) + "-".join(value for _, value in parts)
 
     def row(self, row: Row) -> str:
@@ -90,7 +92,7 @@ class Labels:
         parts = []
         for part in zip(*(_parts(e) for e in entries), strict=True):
             values = list(dict.fromkeys(value for _, value in part))
-            if not (self._by_drafter and part[0][0] == "drafter"):
+            if any(values) and not (self._by_drafter and part[0][0] == "drafter"):
                 parts.append("→".join([values[0], *([",".join(values[1:])] if values[1:] else [])]))
         stuck = any(f.degenerate for f in (row.figures, *(a.figures for a in row.others if a)))
         return self._prefix(entries[0]) + "-".join(parts) + (f" {MARK}" if stuck else "")
@@ -114,10 +116,11 @@ def _parts(entry: Entry) -> list[tuple[str, str]]:
         ("endpoint", cell.endpoint),
         ("language", cell.language),
         ("workload", cell.workload),
+        ("thinking", thinking_word(cell.thinking) if cell.thinking else ""),
         ("drafter", drafting(cell)),
     ]
 
 
 def axis_value(entry: Entry, axis: Axis) -> str:
     """`en`; of drafters with k, since one row has them all."""
-    return dict(_parts(entry))[axis]
+    return dict(_parts(entry))[axis] or DASH

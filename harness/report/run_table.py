@@ -17,7 +17,7 @@ from harness.judge.pairing import execution_notes
 from harness.judge.verdict import Verdict
 from harness.measure import validity
 from harness.results.records import CellRecord, PromptRecord
-from harness.results.stretches import Stretch, name_of, stretches_of
+from harness.results.stretches import PARTS, Part, Span, Stretch, name_of, parts_of, stretches_of
 from harness.results.timing import speed_of
 from harness.text.numbers import DASH, number, share, signed, signed_interval
 from harness.text.render import by_text, text_table, visible
@@ -92,16 +92,26 @@ def figure_values(figures: Figures, *, timed: bool = True) -> Values:
         **{name: getattr(figures, name) for name in names},
         **{f"pos_{i}": rate for i, rate in enumerate(figures.acceptance)},
         **stretch_values(figures.stretches),
+        **part_values(figures.parts),
         **{name: getattr(figures, name) if timed else None for name in ("tok_s", "speed_up")},
     }
 
 
 def stretch_values(stretches: Iterable[Stretch]) -> Values:
     """Tokens per step in each stretch of long answers, and the ends of its 95 % interval."""
+    return _span_values((f"from_{s.start}", s) for s in stretches)
+
+
+def part_values(parts: Iterable[Part]) -> Values:
+    """The same while the target thinks, and when it answers."""
+    return _span_values((f"in_{p.part}", p) for p in parts)
+
+
+def _span_values(named: Iterable[tuple[str, Span]]) -> Values:
     values: Values = {}
-    for s in stretches:
-        name, (low, high) = f"tokens_per_step_from_{s.start}", s.interval or (None, None)
-        values |= {name: s.tokens_per_step, f"{name}_low": low, f"{name}_high": high}
+    for where, span in named:
+        name, (low, high) = f"tokens_per_step_{where}", span.interval or (None, None)
+        values |= {name: span.tokens_per_step, f"{name}_low": low, f"{name}_high": high}
     return values
 
 
@@ -185,6 +195,25 @@ def stretch_rows(cells: Iterable[CellRecord]) -> tuple[list[str], list[list[str]
     return written([CELL, Column("answers", "reach"), *columns], rows)
 
 
+def part_rows(cells: Iterable[CellRecord]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of tokens per step while the target thinks and when it answers; no row where none does.
+
+    `answers` is how many have a step there and say what their steps committed.
+    """
+    known = [(cell, parts_of(cell.prompts) if cell.cell.k else ()) for cell in cells]
+    rows = [
+        {"cell": marked(cell), "reach": "/".join(str(p.prompts) for p in own), **part_values(own)}
+        for cell, own in known
+        if own
+    ]
+    names = [f"tokens_per_step_in_{part}" for part in PARTS]
+    columns = [
+        Column(part, f"{name}/{name}_low/{name}_high", _with_interval)
+        for part, name in zip(PARTS, names, strict=True)
+    ]
+    return written([CELL, Column("answers", "reach"), *columns], rows)
+
+
 def _with_interval(rate: float | None, low: float | None, high: float | None) -> str:
     """`2.31 (2.10..2.55)`; no interval where there is none."""
     return number(rate) + (f" ({number(low)}..{number(high)})" if low is not None else "")
@@ -262,5 +291,9 @@ def report(cells: Sequence[CellRecord]) -> str:
     header, along = stretch_rows(cells)
     if along:
         parts += ["", "tokens per step along the answers, by token (95 % CI)", text_table(header, along)]
+    header, apart = part_rows(cells)
+    if apart:
+        parts += ["", "tokens per step while the target thinks, and in its answer (95 % CI)"]
+        parts += [text_table(header, apart)]
     notes = footnotes(cells)
     return "\n".join([*parts, *([""] if notes else []), *notes])

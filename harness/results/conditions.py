@@ -62,6 +62,8 @@ class Identity(Conditions):
     concurrency: int | None = None
     cache: str | None = None
     metric_version: int | None = None
+    thinking: str | None = None
+    """`on` or `off`, where the stack has that axis."""
     verification: str | None = None
     """How the engine verifies drafts, where that is not exact: the text is then not the target's alone."""
     ignore_eos: bool | None = None

@@ -25,6 +25,7 @@ from pydantic import (
 from harness.errors import BadRecord
 from harness.results.conditions import Environment, Identity, Subject
 from harness.results.files import line_of, read_json
+from harness.results.names import Name, Thinking, folders, thinking_word
 from harness.results.whole import contradiction
 from harness.stats.acceptance import Tallies, Tally, histogram_of, tallies_of, tally_of, with_undrafted
 from harness.text.validation import first_fault
@@ -41,26 +42,11 @@ _MOST = 2**53
 """What a float still holds exactly: no figure overflows."""
 MOST_K = 1024
 """No engine drafts as many tokens a step."""
-_LEADS_AWAY = re.compile("[/\\\\\0\ud800-\udfff]")
 _COUNTED = re.compile(r"(?P<count>\d{1,9}) of (?P<of>\d{1,9}) ")
-_NAMED_AT_MOST = 64
-"""Characters: the parts of a cell's name make a file name together."""
-
-
-def _one_folder(name: str) -> str:
-    """A part of a path, so that what a file says leads nowhere else."""
-    if not name or name.startswith(".") or len(name) > _NAMED_AT_MOST or _LEADS_AWAY.search(name):
-        raise ValueError(f"{name[:80]!r} is not a name: it would lead to another folder, or to none")
-    return name
-
-
-def _folders(name: str) -> str:
-    return "/".join(_one_folder(part) for part in name.split("/"))
 
 
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Seconds = Annotated[float, Field(ge=0, le=_MOST)]
-Name = Annotated[str, AfterValidator(_one_folder)]
 
 
 class Record(BaseModel):
@@ -143,6 +129,8 @@ class PromptRecord(Record):
     """All that the target wrote: reasoning, content, refusal, names and arguments of tool calls."""
     parts: tuple[tuple[str, Count], ...] | None = None
     """Of the text, in order: name and characters of each part. None where all of it is content."""
+    part_tokens: tuple[Count, ...] | None = None
+    """Tokens of each part; a piece that holds two counts in the first. None where this is not known."""
     server: str
     """Start id of the server: the same value means the same process."""
     segment: Count = 0
@@ -163,6 +151,9 @@ class PromptRecord(Record):
             raise ValueError(f"{len(self.token_ids)} token ids, but {self.output_tokens} output tokens")
         if self.parts is not None and sum(length for _, length in self.parts) != len(self.text):
             raise ValueError(f"its parts do not make its text of {len(self.text)} characters")
+        counts = self.part_tokens or ()
+        if counts and (len(counts), sum(counts)) != (len(self.parts or ()), self.output_tokens):
+            raise ValueError(f"its parts have not {self.output_tokens} tokens")
         if self.steps is not None:
             wanted = sum(self.histogram) + self.undrafted, self.output_tokens - 1
             found = len(self.steps), sum(self.steps)
@@ -222,23 +213,34 @@ UNTIMED = {"began_s": None, "ttft_s": None, "total_s": None}
 
 
 class CellName(Record):
-    """Endpoint x language x workload x drafter x k."""
+    """Endpoint x language x workload x drafter x k, and thinking where the stack has that axis."""
 
     endpoint: Name
     language: Name
     workload: Name
     drafter: Name
     k: int = Field(ge=0, le=MOST_K)
+    thinking: Thinking | None = None
+    """Whether the chat template is told to let the target think; None where it is told nothing."""
 
     @property
-    def place(self) -> tuple[str, str, str]:
-        """Endpoint, language and workload: what two drafters are compared on."""
-        return self.endpoint, self.language, self.workload
+    def place(self) -> tuple[str, ...]:
+        """Endpoint, language, workload and thinking: what two drafters are compared on."""
+        thinking = (thinking_word(self.thinking),) if self.thinking else ()
+        return (self.endpoint, self.language, self.workload, *thinking)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Its value on each axis; a drafter that drafts nothing has no k."""
+        return (*self.place, self.drafter, *((f"k{self.k}",) if self.k else ()))
 
     def __str__(self) -> str:
-        """`chat-zh-instruct-ngram-k4`; a drafter that drafts nothing has no k."""
-        parts = [self.endpoint, self.language, self.workload, self.drafter]
-        return "-".join([*parts, f"k{self.k}"] if self.k else parts)
+        """`chat-zh-instruct-ngram-k4`, `chat-zh-instruct-think_on-ngram-k4`."""
+        return "-".join(self.words)
+
+    @model_serializer(mode="wrap")
+    def _as_before_thinking(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None}
 
 
 class CellRecord(Record):
@@ -247,7 +249,7 @@ class CellRecord(Record):
     schema_: Literal[1] = Field(alias="schema", default=SCHEMA)
     stack: Name
     profile: Name
-    suite: Annotated[str, AfterValidator(_folders)]
+    suite: Annotated[str, AfterValidator(folders)]
     cell: CellName
     identity: Identity
     subject: Subject

@@ -1,13 +1,15 @@
-"""Tokens per decode step along an answer, in stretches: a drafter may fade far from the beginning."""
+"""Tokens per decode step in parts of an answer: along it, and while the target thinks and when it answers."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.results.records import PromptRecord
 from harness.stats.acceptance import FloatArray
@@ -17,18 +19,35 @@ STARTS = (0, 100, 500, 1000)
 """Tokens before each stretch. Answers of the profiles `quick` and `gate` lie within the first."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """What the steps that began within one stretch of the answers committed."""
+PARTS = ("thinking", "answer")
 
-    start: int
-    """One of STARTS."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Span:
+    """What the steps that began in one place of the answers committed."""
+
     prompts: int
     """Those with a step there whose tokens are known."""
     tokens_per_step: float | None
     """None where the records do not say what each step committed."""
     interval: tuple[float, float] | None
     """95 %, from the scatter between prompts. None where nothing varied, or fewer than 8 got there."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stretch(Span):
+    """Those of one stretch."""
+
+    start: int
+    """One of STARTS."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part(Span):
+    """Those of one part."""
+
+    part: str
+    """One of PARTS."""
 
 
 def name_of(start: int) -> str:
@@ -54,7 +73,25 @@ def split(groups: Sequence[Sequence[PromptRecord]]) -> FloatArray:
     Returns:
         Shape (stretches, 2, m).
     """
-    sums = np.zeros((len(STARTS), 2, len(groups)))
+    return _summed(groups, len(STARTS), lambda _, begins: np.searchsorted(STARTS, begins, side="right") - 1)
+
+
+def _summed(
+    groups: Sequence[Sequence[PromptRecord]],
+    places: int,
+    place: Callable[[PromptRecord, FloatArray], NDArray[np.intp] | None],
+) -> FloatArray:
+    """Tokens committed and decode steps in each of so many places.
+
+    Args:
+        groups: the answers of each of m prompts.
+        places: how many there are.
+        place: that of each step of an answer, by the token with which it begins; None where it is not known.
+
+    Returns:
+        Shape (places, 2, m).
+    """
+    sums = np.zeros((places, 2, len(groups)))
     for i, group in enumerate(groups):
         for r in group:
             steps = np.array(r.committed or (), dtype=np.float64)
@@ -64,10 +101,10 @@ def split(groups: Sequence[Sequence[PromptRecord]]) -> FloatArray:
             steps[-1] += overshot
             if steps.min() < 1 or abs(overshot) >= len(r.histogram):  # not the steps of this answer
                 continue
-            begins = 1 + steps.cumsum() - steps
-            at = np.searchsorted(STARTS, begins, side="right") - 1
-            sums[:, 0, i] += np.bincount(at, steps, len(STARTS))
-            sums[:, 1, i] += np.bincount(at, minlength=len(STARTS))
+            at = place(r, 1 + steps.cumsum() - steps)
+            if at is not None:
+                sums[:, 0, i] += np.bincount(at, steps, places)
+                sums[:, 1, i] += np.bincount(at, minlength=places)
     return sums
 
 
@@ -76,14 +113,37 @@ def stretches_of(records: Sequence[PromptRecord]) -> tuple[Stretch, ...]:
     starts = reached(records)
     if len(starts) <= 1:
         return ()
+    found = zip(starts, split(_by_prompt(records)), strict=False)
+    return tuple(Stretch(start=start, **_span(*sums)) for start, sums in found)
+
+
+def parts_of(records: Sequence[PromptRecord]) -> tuple[Part, ...]:
+    """Thinking and answer of a cell's answers; none where none of them thought."""
+    if not any(name == "reasoning" for r in records for name, _ in r.parts or ()):
+        return ()
+    found = zip(PARTS, _summed(_by_prompt(records), len(PARTS), _part), strict=True)
+    return tuple(Part(part=part, **_span(*sums)) for part, sums in found)
+
+
+def _part(record: PromptRecord, begins: FloatArray) -> NDArray[np.intp] | None:
+    if record.parts is None:
+        return np.full(begins.shape, PARTS.index("answer"))
+    if record.part_tokens is None:
+        return None
+    parts = np.array([name != "reasoning" for name, _ in record.parts], dtype=np.intp)
+    at = np.searchsorted(np.cumsum(record.part_tokens), begins, side="right")
+    found: NDArray[np.intp] = parts[np.minimum(at, len(parts) - 1)]  # a last step may overshoot the answer
+    return found
+
+
+def _by_prompt(records: Sequence[PromptRecord]) -> list[list[PromptRecord]]:
     groups: dict[str, list[PromptRecord]] = {}
     for r in records:
         groups.setdefault(r.prompt, []).append(r)
-    found = zip(starts, split(list(groups.values())), strict=False)
-    return tuple(_stretch(start, tokens, steps) for start, (tokens, steps) in found)
+    return list(groups.values())
 
 
-def _stretch(start: int, tokens: FloatArray, steps: FloatArray) -> Stretch:
+def _span(tokens: FloatArray, steps: FloatArray) -> dict[str, Any]:
     count, interval = int(np.count_nonzero(steps)), None
     if count >= MIN_PROMPTS:
         # The error of one rate is that of its change from one token a step, which has no scatter.
@@ -91,4 +151,4 @@ def _stretch(start: int, tokens: FloatArray, steps: FloatArray) -> Stretch:
         ends = change.interval() if change.se else None
         interval = (math.exp(ends[0]), math.exp(ends[1])) if ends else None
     rate = float(tokens.sum() / steps.sum()) if count else None
-    return Stretch(start=start, prompts=count, tokens_per_step=rate, interval=interval)
+    return {"prompts": count, "tokens_per_step": rate, "interval": interval}

@@ -20,7 +20,7 @@ from harness.measure.measurement import Measurement
 from harness.measure.validity import total
 from harness.report import run_table
 from harness.results.records import CellRecord, load
-from harness.results.stretches import stretches_of
+from harness.results.stretches import parts_of, stretches_of
 from harness.results.timing import speed_of
 from harness.run import Run
 from harness.stats.paired import LOOKS, MIN_PROMPTS
@@ -207,6 +207,7 @@ def summary(record: CellRecord) -> dict[str, Any]:
         "conditional_acceptance": list(tally.conditional),
         "accepted_per_draft": tally.accepted_per_draft,
         "token_acceptance": tally.token_acceptance,
+        "parts": [dataclasses.asdict(part) for part in parts_of(record.prompts)],
         "stretches": [dataclasses.asdict(stretch) for stretch in stretches_of(record.prompts)],
         "aggregate_tok_s": speed.aggregate if speed else None,
         "mean_prompt_tok_s": speed.mean_prompt if speed else None,

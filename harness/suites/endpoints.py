@@ -57,13 +57,13 @@ def endpoints(bench: Bench, cell: Cell) -> Outcome:
 
 def _audited(bench: Bench, cell: Cell) -> Audit:
     server = bench.slot.get(cell.spec)
-    tokens = Tokens(server)
+    tokens = Tokens(server, cell.template)
     shell = shell_of(tokens)
     target = cell.spec.target
     folder = folder_of(target.tokenizer or server.target_path, target.revision)
     # The server may have been given another template than the model's.
     given = {"chat_template", "default_chat_template_kwargs"} & cell.spec.args.keys()
-    by_hand = template_of(Path(folder) if folder and not given else None)
+    by_hand = template_of(Path(folder) if folder and not given else None, cell.template)
 
     def with_template(prompt: Prompt) -> Prompt:
         text = by_hand(prompt.text) if by_hand else tokens.text(tokens.chat(prompt.text))

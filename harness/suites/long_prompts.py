@@ -134,7 +134,7 @@ def long_prompts(bench: Bench, suite: str, cell: Cell, make: Make) -> Made:
 
 
 def _made(bench: Bench, cell: Cell, make: Make) -> Made:
-    tokens = Tokens(bench.slot.get(cell.spec))
+    tokens = Tokens(bench.slot.get(cell.spec), cell.template)
     render = tokens.chat if cell.name.endpoint == "chat" else tokens.raw
 
     def count(text: str) -> int:

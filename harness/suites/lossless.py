@@ -213,7 +213,7 @@ def lossless(bench: Bench, cell: Cell) -> Outcome:
 
 
 def _found(bench: Bench, cell: Cell) -> list[tuple[str, Result, str]]:
-    references: dict[tuple[str, str, str], Reference] = bench.shared.setdefault(SUITE.name, {})
+    references: dict[tuple[str, ...], Reference] = bench.shared.setdefault(SUITE.name, {})
     for other in (*bench.cells, cell):  # all at once: `none` is started only once then
         if other.name.place not in references:
             references[other.name.place] = _reference(bench, other)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import warnings
-from collections.abc import Iterator
 
 import pytest
 
@@ -24,12 +22,7 @@ model = "org/tiny"
 """
 
 
-@pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """The plugin sets a handler for SIGTERM; this process keeps its own."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+pytestmark = pytest.mark.usefixtures("own_signals")
 
 
 def test_turns_are_asked_in_order_and_follow_the_models_own_answers(pytester: pytest.Pytester) -> None:

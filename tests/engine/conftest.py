@@ -23,6 +23,7 @@ from harness.engine.orphans import MARK
 from harness.engine.server import Server, running
 from harness.measure.measurement import Measurement
 from harness.plugin import DATA
+from harness.results.names import Thinking
 from harness.results.records import CellName, CellRecord
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +79,7 @@ def record_of(engine: Server, tmp_path: Path) -> Callable[..., CellRecord]:
         seed: int = 0,
         folder: str = "cells",
         profile_name: str = "test",
+        thinking: Thinking | None = None,
     ) -> CellRecord:
         spec = server.spec
         profile = Profile(
@@ -89,8 +91,9 @@ def record_of(engine: Server, tmp_path: Path) -> Callable[..., CellRecord]:
             sampling=Sampling(temperature=temperature),
         )
         name = CellName(
-            endpoint=endpoint, language=language, workload="instruct", drafter=spec.drafter, k=spec.k
-        )
+            endpoint=endpoint, language=language, workload="instruct", drafter=spec.drafter, k=spec.k,
+            thinking=thinking,
+        )  # fmt: skip
         measurement = Measurement(
             server=server,
             cell=Cell(name=name, spec=spec, profile_name=profile_name, profile=profile),

@@ -305,3 +305,25 @@ def test_a_good_stream_has_counts_whatever_the_order_of_its_fields() -> None:
         assert (stream.pieces, stream.ids) == ([1, 1, 3, 1, 2], [1, 2, 3, 4, 5, 6, 7, 8])
         assert stream.usage == END["usage"]
         assert stream.spec == spec()
+
+
+@pytest.mark.parametrize(
+    ("given", "tokens"),
+    [
+        ([({"reasoning": "a"}, 1), ({"reasoning": "b"}, 2), ({"content": "c"}, 3)], (3, 3)),
+        ([({"reasoning": "a", "content": "b"}, 4), ({"content": "c"}, 1)], (4, 1)),
+        ([({}, 1), ({"reasoning": "a"}, 2), ({}, 1), ({"content": "c"}, 1), ({}, 1)], (4, 2)),
+        ([({"content": "a"}, 2), ({"content": "b"}, 1)], None),
+    ],
+)
+def test_the_tokens_of_a_part_are_those_that_came_with_its_text(
+    given: list[tuple[dict[str, Any], int]], tokens: tuple[int, ...] | None
+) -> None:
+    events = [chunk(ids=(7,) * count) for _, count in given]
+    for event, (delta, _) in zip(events, given, strict=True):
+        event["choices"][0]["delta"] = delta
+    total = sum(count for _, count in given)
+    whole = read(sent(*events, chunk(finish="stop"), usage(total), "[DONE]"))
+    short = read(sent(*events, chunk(finish="stop"), usage(total + 1), "[DONE]"))
+
+    assert (whole.part_tokens, short.part_tokens) == (tokens, None)
