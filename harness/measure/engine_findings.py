@@ -16,6 +16,8 @@ ENOUGH_COVERAGE = 0.99
 _LOOKED_UP = re.compile("ngram|suffix")
 """Methods that look drafts up in what was written before."""
 _OF_A_MODEL = re.compile("eagle.*|.*mtp|medusa|draft_model|mlp_speculator|dflash")
+_RESOLVED_LATER = frozenset({"auto", "half", "float", -1})
+"""What stands for another value."""
 _ENOUGH_STEPS = 50
 _FEW_MISSING = 0.02
 """Share of the drafts that a model may lack: the last step before max_model_len has none."""
@@ -48,6 +50,7 @@ def findings(
         *_drafts_as_said(cell, subject, records),
         *_verification(identity.verification, declared="verification" in declared),
         *_dynamic_k(cell, subject),
+        *_resolved({**subject.engine_args, "dtype": identity.dtype}, subject.execution),
         *_engine(cell, subject, sampled=bool(identity.sampling.get("temperature"))),
         *_defaults(subject.sampling_defaults, identity.sampling),
     ]
@@ -106,6 +109,19 @@ def _dynamic_k(cell: CellName, subject: Subject) -> list[Finding]:
     fields = dynamic_k(subject.settings) if cell.k else []
     what = "lets the engine choose k: acceptance at a position counts the steps that drafted less, too"
     return [Finding.note("dynamic-k", f"{field} {what}") for field in fields]
+
+
+def _resolved(asked: Mapping[str, Any], execution: Any) -> list[Finding]:
+    """Values that the engine replaced by its own: a drafter may lower the longest context, say."""
+    made = execution if isinstance(execution, Mapping) else {}
+    plain = {name.replace("-", "_").removeprefix("enable_"): value for name, value in asked.items()}
+    other = [
+        f"{name} {made[name]}, not {value}"
+        for name, value in sorted(plain.items())
+        # "auto", "4k" and the like are no values that an engine could keep.
+        if type(value) is type(made.get(name)) and value != made[name] and value not in _RESOLVED_LATER
+    ]
+    return [Finding.note("not-as-asked", f"the engine runs with {', '.join(other)}")] if other else []
 
 
 def _engine(cell: CellName, subject: Subject, *, sampled: bool) -> list[Finding]:

@@ -57,12 +57,13 @@ def measured(
     concurrency: int = 1,
     key: str | None = None,
     prompts: tuple[Prompt, ...] = PROMPTS,
+    subject: tuple[str, ...] = (),
 ) -> CellRecord:
     name = cell_name(drafter=spec.drafter, k=spec.k)
     profile = Profile(prompts=len(PROMPTS), max_tokens=64, concurrency=concurrency)
     measurement = Measurement(
         server=attach(vllm.url, spec, key=key),
-        cell=Cell(name=name, spec=spec, profile_name="quick", profile=profile),
+        cell=Cell(name=name, spec=spec, profile_name="quick", profile=profile, subject=subject),
         suite="acceptance", prompts=prompts, warmups=PROMPTS[:1], repeats=repeats, seed=0, timed=True,
         folder=folder, progress=lambda *_: None, stall_seconds=1,
     )  # fmt: skip
@@ -321,6 +322,19 @@ def test_an_engine_that_drafts_less_when_it_is_busy_is_not_doubted(drafts: VllmL
     answers_of(drafts, always=False)
     spec = drafting("eagle3", num_speculative_tokens_per_batch_size=[[1, 8, 2]])
     assert "not-as-said" not in codes(measured(drafts, spec, tmp_path))
+
+
+def test_a_lossy_drafter_is_no_measurement_unless_the_stack_declares_it(
+    drafts: VllmLike, tmp_path: Path
+) -> None:
+    spec = drafting("eagle3", rejection_sample_method="fly")
+    lossy = measured(drafts, spec, tmp_path / "lossy")
+    declared = measured(drafts, spec, tmp_path / "declared", subject=("verification",))
+    exact = measured(drafts, drafting("eagle3", rejection_sample_method="block"), tmp_path / "exact")
+
+    assert (lossy.valid, declared.valid, exact.valid) == (False, True, True)
+    assert lossy.identity.verification == declared.identity.verification == "fly"
+    assert "verification" not in exact.identity.as_given()
 
 
 def test_another_k_than_the_stack_says_is_found_in_the_answers(drafts: VllmLike, tmp_path: Path) -> None:

@@ -24,6 +24,11 @@ SAMPLED: dict[str, Any] = {
 """Enough tokens to see each position fall; four answers at once, to have them sooner."""
 
 
+def sampled_on(engine: Server) -> dict[str, Any]:
+    """The same one at a time, where the engine cannot tell requests apart."""
+    return SAMPLED if engine.per_request else SAMPLED | {"concurrency": 1}
+
+
 def falling_and_alive(acceptance: tuple[float | None, ...]) -> bool:
     """What T=0.7 must look like: every position accepts less than the one before, and none is dead."""
     rates = [rate or 0.0 for rate in acceptance]
@@ -41,7 +46,7 @@ def test_with_the_patch_self_drafting_is_as_it_must_be(
     engine: Server, record_of: Measure, patched: dict[str, CellRecord]
 ) -> None:
     at_zero = record_of(temperature=0.0)
-    sampled = patched["sampled"] = record_of(**SAMPLED)
+    sampled = patched["sampled"] = record_of(**sampled_on(engine))
 
     assert at_zero.valid, at_zero.findings
     assert min(rate or 0 for rate in validity.total(at_zero.prompts).acceptance) >= 0.97
@@ -68,7 +73,7 @@ def test_without_the_patch_the_same_check_fails_at_a_temperature(
     engine: Server, record_of: Measure, patched: dict[str, CellRecord]
 ) -> None:
     at_zero = record_of(temperature=0.0)
-    sampled = record_of(**SAMPLED)
+    sampled = record_of(**sampled_on(engine))
     found = check_itself(engine, load_prompts(DATA / "prompts", "instruct", "en", at_most=2), say=print)
 
     assert [check.outcome for check in found.checks] == ["ok", "broken"], found

@@ -24,7 +24,9 @@ FAULT = {"fault": "cpu-temperature", "probe": "fault", "mended": False}
 def found_of(subject: dict[str, Any], **changes: Any) -> dict[str, Finding]:
     values: dict[str, Any] = {"covered": None, "cell": cell_name(), **changes}
     identity = Identity(
-        sampling=values.pop("sampling", COLD), verification=lossy_verification(subject.get("settings"))
+        sampling=values.pop("sampling", COLD),
+        dtype="bfloat16",
+        verification=lossy_verification(subject.get("settings")),
     )
     found = findings(values.pop("cell"), Subject(**subject), identity=identity, **values)
     return {f.code: f for f in found}
@@ -72,6 +74,29 @@ def test_a_k_that_the_engine_chooses_is_a_footnote() -> None:
     schedule = {"num_speculative_tokens_per_batch_size": [[1, 4, 4], [5, 64, 1]]}
     assert not found_of({"settings": schedule})["dynamic-k"].hard
     assert found_of({"settings": {"num_speculative_tokens_per_batch_size": None}}) == {}
+
+
+@pytest.mark.parametrize(
+    ("args", "execution", "named"),
+    [
+        ({"max_model_len": 8192}, {"max_model_len": 2048}, "max_model_len 2048, not 8192"),
+        ({"enable-chunked-prefill": True}, {"chunked_prefill": False}, "chunked_prefill False, not True"),
+        ({}, {"dtype": "float16"}, "dtype float16, not bfloat16"),
+        ({"max_model_len": 8192}, {"max_model_len": 8192, "dtype": "bfloat16"}, None),
+        (
+            {"max_model_len": "8k", "kv_cache_dtype": "auto"},
+            {"max_model_len": 8192, "kv_cache_dtype": "fp8"},
+            None,
+        ),
+        ({"max_model_len": -1}, {"max_model_len": 8192}, None),
+        ({"max_model_len": 8192}, {}, None),
+        ({"max_model_len": 8192}, "unverified", None),
+    ],
+)
+def test_what_the_engine_replaced_is_a_footnote(args: Any, execution: Any, named: str | None) -> None:
+    found = found_of({"engine_args": args, "execution": execution})
+    assert [f.text.endswith(named) and not f.hard for f in found.values() if named] == [True] * bool(named)
+    assert bool(found) == bool(named)
 
 
 def test_changed_files_of_the_engine_are_named_with_their_hash() -> None:
