@@ -58,6 +58,16 @@ def lengthened(prompts: Sequence[Prompt], texts: Sequence[str], tokens: int, cou
     ]
 
 
+def behind_one_text(
+    prompts: Sequence[Prompt], texts: Sequence[str], tokens: int, count: Count
+) -> list[Prompt]:
+    """The same prompts, all behind one text. The longest of them is then at most `tokens` tokens long."""
+    longest = max(prompts, key=lambda prompt: count(prompt.text))
+    (whole,) = lengthened([longest], texts, tokens, count)
+    text = whole.text.removesuffix(longest.text)
+    return [dataclasses.replace(prompt, text=text + prompt.text) for prompt in prompts]
+
+
 def _behind(prompt: Prompt, first: Sequence[str], texts: Sequence[str], tokens: int, count: Count) -> Prompt:
     all_of_them = itertools.chain(first, itertools.cycle(texts))
     words = itertools.chain.from_iterable(_UNITS.findall(f"{text}\n\n") for text in all_of_them)

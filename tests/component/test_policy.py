@@ -68,7 +68,7 @@ def answering(name: str, skip: int) -> Callable[..., Outcome]:
 
     def answer(_: Bench, *args: Any) -> Outcome:
         if args and isinstance(args[0], Cell):
-            number = max(args[0].name.k - 1, 0)
+            number = max(args[0].name.k - 1, 0) + skip
         else:
             number = order.index(name) + (args != (0.0,)) + skip
         kind = KINDS[number % len(KINDS)]
@@ -113,13 +113,18 @@ def test_every_suite_ends_its_cases_as_the_table_says(
     monkeypatch.setattr(parity, "_held_out", lambda _: held_out)
     folder = pytester.mkdir("bench_suites")
     seen = set()
-    for skip in (0, len(KINDS) - 2):  # the self-check has fewer cases than there are kinds
+    for skip in range(len(KINDS)):  # some suites have fewer cases than there are kinds
         for suite in SUITES:
             shutil.copy(suite, folder)
             for module, name in questions(suite):
                 monkeypatch.setattr(module, name, answering(name, skip))
         files = [f"bench_suites/{suite.name}" for suite in SUITES]
-        named = ("-m", "k1 or not k1")  # a suite that takes one k of each drafter takes those that are named
+        named = (
+            "--against",
+            "./tiny.toml",
+            "-m",
+            "k1 or not k1",
+        )  # a suite that takes one k of each drafter takes those that are named
         for file, kind, end in ends(pytester, "--gate", gate, *files, *named):
             assert end == TABLE[kind][GATES.index(gate)], (file, kind)
             seen.add((Path(file).name, kind))
