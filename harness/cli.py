@@ -26,7 +26,7 @@ from harness.text.validation import near_path
 
 INVALID = 2
 _BENCH = "bench"
-_OTHERWISE_CALLED = {"list": "listing"}
+_OTHERWISE_CALLED = {"list": "listing", "import": "importing"}
 """Modules of commands that another name would hide."""
 _FORMATS = {".md": "markdown", ".markdown": "markdown", ".csv": "csv", ".json": "json"}
 """Of a file, by the end of its name."""
@@ -37,6 +37,7 @@ _MODULES = {
     "claims": "compare the figures of a Markdown file with their records",
     "curve": "print which k is best at which load, from a run's records",
     "list": "list stacks, profiles, drafters, prompts or suites",
+    "import": "read what AIPerf, GuideLLM or vllm bench serve measured",
 }
 """Commands of `harness.commands`. Each is imported only when it is asked for: some take half a second."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from harness.judge.baselines import ANCHOR, RESERVE, device_name
 from harness.judge.pairing import drafting
 from harness.judge.speedup import SpeedRecord
 from harness.results.conditions import Environment
+from harness.results.description import Description
 from harness.results.records import RUN_FILE, SCHEMA, CellName, CellRecord, RunRecord, load
 from harness.text.validation import did_you_mean, near_path
 
@@ -23,6 +25,7 @@ _FEW = 8
 """Cells named in a message; the rest are counted."""
 _STARTS = ("speed/", "throughput/")
 """Suites of single server starts. A claim about speed is made of these; they are no cells to compare."""
+_SPEED_UPS = "speed-ups over pairs of starts are not compared here"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,17 +89,21 @@ def collect(path: Path) -> Side:
             raise BadInput(
                 f"{path} describes a run and holds no cell: name its folder, {path.parent}", code="no-cells"
             )
-        return Side(name=str(path), path=path, entries=(_entry(path),))
+        only = _cell_or_other(path)
+        if isinstance(only, str):
+            raise BadInput(f"{path} holds no cell: files of {only}", code="no-cells")
+        return Side(name=str(path), path=path, entries=(only,))
     if not path.is_dir():
         raise BadInput(f"{path}: no such file or folder{near_path(path)}", code="no-cells")
     files = [file for file in sorted(path.rglob("*.json")) if _may_be_cell(file, path)]
-    entries = [entry for file in files if (entry := _cell_or_speed(file))]
-    starts = len(files) - len(entries)
+    found = [_cell_or_other(file) for file in files]
+    entries = [entry for entry in found if isinstance(entry, Entry)]
+    others = Counter(what for what in found if isinstance(what, str))
+    notes = [f"{times} files of {what}" for what, times in others.items()]
     # Beside its cell a reserve is no row of its own: it confirms what the cell lost.
     entries = [entry for entry in entries if not entry.suite.endswith(f"/{RESERVE}")] or entries
-    notes = [f"{starts} files of speed-ups over pairs of starts are not compared here"] if starts else []
     if not entries:
-        raise BadInput(f"{path} holds no cell" + (f" ({notes[0]})" if notes else ""), code="no-cells")
+        raise BadInput(f"{path} holds no cell" + f" ({'; '.join(notes)})" * bool(notes), code="no-cells")
     name = str(path)
     subject: tuple[str, ...] = ()
     if (path / RUN_FILE).is_file():
@@ -136,19 +143,21 @@ def _may_be_cell(file: Path, folder: Path) -> bool:
     return not hidden and not other and file.is_file()
 
 
-def _cell_or_speed(file: Path) -> Entry | None:
-    """None for what the speed suite wrote: a speed-up over pairs of starts, or one of the starts."""
+def _cell_or_other(file: Path) -> Entry | str:
+    """A cell; or what else the file holds that is no cell to compare."""
     try:
         entry = _entry(file)
     except BadRecord:
-        try:
-            load(file, SpeedRecord)
-        except BadRecord:
-            pass
-        else:
-            return None
+        for kind in (SpeedRecord, Description):
+            try:
+                record = load(file, kind)
+            except BadRecord:
+                continue
+            if isinstance(record, Description):
+                return f"descriptions by {record.described} are not paired: {record.why_not_paired}"
+            return _SPEED_UPS
         raise
-    return None if entry.suite.startswith(_STARTS) else entry
+    return _SPEED_UPS if entry.suite.startswith(_STARTS) else entry
 
 
 def _entry(path: Path) -> Entry:

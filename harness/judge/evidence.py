@@ -273,7 +273,7 @@ def _matched(old: Sequence[PromptRecord], new: Sequence[PromptRecord]) -> tuple[
     """Over the answers of a prompt that have the same text on both sides: see `same_text.matched`."""
     fewer = steps = 0
     for a, b in zip(old, new, strict=False):
-        if a.text_hash == b.text_hash and a.seed == b.seed and a.committed and b.committed:
+        if a.text_hash == b.text_hash != "" and a.seed == b.seed and a.committed and b.committed:
             less, both = matched(a.committed, b.committed)
             fewer, steps = fewer + less, steps + both
     return fewer, steps

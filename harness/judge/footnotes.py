@@ -117,8 +117,8 @@ def _known(value: Any) -> Any:
     return UNVERIFIED if value is None else value
 
 
-def text_notes(old: CellRecord, *, prompts: int, same_text: int) -> list[str]:
+def text_notes(old: CellRecord, *, prompts: int, same_text: int | None) -> list[str]:
     """That texts differ although nothing is sampled: then the target alone decides the text."""
-    if same_text == prompts or temperature(old):
+    if same_text in (None, prompts) or temperature(old):
         return []
     return [f"{prompts - same_text} of {prompts} answers have another text, though nothing is sampled (T=0)"]

@@ -76,7 +76,7 @@ class Pairs:
         The texts alone decide whether: it must not be picked by what the steps show. These are the pairs
         themselves, perhaps with a note, where nothing parts, or the beginnings are not known or too short.
         """
-        if not self.same_start or self.same_text == len(self.prompts) or self.identical:
+        if not self.same_start or self.same_text in (None, len(self.prompts)) or self.identical:
             return self
         cut = [sides for sides in itertools.starmap(beginning_of, self.prompts) if sides]
         if len(cut) < ENOUGH_KNOWN * len(self.prompts):
@@ -112,8 +112,10 @@ class Pairs:
         return sums.grouped([len(group) for group in groups])
 
     @functools.cached_property
-    def same_text(self) -> int:
-        """Prompts whose answers are the same on both sides."""
+    def same_text(self) -> int | None:
+        """Prompts whose answers are the same on both sides; None where a file does not hold all texts."""
+        if not all(r.text_hash for sides in self.prompts for r in itertools.chain(*sides)):
+            return None
         return sum([r.text_hash for r in old] == [r.text_hash for r in new] for old, new in self.prompts)
 
     @property
@@ -124,7 +126,7 @@ class Pairs:
         """
 
         def steps(records: tuple[PromptRecord, ...]) -> list[tuple[object, ...]]:
-            text = ["" if sum(r.histogram) else r.text_hash for r in records]
+            text = ["" if sum(r.histogram) else r.text_hash or id(r) for r in records]
             return [
                 (r.histogram, r.undrafted, r.output_tokens, r.finish, said)
                 for r, said in zip(records, text, strict=True)

@@ -58,7 +58,7 @@ class Verdict:
     share: float | None = None
     """Of the tokens, in those beginnings; None where whole answers were compared."""
     prompts: int = 0
-    same_text: int = 0
+    same_text: int | None = 0
     lower: bool = False
     """`ok`, and significantly lower, but inside the margin."""
     p: float | None = None
@@ -226,7 +226,11 @@ def _sentence(verdict: Verdict, shown: Evidence) -> str:
         parts[0] += ", lower but inside the margin of 2 %"
     if verdict.unsettled:
         parts.append(_why(verdict.unsettled, shown))
-    same = f"{verdict.same_text} with the same text"
+    same = (
+        "whose texts are not known"
+        if verdict.same_text is None
+        else f"{verdict.same_text} with the same text"
+    )
     where = "" if verdict.against == "baseline" else f" against the {verdict.against}"
     parts.append(f"paired over {m} prompts{where}, {same}")
     if shown.pairs.silenced:

@@ -150,7 +150,9 @@ def compared_columns(old: str, new: str) -> list[Column]:
         Column("change %", "change%", signed),
         Column("95 % CI", "ci%", signed_interval),
         Column("", "mark", align="l"),
-        Column("same text", "same_text/pairs", lambda same, of: DASH if of is None else f"{same}/{of}"),
+        Column(
+            "same text", "same_text/pairs", lambda same, of: DASH if None in (same, of) else f"{same}/{of}"
+        ),
     ]
 
 

@@ -45,6 +45,8 @@ class Conditions(BaseModel):
 class Identity(Conditions):
     """What must be the same for two records to be compared."""
 
+    imported: str | None = None
+    """The other tool that measured it."""
     endpoint: str | None = None
     language: str | None = None
     workload: str | None = None

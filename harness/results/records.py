@@ -125,6 +125,7 @@ class PromptRecord(Record):
     finish: str
     """vLLM's finish_reason, one of `ENDS`; `error` where the request failed."""
     text_hash: str
+    """Empty where an imported file does not hold the text."""
     text: str
     """All that the target wrote: reasoning, content, refusal, names and arguments of tool calls."""
     parts: tuple[tuple[str, Count], ...] | None = None
