@@ -18,6 +18,7 @@ from harness.judge.compare import compare
 from harness.report import export
 from harness.report.compare_table import document
 from harness.report.labels import Axis
+from harness.report.run_table import side_report
 from harness.results.files import write_atomically
 from harness.text import render
 from harness.text.arguments import Parser
@@ -84,7 +85,8 @@ def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentPa
         "inconclusive under --strict.",
     )
     add = comparing.add_argument
-    what = "BASE NEW [NEW...]: runs, folders of baselines or cells, or cell files; each NEW against BASE"
+    what = "BASE NEW [NEW...]: runs, folders of baselines or cells, or cell files; each NEW against BASE. "
+    what += "One alone: its tables, as at the end of its run"
     add("paths", metavar="PATH", nargs="+", type=Path, help=what)
     across = (
         "a field of the identity that may differ, like endpoint or quantization; "
@@ -137,20 +139,18 @@ def _compare(options: argparse.Namespace) -> int:
     gc.set_threshold(100_000)
     sides = _sides(options)
     if len(sides) == 1 and not (options.pivot or lines):
-        raise BadInput(
-            f"{options.paths[0]} alone: name what to compare it with, --old and --new drafters of it, or "
-            "--pivot an axis",
-            code="compare-option",
-        )
-    result = compare(sides, across=tuple(dict.fromkeys(options.across)))
-    code = result.exit_code(strict=options.strict, partial=options.partial)
-    if form == "json":
-        text = render.as_json(export.as_data(result, exit_code=code))
-    elif form == "csv":
-        text = render.as_csv(*export.csv_rows(result))
+        tables, valid = side_report(sides[0])
+        text, code = f"```\n{tables}```\n" if form == "markdown" else tables, 0 if valid else INVALID
     else:
-        page = document(result, pivot=options.pivot)
-        text = render.as_text(page) if form == "table" else render.as_markdown(page)
+        result = compare(sides, across=tuple(dict.fromkeys(options.across)))
+        code = result.exit_code(strict=options.strict, partial=options.partial)
+        if form == "json":
+            text = render.as_json(export.as_data(result, exit_code=code))
+        elif form == "csv":
+            text = render.as_csv(*export.csv_rows(result))
+        else:
+            page = document(result, pivot=options.pivot)
+            text = render.as_text(page) if form == "table" else render.as_markdown(page)
     if options.output:
         write_atomically(options.output, text)
     else:
@@ -160,6 +160,13 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _sides(options: argparse.Namespace) -> list[Side]:
     """A side for each path; of one run two: the cells of one drafter, and those of another."""
+    if stack := next((path for path in options.paths if path.suffix == ".toml" and path.is_file()), None):
+        raise BadInput(
+            f"{stack} is a stack and holds no results: run draftgate bench --stack FILE for each, and "
+            "compare their two folders in results/; for speed run draftgate bench throughput --stack NEW "
+            "--against OLD",
+            code="compare-option",
+        )
     sides = [collect(path) for path in options.paths]
     if not (options.old or options.new):
         return sides

@@ -14,6 +14,7 @@ from harness.results.records import Count, Seconds
 
 TOOL = "aiperf"
 PROMPTS, ANSWERS, SUMMARY = "inputs.json", "outputs.json", "profile_export_aiperf.json"
+_ENDPOINTS = {"chat": "chat", "completions": "raw"}
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0}
 
 
@@ -75,6 +76,7 @@ def read(path: Path) -> list[Imported]:
             requests=tuple(_request(where, line, prompts, answers, began) for where, line in whole),
             target=models.pop() if len(models) == 1 else None,
             concurrency=summary.concurrency,
+            endpoint=_ENDPOINTS.get(summary.input_config.endpoint.type or ""),
             left_out=len(measured) - len(whole),
             warmups=len(lines) - len(measured),
         )
@@ -161,7 +163,12 @@ class _Phase(Foreign):
     concurrency: int | None = None
 
 
+class _Endpoint(Foreign):
+    type: str | None = None
+
+
 class _Config(Foreign):
+    endpoint: _Endpoint = _Endpoint()
     phases: tuple[_Phase, ...] = ()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.commands.import_requests import Acceptance, Foreign, Imported, Request, parsed
-from harness.errors import BadRecord
+from harness.errors import BadInput, BadRecord
 from harness.results.files import read_json
 from harness.results.records import Count
 
@@ -81,10 +81,13 @@ def read(path: Path) -> list[Imported]:
     """The requests of each benchmark of a report.
 
     Raises:
+        BadInput: it has no benchmark.
         BadRecord: a field of it cannot be read.
     """
     report: _Report = parsed(_Report, read_json(path), where=str(path))
     several = len(report.benchmarks) > 1
+    if not report.benchmarks:
+        raise BadInput(f"{path}: there is no benchmark in it", code="import-nothing")
     return [
         _imported(benchmark, path, report.metadata.guidellm_version, number, several=several)
         for number, benchmark in enumerate(report.benchmarks)

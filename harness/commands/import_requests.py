@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.config.prompts import hash_of
-from harness.config.stack import NONE, Sampling
+from harness.config.stack import LETTERS, NAME, NONE, Sampling
 from harness.errors import BadInput, BadRecord
 from harness.measure.validity import findings
 from harness.results.conditions import UNVERIFIED, Environment, Identity, Subject
@@ -98,6 +98,8 @@ class Imported:
     requests: tuple[Request, ...]
     target: str | None
     concurrency: int | None
+    endpoint: str | None = None
+    """Where the requests themselves do not tell it."""
     left_out: int = 0
     """Requests that the tool itself broke off."""
     warmups: int = 0
@@ -143,7 +145,11 @@ def cell_of(found: Imported, *, drafter: str | None, provenance: dict[str, Any])
         seen[prompt] += 1
     bodies = [r.asked for r in found.requests if r.asked is not None]
     name = CellName(
-        endpoint=_endpoint(bodies), language=ANY, workload=ANY, drafter=str(drafter), k=k if drafts else 0
+        endpoint=_endpoint(bodies) or found.endpoint or ANY,
+        language=ANY,
+        workload=ANY,
+        drafter=str(drafter),
+        k=k if drafts else 0,
     )
     most = _sole([_most_tokens(body) for body in bodies])
     sampling = {key: _sole([body.get(key) for body in bodies]) for key in Sampling.model_fields}
@@ -191,6 +197,8 @@ def _check(found: Imported, drafter: str | None) -> None:
             "name it, like --drafter eagle3",
             code="import-drafter",
         )
+    if not NAME.fullmatch(str(drafter)):
+        raise BadInput(f"--drafter {drafter}: not a name ({LETTERS})", code="import-drafter")
 
 
 def _prompt_of(request: Request) -> str:
@@ -220,8 +228,8 @@ def _messages(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**message, _CONTENT: content}
 
 
-def _endpoint(bodies: Sequence[dict[str, Any]]) -> str:
-    return next((_ENDPOINTS[key] for body in bodies for key in _ENDPOINTS if key in body), ANY)
+def _endpoint(bodies: Sequence[dict[str, Any]]) -> str | None:
+    return next((_ENDPOINTS[key] for body in bodies for key in _ENDPOINTS if key in body), None)
 
 
 def _most_tokens(body: dict[str, Any]) -> int | None:

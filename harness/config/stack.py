@@ -27,8 +27,8 @@ HERE = Path("stack.toml")
 WORKLOADS = ("instruct", "code", "summary", "imageprompt", "longform")
 NONE = "none"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-_LETTERS = "letters, digits, ., _, + and -"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+LETTERS = "letters, digits, ., _, + and -"
 RESERVED = frozenset(
     {"and", "or", "not", "cells", "xdist_group"}
     | {"skip", "skipif", "xfail", "parametrize", "usefixtures", "filterwarnings"}
@@ -255,11 +255,11 @@ def _named(stack: Stack) -> list[tuple[_Loc, str]]:
 
 
 def _check_names(stack: Stack, document: Document) -> None:
-    if not _NAME.fullmatch(stack.name.lstrip("_-")):
-        raise document.wrong(("name",), f"{stack.name!r} is not a name ({_LETTERS})", code="stack-name")
+    if not NAME.fullmatch(stack.name.lstrip("_-")):
+        raise document.wrong(("name",), f"{stack.name!r} is not a name ({LETTERS})", code="stack-name")
     for loc, name in (*_named(stack), *((("profiles", name), name) for name in stack.profiles)):
-        if not _NAME.fullmatch(name):
-            raise document.wrong(loc, f"{name!r} is not a name ({_LETTERS})", code="stack-name")
+        if not NAME.fullmatch(name):
+            raise document.wrong(loc, f"{name!r} is not a name ({LETTERS})", code="stack-name")
         if name in RESERVED and loc[0] != "profiles":
             raise document.wrong(loc, f"{name!r} has a meaning to pytest; rename it", code="stack-name")
 

@@ -11,12 +11,13 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
+from harness.judge.collect import Side
 from harness.judge.compare import CellComparison, Figures, Row
 from harness.judge.footnotes import conditions_of, holm_notes
 from harness.judge.pairing import execution_notes
 from harness.judge.verdict import Verdict
 from harness.measure import validity
-from harness.results.records import CellRecord, PromptRecord
+from harness.results.records import CellRecord, PromptRecord, load
 from harness.results.stretches import PARTS, Part, Span, Stretch, name_of, parts_of, stretches_of
 from harness.results.timing import speed_of
 from harness.text.numbers import DASH, number, share, signed, signed_interval
@@ -299,3 +300,18 @@ def report(cells: Sequence[CellRecord]) -> str:
         parts += [text_table(header, apart)]
     notes = footnotes(cells)
     return "\n".join([*parts, *([""] if notes else []), *notes])
+
+
+def side_report(side: Side) -> tuple[str, bool]:
+    """The tables of all cells of a side, in groups that one run may have made; and whether all are valid.
+
+    Raises:
+        BadRecord: a cell is damaged.
+    """
+    groups: dict[tuple[str, ...], list[CellRecord]] = {}
+    for e in side.entries:
+        groups.setdefault((e.stack, e.device, e.profile, e.suite), []).append(load(e.path, CellRecord))
+    of = "{}:\n" if len(groups) > 1 else ""
+    tables = [of.format(visible(suite)) + report(cells) for (*_, suite), cells in groups.items()]
+    notes = [f"note: {visible(note)}" for note in side.notes]
+    return "\n\n".join([*tables, *notes]) + "\n", all(c.valid for cells in groups.values() for c in cells)

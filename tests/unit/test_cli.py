@@ -234,8 +234,20 @@ def test_a_run_file_is_not_a_cell(before: str, capsys: pytest.CaptureFixture[str
     assert "run.json" in refusal_of(capsys, "compare", before, "before/run.json", code="no-cells")
 
 
-def test_one_path_needs_a_pivot(before: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "before" in refusal_of(capsys, "compare", before, code="compare-option")
+def test_one_path_shows_the_tables_of_its_run(before: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out = output_of(capsys, before)
+
+    assert code == 0
+    for table in ("tok/step", "mean-prompt tok/s", "chat-zh-instruct-ngram-k4"):
+        assert table in out
+    assert output_of(capsys, before, "--format", "markdown")[1] == f"```\n{out}```\n"
+
+
+def test_a_stack_is_told_how_it_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("old.toml", "new.toml"):
+        Path(name).write_text("schema = 1\n")
+
+    assert "old.toml" in refusal_of(capsys, "compare", "old.toml", "new.toml", code="compare-option")
 
 
 @pytest.mark.parametrize("kind", ["csv", "json"])
