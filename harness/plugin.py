@@ -44,7 +44,7 @@ RUN = pytest.StashKey[Run]()
 _BENCHES = pytest.StashKey[bool]()
 _LINES = pytest.StashKey[list[str]]()
 LOST_WORKER = pytest.StashKey[bool]()
-_LEFT_OUT = pytest.StashKey[str]()
+LEFT_OUT = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -199,7 +199,7 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> None:
         raise BadInput("--against is for bench_suites/test_throughput.py: name it too", code="option-value")
     for suite in dict.fromkeys(suite for suite, _ in pairs):
         lines += suite.plan(run, [cell for of, cell in pairs if of == suite])
-    if left_out := config.stash.get(_LEFT_OUT, ""):
+    if left_out := config.stash.get(LEFT_OUT, ""):
         lines.append(f"one server is given, so one process measures it: {left_out} does nothing")
     if pairs:
         if ahead_s:
@@ -218,7 +218,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     run = config.stash[RUN]
     for line in config.stash[_LINES]:
         _write(config, f"draftgate: {line}")
-    if config.getoption("collectonly"):
+    if config.getoption("collectonly") or stopped_by_errors(session):
         return
     try:
         run.claim()
@@ -226,6 +226,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     except BadInput as error:
         raise pytest.UsageError(error.shown) from None
     end_like_ctrl_c()
+
+
+def stopped_by_errors(session: pytest.Session) -> bool:
+    """Pytest runs nothing, since a file of tests could not be read."""
+    return bool(session.testsfailed) and not session.config.getoption("continue_on_collection_errors")
 
 
 def _write(config: pytest.Config, text: str) -> None:
@@ -272,10 +277,7 @@ def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
-    """No workers where one server is given; and a sentence for Ctrl-C at pytest's end."""
-    if config.getoption("--server-url") and getattr(config.option, "numprocesses", None):
-        config.stash[_LEFT_OUT] = f"-n {config.option.numprocesses}"
-        config.option.numprocesses = 0
+    """A sentence for Ctrl-C at pytest's end."""
     try:
         return (yield)
     except KeyboardInterrupt:
@@ -294,8 +296,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     if ended and not config.getoption("collectonly") and config.stash[RUN].folder.exists():
         try:
-            complete = not config.stash.get(LOST_WORKER, False) and _complete(config, session)
-            config.stash[RUN].write(finished=complete)
+            lost, complete = config.stash.get(LOST_WORKER, False), _complete(config, session)
+            config.stash[RUN].write(finished=complete and not lost)
+            if lost and not complete:  # xdist calls it a success where no worker lived to fail
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
         except BadInput as error:
             _write(config, f"draftgate: {error.shown}")
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

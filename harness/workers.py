@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from harness.errors import BadInput
-from harness.plugin import LOST_WORKER, RUN
+from harness.plugin import LEFT_OUT, LOST_WORKER, RUN, stopped_by_errors
 from harness.provenance.hardware import shares_of
 from harness.selection import by_server, cell_of, owns_servers, suite_of
 
 _TIMED = pytest.StashKey[bool]()
 _SHARES = pytest.StashKey[list[str]]()
 """Devices that no worker has, a text for each worker; empty where it sees all of them."""
+
+_SPECS = pytest.StashKey[list[str]]()
+"""What each worker is, as execnet writes it."""
+_REFUSED = re.compile(r"^(?:\w+\.)*UsageError: (.*)", re.MULTILINE | re.DOTALL)
+"""At the end of a worker's traceback."""
+_LIKE_THIS = re.compile(r"popen(//id=\w+)?")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """No workers where one server is given: it is measured by one process at a time."""
+    option = config.option
+    words = [f"-n {option.numprocesses}"] if option.numprocesses else [f"--tx {spec}" for spec in option.tx]
+    if option.server_url and words and not hasattr(config, "workerinput"):
+        config.stash[LEFT_OUT] = words[0]
+        option.numprocesses = 0
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -24,7 +41,15 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[object]) -> N
     So what cannot be done is refused here, and the plan is printed.
     """
     config.stash[_SHARES], config.stash[_TIMED] = [""] * len(specs), len(specs) == 1
+    config.stash[_SPECS] = [str(spec).removeprefix("execmodel=main_thread_only//") for spec in specs]
     _session(config).perform_collect()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Stop where pytest without workers would: it shows what is wrong with a file, and measures nothing."""
+    if _SPECS in session.config.stash and stopped_by_errors(session):
+        raise session.Interrupted(f"{session.testsfailed} errors during collection")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -32,7 +57,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Give each worker its share of the devices, where cases start servers, before anything is written."""
     config = session.config
     engine, workers = config.stash[RUN].options.stack.engine, len(config.stash.get(_SHARES, ()))
-    if workers < 2 or not any(cell_of(item) or owns_servers(item) for item in session.items):  # noqa: PLR2004
+    if not (workers and any(cell_of(item) or owns_servers(item) for item in session.items)):
+        return
+    if config.getoption("dist") == "each":
+        raise pytest.UsageError("--dist each: every worker would measure every cell; leave it out")
+    if unlike := [spec for spec in config.stash[_SPECS] if not _LIKE_THIS.fullmatch(spec)]:
+        why = "a worker measures on this machine, in this folder, with this interpreter and environment"
+        raise pytest.UsageError(f"--tx {unlike[0]}: {why}; use -n instead")
+    if workers == 1:
         return
     try:
         shares = shares_of(engine, workers, python=engine.python)
@@ -60,9 +92,15 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["draftgate_share"] = node.config.stash[_SHARES].pop(0)
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """A worker that was killed leaves cells unmeasured: such a run can be resumed."""
+    """A worker that was killed leaves cells unmeasured: such a run can be resumed.
+
+    One that refused what the controller took (a file has changed meanwhile) would be replaced by another one
+    that refuses it too.
+    """
+    if refused := _REFUSED.search(str(error)):
+        raise pytest.UsageError(refused[1].strip())
     node.config.stash[_SHARES].append(node.workerinput["draftgate_share"])  # for the one that replaces it
     if error:
         node.config.stash[LOST_WORKER] = True
@@ -70,11 +108,11 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
-    """Cells of one server go to one worker, whatever `--dist` says; but `each` gives all to each."""
+    """Cells of one server go to one worker, whatever `--dist` says."""
     items = _session(config).items
     servers = {
         item.nodeid: suite_of(item).name if suite_of(item).beside_none else cell.spec.key
         for item in items
         if (cell := cell_of(item))
     }
-    return None if config.getoption("dist") == "each" or not servers else by_server(servers, config, log)
+    return by_server(servers, config, log) if servers else None

@@ -133,9 +133,71 @@ def test_one_attached_server_takes_one_process(fake: Fake, tmp_path: Path) -> No
     assert all(record.valid and record.prompts[0].total_s is not None for record in found)
 
 
+OF_A_WORKER = """
+import os, pathlib, sys
+import pytest
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_newgateway(gateway):
+    if "STACK_GOES" in os.environ:
+        pathlib.Path(sys.argv[sys.argv.index("--stack") + 1]).unlink(missing_ok=True)
+
+def pytest_sessionstart(session):
+    if "WORKER_DIES" in os.environ and hasattr(session.config, "workerinput"):
+        os._exit(1)
+"""
+
+
+@pytest.mark.parametrize(("name", "expected"), [("STACK_GOES", 4), ("WORKER_DIES", 1)])
+def test_what_befalls_a_worker_alone_is_a_sentence_and_no_success(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, expected: int
+) -> None:
+    (tmp_path / "befalls.py").write_text(OF_A_WORKER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv(name, "1")
+    code, output = bench(fake, tmp_path, "-n", "2", "--max-worker-restart", "0", "-p", "befalls")
+
+    assert code == expected, output
+    assert "Traceback" not in output
+    assert "INTERNALERROR" not in output
+    (run,) = tmp_path.glob("results/*/run.json")
+    assert not load(run, RunRecord).finished
+    assert not records(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_stops_workers_as_it_stops_a_run_without_them(
+    fake: Fake, tmp_path: Path
+) -> None:
+    broken = tmp_path / "test_broken.py"
+    broken.write_text("import no_such_module\n")
+    for words in ((), ("-n", "2")):
+        code, output = bench(fake, tmp_path, str(broken), *words)
+
+        assert code == pytest.ExitCode.INTERRUPTED, output
+        assert "no_such_module" in output
+        assert not (tmp_path / "results").exists()
+
+
+def test_one_attached_server_takes_one_process_however_workers_are_asked_for(
+    fake: Fake, tmp_path: Path
+) -> None:
+    with serving(VllmLike()) as server:
+        code, output = bench(
+            fake, tmp_path, "-d", "--tx", "2*popen", "-m", "none", "--server-url", server.url
+        )
+
+    assert code == 0, output
+    assert "--tx 2*popen does nothing" in output
+    (record,) = records(tmp_path)
+    assert record.prompts[0].total_s is not None
+
+
 @pytest.mark.parametrize(
     "words",
     [
+        ("-n", "2", "--dist", "each"),
+        ("-d", "--tx", "popen//chdir=/tmp"),
+        ("-d", "--tx", "popen", "--tx", "popen//python=/no/such"),
         ("-m", "klingon"),
         ("-n", "2", "-m", "klingon"),
         ("-n", "2", "-k", "klingon"),
