@@ -62,8 +62,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if config.getoption("dist") == "each":
         raise pytest.UsageError("--dist each: every worker would measure every cell; leave it out")
     if unlike := [spec for spec in config.stash[_SPECS] if not _LIKE_THIS.fullmatch(spec)]:
-        why = "a worker measures on this machine, in this folder, with this interpreter and environment"
-        raise pytest.UsageError(f"--tx {unlike[0]}: {why}; use -n instead")
+        raise pytest.UsageError(
+            f"--tx {unlike[0]}: a worker measures on this machine, in this folder, with this interpreter; use -n"
+        )
     if workers == 1:
         return
     try:
