@@ -63,7 +63,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         raise pytest.UsageError("--dist each: every worker would measure every cell; leave it out")
     if unlike := [spec for spec in config.stash[_SPECS] if not _LIKE_THIS.fullmatch(spec)]:
         raise pytest.UsageError(
-            f"--tx {unlike[0]}: a worker measures on this machine, in this folder, by this interpreter: use -n"
+            f"--tx {unlike[0]}: a worker measures on this machine, in this folder and interpreter: use -n"
         )
     if workers == 1:
         return
