@@ -240,10 +240,12 @@ def test_other_tests_keep_their_place_first(collect: Collect, pytester: pytest.P
 def test_the_plan_is_printed_before_anything_starts(collect: Collect) -> None:
     result = collect("--prompts", "3", "--max-tokens", "10", "--results", "elsewhere", "-m", "not raw")
 
-    # 3 starts of 60 s, and 6 cells of 3 prompts and 2 warm-ups with 10 tokens at 50 a second.
+    # 3 starts of 60 s, and 6 cells of 3 prompts and 2 warm-ups with 10 tokens at 50 a second; before them the
+    # self-check, with two starts and 4 answers of 64 tokens.
     result.stdout.fnmatch_lines(
         [
-            "draftgate: 6 cells on 3 servers (none, ngram-k2, ngram-k4), 3 prompts x 10 tokens, *3 min, *",
+            "draftgate: the self-check comes first, about 2 min",
+            "draftgate: 6 cells on 3 servers (none, ngram-k2, ngram-k4), 3 prompts x 10 tokens, *5 min with*",
             "draftgate: records go to elsewhere/*-tiny-*",
         ]
     )
