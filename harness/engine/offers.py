@@ -49,8 +49,8 @@ class Offers:
         return self.drafter_fields & _DYNAMIC
 
 
-def lossy_verification(*configurations: Mapping[str, Any] | str | None) -> str | None:
-    """How drafts are verified, where that is not exact; None where it is, or nothing says.
+def verification_of(*configurations: Mapping[str, Any] | str | None) -> str | None:
+    """How drafts are verified; None where nothing says.
 
     Args:
         configurations: the first that names a way counts: what the engine made of it, then what it was given.
@@ -58,8 +58,14 @@ def lossy_verification(*configurations: Mapping[str, Any] | str | None) -> str |
     for given in configurations:
         for name in _VERIFICATION:
             if isinstance(given, Mapping) and (way := given.get(name)) is not None:
-                return None if way in EXACT else str(way)
+                return str(way)
     return None
+
+
+def lossy_verification(*configurations: Mapping[str, Any] | str | None) -> str | None:
+    """The same, where the way is not exact; None where it is."""
+    way = verification_of(*configurations)
+    return None if way in EXACT else way
 
 
 def dynamic_k(settings: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from harness.config.cells import ServerSpec
 from harness.engine.facts import EngineFacts, engine_facts
 from harness.engine.models import check_reference
+from harness.engine.offers import verification_of
 from harness.errors import BadInput, ServerFailed
 from harness.text.validation import did_you_mean
 
@@ -63,6 +64,8 @@ def check_names(spec: ServerSpec, facts: EngineFacts) -> None:
         _known(facts, f"{whose}: method", [str(drafter["method"])], facts.methods)
     if facts.drafter_fields:
         _known(facts, f"{whose}: field", drafter.keys() - _OURS, facts.drafter_fields)
+    if facts.verification and (way := verification_of(drafter)):
+        _known(facts, f"{whose}: a way to verify drafts", [way], facts.verification)
     if facts.arguments >= _ALWAYS:
         _known(facts, f"stack {spec.stack}, engine.args:", spec.args, facts.arguments)
 

@@ -16,8 +16,9 @@ HEAD = 'schema = 1\nname = "tiny"\n[target]\nmodel = "org/tiny"\n'
 NONE = "[drafters.none]\n"
 NGRAM = '[drafters.ngram]\nmethod = "ngram"\nk = [2]\n'
 ENGINE = {
-    "config/speculative.py": 'Method = Literal["ngram", "eagle3"]\nclass SpeculativeConfig:\n'
-    "    prompt_lookup_max: int\n    model: str\n",
+    "config/speculative.py": 'SpeculativeMethod = Literal["ngram", "eagle3"]\n'
+    'RejectionSampleMethod = Literal["standard", "block"]\nclass SpeculativeConfig:\n'
+    "    prompt_lookup_max: int\n    rejection_sample_method: str\n    model: str\n",
     "config/observability.py": "",
     "engine/arg_utils.py": "class EngineArgs:\n    max_model_len: int\n    enable_prefix_caching: bool\n",
     "entrypoints/openai/cli_args.py": 'class FrontendArgs:\n    port: int\nadd("--headless")\n',
@@ -136,6 +137,7 @@ def test_a_stack_that_drafts_nothing_has_no_case_of_a_suite_about_drafters(colle
     [
         (NGRAM.replace('"ngram"', '"ngarm"'), "unknown-to-engine", "did you mean 'ngram'"),
         (NGRAM + "prompt_lookup_mx = 3\n", "unknown-to-engine", "did you mean 'prompt_lookup_max'"),
+        (NGRAM + 'rejection_sample_method = "blok"\n', "unknown-to-engine", "did you mean 'block'"),
         ("[engine.args]\nmax_modle_len = 4\n", "unknown-to-engine", "did you mean 'max_model_len'"),
         ("[engine.args]\nmax-model-lan = 4\n", "unknown-to-engine", "did you mean 'max_model_len'"),
         (NGRAM + 'model = "./bench_suite"\n', "model-missing", "did you mean 'bench_suites'"),

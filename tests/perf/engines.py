@@ -53,7 +53,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         cells = (
             version,
             "yes" if row["per_request"] else "counters alone",
-            ", ".join([*(changes or ["as above"]), f"{len(heads)} of MTP"]),
+            ", ".join([*(changes or ["as above"]), f"{len(heads)} kinds of MTP"]),
             ", ".join(_DYNAMIC.get(field, field) for field in reversed(row["dynamic_k"])) or "no",
             *(
                 ", ".join(f"`{way}`" for way in row["verification"] if (way in EXACT) == exact) or "—"
