@@ -51,6 +51,8 @@ class Weights:
         path = Path(folder)
         try:
             whole = read_json(path / "config.json")
+            if not isinstance(whole, dict):
+                raise ValueError("config.json holds no object")  # noqa: TRY004, TRY301
             self.bytes = dict(_tensors(path, _SIZES.get(dtype)))
         except (BadRecord, OSError, SafetensorError, ValueError) as error:
             raise UnknownShape(f"its files cannot be read ({error})") from None
@@ -104,19 +106,22 @@ class Weights:
     def _drafts_itself(self, name: str) -> bool:
         """Whether a tensor is of a target's own drafter: by its name, or in a layer after the last."""
         layer = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
-        last = self.config.get("num_hidden_layers")
-        own = bool(self.config.get("num_nextn_predict_layers"))
+        last, own = self._count("num_hidden_layers"), self._count("num_nextn_predict_layers")
         return bool(re.search(r"(^|\.)mtp\.", name)) or bool(own and last and layer and int(layer[1]) >= last)
 
     def _experts(self) -> float:
         """The share of the experts that one token takes; 1 where it has none."""
         if not any(".experts" in name for name in self.bytes):
             return 1
-        there = next((self.config[name] for name in _EXPERTS if self.config.get(name)), None)
-        taken = self.config.get("num_experts_per_tok") or self.config.get("top_k_experts")
+        there, taken = self._count(*_EXPERTS), self._count("num_experts_per_tok", "top_k_experts")
         if not there or not taken:
             raise UnknownShape("config.json does not say how many experts a token takes")
-        return float(taken) / float(there)
+        return min(1, taken / there)
+
+    def _count(self, *names: str) -> int:
+        """The first of these entries of config.json that is a count; 0 without one."""
+        values = (self.config.get(name) for name in names)
+        return next((value for value in values if isinstance(value, int) and value > 0), 0)
 
     def cache(self, tokens: int, *, dtype: str, kind: str = "auto") -> float:
         """Bytes of the KV cache of so many tokens.
@@ -130,18 +135,17 @@ class Weights:
             UnknownShape: config.json does not say its layers, heads or sizes.
         """
         size = 1 if kind.startswith("fp8") else _SIZES.get(dtype if kind == "auto" else kind)
-        config = self.config
-        layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
-        wide = config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else None)
-        latent = config.get("kv_lora_rank")
+        layers, heads = self._count("num_hidden_layers"), self._count("num_attention_heads")
+        wide = self._count("head_dim") or (self._count("hidden_size") // heads if heads else 0)
+        latent = self._count("kv_lora_rank")
+        each = 2 * (self._count("num_key_value_heads") or heads) * wide
         if latent:
-            each: Any = latent + config.get("qk_rope_head_dim", 0)
-        else:
-            each = 2 * config.get("num_key_value_heads", heads or 0) * (wide or 0)
+            each = latent + self._count("qk_rope_head_dim")
         if not (size and layers and each):
             raise UnknownShape("config.json does not say what a token takes of the KV cache")
-        kinds = config.get("layer_types") or ["full_attention"] * layers
-        window = config.get("sliding_window") or tokens
+        kinds = self.config.get("layer_types")
+        kinds = kinds if isinstance(kinds, list) else ["full_attention"] * layers
+        window = self._count("sliding_window") or tokens
         held = {"full_attention": tokens, "sliding_attention": min(tokens, window)}
         # A layer of another kind keeps a state, which is left out.
         return float(each) * size * sum(held.get(str(kind), 0) for kind in kinds)

@@ -105,17 +105,25 @@ def test_the_cache_is_what_config_says(
     assert weights.cache(10, dtype="auto", kind=kind) == elements * size
 
 
-@pytest.mark.parametrize("config", [{}, {"num_hidden_layers": 2}, {"hidden_size": 8}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {}, {"num_hidden_layers": 2}, {"hidden_size": 8}, {"layer_types": 3},
+        LLAMA | {"num_hidden_layers": "2"}, LLAMA | {"num_attention_heads": [4]},
+    ],
+)  # fmt: skip
 def test_a_cache_of_unknown_shape_is_not_guessed(tmp_path: Path, config: dict[str, Any]) -> None:
     with pytest.raises(UnknownShape):
         model(tmp_path, config, PLAIN).cache(10, dtype="auto")
 
 
-@pytest.mark.parametrize("damage", ["missing", "no config", "no weights", "cut off", "hub id"])
+@pytest.mark.parametrize("damage", ["missing", "no config", "a list", "no weights", "cut off", "hub id"])
 def test_weights_that_cannot_be_read_are_not_guessed(tmp_path: Path, damage: str) -> None:
     model(tmp_path / "m", LLAMA, PLAIN)
     if damage == "no config":
         (tmp_path / "m/config.json").unlink()
+    if damage == "a list":
+        (tmp_path / "m/config.json").write_text("[]")
     if damage == "no weights":
         (tmp_path / "m/m.safetensors").unlink()
     if damage == "cut off":
