@@ -81,7 +81,8 @@ def block(stack: Stack) -> Iterator[str]:
         yield visible(f"  {DASH}  the ceiling of {stack.target.model} is not known: {why}")
         return
     yield f"  B  {_size(b)}/s: {where}"
-    yield f"  W  {_size(w)}: weights that a step reads; of experts, those of one token"
+    of_experts = ", of the experts those of one token" * target.experts
+    yield f"  W  {_size(w)}: weights that a step reads{of_experts}"
     rows: list[list[str]] = []
     notes: dict[str, str] = {}
     try:

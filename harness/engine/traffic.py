@@ -61,6 +61,11 @@ class Weights:
         inner = whole.get("text_config")
         self.config: dict[str, Any] = {**whole, **inner} if isinstance(inner, dict) else whole
 
+    @property
+    def experts(self) -> bool:
+        """A token takes a part of its weights alone."""
+        return any(".experts" in name for name in self.bytes)
+
     def step(self) -> float:
         """Bytes that the target reads for one token: of the experts, only those that it takes.
 
@@ -111,7 +116,7 @@ class Weights:
 
     def _experts(self) -> float:
         """The share of the experts that one token takes; 1 where it has none."""
-        if not any(".experts" in name for name in self.bytes):
+        if not self.experts:
             return 1
         there, taken = self._count(*_EXPERTS), self._count("num_experts_per_tok", "top_k_experts")
         if not there or not taken:
