@@ -187,7 +187,10 @@ def _columns(source: Source, row: Any, where: str) -> tuple[str, Columns]:
             'in a stack, as in [prompts.mine] with columns.text = "body"',
             code=_CODE,
         )
-    known = dict(LAYOUTS.get(layout, OPTIONAL))
+    known = {
+        role: column if column in there else OPTIONAL.get(role, column)
+        for role, column in LAYOUTS.get(layout, OPTIONAL).items()
+    }
     if asks & own.keys():
         known = {role: column for role, column in known.items() if role not in asks}
     for role, column in own.items():
@@ -305,7 +308,7 @@ class _Row:
         value = self.value(role)
         if value is None or value == "":
             return None
-        if role == "id" and isinstance(value, int) and not isinstance(value, bool):
+        if role in ("id", "category") and isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         return self.text(role, value)
 

@@ -45,8 +45,9 @@ def ask(
     endpoint: str = "chat",
     repeats: Sequence[int] = (0,),
     stall_seconds: float = STALL_SECONDS,
+    template: Mapping[str, Any] | None = None,
 ) -> tuple[list[Answer], str]:
-    """Send prompts as the suites do, each repeat with seeds of its own.
+    """Send prompts as the suites do, each repeat with seeds of its own; `template` is what chat's is told.
 
     Returns:
         The answers, repeat by repeat in the order of the prompts; and why they are not a measurement (empty
@@ -58,7 +59,7 @@ def ask(
     """
     with guarded(server, stall_seconds=stall_seconds, note="known answers") as guard:
         try:
-            answered = asyncio.run(_ask(server, prompts, profile, endpoint, repeats))
+            answered = asyncio.run(_ask(server, prompts, profile, endpoint, repeats, template=template))
         except ServerFailed:
             if guard.stalled is None:
                 raise
@@ -70,7 +71,13 @@ def ask(
 
 
 async def _ask(
-    server: Server, prompts: Sequence[Prompt], profile: Profile, endpoint: str, repeats: Sequence[int]
+    server: Server,
+    prompts: Sequence[Prompt],
+    profile: Profile,
+    endpoint: str,
+    repeats: Sequence[int],
+    *,
+    template: Mapping[str, Any] | None,
 ) -> tuple[list[Answer], str]:
     spec = server.spec
     by_counters = server.counters if spec.k and not server.per_request else None
@@ -87,6 +94,7 @@ async def _ask(
         async with Client(
             url=server.url, key=server.key, model=server.model, endpoint=endpoint, profile=profile,
             k=spec.k, server=server.start_id, timeout_s=spec.request_timeout_s, on_tokens=on_tokens,
+            template=template,
         ) as client:  # fmt: skip
             for number, (prompt, repeat) in todo:  # one iterator for all workers
                 record = await client.ask(

@@ -258,6 +258,7 @@ def _asked(
         prompts,
         profile,
         endpoint=cell.name.endpoint,
+        template=cell.template,
         repeats=repeats,
         stall_seconds=bench.run.options.stall_seconds,
     )

@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 
+from harness.config.prompts import Prompt
+from harness.config.stack import Profile
+from harness.engine.server import Server
+from harness.measure.probe import ask
 from harness.plugin import DATA
 from harness.results.records import CellRecord, load
 from tests.component.vllm_like import vllm_like
+from tests.factories.records import server_spec
 from tests.factories.streams import CHAT, chunk, usage
 
 STACK = """\
@@ -62,3 +67,17 @@ def test_a_cell_is_named_selected_asked_and_kept_by_its_thinking(
     record = load(path, CellRecord)
     assert record.identity.thinking == thinking
     assert [r.parts is None for r in record.prompts] == [thinking == "off"] * 2
+
+
+def test_a_suite_that_asks_by_itself_tells_the_template_too() -> None:
+    with vllm_like(k=2) as vllm:
+        ask(
+            Server(url=vllm.url, key="sk", spec=server_spec(k=2), model="tiny", start_id="f00d",
+                   version="0.32.0", attached=True, per_request=True, log=None),
+            [Prompt(id="a", language="en", text="Hi")],
+            Profile(prompts=1, max_tokens=8),
+            template={"enable_thinking": False},
+        )  # fmt: skip
+        [body] = [body for path, _, body in vllm.requests if path == CHAT]
+
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}

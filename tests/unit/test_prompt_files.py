@@ -31,6 +31,7 @@ def put(folder: Path, *rows: Any, name: str = "mine.jsonl") -> Path:
         ({"messages": TWO[:1]}, "chat", ["0001"]),
         ({"messages": TWO}, "log", ["0001"]),
         ({"text": "a", "kind": "story"}, "text", ["0001"]),
+        ({"id": 7, "text": "a", "category": 3}, "text", ["7"]),
     ],
 )
 def test_a_published_layout_is_known_by_its_columns(
@@ -183,3 +184,14 @@ def test_a_missing_library_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Mon
         read(Source(file=file if file.startswith("hf:") else str(tmp_path / file)))
 
     assert caught.value.code == "extra-missing"
+
+
+@pytest.mark.parametrize(
+    ("row", "category"), [({"kind": "story"}, "story"), ({"category": 3}, "3"), ({}, None)]
+)
+def test_a_category_may_be_called_kind_or_be_a_number(
+    tmp_path: Path, row: dict[str, Any], category: str | None
+) -> None:
+    [[prompt]] = read(Source(file=str(put(tmp_path, {"text": "a", **row})))).chats
+
+    assert prompt.category == category
