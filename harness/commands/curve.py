@@ -31,6 +31,6 @@ def run(options: argparse.Namespace) -> int:
         BadInput: the run holds none, or one that is not whole.
     """
     bound = Bound(ttft_s=options.ttft_ms / 1000, tpot_s=options.tpot_ms / 1000)
-    texts = [report(found, grid, bound, may_schedule=False) for found, grid in of_run(options.folder)]
+    texts = [report(*found, bound, may_schedule=False) for found in of_run(options.folder)]
     show(visible_lines("\n\n".join(texts)) + "\n")
     return 0

@@ -27,6 +27,7 @@ from harness.judge.footnotes import (
     weights_notes,
 )
 from harness.judge.pairing import Counted, Pairs, Refused, counted, pair
+from harness.judge.throughput import described
 from harness.judge.verdict import Verdict, judge_pairs
 from harness.measure.validity import mostly_degenerate, speed_up
 from harness.results.records import CellRecord, load, tallies
@@ -257,8 +258,11 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
         positions = _positions(pairs, verdict)
     same = not old.environment.differences(new.environment)
     notes = [*verdict.notes]
-    if verdict.primary and not same and (base.figures.tok_s or other.figures.tok_s):
+    timed = [(f.tok_s, f.tokens_per_step) for f in (base.figures, other.figures)]
+    if verdict.primary and not same and any(tok_s for tok_s, _ in timed):
         notes.append("speed is not compared across environments")
+    elif verdict.primary and all(all(one) for one in timed):
+        notes += described(*zip(*timed, strict=True))
     if verdict.primary:
         notes += [
             *weights_notes(old, new),

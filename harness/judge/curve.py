@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from harness.judge.throughput import Split, split
 from harness.measure.validity import countable, mostly_degenerate
 from harness.results.records import CellRecord, PromptRecord
 from harness.results.timing import Work, work_of
@@ -112,6 +113,12 @@ def curve(grid: Grid) -> Curve:
     if deepest is None:
         raise ValueError(f"the records at k = {ks[-1]} and {levels[0]} in flight are missing")
     works = {where: work for where, record in grid.items() if (work := work_of(record))}
+    alike = {r.prompt for r in grid[0, levels[0]].prompts} if (0, levels[0]) in grid else ()
+    timed = tuple(
+        r for r in deepest.prompts if r.prompt in alike
+    )  # the others are asked for acceptance alone
+    if work := work_of(deepest.model_copy(update={"prompts": timed})):
+        works[ks[-1], levels[0]] = work
     if lacking := [n for n in levels if (0, n) not in works]:
         raise ValueError(f"none was not timed at {lacking[0]} in flight")
     answers = [r for r in deepest.prompts if countable(r)]
@@ -173,6 +180,69 @@ def _ideal(answers: Sequence[PromptRecord], seconds: Mapping[int, float]) -> flo
         1 + r.undrafted + sum(n * (1 + min(j, most)) for j, n in enumerate(r.histogram)) for r in answers
     )
     return made * seconds[0] / spent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A k at a load, measured again beside `none` on starts in turn."""
+
+    k: int
+    in_flight: int
+    split: Split
+    """Over `none` at the same load."""
+
+    def __str__(self) -> str:
+        """`k = 4: 1.26x (95 % CI 1.20..1.32)`."""
+        low, high = self.split.speed.ci()
+        times = f"{math.exp(self.split.speed.estimate):.2f}x"
+        return f"k = {self.k}: {times} (95 % CI {math.exp(low):.2f}..{math.exp(high):.2f})"
+
+
+def candidates(curves: Iterable[Curve]) -> list[int]:
+    """The best k of each load, and its neighbours; 0 is among them."""
+    found = {0}
+    for one in curves:
+        ks = sorted({point.k for point in one.points})
+        for level in one.levels:
+            at = ks.index(one.best(level).k)
+            found.update(ks[max(0, at - 1) : at + 2])
+    return sorted(found)
+
+
+def measured(starts: Mapping[tuple[int, int, int], CellRecord]) -> list[Measured]:
+    """What starts in turn show, by load and k.
+
+    Args:
+        starts: by pair, k and requests in flight.
+
+    Raises:
+        ValueError: fewer than two pairs, a start is missing, or nothing was timed on one.
+    """
+    pairs, ks, levels = (sorted({where[at] for where in starts}) for at in range(3))
+
+    def works(k: int, level: int) -> list[list[Work]]:
+        found = [work_of(starts[pair, k, level]) if (pair, k, level) in starts else None for pair in pairs]
+        if lacking := [pair for pair, work in zip(pairs, found, strict=True) if work is None]:
+            raise ValueError(f"k = {k} was not timed at {level} in flight in pair {lacking[0]}")
+        return [[work] for work in found if work]
+
+    return [
+        Measured(k=k, in_flight=level, split=split(works(0, level), works(k, level), unit="pairs of starts"))
+        for level in levels
+        for k in ks
+        if k
+    ]
+
+
+def advice(found: Sequence[Measured]) -> list[str]:
+    """What to run at each load, by starts in turn."""
+    said = []
+    for level in dict.fromkeys(one.in_flight for one in found):
+        best = max((one for one in found if one.in_flight == level), key=lambda one: one.split.speed.estimate)
+        low, high = best.split.speed.ci()
+        pays = "" if low > 0 else ", so off" if high < 0 else ", so it is not settled that it pays"
+        said.append(f"measured in turn at {level} in flight: the best is {best}{pays}")
+    return said
 
 
 def sentences(found: Curve) -> list[str]:

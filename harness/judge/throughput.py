@@ -127,6 +127,16 @@ def _within(found: Split) -> Iterator[str]:
         yield f"of a request's time: {', '.join(moved)}"
 
 
+def described(tok_s: tuple[float, float], tokens_per_step: tuple[float, float]) -> list[str]:
+    """The same of one start each: a note without an interval; nothing for less than the margin."""
+    speed, tokens = (new / old - 1 for old, new in (tok_s, tokens_per_step))
+    if abs(speed) < MARGIN:
+        return []
+    seconds = (1 + tokens) / (1 + speed) - 1
+    made = f"tokens per step {percent(tokens)}, seconds per step {percent(seconds)}"
+    return [f"tok/s {tok_s[0]:.1f} -> {tok_s[1]:.1f} ({percent(speed)}): {made}; one start each, so no claim"]
+
+
 def table(found: Split, requests: int, *, sides: tuple[str, str] = ("old", "new")) -> str:
     """Both sides and the change of each part, with intervals; `requests` a start."""
     lines = [

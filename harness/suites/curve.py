@@ -9,12 +9,25 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from harness.config.cells import Cell, server_spec, without_drafts
 from harness.config.stack import Stack
 from harness.engine.spelling import SCHEDULE, check, takes_schedule
 from harness.errors import BadInput
-from harness.judge.curve import Curve, Grid, Point, curve, flaws, sentences
+from harness.judge.curve import (
+    Curve,
+    Grid,
+    Measured,
+    Point,
+    advice,
+    candidates,
+    curve,
+    flaws,
+    measured,
+    sentences,
+)
+from harness.judge.throughput import figures as throughput_figures
 from harness.measure.measurement import Measurement
 from harness.results.records import CellRecord, load
 from harness.run import Run
@@ -23,6 +36,8 @@ from harness.suites.runner import Bench, Outcome, Suite
 from harness.text.numbers import DASH, duration, number
 from harness.text.render import text_table
 
+_Records = TypeVar("_Records", bound=Mapping[Any, CellRecord])
+_PAIRS = "pairs"
 FEWEST = 4
 """Requests that a load is timed with."""
 
@@ -37,10 +52,13 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     asked = {one: sum(_asked(run, one, level) for level in levels) for one in measured.values()}
     seconds = run.pace.starts_s(every.values())
     seconds += sum(run.pace.answers_s(_at(one, 1), count) for one, count in asked.items())
-    ks = ", ".join(map(str, sorted({one.name.k for one in asked})))
-    text = f"curve: k {ks} at {', '.join(map(str, levels))} in flight: {len(every)} starts, "
-    text += f"{sum(asked.values())} requests; less than {duration(seconds)}, "
-    return [text + "which is what they take one at a time"]
+    ks, pairs = sorted({one.name.k for one in asked}), _pairs(run)
+    text = f"curve: k {', '.join(map(str, ks))} at {', '.join(map(str, levels))} in flight: {len(every)} "
+    text += f"starts, {sum(asked.values())} requests; less than {duration(seconds)}, which is what they take "
+    text += (
+        f"one at a time; then the best k of each load, its neighbours and none {pairs} times each, in turn"
+    )
+    return [text]
 
 
 def _largest(cell: Cell, stack: Stack, _: str) -> bool:
@@ -82,7 +100,12 @@ def _asked(run: Run, cell: Cell, in_flight: int) -> int:
     """Requests at a load."""
     there = len(run.prompts(cell))
     if cell.name.k and _deepest(run, cell, in_flight):
-        return there
+        return max(there, _timed(there, in_flight))
+    return _timed(there, in_flight)
+
+
+def _timed(there: int, in_flight: int) -> int:
+    """Requests that a load is timed with, of so many prompts."""
     wanted = max(FEWEST, 2 * in_flight)
     return wanted if wanted <= there else there * passes(in_flight, there)
 
@@ -97,34 +120,67 @@ def k_by_load(bench: Bench, cell: Cell) -> Outcome:
     if not run.timed:
         raise BadInput("several workers share this device: no time means anything", code="nothing-timed")
     alike = [c for c in bench.cells if c.spec == cell.spec] or [cell]
-    columns = {place: _column(run, place) for place in alike}
     found = Outcome(suite=SUITE.name, cell=str(cell))
-    grid: dict[tuple[int, int], CellRecord] = {}
+    columns = {place: _column(run, place) for place in alike}
+    grids = {place: {} for place in alike}  # type: dict[Cell, dict[tuple[int, int], CellRecord]]
     for at in range(len(columns[cell])):
         for place, column in columns.items():
             for level in run.options.levels:
-                record = _measured(bench, column[at], level)
-                if place == cell:
-                    grid[record.cell.k, level] = record
-    if wrong := flaws(grid.values()):
-        return found.model_copy(update={"kind": "invalid", "sentence": f"not a measurement: {wrong[0]}"})
+                asked = _asked(run, column[at], level)
+                record = _measured(bench, column[at], level, asked, f"{SUITE.name}/{level:02d}")
+                grids[place][record.cell.k, level] = record
     try:
-        mine = curve(grid)
+        curves = {place: curve(_sound(grid)) for place, grid in grids.items()}
+        starts = _in_turn(bench, columns, candidates(curves.values()))
+        again = measured(_sound(starts[cell]))
     except ValueError as error:
         return found.model_copy(update={"kind": "invalid", "sentence": f"not a measurement: {error}"})
-    said = sentences(mine)
     bound = Bound(ttft_s=run.options.ttft_s, tpot_s=run.options.tpot_s)
-    table = report(mine, grid, bound, may_schedule=takes_schedule(cell.spec))
-    return found.model_copy(update={"sentence": "; ".join(said), "table": table, "figures": figures(mine)})
+    mine = curves[cell]
+    table = report(mine, grids[cell], again, bound, may_schedule=takes_schedule(cell.spec))
+    said = "; ".join([*sentences(mine), *advice(again)])
+    return found.model_copy(update={"sentence": said, "table": table, "figures": figures(mine, again)})
 
 
-def _measured(bench: Bench, cell: Cell, in_flight: int) -> CellRecord:
+def _sound(grid: _Records) -> _Records:
+    """The same; ValueError where one of them is no measurement."""
+    if wrong := flaws(grid.values()):
+        raise ValueError(wrong[0])
+    return grid
+
+
+def _in_turn(
+    bench: Bench, columns: Mapping[Cell, Sequence[Cell]], ks: Sequence[int]
+) -> dict[Cell, dict[tuple[int, int, int], CellRecord]]:
+    """Each of some k on a start of its own, pair by pair up and down; by pair, k and load."""
+    starts: dict[Cell, dict[tuple[int, int, int], CellRecord]] = {place: {} for place in columns}
+    drafter = next(iter(columns)).name.drafter  # `none` runs again for each
+    for pair in range(_pairs(bench.run)):
+        for k in ks if pair % 2 == 0 else reversed(ks):
+            fresh = False
+            for place, column in columns.items():
+                one = next(c for c in column if c.name.k == k)
+                for level in bench.run.options.levels:
+                    suite = f"{SUITE.name}/{_PAIRS}/{drafter}/{pair:02d}/{level:02d}"
+                    asked = _timed(len(bench.run.prompts(one)), level)
+                    if not fresh and bench.run.finished_cell(suite, one) is None:
+                        bench.slot.close()
+                        fresh = True
+                    starts[place][pair, k, level] = _measured(bench, one, level, asked, suite)
+    return starts
+
+
+def _pairs(run: Run) -> int:
+    """Half as many as the speed suite has: a curve has several k and loads in each."""
+    return max(2, run.options.pairs // 2)
+
+
+def _measured(bench: Bench, cell: Cell, in_flight: int, asked: int, suite: str) -> CellRecord:
     one, there = _at(cell, in_flight), len(bench.run.prompts(cell))
-    asked = _asked(bench.run, cell, in_flight)
     repeats = max(1, asked // there)
     return bench.measured(
         one,
-        suite=f"{SUITE.name}/{in_flight:02d}",
+        suite=suite,
         prompts=bench.run.prompts(one)[: asked // repeats],
         repeats=repeats,
         timed=True,
@@ -132,7 +188,7 @@ def _measured(bench: Bench, cell: Cell, in_flight: int) -> CellRecord:
     )
 
 
-def report(found: Curve, grid: Grid, bound: Bound, *, may_schedule: bool) -> str:
+def report(found: Curve, grid: Grid, again: Sequence[Measured], bound: Bound, *, may_schedule: bool) -> str:
     """The table of a curve, a row for each k and load, and what it says."""
     cell, lines = found.deepest.cell, []
     times = f"acceptance from k = {cell.k}, times from one start of each k"
@@ -144,7 +200,7 @@ def report(found: Curve, grid: Grid, bound: Bound, *, may_schedule: bool) -> str
         rows.append([*_row(point), "◀" * (point == found.best(point.in_flight)), number(good)])
     lines.append(text_table([*header, "", "goodput"], rows))
     note = "utility is tokens gained over time added (tokens x / time x); its interval is of acceptance alone"
-    lines += [f"{note}; ◀ the best k of a load", *sentences(found)]
+    lines += [f"{note}; ◀ the best k of a load", *sentences(found), *advice(again)]
     if may_schedule:
         schedule = json.dumps(found.schedule())
         lines.append(f"for [drafters.{cell.drafter}] of the stack: {SCHEDULE} = {schedule}")
@@ -166,7 +222,7 @@ def _row(point: Point) -> list[str]:
     ]
 
 
-def figures(found: Curve) -> dict[str, object]:
+def figures(found: Curve, again: Sequence[Measured]) -> dict[str, object]:
     """For a program."""
     return {
         "cell": str(found.deepest.cell),
@@ -177,11 +233,14 @@ def figures(found: Curve) -> dict[str, object]:
         "best": {str(level): found.best(level).k for level in found.levels},
         "crossover": found.crossover,
         "schedule": found.schedule(),
+        "measured": [
+            {"k": m.k, "in_flight": m.in_flight, **throughput_figures(m.split)} for m in again
+        ],
     }  # fmt: skip
 
 
-def of_run(folder: Path) -> Iterator[tuple[Curve, Grid]]:
-    """The curves whose records a run holds.
+def of_run(folder: Path) -> Iterator[tuple[Curve, Grid, list[Measured]]]:
+    """The curves whose records a run holds, and what starts in turn said of each: nothing where it has none.
 
     Raises:
         BadInput: it holds none, or one whose records are not all there, or are no measurement.
@@ -206,8 +265,22 @@ def of_run(folder: Path) -> Iterator[tuple[Curve, Grid]]:
     for (*place, drafter), of_drafter in drafters.items():
         none: Mapping[int, CellRecord] = plain.get(tuple(place), {})
         grid = {**{(0, level): record for level, record in none.items()}, **of_drafter}
+        starts = _starts_of(folder, drafter, tuple(place))
         try:
-            yield curve(grid), grid
+            yield curve(grid), grid, measured(_sound(starts)) if starts else []
         except ValueError as error:
             where = f"{'-'.join(place)}-{drafter}"
             raise BadInput(f"{folder}: the curve of {where} is not whole: {error}", code="no-cells") from None
+
+
+def _starts_of(folder: Path, drafter: str, place: tuple[str, ...]) -> dict[tuple[int, int, int], CellRecord]:
+    """The records of starts in turn, by pair, k and load."""
+    records = [
+        load(p, CellRecord) for p in sorted(folder.glob(f"{SUITE.name}/{_PAIRS}/{drafter}/*/*/*.json"))
+    ]
+    return {
+        (int(pair), record.cell.k, int(level)): record
+        for record in records
+        if record.cell.place == place
+        for pair, level in [record.suite.split("/")[-2:]]
+    }

@@ -344,3 +344,27 @@ def test_positions_are_judged_for_one_drafter_alone(drafter: str, tested: set[bo
 
     assert against.verdict.kind == "regressed"
     assert {p.tested for p in against.positions} == tested
+
+
+@pytest.mark.parametrize(
+    ("seconds", "worse", "says"),
+    [
+        (2.0, 0, None),
+        (2.04, 0, None),  # inside the margin of speed
+        (2.2, 0, "(-9.1 %): tokens per step 0.0 %, seconds per step +10.0 %"),
+        (2.0, 4, "seconds per step"),
+    ],
+)
+def test_a_change_of_speed_is_split_into_tokens_and_time(
+    seconds: float, worse: int, says: str | None
+) -> None:
+    old, new = (
+        write_run(Path(name), cell(seconds=s, worse=w))
+        for name, s, w in (("a", 2.0, 0), ("b", seconds, worse))
+    )
+
+    (found,) = compared(old, new).rows[0].others
+
+    assert found
+    notes = [note for note in found.notes if note.startswith("tok/s")]
+    assert [says in note for note in notes] == ([True] if says else []) if says else notes == []

@@ -13,7 +13,7 @@ import pytest
 from harness.cli import main
 from harness.config.cells import Cell
 from harness.errors import BadInput
-from harness.judge.curve import accepted_at, curve, sentences
+from harness.judge.curve import accepted_at, advice, candidates, curve, measured, sentences
 from harness.results.records import CellRecord, Finding
 from harness.suites import curve as suite
 from harness.suites.load import Bound
@@ -93,6 +93,21 @@ def test_utility_is_tokens_gained_over_time_added() -> None:
     assert low < points[4, 1].utility < high
 
 
+def test_prompts_that_are_asked_for_acceptance_alone_have_no_part_in_the_times() -> None:
+    few = {(k, 1): record(k, 1) for k in (0, 2)}
+    few = {where: one.model_copy(update={"prompts": one.prompts[:4]}) for where, one in few.items()}
+    slow = [
+        r.model_copy(update={"total_s": 1e5, "began_s": 1e5 * (1 + at)})
+        for at, r in enumerate(record(4, 1).prompts)
+    ]
+    deepest = record(4, 1).model_copy(update={"prompts": (*record(4, 1).prompts[:4], *slow[4:])})
+
+    points = {p.k: p for p in curve({**few, (4, 1): deepest}).points}
+
+    assert {k: round(p.added, 6) for k, p in points.items()} == {k: TIMES[1][k] for k in (0, 2, 4)}
+    assert points[4].tokens_per_step == pytest.approx(1 + STEPS.mean())
+
+
 def test_the_crossover_is_where_no_k_pays_any_more() -> None:
     found = curve(GRID)
 
@@ -149,17 +164,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
     """What was measured: cell, suite and requests."""
     done: list[tuple[str, str, int]] = []
 
-    def measured(ours: Bench, which: Cell, *, suite: str, prompts: Any, repeats: int, **_: Any) -> CellRecord:
+    def start(ours: Bench, which: Cell, *, suite: str, prompts: Any, repeats: int, **_: Any) -> CellRecord:
         if known := ours.run.finished_cell(suite, which):
             return known
-        level = int(suite.partition("/")[2])
+        level = int(suite.rpartition("/")[2])
         assert which.profile.concurrency == level
         done.append((str(which), suite, repeats * len(prompts)))
         found = record(which.name.k, level).model_copy(update={"cell": which.name})
         ours.run.measured[suite, str(which)] = found
         return found
 
-    monkeypatch.setattr(Bench, "measured", measured)
+    monkeypatch.setattr(Bench, "measured", start)
     return done
 
 
@@ -180,8 +195,9 @@ def test_every_k_is_timed_at_every_load_and_acceptance_is_read_once(tmp_path: Pa
     assert found.figures["best"] == {"1": 4, "4": 1, "16": 0}
     assert found.figures["crossover"] == 16
     assert "from 16 in flight on: off" in found.sentence
-    assert len(asked) == 4 * 3
-    requests = {(name, where): count for name, where, count in asked}
+    survey = [one for one in asked if "pairs" not in one[1]]
+    assert len(survey) == 4 * 3
+    requests = {(name, where): count for name, where, count in survey}
     assert requests[NAME, "curve/01"] == 8, "all prompts"
     assert requests["chat-en-instruct-ngram-k1", "curve/01"] == suite.FEWEST
     assert requests["chat-en-instruct-none", "curve/16"] == 32
@@ -191,10 +207,50 @@ def test_cells_of_a_server_share_its_start(tmp_path: Path, asked: Asked) -> None
     both = put(tmp_path, NAME, "chat-zh-instruct-ngram-k4")
 
     assert [found.kind for found in both] == ["fine", "fine"]
-    assert len(asked) == 2 * 4 * 3
     drafting = [name.rpartition("-")[2] for name, *_ in asked]
-    changes = sum(a != b for a, b in itertools.pairwise(drafting))
-    assert changes == 3, "a server for each k, one after the other"
+    servers = [k for k, _ in itertools.groupby(drafting)]
+    assert servers == ["none", "k1", "k2", "k4", "none", "k1", "k2", "k4", "k2", "k1", "none"]
+    assert len(asked) == 2 * 3 * (4 + 2 * 4)
+
+
+def test_the_best_k_and_its_neighbours_are_measured_again_in_turn(tmp_path: Path, asked: Asked) -> None:
+    """The same requests for all, k by k up and down, `none` for each drafter anew."""
+    (found,) = put(tmp_path, NAME, pairs=6)
+
+    again = [one for one in asked if "pairs" in one[1]]
+    assert {count for _, where, count in again if where.endswith("/01")} == {suite.FEWEST}
+    assert [name.rpartition("-")[2] for name, where, _ in again if where.endswith("/04")] == [
+        *("none", "k1", "k2", "k4"),
+        *("k4", "k2", "k1", "none"),
+        *("none", "k1", "k2", "k4"),
+    ]
+    assert all("/pairs/ngram/" in where for _, where, _ in again)
+    figures = {(m["k"], m["in_flight"]): m for m in found.figures["measured"]}
+    assert figures[4, 1]["blocks"] == 3
+    assert figures[4, 1]["tok_s_low"] > 0
+    assert figures[4, 16]["tok_s_high"] < 0
+    assert "16 in flight" in found.table
+
+
+def test_what_is_measured_again_are_the_best_and_their_neighbours() -> None:
+    assert candidates([curve(GRID)]) == [0, 1, 2, 4]
+    off = curve({(k, 1): record(k, 1, step=1.0 + k) for k in (0, 1, 2, 4)})
+    assert candidates([off]) == [0, 1]
+    steep = curve({(k, 1): record(k, 1, step=1.0 + 0.01 * k) for k in (0, 1, 2, 3, 4)})
+    assert candidates([steep]) == [0, 3, 4]
+
+
+def test_what_starts_in_turn_do_not_settle_is_said() -> None:
+    starts = {(p, k, 1): record(k, 1, step=s) for p in range(3) for k, s in ((0, 1.0), (2, 1.6 + 0.2 * p))}
+    pays = {(p, k, 1): record(k, 1, step=s) for p in range(3) for k, s in ((0, 1.0), (2, 1.1 + 0.01 * p))}
+    off = {(p, k, 1): record(k, 1, step=s) for p in range(3) for k, s in ((0, 1.0), (2, 2.5 + 0.01 * p))}
+
+    said = [advice(measured(one))[0] for one in (starts, pays, off)]
+
+    assert ["not settled" in one for one in said] == [True, False, False]
+    assert [one.endswith("so off") for one in said] == [False, False, True]
+    with pytest.raises(ValueError, match="not timed"):
+        measured({where: one for where, one in pays.items() if where != (1, 2, 1)})
 
 
 @pytest.mark.parametrize(
@@ -260,13 +316,27 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_run_shows_its_curves_again(run: Path) -> None:
-    ((found, grid),) = suite.of_run(run)
+    ((found, grid, again),) = suite.of_run(run)
 
     assert grid == GRID
-    assert suite.figures(found) == suite.figures(curve(GRID))
-    text = suite.report(found, grid, Bound(), may_schedule=True)
+    assert again == []
+    assert suite.figures(found, []) == suite.figures(curve(GRID), [])
+    text = suite.report(found, grid, [], Bound(), may_schedule=True)
     assert "[[1, 3, 4], [4, 15, 1], [16" in text
-    assert "[[1, 3, 4]" not in suite.report(found, grid, Bound(), may_schedule=False)
+    assert "[[1, 3, 4]" not in suite.report(found, grid, [], Bound(), may_schedule=False)
+
+
+def test_a_run_shows_what_starts_in_turn_said(run: Path) -> None:
+    starts = {(pair, k, 1): record(k, 1, step=1 + 0.01 * pair) for pair in (0, 1) for k in (0, 4)}
+    for (pair, _, _), one in starts.items():
+        where = f"curve/pairs/ngram/{pair:02d}/01"
+        write_cell(run / where, one.model_copy(update={"suite": where}))
+
+    ((_, grid, again),) = suite.of_run(run)
+
+    assert grid == GRID
+    assert again == measured(starts)
+    assert [(m.k, m.in_flight) for m in again] == [(4, 1)]
 
 
 @pytest.mark.parametrize("lost", ["curve/01/chat-en-instruct-none.json", f"curve/01/{NAME}.json", "curve"])
