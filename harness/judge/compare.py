@@ -19,6 +19,7 @@ from harness.judge.baselines import reserve_of
 from harness.judge.collect import Entry, Side, match, names_of
 from harness.judge.confirmation import confirmed
 from harness.judge.footnotes import (
+    as_subject,
     conditions_of,
     drafter_notes,
     noise_of,
@@ -216,11 +217,11 @@ def _rows(jobs: Sequence[_Job], across: Collection[str]) -> Iterator[_Read]:
 def _row(job: _Job, *, across: Collection[str]) -> _Read:
     entry, *partners = job
     assert entry  # noqa: S101 - the first side has a cell in every row
-    base = _Cell(entry)
+    base = _Cell(entry, across)
     others: list[CellComparison | None] = []
     met = [conditions_of(base.record, across)]
     for partner in partners:
-        new = _Cell(partner) if partner else None
+        new = _Cell(partner, across) if partner else None
         others.append(_compared(base, new, across) if new else None)
         met.append(conditions_of(new.record, across) if new else {})
     notes = noise_of(base.record) if any(partners) else ()
@@ -230,8 +231,8 @@ def _row(job: _Job, *, across: Collection[str]) -> _Read:
 class _Cell:
     """A cell of a row, read and summed once."""
 
-    def __init__(self, entry: Entry) -> None:
-        self.record = load(entry.path, CellRecord)
+    def __init__(self, entry: Entry, across: Collection[str]) -> None:
+        self.record = as_subject(load(entry.path, CellRecord), across)
         self.counts = counted(self.record)
         self.figures = _figures(entry, self.record, self.counts)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.judge.pairing import brief, drafting
 from harness.judge.verdict import Verdict, judge
+from harness.measure.engine_findings import LOSSY
 from harness.results.conditions import UNVERIFIED
 from harness.results.records import CellRecord
 from harness.stats import paired
@@ -39,6 +40,14 @@ def conditions_of(record: CellRecord, across: Collection[str] = ()) -> dict[str,
     given = identity.as_given()
     values |= {field: given.get(field) for field in across}
     return {name: brief(value) for name, value in values.items() if value is not None or name in across}
+
+
+def as_subject(record: CellRecord, across: Collection[str]) -> CellRecord:
+    """A record in a comparison across how drafts are verified: that the way is lossy is then a footnote."""
+    if "verification" not in across:
+        return record
+    said = tuple(f.model_copy(update={"hard": f.hard and f.code != LOSSY}) for f in record.findings)
+    return record.model_copy(update={"findings": said})
 
 
 def noise_of(record: CellRecord) -> list[str]:

@@ -11,6 +11,8 @@ from harness.measure.draft_vocab import Coverage
 from harness.results.conditions import Identity, Subject
 from harness.results.records import CellName, Finding, PromptRecord
 
+LOSSY = "lossy-verification"
+"""The finding that drafts are not verified exactly."""
 ENOUGH_COVERAGE = 0.99
 """Share of the output tokens below which a draft vocabulary gets a footnote."""
 _LOOKED_UP = re.compile("ngram|suffix")
@@ -99,9 +101,9 @@ def _verification(way: str | None, *, declared: bool) -> list[Finding]:
     what = "which is not exact: it accepts tokens that the target rejects"
     text = f"the engine verifies drafts by {way!r}, {what}"
     if declared:
-        return [Finding.note("lossy-verification", text, way=way)]
+        return [Finding.note(LOSSY, text, way=way)]
     cure = 'take another rejection_sample_method, or declare subject = ["verification"] in the stack'
-    return [Finding.fatal("lossy-verification", f"{text}; {cure}", way=way)]
+    return [Finding.fatal(LOSSY, f"{text}; {cure}", way=way)]
 
 
 def _dynamic_k(cell: CellName, subject: Subject) -> list[Finding]:

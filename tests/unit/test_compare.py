@@ -186,6 +186,16 @@ def test_across_gives_no_verdict_but_the_change() -> None:
     assert only(result).verdict.change == pytest.approx(-0.1175, abs=1e-4)
 
 
+def test_a_lossy_way_to_verify_drafts_is_compared_where_the_comparison_is_about_it() -> None:
+    lossy = Finding.fatal("lossy-verification", "it accepts what the target rejects")
+    exact, fly = cell(), cell(worse=3, identity={"verification": "fly"}, findings=(lossy,))
+    a, b = write_cell(Path("a"), exact), write_cell(Path("b"), fly)
+    assert compared(a, b).exit_code(strict=False) == compared(b, b).exit_code(strict=False) == 2
+    result = compared(a, b, across=("verification",))
+    assert only(result).verdict.change == pytest.approx(-0.1175, abs=1e-4)
+    assert result.exit_code(strict=True) == 0
+
+
 def test_across_is_judged_where_every_new_side_declares_it() -> None:
     fp8 = {"quantization": "fp8"}
     base = write_run(Path("base"), cell())
