@@ -6,12 +6,13 @@ import os
 import sys
 import warnings
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.config.cells import ServerSpec, cells_of
-from harness.config.shipped import DATA
+from harness.config.shipped import DATA, SUITES
 from harness.engine.spelling import check
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.options import add_options, options_of, refuse_repeated, stack_of
@@ -85,6 +86,14 @@ def pytest_configure(config: pytest.Config) -> None:
     values += [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k]
     for value in dict.fromkeys(values):
         config.addinivalue_line("markers", f"{value}: cells of {value}")
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module | None:
+    """Our suites have the ids of a checkout wherever they lie: no report holds a path of a venv."""
+    if module_path.resolve().parent != SUITES:
+        return None
+    nodeid = f"{SUITES.name}/{module_path.name}"
+    return pytest.Module.from_parent(parent, path=module_path, nodeid=nodeid)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

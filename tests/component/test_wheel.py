@@ -87,7 +87,8 @@ def test_an_empty_folder_becomes_one_that_measures(run: Run, tmp_path: Path) -> 
 
     for done, of in ((bench, "test_acceptance["), (speed, "test_speed_up["), (plain, "test_acceptance[")):
         assert done.returncode == 0, done.stdout
-        assert f"{of}chat-en-instruct-eagle3r1-k4]" in done.stdout
+        file = of.split("[")[0].replace("test_speed_up", "test_speed")
+        assert f"\nbench_suites/{file}.py::{of}chat-en-instruct-eagle3r1-k4]" in f"\n{done.stdout}"
     seen = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
     assert seen == {"bench_suites", "stack.toml"}
     again = run("-m", "harness.cli", "init")
