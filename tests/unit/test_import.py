@@ -108,6 +108,19 @@ def test_two_tools_that_asked_one_server_the_same_agree(imported: Import) -> Non
     assert "imported differs" in row.others[0].verdict.text
 
 
+@pytest.mark.parametrize("file", [AIPERF, GUIDELLM])
+def test_two_drafters_get_a_paired_verdict(imported: Import, file: str) -> None:
+    imported(file, drafter="ngram", output="old")
+    imported(file, drafter="eagle3r1", output="new")
+
+    (row,) = compared("old", "new").rows
+    (pair,) = row.others
+    assert pair
+    assert pair.verdict.primary
+    assert (pair.verdict.prompts, pair.verdict.same_text) == (8, 8)
+    assert pair.verdict.kind == "improved"
+
+
 def test_an_import_is_not_judged_by_what_was_measured(imported: Import) -> None:
     imported(AIPERF)
     (measured,) = write_run(Path("measured"), cell()).rglob("chat*.json")
