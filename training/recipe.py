@@ -4,31 +4,58 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from harness.config.engine_arguments import check_arguments
 from harness.config.stack import Engine, Target
-from harness.config.toml import Document, Reference, too_deep
+from harness.config.toml import Document, Reference, Table, too_deep
 from harness.errors import BadInput
+from harness.results.records import MOST_K
 
 RECIPES = Path(__file__).parent / "recipes"
+_T = TypeVar("_T")
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+def _once(values: tuple[_T, ...] | None) -> tuple[_T, ...] | None:
+    for value in values or ():
+        if (values or ()).count(value) > 1:
+            raise ValueError(f"{value!r} stands there twice")
+    return values
 
 
-class Source(_Table):
+def _named_once(values: dict[str, Any]) -> dict[str, Any]:
+    spelled = Counter(name.replace("-", "_") for name in values)
+    twice = next((name for name, count in spelled.items() if count > 1), None)
+    if twice:
+        raise ValueError(f"{twice} and {twice.replace('_', '-')} are one argument, which stands there twice")
+    return values
+
+
+def _sources_once(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    alike = [source.model_copy(update={"weight": 1.0}) for source in sources]
+    if any(alike.count(source) > 1 for source in alike):
+        raise ValueError("one source stands there twice: give it one weight")
+    return sources
+
+
+_Once = AfterValidator(_once)
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+_Arguments = Annotated[dict[str, Any], AfterValidator(_named_once)]
+
+
+class Source(Table):
     """One source of prompts, and its share of the mix."""
 
     kind: Literal["self", "template", "jsonl", "hub"]
     """`self`: the target writes them itself, into an empty user turn; `template`: a TOML file of
     templates and words; `jsonl`: a file with `text` or `messages`; `hub`: a data set by name."""
-    language: str = "en"
-    workload: str = "instruct"
+    language: _Name = "en"
+    workload: _Name = "instruct"
     weight: float = Field(gt=0)
     """Its share of the prompts, relative to the other sources' weights."""
     path: Reference | None = None
@@ -50,22 +77,22 @@ class Source(_Table):
         return self
 
 
-class Prompts(_Table):
+class Prompts(Table):
     """How many prompts, from where."""
 
     count: int = Field(gt=0)
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources: Annotated[tuple[Source, ...], AfterValidator(_sources_once)] = Field(min_length=1)
     seed: int = 0
     max_characters: int = Field(default=2000, gt=0)
     overlap_words: int = Field(default=8, gt=1)
     """A prompt that shares a run of so many words with a benchmark prompt is dropped."""
 
 
-class Responses(_Table):
+class Responses(Table):
     """The target's own answers, which the drafter learns to foresee."""
 
     max_tokens: int = Field(default=512, gt=0)
-    temperatures: dict[str, float] = {"0.0": 1.0}
+    temperatures: dict[str, float] = Field({"0.0": 1.0})
     """Temperature -> share of the answers sampled so."""
     concurrency: int = Field(default=256, gt=0)
     seed: int = 0
@@ -78,7 +105,7 @@ class Responses(_Table):
     min_tokens: int = Field(default=8, gt=0)
 
 
-class Dataset(_Table):
+class Dataset(Table):
     """What the trainer reads."""
 
     seq_length: int = Field(default=2048, gt=8)
@@ -87,14 +114,14 @@ class Dataset(_Table):
     """Share of the rows that are held out. The parity suite takes its prompts from them."""
 
 
-class HiddenStates(_Table):
+class HiddenStates(Table):
     """How the target's hidden states reach the trainer."""
 
     mode: Literal["ahead", "online"] = "ahead"
     """`ahead`: extracted in the trainer's own order, many requests in flight, into `folder`, while the
     trainer follows. `online`: the trainer's workers ask for each sample when they need it (its default;
     here to be compared with)."""
-    layers: tuple[int, ...] | None = None
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], _Once] | None = Field(None, min_length=1)
     """The target's layers that the drafter sees; by default those that the trainer chooses."""
     concurrency: int = Field(default=256, gt=0)
     folder: str | None = None
@@ -103,11 +130,11 @@ class HiddenStates(_Table):
     """The server's share of the GPU's memory while server and trainer share it."""
     max_missing: float = Field(default=0.01, ge=0, lt=1)
     """If a larger share of the samples has no hidden states, the stage fails."""
-    args: dict[str, Any] = {}
+    args: _Arguments = Field(default_factory=dict)
     """More of vLLM's arguments for this server."""
 
 
-class Train(_Table):
+class Train(Table):
     """The trainer's settings, mostly by its own names."""
 
     algorithm: Literal["eagle3", "dflash", "peagle"] = "eagle3"
@@ -134,16 +161,16 @@ class Train(_Table):
     compile: bool = False
     """Compile an EAGLE-3 step while the server starts: 13 ms instead of 57 on an H100 (`tests.perf.steps`).
     Ignored on a CPU."""
-    args: dict[str, Any] = {}
+    args: _Arguments = Field(default_factory=dict)
     """More of the trainer's own arguments, by their names."""
 
 
-class Check(_Table):
+class Check(Table):
     """How the drafter is measured once it is served."""
 
     stack: str = "smollm2-cpu"
-    k: tuple[int, ...] = (4,)
-    languages: tuple[str, ...] | None = Field(default=None, min_length=1)
+    k: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_K)], ...], _Once] = Field((4,), min_length=1)
+    languages: Annotated[tuple[str, ...], _Once] | None = Field(default=None, min_length=1)
     """The stack's languages that are measured; by default all."""
     profile: str = "gate"
     prompts: int | None = Field(default=None, gt=0)
@@ -152,7 +179,7 @@ class Check(_Table):
     """Held-out prompts to measure, of each language."""
 
 
-class Recipe(_Table):
+class Recipe(Table):
     """From a target to a served, measured drafter."""
 
     schema_: Literal[1] = Field(alias="schema")
@@ -168,6 +195,34 @@ class Recipe(_Table):
     hidden_states: HiddenStates = HiddenStates()
     train: Train = Train()
     check: Check = Check()
+
+
+def temperatures_of(shares: Mapping[str, float]) -> dict[float, float]:
+    """The recipe's temperatures and their shares, which add up to 1.
+
+    Raises:
+        BadInput: a temperature or a share is not a number that makes sense.
+    """
+    found: dict[float, float] = defaultdict(float)
+    for name, share in shares.items():
+        try:
+            temperature = float(name)
+        except ValueError:
+            temperature = -1.0
+        if not 0 <= temperature < float("inf"):
+            raise BadInput(
+                f"responses.temperatures: {name!r} is not a temperature (a number from 0 up)",
+                code="training-option",
+            )
+        if not 0 <= share < float("inf"):
+            raise BadInput(
+                f"responses.temperatures: {share} is not a share of the answers", code="training-option"
+            )
+        found[temperature] += share
+    total = sum(found.values())
+    if not total:
+        raise BadInput("responses.temperatures: the shares add up to nothing", code="training-option")
+    return {temperature: share / total for temperature, share in sorted(found.items()) if share}
 
 
 def find_recipe(name: str) -> Path:
@@ -197,11 +252,14 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         BadInput: with file, line and key of the first thing that is wrong, or with the change that is.
     """
     document = Document(path)
+    _refuse_twice(changes)
     for change in changes:
         _change(document.tables, change)
         if too_deep(document.tables):
             raise BadInput(f"--set {change[:80]}: nested too deeply to be a recipe", code="damaged-file")
     recipe = document.model(Recipe)
+    temperatures_of(recipe.responses.temperatures)
+    check_arguments(recipe.engine.args, {}, document)
     try:
         _check_plain(recipe)
     except (ValueError, TypeError) as error:
@@ -214,6 +272,13 @@ def _check_plain(recipe: Recipe) -> None:
     text = json.dumps(recipe.model_dump(), allow_nan=False)
     if "\\u0000" in text:
         raise ValueError("a text holds a NUL")
+
+
+def _refuse_twice(changes: Iterable[str]) -> None:
+    keys = Counter(change.partition("=")[0].strip() for change in changes)
+    for key, count in keys.items():
+        if count > 1:
+            raise BadInput(f"--set {key}= is given twice: name one value", code="training-option")
 
 
 def _change(data: dict[str, Any], change: str) -> None:

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check one file; the exit code."""
-    found = read(read_text(options.file))
+    found = read(read_text(options.file), name=str(options.file))
     records = _Records([collect(path) for path in options.runs])
     unreadable = list(found.unreadable)
     wrong: list[str] = []

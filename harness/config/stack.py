@@ -10,11 +10,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from harness.config.engine_arguments import check_arguments
 from harness.config.prompt_files import Source
-from harness.config.toml import Document, Program, Reference
+from harness.config.toml import Document, Program, Reference, Table
 from harness.errors import BadInput
 from harness.results.names import Thinking, thinking_word
 from harness.results.records import MOST_K
@@ -36,11 +36,7 @@ RESERVED = frozenset(
 """Names that mean something else to pytest: each value of an axis becomes a marker."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Target(_Table):
+class Target(Table):
     """The model whose output is wanted."""
 
     model: Reference
@@ -55,15 +51,15 @@ class Target(_Table):
     """What its chat template calls the switch that lets it think."""
 
 
-class Engine(_Table):
+class Engine(Table):
     """How to start vLLM: its own arguments by their names, and its environment."""
 
     python: Program | None = None
     """The interpreter that has vLLM; draftgate's own when not given."""
     port: int | None = Field(default=None, ge=1, le=65535)
     """A free one when not given."""
-    args: dict[str, Any] = {}
-    env: dict[str, str] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict)
     fork: bool | None = None
     """Fork each server off a process that has imported vLLM once; on a CPU engine when not given."""
     start_timeout_s: float = Field(default=900, gt=0)
@@ -71,7 +67,7 @@ class Engine(_Table):
     """How long a server may send nothing of an answer; the whole of it may take longer."""
 
 
-class Sampling(_Table):
+class Sampling(Table):
     """Every sampling parameter of vLLM that changes text. Each request sends all of them."""
 
     temperature: float = Field(default=0.0, ge=0)
@@ -83,7 +79,7 @@ class Sampling(_Table):
     repetition_penalty: float = Field(default=1.0, gt=0)
 
 
-class Profile(_Table):
+class Profile(Table):
     """How much to measure, and how to sample."""
 
     prompts: int = Field(gt=0)
@@ -108,7 +104,7 @@ PROFILES: dict[str, Profile] = {
 }
 
 
-class Drafter(BaseModel):
+class Drafter(Table):
     """A named way to propose tokens. Keys not listed here go to vLLM's speculative config as they are."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -132,7 +128,7 @@ NO_DRAFTER = Drafter(name=NONE)
 """Drafts nothing: what speed-ups are measured from."""
 
 
-class Stack(_Table):
+class Stack(Table):
     """One target, one way to run it, and the drafters to compare."""
 
     schema_: Literal[1] = Field(alias="schema")
@@ -148,7 +144,7 @@ class Stack(_Table):
     """Whose prompts are shipped, and then the names of `prompts`."""
     thinking: tuple[Thinking, ...] = ()
     """Over chat: whether the target may think before it answers. Empty: its template is told nothing."""
-    prompts: dict[str, Source] = {}
+    prompts: dict[str, Source] = Field(default_factory=dict)
     """The user's own, by their workload."""
     subject: tuple[str, ...] = ()
     """Fields of a record's identity that may differ from its baseline, like `quantization`."""

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from harness.config.shipped import embedded_drafter
 from harness.errors import BadInput
@@ -16,6 +25,34 @@ from harness.text.validation import first_fault
 
 _MOST_DEEP = 32
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Table(BaseModel):
+    """A table of such a file. Pydantic would take `"8"` and `true` for numbers; a file means what it says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _as_written(cls, value: Any, made: ValidatorFunctionWrapHandler) -> Any:
+        found = made(value)
+        if (unlike := _unlike(value, found)) is not None:
+            kind = {bool: "true or false", str: "a text"}.get(type(unlike[1]), "a number")
+            raise ValueError(f"must be {kind}, not {json.dumps(unlike[0])[:60]}")
+        return found
+
+
+def _unlike(written: Any, made: Any) -> tuple[Any, Any] | None:
+    """A text, a number or a boolean that became another kind, and what it became; None where none did."""
+    if isinstance(written, list) and isinstance(made, list | tuple):
+        pairs = list(zip(written, made, strict=True))
+    elif isinstance(written, dict) and isinstance(made, dict):
+        pairs = [(written[key], made[key]) for key in written.keys() & made.keys()]
+    else:
+        kinds = [[isinstance(value, kind) for kind in (bool, str)] for value in (written, made)]
+        plain = isinstance(written, bool | str | int | float) and isinstance(made, bool | str | int | float)
+        return (written, made) if plain and kinds[0] != kinds[1] else None
+    return next((found for pair in pairs if (found := _unlike(*pair)) is not None), None)
 
 
 class Document:

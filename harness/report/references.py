@@ -19,6 +19,7 @@ from harness.errors import BadInput
 from harness.judge.collect import Entry
 from harness.judge.compare import Column, Comparison
 from harness.report.figures import Figure, figures_before, figures_in, has_more
+from harness.results.files import merge_error, merge_left
 from harness.text.render import Block
 
 FORM = "<!-- draftgate: run=RUN cell=CELL field=FIELD -->"
@@ -60,9 +61,19 @@ class References:
     """References that stand in code: examples, which claim nothing."""
 
 
-def read(markdown: str) -> References:
-    """Find every reference. Those in fenced code and in code spans are examples."""
+def read(markdown: str, *, name: str = "the text") -> References:
+    """Find every reference. Those in fenced code and in code spans are examples.
+
+    Args:
+        markdown: the text.
+        name: of its file, for a message.
+
+    Raises:
+        BadRecord: a merge left a conflict marker outside the examples: each figure may be there twice.
+    """
     lines, in_code = _without_examples(markdown)
+    if line := merge_left("\n".join(lines)):
+        raise merge_error(f"{name}, line {line}")
     reader = _Reader(lines)
     unreadable: list[tuple[int, str]] = []
     for number, line in enumerate(lines, start=1):

@@ -22,7 +22,7 @@ from training import speculators_cli
 from training.answers import filter as answer_filter, generate
 from training.answers.progress import Answers, errors_of
 from training.errors import Stalled, TrainingFailed
-from training.recipe import Recipe
+from training.recipe import Recipe, temperatures_of
 from training.sources.dedup import Prompt
 
 FAKE_SPECULATORS = """
@@ -155,7 +155,7 @@ def test_shares_hold_in_every_language_and_nobody_is_asked_twice() -> None:
 @given(st.integers(0, 60), st.lists(st.floats(0.01, 5), min_size=1, max_size=4), st.integers(0, 5))
 def test_whatever_the_shares_each_prompt_is_asked_once(count: int, shares: list[float], seed: int) -> None:
     prompts = {str(i): prompt(str(i)) for i in range(count)}
-    temperatures = generate.temperatures_of({str(t / 10): share for t, share in enumerate(shares)})
+    temperatures = temperatures_of({str(t / 10): share for t, share in enumerate(shares)})
     found = generate.split_by_temperature(prompts, temperatures, seed=seed)
     assert sorted(i for ids in found.values() for i in ids) == sorted(prompts)
     for temperature, share in temperatures.items():
@@ -163,7 +163,7 @@ def test_whatever_the_shares_each_prompt_is_asked_once(count: int, shares: list[
 
 
 def test_temperatures_add_up_to_one_and_0_is_0_0() -> None:
-    assert generate.temperatures_of({"0": 1, "0.0": 1, "0.7": 2, "1.0": 0}) == {0.0: 0.5, 0.7: 0.5}
+    assert temperatures_of({"0": 1, "0.0": 1, "0.7": 2, "1.0": 0}) == {0.0: 0.5, 0.7: 0.5}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_temperatures_add_up_to_one_and_0_is_0_0() -> None:
 )
 def test_temperatures_that_make_no_sense(shares: dict[str, float], word: str) -> None:
     with refused(BadInput, "training-option", "responses.temperatures", word):
-        generate.temperatures_of(shares)
+        temperatures_of(shares)
 
 
 # Asking

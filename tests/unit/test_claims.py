@@ -11,9 +11,11 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from harness.cli import main
+from harness.errors import BadRecord
 from harness.report.figures import figures_before, figures_in, has_more
 from harness.report.references import comment, read
 from harness.results.records import Finding
+from tests.factories.refusals import refused
 from tests.factories.runs import cell, plain, write_cell, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -593,3 +595,14 @@ def test_our_own_figures_hold(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert held["README.md"] >= 29
     assert held["measuring.md"] >= 3
     assert held["claims.md"] >= 4
+
+
+MERGED = "<<<<<<< HEAD\ntau 2.5\n=======\ntau 2.6\n>>>>>>> theirs\n"
+
+
+@pytest.mark.parametrize("left", [MERGED, MERGED.partition("\n")[2], MERGED.replace(">>>>>>> theirs\n", "")])
+def test_an_unfinished_merge_is_refused_with_its_line_but_not_in_an_example(left: str) -> None:
+    number = 2 + left.splitlines().index(next(line for line in left.splitlines() if line[0] in "<>"))
+    with refused(BadRecord, "damaged-file", f"README.md, line {number}"):
+        read(f"# Title\n{left}", name="README.md")
+    assert read(f"```\n{left}```\n").claims == ()

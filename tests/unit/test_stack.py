@@ -205,6 +205,26 @@ def test_bad_text_is_refused_with_its_line_and_key(loaded: Loader, path: Path, t
 
 
 @pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (HEAD + NONE + NGRAM.replace("[2, 4]", '["2", 4]'), "drafters.ngram.k"),
+        (HEAD + NONE + NGRAM.replace("[2, 4]", "[true]"), "drafters.ngram.k"),
+        (HEAD + NONE + '[profiles.quick]\nprompts = "8"\n', "profiles.quick.prompts"),
+        (HEAD + NONE + "[profiles.quick]\nprompts = true\n", "profiles.quick.prompts"),
+        (
+            HEAD + NONE + "[profiles.quick.sampling]\ntemperature = '0'\n",
+            "profiles.quick.sampling.temperature",
+        ),
+        (HEAD + NONE + "[engine]\nport = '8000'\n", "engine.port"),
+        (HEAD + NONE + "[engine]\nfork = 'no'\n", "engine.fork"),
+    ],
+)
+def test_a_text_is_no_number_and_a_number_no_boolean(loaded: Loader, text: str, key: str) -> None:
+    with pytest.raises(BadInput, match=f"key {key}: must be (a number|true or false), not"):
+        loaded(text)
+
+
+@pytest.mark.parametrize(
     ("k", "says"),
     [
         ("[0]", "drafter 'ngram' has no k"),

@@ -60,6 +60,55 @@ def test_what_is_wrong_is_named_with_its_line(plain: Path, old: str, new: str, s
     assert str(plain) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "line", "key"),
+    [
+        ("count = 10", 'count = "10"', 7, "prompts.count"),
+        ("count = 10", "count = true", 7, "prompts.count"),
+        ("weight = 1", 'weight = "1"', 8, "prompts.sources.0.weight"),
+        ('kind = "self"', 'kind = "self"\nlanguage = ""', 8, "prompts.sources.0.language"),
+        ('kind = "self"', 'kind = "self"\nworkload = "../up"', 8, "prompts.sources.0.workload"),
+        ("weight = 1", 'weight = 1\n[[prompts.sources]]\nkind = "self"\nweight = 2', 8, "prompts.sources"),
+        ("weight = 1", "weight = 1\n[train]\ncompile = 1", 12, "train.compile"),
+        ("weight = 1", "weight = 1\n[check]\nk = [4, 4]", 12, "check.k"),
+        ("weight = 1", "weight = 1\n[check]\nk = []", 12, "check.k"),
+        ("weight = 1", "weight = 1\n[check]\nk = [0]", 12, "check.k.0"),
+        ("weight = 1", 'weight = 1\n[check]\nk = ["4"]', 12, "check.k"),
+        ("weight = 1", 'weight = 1\n[check]\nlanguages = ["en", "en"]', 12, "check.languages"),
+        ("weight = 1", "weight = 1\n[hidden_states]\nlayers = [2, 9, 2]", 12, "hidden_states.layers"),
+        ("weight = 1", "weight = 1\n[hidden_states]\nlayers = [-1]", 12, "hidden_states.layers.0"),
+        ("weight = 1", "weight = 1\n[hidden_states.args]\na_b = 1\na-b = 2", 11, "hidden_states.args"),
+    ],
+)
+def test_a_value_of_another_kind_or_said_twice_is_refused(
+    plain: Path, old: str, new: str, line: int, key: str
+) -> None:
+    plain.write_text(PLAIN.replace(old, new))
+    with refused(BadInput, "wrong-field", f"line {line}, key {key}: "):
+        load_recipe(plain)
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ("[responses]\ntemperatures = {hot = 1}\n", "training-option"),
+        ("[responses]\ntemperatures = {}\n", "training-option"),
+        ("[engine.args]\nmax_model_len = 1\nmax-model-len = 2\n", "stack-argument"),
+        ("[target]\nmodel = 'org/other'\n", "damaged-file"),
+        ("<<<<<<< HEAD\n", "damaged-file"),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_refused_first(plain: Path, more: str, code: str) -> None:
+    plain.write_text(PLAIN + more)
+    with refused(BadInput, code):
+        load_recipe(plain)
+
+
+def test_a_value_is_set_once(plain: Path) -> None:
+    with refused(BadInput, "training-option", "train.epochs"):
+        load_recipe(plain, ["train.epochs=1", "train.epochs = 2"])
+
+
 def test_an_unknown_recipe_names_those_there_are() -> None:
     with refused(BadInput, "unknown-name", "nonsense", "smoke-cpu"):
         find_recipe("nonsense")

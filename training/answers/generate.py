@@ -12,14 +12,14 @@ from pathlib import Path
 
 from harness.engine.http import NO_KEY
 from harness.engine.server import Server
-from harness.errors import BadInput, ServerFailed
+from harness.errors import ServerFailed
 from harness.results.files import as_line, drop_torn_line, writing
 from harness.text.console import Say
 from training import speculators_cli
 from training.answers.filter import decoder, read_prompts, select
 from training.answers.progress import Answers, errors_of, failures
 from training.errors import Stalled, TrainingFailed
-from training.recipe import Recipe
+from training.recipe import Recipe, temperatures_of
 from training.sources.dedup import Prompt
 
 Stall = Callable[[], str | None]
@@ -88,34 +88,6 @@ def run(
     raws = [(ask.temperature, ask.raw_file) for ask in asks]
     counts = select(folder, prompts, raws, recipe, decode=decoder(target))
     return {**counts, "stalls": stalls}
-
-
-def temperatures_of(shares: Mapping[str, float]) -> dict[float, float]:
-    """The recipe's temperatures and their shares, which add up to 1.
-
-    Raises:
-        BadInput: a temperature or a share is not a number that makes sense.
-    """
-    found: dict[float, float] = defaultdict(float)
-    for name, share in shares.items():
-        try:
-            temperature = float(name)
-        except ValueError:
-            temperature = -1.0
-        if not 0 <= temperature < float("inf"):
-            raise BadInput(
-                f"responses.temperatures: {name!r} is not a temperature (a number from 0 up)",
-                code="training-option",
-            )
-        if not 0 <= share < float("inf"):
-            raise BadInput(
-                f"responses.temperatures: {share} is not a share of the answers", code="training-option"
-            )
-        found[temperature] += share
-    total = sum(found.values())
-    if not total:
-        raise BadInput("responses.temperatures: the shares add up to nothing", code="training-option")
-    return {temperature: share / total for temperature, share in sorted(found.items()) if share}
 
 
 def split_by_temperature(
