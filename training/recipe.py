@@ -92,7 +92,7 @@ class Responses(Table):
     """The target's own answers, which the drafter learns to foresee."""
 
     max_tokens: int = Field(default=512, gt=0)
-    temperatures: dict[str, float] = Field({"0.0": 1.0})
+    temperatures: dict[str, float] = Field(default={"0.0": 1.0})
     """Temperature -> share of the answers sampled so."""
     concurrency: int = Field(default=256, gt=0)
     seed: int = 0
@@ -121,7 +121,9 @@ class HiddenStates(Table):
     """`ahead`: extracted in the trainer's own order, many requests in flight, into `folder`, while the
     trainer follows. `online`: the trainer's workers ask for each sample when they need it (its default;
     here to be compared with)."""
-    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], _Once] | None = Field(None, min_length=1)
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], _Once] | None = Field(
+        default=None, min_length=1
+    )
     """The target's layers that the drafter sees; by default those that the trainer chooses."""
     concurrency: int = Field(default=256, gt=0)
     folder: str | None = None
@@ -169,7 +171,9 @@ class Check(Table):
     """How the drafter is measured once it is served."""
 
     stack: str = "smollm2-cpu"
-    k: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_K)], ...], _Once] = Field((4,), min_length=1)
+    k: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_K)], ...], _Once] = Field(
+        default=(4,), min_length=1
+    )
     languages: Annotated[tuple[str, ...], _Once] | None = Field(default=None, min_length=1)
     """The stack's languages that are measured; by default all."""
     profile: str = "gate"

@@ -72,8 +72,8 @@ def read(markdown: str, *, name: str = "the text") -> References:
         BadRecord: a merge left a conflict marker outside the examples: each figure may be there twice.
     """
     lines, in_code = _without_examples(markdown)
-    if line := merge_left("\n".join(lines)):
-        raise merge_error(f"{name}, line {line}")
+    if left := merge_left("\n".join(lines)):
+        raise merge_error(f"{name}, line {left}")
     reader = _Reader(lines)
     unreadable: list[tuple[int, str]] = []
     for number, line in enumerate(lines, start=1):
