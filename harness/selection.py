@@ -133,8 +133,8 @@ def cannot_attach(items: Iterable[pytest.Item]) -> str:
     """What to say of cases that no server that runs already can serve."""
     files = ", ".join(dict.fromkeys(item.path.name for item in items))
     return (
-        f"--server-url: the cases of {files} start servers of their own, with other arguments or one after "
-        "the other, and no server that runs already can stand for these: leave --server-url out"
+        f"--server-url: the cases of {files} start servers of their own, with another k or other arguments, "
+        "or one after the other, and no server that runs already can stand for these: leave --server-url out"
     )
 
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from harness.config.difference import differences, listed, refuse_unmeant
+from harness.config.difference import Against, differences, listed, refuse_unmeant
 from harness.errors import BadInput
 from tests.factories.benches import stack
 
@@ -91,3 +92,12 @@ def test_what_nobody_meant_is_refused_with_both_values(across: list[str], named:
 
     assert refused.value.code == "stacks-differ"
     assert all(word in str(refused.value) for word in named)
+
+
+def test_a_run_keeps_which_stack_it_was_compared_with_and_none_of_its_secrets() -> None:
+    secret = {"env": {"HF_TOKEN": "hf_" + "q" * 34}}
+    kept = [Against(stack=stack(engine=engine), blocks=6).recorded() for engine in ({}, secret, secret)]
+
+    assert kept[0] != kept[1] == kept[2]
+    assert "hf_" not in json.dumps(kept)
+    assert kept[1] != Against(stack=stack(engine=secret), blocks=4).recorded()
