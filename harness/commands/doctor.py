@@ -15,16 +15,17 @@ from typing import Literal, NamedTuple
 from harness.commands import ceiling
 from harness.config.cells import server_spec
 from harness.config.prompts import load_prompts
-from harness.config.shipped import DATA
+from harness.config.shipped import DATA, EMBEDDED
 from harness.config.stack import Stack, default_stack, find_stack, load_stack
 from harness.engine.facts import EngineFacts, engine_facts, known_faults
+from harness.engine.http import Http, NoAnswer
 from harness.engine.models import cache_folder, resolve
 from harness.engine.server import free_port, running
 from harness.engine.slot import Slot
 from harness.engine.spelling import check_names
 from harness.errors import BadInput, DraftgateError, ServerFailed
 from harness.provenance.hardware import environment
-from harness.provenance.record import weights_hash
+from harness.provenance.record import folder_of, weights_hash
 from harness.suites.known_answers import Result
 from harness.suites.selfcheck import SHORT, ensure
 from harness.text.arguments import Switch
@@ -32,6 +33,9 @@ from harness.text.console import show
 from harness.text.redaction import without_home
 from harness.text.render import visible
 
+_HUB, _MAIN, _PATIENCE_S = "https://huggingface.co", "main", 10.0
+_YES = frozenset({"1", "ON", "YES", "TRUE"})
+"""As the hub's own client reads its switches."""
 _LEAST_GB = 2.0
 """Free disk for a converted model, records and logs."""
 
@@ -173,6 +177,9 @@ def _self_check(stack: Stack, *, self_check: bool | None) -> Iterator[Line]:
     if self_check is False:
         yield Line("—", "self-check", "left out")
         return
+    if why := not_to_be_had(stack):
+        yield Line("bad", "self-check", why)
+        return
     try:
         prompts = load_prompts(DATA / "prompts", "instruct", stack.languages[0], at_most=SHORT)
         patch = os.environ.get("DRAFTGATE_MEND", "1")
@@ -185,6 +192,30 @@ def _self_check(stack: Stack, *, self_check: bool | None) -> Iterator[Line]:
         return
     for check in found.checks:
         yield Line(_MARKS[check.outcome], "self-check", f"{check.name}: {check.text}")
+
+
+def not_to_be_had(stack: Stack) -> str:
+    """Why an engine would look for its target in vain, for minutes; empty where it would not."""
+    target = stack.target
+    if target.model.startswith(("/", EMBEDDED)) or folder_of(target.model, target.revision):
+        return ""
+    known = {**os.environ, **stack.engine.env}
+    hub, why = known.get("HF_ENDPOINT") or _HUB, "HF_HUB_OFFLINE is set"
+    if known.get("HF_HUB_OFFLINE", "").upper() not in _YES:
+        try:
+            Http(hub.rstrip("/")).text(
+                f"/{target.model}/resolve/{target.revision or _MAIN}/config.json", timeout_s=_PATIENCE_S
+            )
+        except NoAnswer as error:
+            why = str(error)
+            if error.status:  # it is there; what it lets this user have, the engine finds out
+                return ""
+        else:
+            return ""
+    return (
+        f"the target {target.model} is not in the hub's cache of this machine and cannot be fetched ({why}): "
+        "download it where there is a network, or name its folder in the stack"
+    )
 
 
 def _silent(_: str) -> None:

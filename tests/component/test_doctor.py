@@ -12,8 +12,10 @@ import pytest
 
 from harness.cli import main
 from harness.commands import doctor
+from harness.config.stack import load_stack
 from harness.engine.bandwidth import bandwidth
 from harness.errors import ServerFailed
+from tests.component.vllm_like import vllm_like
 
 STACK = """
 schema = 1
@@ -76,3 +78,39 @@ def test_the_bandwidth_of_a_core_is_that_of_a_copy() -> None:
 def test_a_copy_that_cannot_run_is_said_in_one_sentence(python: str) -> None:
     with pytest.raises(ServerFailed, match="bandwidth"):
         bandwidth(python, cores=None, env={})
+
+
+@pytest.mark.parametrize("offline", [True, False], ids=["switched-off", "no-network"])
+def test_a_target_that_no_engine_could_fetch_is_a_sentence_and_starts_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, offline: bool
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1" if offline else "0")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    path = tmp_path / "tiny.toml"
+    path.write_text(STACK.format(engine=""))
+    stack = load_stack(path)
+
+    (line,) = doctor._self_check(stack, self_check=None)
+    assert line.mark == "bad"
+    assert "org/tiny is not in the hub's cache" in line.text
+    (line,) = doctor._self_check(stack, self_check=False)
+    assert line.mark == "—"
+
+    cached = tmp_path / "hub" / "models--org--tiny"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    (cached / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    assert not doctor.not_to_be_had(stack)
+
+
+def test_a_hub_that_answers_is_left_to_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(STACK.format(engine=""))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    with vllm_like() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+
+        assert not doctor.not_to_be_had(load_stack(path))
