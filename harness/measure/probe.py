@@ -19,6 +19,7 @@ from harness.errors import ServerFailed
 from harness.measure import validity
 from harness.measure.client import Client, seed_of
 from harness.results.records import CellName, PromptRecord
+from harness.results.whole import flaws_of
 
 MOST_LOGPROBS = 100
 """Likeliest tokens asked for at each token of a text."""
@@ -113,15 +114,16 @@ async def _ask(
     delta = await settled(server.counters) - before
     names = ("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished", "cached")
     cell = CellName(endpoint=endpoint, language="en", workload="instruct", drafter=spec.drafter, k=spec.k)
+    records = [answer.record for answer in answers]
     findings = validity.findings(
         cell,
-        [answer.record for answer in answers],
+        records,
         moved={name: getattr(delta, name) for name in names},
         requests=len(answers),
         cache="warm",  # the cache is not judged here
         patches=(),
     )
-    return answers, "; ".join(finding.text for finding in findings if finding.hard)
+    return answers, "; ".join(flaws_of(findings, records))
 
 
 def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]]:

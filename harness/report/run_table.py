@@ -20,6 +20,7 @@ from harness.measure import validity
 from harness.results.records import CellRecord, PromptRecord, load
 from harness.results.stretches import PARTS, Part, Span, Stretch, name_of, parts_of, stretches_of
 from harness.results.timing import speed_of
+from harness.results.whole import said_of
 from harness.text.numbers import DASH, number, share, signed, signed_interval
 from harness.text.render import by_text, text_table, visible
 
@@ -244,7 +245,11 @@ def common_lines(cells: Sequence[CellRecord]) -> list[str]:
 
 def footnotes(cells: Sequence[CellRecord]) -> list[str]:
     """The findings, the same one of many cells on one line; what makes a cell invalid comes first."""
-    said = [(str(c.cell), f"{'INVALID' if f.hard else 'note'}: {f.text}") for c in cells for f in c.findings]
+    said = [
+        (str(c.cell), f"{'INVALID' if hard else 'note'}: {text}")
+        for c in cells
+        for hard, text in said_of(c.findings, c.prompts)
+    ]
     said += [(str(cell.cell), f"note: {text}") for cell in cells for text in cell.trusted]
     pairs = [(none, cell) for cell in cells if (none := _none_of(cell, cells))]
     said += [

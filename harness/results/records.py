@@ -26,7 +26,7 @@ from harness.errors import BadRecord
 from harness.results.conditions import Environment, Identity, Subject
 from harness.results.files import line_of, read_json
 from harness.results.names import Name, Thinking, folders, thinking_word
-from harness.results.whole import contradiction
+from harness.results.whole import contradiction, flaws_of
 from harness.stats.acceptance import Tallies, Tally, histogram_of, tallies_of, tally_of, with_undrafted
 from harness.text.validation import first_fault
 
@@ -277,7 +277,7 @@ class CellRecord(Record):
     def why_invalid(self) -> str:
         """Why it is not a measurement; empty where it is one."""
         broken = {f"answers ended with finish_reason {r.finish}" for r in self.prompts if r.failed}
-        return "; ".join([f.text for f in self.findings if f.hard] or sorted(broken))
+        return "; ".join(flaws_of(self.findings, self.prompts) or sorted(broken))
 
     @property
     def trusted(self) -> tuple[str, ...]:

@@ -6,11 +6,14 @@ import dataclasses
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.results.records import CellRecord, PromptRecord
+    from harness.results.records import CellRecord, Finding, PromptRecord
+
+_FIGURES = re.compile(r"\b[0-9a-f-]{8,}\b|\b(?![45]\d\d\b)\d+", re.IGNORECASE)
+"""Counts, and the ids of requests; but no status of HTTP."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,34 @@ def _wrong_sum(cell: CellRecord) -> Contradiction | None:
             text = f"counters.{name} is {cell.counters[name]}, but the prompts make {total}"
             return Contradiction(text=text, near=("counters", None))
     return None
+
+
+def said_of(findings: Iterable[Finding], records: Collection[PromptRecord]) -> list[tuple[bool, str]]:
+    """What findings about these answers say, each with whether it is hard.
+
+    Where several answers say the same, but for figures and ids, it is one text with their number.
+    """
+    prompts = {record.prompt for record in records}
+    alike: dict[tuple[bool, str, str], list[str]] = {}
+    for finding in findings:
+        prompt, _, text = finding.text.partition(": ")
+        kind = (finding.code, _FIGURES.sub("0", text)) if prompt in prompts else (finding.text, "")
+        alike.setdefault((finding.hard, *kind), []).append(finding.text)
+    of = len(records)
+    return [
+        (
+            hard,
+            texts[0]
+            if len(texts) == 1 or not of_answers
+            else f"{len(texts)} of {of} answers, like {texts[0]}",
+        )
+        for (hard, _, of_answers), texts in alike.items()
+    ]
+
+
+def flaws_of(findings: Iterable[Finding], records: Collection[PromptRecord]) -> list[str]:
+    """What the hard ones among them say."""
+    return [text for hard, text in said_of(findings, records) if hard]
 
 
 def counted(records: Iterable[PromptRecord]) -> dict[str, int]:

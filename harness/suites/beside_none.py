@@ -10,6 +10,7 @@ from typing import TypeVar
 from harness.config.cells import Cell, without_drafts
 from harness.config.stack import Stack
 from harness.results.records import CellRecord, PromptRecord
+from harness.results.whole import flaws_of
 from harness.run import Run
 from harness.stats.paired import PairedRatio, paired_log_ratio
 from harness.suites.runner import Bench
@@ -74,7 +75,7 @@ def paired(old: CellRecord, new: CellRecord, over: Figure, under: Figure) -> Pai
 
 def first_flaw(record: CellRecord) -> str:
     """Why a record is not a measurement: the first reason, and how many more there are."""
-    hard = [f.text for f in record.findings if f.hard] or [record.why_invalid]
+    hard = flaws_of(record.findings, record.prompts) or [record.why_invalid]
     return hard[0] + (f" (and {len(hard) - 1} more)" if len(hard) > 1 else "")
 
 

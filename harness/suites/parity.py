@@ -22,6 +22,7 @@ from harness.measure.validity import countable, total
 from harness.results import prediction
 from harness.results.prediction import Predicted, Summary, summarise
 from harness.results.records import CellRecord, PromptRecord
+from harness.results.whole import flaws_of
 from harness.run import Run
 from harness.stats.acceptance import Tally, added, histogram_of, overshoot_of, tally_of
 from harness.stats.paired import ALPHA_OK, MIN_PROMPTS, PairedRatio, paired_difference, paired_log_ratio
@@ -83,7 +84,7 @@ def compare(predicted: Sequence[Predicted], record: CellRecord, *, max_tokens: i
         record: what the server answered, at T=0.
         max_tokens: where it was cut.
     """
-    flaws = [f.text for f in record.findings if f.hard and f.code not in _BREAKS]
+    flaws = flaws_of((f for f in record.findings if f.code not in _BREAKS), record.prompts)
     if flaws:
         return Parity(kind="invalid", text=f"not a measurement: {'; '.join(flaws)}", measured=False)
     answers = {r.prompt: r for r in record.prompts}

@@ -14,7 +14,10 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from harness.cli import main
 from harness.errors import BadRecord
 from harness.plugin import DATA
-from harness.results.records import CellRecord, load
+from harness.report.run_table import footnotes
+from harness.results.records import CellRecord, Finding, load
+from harness.results.whole import said_of
+from tests.factories.records import cell_record, prompt_record
 
 SHIPPED = DATA.parent / "baselines"
 GATE = SHIPPED / "smollm2-cpu/cpu/gate/acceptance/chat-en-instruct-ngram-k4.json"
@@ -129,3 +132,43 @@ def test_repeats_and_a_failure_in_each_of_them_are_read(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text(json.dumps(cell), encoding="utf-8")
     assert not load(path, CellRecord).valid
+
+
+def test_what_many_answers_have_in_common_is_said_once_with_their_number() -> None:
+    def finding(prompt: str, what: str, code: str = "request-failed") -> Finding:
+        return Finding.fatal(code, f"{prompt}: {what}")
+
+    prompts = [prompt_record(prompt=f"p{i}") for i in range(4)]
+    findings = [
+        *(finding(p.prompt, f"HTTP 500 of request 5f2ab{i}90cd: no room") for i, p in enumerate(prompts[:3])),
+        finding("p3", "HTTP 503 of request 5f2ab790cd: no room"),
+        finding("p3", "HTTP 503: no server"),
+        finding("nowhere", "HTTP 500 of request 1: no room"),
+        finding("p0", "HTTP 500 of request 5f2ab090cd: no room", "not-reconciled"),
+        Finding.note("loops", "3 of 4 answers end in a loop"),
+    ]
+
+    assert said_of(findings, prompts) == [
+        (True, "3 of 4 answers, like p0: HTTP 500 of request 5f2ab090cd: no room"),
+        (True, "p3: HTTP 503 of request 5f2ab790cd: no room"),
+        (True, "p3: HTTP 503: no server"),
+        (True, "nowhere: HTTP 500 of request 1: no room"),
+        (True, "p0: HTTP 500 of request 5f2ab090cd: no room"),
+        (False, "3 of 4 answers end in a loop"),
+    ]
+
+
+def test_a_cell_whose_requests_all_failed_alike_has_one_line() -> None:
+    prompts = [
+        prompt_record(
+            prompt=f"p{i}",
+            finish="error",
+            findings=[{"code": "request-failed", "hard": True, "text": f"p{i}: HTTP 500"}],
+        )
+        for i in range(8)
+    ]
+    cell = cell_record(*prompts, findings=[f for p in prompts for f in p.findings])
+
+    assert cell.why_invalid == "8 of 8 answers, like p0: HTTP 500"
+    (line,) = footnotes([cell])
+    assert line.startswith("INVALID: ")
