@@ -40,6 +40,7 @@ LAYOUTS: Mapping[str, Mapping[str, str]] = {
     "humaneval": {"id": "task_id", "text": "prompt"},
     "gsm8k": {"text": "question"},
     "sharegpt": {**OPTIONAL, "turns": "conversations"},
+    "conversation": {**OPTIONAL, "id": "conversation_id", "turns": "conversation"},  # LMSYS-Chat, WildChat
     "chat": {**OPTIONAL, "messages": "messages"},
     "log": {**OPTIONAL, "turns": "messages"},
     "turns": {**OPTIONAL, "turns": "turns"},

@@ -34,6 +34,8 @@ _ROLES = {
     "bard": "assistant",
 }
 """How logs call the two sides of a chat."""
+_OF_A_MESSAGE = ("name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content")
+"""What else of a message is sent. Logs keep more with it: times, countries, ratings."""
 _LANGUAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,31}")
 
 
@@ -245,7 +247,7 @@ class _Row:
         system = self.optional("system") or source.system
         if system and not any(message["role"] == "system" for message in begun):
             begun = [{"role": "system", "content": system}, *begun]
-        if not begun and not request and len(turns) == 1 and "text" in self.columns:
+        if not begun and not request and len(turns) == 1 and isinstance(self.value("text"), str):
             return (Prompt(id=name, text=turns[0]["content"], **common),)
         made: list[Prompt] = []
         for turn, message in enumerate(turns, start=1):
@@ -269,9 +271,9 @@ class _Row:
 
     def chat(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The messages that stand before the first question, and the questions."""
-        if "text" in self.columns:
+        if "text" in self.columns and not isinstance(self.value("text"), list):
             return [], [{"role": "user", "content": self.text("text", self.value("text"))}]
-        role = "messages" if "messages" in self.columns else "turns"
+        role = next(name for name in ("messages", "turns", "text") if name in self.columns)
         found = _parsed(self.value(role))
         if not isinstance(found, list) or not found:
             raise self.bad(role, "it is no list, or an empty one", "fill it, or delete the row")
@@ -291,9 +293,7 @@ class _Row:
             return {"role": "user", "content": self.text(role, one)}
         if not isinstance(one, dict) or not isinstance(who := _role_of(one), str):
             raise self.bad(role, f"it holds {str(one)[:60]!r}, which is no message", "give role and content")
-        more = {
-            k: v for k, v in one.items() if v is not None and k not in ("role", "from", "content", "value")
-        }
+        more = {name: value for name in _OF_A_MESSAGE if (value := one.get(name)) is not None}
         content = one.get("content", one.get("value"))
         if isinstance(content, list) and content:
             return {"role": who, "content": content, **more}

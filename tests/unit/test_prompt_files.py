@@ -28,6 +28,12 @@ def put(folder: Path, *rows: Any, name: str = "mine.jsonl") -> Path:
         ({"task_id": "HumanEval/0", "prompt": "def f():\n", "test": ""}, "humaneval", ["HumanEval/0"]),
         ({"question": "1+1?", "answer": "#### 2"}, "gsm8k", ["0001"]),
         ({"id": "x", "conversations": LOG}, "sharegpt", ["x", "x#2"]),
+        (
+            {"conversation_id": "x", "conversation": [{**m, "country": "NL"} for m in TWO]},
+            "conversation",
+            ["x"],
+        ),
+        ({"prompt": ["a", "b"], "category": "writing"}, "prompt", ["0001", "0001#2"]),
         ({"messages": TWO[:1]}, "chat", ["0001"]),
         ({"messages": TWO}, "log", ["0001"]),
         ({"text": "a", "kind": "story"}, "text", ["0001"]),
@@ -195,3 +201,11 @@ def test_a_category_may_be_called_kind_or_be_a_number(
     [[prompt]] = read(Source(file=str(put(tmp_path, {"text": "a", **row})))).chats
 
     assert prompt.category == category
+
+
+def test_what_a_log_keeps_beside_a_message_is_not_sent(tmp_path: Path) -> None:
+    said = {"role": "user", "content": "Hi", "name": "Ann", "country": "NL", "timestamp": "2026-11-29"}
+
+    [[prompt]] = read(Source(file=str(put(tmp_path, {"conversation": [said]})))).chats
+
+    assert prompt.messages == ({"role": "user", "content": "Hi", "name": "Ann"},)
