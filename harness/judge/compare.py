@@ -194,6 +194,7 @@ def compare(sides: Sequence[Side], *, across: Collection[str] = ()) -> Compariso
     )
 
 
+_UNKNOWN = "where no file says which machine it was"
 _Job = tuple[Entry | None, ...]
 """A cell of the first side, and its partner on each other side."""
 _Read = tuple[Row, list[dict[str, str]]]
@@ -257,11 +258,12 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
         verdict = Verdict(kind="invalid", text=f"not comparable: {refusal}")
     else:
         positions = _positions(pairs, verdict)
-    same = not old.environment.differences(new.environment)
+    imported = old.identity.imported or new.identity.imported
+    same = not (imported or old.environment.differences(new.environment))
     notes = [*verdict.notes]
     timed = [(f.tok_s, f.tokens_per_step) for f in (base.figures, other.figures)]
     if verdict.primary and not same and any(tok_s for tok_s, _ in timed):
-        notes.append("speed is not compared across environments")
+        notes.append(f"speed is not compared {_UNKNOWN if imported else 'across environments'}")
     elif verdict.primary and all(all(one) for one in timed):
         notes += described(*zip(*timed, strict=True))
     if verdict.primary:

@@ -119,6 +119,8 @@ def test_two_drafters_get_a_paired_verdict(imported: Import, file: str) -> None:
     assert pair.verdict.primary
     assert (pair.verdict.prompts, pair.verdict.same_text) == (8, 8)
     assert pair.verdict.kind == "improved"
+    assert row.figures.tok_s
+    assert not pair.same_environment  # nobody knows on which machine
 
 
 def test_an_import_is_not_judged_by_what_was_measured(imported: Import) -> None:
