@@ -118,6 +118,8 @@ def checks(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[
     for name, model in [("target", stack.target.model), *models]:
         if model not in (None, "target"):
             yield _checked(name, functools.partial(_model, str(model), python))
+    if stack.thinking:
+        yield _checked("thinking", lambda: _thinking(stack, python))
     if facts is None:
         yield Line("—", "self-check", "not without an engine")
         return
@@ -163,6 +165,29 @@ def _model(reference: str, python: str) -> tuple[Mark, str]:
     if not where.startswith("/"):
         return "—", f"{reference}: a hub id, which the engine fetches"
     return "ok", f"{reference}: weights {weights_hash(where)}"
+
+
+def _thinking(stack: Stack, python: str) -> tuple[Mark, str]:
+    """Whether the chat template knows the switch, and the server splits off what is thought."""
+    target, args = stack.target, {name.replace("-", "_"): v for name, v in stack.engine.args.items()}
+    given = str(args.get("chat_template", ""))
+    if "{" in given:  # the template itself
+        texts = [given]
+    else:
+        folder = "" if given else resolve(target.tokenizer or target.model, say=_silent, python=python)
+        names = [given] if given else ["chat_template.jinja", "tokenizer_config.json"]
+        files = [path for name in names if (path := Path(folder, name)).is_file()]
+        texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
+    if not texts:
+        return "—", f"no chat template here in which to look for {target.thinking_key}"
+    if not any(target.thinking_key in text for text in texts):
+        return (
+            "bad",
+            f"the chat template has no {target.thinking_key}: name its switch in target.thinking_key",
+        )
+    if "reasoning_parser" not in args:
+        return "—", "engine.args has no reasoning_parser: what is thought is not told apart from the answer"
+    return "ok", f"the chat template has {target.thinking_key}"
 
 
 def _faults(python: str) -> tuple[Mark, str]:

@@ -31,13 +31,13 @@ k = [2]
 """
 
 
-def examine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str = "") -> int:
+def examine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str = "", *, first: str = "") -> int:
     def no_engine(_: str) -> None:
         raise ServerFailed(f"{sys.executable} has no vLLM: run `make setup`", code="engine-missing")
 
     monkeypatch.setattr(doctor, "engine_facts", no_engine)
     path = tmp_path / "tiny.toml"
-    path.write_text(STACK.format(engine=engine))
+    path.write_text(first + STACK.format(engine=engine))
     return main(["doctor", "--stack", str(path), "--results", str(tmp_path / "results")])
 
 
@@ -114,3 +114,28 @@ def test_a_hub_that_answers_is_left_to_the_engine(tmp_path: Path, monkeypatch: p
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
 
         assert not doctor.not_to_be_had(load_stack(path))
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        ('chat-template = "{{ enable_thinking }}"\nreasoning_parser = "qwen3"', "ok"),
+        ('chat_template = "{{ enable_thinking }}"', "—"),
+        ('chat_template = "{path}"\nreasoning_parser = "qwen3"', "bad"),
+        ('chat_template = "nothere.jinja"', "—"),
+    ],
+)
+def test_a_stack_that_thinks_has_its_switch_looked_for_in_the_chat_template(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    args: str,
+    line: str,
+) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_text("{{ thinking }}", encoding="utf-8")
+    engine = "[engine.args]\n" + args.replace("{path}", str(path))
+
+    examine(tmp_path, monkeypatch, engine, first='thinking = ["on", "off"]')
+
+    assert re.search(rf"^{line} +thinking ", capsys.readouterr().out, re.MULTILINE)
