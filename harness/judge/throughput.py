@@ -23,6 +23,8 @@ MOST_OTHERS = 0.05
 """Share of the machine's processor time that other programs may take while a CPU engine is timed."""
 MOST_CLOCK = 0.1
 """By how much the clock may differ between two starts of one side."""
+_MATTERS = 0.01
+"""Share of a request's time in the engine: queues of microseconds double and halve."""
 Side = Sequence[Sequence[Work]]
 """The starts of one side, block by block."""
 
@@ -121,8 +123,10 @@ def _factors(found: Split) -> Iterator[str]:
 
 
 def _within(found: Split) -> Iterator[str]:
-    """Where the time of a request went, if it moved."""
-    moved = [f"{part} {percent(change.change)}" for part, change in found.parts.items() if seen_in(change)]
+    """Where the time of a request went, if it moved by a part that matters."""
+    least = _MATTERS * sum(change.r0 for change in found.parts.values())
+    parts = {n: c for n, c in found.parts.items() if seen_in(c) and abs(c.r1 - c.r0) >= least}
+    moved = [f"{name} {percent(change.change)}" for name, change in parts.items()]
     if moved and seen_in(found.seconds):
         yield f"of a request's time: {', '.join(moved)}"
 

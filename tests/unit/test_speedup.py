@@ -177,3 +177,21 @@ def test_starts_that_nobody_can_have_timed_are_no_measurement(
     monkeypatch.setattr(speed, "_one_start", lambda _, which, __: cell() if which.name.k else plain())
     monkeypatch.setattr(speed, "_work", lambda record: work(rates[record.cell.k == 0]))
     assert speed.speed_up(bench(tmp_path), cell_of(bench(tmp_path))).kind == "invalid"
+
+
+def test_the_table_of_a_speed_up_says_what_it_is_made_of_and_how_the_engine_ran_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = {0: plain(seconds=4.0), 4: cell()}
+    for k, runner in ((0, "V2"), (4, "V1")):
+        subject = sides[k].subject.model_copy(update={"execution": {"runner": runner}})
+        sides[k] = sides[k].model_copy(update={"subject": subject})
+    monkeypatch.setattr(speed, "_one_start", lambda _, which, __: sides[which.name.k])
+    ours = bench(tmp_path, gate="off")
+
+    found = speed.speed_up(ours, cell_of(ours))
+
+    assert "tokens per step" in found.table
+    assert "ms per step" in found.table
+    assert "by different paths: runner V2 -> V1" in found.table
+    assert found.sentence in found.table

@@ -84,6 +84,9 @@ def test_where_the_engine_times_a_request_its_part_is_named() -> None:
     assert list(found.parts) == ["queue", "prefill", "decode"]
     assert [judging.seen_in(change) for change in found.parts.values()] == [False, False, True]
     assert "decode +11.4 %" in cause(found)
+    tiny = split(side(**old | {"queue_s": 1e-4}), side(step=0.055, **new | {"queue_s": 5e-4}))
+    assert judging.seen_in(tiny.parts["queue"])
+    assert "queue" not in cause(tiny), "it is five times as long, and nobody waits for it"
     assert not split(side(), side(**new)).parts, "a part that one side does not tell is not compared"
 
 
