@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from harness.commands.import_requests import Acceptance, Foreign, Imported, Request, parsed
+from harness.commands.import_parts import Acceptance, Foreign, parsed, read_tree
+from harness.commands.import_requests import Imported, Request, sole_model
 from harness.errors import BadRecord
-from harness.results.files import json_lines, read_json
+from harness.results.files import json_lines
 from harness.results.records import Count, Seconds
 
 TOOL = "aiperf"
@@ -67,14 +68,13 @@ def read(path: Path) -> list[Imported]:
     prompts, answers = _prompts(path.parent / PROMPTS), _answers(path.parent / ANSWERS)
     began = min((line.metadata.request_start_ns for _, line in whole), default=0)
     summary = _summary(path.parent / SUMMARY)
-    models = {body["model"] for bodies in prompts.values() for body in bodies if "model" in body}
     return [
         Imported(
             tool=TOOL,
             version=summary.aiperf_version,
             file=path,
             requests=tuple(_request(where, line, prompts, answers, began) for where, line in whole),
-            target=models.pop() if len(models) == 1 else None,
+            target=sole_model(body for bodies in prompts.values() for body in bodies),
             concurrency=summary.concurrency,
             endpoint=_ENDPOINTS.get(summary.input_config.endpoint.type or ""),
             left_out=len(measured) - len(whole),
@@ -111,7 +111,7 @@ def _request(
         ttft_s=_seconds(metrics.time_to_first_token, where),
         total_s=_seconds(metrics.request_latency, where),
         pieces=len(metrics.inter_chunk_latency.value) + 1 if metrics.inter_chunk_latency else None,
-        error=f"{said.get('type', 'failed')}: {said.get('message', '')}"[:200] if line.error else None,
+        error=f"{said.get('type', 'failed')}: {said.get('message', '')}" if line.error else None,
     )
 
 
@@ -147,20 +147,20 @@ def _prompts(path: Path) -> dict[str, list[Any]]:
     """The bodies of each conversation; none where the file is not there."""
     if not path.is_file():
         return {}
-    return {one.session_id: one.payloads for one in parsed(_Sessions, read_json(path), where=str(path)).data}
+    return {one.session_id: one.payloads for one in parsed(_Sessions, read_tree(path), where=str(path)).data}
 
 
 def _answers(path: Path) -> dict[str, str]:
     """The text of each answer by the id of its request; none where the file is not there."""
     if not path.is_file():
         return {}
-    said = parsed(_Answers, read_json(path), where=str(path)).data
+    said = parsed(_Answers, read_tree(path), where=str(path)).data
     return {a.x_request_id: a.response_text for a in said if a.x_request_id and a.response_text is not None}
 
 
 class _Phase(Foreign):
     kind: str | None = None
-    concurrency: int | None = None
+    concurrency: Any = None
 
 
 class _Endpoint(Foreign):
@@ -179,10 +179,10 @@ class _Summary(Foreign):
     @property
     def concurrency(self) -> int | None:
         """Requests in flight, where the run had one level."""
-        levels = {phase.concurrency for phase in self.input_config.phases if phase.kind == "profiling"}
-        return levels.pop() if len(levels) == 1 else None
+        levels = [phase.concurrency for phase in self.input_config.phases if phase.kind == "profiling"]
+        return levels[0] if len(levels) == 1 and type(levels[0]) is int else None
 
 
 def _summary(path: Path) -> _Summary:
-    found: _Summary = parsed(_Summary, read_json(path), where=str(path)) if path.is_file() else _Summary()
+    found: _Summary = parsed(_Summary, read_tree(path), where=str(path)) if path.is_file() else _Summary()
     return found

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from harness.commands.import_requests import Foreign, parsed
+from harness.commands.import_parts import Foreign, parsed
 from harness.engine.metrics import parse
 from harness.errors import BadInput, ServerFailed
 from harness.results.description import BENCH, SCRAPES, Description
@@ -49,9 +49,9 @@ def of_bench(path: Path) -> Description:
     b: _Bench = parsed(_Bench, data, where=str(path))
     return Description(
         described=BENCH,
-        files=(str(path),),
+        files=(path.name,),
         why_not_paired=_WHY[BENCH],
-        target=b.model_id,
+        target=b.model_id.rstrip("/").rpartition("/")[2] if b.model_id.startswith("/") else b.model_id,
         requests=b.completed + (b.failed or 0),
         failed=b.failed,
         concurrency=b.max_concurrency,
@@ -91,7 +91,7 @@ def of_scrapes(before: Path, after: Path) -> Description:
     counted = moved.present
     return Description(
         described=SCRAPES,
-        files=(str(before), str(after)),
+        files=(before.name, after.name),
         why_not_paired=_WHY[SCRAPES],
         requests=moved.finished,
         output_tokens=moved.generated,

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.commands.import_requests import Acceptance, Foreign, Imported, Request, parsed
+from harness.commands.import_parts import Acceptance, Foreign, parsed, read_tree
+from harness.commands.import_requests import Imported, Request, sole_model
 from harness.errors import BadInput, BadRecord
-from harness.results.files import read_json
 from harness.results.records import Count
 
 TOOL = "guidellm"
@@ -84,7 +84,7 @@ def read(path: Path) -> list[Imported]:
         BadInput: it has no benchmark.
         BadRecord: a field of it cannot be read.
     """
-    report: _Report = parsed(_Report, read_json(path), where=str(path))
+    report: _Report = parsed(_Report, read_tree(path), where=str(path))
     several = len(report.benchmarks) > 1
     if not report.benchmarks:
         raise BadInput(f"{path}: there is no benchmark in it", code="import-nothing")
@@ -105,13 +105,12 @@ def _imported(
     found.sort(key=lambda one: one[1].info.timings.request_start or 0.0)
     began = min((s for _, one, _ in found if (s := one.info.timings.request_start)), default=0.0)
     requests = tuple(_request(where, one, error, began) for where, one, error in found)
-    models = {body["model"] for r in requests if (body := r.asked) and "model" in body}
     return Imported(
         tool=TOOL,
         version=version,
         file=path,
         requests=requests,
-        target=models.pop() if len(models) == 1 else None,
+        target=sole_model(r.asked for r in requests),
         concurrency=1 if strategy.type_ == "synchronous" else strategy.streams,
         left_out=len(groups.incomplete),
         part=f"{number + 1}-{strategy.type_}" if several else "",

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from harness.commands.import_parts import Acceptance
 from harness.config.prompts import hash_of
 from harness.config.stack import LETTERS, NAME, NONE, Sampling
 from harness.errors import BadInput, BadRecord
 from harness.measure.validity import findings
 from harness.results.conditions import UNVERIFIED, Environment, Identity, Subject
-from harness.results.records import MOST_K, CellName, CellRecord, Count, Finding, PromptRecord
+from harness.results.records import CellName, CellRecord, Finding, PromptRecord
 from harness.stats.acceptance import METRIC_VERSION, undrafted_steps
 
 SUITE = PROFILE = "imported"
@@ -30,37 +32,8 @@ ANY = "any"
 NO_SEED = -1
 _ENDPOINTS = {"messages": "chat", "prompt": "raw"}
 _ROLE, _CONTENT = "role", "content"
-_MOST_S = 1e9
-
-
-class Foreign(BaseModel):
-    """A part of another tool's file: the fields that are read, whatever else stands there."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class Acceptance(Foreign):
-    """What vLLM reports of one answer, as both tools pass it on."""
-
-    acceptance_histogram: dict[Annotated[int, Field(ge=0, le=MOST_K)], Count] | tuple[Count, ...]
-    """Verify steps that accepted exactly j tokens. AIPerf leaves out the zeros."""
-    num_spec_tokens: Annotated[int, Field(ge=1, le=MOST_K)] | None = None
-    num_draft_tokens: Count | None = None
-    per_step_accepted: tuple[Count, ...] | None = None
-    per_step_drafted: tuple[Count, ...] | None = None
-
-    @property
-    def most(self) -> int:
-        """The k that it tells of: the engine's, or the most that a step drafted or accepted."""
-        counts = self.acceptance_histogram
-        seen = max(counts, default=0) if isinstance(counts, dict) else len(counts) - 1
-        return self.num_spec_tokens or max(seen, *(self.per_step_drafted or (0,)))
-
-    def histogram(self, k: int) -> tuple[int, ...]:
-        """Verify steps by accepted tokens, k + 1 values."""
-        counts = self.acceptance_histogram
-        known = counts if isinstance(counts, dict) else dict(enumerate(counts))
-        return tuple(known.get(j, 0) for j in range(k + 1))
+_EXCERPT = 300
+"""Characters of a message that quotes a file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,19 +80,10 @@ class Imported:
     """Names the benchmark, where the file holds several."""
 
 
-def parsed(kind: type[Foreign], data: Any, *, where: str) -> Any:
-    """A part of a file as a model.
-
-    Raises:
-        BadRecord: a field does not fit; with `where` and its name.
-    """
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("tuple", "dict")))
-        said = "it is missing" if first["type"] == "missing" else first["msg"][0].lower() + first["msg"][1:]
-        raise BadRecord(f"{where}, field {field or 'record'}: {said}") from None
+def sole_model(bodies: Iterable[dict[str, Any] | None]) -> str | None:
+    """The model that all requests name; None where they name several, or none."""
+    models = {model for body in bodies if body and isinstance(model := body.get("model"), str)}
+    return models.pop() if len(models) == 1 else None
 
 
 def cell_of(found: Imported, *, drafter: str | None, provenance: dict[str, Any]) -> CellRecord:
@@ -136,7 +100,7 @@ def cell_of(found: Imported, *, drafter: str | None, provenance: dict[str, Any])
     """
     _check(found, drafter)
     drafts = any(r.acceptance for r in found.requests)
-    k = max((r.acceptance.most for r in found.requests if r.acceptance), default=0)
+    k = _most_drafted(found.requests)
     seen: Counter[str] = Counter()
     records = []
     for request in found.requests:
@@ -152,7 +116,7 @@ def cell_of(found: Imported, *, drafter: str | None, provenance: dict[str, Any])
         k=k if drafts else 0,
     )
     most = _sole([_most_tokens(body) for body in bodies])
-    sampling = {key: _sole([body.get(key) for body in bodies]) for key in Sampling.model_fields}
+    sampling = {key: _number(_sole([body.get(key) for body in bodies])) for key in Sampling.model_fields}
     known = {"target": found.target, "max_tokens": most, "concurrency": found.concurrency}
     own = findings(
         name, records, moved=None, requests=len(records), cache=UNVERIFIED, patches=(), max_tokens=most
@@ -185,6 +149,8 @@ def _check(found: Imported, drafter: str | None) -> None:
     if not found.requests:
         raise BadInput(f"{what}there is no finished request in it", code="import-nothing")
     drafts = any(r.acceptance for r in found.requests)
+    if drafts and not _most_drafted(found.requests):
+        raise BadInput(f"{what}the requests have acceptance, but not one draft", code="import-nothing")
     if not drafts and drafter != NONE:
         raise BadInput(
             f"{what}no request has its acceptance: start vLLM with --per-request-spec-decode-metrics detailed"
@@ -199,6 +165,10 @@ def _check(found: Imported, drafter: str | None) -> None:
         )
     if not NAME.fullmatch(str(drafter)):
         raise BadInput(f"--drafter {drafter}: not a name ({LETTERS})", code="import-drafter")
+
+
+def _most_drafted(requests: Sequence[Request]) -> int:
+    return max((r.acceptance.most for r in requests if r.acceptance), default=0)
 
 
 def _prompt_of(request: Request) -> str:
@@ -218,18 +188,24 @@ def _text_of(request: Request) -> str:
 
 
 def _messages(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if "messages" not in body:
-        yield {_ROLE: "user", _CONTENT: body.get("prompt")}
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        yield {_ROLE: "user", _CONTENT: body.get("prompt", messages)}
         return
-    for message in body["messages"]:
+    for message in messages:
         content = message.get(_CONTENT)
-        if isinstance(content, list) and all(set(part) == {"type", "text"} for part in content):
+        if isinstance(content, list) and all(_is_text(part) for part in content):
             content = "".join(part["text"] for part in content)
         yield {**message, _CONTENT: content}
 
 
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.keys() == {"type", "text"} and isinstance(part["text"], str)
+
+
 def _endpoint(bodies: Sequence[dict[str, Any]]) -> str | None:
-    return next((_ENDPOINTS[key] for body in bodies for key in _ENDPOINTS if key in body), None)
+    found = {_ENDPOINTS[key] for body in bodies for key in _ENDPOINTS if key in body}
+    return found.pop() if len(found) == 1 else None
 
 
 def _most_tokens(body: dict[str, Any]) -> int | None:
@@ -242,6 +218,10 @@ def _sole(values: Sequence[Any]) -> Any:
     return values[0] if values and all(value == values[0] for value in values) else None
 
 
+def _number(value: Any) -> float | None:
+    return value if type(value) in (int, float) and math.isfinite(value) else None
+
+
 def _record(request: Request, prompt: str, *, repeat: int, k: int, drafts: bool) -> PromptRecord:
     error, acceptance = request.error, request.acceptance
     if not error and drafts and acceptance is None and request.output_tokens > 1:
@@ -252,7 +232,7 @@ def _record(request: Request, prompt: str, *, repeat: int, k: int, drafts: bool)
     text = "".join(text for _, text in request.parts or ())
     lengths = tuple((name, len(text)) for name, text in request.parts or () if text)
     asked = hash_of(_text_of(request) if request.asked is not None else f"{prompt}/{request.prompt_tokens}")
-    failed = Finding.fatal("request-failed", f"{request.where}: {error}")
+    failed = Finding.fatal("request-failed", f"{request.where}: {' '.join(str(error).split())[:_EXCERPT]}")
     try:
         return PromptRecord(
             prompt=prompt,
@@ -301,13 +281,16 @@ def _note(found: Imported, known: dict[str, Any], sampling: dict[str, Any]) -> F
         "times": any(r.total_s is None for r in requests),
         "single steps": any(r.acceptance and r.acceptance.per_step_accepted is None for r in requests),
         **{name: value is None for name, value in known.items()},
-        "the rest of the sampling": any(value is None for value in sampling.values()),
+        "the rest of the sampling" if any(v is not None for v in sampling.values()) else "sampling": None
+        in sampling.values(),
     }
     missing = [name for name, lacking in lacks.items() if lacking]
+    ended = (
+        "is not known, and counts as stopped" if known["max_tokens"] is None else "is derived from max_tokens"
+    )
     text = (
         f"imported from {found.tool} {found.version or '(version unknown)'}; not in its file: "
-        f"{', '.join([*missing, 'token ids, weights, engine, machine'])}; how an answer ended is derived "
-        "from max_tokens"
+        f"{', '.join([*missing, 'token ids, weights, engine, machine'])}; how an answer ended {ended}"
     )
     if found.left_out:
         text += f"; {found.left_out} requests that the tool broke off are left out"

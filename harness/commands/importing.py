@@ -96,6 +96,8 @@ def _kind(path: Path) -> str:
     ):
         if isinstance(data, dict) and keys <= data.keys():
             return kind
+    if isinstance(data, dict) and {"schema", "cell"} <= data.keys():
+        raise BadInput(f"{path} is draftgate's own: draftgate compare takes it as it is", code="import-file")
     raise _foreign(path)
 
 

@@ -211,6 +211,50 @@ def test_a_prompt_that_was_asked_twice_is_repeated(imported: Import) -> None:
     assert [r.repeat for r in imported(AIPERF).prompts].count(1) == 1
 
 
+def _first_body(edit: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """Edits what AIPerf says that it asked first."""
+    return lambda inputs: edit(inputs["data"][0]["payloads"][0])
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda body: body.update(temperature="0", model=None, seed="x", max_tokens="48"),
+        lambda body: body.update(messages="hello"),
+        lambda body: body.update(messages=["hello", None]),
+        lambda body: body.update(messages=[{"role": "user", "content": [{"type": "text", "text": None}]}]),
+        lambda body: (body.pop("messages"), body.update(prompt=[1, 2, 3])),
+        lambda body: body.clear(),
+    ],
+)
+def test_an_odd_request_is_no_traceback(imported: Import, edit: Callable[[dict[str, Any]], None]) -> None:
+    change("eagle3r1/aiperf/inputs.json", _first_body(edit))
+
+    assert imported(AIPERF).valid
+
+
+def test_k_is_what_steps_show_where_the_engine_names_less(imported: Import) -> None:
+    def less(row: dict[str, Any]) -> None:
+        row["spec_decode_acceptance"]["num_spec_tokens"] = 2
+
+    for line in range(8):
+        change(f"eagle3r1/{AIPERF}", less, line=line)
+
+    assert imported(AIPERF).cell.k == 4
+
+
+def test_without_max_tokens_nobody_knows_how_an_answer_ended(imported: Import) -> None:
+    def without(inputs: dict[str, Any]) -> None:
+        for one in inputs["data"]:
+            del one["payloads"][0]["max_tokens"]
+
+    change("eagle3r1/aiperf/inputs.json", without)
+    record = imported(AIPERF)
+
+    assert {r.finish for r in record.prompts} == {"stop"}
+    assert "counts as stopped" in next(f.text for f in record.findings if f.code == "imported")
+
+
 def test_none_is_a_cell_where_the_user_says_so(imported: Import) -> None:
     def without(report: dict[str, Any]) -> None:
         for one in report["benchmarks"][0]["requests"]["successful"]:
@@ -281,6 +325,20 @@ def _no_stats(report: dict[str, Any]) -> None:
     del report["benchmarks"][0]["requests"]["successful"][2]["output_metrics"]
 
 
+def _half(path: str) -> None:
+    change(path, lambda answers: answers["data"][0].update(response_text="\ud800"))
+
+
+def _only(path: str, edit: Callable[[Any], None]) -> None:
+    """Leaves the first line of a file, edited."""
+    Path(path).write_text(json.dumps(lines(path)[0]) + "\n")
+    change(path, edit, line=0)
+
+
+def _no_drafts(row: dict[str, Any]) -> None:
+    row["spec_decode_acceptance"] = {"acceptance_histogram": {}}
+
+
 def _no_time(result: dict[str, Any]) -> None:
     result["duration"] = -1
 
@@ -300,6 +358,8 @@ def _no_body(report: dict[str, Any]) -> None:
         (AIPERF, _first(lambda row: row["metrics"].clear()), "damaged-file", "line 1, field metrics"),
         (AIPERF, _write('{"metadata": {}, "metrics": {}}\n'), "damaged-file", "line 1, field metadata"),
         ("aiperf/inputs.json", _cut, "damaged-file", "inputs.json"),
+        ("aiperf/outputs.json", _half, "damaged-file", "surrogate"),
+        (AIPERF, lambda path: _only(path, _no_drafts), "import-nothing", "not one draft"),
         (GUIDELLM, _cut, "damaged-file", "cut off"),
         (GUIDELLM, _write("[]"), "import-file", "GuideLLM's JSON"),
         (GUIDELLM, _write('{"benchmarks": [], "metadata": {}}'), "import-nothing", "no benchmark"),
@@ -314,7 +374,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(
 ) -> None:
     damage(f"eagle3r1/{file}")
     words = [] if "bench" in file else ["--drafter", "x"]
-    asked = AIPERF if file == "aiperf/inputs.json" else file
+    asked = AIPERF if file.startswith("aiperf") else file
 
     refused(capsys, f"eagle3r1/{asked}", *words, code=code, says=says)
 
