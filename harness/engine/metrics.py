@@ -26,6 +26,7 @@ _COUNTS = {
     "finished": "request_success_total",
     "iterations": "iteration_tokens_total_count",
     "cached": "prefix_cache_hits_total",
+    "queried": "prefix_cache_queries_total",
 }
 """What we count, and vLLM's names for it."""
 _SECONDS = {f"{part}_us": f"request_{part}_time_seconds_sum" for part in ("queue", "prefill", "decode")}
@@ -79,6 +80,8 @@ class SpecCounters:
     iterations: int
     cached: int
     """Prompt tokens found in the prefix cache."""
+    queried: int = 0
+    """Prompt tokens looked for in it."""
     queue_us: int = 0
     """Summed over the requests that ended, as the next two. 0 where the engine does not time them."""
     prefill_us: int = 0
@@ -116,7 +119,7 @@ class SpecCounters:
 
     def kept(self) -> dict[str, int]:
         """What a cell's record keeps of a difference; no time where the engine does not tell it."""
-        names = ("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished", "cached")
+        names = (name for name in _COUNTS if name != "iterations")
         times = {name: moved for name in _SECONDS if (moved := getattr(self, name))}
         return {name: getattr(self, name) for name in names} | times
 

@@ -194,6 +194,7 @@ def test_the_engines_own_times_are_kept_where_it_tells_them() -> None:
     assert (timed - parse(PAGE)).kept() == {
         **dict.fromkeys(("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished"), 0),
         "cached": 0,
+        "queried": 0,
         "queue_us": 500_000,
         "prefill_us": 3_000_000,
         "decode_us": 16_000_000,
