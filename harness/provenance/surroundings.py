@@ -32,8 +32,8 @@ class Surroundings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     others: float | None = None
-    """Share of the machine's processor time that went to programs that we did not start. Work of low priority
-    (nice above 0) is not in it: it waits for ours."""
+    """Share of the machine's processor time that went to programs that we did not start, whatever their
+    priority: even at nice 19 they take caches, memory bandwidth and the other half of a core."""
     load: float | None = None
     """Load average over one minute when the pass began."""
     cpu_mhz: float | None = None
@@ -114,14 +114,14 @@ def busy(gpus: Sequence[str]) -> float | None:
 
 
 def _others_s() -> float:
-    """Processor seconds so far of all programs that are not ours and have no low priority."""
+    """Processor seconds so far of all programs that are not ours."""
     times = psutil.cpu_times()
-    names = ("user", "system", "irq", "softirq", "steal")
+    names = ("user", "nice", "system", "irq", "softirq", "steal")
     ours, me = 0.0, psutil.Process()
     for process in (me, *me.children(recursive=True)):
         with contextlib.suppress(psutil.Error), process.oneshot():
             own = process.cpu_times()
-            ours += own.system + (own.user if process.nice() <= 0 else 0.0)
+            ours += own.system + own.user
     return sum(getattr(times, name, 0.0) for name in names) - ours
 
 

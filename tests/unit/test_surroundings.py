@@ -63,7 +63,6 @@ class Program:
 
     user: float
     system: float
-    priority: int = 0
     started: tuple[Program, ...] = ()
 
     def children(self, *, recursive: bool) -> tuple[Program, ...]:
@@ -73,25 +72,20 @@ class Program:
     def cpu_times(self) -> Program:
         return self
 
-    def nice(self) -> int:
-        return self.priority
-
     def oneshot(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
 
-def test_the_work_of_other_programs_is_what_is_neither_ours_nor_of_low_priority(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The system counts the user time of niced programs apart, those of ours too."""
+def test_the_work_of_other_programs_is_what_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system counts the user time of niced programs apart, ours too. They slow an engine down as well."""
     engine = Program(user=40.0, system=5.0)
-    niced = Program(user=7.0, system=1.0, priority=19)
+    niced = Program(user=7.0, system=1.0)
     monkeypatch.setattr(psutil, "Process", lambda: Program(3.0, 1.0, started=(engine, niced)))
     monkeypatch.setattr(
         psutil, "cpu_times", lambda: SimpleNamespace(user=50.0, nice=99.0, system=10.0, idle=500.0, steal=2.0)
     )
 
-    assert surroundings._others_s() == pytest.approx((50 + 10 + 2) - (3 + 1) - (40 + 5) - 1)
+    assert surroundings._others_s() == pytest.approx((50 + 99 + 10 + 2) - (3 + 1) - (40 + 5) - (7 + 1))
 
 
 @pytest.mark.parametrize(
