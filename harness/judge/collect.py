@@ -139,7 +139,7 @@ def of_drafter(side: Side, drafter: str) -> Side:
 
 def _may_be_cell(file: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    other = file.name == RUN_FILE or file.name.endswith(ANCHOR)
+    other = file.name == RUN_FILE or file.name.endswith(ANCHOR) or file.parent.name == "servers"
     return not hidden and not other and file.is_file()
 
 

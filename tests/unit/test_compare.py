@@ -378,3 +378,11 @@ def test_a_change_of_speed_is_split_into_tokens_and_time(
     assert found
     notes = [note for note in found.notes if note.startswith("tok/s")]
     assert [says in note for note in notes] == ([True] if says else []) if says else notes == []
+
+
+def test_what_a_run_keeps_of_its_servers_is_no_cell(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", cell())
+    (folder / "servers").mkdir()
+    (folder / "servers" / "self-check.json").write_text('{"self_check": ["ok"]}\n')
+
+    assert [entry.path.parent.name for entry in collect(folder).entries] == ["acceptance"]
