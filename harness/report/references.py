@@ -251,10 +251,11 @@ def with_references(
 
 def _runs(columns: Sequence[Column], pair: tuple[Entry, Entry]) -> dict[str, str]:
     """What the runs of two cells are called: the folders that hold them, without the machine's own."""
-    same_name = columns[0].name == columns[1].name
+    # Two drafters of one run have the drafters' names.
+    no_names = columns[0].name == columns[1].name or columns[0].path == columns[1].path
     runs = {}
     for key, column, entry in zip(("base", "run"), columns, pair, strict=True):
-        path = Path(column.path if same_name else column.name)
+        path = Path(column.path if no_names else column.name)
         parts = [part for part in path.parts if part not in (path.anchor, "..")]
         parts = parts[-_DEEP:] if path.is_absolute() else parts
         below = entry.path.relative_to(column.path).parent.parts

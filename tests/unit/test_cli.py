@@ -463,6 +463,11 @@ def test_two_drafters_of_one_run_are_one_table_of_all_cells_with_a_twin(
     assert output_of(capsys, *arguments, "--partial")[0] == 0
     _, table = output_of(capsys, run, "--old", "ngram-k4", "--new", "head-k4")
     assert "speed-up ngram-k4" in table
+    output_of(capsys, *arguments, "--output", "pairs.md")
+    assert main(["claims", "pairs.md", run]) == 0
+    Path("pairs.md").write_text(Path("pairs.md").read_text().replace("| 24/24 |", "| 23/24 |", 1))
+    capsys.readouterr()
+    assert main(["claims", "pairs.md", run]) == 1
     code, _ = output_of(capsys, run, "--old", "ngram-k2", "--new", "ngram-k4")
     assert code in (0, 1)
     assert "did you mean 'ngram'" in refusal_of(
