@@ -59,7 +59,8 @@ def test_a_cell_file_that_somebody_formatted_is_read_too() -> None:
 
 
 def test_speed_ups_are_not_cells_and_are_counted() -> None:
-    run = write_run(Path("run"), cell(), cell(suite="speed/00"))
+    starts = ("speed/00", "throughput/00/0-old", "curve/pairs/ngram/00/01")
+    run = write_run(Path("run"), cell(), *(cell(suite=suite) for suite in starts))
     record = SpeedRecord(
         stack="tiny", profile="gate", cell=cell_name(), identity={}, subject={}, environment={},
         provenance={}, ratios=(1.2, 1.3),
@@ -67,7 +68,7 @@ def test_speed_ups_are_not_cells_and_are_counted() -> None:
     write_speed(run / "speed" / "chat-en-instruct-ngram-k4.json", record)
     side = collect(run)
     assert len(side.entries) == 1
-    assert side.notes == ("2 files of speed-ups over pairs of starts are not compared here",)
+    assert side.notes == ("4 files of speed-ups over pairs of starts are not compared here",)
     with pytest.raises(BadInput, match="holds no cell \\(2 files of speed-ups"):
         collect(run / "speed")
 
@@ -386,3 +387,14 @@ def test_what_a_run_keeps_of_its_servers_is_no_cell(tmp_path: Path) -> None:
     (folder / "servers" / "self-check.json").write_text('{"self_check": ["ok"]}\n')
 
     assert [entry.path.parent.name for entry in collect(folder).entries] == ["acceptance"]
+
+
+def test_answers_of_a_fixed_length_are_never_compared_with_answers() -> None:
+    old = write_run(Path("a"), cell())
+    new = write_run(Path("b"), cell(identity={"ignore_eos": True}))
+
+    (found,) = compared(old, new).rows[0].others
+
+    assert found
+    assert found.verdict.kind == "invalid"
+    assert "ignore_eos" in found.verdict.text
