@@ -140,21 +140,27 @@ def _measured(bench: Bench, against: Against, cells: Sequence[Cell]) -> dict[Cel
     def left() -> list[Cell]:
         return [cell for cell, blocks_of in found.items() if not isinstance(blocks_of, str)]
 
-    _block(bench, against, cells, _WARM_UP, (OLD, NEW))
+    may_differ = _OF_TARGET if other_target else frozenset()
+
+    def sound(block: dict[Cell, _Block]) -> dict[Cell, _Block]:
+        """What is a measurement of a block; of the rest is kept why it is none."""
+        found.update(
+            {cell: flaw for cell, one in block.items() if (flaw := _flaw(one, may_differ=may_differ))}
+        )
+        return {cell: one for cell, one in block.items() if cell in left()}
+
+    sound(_block(bench, against, cells, _WARM_UP, (OLD, NEW)))
     for number in range(against.blocks):
         name, order = f"{number:02d}", blocks.order(number)
-        block = _block(bench, against, left(), name, order)
+        block = sound(_block(bench, against, left(), name, order))
         again = {cell: why for cell, one in block.items() if (why := _disturbed(one))}
         for cell, why in again.items():
             bench.say(f"draftgate: {cell}: block {number} is measured again: {why}")
-        block |= _block(bench, against, list(again), name + _AGAIN, order)
-        for cell, one in block.items():
-            so_far = found[cell]
-            assert not isinstance(so_far, str)  # noqa: S101 - those are left out
-            flaw = _flaw(one, may_differ=_OF_TARGET if other_target else frozenset())
-            if cell in again and (why := _disturbed(one)):
-                flaw = flaw or f"block {number} was disturbed twice: {why}"
-            found[cell] = flaw or [*so_far, one]
+        once_more = sound(_block(bench, against, list(again), name + _AGAIN, order))
+        twice = {cell: why for cell, one in once_more.items() if (why := _disturbed(one))}
+        found |= {cell: f"block {number} was disturbed twice: {why}" for cell, why in twice.items()}
+        for cell in left():
+            found[cell] = [*found[cell], once_more.get(cell, block[cell])]
     return found
 
 

@@ -287,9 +287,10 @@ def test_a_block_that_is_disturbed_twice_is_no_measurement(
 def test_a_start_that_is_no_measurement_makes_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    disturbing(monkeypatch, lambda suite: "new" in suite, **changes)
+    done = disturbing(monkeypatch, lambda suite: "new" in suite, **changes)
 
     assert ask(tmp_path, NAME)[0].kind == "invalid"
+    assert len(done) == 2, "the warm-up starts have shown it"
 
 
 def test_a_drafter_that_the_old_stack_lacks_is_not_compared(tmp_path: Path, starts: Starts) -> None:
