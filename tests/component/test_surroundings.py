@@ -18,6 +18,13 @@ STRANGER = ("unshare", "--user", "--map-user=12345", "--map-group=12345")
 CAN_BE_ONE = subprocess.run([*STRANGER, "true"], check=False, capture_output=True).returncode == 0
 
 
+MOUNTS = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
+"""A shell whose mounts nobody else sees."""
+CAN_MOUNT = subprocess.run([*MOUNTS, "true"], check=False, capture_output=True).returncode == 0
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && cd "$PWD" && exec "$@"'
+FULL = 'mount -t tmpfs -o size={}k tmpfs "$0" && exec "$@"'
+
+
 class Bench:
     """A run of one cell in an environment of its own."""
 
@@ -28,12 +35,14 @@ class Bench:
         self.stack.write_text(TINY.format(model=folder / "tiny", python=fake.python, freeze=fake.freeze))
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "FORCE_", "LC_"))}
 
-    def __call__(self, *words: str, above: tuple[str, ...] = (), to: str | None = None) -> tuple[int, str]:
+    def __call__(
+        self, *words: str, above: tuple[str, ...] = (), to: str | None = None, checked: str = "off"
+    ) -> tuple[int, str]:
         command = [
             *above, sys.executable, "-m", "pytest", "-p", "no:cacheprovider",
             "bench_suites/test_acceptance.py",
             "--stack", str(self.stack), "--results", str(self.folder / "results"), "--gate", "off",
-            "--prompts", "3", "--self-check", "off", *words,
+            "--prompts", "3", "--self-check", checked, *words,
         ]  # fmt: skip
         with Path(to or self.folder / "out").open("wb") as out, (self.folder / "err").open("wb") as err:
             done = subprocess.run(
@@ -125,3 +134,68 @@ def test_a_cache_that_cannot_be_written_is_done_without(bench: Bench) -> None:
     (bench.folder / "file").write_text("")
     bench.env["DRAFTGATE_CACHE"] = str(bench.folder / "file" / "cache")
     fine(bench, bench())
+
+
+def test_a_self_check_that_cannot_be_remembered_is_done_all_the_same(bench: Bench) -> None:
+    (bench.folder / "file").write_text("")
+    bench.env["DRAFTGATE_CACHE"] = str(bench.folder / "file" / "cache")
+    said = fine(bench, bench(checked="warn"))
+    assert "in every run: cannot write" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "gone"),
+    [
+        ({"HOME": "/", "TERM": "dumb", "COLUMNS": "20", "LC_ALL": "C", "PYTHONUTF8": "0"}, ()),
+        ({"TMPDIR": "/no/such", "COLUMNS": "0"}, ("HOME", "USER", "LOGNAME", "TERM")),
+    ],
+)
+def test_a_cell_is_measured_in_a_bare_environment(
+    bench: Bench, given: dict[str, str], gone: tuple[str, ...]
+) -> None:
+    for name in gone:
+        bench.env.pop(name, None)
+    bench.env |= given
+    fine(bench, bench())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("compare",), ("claims",), ("watch",), ("doctor",), ("import",), ("init",), ("anchor",), ("list",)],
+    ids=" ".join,
+)
+def test_every_command_helps_in_a_bare_environment(words: tuple[str, ...]) -> None:
+    bare = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "COLUMNS": "20", "TERM": "dumb", "HOME": "/no/such"}
+    command = [sys.executable, "-m", "harness.cli", *words, "--help"]
+    done = subprocess.run(command, env={**os.environ, **bare}, capture_output=True, check=False, timeout=60)
+
+    assert done.returncode == 0
+    assert b"usage: draftgate" in done.stdout
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not CAN_MOUNT, reason="no mounts of one's own here")
+def test_a_read_only_checkout_is_enough(bench: Bench) -> None:
+    fine(bench, bench(above=(*MOUNTS, READ_ONLY, str(DATA.parent))))
+
+
+@pytest.mark.skipif(not CAN_MOUNT, reason="no mounts of one's own here")
+def test_results_on_a_read_only_mount_are_refused_before_anything_starts(bench: Bench) -> None:
+    (bench.folder / "results").mkdir()
+    code, said = bench(above=(*MOUNTS, READ_ONLY, str(bench.folder / "results")))
+
+    assert code == pytest.ExitCode.USAGE_ERROR, said
+    assert "[cannot-write]" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.skipif(not CAN_MOUNT, reason="no mounts of one's own here")
+@pytest.mark.parametrize("kib", [4, 12, 20])
+def test_a_results_folder_that_fills_up_ends_in_a_sentence(bench: Bench, kib: int) -> None:
+    """With this room it is full before the first server, before the first prompt, before the cell."""
+    (bench.folder / "results").mkdir()
+    code, said = bench(above=(*MOUNTS, FULL.format(kib), str(bench.folder / "results")))
+
+    assert code in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.USAGE_ERROR), said
+    assert "No space left on device" in said
+    assert "Traceback" not in said
