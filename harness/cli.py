@@ -69,10 +69,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _version() -> str:
+    try:
+        return importlib.metadata.version("draftgate")
+    except importlib.metadata.PackageNotFoundError:  # a copy of the files that nobody installed
+        return f"of {Path(__file__).parent}, which is not installed"
+
+
 def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
     parser = Parser(prog="draftgate", description="Judge speculative decoding by paired statistics.")
-    version = f"draftgate {importlib.metadata.version('draftgate')}"
-    parser.add_argument("--version", action="version", version=version)
+    parser.add_argument("--version", action="version", version=f"draftgate {_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     commands.add_parser(
         _BENCH, help="pytest on the suites: their names first (all if none), then its options"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import io
 import json
 import os
@@ -490,6 +491,17 @@ def test_what_can_be_named_is_listed(what: str, capsys: pytest.CaptureFixture[st
              "suites": "test_speed.py"}  # fmt: skip
     assert any(line.split()[0] == names[what] for line in lines[1:])
     refusal_of(capsys, "list", "drafters", "--stack", "smolm2-cpu", code="unknown-name")
+
+
+def test_files_that_nobody_installed_have_commands_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert main(["--version"]) == 0
+    assert "not installed" in capsys.readouterr().out
 
 
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
