@@ -17,6 +17,7 @@ from harness.judge.throughput import Split, split
 from harness.measure.validity import countable, mostly_degenerate
 from harness.results.records import CellRecord, PromptRecord
 from harness.results.timing import Work, work_of
+from harness.stats.acceptance import overshoot_of
 from harness.stats.paired import paired_log_ratio
 
 Grid = Mapping[tuple[int, int], CellRecord]
@@ -147,7 +148,7 @@ def accepted_at(answers: Sequence[PromptRecord], k: int) -> tuple[float, float]:
         ValueError: no answer has a decode step.
     """
     steps = np.array([r.tally.decode_steps for r in answers], dtype=np.float64)
-    more = np.array([sum(min(j, k) * n for j, n in enumerate(r.histogram)) for r in answers])
+    more = np.array([_accepted(r, k) for r in answers])
     if not steps.sum():
         raise ValueError("no answer reached a decode step")
     rate = float((steps + more).sum() / steps.sum())
@@ -156,6 +157,16 @@ def accepted_at(answers: Sequence[PromptRecord], k: int) -> tuple[float, float]:
     except ValueError:  # one answer holds all steps
         return rate, math.inf
     return rate, (high - low) / 2
+
+
+def _accepted(answer: PromptRecord, k: int) -> int:
+    """Drafts accepted with so few a step; none of those after a stop token, which the engine counts too."""
+    accepted = sum(min(j, k) * n for j, n in enumerate(answer.histogram))
+    if answer.finish == "length":
+        return accepted
+    over = overshoot_of(answer.histogram, undrafted=answer.undrafted, output_tokens=answer.output_tokens)
+    last = answer.accepted[-1] if answer.accepted else over
+    return accepted - (min(last, k) - min(max(0, last - over), k))
 
 
 def _gained(answers: Sequence[PromptRecord], rate: float) -> float:

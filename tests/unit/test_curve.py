@@ -74,6 +74,20 @@ def test_a_step_accepts_with_fewer_drafts_what_it_did_up_to_them(k: int) -> None
     assert (spread > 0) == (k > 0)
 
 
+@pytest.mark.parametrize("over", [0, 1, 3])
+@pytest.mark.parametrize("known", [True, False])
+def test_what_an_answer_drafted_after_its_end_does_not_count(over: int, *, known: bool) -> None:
+    steps = (4, 0, 2, 4)
+    answer = prompt_record(
+        "instruct-001", finish="stop", accepted=steps if known else None, drafted=None, undrafted=0,
+        histogram=(1, 0, 1, 0, 2), draft_tokens=16, output_tokens=1 + 4 + 10 - over,
+    )  # fmt: skip
+    tally = answer.tally
+
+    assert accepted_at([answer] * 2, 4)[0] == pytest.approx(tally.committed / tally.decode_steps)
+    assert accepted_at([answer] * 2, 1)[0] == 1 + (3 - (known is False and over > 0)) / 4
+
+
 def test_utility_is_tokens_gained_over_time_added() -> None:
     found = curve(GRID)
     points = {(p.k, p.in_flight): p for p in found.points}
