@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,19 @@ def test_a_lost_position_is_confirmed_at_that_position() -> None:
     assert found.kind == "regressed"
     assert at_another.kind == nowhere.kind == "inconclusive"
     assert nowhere.confirmation == 1.0
+
+
+@pytest.mark.parametrize(("surest", "kind"), [(3, "regressed"), (1, "inconclusive"), (2, "inconclusive")])
+def test_of_several_lost_positions_the_surest_is_looked_at(surest: int, kind: str) -> None:
+    """On the other prompts position 3 alone is dead."""
+    positions = [
+        dataclasses.replace(p, lost=p.index > 0, p=1e-6 if p.index == surest else 1e-3)
+        for p in DIED.positions
+    ]
+    for order in (positions, positions[::-1]):
+        first = dataclasses.replace(DIED, positions=tuple(order))
+        weak = drafter(2, WEAK)
+        assert second(cell(weak), cell(dead_from(weak, 3)), first).kind == kind
 
 
 def test_a_position_that_gives_as_many_tokens_as_before_confirms_nothing() -> None:

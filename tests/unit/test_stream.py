@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
+import tomllib
 from collections.abc import AsyncIterator, Iterable
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ import pytest
 from harness.measure.stream import BrokenOffError, Stream
 from tests.factories.streams import GOOD, PIECES, chunk, raw_chunk, spec, usage
 
+ROOT = Path(__file__).parents[2]
 TEXT = "Bread is made of flour and water"
 END = usage(8, spec())
 
@@ -327,3 +332,14 @@ def test_the_tokens_of_a_part_are_those_that_came_with_its_text(
     short = read(sent(*events, chunk(finish="stop"), usage(total + 1), "[DONE]"))
 
     assert (whole.part_tokens, short.part_tokens) == (tokens, None)
+
+
+def test_openai_still_has_the_class_that_reads_streams_and_no_version_is_allowed_that_nobody_tried() -> None:
+    """It is not published. Where it is gone: read streams otherwise, or lower the bound in pyproject.toml."""
+    reader = importlib.import_module("openai._streaming").SSEDecoder()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (asked,) = [one for one in project["dependencies"] if one.startswith("openai")]
+    major = int(version("openai").partition(".")[0])
+
+    assert callable(reader.aiter_bytes)
+    assert f"<{major + 1}" in asked
