@@ -21,6 +21,7 @@ _SECRET = re.compile(
 _SECRET_OPTION = re.compile(
     r"(?i)(--?[\w-]*(?:api-key|hf-token|secret|passw\w*|credential)[\w-]*[= ]+)(?!-)\S+"
 )
+_KEY_FOLLOWS = r"(?P<name>\b(?:bearer|basic)\s+|(?:key|token|secret|passw\w*|authorization)\W{1,5})"
 _KEYS: set[str] = set()
 MOSTLY_RANDOM = 8
 """Characters from which on a key is no word of an ordinary text."""
@@ -36,17 +37,21 @@ def without_keys(text: str, *, least: int = 1) -> str:
 
     Args:
         text: a message, or what a server said: it may send our headers back.
-        least: characters of a key that is looked for. A short one may be a word of an ordinary text.
+        least: characters of a key that is looked for everywhere. A shorter one may be a word of an ordinary
+            text, so it is hidden only after a name that says that a key follows.
     """
     keys = frozenset(key for key in _KEYS if len(key) >= least)
-    return _any_form_of(keys).sub(HIDDEN, text) if keys else text
+    text = _any_form_of(keys).sub(HIDDEN, text) if keys else text
+    short = frozenset(_KEYS - keys)
+    return _any_form_of(short, after=_KEY_FOLLOWS).sub(rf"\g<name>{HIDDEN}", text) if short else text
 
 
 @functools.lru_cache(maxsize=16)
-def _any_form_of(keys: frozenset[str]) -> re.Pattern[str]:
+def _any_form_of(keys: frozenset[str], *, after: str = "") -> re.Pattern[str]:
     forms = {form for key in keys for form in _forms(key)}
     longest_first = sorted(forms, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
+    ends = r"(?!\w)" if after else ""
+    return re.compile(f"{after}(?:{'|'.join(map(re.escape, longest_first))}){ends}", re.IGNORECASE)
 
 
 def _forms(key: str) -> set[str]:

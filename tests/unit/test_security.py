@@ -35,6 +35,7 @@ from harness.results.journal import Journal
 from harness.results.records import CellName, CellRecord, Finding, RunRecord
 from harness.run import Options, Run
 from harness.text import redaction, render
+from harness.text.redaction import MOSTLY_RANDOM, keep_secret, without_keys, without_secrets
 from tests.factories.audits import good
 from tests.factories.predictions import judged, reaches
 from tests.factories.records import cell_name, cell_record, prompt_record, server_spec
@@ -355,3 +356,19 @@ def test_code_that_came_with_a_model_is_told_below_an_audit_and_parity() -> None
     reach = reaches(1)
     assert records.TRUSTED in judged(reach, reach, **trusting).notes
     assert records.TRUSTED not in judged(reach, reach).notes
+
+
+@pytest.mark.parametrize("key", ["test", "k4", "64", "a+b"])
+def test_a_short_key_is_hidden_where_a_key_stands_and_no_word_is_eaten(key: str) -> None:
+    keep_secret(key)
+    given = (
+        f"Authorization: Bearer {key}", f"authorization: {key}", f"DRAFTGATE_API_KEY={key} run",
+        f"{{'api_key': '{key}'}}", f'{{"token": "{key}"}}', f"password: {key}.",
+    )  # fmt: skip
+    words = f"chat-en-{key}-x: {key} of {key} tests, k4 and 64 tokens; the key: {key}less"
+    for text in given:
+        assert key not in without_secrets(text), text
+        assert key not in without_keys(text, least=MOSTLY_RANDOM), text
+    assert without_keys(words, least=MOSTLY_RANDOM) == words
+    assert without_secrets(words) == words
+    assert key not in without_keys(f"the server said {key}!")
