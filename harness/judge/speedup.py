@@ -108,7 +108,7 @@ def judge(old: SpeedRecord, new: SpeedRecord) -> Verdict:
 
     Not its speed-up: that stays the same where the engine got slower with and without drafts, and it rises
     where only `none` did. Invalid where anything but the subject differs. With too few sessions it is a
-    footnote, and no verdict.
+    footnote, and no verdict. A session that the old record holds is not one of the new ones.
     """
     differ = {
         "identity": old.identity.differences(new.identity),
@@ -131,6 +131,8 @@ def judge(old: SpeedRecord, new: SpeedRecord) -> Verdict:
         text = f"speed-up {speed_up(old.ratios)} -> {speed_up(new.ratios)}"
     except ValueError as error:
         return Verdict(kind="invalid", text=str(error))
+    before = {session.time for session in old.sessions}
+    new = new.model_copy(update={"sessions": tuple(s for s in new.sessions if s.time not in before)})
     counts = len(old.sessions), len(new.sessions)
     if min(counts) < MIN_SESSIONS:
         moved = [f"tok/s of {who} {percent(m)}" for at, who in enumerate(("none", "the drafter")) if (

@@ -26,12 +26,12 @@ def work(tok_s: float, *, steps: int = 400) -> Work:
 
 
 def sessions(
-    none: float = 30.0, drafter: float = 36.0, *, days: Sequence[float] = DAYS
+    none: float = 30.0, drafter: float = 36.0, *, days: Sequence[float] = DAYS, month: int = 2
 ) -> tuple[Session, ...]:
-    """Sessions of six pairs, at so many tok/s."""
+    """Sessions of six pairs, at so many tok/s; those of a baseline are of January."""
     return tuple(
         Session(
-            time=f"2026-01-{at + 1:02d}",
+            time=f"2026-{month:02d}-{at + 1:02d}",
             starts=tuple((work(none * day, steps=640), work(drafter * day * r / 1.205)) for r in SIX),
         )
         for at, day in enumerate(days)
@@ -48,7 +48,7 @@ def record(ratios: tuple[float, ...] = SIX, **changes: Any) -> SpeedRecord:
         "environment": {"cpu": "A CPU", "gpus": []},
         "provenance": {},
         "ratios": ratios,
-        "sessions": sessions(),
+        "sessions": sessions(month=1),
     }
     return SpeedRecord.model_validate({**known, **changes})
 
@@ -88,7 +88,7 @@ def test_over_few_sessions_speed_then_and_now_is_a_footnote(
     none: float, drafter: float, before: int, after: int
 ) -> None:
     """What changed may be the day: neither fine nor a gain nor a loss is said of it."""
-    old, new = record(sessions=sessions()[:before]), sessions(30 * none, 36 * drafter)[:after]
+    old, new = record(sessions=sessions(month=1)[:before]), sessions(30 * none, 36 * drafter)[:after]
 
     verdict = speedup.judge(old, record(sessions=new))
 
@@ -127,10 +127,21 @@ def test_a_speed_up_is_split_into_tokens_and_time_per_step() -> None:
 
 
 def test_sessions_that_are_all_alike_are_judged_by_the_margin() -> None:
+    before = record(sessions=sessions(days=(1.0,) * 4, month=1))
     alike, slower = (record(sessions=sessions(drafter=d, days=(1.0,) * 4)) for d in (36.0, 33.0))
 
-    assert speedup.judge(alike, alike).kind == "ok"
-    assert speedup.judge(alike, slower).kind == "regressed"
+    assert speedup.judge(before, alike).kind == "ok"
+    assert speedup.judge(before, slower).kind == "regressed"
+
+
+def test_a_session_of_the_baseline_is_not_one_of_the_new_ones() -> None:
+    """Runs that were made the baseline lie among the results, too."""
+    before, one = record(), sessions()[:1]
+
+    verdict = speedup.judge(before, record(sessions=(*before.sessions, *one)))
+
+    assert verdict.kind == "inconclusive"
+    assert "4 and 1 sessions" in verdict.text
 
 
 @pytest.mark.parametrize(
