@@ -243,6 +243,22 @@ def test_k_is_what_steps_show_where_the_engine_names_less(imported: Import) -> N
     assert imported(AIPERF).cell.k == 4
 
 
+def test_histograms_alone_are_enough_for_a_verdict(imported: Import) -> None:
+    def summary(row: dict[str, Any]) -> None:
+        row["spec_decode_acceptance"].update(per_step_accepted=None, per_step_drafted=None)
+
+    for line in range(8):
+        change(f"eagle3r1/{AIPERF}", summary, line=line)
+    record = imported(AIPERF, output="new")
+    imported(AIPERF, drafter="ngram", output="old")
+
+    assert {r.accepted for r in record.prompts} == {None}
+    assert "single steps" in next(f.text for f in record.findings if f.code == "imported")
+    (row,) = compared("old", "new").rows
+    assert row.others[0]
+    assert row.others[0].verdict.kind == "improved"
+
+
 def test_without_max_tokens_nobody_knows_how_an_answer_ended(imported: Import) -> None:
     def without(inputs: dict[str, Any]) -> None:
         for one in inputs["data"]:
