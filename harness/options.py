@@ -17,6 +17,7 @@ from harness.config.stack import ENDPOINTS, PROFILES, RESERVED, Stack, default_s
 from harness.engine.http import is_url, key_of_environment, shown
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput
+from harness.results.files import can_write
 from harness.results.records import RUN_FILE
 from harness.run import Options
 from harness.stats.paired import LOOKS
@@ -152,6 +153,17 @@ def _own(stack: Stack, workloads: Sequence[str]) -> dict[str, OwnPrompts]:
                 code="prompt-row",
             )
     return own
+
+
+def refuse_unwritable(given: argparse.Namespace) -> None:
+    """Refuse a report of pytest's that cannot be written: pytest finds out when all has been measured.
+
+    Raises:
+        BadInput: with the reason of the operating system.
+    """
+    for report in ("xmlpath", "benchmark_json"):
+        if path := getattr(given, report, None):
+            can_write(Path(path))
 
 
 def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words: Sequence[str]) -> Options:

@@ -15,7 +15,7 @@ from harness.config.cells import ServerSpec, cells_of
 from harness.config.shipped import DATA, SUITES
 from harness.engine.spelling import check
 from harness.errors import BadInput, DraftgateError, GateWarning
-from harness.options import add_options, options_of, refuse_repeated, stack_of
+from harness.options import add_options, options_of, refuse_repeated, refuse_unwritable, stack_of
 from harness.provenance.hardware import VISIBLE
 from harness.results.names import thinking_word
 from harness.run import Run
@@ -64,6 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{MARKER}: known answers for the whole chain")
     try:
         refuse_repeated(config.invocation_params.args)
+        refuse_unwritable(config.option)
         stack = stack_of(config.getoption, DATA / "stacks")
         worker: dict[str, Any] = getattr(config, "workerinput", {})
         run = Run(

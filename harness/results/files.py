@@ -256,6 +256,22 @@ def writing(path: Path) -> Iterator[IO[str]]:
             temporary.unlink(missing_ok=True)  # it is gone already where all went well
 
 
+def can_write(path: Path) -> None:
+    """Make sure that a file can be written later. It is left as it is.
+
+    Raises:
+        BadInput: it cannot, with the reason of the operating system.
+    """
+    new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}", code="cannot-write") from None
+    if new:
+        path.unlink(missing_ok=True)  # several workers may have looked
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write `path` whole or not at all, also when the disk is full or the process is killed.
 

@@ -174,6 +174,19 @@ def test_every_command_helps_in_a_bare_environment(words: tuple[str, ...]) -> No
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--junitxml", "--benchmark-json"])
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
+    bench: Bench, option: str
+) -> None:
+    code, said = bench(option, "/proc/report")
+
+    assert code == pytest.ExitCode.USAGE_ERROR, said
+    assert "cannot write /proc/report: " in said
+    assert "[cannot-write]" in said
+    assert "Traceback" not in said
+    assert not (bench.folder / "results").exists()
+
+
 @pytest.mark.skipif(not CAN_MOUNT, reason="no mounts of one's own here")
 def test_a_read_only_checkout_is_enough(bench: Bench) -> None:
     fine(bench, bench(above=(*MOUNTS, READ_ONLY, str(DATA.parent))))
