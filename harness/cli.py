@@ -37,6 +37,7 @@ _MODULES = {
     "doctor": "check whether this machine can measure a stack correctly",
     "claims": "compare the figures of a Markdown file with their records",
     "curve": "print which k is best at which load, from a run's records",
+    "recipe": "print the vllm serve command that runs support, for each use",
     "list": "list stacks, profiles, drafters, prompts or suites",
     "import": "read what AIPerf, GuideLLM or vllm bench serve measured",
 }

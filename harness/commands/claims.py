@@ -13,7 +13,8 @@ from pathlib import Path
 
 from harness.errors import BadInput
 from harness.judge.collect import Entry, Side, collect, names_of
-from harness.judge.compare import PositionChange, compare
+from harness.judge.compare import PositionChange, compare, plain_of
+from harness.judge.recipe import of_cell
 from harness.measure.validity import MOSTLY
 from harness.report.figures import Figure
 from harness.report.references import FORM, Claim, read
@@ -213,6 +214,11 @@ def _figures(entry: Entry) -> dict[str, Values]:
         **answer_values(record.prompts if record.valid else ()),
         **figure_values(figures),
     }
+    paired = of_cell(entry.path.name, record, plain_of(entry) if record.cell.k else None)
+    gain = (paired.gain, *paired.ends) if paired.sound else (None, None, None)
+    names = ("paired_speed_up", "paired_speed_up_low", "paired_speed_up_high")
+    known["tokens_per_step_low"], known["tokens_per_step_high"] = paired.interval or (None, None)
+    known |= dict(zip(names, gain, strict=True))
     for name, codes in _COUNTED.items():
         known[name] = sum(int(f.values.get("count", 0)) for f in record.findings if f.code in codes)
     return {name: (value,) for name, value in known.items()}

@@ -155,9 +155,13 @@ def command_line(
         "trust_remote_code": target.trust_remote_code or None,
         "per_request_spec_decode_metrics": "detailed" if per_request and speculative is not None else None,
     }
-    given = [(name, value) for name, value in own.items() if value is not None]
+    return [*options(own), *options(dict(sorted(spec.args.items())))]
+
+
+def options(given: Mapping[str, Any]) -> list[str]:
+    """The words of a command line that give vLLM these values, in order; None gives none."""
     words: list[str] = []
-    for name, value in (*given, *sorted(spec.args.items())):
+    for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(flag)
@@ -165,7 +169,7 @@ def command_line(
             words.append(f"--no-{flag.removeprefix('--')}")
         elif isinstance(value, list):
             words += [flag, *(str(v) for v in value)]
-        else:
+        elif value is not None:
             words += [flag, canonical(value) if isinstance(value, Mapping) else str(value)]
     return words
 

@@ -1,15 +1,19 @@
-"""Checks what a server is to be started with, before it starts: are names known, and are models there?"""
+"""What starts a server: are its names known, are its models there, and what would a user type?"""
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from harness.config.cells import ServerSpec
-from harness.engine.facts import EngineFacts, engine_facts
+from harness.engine.facts import EngineFacts, engine_facts, options
 from harness.engine.models import check_reference
 from harness.engine.offers import verification_of
 from harness.errors import BadInput, ServerFailed
+from harness.results.conditions import UNVERIFIED, Identity, Subject
 from harness.text.validation import did_you_mean
 
 _OURS = frozenset({"method", "model", "num_speculative_tokens"})
@@ -17,6 +21,11 @@ SCHEDULE = "num_speculative_tokens_per_batch_size"
 """The field of a drafter that gives k by ranges of batch sizes: `[[first, last, k], ...]`."""
 _ALWAYS = frozenset({"max_model_len", "port"})
 """Arguments of every vLLM. Where these are not found, its sources lie elsewhere, and nothing is checked."""
+_NOT_TO_SERVE = frozenset({"host", "port", "api_key", "served_model_name", "per_request_spec_decode_metrics"})
+"""Arguments that are a measurement's own."""
+_MODELS = re.compile(r"SpeculativeConfig\([^)]*?\bmodel='(?P<drafter>[^']+)'")
+_TARGET = re.compile(r"^model='(?P<model>[^']+)'")
+_TOKENIZER = re.compile(r", tokenizer='(?P<tokenizer>[^']+)'")
 
 
 def check(spec: ServerSpec) -> None:
@@ -76,3 +85,47 @@ def _known(facts: EngineFacts, what: str, words: Iterable[str], known: frozenset
         if not {word, name, name.removeprefix("no_")} & known:
             engine = f"{facts.package} {facts.version} does not know it"
             raise BadInput(f"{what} {word!r}: {engine}{did_you_mean(word, known)}", code="unknown-to-engine")
+
+
+def serve_command(identity: Identity, subject: Subject) -> str:
+    """The `vllm serve` of a recorded server, for a shell.
+
+    Without what only the measurement needed: host, port, key, counts in each response, a cache that a profile
+    switched off. A model that was a folder is `/path/to/NAME`, since a record names no folder of a machine.
+    What a record hides stays `***`.
+    """
+    config = subject.resolved_config or ""
+    target = _reference(identity.target or "MODEL")
+    model, tokenizer = (found[1] if (found := one.search(config)) else None for one in (_TARGET, _TOKENIZER))
+    given = {name.replace("-", "_"): value for name, value in sorted(subject.engine_args.items())}
+    if identity.cache == "off" and given.get("enable_prefix_caching") is False:
+        del given["enable_prefix_caching"]
+    own = {
+        "revision": None if identity.revision == UNVERIFIED else identity.revision,
+        "dtype": identity.dtype,
+        "quantization": identity.quantization,
+        "tokenizer": _reference(tokenizer) if tokenizer and tokenizer != model else None,
+        "trust_remote_code": subject.trust_remote_code or None,
+        "speculative_config": _speculative(identity, subject, model=target, config=config),
+    }
+    env = subject.engine_env if isinstance(subject.engine_env, dict) else {}
+    words = [*options(own), *options({n: v for n, v in given.items() if n not in _NOT_TO_SERVE})]
+    before = [f"{name}={shlex.quote(str(value))}" for name, value in sorted(env.items())]
+    return " ".join([*before, "vllm", "serve", shlex.join([target, *words])])
+
+
+def _speculative(identity: Identity, subject: Subject, *, model: str, config: str) -> dict[str, Any] | None:
+    if subject.method is None:
+        return None
+    found: dict[str, Any] = {"method": subject.method, "num_speculative_tokens": subject.k}
+    found |= subject.settings
+    if subject.weights is not None:
+        same = subject.weights == identity.weights != UNVERIFIED
+        named = _MODELS.search(config)
+        found["model"] = model if same else _reference(named["drafter"] if named else str(subject.drafter))
+    return found
+
+
+def _reference(name: str) -> str:
+    """A hub id as it is; of a folder its name below `/path/to`."""
+    return name if "/" in name else f"/path/to/{name}"

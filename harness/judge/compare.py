@@ -317,13 +317,13 @@ def _figures(entry: Entry, record: CellRecord, counts: Counted) -> Figures:
         stretches=stretches_of(counts.records),
         parts=parts_of(counts.records),
         tok_s=speed.aggregate if speed else None,
-        speed_up=speed_up(record, _plain(entry)) if speed and record.cell.k else None,
+        speed_up=speed_up(record, plain_of(entry)) if speed and record.cell.k else None,
         degenerate=mostly_degenerate(record.findings),
         findings=(*(f.text for f in record.findings if not f.hard), *record.trusted),
     )
 
 
-def _plain(entry: Entry) -> CellRecord | None:
+def plain_of(entry: Entry) -> CellRecord | None:
     """`none` of the same endpoint, language, workload and run: its file lies beside."""
     name = entry.cell.model_copy(update={"drafter": NONE, "k": 0})
     path = entry.path.with_name(f"{name}.json")

@@ -28,6 +28,7 @@ from harness.results.names import Name
 from harness.results.records import SCHEMA, CellName, Record, load
 from harness.results.timing import Work
 from harness.stats import blocks
+from harness.stats.paired import PairedRatio
 from harness.text.numbers import percent
 
 MIN_PAIRS = 6
@@ -79,8 +80,8 @@ class SpeedUp:
         )
 
 
-def speed_up(ratios: Sequence[float]) -> SpeedUp:
-    """The speed-up over `none` of pairs of starts.
+def over_pairs(ratios: Sequence[float]) -> PairedRatio:
+    """The change from `none` over pairs of starts.
 
     Raises:
         ValueError: fewer than two ratios, or one that is not within LEAST..MOST.
@@ -88,7 +89,16 @@ def speed_up(ratios: Sequence[float]) -> SpeedUp:
     wrong = [r for r in ratios if not LEAST <= r <= MOST]
     if wrong:
         raise ValueError(f"{wrong[0]:g} is no speed-up: one lies within {LEAST:g}..{MOST:g}")
-    mean = blocks.over_blocks([[1.0]] * len(ratios), [[r] for r in ratios])
+    return blocks.over_blocks([[1.0]] * len(ratios), [[r] for r in ratios])
+
+
+def speed_up(ratios: Sequence[float]) -> SpeedUp:
+    """The speed-up over `none` of pairs of starts.
+
+    Raises:
+        ValueError: see `over_pairs`.
+    """
+    mean = over_pairs(ratios)
     low, high = mean.ci()
     return SpeedUp(value=math.exp(mean.estimate), low=math.exp(low), high=math.exp(high), pairs=len(ratios))
 

@@ -1,0 +1,214 @@
+"""The command `draftgate recipe`: what to run for each use, with its evidence, from the records of runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.commands.import_requests import PROFILE
+from harness.engine.spelling import serve_command
+from harness.errors import BadInput, BadRecord
+from harness.judge.collect import collect
+from harness.judge.compare import plain_of
+from harness.judge.recipe import Choice, Evidence, choose, of_cell, of_speed, of_starts, uses
+from harness.judge.speedup import SpeedRecord
+from harness.report.references import NOTHING, comment
+from harness.results.files import write_atomically
+from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
+from harness.suites import curve
+from harness.text.console import show
+from harness.text.numbers import DASH, number
+from harness.text.render import Block, Document, as_markdown, as_text, visible
+from harness.text.validation import near_path
+
+_SUITES = ("acceptance", "load", "curve")
+"""Suites whose cells are answers to the prompts themselves."""
+_COLUMNS = (
+    *(NOTHING,) * 3, "tokens_per_step", "tokens_per_step_low/tokens_per_step_high", "paired_speed_up",
+    "paired_speed_up_low/paired_speed_up_high", NOTHING,
+)  # fmt: skip
+_HEADER = ("place", "in flight", "drafter", "tok/step", "95 % CI", "× none", "95 % CI", "interval over")
+_MEASURED_BY = {
+    "one": "draftgate bench --concurrency 1 measures it",
+    "long": "draftgate bench --profile long measures it",
+    "many": "draftgate bench load, or draftgate bench curve, measures it",
+}
+"""By the first word of a use."""
+_TITLES = {"drafter": "run", "none": "run it without a drafter", "nothing": "nothing is recommended"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the command's parser its options, and the function that runs it."""
+    parser.description = (
+        "Print for each use the vllm serve command that the records of runs support, and the evidence beside "
+        "it; or why they support none. Exit code: 0, or 2 where a run cannot be used."
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folders of finished runs")
+    what = "write Markdown there, which draftgate claims checks"
+    parser.add_argument("--output", metavar="FILE.md", type=Path, help=what)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print it, or write it; the exit code.
+
+    Raises:
+        BadInput: see `evidence`; or the file cannot be written.
+        BadRecord: a file is damaged.
+    """
+    output: Path | None = options.output
+    if output and (output.suffix not in (".md", ".markdown") or not output.parent.is_dir()):
+        raise BadInput(
+            f"--output {output}: name a file that ends with .md, in a folder that is there",
+            code="cannot-write",
+        )
+    found = [e for folder in dict.fromkeys(path.resolve() for path in options.runs) for e in evidence(folder)]
+    blocks: dict[str, list[Evidence]] = {}
+    for one in found:
+        blocks.setdefault(one.block, []).append(one)
+    text = "\n".join(part for own in blocks.values() for part in _block(own, markdown=bool(output)))
+    if output:
+        write_atomically(output, text)
+    else:
+        show(text)
+    return 0
+
+
+def evidence(folder: Path) -> list[Evidence]:
+    """All that a run says of the speed of drafters.
+
+    Raises:
+        BadInput: it is no run, is not finished, was imported, or has no cell of a drafter.
+        BadRecord: a file is damaged.
+    """
+    if not (folder / RUN_FILE).is_file():
+        why = f"it has no {RUN_FILE}" if folder.is_dir() else f"there is no such folder{near_path(folder)}"
+        raise BadInput(f"{folder} is no run: {why}; name a folder of results/", code="no-cells")
+    described, name = load(folder / RUN_FILE, RunRecord), folder.name
+    if described.profile == PROFILE:
+        raise _imported(folder)
+    if not described.finished:
+        raise BadInput(
+            f"{folder} is not finished: end it with draftgate bench --resume {name}", code="no-cells"
+        )
+    found = [of_speed(name, load(path, SpeedRecord)) for path in sorted(folder.glob("speed/*.json"))]
+    found += [*_starts(folder), *_cells(folder)]
+    if not found:
+        raise BadInput(
+            f"{folder} holds no drafter's cells of the suites {', '.join(_SUITES)} or speed", code="no-cells"
+        )
+    return found
+
+
+def _imported(folder: Path) -> BadInput:
+    return BadInput(
+        f"{folder} was imported: it does not say how its server was started, nor on which machine; "
+        "measure with draftgate bench",
+        code="no-cells",
+    )
+
+
+def _cells(folder: Path) -> Iterator[Evidence]:
+    """Of every drafter's cell."""
+    try:
+        entries = collect(folder).entries
+    except BadRecord:
+        raise
+    except BadInput:  # starts in turn alone are no cells to `collect`
+        return
+    for entry in entries:
+        record = load(entry.path, CellRecord)
+        if record.identity.imported:
+            raise _imported(folder)
+        if entry.cell.k and entry.suite.partition("/")[0] in _SUITES:
+            yield of_cell(folder.name, record, plain_of(entry))
+
+
+def _starts(folder: Path) -> list[Evidence]:
+    """Of curves whose starts in turn are whole; else the cells say what is wrong."""
+    if not (folder / curve.SUITE.name / "pairs").is_dir():
+        return []
+    try:
+        curves = list(curve.of_run(folder))
+    except BadRecord:
+        raise
+    except BadInput:
+        return []
+    return [
+        of_starts(folder.name, grid[one.k, one.in_flight], one) for _, grid, again in curves for one in again
+    ]
+
+
+def _block(own: Sequence[Evidence], *, markdown: bool) -> Iterator[str]:
+    """The parts of one target, engine and device."""
+    one, identity, machine = own[0], own[0].record.identity, own[0].record.environment
+    device = ", ".join(str(gpu.name) for gpu in machine.gpus) or str(machine.cpu)
+    parts = [f"{identity.target} {identity.dtype}", f"vLLM {one.record.subject.engine}", device]
+    runs = ", ".join(dict.fromkeys(e.run for e in own))
+    yield f"{'## ' * markdown}{visible(' · '.join(parts))}\n"
+    yield f"of {visible(runs)}. For /path/to/NAME write your own folder.\n"
+    for use, rows in uses(own):
+        yield _written(choose(use, rows), markdown=markdown)
+
+
+def _written(found: Choice, *, markdown: bool) -> str:
+    """One use: what to run, why, and the evidence."""
+    mark = "### " * markdown
+    if found.kind == "not measured":
+        how = _MEASURED_BY[found.use.split()[0]]
+        return f"{mark}{found.use}: {DASH} not measured\n\n{how}\n"
+    title = f"{mark}{visible(found.use)}: {_TITLES[found.kind]}"
+    if found.chosen and not found.claimed:
+        title += " (a description)"
+    lines = [title, ""]
+    if found.chosen:
+        command = _command(found.chosen, drafts=found.kind == "drafter")
+        lines += ["```sh", command, "```"] if markdown else [f"    {command}"]
+        lines.append("")
+    block = Block(
+        header=_HEADER,
+        rows=tuple(map(_row, found.evidence)),
+        align="lrlrrrrl",
+        comment=comment({"columns": ",".join(_COLUMNS)}),
+        comments=tuple(_reference(e) for e in found.evidence),
+    )
+    page = Document(
+        title=found.why, above=(), blocks=(block,), footnotes=(), notes=found.notes, sentences=(), legend=()
+    )
+    return "\n".join([*lines, as_markdown(page) if markdown else as_text(page)])
+
+
+def _command(chosen: Evidence, *, drafts: bool) -> str:
+    subject, server = chosen.record.subject, chosen.record.provenance.get("server")
+    if isinstance(server, dict) and server.get("attached"):
+        return "# draftgate did not start this server, so its arguments are not known"
+    if drafts and subject.method is None:
+        return "# the records do not say how this drafter drafts"
+    subject = subject if drafts else subject.model_copy(update={"method": None})
+    return visible(serve_command(chosen.record.identity, subject))
+
+
+def _row(one: Evidence) -> tuple[str, ...]:
+    over = one.speed and f"{one.speed.m} {'pairs of starts' if one.starts else 'prompts'}"
+    return (
+        "-".join(one.cell.place),
+        str(one.in_flight),
+        one.name,
+        number(one.tokens_per_step),
+        _ends(one.interval),
+        number(one.gain if one.sound else None),
+        _ends(one.ends if one.sound else None),
+        str(over) if one.sound else DASH,
+    )
+
+
+def _ends(ends: tuple[float, float] | None) -> str:
+    return f"{ends[0]:.2f}..{ends[1]:.2f}" if ends else DASH
+
+
+def _reference(one: Evidence) -> str:
+    """None for starts in turn, which `draftgate claims` does not read."""
+    if one.starts or not isinstance(one.record, CellRecord):
+        return ""
+    return comment({"run": f"{one.run}/{one.record.suite}", "cell": str(one.cell)})
