@@ -15,7 +15,7 @@ from harness.errors import BadInput, DraftgateError
 from harness.judge.baselines import move_anchor
 from harness.judge.collect import Side, collect, of_drafter
 from harness.judge.compare import compare
-from harness.report import export
+from harness.report import dashboards, export
 from harness.report.compare_table import document
 from harness.report.labels import Axis
 from harness.report.run_table import side_report
@@ -29,8 +29,13 @@ INVALID = 2
 _BENCH = "bench"
 _OTHERWISE_CALLED = {"list": "listing", "import": "importing"}
 """Modules of commands that another name would hide."""
-_FORMATS = {".md": "markdown", ".markdown": "markdown", ".csv": "csv", ".json": "json"}
+_FORMATS = {
+    ".md": "markdown", ".markdown": "markdown", ".csv": "csv", ".json": "json", ".prom": "openmetrics",
+}  # fmt: skip
 """Of a file, by the end of its name."""
+_TABLES = ("table", "markdown")
+_DATA = ("csv", "json", "github-benchmark", "openmetrics")
+"""What `compare` writes: tables for people, and data for programs."""
 _MODULES = {
     "init": "write a stack and the suites into the current folder",
     "watch": "watch whether a server works or hangs, and restart it",
@@ -103,8 +108,8 @@ def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentPa
     add("--pivot", choices=get_args(Axis), help="make an axis columns of the table; one PATH is enough")
     add("--old", metavar="DRAFTER", help="of one PATH the cells of this drafter, like ngram or ngram-k4 ...")
     add("--new", metavar="DRAFTER", help="... compared with those of this one, on the same prompts")
-    forms = "(table; else what the name of --output ends with: .md, .csv, .json)"
-    add("--format", choices=("table", "markdown", "csv", "json"), help=forms)
+    forms = f"(table; else what the name of --output ends with: {', '.join(_FORMATS)})"
+    add("--format", choices=(*_TABLES, *_DATA), help=forms)
     add("--output", metavar="FILE", type=Path, help="write there, not to standard output")
     add("--partial", action="store_true", help="cells that only one side has are no reason to exit with 3")
     add("--strict", action="store_true", help="exit with 3 where a cell is inconclusive")
@@ -130,8 +135,7 @@ def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentPa
 
 def _compare(options: argparse.Namespace) -> int:
     form = options.format or _FORMATS.get(options.output.suffix if options.output else "", "table")
-    lines = form in ("csv", "json")
-    if options.pivot and lines:
+    if options.pivot and form in _DATA:
         raise BadInput(
             f"--pivot makes columns of a table; {form} has every cell apart, so leave --pivot out",
             code="compare-option",
@@ -145,7 +149,7 @@ def _compare(options: argparse.Namespace) -> int:
     # No record refers to itself: looking for some that do takes a seventh of the time.
     gc.set_threshold(100_000)
     sides = _sides(options)
-    if len(sides) == 1 and not (options.pivot or lines):
+    if len(sides) == 1 and form in _TABLES and not options.pivot:
         tables, valid = side_report(sides[0])
         text, code = f"```\n{tables}```\n" if form == "markdown" else tables, 0 if valid else INVALID
     else:
@@ -155,6 +159,10 @@ def _compare(options: argparse.Namespace) -> int:
             text = render.as_json(export.as_data(result, exit_code=code))
         elif form == "csv":
             text = render.as_csv(*export.csv_rows(result))
+        elif form == "github-benchmark":
+            text = render.as_json(dashboards.benchmark_data(result))
+        elif form == "openmetrics":
+            text = dashboards.openmetrics(result)
         else:
             page = document(result, pivot=options.pivot)
             text = render.as_text(page) if form == "table" else render.as_markdown(page)

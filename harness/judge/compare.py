@@ -32,7 +32,7 @@ from harness.judge.throughput import described
 from harness.judge.verdict import Verdict, judge_pairs
 from harness.measure.validity import mostly_degenerate, speed_up
 from harness.results.records import CellRecord, load, tallies
-from harness.results.stretches import Part, Stretch, parts_of, stretches_of
+from harness.results.stretches import Part, Stretch, interval_of, parts_of, stretches_of
 from harness.results.timing import speed_of
 
 
@@ -45,6 +45,8 @@ class Figures:
     """Why it is not a measurement. Then it has no figures."""
     prompts: int
     tokens_per_step: float | None
+    tokens_per_step_ci: tuple[float, float] | None
+    """95 %, from the scatter between prompts. None where nothing varied, or of fewer than 8 prompts."""
     tau: float | None
     accepted_per_draft: float | None
     acceptance: tuple[float | None, ...]
@@ -311,6 +313,7 @@ def _figures(entry: Entry, record: CellRecord, counts: Counted) -> Figures:
         invalid=None if record.valid else record.why_invalid,
         prompts=len({r.prompt for r in counts.records}),
         tokens_per_step=tally.tokens_per_step,
+        tokens_per_step_ci=interval_of(counts.records, counts.sums),
         tau=tally.tau,
         accepted_per_draft=tally.accepted_per_draft,
         acceptance=tally.acceptance,

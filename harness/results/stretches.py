@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.results.records import PromptRecord
-from harness.stats.acceptance import FloatArray
+from harness.stats.acceptance import FloatArray, Tallies
 from harness.stats.paired import MIN_PROMPTS, paired_log_ratio
 
 STARTS = (0, 100, 500, 1000)
@@ -123,6 +123,17 @@ def parts_of(records: Sequence[PromptRecord]) -> tuple[Part, ...]:
         return ()
     found = zip(PARTS, _summed(_by_prompt(records), len(PARTS), _part), strict=True)
     return tuple(Part(part=part, **_span(*sums)) for part, sums in found)
+
+
+def interval_of(records: Sequence[PromptRecord], sums: Tallies) -> tuple[float, float] | None:
+    """`Span.interval` of whole answers, whose sums are `sums`."""
+    prompts: dict[str, int] = {}
+    at = np.array([prompts.setdefault(r.prompt, len(prompts)) for r in records], dtype=np.intp)
+    by_prompt = np.zeros((2, len(prompts)))
+    np.add.at(by_prompt[0], at, sums.committed)
+    np.add.at(by_prompt[1], at, sums.decode_steps)
+    interval: tuple[float, float] | None = _span(*by_prompt)["interval"]
+    return interval
 
 
 def _part(record: PromptRecord, begins: FloatArray) -> NDArray[np.intp] | None:

@@ -26,7 +26,7 @@ from harness.errors import DraftgateError
 from harness.judge import baselines as baseline, collect as collecting, speedup
 from harness.judge.compare import compare
 from harness.judge.verdict import Verdict, judge
-from harness.report import export, run_table
+from harness.report import dashboards, export, run_table
 from harness.report.compare_table import document
 from harness.results import prediction, records
 from harness.results.files import as_line, complete_lines, write_atomically
@@ -302,7 +302,9 @@ def baseline_verdict(record: CellRecord) -> Verdict:
 
 @fuzz
 @given(
-    json_of(CELL) | damaged(CELL_FILE), st.sampled_from(("table", "markdown", "csv", "json")), st.booleans()
+    json_of(CELL) | damaged(CELL_FILE),
+    st.sampled_from(("table", "markdown", "csv", "json", "openmetrics", "github-benchmark")),
+    st.booleans(),
 )
 def test_a_comparison(folder: Path, content: bytes, kind: str, first: bool) -> None:  # noqa: FBT001
     shutil.rmtree(folder / "runs", ignore_errors=True)
@@ -317,6 +319,10 @@ def test_a_comparison(folder: Path, content: bytes, kind: str, first: bool) -> N
             text = render.as_csv(*export.csv_rows(found))
         elif kind == "json":
             text = render.as_json(export.as_data(found, exit_code=found.exit_code(strict=True)))
+        elif kind == "openmetrics":
+            text = dashboards.openmetrics(found)
+        elif kind == "github-benchmark":
+            text = render.as_json(dashboards.benchmark_data(found))
         else:
             page = document(found)
             text = render.as_text(page) if kind == "table" else render.as_markdown(page)
