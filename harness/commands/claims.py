@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 
+from harness.commands.recipe import starts_of
 from harness.errors import BadInput
 from harness.judge.collect import Entry, Side, collect, names_of
 from harness.judge.compare import PositionChange, compare, plain_of
@@ -20,7 +22,7 @@ from harness.report.figures import Figure
 from harness.report.references import FORM, Claim, read
 from harness.report.run_table import answer_values, figure_values, pair_values
 from harness.results.files import read_text
-from harness.results.records import CellRecord, load
+from harness.results.records import RUN_FILE, CellRecord, load
 from harness.text.console import complain, show
 from harness.text.render import visible
 
@@ -33,6 +35,9 @@ _COUNTED = {
     "left_out": ("left-out",),
 }
 """Findings that say how many answers they are about, and their codes."""
+_PAIRED, _STARTS = (
+    tuple(f"{over}_speed_up{end}" for end in ("", "_low", "_high")) for over in ("paired", "starts")
+)
 _SHARE = re.compile(r"(pos|conditional)_\d+|token_acceptance|change|ci")
 _POSITION = re.compile(r"(pos|conditional)_\d+")
 _UNITS = {"x": "speed_up", "×": "speed_up", "ms": "_ms", "tok/s": "tok_s"}
@@ -57,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check one file; the exit code."""
     found = read(read_text(options.file), name=str(options.file))
-    records = _Records([collect(path) for path in options.runs])
+    records = _Records([_side(path) for path in options.runs])
     unreadable = list(found.unreadable)
     wrong: list[str] = []
     checked = 0
@@ -82,6 +87,15 @@ def run(options: argparse.Namespace) -> int:
     lines = [*wrong, f"{options.file}: {verdict}{unread}{code_note}"]
     show("".join(visible(line) + "\n" for line in lines))
     return 2 if unreadable else 1 if wrong else 0
+
+
+def _side(path: Path) -> Side:
+    """The cells at a path; a run of starts alone has none."""
+    if (path / RUN_FILE).is_file() and any(path.glob("speed/*.json")):
+        with contextlib.suppress(BadInput):
+            return collect(path)
+        return Side(name=path.resolve().name, path=path, entries=())
+    return collect(path)
 
 
 def _checked(claim: Claim, records: _Records) -> list[str]:
@@ -163,6 +177,8 @@ class _Records:
         for key in ("run", "cell"):
             if key not in keys:
                 raise BadInput(f"the reference to {name} names no {key}", code="claim-reference")
+        if name in _STARTS:
+            return (self._over_starts(keys["run"], keys["cell"])[_STARTS.index(name)],)
         entry = self._entry(keys["run"], keys["cell"])
         base = self._entry(keys["base"], keys.get("base_cell", keys["cell"])) if "base" in keys else None
         asked = (entry, base, tuple(part for part in keys.get("across", "").split(",") if part))
@@ -175,6 +191,19 @@ class _Records:
                 f"there is no field {name}; there are: {', '.join(known)}{comparison}", code="claim-reference"
             )
         return known.get(name, (None,))  # a position beyond its k was not measured
+
+    def _over_starts(self, run: str, cell: str) -> tuple[float | None, ...]:
+        parts = tuple(part for part in Path(run).parts if part not in ("/", ".."))
+        found = [
+            one
+            for side in self._sides if (side.path / RUN_FILE).is_file()
+            for one in starts_of(side.path.resolve())
+            if str(one.cell) == cell and parts and _within(parts, side.path.resolve() / one.suite)
+        ]  # fmt: skip
+        if len(found) != 1:
+            raise BadInput(f"{run} holds {len(found)} cells {cell} over starts", code="claim-reference")
+        one = found[0]
+        return (one.gain, *one.ends) if one.sound else (None, None, None)
 
     def _entry(self, run: str, cell: str) -> Entry:
         parts = tuple(part for part in Path(run).parts if part not in ("/", ".."))
@@ -216,9 +245,8 @@ def _figures(entry: Entry) -> dict[str, Values]:
     }
     paired = of_cell(entry.path.name, record, plain_of(entry) if record.cell.k else None)
     gain = (paired.gain, *paired.ends) if paired.sound else (None, None, None)
-    names = ("paired_speed_up", "paired_speed_up_low", "paired_speed_up_high")
     known["tokens_per_step_low"], known["tokens_per_step_high"] = paired.interval or (None, None)
-    known |= dict(zip(names, gain, strict=True))
+    known |= dict(zip(_PAIRED, gain, strict=True))
     for name, codes in _COUNTED.items():
         known[name] = sum(int(f.values.get("count", 0)) for f in record.findings if f.code in codes)
     return {name: (value,) for name, value in known.items()}

@@ -19,15 +19,13 @@ from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 from harness.suites import curve
 from harness.text.console import show
 from harness.text.numbers import DASH, number
-from harness.text.render import Block, Document, as_markdown, as_text, visible
+from harness.text.render import Block, Document, as_markdown, as_text, markdown as in_markdown, visible
 from harness.text.validation import near_path
 
 _SUITES = ("acceptance", "load", "curve")
 """Suites whose cells are answers to the prompts themselves."""
-_COLUMNS = (
-    *(NOTHING,) * 3, "tokens_per_step", "tokens_per_step_low/tokens_per_step_high", "paired_speed_up",
-    "paired_speed_up_low/paired_speed_up_high", NOTHING,
-)  # fmt: skip
+_FIELDS = ("tokens_per_step", "tokens_per_step_low/tokens_per_step_high")
+_GAIN = "{0}_speed_up {0}_speed_up_low/{0}_speed_up_high"
 _HEADER = ("place", "in flight", "drafter", "tok/step", "95 % CI", "× none", "95 % CI", "interval over")
 _MEASURED_BY = {
     "one": "draftgate bench --concurrency 1 measures it",
@@ -92,8 +90,7 @@ def evidence(folder: Path) -> list[Evidence]:
         raise BadInput(
             f"{folder} is not finished: end it with draftgate bench --resume {name}", code="no-cells"
         )
-    found = [of_speed(name, load(path, SpeedRecord)) for path in sorted(folder.glob("speed/*.json"))]
-    found += [*_starts(folder), *_cells(folder)]
+    found = [*starts_of(folder), *_cells(folder)]
     if not found:
         raise BadInput(
             f"{folder} holds no drafter's cells of the suites {', '.join(_SUITES)} or speed", code="no-cells"
@@ -125,17 +122,22 @@ def _cells(folder: Path) -> Iterator[Evidence]:
             yield of_cell(folder.name, record, plain_of(entry))
 
 
-def _starts(folder: Path) -> list[Evidence]:
-    """Of curves whose starts in turn are whole; else the cells say what is wrong."""
+def starts_of(folder: Path) -> list[Evidence]:
+    """Of all that a run measured over pairs of starts. Curves that are not whole say nothing.
+
+    Raises:
+        BadRecord: a file is damaged.
+    """
+    found = [of_speed(folder.name, load(path, SpeedRecord)) for path in sorted(folder.glob("speed/*.json"))]
     if not (folder / curve.SUITE.name / "pairs").is_dir():
-        return []
+        return found
     try:
         curves = list(curve.of_run(folder))
     except BadRecord:
         raise
     except BadInput:
-        return []
-    return [
+        return found
+    return found + [
         of_starts(folder.name, grid[one.k, one.in_flight], one) for _, grid, again in curves for one in again
     ]
 
@@ -146,8 +148,9 @@ def _block(own: Sequence[Evidence], *, markdown: bool) -> Iterator[str]:
     device = ", ".join(str(gpu.name) for gpu in machine.gpus) or str(machine.cpu)
     parts = [f"{identity.target} {identity.dtype}", f"vLLM {one.record.subject.engine}", device]
     runs = ", ".join(dict.fromkeys(e.run for e in own))
-    yield f"{'## ' * markdown}{visible(' · '.join(parts))}\n"
-    yield f"of {visible(runs)}. For /path/to/NAME write your own folder.\n"
+    escaped = in_markdown if markdown else visible
+    yield f"{'## ' * markdown}{escaped(' · '.join(parts))}\n"
+    yield f"of {escaped(runs)}. For /path/to/NAME write your own folder.\n"
     for use, rows in uses(own):
         yield _written(choose(use, rows), markdown=markdown)
 
@@ -166,17 +169,28 @@ def _written(found: Choice, *, markdown: bool) -> str:
         command = _command(found.chosen, drafts=found.kind == "drafter")
         lines += ["```sh", command, "```"] if markdown else [f"    {command}"]
         lines.append("")
-    block = Block(
-        header=_HEADER,
-        rows=tuple(map(_row, found.evidence)),
-        align="lrlrrrrl",
-        comment=comment({"columns": ",".join(_COLUMNS)}),
-        comments=tuple(_reference(e) for e in found.evidence),
-    )
+    blocks = [
+        _table([e for e in found.evidence if e.starts is starts], starts=starts) for starts in (True, False)
+    ]
     page = Document(
-        title=found.why, above=(), blocks=(block,), footnotes=(), notes=found.notes, sentences=(), legend=()
-    )
+        title=found.why, above=(), blocks=tuple(block for block in blocks if block.rows), footnotes=(),
+        notes=found.notes, sentences=(), legend=(),
+    )  # fmt: skip
     return "\n".join([*lines, as_markdown(page) if markdown else as_text(page)])
+
+
+def _table(own: Sequence[Evidence], *, starts: bool) -> Block:
+    """What single starts show, or pairs of starts: these have no figures of acceptance."""
+    gain = _GAIN.format("starts" if starts else "paired").split()
+    columns = [*[NOTHING] * 3, *(() if starts else _FIELDS), *gain, NOTHING]
+    kept = [at for at in range(len(_HEADER)) if not (starts and at in (3, 4))]
+    return Block(
+        header=tuple(_HEADER[at] for at in kept),
+        rows=tuple(tuple(_row(e)[at] for at in kept) for e in own),
+        align="".join("lrlrrrrl"[at] for at in kept),
+        comment=comment({"columns": ",".join(columns)}),
+        comments=tuple(comment({"run": f"{e.run}/{e.suite}", "cell": str(e.cell)}) for e in own),
+    )
 
 
 def _command(chosen: Evidence, *, drafts: bool) -> str:
@@ -205,10 +219,3 @@ def _row(one: Evidence) -> tuple[str, ...]:
 
 def _ends(ends: tuple[float, float] | None) -> str:
     return f"{ends[0]:.2f}..{ends[1]:.2f}" if ends else DASH
-
-
-def _reference(one: Evidence) -> str:
-    """None for starts in turn, which `draftgate claims` does not read."""
-    if one.starts or not isinstance(one.record, CellRecord):
-        return ""
-    return comment({"run": f"{one.run}/{one.record.suite}", "cell": str(one.cell)})

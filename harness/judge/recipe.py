@@ -71,6 +71,11 @@ class Evidence:
         return self.record.identity.concurrency or 1
 
     @property
+    def suite(self) -> str:
+        """Where its file lies in the run."""
+        return self.record.suite if isinstance(self.record, CellRecord) else "speed"
+
+    @property
     def place(self) -> tuple[Any, ...]:
         """Where candidates are compared."""
         return (self.cell.place, self.in_flight)
@@ -155,7 +160,7 @@ def interval_of(record: CellRecord) -> tuple[float, float] | None:
         return None
     change = paired_log_ratio(steps, steps, tokens, steps)
     ends = change.interval() if change.se else None
-    return (math.exp(ends[0]), math.exp(ends[1])) if ends else None
+    return (math.exp(ends[0]), math.exp(min(ends[1], _MOST))) if ends else None
 
 
 def _flaw(record: CellRecord, none: CellRecord | None) -> str:
@@ -170,36 +175,37 @@ def _flaws(record: CellRecord, none: CellRecord) -> Iterator[str]:
         yield _INEXACT
     for one in (record, none):
         if not one.valid:
-            yield f"{_who(one)} is INVALID: {one.why_invalid}"
+            yield f"{drafting(one.cell)} is INVALID: {one.why_invalid}"
         if looped := _looped(one):
             yield looped
         for finding in (*one.findings, *(f for r in one.prompts for f in r.findings)):
             if finding.code in _NO_EVIDENCE:
-                yield f"{_who(one)}: {_NO_EVIDENCE[finding.code]}"
+                yield f"{drafting(one.cell)}: {_NO_EVIDENCE[finding.code]}"
     for what in ("identity", "environment"):
         for field in getattr(record, what).differences(getattr(none, what)):
             yield f"`none` ran under another {field}"
 
 
 def _looped(record: CellRecord) -> str:
-    return f"most answers of {_who(record)} end in a loop" if mostly_degenerate(record.findings) else ""
-
-
-def _who(record: CellRecord) -> str:
-    return drafting(record.cell)
+    return (
+        f"most answers of {drafting(record.cell)} end in a loop" if mostly_degenerate(record.findings) else ""
+    )
 
 
 def _paired(record: CellRecord, none: CellRecord | None) -> PairedRatio | str:
     """The change of tokens a second of a request; or why there is none."""
-    sides = ((one.prompts if one else ()) for one in (none, record))
-    old, new = (_sums(prompts, lambda r: (r.output_tokens, r.total_s or 0)) for prompts in sides)
-    both = [name for name, sums in new.items() if name in old and sums[1] and old[name][1]]
+    sides = ([r for r in one.prompts if r.total_s] if one else [] for one in (none, record))
+    old, new = (_sums(prompts, lambda r: (r.output_tokens, r.total_s)) for prompts in sides)
+    both = [name for name in new if name in old]
     if not both:
         return "nothing was timed"
     if len(both) < MIN_PROMPTS:
         return f"{len(both)} prompts were timed on both sides, and {MIN_PROMPTS} are needed"
     columns = [[side[name][at] for name in both] for side in (old, new) for at in (0, 1)]
-    change = paired_log_ratio(*columns)
+    try:
+        change = paired_log_ratio(*columns)
+    except ValueError as error:  # times that nobody can have measured
+        return str(error)
     return change if change.interval() else "a few answers hold nearly all of its time: it has no interval"
 
 
@@ -257,16 +263,16 @@ def choose(use: str, evidence: Collection[Evidence]) -> Choice:
     if not rows:
         return Choice(use=use, kind="not measured", why="not measured")
     places = {row.place for row in rows}
-    strongest = {name: _strongest(row for row in rows if row.name == name) for name in _names(rows)}
+    strongest = {
+        name: _strongest(row for row in rows if row.name == name)
+        for name in dict.fromkeys(e.name for e in rows)
+    }
     whole = {
         name: own for name, own in strongest.items()
         if own and {row.place for row in own} == places and all(row.sound for row in own)
     }  # fmt: skip
     paying = {name: own for name, own in whole.items() if all(row.pays for row in own)}
-    flaws = [
-        f"{', '.join(dict.fromkeys(who))}: {flaw}"
-        for flaw, who in by_text((row.name, row.flaw) for row in rows if row.flaw).items()
-    ]
+    flaws = _by_name((row.name, row.flaw) for row in rows if row.flaw)
     if paying:
         claimed = {name: all(row.starts for row in own) for name, own in paying.items()}
         best = max(paying, key=lambda name: (claimed[name], min(row.gain for row in paying[name])))
@@ -285,12 +291,8 @@ def choose(use: str, evidence: Collection[Evidence]) -> Choice:
         )  # fmt: skip
     return Choice(
         use=use, kind="nothing", why="; ".join(_open(strongest, places)) or "no evidence is sound",
-        evidence=rows, notes=tuple(flaws),
+        evidence=rows, notes=flaws,
     )  # fmt: skip
-
-
-def _names(rows: Iterable[Evidence]) -> list[str]:
-    return list(dict.fromkeys(row.name for row in rows))
 
 
 def _strongest(rows: Iterable[Evidence]) -> list[Evidence]:
@@ -317,10 +319,11 @@ def _praise(
     return said if claimed else f"{said}; {ONE_START}"
 
 
-def _open(strongest: Mapping[str, Sequence[Evidence]], places: Collection[Any]) -> Iterator[str]:
+def _open(strongest: Mapping[str, Sequence[Evidence]], places: Collection[Any]) -> tuple[str, ...]:
     """Why nothing is recommended, each reason with the drafters that it holds for."""
-    said = ((name, _reason(own, places)) for name, own in strongest.items() if any(row.sound for row in own))
-    return (f"{', '.join(names)}: {why}" for why, names in by_text(said).items())
+    return _by_name(
+        (name, _reason(own, places)) for name, own in strongest.items() if any(row.sound for row in own)
+    )
 
 
 def _reason(own: Sequence[Evidence], places: Collection[Any]) -> str:
@@ -343,4 +346,9 @@ def _notes(rows: Iterable[Evidence]) -> tuple[str, ...]:
         for f in getattr(row.record, "findings", ())
         if f.code in _SAID and not f.hard
     ]
+    return _by_name(said)
+
+
+def _by_name(said: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Each text once, after the drafters that it is said of."""
     return tuple(f"{', '.join(dict.fromkeys(who))}: {text}" for text, who in by_text(said).items())

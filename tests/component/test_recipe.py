@@ -47,6 +47,10 @@ def test_starts_in_turn_make_a_claim_and_the_page_holds(tmp_path: Path) -> None:
 
     assert (shown.returncode, shown.stderr, written.returncode, written.stdout) == (0, "", 0, "")
     assert checked.returncode == 0, checked.stdout + checked.stderr
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace("| 1.45 |", "| 1.46 |"), encoding="utf-8")
+    assert draftgate("claims", page, run, other).returncode == 1
+    page.write_text(text, encoding="utf-8")
     for text in (shown.stdout, page.read_text(encoding="utf-8")):
         first, second = text.split("another CPU")  # a block for each device
         assert COMMAND in first

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from harness.cli import main
+from harness.commands.recipe import evidence
 from harness.engine.spelling import serve_command
 from harness.judge.recipe import Choice, Evidence, choose, of_cell, of_speed, uses
-from harness.judge.speedup import SpeedRecord
+from harness.judge.speedup import SpeedRecord, write
 from harness.measure.validity import MOSTLY
 from harness.results.conditions import Environment, Identity, Subject
 from harness.results.records import CellRecord, Finding
@@ -147,6 +148,7 @@ def test_a_run_that_measured_nothing_leaves_the_other_its_say() -> None:
         {"findings": (Finding(code="foreign-traffic", hard=False, text="others"),)},
         {"prompts": tuple(prompt_record(f"p-{i}", total_s=None) for i in range(12))},
         {"prompts": cell().prompts[:7]},
+        {"prompts": tuple(r.model_copy(update={"total_s": 1e-300}) for r in cell().prompts)},
         {"environment": Environment(cpu="another")},
     ],
 )
@@ -310,3 +312,30 @@ def test_what_it_writes_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     page.write_text(text.replace("| 2.0", "| 2.1"), encoding="utf-8")
     assert text != page.read_text(encoding="utf-8")
     assert main(["claims", str(page), str(run)]) == 1
+
+
+def test_a_run_of_starts_alone_is_read_too(tmp_path: Path) -> None:
+    record = turned(1.4).record
+    assert isinstance(record, SpeedRecord)
+    run, page = write_run(tmp_path / "run"), tmp_path / "page.md"
+    write(run / "speed" / f"{record.cell}.json", record)
+
+    assert main(["recipe", str(run), "--output", str(page)]) == 0
+    assert main(["claims", str(page), str(run)]) == 0
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace("cell=chat-en", "cell=chat-zh"), encoding="utf-8")
+    assert main(["claims", str(page), str(run)]) == 2
+
+
+def test_starts_in_turn_of_a_curve_are_claims(tmp_path: Path) -> None:
+    cells = [r.model_copy(update={"suite": "curve/01"}) for r in (none(), timed(1.6))]
+    for pair, gain in enumerate((1.5, 1.52, 1.51)):
+        where = f"curve/pairs/ngram/{pair:02d}/01"
+        cells += [r.model_copy(update={"suite": where}) for r in (none(), timed(gain))]
+    run, page = write_run(tmp_path / "run", *cells), tmp_path / "page.md"
+
+    found = evidence(run)
+    assert [(e.suite, e.starts) for e in found] == [("curve/01", True), ("curve/01", False)]
+    assert choose("use", found).claimed
+    assert main(["recipe", str(run), "--output", str(page)]) == 0
+    assert main(["claims", str(page), str(run)]) == 0
