@@ -81,15 +81,14 @@ def evidence(folder: Path) -> list[Evidence]:
         BadRecord: a file is damaged.
     """
     if not (folder / RUN_FILE).is_file():
-        why = f"it has no {RUN_FILE}" if folder.is_dir() else f"there is no such folder{near_path(folder)}"
+        why = f"it has no {RUN_FILE}" if folder.is_dir() else "it is no folder"
+        why = why if folder.exists() else f"there is no such folder{near_path(folder)}"
         raise BadInput(f"{folder} is no run: {why}; name a folder of results/", code="no-cells")
-    described, name = load(folder / RUN_FILE, RunRecord), folder.name
+    described = load(folder / RUN_FILE, RunRecord)
     if described.profile == PROFILE:
         raise _imported(folder)
     if not described.finished:
-        raise BadInput(
-            f"{folder} is not finished: end it with draftgate bench --resume {name}", code="no-cells"
-        )
+        raise BadInput(f"{folder} is not finished: give its command again, with --resume", code="no-cells")
     found = [*starts_of(folder), *_cells(folder)]
     if not found:
         raise BadInput(

@@ -120,7 +120,9 @@ class Evidence:
 
 def of_cell(run: str, record: CellRecord, none: CellRecord | None) -> Evidence:
     """What a cell says, beside `none` of its run: of one start each, over the prompts that both answered."""
-    change = _flaw(record, none) or _paired(record, none)
+    change: str | PairedRatio = "its run has no `none` in the same place"
+    if none is not None:
+        change = next(_flaws(record, none), "") or _paired(record, none)
     return Evidence(
         run=run,
         record=record.model_copy(update={"prompts": ()}),
@@ -163,14 +165,8 @@ def interval_of(record: CellRecord) -> tuple[float, float] | None:
     return (math.exp(ends[0]), math.exp(min(ends[1], _MOST))) if ends else None
 
 
-def _flaw(record: CellRecord, none: CellRecord | None) -> str:
-    """Why a cell is no evidence of speed; empty where it is."""
-    if none is None:
-        return "its run has no `none` in the same place"
-    return next(_flaws(record, none), "")
-
-
 def _flaws(record: CellRecord, none: CellRecord) -> Iterator[str]:
+    """Why a cell is no evidence of speed."""
     if record.identity.verification:
         yield _INEXACT
     for one in (record, none):
@@ -192,9 +188,9 @@ def _looped(record: CellRecord) -> str:
     )
 
 
-def _paired(record: CellRecord, none: CellRecord | None) -> PairedRatio | str:
+def _paired(record: CellRecord, none: CellRecord) -> PairedRatio | str:
     """The change of tokens a second of a request; or why there is none."""
-    sides = ([r for r in one.prompts if r.total_s] if one else [] for one in (none, record))
+    sides = ([r for r in one.prompts if r.total_s] for one in (none, record))
     old, new = (_sums(prompts, lambda r: (r.output_tokens, r.total_s)) for prompts in sides)
     both = [name for name in new if name in old]
     if not both:
