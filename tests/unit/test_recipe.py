@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 
 from harness.cli import main
+from harness.commands.import_requests import PROFILE
 from harness.commands.recipe import evidence
 from harness.engine.spelling import serve_command
+from harness.errors import BadInput
 from harness.judge.recipe import Choice, Evidence, choose, of_cell, of_speed, uses
 from harness.judge.speedup import SpeedRecord, write
 from harness.measure.validity import MOSTLY
 from harness.results.conditions import Environment, Identity, Subject
-from harness.results.records import CellRecord, Finding
+from harness.results.records import CellRecord, Finding, RunRecord, load
 from tests.factories.records import prompt_record
+from tests.factories.refusals import refused
 from tests.factories.runs import cell, write_cell, write_run
 
 LOOPS = Finding(code=MOSTLY, hard=False, text="20 of 24 answers end in a loop")
@@ -339,3 +342,34 @@ def test_starts_in_turn_of_a_curve_are_claims(tmp_path: Path) -> None:
     assert choose("use", found).claimed
     assert main(["recipe", str(run), "--output", str(page)]) == 0
     assert main(["claims", str(page), str(run)]) == 0
+
+
+def test_cells_of_other_suites_say_nothing(tmp_path: Path) -> None:
+    cells = [none(), timed(2), none(suite="context/1024"), timed(0.5, suite="context/1024")]
+
+    assert [e.suite for e in evidence(write_run(tmp_path / "run", *cells))] == ["acceptance"]
+
+
+def test_a_run_of_imports_alone_is_refused_as_that(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", none(), timed(2))
+    record = load(run / "run.json", RunRecord).model_copy(update={"profile": PROFILE})
+    (run / "run.json").write_text(record.model_dump_json(by_alias=True), encoding="utf-8")
+
+    with refused(BadInput, "no-cells"):
+        evidence(run)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"provenance": {"server": {"attached": True}}, "subject": {"method": "ngram"}},
+        {"subject": {"method": None}},
+    ],
+)
+def test_what_no_record_tells_is_no_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any]
+) -> None:
+    assert main(["recipe", str(write_run(tmp_path / "run", none(), timed(2, **changes)))]) == 0
+    out = capsys.readouterr().out
+    assert ": run (a description)" in out
+    assert "vllm serve" not in out
