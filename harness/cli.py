@@ -151,7 +151,7 @@ def _compare(options: argparse.Namespace) -> int:
     sides = _sides(options)
     if len(sides) == 1 and form in _TABLES and not options.pivot:
         tables, valid = side_report(sides[0])
-        text, code = f"```\n{tables}```\n" if form == "markdown" else tables, 0 if valid else INVALID
+        text, code = render.fenced(tables) if form == "markdown" else tables, 0 if valid else INVALID
     else:
         result = compare(sides, across=tuple(dict.fromkeys(options.across)))
         code = result.exit_code(strict=options.strict, partial=options.partial)

@@ -24,6 +24,8 @@ _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MARKDOWN = str.maketrans({c: f"&#{ord(c)};" for c in "|`[]*~\\#"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_MOST_MARKDOWN = 1_000_000
+"""Bytes. GitHub shows no summary of a step above 1 MiB, and the step may write more than our table."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -115,18 +117,46 @@ def by_text(said: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def as_markdown(document: Document) -> str:
-    """For a pull request."""
+    """For a pull request, or for the summary of a job: its longest parts are cut, so that GitHub shows it."""
     first, *above = (markdown(line) for line in (document.title, *document.above))
-    parts = [f"**{first}**", *(["<br>\n".join(above)] if above else [])]
+    parts = [[f"**{first}**"], _broken(above)]
     for block in document.blocks:
         rules = [":---" if a == "l" else "---:" for a in block.align]
         table = [_markdown_row(block.header), f"|{'|'.join(rules)}|"]
         rows = itertools.zip_longest(block.rows, block.comments, fillvalue="")
         table += [_markdown_row(cells, comment) for cells, comment in rows]
-        above = [part for part in (markdown(block.title), block.comment) if part]
-        parts += [*above, "\n".join(table)]
-    parts += ["<br>\n".join(map(markdown, block)) for block in _below(document) if block]
-    return "\n\n".join(parts) + "\n"
+        parts += [[markdown(block.title)], [block.comment], table]
+    parts += [_broken(list(map(markdown, block))) for block in _below(document)]
+    return "\n\n".join(text for text in map("\n".join, _within(parts)) if text) + "\n"
+
+
+def fenced(text: str) -> str:
+    """Text as a block of Markdown, cut as `as_markdown` cuts."""
+    (lines,) = _within([text.rstrip("\n").split("\n")])
+    return "\n".join(["```", *lines, "```\n"])
+
+
+def _broken(lines: list[str]) -> list[str]:
+    return [f"{line}<br>" for line in lines[:-1]] + lines[-1:]
+
+
+def _within(parts: list[list[str]]) -> list[list[str]]:
+    """The parts, in order, without the last lines of the longest ones where all are too long together."""
+    sizes = [sum(len(line.encode()) + 1 for line in part) for part in parts]
+    excess = sum(sizes) - _MOST_MARKDOWN
+    for i in sorted(range(len(parts)), key=sizes.__getitem__, reverse=True):
+        if excess <= 0:
+            break
+        part, cut = list(parts[i]), 0
+        bar = "|" * bool(part and part[0].startswith("| "))
+        while excess > 0 and len(part) > 2 * len(bar):  # a table keeps its header
+            excess -= len(part.pop().encode()) + 1
+            cut += 1
+        if cut:
+            what = "rows" if bar else "lines"
+            part.append(f"{bar} {cut:,} more {what} are not shown: a job summary holds 1 MiB {bar}".strip())
+        parts = [*parts[:i], part, *parts[i + 1 :]]
+    return parts
 
 
 def _below(document: Document) -> Iterable[Sequence[str]]:

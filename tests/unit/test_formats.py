@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from harness.cli import main
 from harness.results.records import Finding
+from harness.text import render
 from tests.factories.runs import cell, plain, write_cell, write_run
 
 HARD = Finding(code="loops", hard=True, text="nothing but loops")
@@ -124,3 +126,54 @@ def test_nothing_to_follow_is_no_empty_list(capsys: pytest.CaptureFixture[str]) 
     write_cell(Path("bad"), cell(findings=(HARD,)))
     assert main(["compare", "bad", "--format", "github-benchmark"]) == 2
     assert "[no-cells]" in capsys.readouterr().err
+
+
+# Markdown
+
+
+def tables_of(text: str) -> list[int]:
+    """The rows of each table, by a reader of GitHub's tables."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    return [t.map[1] - t.map[0] - 2 for t in tokens if t.type == "table_open" and t.map]
+
+
+def page(*rows: int, notes: int = 0) -> render.Document:
+    blocks = [
+        render.Block(
+            header=("cell", "n"), align="lr", rows=tuple((f"cell {i} {'|' * 40}", str(i)) for i in range(n))
+        )
+        for n in rows
+    ]
+    return render.Document(
+        title="title", above=("one", "two"), blocks=tuple(blocks), footnotes=(), sentences=("the end",),
+        legend=(), notes=("n" * 999,) * notes,
+    )  # fmt: skip
+
+
+def test_markdown_fits_into_a_job_summary() -> None:
+    text = render.as_markdown(page(7, 20_000))
+    assert 900_000 < len(text.encode()) < 2**20
+    small, large = tables_of(text)
+    (line,) = [line for line in text.splitlines() if "more rows" in line]
+    cut = int(line.split()[1].replace(",", ""))
+    assert (small, large - 1 + cut) == (7, 20_000)
+    assert text.endswith("\n\nthe end\n")
+    assert tables_of(render.as_markdown(page(7, 20))) == [7, 20]
+
+
+def test_notes_that_are_too_long_are_counted() -> None:
+    text = render.as_markdown(page(3, notes=2000))
+    assert len(text.encode()) < 2**20
+    assert tables_of(text) == [3]
+    shown = text.count("nnn<br>") + text.count("nnn\n")
+    (line,) = [line for line in text.splitlines() if "more lines" in line]
+    assert shown + int(line.split()[0].replace(",", "")) == 2000
+
+
+@pytest.mark.parametrize("text", ["line\n" * 300_000, "x" * 2**21])
+def test_the_tables_of_one_run_fit_too(text: str) -> None:
+    shown = render.fenced(text)
+    assert len(shown.encode()) < 2**20
+    (fence,) = MarkdownIt().parse(shown)
+    assert fence.type == "fence"
+    assert "more lines" in fence.content
