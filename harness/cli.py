@@ -43,6 +43,7 @@ _MODULES = {
     "claims": "compare the figures of a Markdown file with their records",
     "curve": "print which k is best at which load, from a run's records",
     "recipe": "print the vllm serve command that runs support, for each use",
+    "tune": "search for the best values of a drafter's or the engine's parameters",
     "list": "list stacks, profiles, drafters, prompts or suites",
     "import": "read what AIPerf, GuideLLM or vllm bench serve measured",
 }

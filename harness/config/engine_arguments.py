@@ -20,6 +20,11 @@ _REFUSED = dict.fromkeys(
 """Arguments of vLLM that a stack does not set, and why."""
 
 
+def why_refused(name: str) -> str | None:
+    """Why a stack does not set an argument of vLLM; None of those that it may."""
+    return _REFUSED.get(name.replace("-", "_").split(".")[0])
+
+
 def check_arguments(
     args: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]], document: Document
 ) -> None:
@@ -39,7 +44,7 @@ def check_arguments(
         if other != name:
             what = f"{other} and {name} are one argument of vLLM, which stands there twice"
             raise document.wrong(("engine", "args", name), what, code="stack-argument")
-        if why := _REFUSED.get(name.replace("-", "_").split(".")[0]):
+        if why := why_refused(name):
             what = f"{name} is not given here: {why}"
             raise document.wrong(("engine", "args", name), what, code="stack-argument")
     tables = {("engine", "args"): args, **{("drafters", name): of for name, of in settings.items()}}

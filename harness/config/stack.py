@@ -187,8 +187,8 @@ def default_stack() -> str:
     return f"./{HERE}" if HERE.is_file() else DEFAULT_STACK
 
 
-def find_stack(name: str, folder: Path, *, option: str = "--stack") -> Path:
-    """The file of a stack that `option` gives by name or by path.
+def find_stack(name: str, folder: Path, *, option: str = "--stack", what: str = "stack") -> Path:
+    """The file of a stack, or of `what`, that `option` gives by name or by path.
 
     Raises:
         BadInput: there is none; the message lists those there are.
@@ -200,7 +200,7 @@ def find_stack(name: str, folder: Path, *, option: str = "--stack") -> Path:
     if not path.is_file():
         known = sorted(p.stem for p in folder.glob("*.toml"))
         raise BadInput(
-            f"{option} {name}: unknown stack{did_you_mean(name, known)}; there are: "
+            f"{option} {name}: unknown {what}{did_you_mean(name, known)}; there are: "
             f"{', '.join(known) or 'none'} (or give a path to a TOML file)",
             code="unknown-name",
         )

@@ -137,6 +137,7 @@ def too_deep(data: Any) -> bool:
 
 def position(text: str, key: tuple[str, ...]) -> str:
     """Where a key stands in a TOML text: `line 12, key drafters.ngram.k`, as near as it can be said."""
+    key = tuple(part for name in key for part in name.split("."))  # as keys in quotes are split below
     table: tuple[str, ...] = ()
     best, best_line = 0, 0
     for number, raw in enumerate(text.splitlines(), start=1):
