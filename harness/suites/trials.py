@@ -195,8 +195,7 @@ class Trials:
     @contextlib.contextmanager
     def _bench(self, kind: str, values: Values, in_flight: int) -> Iterator[Bench]:
         run = self._run(kind, values, in_flight)
-        run.claim()
-        run.write(finished=False)
+        run.write(finished=False)  # nobody else does: the folder of the search is claimed
         with Slot(starter(run, self.say), self.say) as slot:
             yield Bench(run=run, slot=slot, say=self.say)
         run.write(finished=True)
@@ -237,4 +236,4 @@ def _said(change: PairedRatio, interval: tuple[float, float] | None, of: str, sp
     rates = f"{number(change.r0)} -> {number(change.r1)} {UNITS[space.objective]}"
     sure = interval is not None and interval[0] > 0
     said = "" if sure else "; not shown to be better: keep the default"
-    return f"{rates}, {percent(change.change)} (95 % CI {signed_interval(interval)} over {of}){said}"
+    return f"{rates}, {percent(change.change)} (95 % CI {signed_interval(interval)} over {of}, on prompts that no trial asked){said}"

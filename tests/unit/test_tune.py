@@ -183,6 +183,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
         return cell(k=4, prompts=tuple(records)).model_copy(update={"cell": which.name})
 
     monkeypatch.setattr(Bench, "measured", measured)
+    monkeypatch.setattr("harness.commands.tune.end_like_ctrl_c", lambda: None)
     monkeypatch.setattr(trials, "check", lambda *_: None)
     monkeypatch.setattr(selfcheck, "ensure", lambda *_, **__: selfcheck.SelfCheck.model_construct(checks=()))
     monkeypatch.setattr("harness.run.tells_apart", lambda *_: None)
