@@ -35,6 +35,7 @@ SUITE = "acceptance"
 """The folder of a trial's cell: it is one like any other."""
 BLOCKS = 3
 """Of four starts, where times are compared. Starts that scatter by 1 % show a gain of 5 %."""
+_UNSEEN = " that no trial asked"
 UNITS = {"tokens_per_step": "tokens per step", "tok_s": "tok/s", "goodput": "good requests a second"}
 
 
@@ -184,13 +185,16 @@ class Trials:
                 change = blocks.over_blocks(*rates)
             except ValueError as error:
                 raise BadInput(f"the winner cannot be compared: {error}", code="nothing-timed") from None
-            return _said(change, change.change_ci(), f"{BLOCKS} blocks of 4 starts", space) + tail
+            return (
+                _said(change, change.change_ci(), f"{BLOCKS} blocks of 4 starts, on prompts{_UNSEEN}", space)
+                + tail
+            )
         (((old,),), ((new,),)) = records[OLD], records[NEW]
         verdict = judge(old, new, across=tuple(old.identity.differences(new.identity)), against="default")
         if verdict.primary is None:
             raise BadInput(f"the winner cannot be compared: {verdict.text}", code="no-winner")
         interval = (0.0, 0.0) if verdict.primary.identical else verdict.interval
-        return _said(verdict.primary, interval, f"{verdict.primary.m} prompts", space) + tail
+        return _said(verdict.primary, interval, f"{verdict.primary.m} prompts{_UNSEEN}", space) + tail
 
     @contextlib.contextmanager
     def _bench(self, kind: str, values: Values, in_flight: int) -> Iterator[Bench]:
@@ -236,4 +240,4 @@ def _said(change: PairedRatio, interval: tuple[float, float] | None, of: str, sp
     rates = f"{number(change.r0)} -> {number(change.r1)} {UNITS[space.objective]}"
     sure = interval is not None and interval[0] > 0
     said = "" if sure else "; not shown to be better: keep the default"
-    return f"{rates}, {percent(change.change)} (95 % CI {signed_interval(interval)} over {of}, on prompts that no trial asked){said}"
+    return f"{rates}, {percent(change.change)} (95 % CI {signed_interval(interval)} over {of}){said}"
