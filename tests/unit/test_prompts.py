@@ -14,7 +14,7 @@ from harness.plugin import DATA
 from harness.stats.text_quality import in_language
 
 SHIPPED = DATA / "prompts"
-SIZES = {"instruct": 240, "code": 24, "summary": 24, "imageprompt": 24, "longform": 12, "warmup": 8}
+SIZES = {"instruct": 240, "code": 24, "summary": 24, "imageprompt": 24, "longform": 12, "warmup": 8, "tools": 32}
 LANGUAGES = ("en", "zh")
 
 
@@ -77,7 +77,7 @@ def test_no_text_stands_anywhere_twice_and_none_warms_up_that_is_measured() -> N
 def test_ids_are_unique_across_workloads() -> None:
     ids = [prompt.id for workload in SIZES for prompt in shipped(workload, "en")]
 
-    assert len(set(ids)) == len(ids) == 332
+    assert len(set(ids)) == len(ids) == 364
 
 
 # Reading

@@ -1,0 +1,242 @@
+"""The tools suite: does a drafter cost valid tool calls, or answers that keep to their JSON schema?"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from harness.config.cells import Cell
+from harness.config.prompt_files import Source, read
+from harness.config.prompts import Prompt
+from harness.config.stack import Stack
+from harness.errors import BadInput
+from harness.measure.structured import CALL, SCHEMA, Flaw, check_schemas, flaw_of, kind_of
+from harness.measure.validity import total
+from harness.report import run_table
+from harness.report.run_table import Column, Values
+from harness.results.records import CellRecord
+from harness.run import Run
+from harness.stats.shares import mcnemar, wilson
+from harness.suites.beside_none import first_flaw, measured_after_none, sparing, with_none
+from harness.suites.runner import Bench, Kind, Outcome, Suite
+from harness.text.numbers import DASH, duration, number, share
+from harness.text.render import text_table
+
+ALPHA = 0.001
+"""How often a drafter that changes nothing is said to cost valid answers: as the lossless suite has it."""
+WORKLOAD = "tools"
+TOKENS = 256
+"""Of an answer at least, unless --max-tokens says another number: a call that is cut off is not valid."""
+
+
+def _over_chat(cell: Cell, stack: Stack, words: str) -> bool:
+    """Tools and schemas go over chat alone."""
+    return cell.name.endpoint == "chat" and sparing(cell, stack, words)
+
+
+def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
+    measured = [_asking(run, cell) for cell in with_none(run, cells)]
+    for cell in measured:
+        run.warmups(cell)
+        for prompt in asked(run, cell):
+            check_schemas(prompt)
+    requests = sum(len(asked(run, cell)) for cell in measured)
+    seconds = run.pace.starts_s([] if run.options.server_url else measured)
+    seconds += sum(run.pace.answers_s(cell, len(asked(run, cell))) for cell in measured)
+    text = f"tools: {len(measured)} cells with those of `none`, {requests} requests; "
+    forced = measured[0].name.workload not in run.options.own and not parses(measured[0])
+    why = "; the stack names no tool_call_parser, so every call is required" * forced
+    return [f"{text}less than {duration(seconds)}{why}"]
+
+
+SUITE = Suite(name="tools", by_path=True, drafting=True, beside_none=True, takes=_over_chat, plan=_plan)
+
+
+def valid_answers(bench: Bench, cell: Cell) -> Outcome:
+    """Ask for calls and for JSON with `none` and with a drafter, and count the valid answers of both.
+
+    Raises:
+        BadInput, ServerFailed: see `Bench.measured`.
+    """
+    plain, drafted = measured_after_none(bench, SUITE.name, cell, lambda one: _measured(bench, one))
+    by_id = {prompt.id: prompt for prompt in asked(bench.run, _asking(bench.run, cell))}
+    found = Pairs.of(by_id, plain, drafted)
+    kind, sentence = found.judged()
+    return Outcome(
+        suite=SUITE.name,
+        cell=str(cell),
+        kind=kind,
+        sentence=sentence,
+        table=found.report(sentence),
+        figures={"cell": str(cell), "answers": found.rows()},
+    )
+
+
+def _measured(bench: Bench, cell: Cell) -> CellRecord:
+    one = _asking(bench.run, cell)
+    return bench.measured(one, suite=SUITE.name, prompts=asked(bench.run, one), timed=bench.run.timed)
+
+
+def _asking(run: Run, cell: Cell) -> Cell:
+    """The cell with the prompts of this suite, where the user brings none, and room for a whole answer."""
+    name, options = cell.name, run.options
+    if name.workload not in options.own:
+        name = name.model_copy(update={"workload": WORKLOAD})
+    tokens = options.max_tokens or max(TOKENS, cell.profile.max_tokens)
+    profile = cell.profile.model_copy(update={"max_tokens": tokens})
+    return dataclasses.replace(cell, name=name, profile=profile)
+
+
+def parses(cell: Cell) -> bool:
+    """The stack names a parser of the calls that the target writes by itself."""
+    return "tool_call_parser" in {name.replace("-", "_") for name in cell.spec.args}
+
+
+def asked(run: Run, cell: Cell) -> tuple[Prompt, ...]:
+    """The prompts of a cell that ask for a call or for JSON: the user's own, or those of draftgate.
+
+    Of the latter a call is required where the stack names no parser of calls.
+
+    Raises:
+        BadInput: there are none in the language; or the user's leave a call to the target, and the stack
+            names no parser.
+    """
+    language, own = cell.name.language, cell.name.workload in run.options.own
+    if own:
+        prompts = run.prompts(cell)
+    else:
+        path = run.data / "prompts" / WORKLOAD / f"{language}.jsonl"
+        most = run.options.prompts or sys.maxsize
+        prompts = read(Source(file=str(path), language=language)).prompts(language, at_most=most, after=0)
+    prompts = tuple(prompt for prompt in prompts if kind_of(prompt))
+    if not prompts:
+        what = f"no prompt of {cell.name.workload} in {language} has tools or a response_format"
+        raise BadInput(f"{what}: name a file that has some (--prompts-file)", code="no-prompts")
+    if parses(cell):
+        return prompts
+    free = [prompt for prompt in prompts if kind_of(prompt) == CALL and _left_to_target(prompt)]
+    if own and free and not run.options.server_url:
+        raise BadInput(
+            f"the prompt {free[0].id} leaves it to the target whether it calls a tool, and the stack names "
+            "no tool_call_parser: add it and enable_auto_tool_choice to [engine.args], or set "
+            'tool_choice to "required"',
+            code="no-tool-parser",
+        )
+    required = {prompt.id: {**prompt.request, "tool_choice": "required"} for prompt in free if not own}
+    return tuple(dataclasses.replace(p, request=required.get(p.id, p.request)) for p in prompts)
+
+
+def _left_to_target(prompt: Prompt) -> bool:
+    return prompt.request.get("tool_choice") in (None, "auto")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """The answers to the same prompts, with what is wrong with each."""
+
+    prompts: Mapping[str, Prompt]
+    plain: CellRecord | None
+    drafted: CellRecord
+    flaws: Mapping[str, tuple[Flaw, Flaw]]
+    """Of `none` and of the drafter, by prompt; those of `none` are empty where a server was given."""
+
+    @classmethod
+    def of(cls, prompts: Mapping[str, Prompt], plain: CellRecord | None, drafted: CellRecord) -> Pairs:
+        """The pairs of two records of these prompts."""
+        before = {r.prompt: r for r in plain.prompts} if plain else {}
+        flaws: dict[str, tuple[Flaw, Flaw]] = {}
+        for r in drafted.prompts:
+            prompt, other = prompts[r.prompt], before.get(r.prompt)
+            flaws[r.prompt] = flaw_of(prompt, other) if other else "", flaw_of(prompt, r)
+        return cls(prompts=prompts, plain=plain, drafted=drafted, flaws=flaws)
+
+    @property
+    def lost(self) -> list[str]:
+        """Prompts whose answer is valid with `none` alone."""
+        return [prompt for prompt, (before, after) in self.flaws.items() if after and not before]
+
+    @property
+    def won(self) -> list[str]:
+        """Prompts whose answer is valid with the drafter alone."""
+        return [prompt for prompt, (before, after) in self.flaws.items() if before and not after]
+
+    def judged(self) -> tuple[Kind, str]:
+        """Whether the drafter costs valid answers, and the sentence that says so."""
+        for record in filter(None, (self.plain, self.drafted)):
+            if not record.valid:
+                return "invalid", f"not a measurement: {record.cell}: {first_flaw(record)}"
+        of = len(self.flaws)
+        good = sum(not after for _, after in self.flaws.values())
+        if self.plain is None:
+            return "fine", f"{good} of {of} answers are valid; there is no `none` to compare with"
+        before = sum(not before for before, _ in self.flaws.values())
+        if not before:
+            return "unchecked", f"none of {of} answers of `none` is valid: this target cannot be asked"
+        said = f"{before} of {of} answers of `none` are valid, {good} with the drafter"
+        lost, won = len(self.lost), len(self.won)
+        if not lost and not won:
+            return "fine", f"{said}, the same ones"
+        p = mcnemar(lost, won)
+        said += f": {lost} lost, {won} won, p = {p:.2g}"
+        if p <= ALPHA:
+            return "failed", f"{said}; lost {self._reasons()}"
+        return ("unsure" if lost > won else "fine"), said + (f"; lost {self._reasons()}" if lost else "")
+
+    def _reasons(self) -> str:
+        """`5 no call, 2 not JSON (tools-004, ...)`."""
+        counts = Counter(self.flaws[prompt][1] for prompt in self.lost)
+        named = ", ".join(self.lost[:3]) + ", ..." * (len(self.lost) > 3)  # noqa: PLR2004
+        return f"{', '.join(f'{n} {flaw}' for flaw, n in counts.most_common())} ({named})"
+
+    def rows(self) -> list[Values]:
+        """The figures of calls, of schemas and of all by name."""
+        kinds = {prompt: kind_of(self.prompts[prompt]) for prompt in self.flaws}
+        found = []
+        for kind in (CALL, SCHEMA, "all"):
+            own = [prompt for prompt in self.flaws if kind in (kinds[prompt], "all")]
+            if own:
+                found.append(self._row(kind, own))
+        return found
+
+    def _row(self, kind: str, own: Sequence[str]) -> Values:
+        before, after = (sum(not self.flaws[prompt][side] for prompt in own) for side in (0, 1))
+        tally = total(r for r in self.drafted.prompts if r.prompt in own)
+        lost, won = ([p for p in which if p in own] for which in (self.lost, self.won))
+        return {
+            "kind": kind,
+            "prompts": len(own),
+            "none_valid": before if self.plain else None,
+            "none_ci": wilson(before, len(own)) if self.plain else None,
+            "valid": after,
+            "ci": wilson(after, len(own)),
+            "lost": len(lost) if self.plain else None,
+            "won": len(won) if self.plain else None,
+            "tokens_per_step": tally.tokens_per_step,
+            "tau": tally.tau,
+        }
+
+    def report(self, sentence: str) -> str:
+        """The table of a cell: shares in percent with their intervals."""
+        columns = [
+            Column("", "kind", align="l"),
+            Column("n", "prompts", run_table.count),
+            Column("none valid", "none_valid", run_table.count),
+            Column("95 % CI", "none_ci", _shares),
+            Column("valid", "valid", run_table.count),
+            Column("95 % CI", "ci", _shares),
+            Column("lost", "lost", run_table.count),
+            Column("won", "won", run_table.count),
+            Column("tok/step", "tokens_per_step", number),
+            Column("tau", "tau", number),
+        ]
+        wrong = Counter(after for _, after in self.flaws.values() if after)
+        said = ", ".join(f"{n} {flaw}" for flaw, n in wrong.most_common())
+        table = text_table(*run_table.written(columns, self.rows()))
+        below = [sentence, f"not valid with the drafter: {said}" if said else ""]
+        return "\n".join([f"{self.drafted.cell}: valid answers; intervals in %", table, *filter(None, below)])
+
+
+def _shares(ends: tuple[float, float] | None) -> str:
+    return f"{share(ends[0])}..{share(ends[1])}" if ends else DASH
