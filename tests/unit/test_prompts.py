@@ -14,7 +14,9 @@ from harness.plugin import DATA
 from harness.stats.text_quality import in_language
 
 SHIPPED = DATA / "prompts"
-SIZES = {"instruct": 240, "code": 24, "summary": 24, "imageprompt": 24, "longform": 12, "warmup": 8, "tools": 32}
+SIZES = {
+    "instruct": 240, "code": 24, "summary": 24, "imageprompt": 24, "longform": 12, "warmup": 8, "tools": 32,
+}  # fmt: skip
 LANGUAGES = ("en", "zh")
 
 
