@@ -27,6 +27,8 @@ from harness.text.render import text_table
 ALPHA = 0.001
 """How often a drafter that changes nothing is said to cost valid answers: as the lossless suite has it."""
 WORKLOAD = "tools"
+ANY_PARSER = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+"""A forced call is JSON that the engine itself reads, whichever parser is named."""
 TOKENS = 256
 """Of an answer at least, unless --max-tokens says another number: a call that is cut off is not valid."""
 
@@ -46,7 +48,7 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     seconds = run.pace.starts_s([] if run.options.server_url else measured)
     seconds += sum(run.pace.answers_s(cell, len(asked(run, cell))) for cell in measured)
     text = f"tools: {len(measured)} cells with those of `none`, {requests} requests; "
-    forced = measured[0].name.workload not in run.options.own and not parses(measured[0])
+    forced = measured[0].name.workload not in run.options.own and not parses(run.options.stack)
     why = "; the stack names no tool_call_parser, so every call is required" * forced
     return [f"{text}less than {duration(seconds)}{why}"]
 
@@ -80,18 +82,24 @@ def _measured(bench: Bench, cell: Cell) -> CellRecord:
 
 
 def _asking(run: Run, cell: Cell) -> Cell:
-    """The cell with the prompts of this suite, where the user brings none, and room for a whole answer."""
+    """The cell with the prompts of this suite, where the user brings none, and room for a whole answer.
+
+    Where the stack names no parser of calls, the server gets one: without any, vLLM streams a forced call as
+    content.
+    """
     name, options = cell.name, run.options
     if name.workload not in options.own:
         name = name.model_copy(update={"workload": WORKLOAD})
     tokens = options.max_tokens or max(TOKENS, cell.profile.max_tokens)
     profile = cell.profile.model_copy(update={"max_tokens": tokens})
-    return dataclasses.replace(cell, name=name, profile=profile)
+    more = {} if parses(options.stack) else ANY_PARSER
+    spec = dataclasses.replace(cell.spec, args={**cell.spec.args, **more})
+    return dataclasses.replace(cell, name=name, profile=profile, spec=spec)
 
 
-def parses(cell: Cell) -> bool:
+def parses(stack: Stack) -> bool:
     """The stack names a parser of the calls that the target writes by itself."""
-    return "tool_call_parser" in {name.replace("-", "_") for name in cell.spec.args}
+    return "tool_call_parser" in {name.replace("-", "_") for name in stack.engine.args}
 
 
 def asked(run: Run, cell: Cell) -> tuple[Prompt, ...]:
@@ -114,7 +122,7 @@ def asked(run: Run, cell: Cell) -> tuple[Prompt, ...]:
     if not prompts:
         what = f"no prompt of {cell.name.workload} in {language} has tools or a response_format"
         raise BadInput(f"{what}: name a file that has some (--prompts-file)", code="no-prompts")
-    if parses(cell):
+    if parses(run.options.stack):
         return prompts
     free = [prompt for prompt in prompts if kind_of(prompt) == CALL and _left_to_target(prompt)]
     if own and free and not run.options.server_url:
@@ -170,19 +178,20 @@ class Pairs:
         of = len(self.flaws)
         good = sum(not after for _, after in self.flaws.values())
         if self.plain is None:
-            return "fine", f"{good} of {of} answers are valid; there is no `none` to compare with"
+            alone = f"{good} of {of} answers are valid; there is no `none` to compare with"
+            return ("fine" if good else "unchecked"), alone
         before = sum(not before for before, _ in self.flaws.values())
         if not before:
             return "unchecked", f"none of {of} answers of `none` is valid: this target cannot be asked"
         said = f"{before} of {of} answers of `none` are valid, {good} with the drafter"
         lost, won = len(self.lost), len(self.won)
-        if not lost and not won:
-            return "fine", f"{said}, the same ones"
         p = mcnemar(lost, won)
-        said += f": {lost} lost, {won} won, p = {p:.2g}"
-        if p <= ALPHA:
-            return "failed", f"{said}; lost {self._reasons()}"
-        return ("unsure" if lost > won else "fine"), said + (f"; lost {self._reasons()}" if lost else "")
+        said += f": {lost} lost, {won} won, p = {p:.2g}" if lost or won else ", the same ones"
+        said += f"; lost {self._reasons()}" if lost else ""
+        silent = [row["kind"] for row in self.rows() if not row["none_valid"]]
+        said += f"; no {silent[0]} of `none` is valid, so none can be lost" if silent else ""
+        kind: Kind = "noteworthy" if silent else "fine"
+        return ("failed" if p <= ALPHA else "unsure" if lost > won else kind), said
 
     def _reasons(self) -> str:
         """`5 no call, 2 not JSON (tools-004, ...)`."""

@@ -133,6 +133,17 @@ def test_the_sentence_has_the_counts_and_what_is_wrong() -> None:
     assert sentence.endswith("lost 10 not JSON (instruct-000, instruct-001, instruct-002, ...)")
 
 
+def test_calls_of_which_none_is_valid_without_a_drafter_are_not_judged_and_that_is_said() -> None:
+    prompts = {one.id: one for one in (prompt(0), schema(1))}
+    records = [
+        make(prompts=(said("", 0, k=k), said('{"city": "Oslo"}', 1, k=k)))
+        for make, k in ((plain, 0), (cell, 4))
+    ]
+
+    kind, sentence = Pairs.of(prompts, *records).judged()
+    assert (kind, "no call of `none` is valid" in sentence) == ("noteworthy", True)
+
+
 def test_a_target_that_answers_nothing_valid_cannot_be_asked() -> None:
     assert pairs(won=24).judged()[0] == "unchecked"
 
@@ -145,6 +156,7 @@ def test_a_server_that_was_given_is_described() -> None:
     found = dataclasses.replace(pairs(lost=12), plain=None)
 
     assert found.judged()[0] == "fine"
+    assert dataclasses.replace(pairs(lost=24), plain=None).judged()[0] == "unchecked"
     assert found.rows()[-1]["none_valid"] is None
     assert "—" in found.report("")
 
