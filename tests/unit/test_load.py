@@ -182,4 +182,4 @@ def test_notes_name_the_levels() -> None:
 @pytest.mark.parametrize("levels", ["", "4,1", "1,1", "0,4", "1,,4", "1,x", "-1", "1.5", "²", "9" * 5000])
 def test_levels_rise(levels: str) -> None:
     with pytest.raises(BadInput, match="rising numbers of requests"):
-        options._levels(levels)
+        options._rising("--levels", levels)

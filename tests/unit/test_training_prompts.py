@@ -442,9 +442,14 @@ def test_one_source_does_not_fill_anothers_place(tmp_path: Path) -> None:
 
 
 def test_shares_add_up_and_names_differ(tmp_path: Path) -> None:
+    own = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        rows = [{"text": f"What is {name}, number {n}, and who asked for it first?"} for n in range(20)]
+        own.append(own_file(tmp_path / name, *rows))
     source = {"kind": "template", "path": "everyday-en.toml"}
 
-    _, counts = collect(recipe_of(source, source, source), folder=tmp_path, ask=nobody, say=quiet)
+    _, counts = collect(recipe_of(own[0], source, own[1]), folder=tmp_path, ask=nobody, say=quiet)
 
     assert [s["wanted"] for s in counts["by_source"].values()] == [7, 6, 7]
     assert counts["prompts"] == 20
