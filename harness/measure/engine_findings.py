@@ -121,7 +121,7 @@ def _resolved(asked: Mapping[str, Any], execution: Any) -> list[Finding]:
         f"{name} {made[name]}, not {value}"
         for name, value in sorted(plain.items())
         # "auto", "4k" and the like are no values that an engine could keep.
-        if type(value) is type(made.get(name)) and value != made[name] and value not in _RESOLVED_LATER
+        if type(value) is type(made.get(name)) and value != made.get(name) and value not in _RESOLVED_LATER
     ]
     return [Finding.note("not-as-asked", f"the engine runs with {', '.join(other)}")] if other else []
 

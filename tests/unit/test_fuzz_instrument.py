@@ -26,7 +26,7 @@ from harness.errors import DraftgateError
 from harness.judge import baselines
 from harness.measure import draft_vocab, engine_findings
 from harness.provenance.record import patches_of, resolved_config, sampling_defaults
-from harness.results.conditions import Subject
+from harness.results.conditions import Identity, Subject
 from harness.results.records import CellRecord, load
 from harness.suites import self_drafting, selfcheck
 from harness.suites.self_drafting import Check, SelfCheck
@@ -116,7 +116,9 @@ def test_what_was_patched(folder: Path, content: bytes) -> None:
     path = put(folder, "none.mends.jsonl", content)
     told = SimpleNamespace(patches=reported(path)[0])
     patches = patches_of(cast("Server", told))
-    for finding in engine_findings.findings(cell_name(), Subject(patches=patches), sampling={}, covered=None):
+    for finding in engine_findings.findings(
+        cell_name(), Subject(patches=patches), identity=Identity(), covered=None
+    ):
         finding.text.encode("utf-8", "surrogatepass")
 
 
@@ -148,7 +150,7 @@ def test_what_an_engine_logged(folder: Path, content: bytes) -> None:
     }
     json.dumps(known)
     for finding in engine_findings.findings(
-        cell_name(), Subject.model_validate(known), sampling=SAMPLING, covered=None
+        cell_name(), Subject.model_validate(known), identity=Identity(sampling=SAMPLING), covered=None
     ):
         assert finding.text
 
