@@ -428,7 +428,8 @@ def test_evidence_that_was_cut_off_is_named(vllm: VllmLike, tmp_path: Path) -> N
 
 # An engine of our own that hangs
 
-POST = "import sys, urllib.request as u; u.urlopen(sys.argv[1], b'{\"messages\": 1}').read()"
+BODY = '{"messages": [{"role": "user", "content": "1"}]}'
+POST = f"import sys, urllib.request as u; u.urlopen(sys.argv[1], {BODY.encode()!r}).read()"
 """A client of the engine that is not ours."""
 
 
