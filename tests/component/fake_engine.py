@@ -72,12 +72,13 @@ def bench(fake: Fake, tmp_path: Path, *words: str) -> tuple[int, str]:
 def start_bench(fake: Fake, tmp_path: Path, *words: str) -> subprocess.Popen[str]:
     stack = tmp_path / "tiny.toml"
     stack.write_text(fake.stack.format(model=fake.folder / "tiny", python=fake.python, freeze=fake.freeze))
-    check = () if "--self-check" in words else ("--self-check", "off")
+    usual = {"--self-check": "off", "--gate": "off", "--prompts": "3"}
+    unless_named = [
+        word for option, value in usual.items() if option not in words for word in (option, value)
+    ]
     return subprocess.Popen(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench_suites/test_acceptance.py",
-         "--stack", str(stack),
-         "--results", str(tmp_path / "results"), "--gate", "off", "--prompts", "3",
-         *check, *words],
+         "--stack", str(stack), "--results", str(tmp_path / "results"), *unless_named, *words],
         cwd=DATA.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         # A shell that runs these tests in the background has Ctrl-C ignored, and would hand that down.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
