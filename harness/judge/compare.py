@@ -32,7 +32,7 @@ from harness.judge.throughput import described
 from harness.judge.verdict import Verdict, judge_pairs
 from harness.measure.validity import mostly_degenerate, speed_up
 from harness.results.records import CellRecord, load, tallies
-from harness.results.stretches import Part, Stretch, interval_of, parts_of, stretches_of
+from harness.results.stretches import Part, Stretch, acceptance_intervals, interval_of, parts_of, stretches_of
 from harness.results.timing import speed_of
 
 
@@ -50,6 +50,9 @@ class Figures:
     tau: float | None
     accepted_per_draft: float | None
     acceptance: tuple[float | None, ...]
+    """At each position, of all verify steps."""
+    acceptance_ci: tuple[tuple[float, float] | None, ...]
+    """Likewise 95 %."""
     stretches: tuple[Stretch, ...]
     parts: tuple[Part, ...]
     """Of long answers."""
@@ -317,6 +320,7 @@ def _figures(entry: Entry, record: CellRecord, counts: Counted) -> Figures:
         tau=tally.tau,
         accepted_per_draft=tally.accepted_per_draft,
         acceptance=tally.acceptance,
+        acceptance_ci=acceptance_intervals(counts.records, counts.sums),
         stretches=stretches_of(counts.records),
         parts=parts_of(counts.records),
         tok_s=speed.aggregate if speed else None,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harness.results.records import PromptRecord
 from harness.stats.acceptance import FloatArray, Tallies
-from harness.stats.paired import MIN_PROMPTS, paired_log_ratio
+from harness.stats.paired import MIN_PROMPTS, paired_difference, paired_log_ratio
 
 STARTS = (0, 100, 500, 1000)
 """Tokens before each stretch. Answers of the profiles `quick` and `gate` lie within the first."""
@@ -127,13 +127,36 @@ def parts_of(records: Sequence[PromptRecord]) -> tuple[Part, ...]:
 
 def interval_of(records: Sequence[PromptRecord], sums: Tallies) -> tuple[float, float] | None:
     """`Span.interval` of whole answers, whose sums are `sums`."""
-    prompts: dict[str, int] = {}
-    at = np.array([prompts.setdefault(r.prompt, len(prompts)) for r in records], dtype=np.intp)
-    by_prompt = np.zeros((2, len(prompts)))
-    np.add.at(by_prompt[0], at, sums.committed)
-    np.add.at(by_prompt[1], at, sums.decode_steps)
+    by_prompt = _sums_by_prompt(records, (sums.committed, sums.decode_steps))
     interval: tuple[float, float] | None = _span(*by_prompt)["interval"]
     return interval
+
+
+def acceptance_intervals(
+    records: Sequence[PromptRecord], sums: Tallies
+) -> tuple[tuple[float, float] | None, ...]:
+    """The 95 % intervals of `Tally.acceptance`, within 0..1, from the scatter between prompts.
+
+    None where nothing varied, or fewer than 8 prompts have a verify step.
+    """
+    verified, *accepted = _sums_by_prompt(records, sums.at_least)
+    return tuple(_share_interval(a, verified) for a in accepted)
+
+
+def _sums_by_prompt(records: Sequence[PromptRecord], counts: Sequence[FloatArray] | FloatArray) -> FloatArray:
+    """The seeds of each prompt added up; shape (counts, prompts)."""
+    prompts: dict[str, int] = {}
+    at = np.array([prompts.setdefault(r.prompt, len(prompts)) for r in records], dtype=np.intp)
+    return np.array([np.bincount(at, count, len(prompts)) for count in counts])
+
+
+def _share_interval(part: FloatArray, whole: FloatArray) -> tuple[float, float] | None:
+    if np.count_nonzero(whole) < MIN_PROMPTS:
+        return None
+    # The error of one rate is that of its change from 0, which has no scatter.
+    change = paired_difference(np.zeros_like(part), whole, part, whole)
+    ends = change.interval() if change.se else None
+    return (max(0.0, ends[0]), min(1.0, ends[1])) if ends else None
 
 
 def _part(record: PromptRecord, begins: FloatArray) -> NDArray[np.intp] | None:

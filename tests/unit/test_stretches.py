@@ -17,8 +17,9 @@ from harness.judge.verdict import Verdict, judge, judge_pairs
 from harness.report.compare_table import document
 from harness.report.export import as_data, csv_rows
 from harness.report.run_table import report, stretch_rows
-from harness.results.records import dump_cell
-from harness.results.stretches import name_of, reached, split, stretches_of
+from harness.results.records import dump_cell, tallies
+from harness.results.stretches import acceptance_intervals, name_of, reached, split, stretches_of
+from harness.stats.acceptance import added
 from harness.stats.paired import ALPHA_CELL, holm
 from harness.text.render import as_json
 from tests.factories.records import cell_name, cell_record, prompt_record
@@ -27,6 +28,7 @@ from tests.factories.simulated import (
     answer,
     cell,
     dead_after,
+    dead_from,
     drafter,
     late,
     looping,
@@ -132,6 +134,30 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
         assert interval
         held += interval[0] <= (truth or 0) <= interval[1]
     assert 180 <= held <= 198
+
+
+def test_so_does_that_of_acceptance_at_a_position() -> None:
+    records = cell(drafter(7, prompts=400)).prompts
+    truth = added([r.tally for r in records]).acceptance
+    rng, held = np.random.default_rng(0), [0] * len(truth)
+    for _ in range(200):
+        drawn = [records[i] for i in rng.choice(400, 12, replace=False)]
+        for i, interval in enumerate(acceptance_intervals(drawn, tallies(drawn))):
+            assert interval
+            held[i] += interval[0] <= (truth[i] or 0) <= interval[1]
+    assert all(180 <= n <= 198 for n in held), held
+
+
+def test_acceptance_has_an_interval_only_where_prompts_differ_and_enough_of_them() -> None:
+    table = drafter(7, prompts=12)
+    few, dead = (list(cell(t).prompts) for t in (table[:7], dead_from(table, 2)))
+    assert acceptance_intervals(few, tallies(few)) == (None,) * 4
+    first, *_, last = acceptance_intervals(dead, tallies(dead))
+    assert first
+    assert last is None
+    seeds = [r.model_copy(update={"seed": seed}) for r in dead for seed in (0, 1)]  # no new prompts
+    assert acceptance_intervals(seeds, tallies(seeds))[0] == pytest.approx(first)
+    assert acceptance_intervals([], tallies([])) == ()
 
 
 # Shown
