@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ from harness.selection import (
     suite_of,
     untaken,
 )
-from harness.suites import acceptance, throughput
-from harness.suites.runner import kept, sections
+from harness.suites import throughput
+from harness.suites.ending import ending, measured_all
 from harness.suites.selfcheck import MARKER, seconds_ahead
 from harness.text import render
 from harness.text.console import Outlet, end_like_ctrl_c, settle_in
@@ -43,6 +43,8 @@ pytest_plugins = ["harness.workers"]
 
 RUN = pytest.StashKey[Run]()
 _BENCHES = pytest.StashKey[bool]()
+_ASKED = pytest.StashKey[Collection[tuple[str, str]]]()
+_SENTENCE = pytest.StashKey[str]()
 _LINES = pytest.StashKey[list[str]]()
 LOST_WORKER = pytest.StashKey[bool]()
 LEFT_OUT = pytest.StashKey[str]()
@@ -218,10 +220,7 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Print the plan before the first server starts. There is none where the selection was refused.
-
-    Under pytest-xdist the controller does so.
-    """
+    """Print the plan, if there is one, before the first server starts. Under xdist the controller does."""
     config = session.config
     if _LINES not in config.stash:
         return
@@ -235,6 +234,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         run.write(finished=False)
     except BadInput as error:
         raise pytest.UsageError(error.shown) from None
+    config.stash[_ASKED] = [(suite_of(i).name, str(cell)) for i in session.items if (cell := cell_of(i))]
     end_like_ctrl_c()
 
 
@@ -301,12 +301,13 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A run that ended by itself, however its cases came out, is not one to resume."""
     config = session.config
-    if hasattr(config, "workerinput") or not config.stash.get(_BENCHES, _has_run(config)):
+    if not _is_ours(config):
         return
     ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     if ended and not config.getoption("collectonly") and config.stash[RUN].folder.exists():
         try:
-            lost, complete = config.stash.get(LOST_WORKER, False), _complete(config, session)
+            lost = config.stash.get(LOST_WORKER, False)
+            complete = measured_all(config.stash[RUN], config.stash.get(_ASKED, ()))
             config.stash[RUN].write(finished=complete and not lost)
             if lost and not complete:  # xdist calls it a success where no worker lived to fail
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -315,33 +316,32 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def _complete(config: pytest.Config, session: pytest.Session) -> bool:
-    """Every cell that was asked for was measured."""
-    wanted = {str(cell) for item in session.items if (cell := cell_of(item))}
-    folder = config.stash[RUN].folder
-    return wanted <= {p.stem for p in folder.glob("*/*.json")} | {cell for _, cell in kept(folder)}
-
-
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """The tables of all cells, whichever process measured them; and where the records are."""
-    if hasattr(config, "workerinput") or not config.stash.get(_BENCHES, _has_run(config)):
+    if not _is_ours(config):
         return
     run = config.stash[RUN]
-    shown = False
-    try:
-        for text in acceptance.report(run, whole=not _named(config).strip()):
-            if not shown:
-                terminalreporter.section("draftgate")
-            terminalreporter.write_line(render.visible_lines(text))
-            shown = True
-    except DraftgateError as error:
-        terminalreporter.write_line(render.visible_lines(f"draftgate: {error.shown}"), red=True)
-    for title, text in sections(run, apart_from=acceptance.SUITE.name):
+    end = ending(run, config.stash.get(_ASKED, ()), whole=not _named(config).strip())
+    config.stash[_SENTENCE] = end.sentence
+    for title, text in end.sections:
         terminalreporter.section(title)
         terminalreporter.write_line(render.visible_lines(text))
-        shown = True
-    if shown:
+    if end.fault:
+        terminalreporter.write_line(render.visible_lines(f"draftgate: {end.fault}"), red=True)
+    if end.sections:
         terminalreporter.write_line(render.visible(f"records: {run.folder}"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The sentence of the run, once more, as the last line."""
+    if said := config.stash.get(_SENTENCE, ""):
+        _write(config, said)
+
+
+def _is_ours(config: pytest.Config) -> bool:
+    """The process that ends a run of our suites."""
+    return not hasattr(config, "workerinput") and config.stash.get(_BENCHES, _has_run(config))
 
 
 def _has_run(config: pytest.Config) -> bool:

@@ -12,7 +12,8 @@ from harness.judge.footnotes import holm_notes
 from harness.report import run_table
 from harness.report.labels import Axis, Labels, axis_value
 from harness.report.references import NOTHING, with_references
-from harness.report.run_table import CELL, LEGEND, MARKS, Column, Values, worth_a_line
+from harness.report.run_table import CELL, LEGEND, Column, Values, worth_a_line
+from harness.report.sentence import MARKS, sentence
 from harness.results.stretches import name_of
 from harness.text.numbers import DASH, number, share, signed, signed_interval
 from harness.text.render import Block, Document, by_text, raised
@@ -48,6 +49,7 @@ def document(comparison: Comparison, *, pivot: Axis | None = None) -> Document:
     legend += [_POSITIONS_LEGEND] if legend and not pivot else []
     legend += [_SPEED_LEGEND] if len(comparison.columns) == 2 and not pivot else []  # noqa: PLR2004
     return Document(
+        sentence=page.sentence(),
         title=labels.title(pivot),
         above=tuple(labels.above()),
         blocks=tuple(block for block in blocks if block.rows),
@@ -257,6 +259,22 @@ class _Page:
     def _numbers(self, notes: Iterable[str]) -> str:
         numbers = {self.footnotes.setdefault(note, len(self.footnotes) + 1) for note in notes}
         return " ".join(raised(number) for number in sorted(numbers))
+
+    def sentence(self) -> str:
+        """How many cells came out how."""
+        found = [("", "alone")] * sum(self._of.one_sided)
+        for row in self._of.rows:
+            others = self._others(row)
+            if not others:
+                found.append((self._rows.row(row), "invalid" if row.figures.invalid else "measured"))
+            for label, a in others:
+                found.append((self._rows.row(row) + self._side(label), self._became(row, a)))
+        return sentence(found, of="comparison" if self._several else "cell")
+
+    def _became(self, row: Row, a: CellComparison) -> str:
+        if a.verdict.kind == "invalid":
+            return "invalid" if row.figures.invalid or a.figures.invalid else "refused"
+        return a.verdict.kind if self._of.judged else "measured"
 
     def sentences(self) -> Iterator[str]:
         """A line for each cell that needs a look."""

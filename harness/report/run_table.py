@@ -17,6 +17,7 @@ from harness.judge.footnotes import conditions_of, holm_notes
 from harness.judge.pairing import execution_notes
 from harness.judge.verdict import Verdict
 from harness.measure import validity
+from harness.report.sentence import MARKS, sentence
 from harness.results.records import CellRecord, PromptRecord, load
 from harness.results.stretches import PARTS, Part, Span, Stretch, name_of, parts_of, stretches_of
 from harness.results.timing import speed_of
@@ -25,7 +26,6 @@ from harness.text.numbers import DASH, number, share, signed, signed_interval
 from harness.text.render import by_text, text_table, visible
 
 Values = dict[str, Any]
-MARKS = {"identical": "=", "ok": "✓", "improved": "▲", "regressed": "▼", "inconclusive": "?", "invalid": "✗"}
 count = functools.partial(number, digits=0)
 tenths = functools.partial(number, digits=1)
 
@@ -319,4 +319,6 @@ def side_report(side: Side) -> tuple[str, bool]:
     of = "{}:\n" if len(groups) > 1 else ""
     tables = [of.format(visible(suite)) + report(cells) for (*_, suite), cells in groups.items()]
     notes = [f"note: {visible(note)}" for note in side.notes]
-    return "\n\n".join([*tables, *notes]) + "\n", all(c.valid for cells in groups.values() for c in cells)
+    all_cells = [cell for cells in groups.values() for cell in cells]
+    said = visible(sentence([(str(c.cell), "measured" if c.valid else "invalid") for c in all_cells]))
+    return "\n\n".join([said, *tables, *notes, said]) + "\n", all(c.valid for c in all_cells)

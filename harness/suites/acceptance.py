@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from harness.judge.confirmation import confirmed, unconfirmed
 from harness.judge.verdict import Verdict, judge, worst
 from harness.measure.measurement import Measurement
 from harness.measure.validity import total
-from harness.report import run_table
 from harness.results.records import CellRecord, load
 from harness.results.stretches import parts_of, stretches_of
 from harness.results.timing import speed_of
@@ -216,39 +215,28 @@ def summary(record: CellRecord) -> dict[str, Any]:
     }
 
 
-def report(run: Run, *, whole: bool) -> Iterator[str]:
-    """The tables of a run's cells, whichever process measured them; none where it has no cell.
-
-    Verdicts come from what was kept. A cell is judged anew where it has none that still holds.
-
-    Args:
-        run: whose.
-        whole: no cell was left out by its name, so that a baseline without a cell is worth a line.
+def verdicts(run: Run, cells: Sequence[CellRecord]) -> list[tuple[CellRecord, Verdict]]:
+    """Those that were made when the cells were measured. A cell without one that still holds is judged anew.
 
     Raises:
-        BadRecord: a cell, or its baseline, cannot be trusted.
+        BadRecord: a baseline cannot be trusted.
     """
-    cells = _in_order(run)
-    if not cells:
-        return
-    yield run_table.report(cells)
-    if run.options.gate == "off" or run.options.update:
-        return
     known = runner.kept(run.folder)
-    verdicts = []
+    found = []
     for record in cells:
         outcome = known.get((SUITE.name, str(record.cell)))
         holds = outcome is not None and outcome.files == runner.fingerprint(*_judged_by(run, record))
         stored = outcome.verdict if outcome and holds else None
-        verdicts.append((record, stored or verdict(run, record)))
-    yield "\n" + run_table.verdict_report(verdicts)
-    if whole:
-        for path in orphans(run, cells[0]):
-            yield f"orphan: {path}: the stack has no such cell any more"
+        found.append((record, stored or verdict(run, record)))
+    return found
 
 
-def _in_order(run: Run) -> list[CellRecord]:
-    """The cells on disk as the stack has them: `none` first, then by drafter and k."""
+def in_order(run: Run) -> list[CellRecord]:
+    """The cells on disk as the stack has them: `none` first, then by drafter and k.
+
+    Raises:
+        BadRecord: a cell cannot be trusted.
+    """
     options = run.options
     files = [p for p in (run.folder / SUITE.name).glob("*.json") if not p.name.startswith(".")]
     cells = [load(p, CellRecord) for p in sorted(files, key=lambda p: (p.stat().st_mtime_ns, p.name))]

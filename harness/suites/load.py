@@ -12,7 +12,8 @@ from harness.judge.verdict import Verdict, judge
 from harness.measure.measurement import Measurement
 from harness.measure.validity import countable, remembers
 from harness.report import run_table
-from harness.report.run_table import MARKS, Column, Values, marked
+from harness.report.run_table import Column, Values, marked
+from harness.report.sentence import MARKS
 from harness.results.records import CellRecord, PromptRecord
 from harness.results.timing import wall_of
 from harness.run import Run

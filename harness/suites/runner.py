@@ -312,16 +312,3 @@ def starter(run: Run, say: Say) -> Callable[[ServerSpec], AbstractContextManager
         return running(spec, folder=run.folder / "servers", say=say, patch=options.patch)
 
     return start
-
-
-def sections(run: Run, *, apart_from: str) -> list[tuple[str, str]]:
-    """A title and a text for each suite but one: the tables of its outcomes, or their sentences."""
-    by_suite: dict[str, list[str]] = {}
-    for outcome in kept(run.folder).values():
-        if outcome.suite != apart_from and outcome.holds and (outcome.table or outcome.sentence):
-            text = outcome.table or f"{outcome.cell}: {outcome.sentence}"
-            by_suite.setdefault(outcome.suite, []).append(text)
-    return [
-        (suite, ("\n\n" if any("\n" in text for text in texts) else "\n").join(texts))
-        for suite, texts in by_suite.items()
-    ]

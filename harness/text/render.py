@@ -48,6 +48,8 @@ class Block:
 class Document:
     """What a table says, in the order it says it."""
 
+    sentence: str = ""
+    """All in one line. A terminal shows it first and last."""
     title: str
     above: tuple[str, ...]
     blocks: tuple[Block, ...]
@@ -80,11 +82,13 @@ def visible_lines(text: str) -> str:
 
 def as_text(document: Document) -> str:
     """For a terminal."""
-    parts = ["\n".join(map(visible, (document.title, *document.above)))]
+    said = [visible(document.sentence)] if document.sentence else []
+    parts = [*said, "\n".join(map(visible, (document.title, *document.above)))]
     for block in document.blocks:
         table = text_table(block.header, block.rows, align=block.align)
         parts.append("\n".join([*([visible(block.title)] if block.title else []), table]))
     parts += ["\n".join(map(visible, block)) for block in _below(document) if block]
+    parts += said
     return "\n\n".join(parts) + "\n"
 
 
@@ -119,7 +123,7 @@ def by_text(said: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 def as_markdown(document: Document) -> str:
     """For a pull request, or for the summary of a job: its longest parts are cut, so that GitHub shows it."""
     first, *above = (markdown(line) for line in (document.title, *document.above))
-    parts = [[f"**{first}**"], _broken(above)]
+    parts = [[markdown(document.sentence)], [f"**{first}**"], _broken(above)]
     for block in document.blocks:
         rules = [":---" if a == "l" else "---:" for a in block.align]
         table = [_markdown_row(block.header), f"|{'|'.join(rules)}|"]

@@ -14,7 +14,7 @@ import pytest
 
 from harness.cli import main
 from harness.judge.baselines import ANCHOR
-from harness.report.run_table import MARKS
+from harness.report.sentence import MARKS
 from harness.results.records import CellRecord, Finding, load
 from harness.text import render
 from tests.factories.records import prompt_record
@@ -106,10 +106,10 @@ def test_two_drafters_stand_in_the_header(capsys: pytest.CaptureFixture[str]) ->
     a, b = write_run(Path("a"), cell(k=2)), write_run(Path("b"), cell("en", "suffix", 2))
     _, out = output_of(capsys, str(a), str(b))
     lines = out.splitlines()
-    assert lines[0] == "tokens per step: ngram-k2 → suffix-k2"
+    assert lines[2] == "tokens per step: ngram-k2 → suffix-k2"
     assert "ngram-k2: a · drafter ngram-k2" in lines
-    assert lines[6].split()[:4] == ["cell", "n", "ngram-k2", "suffix-k2"]
-    assert lines[7].split()[0] == "chat-en-instruct"
+    assert lines[8].split()[:4] == ["cell", "n", "ngram-k2", "suffix-k2"]
+    assert lines[9].split()[0] == "chat-en-instruct"
 
 
 def test_the_same_cell_twice_has_no_place_in_a_pivot(capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,7 +274,7 @@ def test_a_run_whose_stack_declares_the_subject_is_gated_across_it(
     )
     code, out = output_of(capsys, before, after, "--across", "quantization")
     assert code == 1
-    assert out.splitlines()[0].endswith("(the subject is quantization, as the stack declares)")
+    assert out.splitlines()[2].endswith("(the subject is quantization, as the stack declares)")
     assert "▼ chat-en-instruct-ngram-k4: tokens per step" in out
     assert output_of(capsys, after, before, "--across", "quantization")[0] == 0
     _, out = output_of(capsys, before, after, "--across", "quantization", "--across", "dtype")
@@ -375,7 +375,7 @@ def test_output_goes_to_a_file_alone(before: str, capsys: pytest.CaptureFixture[
     Path("deep").mkdir()
     code, out = output_of(capsys, before, before, "--output", "deep/table.txt")
     assert (code, out) == (0, "")
-    assert Path("deep/table.txt").read_text(encoding="utf-8").startswith("tokens per step: base → new\n")
+    assert "\ntokens per step: base → new\n" in Path("deep/table.txt").read_text(encoding="utf-8")
     assert [p.name for p in Path("deep").iterdir()] == ["table.txt"]
 
 

@@ -26,6 +26,7 @@ from harness.suites import (
     selfcheck,
     speed,
 )
+from harness.suites.ending import ending
 from harness.suites.runner import OUTCOMES, Bench, Kind, Outcome, ask, fingerprint, keep, kept
 from tests.factories.audits import good
 from tests.factories.benches import bench, cell_of
@@ -115,7 +116,7 @@ def test_the_table_is_made_from_the_verdict_that_was_kept(
         raise AssertionError("it was judged again")
 
     monkeypatch.setattr(acceptance, "verdict", never)
-    texts = list(acceptance.report(ours.run, whole=False))
+    texts = [text for _, text in ending(ours.run, (), whole=False).sections]
 
     assert any(f"▼ {NAME}: tokens per step" in text for text in texts)
 
@@ -132,7 +133,7 @@ def test_a_cell_whose_baseline_changed_since_is_judged_anew(
         path.unlink()
     store(folder, cell(worse=4))
 
-    texts = list(acceptance.report(ours.run, whole=False))
+    texts = [text for _, text in ending(ours.run, (), whole=False).sections]
 
     assert not any("▼ " + NAME in text for text in texts)
     assert any("0.0" in text and "24/24" in text for text in texts)
