@@ -7,14 +7,14 @@ import gc
 import importlib
 import importlib.metadata
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
 from harness.errors import BadInput, DraftgateError
 from harness.judge.baselines import move_anchor
 from harness.judge.collect import Side, collect, of_drafter
-from harness.judge.compare import compare
+from harness.judge.compare import Comparison, compare
 from harness.report import dashboards, export
 from harness.report.compare_table import document
 from harness.report.labels import Axis
@@ -31,11 +31,21 @@ _OTHERWISE_CALLED = {"list": "listing", "import": "importing"}
 """Modules of commands that another name would hide."""
 _FORMATS = {
     ".md": "markdown", ".markdown": "markdown", ".csv": "csv", ".json": "json", ".prom": "openmetrics",
+    ".parquet": "parquet",
 }  # fmt: skip
 """Of a file, by the end of its name."""
 _TABLES = ("table", "markdown")
-_DATA = ("csv", "json", "github-benchmark", "openmetrics")
+_JSON = "json"
+_DATA: dict[str, Callable[[Comparison], str | bytes]] = {
+    "csv": lambda found: render.as_csv(*export.csv_rows(found)),
+    "long-csv": lambda found: render.as_csv(*export.long_rows(found)),
+    "parquet": lambda found: export.parquet(*export.long_rows(found)),
+    "github-benchmark": lambda found: render.as_json(dashboards.benchmark_data(found)),
+    "pytest-benchmark": lambda found: render.as_json(dashboards.pytest_benchmark(found)),
+    "openmetrics": dashboards.openmetrics,
+}
 """What `compare` writes: tables for people, and data for programs."""
+_BINARY = ("parquet",)
 _MODULES = {
     "init": "write a stack and the suites into the current folder",
     "watch": "watch whether a server works or hangs, and restart it",
@@ -110,7 +120,7 @@ def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentPa
     add("--old", metavar="DRAFTER", help="of one PATH the cells of this drafter, like ngram or ngram-k4 ...")
     add("--new", metavar="DRAFTER", help="... compared with those of this one, on the same prompts")
     forms = f"(table; else what the name of --output ends with: {', '.join(_FORMATS)})"
-    add("--format", choices=(*_TABLES, *_DATA), help=forms)
+    add("--format", choices=(*_TABLES, _JSON, *_DATA), help=forms)
     add("--output", metavar="FILE", type=Path, help="write there, not to standard output")
     add("--partial", action="store_true", help="cells that only one side has are no reason to exit with 3")
     add("--strict", action="store_true", help="exit with 3 where a cell is inconclusive")
@@ -136,7 +146,7 @@ def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentPa
 
 def _compare(options: argparse.Namespace) -> int:
     form = options.format or _FORMATS.get(options.output.suffix if options.output else "", "table")
-    if options.pivot and form in _DATA:
+    if options.pivot and form not in _TABLES:
         raise BadInput(
             f"--pivot makes columns of a table; {form} has every cell apart, so leave --pivot out",
             code="compare-option",
@@ -147,29 +157,29 @@ def _compare(options: argparse.Namespace) -> int:
             f"{near_path(options.output.parent)}; make it first",
             code="cannot-write",
         )
+    if form in _BINARY and not options.output:
+        what = f"--format {form} is no text for a terminal: name a file with --output"
+        raise BadInput(what, code="compare-option")
     # No record refers to itself: looking for some that do takes a seventh of the time.
     gc.set_threshold(100_000)
     sides = _sides(options)
+    text: str | bytes
     if len(sides) == 1 and form in _TABLES and not options.pivot:
         tables, valid = side_report(sides[0])
         text, code = render.fenced(tables) if form == "markdown" else tables, 0 if valid else INVALID
     else:
         result = compare(sides, across=tuple(dict.fromkeys(options.across)))
         code = result.exit_code(strict=options.strict, partial=options.partial)
-        if form == "json":
+        if form == _JSON:
             text = render.as_json(export.as_data(result, exit_code=code))
-        elif form == "csv":
-            text = render.as_csv(*export.csv_rows(result))
-        elif form == "github-benchmark":
-            text = render.as_json(dashboards.benchmark_data(result))
-        elif form == "openmetrics":
-            text = dashboards.openmetrics(result)
+        elif form in _DATA:
+            text = _DATA[form](result)
         else:
             page = document(result, pivot=options.pivot)
             text = render.as_text(page) if form == "table" else render.as_markdown(page)
     if options.output:
         write_atomically(options.output, text)
-    else:
+    elif isinstance(text, str):
         show(text)
     return code
 

@@ -1,4 +1,4 @@
-"""A run's cells as what dashboards follow over time: github-action-benchmark, and OpenMetrics.
+"""A run's cells as what other tools follow over time: dashboards, and what compares benchmarks.
 
 The names of series are the same in every run, so they hold neither the run's name nor a path.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily
@@ -15,6 +16,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from harness.errors import BadInput
 from harness.judge.collect import Entry
 from harness.judge.compare import CellComparison, Comparison, Figures
+from harness.results.records import CellRecord, load
 from harness.text.numbers import number
 from harness.text.render import visible
 
@@ -61,6 +63,55 @@ def benchmark_data(comparison: Comparison) -> list[dict[str, Any]]:
     if not found:
         raise BadInput("no cell has a figure that github-action-benchmark could follow", code="no-cells")
     return found
+
+
+def pytest_benchmark(comparison: Comparison) -> dict[str, Any]:
+    """What `pytest-benchmark compare` reads: a benchmark for each cell, whose rounds are its prompts.
+
+    A round takes the seconds from the request to the end of the answer.
+
+    Raises:
+        BadInput: there is more than one run to follow, a cell twice, or nothing was timed.
+    """
+    from pytest_benchmark.stats import Stats  # noqa: PLC0415 - half a second, for one format
+
+    benchmarks: list[dict[str, Any]] = []
+    about: dict[str, Any] = {"machine_info": {}, "commit_info": {}, "datetime": ""}
+    for place, figures, a in _followed(comparison):
+        record = load(figures.entry.path, CellRecord)
+        stats = Stats()
+        for answer in record.prompts if record.valid else ():
+            if answer.total_s and not answer.failed:
+                stats.update(answer.total_s)
+        if not stats:
+            continue
+        gpus = ", ".join(gpu.name or "GPU" for gpu in record.environment.gpus)
+        cpu = {"brand_raw": visible(record.environment.cpu or ""), "count": record.environment.threads}
+        about["machine_info"] = {"node": "", "cpu": cpu, "gpus": visible(gpus)}
+        commit = {"id": record.provenance.get("commit"), "dirty": record.provenance.get("dirty")}
+        about |= {"commit_info": commit, "datetime": str(record.provenance.get("time", ""))}
+        cell = visible(str(figures.entry.cell))
+        ends = figures.tokens_per_step_ci
+        benchmarks.append(
+            {
+                "group": cell,
+                "name": cell,
+                "fullname": visible("/".join((*(place[part] for part in _PLACE), cell))),
+                "params": None,
+                "param": None,
+                "extra_info": {
+                    "tokens_per_step": figures.tokens_per_step,
+                    "tokens_per_step_ci": list(ends) if ends else None,
+                    "output_tokens_per_second": figures.tok_s,
+                    "verdict": visible(a.verdict.text) if a else None,
+                },
+                "options": {"timer": "perf_counter", "disable_gc": False, "warmup": False},
+                "stats": stats.as_dict() | {"iterations": 1},
+            }
+        )
+    if not benchmarks:
+        raise BadInput("no cell has times that pytest-benchmark could compare", code="no-cells")
+    return {**about, "benchmarks": benchmarks, "version": version("pytest-benchmark")}
 
 
 def openmetrics(comparison: Comparison) -> str:

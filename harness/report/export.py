@@ -1,19 +1,41 @@
-"""A comparison as CSV or JSON: everything it holds, unrounded, a line for each cell."""
+"""A comparison as CSV, Parquet or JSON: everything it holds, unrounded.
+
+CSV has a line for each cell; its long form, which is Parquet's too, has one for each figure of each cell.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import io
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from harness.errors import BadInput
 from harness.judge.collect import Entry
-from harness.judge.compare import CellComparison, Comparison, Figures, Row
+from harness.judge.compare import CellComparison, Column, Comparison, Figures, Row
 from harness.report.run_table import Values, figure_values, part_values, stretch_values, verdict_values
+from harness.results.stretches import Span
+from harness.text.render import visible
 
 _NAME = ("suite", "endpoint", "language", "workload", "thinking", "drafter", "k")
 _FIGURES = ("tokens_per_step", "tau", "accepted_per_draft", "pos_0", "tok_s", "speed_up")
 _SIDES = ("base", "new")
 
 Value = str | float | None
+
+_CELL = ("stack", "device", "profile", *_NAME)
+_LONG: dict[str, type] = {
+    "run": str, "base": str, "vllm": str, **dict.fromkeys(_CELL, str), "k": int,
+    "figure": str, "position": int, "value": float, "low": float, "high": float, "n": int, "unit": str,
+    "verdict": str, "notes": str,
+}  # fmt: skip
+"""The columns of the long form, and what is in them."""
+_UNITS = {
+    "valid": "1 or 0", "tau": "tokens/verify step", "accepted_per_draft": "tokens/draft", "tok_s": "tokens/s",
+    "speed_up": "ratio", "acceptance": "share", "conditional_acceptance": "share", "change": "share",
+    "p_loss": "probability",
+}  # fmt: skip
+"""Of each figure; every other one is in tokens/step."""
 
 
 def csv_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
@@ -70,6 +92,104 @@ def _compared(row: Row, a: CellComparison, *, judged: bool) -> Values:
     for p in a.positions:
         line |= {f"base_conditional_{p.index}": p.old, f"new_conditional_{p.index}": p.new}
     return line
+
+
+def long_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
+    """Header and lines: one for each cell, figure and position. A figure that a cell does not have has none.
+
+    The lines of a comparison name its `base`; a run's own figures have none, and stand once.
+    """
+    lines: list[Values] = []
+    base, *others = comparison.columns
+    for row in comparison.rows:
+        lines += _own(base, row.figures)
+        for column, a in zip(others, row.others, strict=True):
+            if a is not None:
+                lines += _own(column, a.figures)
+                lines += _changed(base, column, row, a, judged=comparison.judged)
+    return list(_LONG), [[line.get(name) for name in _LONG] for line in lines]
+
+
+def _own(column: Column, figures: Figures) -> Iterator[Values]:
+    """The lines of one cell. What it did not measure has none."""
+    named = _long_name(column, figures.entry) | {"n": figures.prompts}
+    notes = "; ".join([*([figures.invalid] if figures.invalid else []), *figures.findings])
+    yield named | _figure("valid", 0 if figures.invalid else 1) | {"notes": notes or None}
+    found = [_figure("tokens_per_step", figures.tokens_per_step, figures.tokens_per_step_ci)]
+    found += [_figure(name, getattr(figures, name)) for name in ("tau", "accepted_per_draft")]
+    rates = zip(figures.acceptance, figures.acceptance_ci, strict=True)
+    found += [_figure("acceptance", rate, ends, position=i) for i, (rate, ends) in enumerate(rates)]
+    spans: list[tuple[str, Span]] = [(f"from_{s.start}", s) for s in figures.stretches]
+    spans += [(f"in_{p.part}", p) for p in figures.parts]
+    for where, span in spans:
+        line = _figure(f"tokens_per_step_{where}", span.tokens_per_step, span.interval)
+        found.append(line | {"n": span.prompts})
+    found += [_figure(name, getattr(figures, name)) for name in ("tok_s", "speed_up")]
+    yield from (named | line for line in found if line["value"] is not None)
+
+
+def _changed(base: Column, column: Column, row: Row, a: CellComparison, *, judged: bool) -> Iterator[Values]:
+    """The lines of a pair: what changed, and the figures over the prompts that both sides have."""
+    v, primary = a.verdict, a.verdict.primary
+    verdict = v.kind if judged or v.kind == "invalid" else None
+    named = _long_name(column, a.figures.entry) | {"base": base.name, "n": v.prompts, "verdict": verdict}
+    notes = "; ".join([v.text, *row.notes, *a.notes])
+    yield named | _figure("change", v.change, v.interval) | {"notes": notes}
+    if primary is None:
+        return
+    found = [_figure("p_loss", primary.p_loss())]
+    found += [
+        _figure(f"{side}_tokens_per_step", r)
+        for side, r in zip(_SIDES, (primary.r0, primary.r1), strict=True)
+    ]
+    for p in a.positions:
+        for side, rate in zip(_SIDES, (p.old, p.new), strict=True):
+            found.append(
+                _figure("conditional_acceptance", rate, position=p.index)
+                | {"figure": f"{side}_conditional_acceptance"}
+            )
+    yield from (named | line for line in found if line["value"] is not None)
+
+
+def _figure(
+    name: str, value: float | None, ends: tuple[float, float] | None = None, *, position: int | None = None
+) -> Values:
+    low, high = ends or (None, None)
+    unit = _UNITS.get(name, "tokens/step")
+    return {"figure": name, "position": position, "value": value, "low": low, "high": high, "unit": unit}
+
+
+def _long_name(column: Column, entry: Entry) -> Values:
+    where = {part: getattr(entry, part) for part in ("stack", "device", "profile", "suite")}
+    vllm = ", ".join(column.conditions.get("vLLM", ()))
+    return {"run": column.name, "vllm": vllm or None, **where, **entry.cell.model_dump()}
+
+
+def parquet(header: Sequence[str], rows: Sequence[Sequence[Value]]) -> bytes:
+    """The long form as a Parquet file.
+
+    Raises:
+        BadInput: the package that writes it is not installed.
+    """
+    try:
+        import pyarrow  # noqa: PLC0415, ICN001 - of an extra
+        from pyarrow import parquet as writer  # noqa: PLC0415
+    except ImportError:
+        what = "--format parquet takes the package pyarrow: pip install 'draftgate[report]'"
+        raise BadInput(what, code="extra-missing") from None
+    kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
+    schema = pyarrow.schema([(name, kinds[_LONG[name]]) for name in header])
+    columns = [
+        [visible(value) if isinstance(value, str) else value for value in column]
+        for column in zip(*rows, strict=True)
+    ]
+    table = pyarrow.Table.from_arrays(
+        [pyarrow.array(values, field.type) for values, field in zip(columns, schema, strict=True)],
+        schema=schema,
+    )
+    out = io.BytesIO()
+    writer.write_table(table, out)
+    return out.getvalue()
 
 
 def as_data(comparison: Comparison, *, exit_code: int) -> dict[str, Any]:

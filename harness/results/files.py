@@ -11,7 +11,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import jiter
 from pydantic import BaseModel, ValidationError
@@ -231,7 +231,7 @@ def drop_torn_line(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[IO[str]]:
+def writing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     """Open a file that appears at `path`, whole, when the block has ended well; else what was there stays.
 
     Raises:
@@ -240,8 +240,9 @@ def writing(path: Path) -> Iterator[IO[str]]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        encoding = "utf-8" if mode == "w" else None
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+            mode, encoding=encoding, dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as file:
             temporary = Path(file.name)
             yield file
@@ -272,13 +273,13 @@ def can_write(path: Path) -> None:
         path.unlink(missing_ok=True)  # several workers may have looked
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str | bytes) -> None:
     """Write `path` whole or not at all, also when the disk is full or the process is killed.
 
     Raises:
         BadInput: the file cannot be written, with the reason of the operating system.
     """
-    with writing(path) as file:
+    with writing(path, "w" if isinstance(text, str) else "wb") as file:
         file.write(text)
 
 

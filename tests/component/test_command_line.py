@@ -7,9 +7,9 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 import pytest
+from junitparser.xunit2 import JUnitXml
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = 'schema = 1\nname = "tiny"\n[target]\nmodel = "org/tiny"\n'
@@ -256,9 +256,8 @@ def test_properties_of_a_junit_report_are_json(collect: Collect, pytester: pytes
 
     collect(HEAD + NONE, *url, "-m", "chat and en", path="/test_fixed.py", only=False)
 
-    case = ET.parse(pytester.path / "report.xml").find(".//testcase")  # noqa: S314 - our own
-    assert case is not None
-    found = {p.get("name"): p.get("value", "") for p in case.iter("property")}
+    ((case,),) = JUnitXml.fromfile(str(pytester.path / "report.xml"))
+    found = {one.name: one.value for one in case.properties()}
     assert json.loads(found["draftgate"]) == {"cell": "c", "tau": None, "rates": [0.5], "ok": True, "名": "’"}
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
+import sys
 from pathlib import Path
 
+import pandas as pd
+import pyarrow.parquet
 import pytest
 from markdown_it import MarkdownIt
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
+from pytest_benchmark.cli import main as pytest_benchmark_main
 
 from harness.cli import main
 from harness.results.records import Finding
 from harness.text import render
-from tests.factories.runs import cell, plain, write_cell, write_run
+from tests.factories.runs import answer, cell, plain, write_cell, write_run
 
 HARD = Finding(code="loops", hard=True, text="nothing but loops")
 NGRAM = "smollm2-cpu/cpu/quick/acceptance/chat-en-instruct-ngram-k4"
@@ -114,7 +120,7 @@ def test_a_hostile_name_stays_a_value(form: str) -> None:
         assert all(entry["name"].isprintable() for entry in json.loads(text))
 
 
-@pytest.mark.parametrize("form", ["openmetrics", "github-benchmark"])
+@pytest.mark.parametrize("form", ["openmetrics", "github-benchmark", "pytest-benchmark"])
 def test_a_series_has_one_value(form: str, base: str, worse: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", base, worse, worse, "--format", form]) == 2
     assert "[compare-option]" in capsys.readouterr().err
@@ -125,6 +131,120 @@ def test_a_series_has_one_value(form: str, base: str, worse: str, capsys: pytest
 def test_nothing_to_follow_is_no_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
     write_cell(Path("bad"), cell(findings=(HARD,)))
     assert main(["compare", "bad", "--format", "github-benchmark"]) == 2
+    assert "[no-cells]" in capsys.readouterr().err
+
+
+# The long form
+
+
+def frame(form: str, *arguments: str) -> pd.DataFrame:
+    """As pandas reads it. No format writes a text where nothing stands."""
+    written(form, *arguments) if form != "parquet" else main(
+        ["compare", *arguments, "--output", "out.parquet"]
+    )
+    return pd.read_csv("out") if form == "long-csv" else pd.read_parquet("out.parquet")
+
+
+@pytest.mark.parametrize("form", ["long-csv", "parquet"])
+def test_pandas_reads_a_figure_a_row(base: str, worse: str, form: str) -> None:
+    table = frame(form, base, worse)
+    assert len(table.columns) == 22
+    keys = [
+        name
+        for name in table.columns
+        if name not in ("value", "low", "high", "n", "unit", "verdict", "notes")
+    ]
+    assert not table.duplicated(keys).any()
+    assert table.unit.notna().all()
+    assert table.groupby("figure").unit.nunique().max() == 1
+
+    def one(figure: str, run: str, language: str = "en", *, position: int | None = None) -> pd.Series:
+        of = table[(table.figure == figure) & (table.run == run) & (table.language == language)]
+        of = of[of.drafter == "ngram"]
+        (row,) = of[of.position.isna() if position is None else of.position == position].iloc
+        return row
+
+    (data,) = json.loads(written("json", base, worse))["cells"][1]["against"]
+    assert one("tokens_per_step", "worse").value == data["new"]["tokens_per_step"]
+    assert [one("tokens_per_step", "worse")[end] for end in ("low", "high")] == data["new"][
+        "tokens_per_step_ci"
+    ]
+    assert (one("tokens_per_step", "worse").n, one("tokens_per_step", "worse").k) == (24, 4)
+    assert one("acceptance", "worse", position=2).value == data["new"]["acceptance"][2]
+    assert one("tok_s", "base").unit == "tokens/s"
+    change = one("change", "worse")
+    assert [change.value, change.low, change.high, change.base, change.verdict] == [
+        data["change"], *data["change_ci"], "base", "regressed"
+    ]  # fmt: skip
+    assert one("valid", "worse", "zh").value == 0
+    assert "nothing but loops" in one("valid", "worse", "zh").notes
+    assert one("change", "worse", "zh").verdict == "invalid"
+    measured = table[(table.run == "worse") & (table.language == "zh") & table.base.isna()]
+    assert set(measured.figure) == {"valid"}
+
+
+def test_parquet_has_the_types_of_its_columns(base: str) -> None:
+    assert main(["compare", base, "--output", "out.parquet"]) == 0
+    table = pyarrow.parquet.read_table("out.parquet")
+    kinds = {field.name: str(field.type) for field in table.schema}
+    assert {name for name, kind in kinds.items() if kind == "double"} == {"value", "low", "high"}
+    assert {name for name, kind in kinds.items() if kind == "int64"} == {"k", "position", "n"}
+    assert set(kinds.values()) == {"double", "int64", "string"}
+    assert table.column("drafter").to_pylist()[0] == "none"
+    with Path("out").open("w", encoding="utf-8") as file:
+        file.write(written("long-csv", base))
+    with Path("out").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["figure"] for row in rows] == table.column("figure").to_pylist()
+
+
+def test_parquet_is_not_for_a_terminal(base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", base, "--format", "parquet"]) == 2
+    said = capsys.readouterr()
+    assert "[compare-option]" in said.err
+    assert said.out == ""
+
+
+def test_parquet_without_its_package(
+    base: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["compare", base, "--output", "out.parquet"]) == 2
+    assert "[extra-missing]" in capsys.readouterr().err
+    assert not Path("out.parquet").exists()
+
+
+# pytest-benchmark
+
+
+def test_pytest_benchmark_compares_two_runs(
+    base: str, worse: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slower = str(write_run(Path("slower"), plain(seconds=4.0), cell(seconds=3.0)))
+    for number, run in enumerate((base, slower), start=1):
+        assert (
+            main(["compare", run, "--format", "pytest-benchmark", "--output", f"000{number}_{run}.json"]) == 0
+        )
+    capsys.readouterr()
+    files = ["0001_base.json", "0002_slower.json"]
+    monkeypatch.setattr(
+        sys, "argv", ["pytest-benchmark", "compare", *files, "--columns", "mean,rounds", "--sort", "name"]
+    )
+    pytest_benchmark_main()
+    said = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)
+    groups = re.findall(r"benchmark '([^']+)': (\d) tests", said)
+    assert dict(groups)["chat-en-instruct-ngram-k4"] == "2"
+    rows = re.findall(r"^(\S+ngram-k4 \S+)\s+([\d,.]+)", said, re.MULTILINE)
+    assert [value for name, value in rows if "-en-" in name] == ["2.0000", "3.0000"]
+    entry = json.loads(Path(files[0]).read_text(encoding="utf-8"))["benchmarks"][1]
+    assert entry["fullname"] == NGRAM
+    assert (entry["stats"]["rounds"], entry["stats"]["mean"]) == (24, 2.0)
+
+
+def test_what_was_not_timed_is_no_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    untimed = tuple(answer(i, began_s=None, total_s=None) for i in range(24))
+    write_run(Path("untimed"), cell(prompts=untimed))
+    assert main(["compare", "untimed", "--format", "pytest-benchmark"]) == 2
     assert "[no-cells]" in capsys.readouterr().err
 
 

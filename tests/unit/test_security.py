@@ -27,7 +27,7 @@ from harness.measure.stream import BrokenOffError, Stream
 from harness.provenance import hardware, integrity, record as provenance
 from harness.report import run_table
 from harness.report.compare_table import document
-from harness.report.export import as_data, csv_rows
+from harness.report.export import as_data, csv_rows, long_rows
 from harness.results import records
 from harness.results.conditions import Subject
 from harness.results.files import write_atomically
@@ -142,7 +142,7 @@ def test_a_card_shows_a_hostile_text_as_text() -> None:
     assert {line.count("|") for line in told.splitlines() if line.startswith("| &lt;script")} == {6}
 
 
-@pytest.mark.parametrize("kind", ["text", "markdown", "csv", "json"])
+@pytest.mark.parametrize("kind", ["text", "markdown", "csv", "long-csv", "json"])
 def test_code_that_came_with_a_model_is_told_in_every_format(tmp_path: Path, kind: str) -> None:
     def shown(*, trusted: bool) -> str:
         subject = {"drafter": "ngram", "engine": "0.32.0", "trust_remote_code": trusted}
@@ -150,6 +150,8 @@ def test_code_that_came_with_a_model_is_told_in_every_format(tmp_path: Path, kin
         found = compare([collect(side) for side in sides])
         if kind == "csv":
             return render.as_csv(*csv_rows(found))
+        if kind == "long-csv":
+            return render.as_csv(*long_rows(found))
         if kind == "json":
             return render.as_json(as_data(found, exit_code=0))
         return (render.as_text if kind == "text" else render.as_markdown)(document(found))
