@@ -234,7 +234,7 @@ class Run:
         if not (profile.confirm and name.k):
             return ()
         prompts = self._prompts(name, at_most=profile.prompts, after=profile.prompts)
-        return prompts if len(prompts) >= MIN_PROMPTS else ()
+        return prompts if len({p.row for p in prompts}) >= MIN_PROMPTS else ()
 
     def warmups(self, cell: Cell) -> tuple[Prompt, ...]:
         """Prompts to warm up with; never among the measured ones. The user's own language may have none."""

@@ -101,6 +101,7 @@ def _request(
     return Request(
         where=where,
         key=f"{at.conversation_id}-{turn}",
+        begun=f"{at.conversation_id}-0" if turn else None,
         asked=found,
         history=tuple(bodies[:turn]),
         acceptance=line.spec_decode_acceptance,

@@ -128,6 +128,7 @@ def _request(where: str, one: _Stats, error: str | None, began: float) -> Reques
     return Request(
         where=where,
         key=f"{one.info.conversation_id}-{one.info.turn_index}",
+        begun=f"{one.info.conversation_id}-0" if one.info.turn_index else None,
         asked=asked,
         acceptance=one.response_metrics.speculative_decoding if one.response_metrics else None,
         prompt_tokens=tokens[0] or 0,

@@ -48,6 +48,8 @@ class Request:
     """The body that was sent."""
     history: tuple[Any, ...] = ()
     """The bodies before it in a conversation."""
+    begun: str | None = None
+    """Of a later turn: the key of the first one."""
     acceptance: Acceptance | None
     prompt_tokens: int
     output_tokens: int
@@ -103,9 +105,10 @@ def cell_of(found: Imported, *, drafter: str | None, provenance: dict[str, Any])
     k = _most_drafted(found.requests)
     seen: Counter[str] = Counter()
     records = []
+    named = {request.key: _prompt_of(request) for request in found.requests}
     for request in found.requests:
-        prompt = _prompt_of(request)
-        records.append(_record(request, prompt, repeat=seen[prompt], k=k, drafts=drafts))
+        prompt, begun = _prompt_of(request), request.begun and named.get(request.begun, request.begun)
+        records.append(_record(request, prompt, conversation=begun, repeat=seen[prompt], k=k, drafts=drafts))
         seen[prompt] += 1
     bodies = [r.asked for r in found.requests if r.asked is not None]
     name = CellName(
@@ -222,7 +225,9 @@ def _number(value: Any) -> float | None:
     return value if type(value) in (int, float) and math.isfinite(value) else None
 
 
-def _record(request: Request, prompt: str, *, repeat: int, k: int, drafts: bool) -> PromptRecord:
+def _record(
+    request: Request, prompt: str, *, conversation: str | None, repeat: int, k: int, drafts: bool
+) -> PromptRecord:
     error, acceptance = request.error, request.acceptance
     if not error and drafts and acceptance is None and request.output_tokens > 1:
         error = "it has no acceptance, and others have"
@@ -239,6 +244,7 @@ def _record(request: Request, prompt: str, *, repeat: int, k: int, drafts: bool)
             repeat=repeat,
             seed=body["seed"] if isinstance(body.get("seed"), int) else NO_SEED,
             language=ANY,
+            conversation=conversation,
             source="request" if acceptance else "none",
             accepted=steps[0] if None not in steps else None,
             drafted=steps[1] if None not in steps else None,

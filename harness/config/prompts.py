@@ -43,6 +43,13 @@ class Prompt:
         object.__setattr__(self, "row", self.row or self.id)
 
 
+def first_rows(prompts: Iterable[Prompt], count: int | None) -> tuple[Prompt, ...]:
+    """The prompts of the first `count` rows, or of all."""
+    prompts = tuple(prompts)
+    rows = set(list(dict.fromkeys(prompt.row for prompt in prompts))[:count])
+    return tuple(prompt for prompt in prompts if prompt.row in rows)
+
+
 def load_prompts(
     folder: Path, workload: str, language: str, *, at_most: int, after: int = 0
 ) -> tuple[Prompt, ...]:

@@ -12,20 +12,29 @@ Answers = tuple[PromptRecord, ...]
 def beginning_of(old: Answers, new: Answers) -> tuple[Answers, Answers] | None:
     """The answers to a prompt on both sides, each cut before its text and that of its partner part.
 
+    Of a conversation nothing is left behind the turn that parts: what follows it is another prompt.
+
     Returns:
         None where the records of one do not say where that is.
     """
-    both = [_cut(a, b) for a, b in zip(old, new, strict=False)]
-    cut = [sides for sides in both if sides]
-    return (tuple(a for a, _ in cut), tuple(b for _, b in cut)) if len(cut) == len(both) else None
+    cut: list[tuple[PromptRecord, PromptRecord]] = []
+    parted: set[int] = set()
+    for a, b in zip(old, new, strict=False):
+        sides = _cut(a, b, nothing=bool(a.conversation) and a.repeat in parted)
+        if sides is None:
+            return None
+        cut.append(sides)
+        if sides[0] is not a:
+            parted.add(a.repeat)
+    return tuple(a for a, _ in cut), tuple(b for _, b in cut)
 
 
-def _cut(old: PromptRecord, new: PromptRecord) -> tuple[PromptRecord, PromptRecord] | None:
-    if old.text_hash == new.text_hash and old.token_ids in (None, new.token_ids):
+def _cut(old: PromptRecord, new: PromptRecord, *, nothing: bool) -> tuple[PromptRecord, PromptRecord] | None:
+    if not nothing and old.text_hash == new.text_hash and old.token_ids in (None, new.token_ids):
         return old, new
     if old.token_ids is None or new.token_ids is None:
         return None
-    tokens = common_tokens(old.token_ids, new.token_ids)
+    tokens = 0 if nothing else common_tokens(old.token_ids, new.token_ids)
     first, second = (_first(record, tokens, text_hash=old.text_hash) for record in (old, new))
     return (first, second) if first and second else None
 

@@ -27,7 +27,7 @@ def confirmed(first: Verdict, old: CellRecord, new: CellRecord, *, across: Colle
     if second.primary is None:
         return unconfirmed(first, second.text)
     p, what = _same_loss(first, second)
-    seen = f"{second.prompts} other prompts: {what}, one-sided p {p:.2g}"
+    seen = f"{second.prompts} other {second.unit}: {what}, one-sided p {p:.2g}"
     if p <= ALPHA_CONFIRM:
         return dataclasses.replace(first, confirmation=p, text=f"{first.text}; confirmed on {seen}")
     text = f"a loss at first, not confirmed on {seen}, above {ALPHA_CONFIRM:g}; at first {first.text}"

@@ -16,6 +16,7 @@ import numpy as np
 from harness.judge.throughput import Split, split
 from harness.measure.validity import countable, mostly_degenerate
 from harness.results.records import CellRecord, PromptRecord
+from harness.results.stretches import sums_of
 from harness.results.timing import Work, work_of
 from harness.stats.acceptance import overshoot_of
 from harness.stats.paired import paired_log_ratio
@@ -147,8 +148,8 @@ def accepted_at(answers: Sequence[PromptRecord], k: int) -> tuple[float, float]:
     Raises:
         ValueError: no answer has a decode step.
     """
-    steps = np.array([r.tally.decode_steps for r in answers], dtype=np.float64)
-    more = np.array([_accepted(r, k) for r in answers])
+    sums = sums_of(answers, lambda r: (r.tally.decode_steps, _accepted(r, k)))
+    steps, more = np.array(list(sums.values()), dtype=np.float64).reshape(-1, 2).T
     if not steps.sum():
         raise ValueError("no answer reached a decode step")
     rate = float((steps + more).sum() / steps.sum())

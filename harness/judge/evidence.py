@@ -89,7 +89,7 @@ class Evidence:
 
     @property
     def m(self) -> int:
-        """Prompts."""
+        """Prompts, or conversations: `Pairs.unit`."""
         return len(self.pairs.prompts)
 
     @property
@@ -270,9 +270,17 @@ def _prompts(pairs: Pairs, old: Tallies, new: Tallies) -> tuple[tuple[str, ...],
 
 
 def _matched(old: Sequence[PromptRecord], new: Sequence[PromptRecord]) -> tuple[int, int]:
-    """Over the answers of a prompt that have the same text on both sides: see `same_text.matched`."""
+    """Over the answers of a prompt that have the same text on both sides: see `same_text.matched`.
+
+    Behind the turn of a conversation that parts nothing is the same.
+    """
     fewer = steps = 0
+    parted: set[int] = set()
     for a, b in zip(old, new, strict=False):
+        if a.conversation and a.repeat in parted:
+            continue
+        if a.text_hash != b.text_hash:
+            parted.add(a.repeat)
         if a.text_hash == b.text_hash != "" and a.seed == b.seed and a.committed and b.committed:
             less, both = matched(a.committed, b.committed)
             fewer, steps = fewer + less, steps + both

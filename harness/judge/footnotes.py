@@ -62,7 +62,7 @@ def noise_of(record: CellRecord) -> list[str]:
     if verdict is None or verdict.change is None:
         return []
     if verdict.interval is None:
-        return [f"noise: two passes of the baseline are identical in all {verdict.prompts} prompts"]
+        return [f"noise: two passes of the baseline are identical in all {verdict.prompts} {verdict.unit}"]
     change, interval = percent(verdict.change), signed_interval(verdict.interval)
     return [f"noise: two passes of the baseline differ by {change} (95 % CI {interval})"]
 

@@ -7,11 +7,19 @@ import functools
 import itertools
 import json
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from harness.judge.beginning import beginning_of
+from harness.judge.matching import (
+    by_conversation,
+    by_prompt,
+    matched,
+    rendering_notes,
+    same_seeds,
+    turns_notes,
+)
 from harness.measure.validity import countable
 from harness.results.records import CellName, CellRecord, PromptRecord, tallies
 from harness.stats.acceptance import Tallies
@@ -31,6 +39,9 @@ _RENDERING = frozenset(
     {"endpoint", "language", "target", "tokenizer", "chat_template", "workload", "thinking"}
 )
 """A comparison across one of these pairs prompts by id, since their rendered tokens differ."""
+
+
+Unit = Literal["prompts", "conversations"]
 
 
 class Refused(Exception):  # noqa: N818 - a verdict, not a failure of ours
@@ -53,7 +64,10 @@ def counted(record: CellRecord) -> Counted:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """What two cells have in common: for each prompt, the records of both sides."""
+    """What two cells have in common: for each prompt, the records of both sides.
+
+    Turns of a conversation are not independent, so that a conversation stands here as one prompt does.
+    """
 
     prompts: tuple[tuple[tuple[PromptRecord, ...], tuple[PromptRecord, ...]], ...]
     notes: tuple[str, ...]
@@ -79,13 +93,15 @@ class Pairs:
         if not self.same_start or self.same_text in (None, len(self.prompts)) or self.identical:
             return self
         cut = [sides for sides in itertools.starmap(beginning_of, self.prompts) if sides]
+        left_out = len(self.prompts) - len(cut)
         if len(cut) < ENOUGH_KNOWN * len(self.prompts):
             return self._whole(
-                f"texts part, and of {len(self.prompts) - len(cut)} of {len(self.prompts)} prompts no record "
-                "says where (it has no token ids, or no order of steps): whole answers are compared"
+                f"texts part, and of {left_out} of {len(self.prompts)} {self.unit} no record says where (it "
+                "has no token ids, or no order of steps): whole answers are compared"
             )
-        left_out = len(self.prompts) - len(cut)
-        notes = [f"{left_out} prompts are left out: where their texts part is not known"] if left_out else []
+        notes = (
+            [f"{left_out} {self.unit} are left out: where their texts part is not known"] if left_out else []
+        )
         begun = dataclasses.replace(
             self, prompts=tuple(cut), counts=(), same_start=False, notes=(*self.notes, *notes)
         )
@@ -98,9 +114,15 @@ class Pairs:
     def _whole(self, why: str) -> Pairs:
         return dataclasses.replace(self, notes=(*self.notes, why), same_start=False)
 
+    @property
+    def unit(self) -> Unit:
+        """What `prompts` are called."""
+        turns = any(r.conversation for old, _ in self.prompts for r in old)
+        return "conversations" if turns else "prompts"
+
     @functools.cached_property
     def tallies(self) -> tuple[Tallies, Tallies]:
-        """Of both sides, prompt by prompt, the seeds of one summed."""
+        """Of both sides, prompt by prompt, the seeds and turns of one summed."""
         old, new = (self._side(i) for i in (0, 1))
         return old, new
 
@@ -165,32 +187,35 @@ def pair(
                 f"(--across {field} compares across it)"
             )
     counts = counts or (counted(old), counted(new))
-    left, right = (_by_prompt(side.records) for side in counts)
-    matched, edited = _matched(left, right, by_id=bool(_RENDERING & differ.keys()))
+    left, right = (by_prompt(side.records) for side in counts)
+    partners, edited = matched(left, right, by_id=bool(_RENDERING & differ.keys()))
     # Stopped early on purpose: the prompts that were not asked are not missing.
     larger = len(right) if new.stopped_at is not None else max(len(left), len(right))
-    if larger == 0 or len(matched) < ENOUGH_IN_COMMON * larger:
+    if larger == 0 or len(partners) < ENOUGH_IN_COMMON * larger:
         raise Refused(
-            f"{len(matched)} of {larger} prompts are in common (baseline {len(left)}, now {len(right)}), "
+            f"{len(partners)} of {larger} prompts are in common (baseline {len(left)}, now {len(right)}), "
             f"at least {ENOUGH_IN_COMMON:.0%} must be{edited}"
         )
     notes = [*_environment_notes(old, new), *execution_notes(old, new), *_settings_notes(old, new)]
-    if len(matched) < larger:
-        notes.append(f"{larger - len(matched)} of {larger} prompts have no partner and are left out")
-    pairs = [(left[key], right[partner]) for key, partner in matched.items()]
-    rendered = [] if _RENDERING & differ.keys() else _rendering_notes(pairs)
+    if len(partners) < larger:
+        notes.append(f"{larger - len(partners)} of {larger} prompts have no partner and are left out")
+    pairs = [(left[key], right[partner]) for key, partner in partners.items()]
+    begun = [] if _RENDERING & differ.keys() else [(a, b) for a, b in pairs if not a[0].conversation]
+    rendered = rendering_notes(begun)
     notes += rendered
-    shared = [_same_seeds(a, b) for a, b in pairs]
+    shared = [same_seeds(a, b) for a, b in pairs]
     if all(a for a, _ in shared):
         pairs = shared
     elif any(record.identity.sampling.get("temperature") for record in (old, new)):
         notes.append("other seeds: paired by prompt alone, which takes more prompts for the same certainty")
+    units = by_conversation(pairs)
+    notes += turns_notes(units, pairs)
     empty = {r.prompt for r in new.prompts if not countable(r)}
-    silenced = len(empty & (left.keys() - matched.keys()))
+    silenced = len(empty & (left.keys() - partners.keys()))
     if silenced > max(1, MOST_SILENCED * larger):
         raise Refused(f"{silenced} of {larger} prompts had an answer and have none with a decode step now")
     return Pairs(
-        prompts=tuple(pairs),
+        prompts=units,
         notes=tuple(notes),
         same_drafter=_same_drafter(old, new),
         counts=counts,
@@ -212,87 +237,6 @@ def _same_drafter(old: CellRecord, new: CellRecord) -> bool:
         return True  # an older file does not say what a server that was not ours drafted with
     one, other = ((side.method, side.settings, side.weights) for side in sides)
     return one == other
-
-
-Answers = tuple[PromptRecord, ...]
-"""To one prompt, of all its seeds."""
-
-
-def _by_prompt(records: list[PromptRecord]) -> dict[str, Answers]:
-    groups: dict[str, Answers] = {}
-    for r in records:
-        groups[r.prompt] = (*groups.get(r.prompt, ()), r)
-    return {
-        key: rs if len(rs) == 1 else tuple(sorted(rs, key=lambda r: (r.seed, r.repeat)))
-        for key, rs in groups.items()
-    }
-
-
-def _matched(
-    left: dict[str, Answers], right: dict[str, Answers], *, by_id: bool
-) -> tuple[dict[str, str], str]:
-    """The partner of each prompt by their ids; and what to say of those that only have the id in common.
-
-    A prompt that was renamed is found by what it was rendered to.
-    """
-    matched = {
-        key: key for key, rs in left.items() if key in right and (by_id or _same_prompt(rs, right[key]))
-    }
-    if not by_id:
-        free = {rs[0].prompt_hash: key for key, rs in right.items() if key not in matched}
-        for key, rs in left.items():
-            if key not in matched and (partner := free.pop(rs[0].prompt_hash, None)):
-                matched[key] = partner
-    same_id = (left.keys() & right.keys()) - matched.keys()
-    texts = [(left[key][0].prompt_text_hash, right[key][0].prompt_text_hash) for key in same_id]
-    if any(None in pair for pair in texts):
-        return matched, (
-            "; one file is too old to say whether prompts of the same id that were rendered to other tokens "
-            "have the same text: measure it anew"
-        )
-    return matched, f"; {len(same_id)} of the same id have another text" if same_id else ""
-
-
-def _same_prompt(old: Answers, new: Answers) -> bool:
-    """Whether two prompts of one id have the same text."""
-    return all(_same_text(a, b) for a in old for b in new)
-
-
-def _same_text(old: PromptRecord, new: PromptRecord) -> bool:
-    if old.prompt_hash == new.prompt_hash:
-        return True
-    if old.prompt_text_hash and new.prompt_text_hash:
-        return old.prompt_text_hash == new.prompt_text_hash
-    # The hash in an older file may be of the text.
-    return old.prompt_text_hash == new.prompt_hash or old.prompt_hash == new.prompt_text_hash
-
-
-def _rendering_notes(pairs: list[tuple[Answers, Answers]]) -> list[str]:
-    """What to say of prompts with the same text that were not surely rendered to the same tokens."""
-    differ = [(a, b) for (a, *_), (b, *_) in pairs if a.prompt_hash != b.prompt_hash]
-    other = sum(None not in (a.rendered_hash, b.rendered_hash) for a, b in differ)
-    notes = []
-    if other:
-        notes.append(
-            f"{other} of {len(pairs)} prompts have the same text, but were rendered to other tokens (a chat "
-            "template that writes the date, say)"
-        )
-    if unknown := len(differ) - other:
-        notes.append(
-            f"{unknown} of {len(pairs)} prompts have the same text, but one side does not say to which "
-            "tokens it was rendered"
-        )
-    return notes
-
-
-def _same_seeds(
-    old: tuple[PromptRecord, ...], new: tuple[PromptRecord, ...]
-) -> tuple[tuple[PromptRecord, ...], tuple[PromptRecord, ...]]:
-    one_each = len(old) == len(new) == 1
-    if old[0].seed == new[0].seed if one_each else [r.seed for r in old] == [r.seed for r in new]:
-        return old, new
-    seeds = {r.seed for r in old} & {r.seed for r in new}
-    return tuple(r for r in old if r.seed in seeds), tuple(r for r in new if r.seed in seeds)
 
 
 def _environment_notes(old: CellRecord, new: CellRecord) -> list[str]:

@@ -17,7 +17,8 @@ from harness.judge.curve import Measured
 from harness.judge.pairing import drafting
 from harness.judge.speedup import SpeedRecord, over_pairs
 from harness.measure.validity import countable, mostly_degenerate, total
-from harness.results.records import CellName, CellRecord, PromptRecord
+from harness.results.records import CellName, CellRecord
+from harness.results.stretches import sums_of
 from harness.stats.blocks import MARGIN
 from harness.stats.paired import MIN_PROMPTS, PairedRatio, paired_log_ratio
 from harness.text.render import by_text
@@ -156,7 +157,8 @@ def of_starts(run: str, record: CellRecord, measured: Measured) -> Evidence:
 
 def interval_of(record: CellRecord) -> tuple[float, float] | None:
     """The 95 % interval of tokens per step, from the scatter between prompts; None where there is none."""
-    sums = _sums(record.prompts if record.valid else (), lambda r: (r.tally.committed, r.tally.decode_steps))
+    answers = filter(countable, record.prompts if record.valid else ())
+    sums = sums_of(answers, lambda r: (r.tally.committed, r.tally.decode_steps))
     tokens, steps = ([pair[at] for pair in sums.values()] for at in (0, 1))
     if len(sums) < MIN_PROMPTS:
         return None
@@ -190,8 +192,8 @@ def _looped(record: CellRecord) -> str:
 
 def _paired(record: CellRecord, none: CellRecord) -> PairedRatio | str:
     """The change of tokens a second of a request; or why there is none."""
-    sides = ([r for r in one.prompts if r.total_s] for one in (none, record))
-    old, new = (_sums(prompts, lambda r: (r.output_tokens, r.total_s)) for prompts in sides)
+    sides = ([r for r in one.prompts if r.total_s and countable(r)] for one in (none, record))
+    old, new = (sums_of(answers, lambda r: (r.output_tokens, r.total_s or 0)) for answers in sides)
     both = [name for name in new if name in old]
     if not both:
         return "nothing was timed"
@@ -203,15 +205,6 @@ def _paired(record: CellRecord, none: CellRecord) -> PairedRatio | str:
     except ValueError as error:  # times that nobody can have measured
         return str(error)
     return change if change.interval() else "a few answers hold nearly all of its time: it has no interval"
-
-
-def _sums(records: Iterable[PromptRecord], what: Any) -> dict[str, tuple[float, float]]:
-    """Two sums for each prompt, over its repeats."""
-    sums: dict[str, tuple[float, float]] = {}
-    for r in filter(countable, records):
-        before, more = sums.get(r.prompt, (0.0, 0.0)), what(r)
-        sums[r.prompt] = (before[0] + more[0], before[1] + more[1])
-    return sums
 
 
 Kind = Literal["drafter", "none", "nothing", "not measured"]

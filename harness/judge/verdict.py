@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from harness.judge.evidence import Evidence, Loss, Position, StretchChange, evidence
-from harness.judge.pairing import Pairs, Refused, pair
+from harness.judge.pairing import Pairs, Refused, Unit, pair
 from harness.results.records import CellRecord
 from harness.results.stretches import name_of
 from harness.stats import paired, planning
@@ -58,6 +58,8 @@ class Verdict:
     share: float | None = None
     """Of the tokens, in those beginnings; None where whole answers were compared."""
     prompts: int = 0
+    """As many as are independent; conversations, where `unit` says so."""
+    unit: Unit = "prompts"
     same_text: int | None = 0
     lower: bool = False
     """`ok`, and significantly lower, but inside the margin."""
@@ -131,7 +133,8 @@ def judge_pairs(
     """
     if len(pairs.prompts) < paired.MIN_PROMPTS:
         raise Refused(
-            f"{len(pairs.prompts)} prompts are too few for a verdict: it needs {paired.MIN_PROMPTS} or more"
+            f"{len(pairs.prompts)} {pairs.unit} are too few for a verdict: it needs "
+            f"{paired.MIN_PROMPTS} or more"
         )
     if look not in (None, *paired.LOOKS):
         looks = ", ".join(map(str, paired.LOOKS))
@@ -151,6 +154,7 @@ def judge_pairs(
         whole=shown.whole,
         share=shown.pairs.share,
         prompts=shown.m,
+        unit=pairs.unit,
         same_text=pairs.same_text,
         lower=kind == "ok" and shown.significant and shown.primary.se > 0,
         notes=(*shown.pairs.notes, *_of_whole_answers(shown)),
@@ -202,11 +206,12 @@ def worst(verdicts: Collection[Verdict]) -> Verdict:
 
 
 def _identical(shown: Evidence) -> str:
-    return f"tokens per step {shown.primary.r1:.2f}, identical in all {shown.m} prompts ({_hidden(shown)})"
+    of = f"{shown.m} {shown.pairs.unit}"
+    return f"tokens per step {shown.primary.r1:.2f}, identical in all {of} ({_hidden(shown)})"
 
 
 def _hidden(shown: Evidence) -> str:
-    share = f"95 % sure that fewer than {paired.share_bound(shown.m):.1%} of such prompts differ"
+    share = f"95 % sure that fewer than {paired.share_bound(shown.m):.1%} of such {shown.pairs.unit} differ"
     return f"{share}, so a loss up to {shown.unseen:.1%} may hide" if shown.unseen > 0 else share
 
 
@@ -232,7 +237,7 @@ def _sentence(verdict: Verdict, shown: Evidence) -> str:
         else f"{verdict.same_text} with the same text"
     )
     where = "" if verdict.against == "baseline" else f" against the {verdict.against}"
-    parts.append(f"paired over {m} prompts{where}, {same}")
+    parts.append(f"paired over {m} {shown.pairs.unit}{where}, {same}")
     if shown.pairs.silenced:
         parts.append(f"{shown.pairs.silenced} prompts that had an answer have none with a decode step")
     parts += [_what_was_lost(position) for position in gone]
@@ -279,16 +284,16 @@ def _what_was_lost(position: Position) -> str:
 def _why(unsettled: Unsettled, shown: Evidence) -> str:
     if unsettled.rule == "few-differ":
         return (
-            f"only {shown.primary.differing} prompts differ, and the scatter of fewer than "
+            f"only {shown.primary.differing} {shown.pairs.unit} differ, and the scatter of fewer than "
             f"{paired.MIN_DIFFERING} decides nothing"
         )
     if unsettled.rule == "unasked":
-        return f"a loss up to {shown.unseen:.1%} may hide in prompts that were not asked yet"
+        return f"a loss up to {shown.unseen:.1%} may hide in {shown.pairs.unit} that were not asked yet"
     at_once = "" if shown.look is None else ", all asked at once,"
     settle = (
-        f"about {unsettled.prompts} prompts{at_once} would settle it"
+        f"about {unsettled.prompts} {shown.pairs.unit}{at_once} would settle it"
         if unsettled.prompts
-        else "no number of such prompts would settle it"
+        else f"no number of such {shown.pairs.unit} would settle it"
     )
     if not unsettled.could_see or unsettled.could_see > _ALL:
         return f"a few prompts hold nearly all steps, so no loss could have been seen; {settle}"

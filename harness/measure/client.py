@@ -182,6 +182,7 @@ class Client:
             "seed": seed,
             "language": prompt.language,
             "category": prompt.category,
+            "conversation": prompt.row if prompt.row != prompt.id else None,
             "prompt_hash": hash_of(stream.prompt_ids if stream.prompt_ids is not None else prompt.text),
             "prompt_text_hash": hash_of(prompt.text),
             "text": text,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.cells import Cell
-from harness.config.prompts import Prompt, check_texts
+from harness.config.prompts import Prompt, check_texts, first_rows
 from harness.engine.metrics import SpecCounters, settled
 from harness.engine.server import Server
 from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall, guarded, stalls_in
@@ -104,12 +104,12 @@ class Measurement:
             self._run(self._prepare)
 
     def one_pass(self, repeat: int, *, first: int | None = None) -> None:
-        """Send every prompt that this repeat still lacks, of the first `first` or of all.
+        """Send every prompt that this repeat still lacks, of the first `first` rows or of all.
 
         Raises:
             ServerFailed: the server stalled, and either too often or it is not ours to start anew.
         """
-        self._send((repeat,), self._prompts[:first])
+        self._send((repeat,), first_rows(self._prompts, first))
 
     def all_passes(self) -> None:
         """Send what all repeats still lack in one stream: no pass waits for the last answer of another.

@@ -38,12 +38,9 @@ Source = Literal["request", "counters", "none"]
 ENDS = frozenset({"stop", "length", "tool_calls"})
 """The finish reasons of a whole answer. vLLM also has abort, error and repetition."""
 
-_MOST = 2**53
-"""What a float still holds exactly: no figure overflows."""
-MOST_K = 1024
-"""No engine drafts as many tokens a step."""
+_MOST = 2**53  # what a float still holds exactly: no figure overflows
+MOST_K = 1024  # no engine drafts as many tokens a step
 _COUNTED = re.compile(r"(?P<count>\d{1,9}) of (?P<of>\d{1,9}) ")
-
 
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Seconds = Annotated[float, Field(ge=0, le=_MOST)]
@@ -99,21 +96,20 @@ class PromptRecord(Record):
     repeat: Count
     seed: int
     language: str
-    category: str | None = None
-    """As the user's file of prompts says it."""
+    category: str | None = None  # as the user's file of prompts says it
+    conversation: str | None = None  # of a later turn: the prompt of the first one
     source: Source
     """Where acceptance was read: from the response, from the server's counters, or nowhere."""
     accepted: tuple[Count, ...] | None
-    """Per verify step; None where the engine reports the histogram alone, and the pieces of the stream do
-    not tell the rest."""
+    """Per verify step; None where neither the engine nor the pieces of the stream tell it."""
     drafted: tuple[Count, ...] | None
     histogram: tuple[Count, ...] = Field(min_length=1, max_length=MOST_K + 1)
     """Verify steps that accepted exactly j tokens, k + 1 values."""
     draft_tokens: Count | None
     undrafted: Count
     steps: tuple[Count, ...] | None = None
-    """Tokens that each decode step committed, cut at the answer's end: kept where some had no drafts, so that
-    `accepted` does not say it. None where the stream came in other pieces."""
+    """Tokens that each decode step committed, cut at the answer's end: kept where `accepted` does not say it,
+    as some had no drafts. None where the stream came in other pieces."""
     token_ids: tuple[Count, ...] | None = None
     """Of the answer; None where the server did not return all. Two answers are compared until they part."""
     prompt_tokens: Count
@@ -161,6 +157,11 @@ class PromptRecord(Record):
             if found != wanted:
                 raise ValueError(f"steps and their tokens are {found}, but must be {wanted}")
         return self
+
+    @property
+    def unit(self) -> str:
+        """What intervals count: a prompt, or the conversation of which this is a turn."""
+        return self.conversation or self.prompt
 
     @property
     def accepted_by_step(self) -> tuple[int, ...] | None:
@@ -258,8 +259,7 @@ class CellRecord(Record):
     provenance: dict[str, Any]
     """Command, commit, time, host. Never compared."""
     stopped_at: int | None = None
-    """The look at which a sequential measurement was decided: so many prompts were planned up to it.
-    None where all prompts were measured."""
+    """The look, in prompts, that decided a sequential measurement; None where all were measured."""
     warmups: int
     counters: dict[str, int]
     """What /metrics moved by while the measured prompts ran."""

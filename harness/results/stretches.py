@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,7 @@ def stretches_of(records: Sequence[PromptRecord]) -> tuple[Stretch, ...]:
     starts = reached(records)
     if len(starts) <= 1:
         return ()
-    found = zip(starts, split(_by_prompt(records)), strict=False)
+    found = zip(starts, split(_by_unit(records)), strict=False)
     return tuple(Stretch(start=start, **_span(*sums)) for start, sums in found)
 
 
@@ -121,13 +121,13 @@ def parts_of(records: Sequence[PromptRecord]) -> tuple[Part, ...]:
     """Thinking and answer of a cell's answers; none where none of them thought."""
     if not any(name == "reasoning" for r in records for name, _ in r.parts or ()):
         return ()
-    found = zip(PARTS, _summed(_by_prompt(records), len(PARTS), _part), strict=True)
+    found = zip(PARTS, _summed(_by_unit(records), len(PARTS), _part), strict=True)
     return tuple(Part(part=part, **_span(*sums)) for part, sums in found)
 
 
 def interval_of(records: Sequence[PromptRecord], sums: Tallies) -> tuple[float, float] | None:
     """`Span.interval` of whole answers, whose sums are `sums`."""
-    by_prompt = _sums_by_prompt(records, (sums.committed, sums.decode_steps))
+    by_prompt = _sums_by_unit(records, (sums.committed, sums.decode_steps))
     interval: tuple[float, float] | None = _span(*by_prompt)["interval"]
     return interval
 
@@ -139,14 +139,14 @@ def acceptance_intervals(
 
     None where nothing varied, or fewer than 8 prompts have a verify step.
     """
-    verified, *accepted = _sums_by_prompt(records, sums.at_least)
+    verified, *accepted = _sums_by_unit(records, sums.at_least)
     return tuple(_share_interval(a, verified) for a in accepted)
 
 
-def _sums_by_prompt(records: Sequence[PromptRecord], counts: Sequence[FloatArray] | FloatArray) -> FloatArray:
-    """The seeds of each prompt added up; shape (counts, prompts)."""
+def _sums_by_unit(records: Sequence[PromptRecord], counts: Sequence[FloatArray] | FloatArray) -> FloatArray:
+    """The seeds and turns of each unit added up; shape (counts, units)."""
     prompts: dict[str, int] = {}
-    at = np.array([prompts.setdefault(r.prompt, len(prompts)) for r in records], dtype=np.intp)
+    at = np.array([prompts.setdefault(r.unit, len(prompts)) for r in records], dtype=np.intp)
     return np.array([np.bincount(at, count, len(prompts)) for count in counts])
 
 
@@ -170,10 +170,22 @@ def _part(record: PromptRecord, begins: FloatArray) -> NDArray[np.intp] | None:
     return found
 
 
-def _by_prompt(records: Sequence[PromptRecord]) -> list[list[PromptRecord]]:
+def sums_of(
+    records: Iterable[PromptRecord], what: Callable[[PromptRecord], tuple[float, ...]]
+) -> dict[str, tuple[float, ...]]:
+    """Some figures of answers, summed over the seeds and turns of each unit."""
+    sums: dict[str, tuple[float, ...]] = {}
+    for r in records:
+        more = what(r)
+        before = sums.get(r.unit)
+        sums[r.unit] = more if before is None else tuple(a + b for a, b in zip(before, more, strict=True))
+    return sums
+
+
+def _by_unit(records: Sequence[PromptRecord]) -> list[list[PromptRecord]]:
     groups: dict[str, list[PromptRecord]] = {}
     for r in records:
-        groups.setdefault(r.prompt, []).append(r)
+        groups.setdefault(r.unit, []).append(r)
     return list(groups.values())
 
 

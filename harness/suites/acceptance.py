@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.cells import Cell, cells_of
-from harness.config.prompts import Prompt
+from harness.config.prompts import Prompt, first_rows
 from harness.config.stack import NONE
 from harness.errors import BadInput
 from harness.judge import baselines
@@ -117,7 +117,7 @@ def in_sequence(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     """The prompts of a sequential measurement: as many as its last look wants, always mixed alike."""
     # The turns of a row stay together.
     mixed = sorted(prompts, key=lambda p: hashlib.sha256(p.row.encode()).digest())
-    return tuple(mixed[: LOOKS[-1]])
+    return first_rows(mixed, LOOKS[-1])
 
 
 def _first_decided(measurement: Measurement, run: Run) -> int:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from harness.config.cells import Cell, without_drafts
 from harness.config.stack import Stack
 from harness.results.records import CellRecord, PromptRecord
+from harness.results.stretches import sums_of
 from harness.results.whole import flaws_of
 from harness.run import Run
 from harness.stats.paired import PairedRatio, paired_log_ratio
@@ -62,13 +63,19 @@ def alone(cell: Cell, **changes: object) -> Cell:
 
 
 def paired(old: CellRecord, new: CellRecord, over: Figure, under: Figure) -> PairedRatio | None:
-    """The change of sum over / sum under, prompt by prompt; None where too few prompts have both figures."""
+    """The change of sum over / sum under, prompt by prompt; None where too few prompts have both figures.
+
+    The seeds and turns of one are summed, where an answer has all its figures.
+    """
     before = {(r.prompt, r.repeat): r for r in old.prompts}
-    both = [(before[r.prompt, r.repeat], r) for r in new.prompts if (r.prompt, r.repeat) in before]
-    rows = [(over(a), under(a), over(b), under(b)) for a, b in both]
-    known = [row for row in rows if all(row)]
+
+    def figures(r: PromptRecord) -> tuple[float, ...]:
+        sides = before[r.prompt, r.repeat], r
+        return tuple(figure(side) or 0.0 for side in sides for figure in (over, under))
+
+    both = [r for r in new.prompts if (r.prompt, r.repeat) in before and all(figures(r))]
     try:
-        return paired_log_ratio(*zip(*known, strict=True))
+        return paired_log_ratio(*zip(*sums_of(both, figures).values(), strict=True))
     except (ValueError, TypeError):  # a scatter needs two prompts
         return None
 

@@ -142,7 +142,10 @@ def _left_to_target(prompt: Prompt) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """The answers to the same prompts, with what is wrong with each."""
+    """The answers to the same prompts, with what is wrong with each.
+
+    A conversation is one prompt here, and as wrong as the first of its turns that is.
+    """
 
     prompts: Mapping[str, Prompt]
     plain: CellRecord | None
@@ -157,7 +160,8 @@ class Pairs:
         flaws: dict[str, tuple[Flaw, Flaw]] = {}
         for r in drafted.prompts:
             prompt, other = prompts[r.prompt], before.get(r.prompt)
-            flaws[r.prompt] = flaw_of(prompt, other) if other else "", flaw_of(prompt, r)
+            old, new = flaws.get(r.unit, ("", ""))
+            flaws[r.unit] = old or (flaw_of(prompt, other) if other else ""), new or flaw_of(prompt, r)
         return cls(prompts=prompts, plain=plain, drafted=drafted, flaws=flaws)
 
     @property
@@ -211,7 +215,7 @@ class Pairs:
 
     def _row(self, kind: str, own: Sequence[str]) -> Values:
         before, after = (sum(not self.flaws[prompt][side] for prompt in own) for side in (0, 1))
-        tally = total(r for r in self.drafted.prompts if r.prompt in own)
+        tally = total(r for r in self.drafted.prompts if r.unit in own)
         lost, won = ([p for p in which if p in own] for which in (self.lost, self.won))
         return {
             "kind": kind,

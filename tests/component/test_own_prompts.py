@@ -52,6 +52,7 @@ def test_turns_are_asked_in_order_and_follow_the_models_own_answers(pytester: py
 
     assert [r.prompt for r in cell.prompts] == ["1", "1#2", "2", "2#2", "3", "3#2"]
     assert {r.category for r in cell.prompts} == {"c"}
+    assert [r.unit for r in cell.prompts] == ["1", "1", "2", "2", "3", "3"]
     text = {r.prompt: r.text for r in cell.prompts}
     for n in (1, 2, 3):
         turn = next(body["messages"] for body in asked if body["messages"][-1]["content"] == f"then {n}")

@@ -460,3 +460,25 @@ def test_a_second_drafter_is_added_to_an_imported_run(imported: Import) -> None:
     imported(AIPERF, name="other")
 
     assert {entry.cell.drafter for entry in collect(Path("run")).entries} == {"one", "other"}
+
+
+@pytest.mark.parametrize("file", [AIPERF, GUIDELLM])
+def test_turns_of_a_conversation_are_one_unit(imported: Import, file: str) -> None:
+    def later_turns(data: Any) -> None:
+        infos = [one["info"] for one in data["benchmarks"][0]["requests"]["successful"]]
+        for turn, info in enumerate(infos[:3]):
+            info |= {"conversation_id": "c", "turn_index": turn}
+
+    if file == GUIDELLM:
+        change(f"eagle3r1/{file}", later_turns)
+    else:
+        for turn in range(3):
+            change(
+                f"eagle3r1/{file}",
+                lambda data, turn=turn: data["metadata"].update(conversation_id="c", turn_index=turn),
+                line=turn,
+            )
+    prompts = imported(file).prompts
+    later = [r for r in prompts if r.conversation]
+    assert len(later) == 2
+    assert len({r.unit for r in prompts}) == len(prompts) - 2
