@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.config.space import Space
 from harness.measure.validity import countable, mostly_degenerate, total
 from harness.results.records import CellRecord, PromptRecord
+from harness.results.stretches import sums_of
 from harness.results.timing import speed_of
 from harness.stats.blocks import LOG_MARGIN, NEW, OLD
 from harness.stats.paired import paired_log_ratio, sequential_thresholds
@@ -97,6 +98,6 @@ def _columns(old: CellRecord, new: CellRecord, *, steps: bool) -> list[list[floa
             return r.tally.committed, r.tally.decode_steps
         return r.output_tokens, r.total_s or 0.0
 
-    sides = [{r.prompt: of(r) for r in side.prompts if countable(r)} for side in (old, new)]
-    both = sides[OLD].keys() & sides[NEW].keys()
-    return [[side[name][at] for name in sorted(both)] for side in sides for at in (0, 1)]
+    sides = [sums_of(filter(countable, side.prompts), of) for side in (old, new)]
+    both = sorted(sides[OLD].keys() & sides[NEW].keys())
+    return [[side[name][at] for name in both] for side in sides for at in (0, 1)]

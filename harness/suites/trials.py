@@ -6,12 +6,12 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.config.cells import Cell, canonical
-from harness.config.prompts import load_prompts
+from harness.config.prompts import Prompt, load_prompts
 from harness.config.shipped import DATA
 from harness.config.space import Search, Space, Values
 from harness.engine.process import memory_below
@@ -77,7 +77,7 @@ class Trials:
         run = self._run("", {}, search.levels[0])
         cell = search.cell({}, search.levels[0])
         run.refuse_in_flight([cell], max(search.levels))
-        there, kept = len(run.prompts(cell)), len(run.reserve(cell.name))
+        there, kept = _rows(run.prompts(cell)), _rows(run.reserve(cell.name))
         if min(there, kept) < MIN_PROMPTS:
             raise BadInput(
                 f"{search.path}: a trial asks {there} prompts of {cell.name.workload}/{cell.name.language}, "
@@ -125,7 +125,7 @@ class Trials:
 
             def passes(measurement: Measurement) -> int | None:
                 stopped_at = None
-                for look in (look for look in LOOKS if look < len(prompts)):
+                for look in (look for look in LOOKS if look < _rows(prompts)):
                     measurement.one_pass(0, first=look)
                     if surely_worse(measurement.so_far(look), best, search.space, look=look):
                         stopped_at = look
@@ -256,6 +256,11 @@ def _said(change: PairedRatio, interval: tuple[float, float] | None, of: str, sp
     sure = interval is not None and interval[0] > 0
     said = "" if sure else "; not shown to be better: keep the default"
     return f"{rates}, {percent(change.change)} (95 % CI {signed_interval(interval)} over {of}){said}"
+
+
+def _rows(prompts: Sequence[Prompt]) -> int:
+    """How many prompts, the turns of a chat together."""
+    return len({prompt.row for prompt in prompts})
 
 
 def _memory(bench: Bench, cell: Cell) -> dict[str, float]:
