@@ -146,6 +146,11 @@ class Suite:
     plan: Callable[[Run, Sequence[Cell]], list[str]] = lambda *_: []
     """Lines for the plan, beside how many cells, servers and prompts there are."""
 
+    @property
+    def apart(self) -> bool:
+        """Its cells stay together, on servers that it shares with no other suite."""
+        return self.own_servers or self.beside_none
+
 
 Rounds = Callable[[Callable[[int], None], int], None]
 """Calls a function with 0, 1, ... so many times; a benchmark may time each call."""
