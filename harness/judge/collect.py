@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +26,7 @@ _FEW = 8
 """Cells named in a message; the rest are counted."""
 _STARTS = ("speed/", "throughput/", "curve/pairs/")
 """Suites of single server starts. A claim about speed is made of these; they are no cells to compare."""
+_R = TypeVar("_R")
 _SPEED_UPS = "speed-ups over pairs of starts are not compared here"
 
 
@@ -77,12 +79,16 @@ class _Head(BaseModel):
     environment: Environment
 
 
-def collect(path: Path) -> Side:
+def collect(path: Path, *, damaged: list[BadRecord] | None = None) -> Side:
     """The cells at `path`: a run, a folder of baselines, any folder of cell files, or one cell file.
+
+    Args:
+        path: where they are.
+        damaged: takes what is wrong with the damaged files of a folder, which are then left out.
 
     Raises:
         BadInput: nothing is there, or no cell is.
-        BadRecord: a file is damaged, with the reason.
+        BadRecord: a file is damaged, with the reason, and `damaged` does not take it.
     """
     if path.is_file():
         if path.name == RUN_FILE:
@@ -96,7 +102,7 @@ def collect(path: Path) -> Side:
     if not path.is_dir():
         raise BadInput(f"{path}: no such file or folder{near_path(path)}", code="no-cells")
     files = [file for file in sorted(path.rglob("*.json")) if _may_be_cell(file, path)]
-    found = [_cell_or_other(file) for file in files]
+    found = [one for file in files if (one := _unless_damaged(_cell_or_other, file, damaged))]
     entries = [entry for entry in found if isinstance(entry, Entry)]
     others = Counter(what for what in found if isinstance(what, str))
     notes = [f"{times} files of {what}" for what, times in others.items()]
@@ -106,8 +112,8 @@ def collect(path: Path) -> Side:
         raise BadInput(f"{path} holds no cell" + f" ({'; '.join(notes)})" * bool(notes), code="no-cells")
     name = str(path)
     subject: tuple[str, ...] = ()
-    if (path / RUN_FILE).is_file():
-        run = load(path / RUN_FILE, RunRecord)
+    described = (path / RUN_FILE).is_file()
+    if described and (run := _unless_damaged(lambda file: load(file, RunRecord), path / RUN_FILE, damaged)):
         name, subject = path.resolve().name, run.subject
         notes += [] if run.finished else ["the run is not finished: some of its cells are missing"]
     return Side(
@@ -117,6 +123,16 @@ def collect(path: Path) -> Side:
         subject=subject,
         notes=tuple(notes),
     )
+
+
+def _unless_damaged(read: Callable[[Path], _R], file: Path, damaged: list[BadRecord] | None) -> _R | None:
+    try:
+        return read(file)
+    except BadRecord as error:
+        if damaged is None:
+            raise
+        damaged.append(error)
+        return None
 
 
 def of_drafter(side: Side, drafter: str) -> Side:
