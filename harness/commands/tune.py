@@ -40,8 +40,7 @@ def run(options: argparse.Namespace) -> int:
         what = f"--trials {options.trials}: must be 1 or more, and at most {_MOST}"
         raise BadInput(what, code="option-value")
     path = find_stack(options.space, DATA / "spaces", option="SPACE", what="space")
-    folder = options.results / f"tune-{path.stem}"
-    search = Search(path, folder)
+    search, folder = Search(path), options.results / f"tune-{path.stem}"
     rarely = Rarely()
 
     def tell(text: str) -> None:

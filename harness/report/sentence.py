@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 MARKS = {"identical": "=", "ok": "✓", "improved": "▲", "regressed": "▼", "inconclusive": "?", "invalid": "✗"}
 
-_KINDS = {
+KINDS = {
     "measured": ("measured", ""),
     "unchecked": ("skipped", ""),
     "identical": ("unchanged", MARKS["identical"]),
@@ -34,11 +34,11 @@ def sentence(found: Sequence[tuple[str, str]], *, of: str = "cell") -> str:
     """`▼ 16 cells: 15 unchanged, 1 worse: chat-en-instruct-ngram-k4`; empty where there is no cell.
 
     Args:
-        found: each cell's name, and what became of it: a key of `_KINDS`.
+        found: each cell's name, and what became of it: a key of `KINDS`.
         of: what is counted.
     """
     text, worst, apart = f"{len(found)} {of}{'s' * (len(found) != 1)}", "", ": "
-    for kind, (words, mark) in _KINDS.items():
+    for kind, (words, mark) in KINDS.items():
         if names := [name for name, became in found if became == kind]:
             worst, bad = mark or worst, mark in _BAD
             text += f"{apart}{len(names)} {words}{_named(names) if bad else ''}"

@@ -1,0 +1,85 @@
+"""The command `draftgate report`: runs as one page of HTML."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from harness.errors import BadInput
+from harness.judge.curve import Curve, Measured
+from harness.report.html.given import read
+from harness.report.html.page import Shown, document
+from harness.report.html.write import page
+from harness.results.files import write_atomically
+from harness.suites.curve import SUITE as CURVE, of_run
+from harness.suites.runner import kept
+from harness.text.console import complain, show
+from harness.text.redaction import without_secrets
+from harness.text.render import visible
+from harness.text.validation import near_path
+
+_INCOMPLETE = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the command's parser its options, and the function that runs it."""
+    parser.description = (
+        "Write runs into one HTML file that needs no network: verdicts, charts, answers side by side. "
+        "Exit code: 0 everything is shown, 2 something could not be read or was refused."
+    )
+    add = parser.add_argument
+    what = "runs, folders of cells, or cells; without --baseline each is compared with the first"
+    add("runs", metavar="RUN", nargs="+", type=Path, help=what)
+    add("--baseline", metavar="DIR", type=Path, help="compare each with this: baselines, or another run")
+    across = "a field of the identity that may differ; then there is no verdict, unless the stack declares it"
+    add("--across", metavar="FIELD", action="append", default=[], help=across)
+    add("--output", metavar="FILE", type=Path, required=True, help="the page, like report.html")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the page; the exit code.
+
+    Raises:
+        BadInput: nothing that was named can be shown, or the page cannot be written.
+    """
+    if not options.output.parent.is_dir():
+        raise BadInput(
+            f"--output {options.output}: there is no folder {options.output.parent}"
+            f"{near_path(options.output.parent)}; make it first",
+            code="cannot-write",
+        )
+    shown = [_shown(path) for path in dict.fromkeys(options.runs)]
+    baseline = read(options.baseline) if options.baseline else None
+    if baseline and not baseline.side:
+        raise BadInput(f"--baseline: {'; '.join(baseline.faults)}", code="no-cells")
+    faults = [fault for one in shown for fault in (*one.given.faults, *one.faults)]
+    faults += baseline.faults if baseline else ()
+    if not any(one.given.side or one.curves or one.given.begun or one.outcomes for one in shown):
+        raise BadInput(f"no run to show: {'; '.join(faults)}", code="no-cells")
+    command = shlex.join(["draftgate", *sys.argv[1:]])
+    data, texts = document(shown, baseline, across=options.across, command=str(without_secrets(command)))
+    text = page(data, texts)
+    write_atomically(options.output, text)
+    show(f"{visible(data['sentence'])}\n{visible(str(options.output))}: {len(text.encode()) / 1e6:.1f} MB\n")
+    for fault in faults:
+        complain(fault)
+    return _INCOMPLETE if faults else 0
+
+
+def _shown(path: Path) -> Shown:
+    given = read(path, without=f"{CURVE.name}/")
+    curves: list[tuple[Curve, list[Measured]]] = []
+    faults = []
+    if (path / CURVE.name).is_dir():
+        try:
+            curves = [(curve, again) for curve, _, again in of_run(path)]
+        except BadInput as error:
+            faults.append(str(error))
+    outcomes = [
+        {"suite": o.suite, "cell": o.cell, "kind": o.kind, "sentence": o.sentence, "table": o.table}
+        for o in kept(path).values()
+    ]
+    return Shown(given=given, curves=curves, outcomes=outcomes, faults=faults)

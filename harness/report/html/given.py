@@ -1,0 +1,116 @@
+"""Reads what the command line names, as far as it can be read, and says what cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BadInput, BadRecord
+from harness.judge.collect import Side, collect
+from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
+
+_GROUPS = ("identity", "subject", "environment", "provenance")
+_FLEETING = frozenset({"command", "clocks", "server", "self_check", "time", "host"})
+"""Fields of the provenance that differ from run to run and explain no figure."""
+
+Facts = Mapping[tuple[str, str], str]
+"""What a cell says of itself: group and field, and its value as text."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Given:
+    """A run, or a folder of cells."""
+
+    name: str
+    path: Path
+    side: Side | None
+    """Its cells that can be read; None where there are none."""
+    finished: bool
+    """False where its `run.json` says that it is not."""
+    begun: Mapping[str, int]
+    """Cells that are not whole, and how many answers each has."""
+    faults: tuple[str, ...]
+    """Which files cannot be read, and why; or why there are no cells."""
+    facts: Mapping[Path, Facts]
+    """Of each cell, by its file."""
+    commands: tuple[str, ...]
+    times: tuple[str, ...]
+    """When its cells were measured."""
+
+
+def read(path: Path, *, without: str | None = None) -> Given:
+    """Read the cells at `path`. What is damaged there is left out and named.
+
+    Args:
+        path: a run, a folder of cells or baselines, or one cell.
+        without: the beginning of the names of suites whose cells are shown otherwise.
+    """
+    faults: list[str] = []
+    damaged: list[BadRecord] = []
+    side = None
+    try:
+        side = collect(path, damaged=damaged)
+    except BadInput as error:
+        faults.append(str(error))
+    run = _run(path)
+    if run and not run.finished and not damaged:  # that it holds no cell is no fault
+        faults.clear()
+    faults[:0] = map(str, damaged)
+    facts: dict[Path, Facts] = {}
+    commands, times = {_command(run.provenance): None} if run else {}, set()
+    for entry in side.entries if side else ():
+        if without and entry.suite.startswith(without):
+            continue
+        try:
+            record = load(entry.path, CellRecord)
+        except BadRecord as error:
+            faults.append(str(error))
+            continue
+        facts[entry.path] = dict(_facts(record))
+        commands[_command(record.provenance)] = None
+        times.add(str(record.provenance.get("time") or ""))
+    kept = tuple(entry for entry in side.entries if entry.path in facts) if side else ()
+    return Given(
+        name=side.name if side else path.resolve().name if run else str(path),
+        path=path,
+        side=dataclasses.replace(side, entries=kept) if side and kept else None,
+        finished=run is None or run.finished,
+        begun=dict(_begun(path)) if run and not run.finished else {},
+        faults=tuple(faults),
+        facts=facts,
+        commands=tuple(command for command in commands if command),
+        times=tuple(sorted(times - {""})),
+    )
+
+
+def _run(path: Path) -> RunRecord | None:
+    try:
+        return load(path / RUN_FILE, RunRecord)
+    except BadRecord:  # not there, or `collect` has said why
+        return None
+
+
+def _begun(folder: Path) -> Iterator[tuple[str, int]]:
+    for journal in sorted(folder.glob("*/**/*.jsonl")):
+        if not journal.with_suffix(".json").exists() and journal.parent.name != "servers":
+            yield journal.stem, max(0, journal.read_bytes().count(b"\n") - 1)
+
+
+def _command(provenance: Mapping[str, Any]) -> str:
+    return str(provenance.get("command") or "")
+
+
+def _facts(record: CellRecord) -> Iterator[tuple[tuple[str, str], str]]:
+    """Every field, those of an object in it apart."""
+    data = record.model_dump(include=set(_GROUPS))  # in mode "json" half of a surrogate pair raises
+    for group in _GROUPS:
+        for name, value in data[group].items():
+            if group == "provenance" and name in _FLEETING:
+                continue
+            parts = value if isinstance(value, dict) and value else {"": value}
+            for part, one in parts.items():
+                field = f"{name}.{part}" if part else name
+                yield (group, field), one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)

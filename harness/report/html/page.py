@@ -1,0 +1,384 @@
+"""What the page shows, as one document for JSON. Every figure comes from `judge/` and `results/`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BadInput
+from harness.judge import curve
+from harness.judge.collect import Entry
+from harness.judge.compare import CellComparison, Comparison, Figures, Row, compare
+from harness.judge.footnotes import holm_notes
+from harness.judge.pairing import drafting
+from harness.judge.throughput import figures as split_figures
+from harness.report.html.answers import Asked, Texts, prompts_of
+from harness.report.html.given import Facts, Given
+from harness.report.labels import Labels
+from harness.report.run_table import figure_values, verdict_values, worth_a_line
+from harness.report.sentence import KINDS, sentence
+from harness.results.names import thinking_word
+from harness.results.stretches import name_of
+from harness.text.redaction import without_home
+from harness.text.render import by_text
+
+_ORDER = (
+    "regressed",
+    "refused",
+    "invalid",
+    "inconclusive",
+    "improved",
+    "ok",
+    "identical",
+    "measured",
+    "alone",
+)
+"""What may become of a cell, that which needs a look first."""
+WORDS = {kind: KINDS[kind] for kind in _ORDER}
+_LONG = 1000
+"""Characters of a value that is shown whole."""
+_GROUPS = {
+    "identity": "must be the same",
+    "subject": "what is compared",
+    "environment": "machine",
+    "provenance": "program",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A run, and what its suites say beside its cells."""
+
+    given: Given
+    curves: Sequence[tuple[curve.Curve, Sequence[curve.Measured]]] = ()
+    outcomes: Sequence[Mapping[str, str]] = ()
+    """Suite, cell, kind, sentence and table of each question."""
+    faults: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """A run beside what it is compared with."""
+
+    run: Given
+    base: Given | None = None
+    comparison: Comparison | None = None
+    why_not: str = ""
+
+    @property
+    def pairs(self) -> list[tuple[Row, CellComparison]]:
+        rows = self.comparison.rows if self.comparison else ()
+        return [(row, a) for row in rows if (a := row.others[0])]
+
+    def alone(self, met: Collection[Path]) -> tuple[Entry, ...]:
+        """The run's cells without a partner, and not the partner of another run's, as those in `met` are."""
+        own = {a.figures.entry.path for _, a in self.pairs} | set(met)
+        return tuple(e for e in self.run.side.entries if e.path not in own) if self.run.side else ()
+
+
+class _Words:
+    """Texts that stand in the page thousands of times, each by a number."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def number(self, text: str) -> int:
+        return self._numbers.setdefault(text, len(self._numbers))
+
+    @property
+    def all(self) -> list[str]:
+        return list(self._numbers)
+
+
+def document(
+    shown: Sequence[Shown], baseline: Given | None, *, across: Sequence[str] = (), command: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The page, and the texts that its prompts name by number: those that matter most come first.
+
+    Args:
+        shown: the runs. Without a baseline each is compared with the first.
+        baseline: what each is compared with.
+        across: fields of the identity that may differ.
+        command: what makes the page.
+    """
+    texts, asked = Texts(), Asked()
+    first = next((one.given for one in shown if one.given.side), None)
+    found = [
+        _compared(baseline or (None if one.given is first else first), one.given, across) for one in shown
+    ]
+    met = {row.figures.entry.path for one in found for row, _ in one.pairs}
+    cells = [cell for at, one in enumerate(found) for cell in _cells(one, at, met, texts, asked)]
+    cells.sort(key=lambda cell: cell["verdict"] is None)  # what is compared comes first
+    for number, cell in enumerate(cells):
+        cell["number"] = number
+    order = texts.in_order()
+    places, words = {text: i for i, text in enumerate(order)}, _Words()
+    for prompts in (cell["prompts"] for cell in cells if cell["prompts"]):
+        for field in ("asked", "text0", "text1"):
+            prompts[field] = [places.get(text) for text in prompts[field]]
+        for field in ("prompt", "finish0", "finish1"):
+            prompts[field] = [words.number(text) for text in prompts[field]]
+    page = {
+        "schema": 1,
+        "sentence": sentence([(cell["name"], cell["became"]) for cell in cells]) or "no cell is whole yet",
+        "baseline": _path(baseline.path) if baseline else None,
+        "baseline_faults": list(baseline.faults) if baseline else [],
+        "runs": [
+            _run(one, compared, sum(cell["run"] == at for cell in cells))
+            for at, (one, compared) in enumerate(zip(shown, found, strict=True))
+        ],
+        "cells": cells,
+        "looks": list(_looks(cells, [one.given.name for one in shown])),
+        "curves": [_curve(*c, run=at) for at, one in enumerate(shown) for c in one.curves],
+        "beside": (beside := list(_beside(cells))),
+        "endpoints": list(dict.fromkeys(name for row in beside for name in row["rates"])),
+        "findings": list(_findings(cells)),
+        "provenance": list(_provenance(found)),
+        "commands": _commands(shown, baseline, command),
+        "words": words.all,
+        "texts": len(order),
+    }
+    return page, order
+
+
+def _compared(base: Given | None, run: Given, across: Sequence[str]) -> _Compared:
+    if not (base and base.side and run.side):
+        return _Compared(run=run)
+    same = {(e.stack, e.profile) for e in run.side.entries}
+    near = tuple(e for e in base.side.entries if (e.stack, e.profile) in same)
+    old = dataclasses.replace(base.side, entries=near or base.side.entries)
+    try:
+        comparison = compare([old, run.side], across=tuple(dict.fromkeys((*run.side.subject, *across))))
+    except BadInput as error:
+        if error.code == "compare-option":  # no pair of cells could be compared so
+            raise
+        return _Compared(run=run, base=base, why_not=str(error))
+    return _Compared(run=run, base=base, comparison=comparison)
+
+
+def _cells(
+    one: _Compared, run: int, met: Collection[Path], texts: Texts, asked: Asked
+) -> list[dict[str, Any]]:
+    """The cells of a run in order, each beside its partner where it has one."""
+    found: list[tuple[Entry, dict[str, Any]]] = []
+    labels = Labels(one.comparison) if one.comparison else None
+    for row, a in one.pairs:
+        assert labels  # noqa: S101 - there are pairs
+        of = one.comparison
+        across = of.across if of else ()
+        paired = a.verdict.primary is not None
+        cell = {
+            **_cell(a.figures, run, name=labels.row(row)),
+            "became": (became := _became(row, a, judged=bool(of and of.judged))),
+            "rank": _rank(became, a.figures),
+            "base": _figures(row.figures),
+            "verdict": _verdict(a, judged=bool(of and of.judged)),
+            "notes": [*row.notes, *a.notes],
+            "prompts": prompts_of(row.figures.entry, a, across, texts, asked) if paired else None,
+        }
+        found.append((a.figures.entry, cell))
+    if (alone := one.alone(met)) and one.run.side:
+        rest = compare([dataclasses.replace(one.run.side, entries=alone)])
+        names = Labels(rest)
+        for row in rest.rows:
+            cell = _cell(row.figures, run, name=names.row(row))
+            if met and cell["became"] == "measured":
+                cell |= {"became": "alone", "rank": _rank("alone", row.figures)}
+            found.append((row.figures.entry, cell))
+    return [cell for _, cell in sorted(found, key=lambda pair: pair[0].order)]
+
+
+def _cell(figures: Figures, run: int, *, name: str) -> dict[str, Any]:
+    entry, cell = figures.entry, figures.entry.cell
+    axes = {
+        "endpoint": cell.endpoint, "language": cell.language, "workload": cell.workload,
+        "thinking": thinking_word(cell.thinking) if cell.thinking else "", "drafter": drafting(cell),
+        "suite": entry.suite, "profile": entry.profile, "k": cell.k, "family": cell.drafter,
+    }  # fmt: skip
+    empty: dict[str, Any] = {"base": None, "verdict": None, "notes": [], "prompts": None}
+    became = "invalid" if figures.invalid else "measured"
+    figured = {"figures": _figures(figures), "became": became, "rank": _rank(became, figures)}
+    return {"run": run, "name": name, **axes, **figured, **empty}
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    """Of one side; what it did not measure is None."""
+    along = [(name_of(s.start), s) for s in figures.stretches] + [(p.part, p) for p in figures.parts]
+    return {
+        **{name: value for name, value in figure_values(figures).items() if "from_" not in name},
+        "invalid": figures.invalid,
+        "interval": figures.tokens_per_step_ci,
+        "acceptance": figures.acceptance,
+        "acceptance_intervals": figures.acceptance_ci,
+        "along": [
+            {"where": where, "prompts": s.prompts, "rate": s.tokens_per_step, "interval": s.interval}
+            for where, s in along
+        ],
+        "degenerate": figures.degenerate,
+        "findings": list(figures.findings),
+    }
+
+
+def _became(row: Row, a: CellComparison, *, judged: bool) -> str:
+    if a.verdict.kind == "invalid":
+        return "invalid" if row.figures.invalid or a.figures.invalid else "refused"
+    return a.verdict.kind if judged else "measured"
+
+
+def _rank(became: str, figures: Figures) -> float:
+    """What needs a look comes first; a cell that drafts nothing says less."""
+    return _ORDER.index(became) + (0 if figures.entry.cell.k else 0.5)
+
+
+def _verdict(a: CellComparison, *, judged: bool) -> dict[str, Any]:
+    v = a.verdict
+    return {
+        "worth": (judged or v.kind == "invalid") and worth_a_line(v),
+        "text": v.text,
+        "lower": v.lower,
+        "p": v.p,
+        "same_environment": a.same_environment,
+        "positions": [dataclasses.asdict(p) for p in a.positions],
+        **verdict_values(v),
+    }
+
+
+def _run(one: Shown, compared: _Compared, cells: int) -> dict[str, Any]:
+    given, comparison = one.given, compared.comparison
+    base = compared.base
+    notes = [*comparison.notes] if comparison else [*(given.side.notes if given.side else ())]
+    verdicts = [(str(a.figures.entry.cell), a.verdict) for _, a in compared.pairs]
+    notes += holm_notes(verdicts) if comparison and comparison.judged else []
+    mean = comparison.geomean(0) if comparison else None
+    return {
+        "name": given.name,
+        "path": _path(given.path),
+        "cells": cells,
+        "finished": given.finished,
+        "begun": [{"cell": cell, "answers": answers} for cell, answers in given.begun.items()],
+        "faults": [*given.faults, *one.faults],
+        "base": base.name if base and comparison else None,
+        "why_not_compared": compared.why_not,
+        "geomean": {"change": mean[0], "cells": mean[1]} if mean else None,
+        "conditions": {k: list(v) for k, v in comparison.columns[1].conditions.items()} if comparison else {},
+        "notes": notes,
+        "outcomes": [dict(outcome) for outcome in one.outcomes],
+        "times": list(dict.fromkeys(t[:16].replace("T", " ") for t in (given.times[:1] + given.times[-1:]))),
+    }
+
+
+def _looks(cells: Sequence[Mapping[str, Any]], runs: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What somebody should look at, the worst first; what is said of several cells once."""
+    worth = sorted((c for c in cells if c["verdict"] and c["verdict"]["worth"]), key=lambda c: c["rank"])
+    several = len({cell["run"] for cell in cells}) > 1
+    said = ((c["name"] + f" ({runs[c['run']]})" * several, c["verdict"]["text"]) for c in worth)
+    became = {c["verdict"]["text"]: c["became"] for c in reversed(worth)}
+    for text, names in by_text(said).items():
+        yield {"became": became[text], "cells": names, "text": text}
+
+
+def _curve(found: curve.Curve, again: Sequence[curve.Measured], *, run: int) -> dict[str, Any]:
+    return {
+        "run": run,
+        "name": f"{'-'.join(found.deepest.cell.place)}-{found.deepest.cell.drafter}",
+        "points": [
+            {
+                "k": p.k, "in_flight": p.in_flight, "tokens_per_step": p.tokens_per_step,
+                "tok_s": p.work.rate, "speed_up": p.utility, "interval": p.interval,
+                "best": p == found.best(p.in_flight),
+            }
+            for p in found.points
+        ],
+        "measured": [
+            {"k": m.k, "in_flight": m.in_flight, **split_figures(m.split)} for m in again
+        ],
+        "sentences": [*curve.sentences(found), *curve.advice(again)],
+    }  # fmt: skip
+
+
+def _beside(cells: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The cells of a run that differ in their endpoint alone, where there are several."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for cell in cells:
+        if cell["k"] and not cell["figures"]["invalid"]:
+            place = " ".join(filter(None, (cell["language"], cell["workload"], cell["thinking"])))
+            key = (cell["run"], cell["suite"], cell["profile"], place, cell["drafter"])
+            rate = {"rate": cell["figures"]["tokens_per_step"], "interval": cell["figures"]["interval"]}
+            found.setdefault(key, {})[cell["endpoint"]] = rate
+    for (run, *_, place, drafter), rates in found.items():
+        if len(rates) > 1:
+            yield {"run": run, "place": place, "drafter": drafter, "rates": rates}
+
+
+def _findings(cells: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What makes a cell invalid, then findings and notes; each text once, with the cells that it is about."""
+    kinds = {
+        "invalid": [(c, [c["figures"]["invalid"]]) for c in cells if c["figures"]["invalid"]],
+        "finding": [(c, c["figures"]["findings"]) for c in cells],
+        "finding of what it is compared with": [
+            (c, [text for text in c["base"]["findings"] if text not in c["figures"]["findings"]])
+            for c in cells
+            if c["base"]
+        ],
+        "note on a comparison": [(c, c["notes"]) for c in cells],
+    }
+    for kind, said in kinds.items():
+        for text, names in by_text((c["name"], text) for c, texts in said for text in texts).items():
+            yield {"kind": kind, "text": text, "cells": list(dict.fromkeys(names)), "of": len(cells)}
+
+
+def _provenance(found: Sequence[_Compared]) -> Iterator[dict[str, Any]]:
+    """Every field with the values that each side's cells have, and whether it differs within a pair."""
+    sides: list[tuple[str, list[Facts]]] = []
+    differ: set[tuple[str, str]] = set()
+    for one in found:
+        own = one.run.facts
+        if one.base and one.comparison:
+            both = [
+                (one.base.facts[row.figures.entry.path], own[a.figures.entry.path]) for row, a in one.pairs
+            ]
+            differ |= {f for old, new in both for f in old.keys() | new.keys() if old.get(f) != new.get(f)}
+            if one.base.name not in dict(sides):
+                sides.append((one.base.name, [old for old, _ in both]))
+        if one.run.side and one.run.name not in dict(sides):
+            sides.append((one.run.name, list(own.values())))
+    fields = sorted(
+        {field for _, facts in sides for own in facts for field in own},
+        key=lambda field: (list(_GROUPS).index(field[0]), field[1]),
+    )
+    for group, field in fields:
+        values = [
+            list(dict.fromkeys(own[group, field] for own in facts if (group, field) in own))
+            for _, facts in sides
+        ]
+        if max((len(value) for side in values for value in side), default=0) > _LONG:
+            values = _parts(values)
+        yield {
+            "group": _GROUPS[group], "field": field, "differs": (group, field) in differ,
+            "sides": [name for name, _ in sides], "values": values,
+        }  # fmt: skip
+
+
+def _parts(sides: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of values of thousands of characters, the parts that some lack, as many as one may read."""
+    parts = [dict.fromkeys(part for value in side for part in value.split(", ")) for side in sides]
+    split = [set(value.split(", ")) for side in sides for value in side]
+    common = set.intersection(*split)
+    shown = []
+    for own in parts:
+        part = ", ".join(p for p in own if p not in common)
+        more = f"{len(common)} parts that all have" if common else ""
+        shown.append([part if len(part) <= _LONG else f"{part[:_LONG]}… ({len(part)} characters)", more])
+    return [[text for text in side if text] for side in shown]
+
+
+def _commands(shown: Sequence[Shown], baseline: Given | None, command: str) -> list[dict[str, str]]:
+    given = [*([baseline] if baseline else []), *(one.given for one in shown)]
+    made = [{"of": one.name, "command": line} for one in given for line in one.commands]
+    return [*made, {"of": "this page", "command": command}]
+
+
+def _path(path: Path) -> str:
+    return str(without_home(str(path)))

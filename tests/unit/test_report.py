@@ -1,0 +1,346 @@
+"""The page of `draftgate report`: what it shows, what it refuses, and that nothing in it acts."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli import main
+from harness.config.prompts import hash_of, load_prompts
+from harness.config.shipped import DATA
+from harness.judge.collect import collect
+from harness.judge.compare import compare
+from harness.report.html.answers import packed
+from harness.report.html.write import LIBRARIES, sha256
+from harness.results.records import Finding, PromptRecord
+from tests.factories.pages import Page, report
+from tests.factories.runs import answer, cell, plain, write_cell, write_run
+
+HOSTILE = "</script><script>alert(1)</script><img src=//evil/x onerror=alert(2)>\u202egnp.\u2028{{ 7*7 }}"
+OUT = Path("report.html")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def shown(page: Page, name: str = "chat-en-instruct-ngram-k4") -> dict[str, Any]:
+    (found,) = (c for c in page.data["cells"] if c["name"] == name)
+    return dict(found)
+
+
+def cells(page: Page, run: int = 0) -> list[str]:
+    return [c["name"] for c in page.data["cells"] if c["run"] == run]
+
+
+def renamed(i: int, prompt: str, **changes: Any) -> PromptRecord:
+    return answer(i, **changes).model_copy(update={"prompt": prompt})
+
+
+# What it shows
+
+
+def test_the_verdicts_and_intervals_are_those_of_compare() -> None:
+    base = write_run(Path("base"), cell(), cell("zh"), plain())
+    new = write_run(Path("new"), cell(worse=3), cell("zh"), plain())
+    page = report(base, new, output=OUT)
+    rows = compare([collect(base), collect(new)]).rows
+    for of in (c for c in page.data["cells"] if c["run"] == 1):
+        (a,) = (
+            r.others[0] for r in rows if r.others[0] and str(r.others[0].figures.entry.cell) == of["name"]
+        )
+        v = of["verdict"]
+        assert (of["became"], v["text"], v["change"], v["p"]) == (
+            a.verdict.kind,
+            a.verdict.text,
+            a.verdict.change,
+            a.verdict.p,
+        )
+        assert v["ci"] == (list(a.verdict.interval) if a.verdict.interval else None)
+        assert of["figures"]["acceptance_intervals"] == [
+            list(ci) if ci else None for ci in a.figures.acceptance_ci
+        ]
+    assert {c["became"] for c in page.data["cells"] if c["run"] == 1} == {"regressed", "identical"}
+    (look,) = page.data["looks"]
+    assert look["became"] == "regressed"
+    assert look["text"] in page.seen
+
+
+def test_each_pair_shows_both_answers_and_where_they_part() -> None:
+    def texts(*, new: bool) -> Iterator[PromptRecord]:
+        for i in range(24):
+            ids = list(range(answer(i).output_tokens))
+            changed = new and i == 5
+            if changed:
+                ids[7:] = [0] * len(ids[7:])
+            yield answer(
+                i, text=f"answer {i}" + " other" * changed, text_hash=f"h{i}{changed}", token_ids=tuple(ids)
+            )
+
+    runs = [write_run(Path(n), cell(prompts=tuple(texts(new=n == "new")))) for n in ("base", "new")]
+    page = report(*runs, output=OUT)
+    (prompts,) = page.prompts
+    assert len(prompts) == 24
+    (parted,) = (p for p in prompts if not p["same"])
+    assert (parted["prompt"], parted["part"]) == ("instruct-005", 7)
+    assert [page.texts[parted[f"text{side}"]] for side in (0, 1)] == ["answer 5", "answer 5 other"]
+    assert page.texts[0] == "answer 5"  # those that changed come first
+
+
+def test_a_baseline_is_compared_with_every_run_and_its_other_profiles_are_left_alone() -> None:
+    for profile in ("quick", "gate"):
+        write_cell(Path("baselines") / profile, cell(profile=profile))
+        write_cell(Path("baselines") / profile, cell("zh", profile=profile))
+    runs = [write_run(Path(n), cell(profile="gate")) for n in ("one", "two")]
+    page = report(*runs, "--baseline", "baselines", output=OUT)
+    assert [(c["run"], c["became"], c["profile"]) for c in page.data["cells"]] == [
+        (0, "identical", "gate"), (1, "identical", "gate")
+    ]  # fmt: skip
+    assert any("only in" in note and note.count("chat-zh") == 1 for note in page.data["runs"][0]["notes"])
+
+
+def test_a_run_alone_has_its_figures_and_no_verdict() -> None:
+    page = report(write_run(Path("run"), cell(), cell(endpoint="raw"), plain()), output=OUT)
+    assert all(c["verdict"] is None and c["figures"]["tokens_per_step"] for c in page.data["cells"])
+    assert shown(page)["figures"]["speed_up"] is not None
+    (beside,) = page.data["beside"]
+    assert beside["rates"].keys() == {"chat", "raw"}
+
+
+def test_what_differs_between_the_sides_is_marked_in_the_provenance() -> None:
+    base = write_run(Path("base"), cell())
+    new = write_run(
+        Path("new"), cell(subject={"drafter": "ngram", "k": 4, "engine": "0.33.0", "settings": {}})
+    )
+    page = report(base, new, output=OUT)
+    assert [row["field"] for row in page.data["provenance"] if row["differs"]] == ["engine"]
+    assert [a.get("class") for tag, a in page.tags if tag == "tr"].count(
+        "differs"
+    ) == 2  # alone, and among all
+
+
+def test_a_value_of_thousands_of_characters_shows_what_differs() -> None:
+    configs = [", ".join(f"option_{i}={i + (i == 700) * new}" for i in range(1000)) for new in (0, 1)]
+    subject = {"drafter": "ngram", "k": 4, "engine": "0.32.0", "settings": {}}
+    runs = [
+        write_run(Path(str(i)), cell(subject={**subject, "resolved_config": c}))
+        for i, c in enumerate(configs)
+    ]
+    page = report(*runs, output=OUT)
+    (row,) = (row for row in page.data["provenance"] if row["field"] == "resolved_config")
+    assert [values[0] for values in row["values"]] == ["option_700=700", "option_700=701"]
+
+
+def test_a_prompt_is_shown_where_its_hash_is_that_of_a_file_of_ours() -> None:
+    known = load_prompts(DATA / "prompts", "instruct", "en", at_most=8)
+    records = [renamed(i, p.id, prompt_text_hash=hash_of(p.text)) for i, p in enumerate(known)]
+    edited = records[0].model_copy(update={"prompt_text_hash": hash_of("another text")})
+    runs = [write_run(Path(n), cell(prompts=(edited, *records[1:]))) for n in ("base", "new")]
+    page = report(*runs, output=OUT)
+    asked = [p["asked"] for p in page.prompts[0]]
+    assert asked[0] is None
+    assert [page.texts[at] for at in asked[1:]] == [p.text for p in known[1:]]
+
+
+def test_the_commands_that_made_it_are_there() -> None:
+    made = cell(provenance={"command": "pytest bench_suites --profile gate", "host": "here"})
+    page = report(write_run(Path("run"), made), output=OUT)
+    assert next(c["command"] for c in page.data["commands"]) == "pytest bench_suites --profile gate"
+
+
+# What cannot be shown is named
+
+
+def test_an_unfinished_run_is_shown_as_such() -> None:
+    run = write_run(Path("run"), cell(), finished=False)
+    (run / "acceptance" / "chat-zh-instruct-ngram-k4.jsonl").write_text("{}\n{}\n{}\n", encoding="utf-8")
+    (run / "acceptance" / "chat-en-instruct-ngram-k4.jsonl").write_text("{}\n{}\n", encoding="utf-8")
+    page = report(run, output=OUT)
+    (of,) = page.data["runs"]
+    assert not of["finished"]
+    assert of["begun"] == [{"cell": "chat-zh-instruct-ngram-k4", "answers": 2}]
+    assert "is not finished" in page.seen
+
+
+def test_an_unfinished_run_without_a_whole_cell_is_shown_too() -> None:
+    run = write_run(Path("run"), finished=False)
+    (run / "acceptance").mkdir()
+    (run / "acceptance" / "chat-zh-instruct-ngram-k4.jsonl").write_text("{}\n", encoding="utf-8")
+    page = report(run, output=OUT)
+    assert page.data["cells"] == []
+    assert page.data["runs"][0]["begun"] == [{"cell": "chat-zh-instruct-ngram-k4", "answers": 0}]
+
+
+@pytest.mark.parametrize("at", ["head", "prompts", "run.json"])
+def test_what_is_damaged_is_named_and_the_rest_is_shown(at: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("good"), cell(), cell("zh"))
+    write_run(Path("bad"), cell(), cell("zh"))
+    broken = Path("bad/run.json" if at == "run.json" else "bad/acceptance/chat-zh-instruct-ngram-k4.json")
+    text = broken.read_text(encoding="utf-8")
+    broken.write_text(
+        text[:40]
+        if at != "prompts"
+        else text.replace('"seed": 7', '"seed": "x"').replace('"seed":7', '"seed":"x"'),
+        encoding="utf-8",
+    )
+    page = report("good", "bad", output=OUT, code=2)
+    names = ["chat-en-instruct-ngram-k4", "chat-zh-instruct-ngram-k4"]
+    assert cells(page) == (names[1:] if at != "run.json" else [])  # what has no partner stands alone
+    assert cells(page, 1) == (names if at == "run.json" else names[:1])
+    (fault,) = page.data["runs"][1]["faults"]
+    assert str(broken) in fault
+    assert fault in page.seen
+    assert str(broken) in capsys.readouterr().err
+
+
+def test_a_damaged_baseline_is_named_too() -> None:
+    folder = Path("baselines")
+    for language in ("en", "zh"):
+        write_cell(folder, cell(language))
+    (folder / "chat-zh-instruct-ngram-k4.json").write_text("{", encoding="utf-8")
+    page = report(write_run(Path("run"), cell(), cell("zh")), "--baseline", folder, output=OUT, code=2)
+    assert [c["became"] for c in page.data["cells"]] == ["identical", "alone"]
+    assert page.data["baseline_faults"]
+
+
+def test_runs_without_a_cell_in_common_are_shown_alone_with_the_reason() -> None:
+    page = report(write_run(Path("a"), cell()), write_run(Path("b"), cell("zh", "suffix", 2)), output=OUT)
+    assert cells(page) + cells(page, 1) == ["chat-en-instruct-ngram-k4", "chat-zh-instruct-suffix-k2"]
+    assert page.data["runs"][1]["why_not_compared"]
+    assert page.data["runs"][1]["why_not_compared"] in page.seen
+
+
+def test_cells_of_another_target_are_refused_one_by_one_and_their_figures_stay() -> None:
+    other = cell(identity={"target": "other"})
+    page = report(write_run(Path("a"), cell()), write_run(Path("b"), other), output=OUT)
+    of = next(c for c in page.data["cells"] if c["run"] == 1)
+    assert of["became"] == "refused"
+    assert "target" in of["verdict"]["text"]
+    assert of["verdict"]["paired_tokens_per_step"] is None
+    assert of["figures"]["tokens_per_step"]
+    across = report("a", "b", "--across", "target", output=OUT)
+    assert next(c for c in across.data["cells"] if c["run"] == 1)["verdict"]["paired_tokens_per_step"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["nothing"], ["empty"], ["run", "--baseline", "nothing"], ["run", "--baseline", "empty"],
+        ["run", "--across", "colour", "run2"], ["stray.txt"],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_nothing_to_show_is_one_sentence_and_no_page(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty").mkdir()
+    Path("stray.txt").write_text("hello", encoding="utf-8")
+    write_run(Path("run"), cell())
+    write_run(Path("run2"), cell(identity={"target": "other"}))
+    assert main(["report", *arguments, "--output", str(OUT)]) == 2
+    assert not OUT.exists()
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    assert said.err.strip()
+
+
+def test_a_page_goes_into_a_folder_that_is_there() -> None:
+    write_run(Path("run"), cell())
+    assert main(["report", "run", "--output", "nowhere/report.html"]) == 2
+
+
+# One file that a reader can trust
+
+
+def hostile() -> Path:
+    """A run whose every text is hostile, beside another."""
+    for name in ("base", HOSTILE.replace("/", "_")[:60]):
+        prompts = tuple(
+            renamed(
+                i,
+                f"{HOSTILE}{i}",
+                text=f"{HOSTILE} {name} {i}",
+                text_hash=f"{name}{i}",
+                category=HOSTILE,
+            )
+            for i in range(24)
+        )
+        record = cell(
+            prompts=prompts, findings=(Finding.note("odd", HOSTILE),),
+            provenance={"command": HOSTILE, "host": HOSTILE},
+            subject={"drafter": "ngram", "k": 4, "engine": HOSTILE, "settings": {HOSTILE: HOSTILE}},
+        )  # fmt: skip
+        run = write_run(Path(name), record)
+    return run
+
+
+def test_hostile_texts_stay_texts() -> None:
+    run = hostile()
+    page = report("base", run, output=OUT)
+    assert sum(tag == "script" for tag, _ in page.tags) == 2 + len(page.run_scripts)
+    assert not [a for tag, a in page.tags if tag == "img" or any(name.startswith("on") for name in a)]
+    raw = OUT.read_text(encoding="utf-8")
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\u2028\u2029]", raw)
+    assert "49" not in page.data["findings"][0]["text"]
+    assert "alert(1)" in page.seen
+    assert any("\\u202egnp" in text and "<script>" in text for text in page.texts)
+
+
+def test_it_loads_nothing() -> None:
+    page = report("base", hostile(), output=OUT)
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "img")
+        for name in ("src", "href", "action", "srcset", "data"):
+            assert (attributes.get(name) or "#").startswith("#")
+    rules = dict(rule.strip().partition(" ")[::2] for rule in page.policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert "connect-src" not in rules
+    assert rules["script-src"].split() == page.run_scripts
+    styles = Path(OUT).read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
+    assert not re.search(r"url\(|@import", styles)
+
+
+def test_the_libraries_are_as_they_were_published_with_their_licences() -> None:
+    page = report(write_run(Path("run"), cell()), output=OUT)
+    for library in LIBRARIES:
+        assert sha256(library.text) == library.sha256
+        assert library.version in library.file
+        assert library.license_text in page.seen
+
+
+def test_fifty_cells_of_120_prompts_fit_into_two_megabytes() -> None:
+    words = random.Random(7)  # noqa: S311 - not a secret
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    lexicon = ["".join(words.choices(letters, k=words.randint(2, 9))) for _ in range(5000)]
+
+    def told(i: int) -> dict[str, Any]:
+        text = " ".join(words.choices(lexicon, k=90))
+        return {"text": text, "text_hash": hash_of(text), "token_ids": tuple(range(answer(i).output_tokens))}
+
+    for name in ("base", "new"):
+        many = [
+            cell(f"l{at:02d}", prompts=tuple(answer(i, **told(i)) for i in range(120))) for at in range(50)
+        ]
+        write_run(Path(name), *many)
+    page = report("base", "new", output=OUT)
+    assert OUT.stat().st_size < 2_000_000
+    assert sum(map(len, page.prompts)) == 6000
+    assert 500 < len(page.texts) < page.data["texts"]
+
+
+@pytest.mark.parametrize("at_most", [0, 100, 5000, 10**7])
+def test_packing_keeps_the_first_texts_that_fit(at_most: int) -> None:
+    words = random.Random(3)  # noqa: S311
+    texts = ["".join(words.choices('abc好"\\\n', k=words.randint(0, 400))) for _ in range(200)]
+    carried = packed(texts, at_most)
+    page = Page(f'<script id="answers" type="text/plain">{carried}</script>')
+    assert page.texts == texts[: len(page.texts)]
+    assert len(carried) <= at_most + 120
+    assert (len(page.texts) == len(texts)) == (at_most == 10**7)
