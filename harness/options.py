@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.difference import Against
+from harness.config.engine_arguments import parses_calls
 from harness.config.prompt_files import ANY, OwnPrompts, Source, name_of, read
 from harness.config.shipped import DATA
 from harness.config.stack import ENDPOINTS, PROFILES, RESERVED, Stack, default_stack, find_stack, load_stack
@@ -143,7 +144,7 @@ def _taken(stack: Stack) -> set[str]:
     return {name.lower() for name in (*ENDPOINTS, *ks, *stack.workloads, *stack.drafters, *RESERVED)}
 
 
-def _own(stack: Stack, workloads: Sequence[str]) -> dict[str, OwnPrompts]:
+def _own(stack: Stack, workloads: Sequence[str], *, attached: bool) -> dict[str, OwnPrompts]:
     own = {workload: read(stack.prompts[workload]) for workload in workloads if workload in stack.prompts}
     for prompts in own.values():
         if clash := [language for language in prompts.languages if language.lower() in _taken(stack)]:
@@ -151,6 +152,14 @@ def _own(stack: Stack, workloads: Sequence[str]) -> dict[str, OwnPrompts]:
                 f"{prompts.file}: the language {clash[0]!r} has another meaning in the name of a cell, or to "
                 "pytest: write another",
                 code="prompt-row",
+            )
+        free = [prompt.id for turns in prompts.chats for prompt in turns if prompt.may_call]
+        if free and not (attached or parses_calls(stack.engine.args)):
+            raise BadInput(
+                f"{prompts.file}: the prompt {free[0]} leaves it to the target whether it calls a tool, and "
+                "the stack names no tool_call_parser: add it and enable_auto_tool_choice to [engine.args], "
+                'or set tool_choice to "required"',
+                code="no-tool-parser",
             )
     return own
 
@@ -220,7 +229,7 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
         profile_name=name,
         profile=profile,
         workloads=workloads,
-        own=_own(stack, workloads),
+        own=_own(stack, workloads, attached=bool(option("--server-url"))),
         server_url=server_url(option("--server-url")),
         baselines=option("--baselines") or root / "baselines",
         update="all" if option("--update-baselines") else "new" * option("--update-baselines-new-only"),

@@ -25,6 +25,11 @@ def why_refused(name: str) -> str | None:
     return _REFUSED.get(name.replace("-", "_").split(".")[0])
 
 
+def parses_calls(args: Mapping[str, Any]) -> bool:
+    """Arguments of `[engine.args]` name a parser of the calls that the target writes by itself."""
+    return "tool_call_parser" in {name.replace("-", "_") for name in args}
+
+
 def check_arguments(
     args: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]], document: Document
 ) -> None:

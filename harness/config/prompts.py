@@ -38,6 +38,11 @@ class Prompt:
     row: str = ""
     """The id of the first of its turns."""
 
+    @property
+    def may_call(self) -> bool:
+        """The target decides whether it calls a tool: the engine needs a parser to tell."""
+        return bool(self.request.get("tools")) and self.request.get("tool_choice") in (None, "auto")
+
     def __post_init__(self) -> None:
         """A prompt of one turn is its own row."""
         object.__setattr__(self, "row", self.row or self.id)

@@ -17,8 +17,10 @@ from harness.measure.validity import MARK, countable, mostly_degenerate, total
 from harness.provenance.record import folder_of
 from harness.results.files import write_atomically
 from harness.results.records import CellRecord, PromptRecord
+from harness.run import Run
 from harness.stats.paired import PairedRatio, paired_log_ratio
 from harness.stats.text_quality import degenerate
+from harness.suites.long_prompts import texts_alone
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import DASH, number, percent, share, signed_interval
 from harness.text.render import text_table
@@ -31,7 +33,14 @@ def _over_chat(cell: Cell, _: Stack, __: str) -> bool:
     return cell.name.endpoint == CHAT
 
 
-SUITE = Suite(name="endpoints", by_path=True, drafting=True, takes=_over_chat)
+def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
+    """Nothing to say; a chat is refused before anything starts."""
+    for cell in cells:
+        texts_alone(run, cell, why="raw takes texts alone")
+    return []
+
+
+SUITE = Suite(name="endpoints", by_path=True, drafting=True, takes=_over_chat, plan=_plan)
 _FOLDERS = {CHAT: SUITE.name, RAW: SUITE.name, TEMPLATED: f"{SUITE.name}/templated"}
 
 

@@ -69,8 +69,8 @@ def planned(cell: Cell, *, least: int) -> tuple[int, ...]:
     return found
 
 
-def texts_alone(run: Run, cell: Cell) -> tuple[Prompt, ...]:
-    """The prompts of a cell, each of which is a text and no chat.
+def texts_alone(run: Run, cell: Cell, *, why: str = "text goes before a text alone") -> tuple[Prompt, ...]:
+    """The prompts of a cell, each of which is a text and no chat; `why` that must be.
 
     Raises:
         BadInput: one is a chat; see also `Run.prompts`.
@@ -78,7 +78,7 @@ def texts_alone(run: Run, cell: Cell) -> tuple[Prompt, ...]:
     prompts = run.prompts(cell)
     chat = next((prompt for prompt in prompts if prompt.messages), None)
     if chat:
-        what = f"{cell.name.workload}: the prompt {chat.id} is a chat, and text goes before a text alone"
+        what = f"{cell.name.workload}: the prompt {chat.id} is a chat, and {why}"
         raise BadInput(f"{what}: name another workload, or use prompts of one text each", code="not-a-text")
     return prompts
 

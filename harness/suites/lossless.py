@@ -231,13 +231,18 @@ def _found(bench: Bench, cell: Cell) -> list[tuple[str, Result, str]]:
 def _reference(bench: Bench, cell: Cell) -> Reference:
     server = bench.slot.get(with_logprobs(without_drafts(cell, bench.run.options.stack).spec))
     bench.say(f"draftgate: {'-'.join(cell.name.place)}: `none`, twice at T=0, then by seeds")
-    prompts = bench.run.prompts(cell)
+    prompts = _first_turns(bench, cell)
     once, again = (_asked(bench, server, cell, prompts, profile=_greedily(cell)) for _ in range(2))
     return Reference(
         greedy=once,
         noise=sum(a.ids != b.ids for a, b in zip(once, again, strict=True)),
         sampled=_by_seed(bench, server, cell, prompts[:PROMPTS], first=0)[0],
     )
+
+
+def _first_turns(bench: Bench, cell: Cell) -> list[Prompt]:
+    """The prompts that follow no answer: a later turn is another prompt where the answer before it parts."""
+    return [prompt for prompt in bench.run.prompts(cell) if prompt.after is None]
 
 
 def _greedily(cell: Cell) -> Profile:
@@ -268,7 +273,7 @@ def _asked(
 
 
 def _greedy(bench: Bench, cell: Cell, server: Server, reference: Reference) -> tuple[Result, str]:
-    drafted = _asked(bench, server, cell, bench.run.prompts(cell), profile=_greedily(cell))
+    drafted = _asked(bench, server, cell, _first_turns(bench, cell), profile=_greedily(cell))
     parted = []
     for plain, ours in zip(reference.greedy, drafted, strict=True):
         if not plain.prompt_ids or plain.prompt_ids != ours.prompt_ids:
@@ -288,7 +293,7 @@ def _greedy(bench: Bench, cell: Cell, server: Server, reference: Reference) -> t
 
 
 def _sampled(bench: Bench, cell: Cell, server: Server, reference: Reference) -> tuple[Result, str]:
-    drafted, checked = _by_seed(bench, server, cell, bench.run.prompts(cell)[:PROMPTS], first=SEEDS)
+    drafted, checked = _by_seed(bench, server, cell, _first_turns(bench, cell)[:PROMPTS], first=SEEDS)
     return judge_sampled(reference.sampled, drafted, checked=checked, rng=np.random.default_rng(0))
 
 

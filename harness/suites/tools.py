@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from harness.config.cells import Cell
+from harness.config.engine_arguments import parses_calls
 from harness.config.prompt_files import Source, read
 from harness.config.prompts import Prompt
 from harness.config.stack import Stack
@@ -48,7 +49,7 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     seconds = run.pace.starts_s([] if run.options.server_url else measured)
     seconds += sum(run.pace.answers_s(cell, len(asked(run, cell))) for cell in measured)
     text = f"tools: {len(measured)} cells with those of `none`, {requests} requests; "
-    forced = measured[0].name.workload not in run.options.own and not parses(run.options.stack)
+    forced = measured[0].name.workload not in run.options.own and not _parses(run)
     why = "; the stack names no tool_call_parser, so every call is required" * forced
     return [f"{text}less than {duration(seconds)}{why}"]
 
@@ -92,14 +93,9 @@ def _asking(run: Run, cell: Cell) -> Cell:
         name = name.model_copy(update={"workload": WORKLOAD})
     tokens = options.max_tokens or max(TOKENS, cell.profile.max_tokens)
     profile = cell.profile.model_copy(update={"max_tokens": tokens})
-    more = {} if parses(options.stack) else ANY_PARSER
+    more = {} if _parses(run) else ANY_PARSER
     spec = dataclasses.replace(cell.spec, args={**cell.spec.args, **more})
     return dataclasses.replace(cell, name=name, profile=profile, spec=spec)
-
-
-def parses(stack: Stack) -> bool:
-    """The stack names a parser of the calls that the target writes by itself."""
-    return "tool_call_parser" in {name.replace("-", "_") for name in stack.engine.args}
 
 
 def asked(run: Run, cell: Cell) -> tuple[Prompt, ...]:
@@ -108,8 +104,7 @@ def asked(run: Run, cell: Cell) -> tuple[Prompt, ...]:
     Of the latter a call is required where the stack names no parser of calls.
 
     Raises:
-        BadInput: there are none in the language; or the user's leave a call to the target, and the stack
-            names no parser.
+        BadInput: there are none in the language.
     """
     language, own = cell.name.language, cell.name.workload in run.options.own
     if own:
@@ -122,22 +117,14 @@ def asked(run: Run, cell: Cell) -> tuple[Prompt, ...]:
     if not prompts:
         what = f"no prompt of {cell.name.workload} in {language} has tools or a response_format"
         raise BadInput(f"{what}: name a file that has some (--prompts-file)", code="no-prompts")
-    if parses(run.options.stack):
+    if own or _parses(run):
         return prompts
-    free = [prompt for prompt in prompts if kind_of(prompt) == CALL and _left_to_target(prompt)]
-    if own and free and not run.options.server_url:
-        raise BadInput(
-            f"the prompt {free[0].id} leaves it to the target whether it calls a tool, and the stack names "
-            "no tool_call_parser: add it and enable_auto_tool_choice to [engine.args], or set "
-            'tool_choice to "required"',
-            code="no-tool-parser",
-        )
-    required = {prompt.id: {**prompt.request, "tool_choice": "required"} for prompt in free if not own}
-    return tuple(dataclasses.replace(p, request=required.get(p.id, p.request)) for p in prompts)
+    forced = {p.id: {**p.request, "tool_choice": "required"} for p in prompts if p.may_call}
+    return tuple(dataclasses.replace(p, request=forced.get(p.id, p.request)) for p in prompts)
 
 
-def _left_to_target(prompt: Prompt) -> bool:
-    return prompt.request.get("tool_choice") in (None, "auto")
+def _parses(run: Run) -> bool:
+    return parses_calls(run.options.stack.engine.args)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -74,20 +74,31 @@ def test_none_is_asked_first_and_a_target_that_answers_nothing_valid_is_skipped(
     }
 
 
+MAY_CALL = {"text": "Where?", "tools": [{"type": "function", "function": {"name": "find"}}]}
+
+
 @pytest.mark.parametrize(
-    ("row", "code"),
+    ("suite", "row", "code"),
     [
-        ({"text": "Where?", "tools": [{"type": "function", "function": {"name": "find"}}]}, "no-tool-parser"),
-        ({"text": "Where?"}, "no-prompts"),
-        ({"text": "Where?", "response_format": {"type": "json_schema", "json_schema": []}}, "prompt-row"),
+        ("tools", MAY_CALL, "no-tool-parser"),
+        ("acceptance", MAY_CALL, "no-tool-parser"),
+        ("tools", {"text": "Where?"}, "no-prompts"),
+        (
+            "tools",
+            {"text": "Where?", "response_format": {"type": "json_schema", "json_schema": []}},
+            "prompt-row",
+        ),
+        ("endpoints", {"turns": ["Where?", "And when?"]}, "not-a-text"),
+        ("prefix", {"turns": ["Where?", "And when?"]}, "not-a-text"),
     ],
 )
 def test_own_prompts_that_cannot_be_asked_are_refused_before_anything_starts(
-    fake: Fake, tmp_path: Path, row: dict[str, Any], code: str
+    fake: Fake, tmp_path: Path, suite: str, row: dict[str, Any], code: str
 ) -> None:
     own = tmp_path / "own.jsonl"
     own.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    done, output = bench(fake, tmp_path, *WORDS, "--prompts-file", str(own))
+    words = f"bench_suites/test_{suite}.py", "-k", f"test_{suite}", "--prompts-file", str(own)
+    done, output = bench(fake, tmp_path, *words)
 
     assert done == pytest.ExitCode.USAGE_ERROR, output
     assert f"[{code}]" in output
