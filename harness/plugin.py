@@ -81,8 +81,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker.get("draftgate_share"):
         os.environ[VISIBLE] = worker["draftgate_share"]
     sys.argv = worker.get("mainargv", sys.argv)  # a record keeps the command that the user gave
-    # Our table says more; pytest-benchmark's JSON, compare and save work as ever.
-    config.option.benchmark_quiet = not config.getoption("benchmark_verbose", default=False)
     values = [*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters]
     values += map(thinking_word, stack.thinking)
     values += [language for own in run.options.own.values() for language in own.languages]
@@ -287,7 +285,8 @@ def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
-    """A sentence for Ctrl-C at pytest's end."""
+    """Before pytest-benchmark reads its options: our table says more than its own. At the end: Ctrl-C."""
+    config.option.benchmark_quiet = not config.getoption("benchmark_verbose", default=False)
     try:
         return (yield)
     except KeyboardInterrupt:
