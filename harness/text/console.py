@@ -70,8 +70,11 @@ def end_like_ctrl_c() -> None:
     """From now on SIGTERM ends this process as Ctrl-C does: what was measured is kept and shown.
 
     It sends itself that very signal, since asyncio knows what to do with it. An exception that any other
-    handler raises inside a task comes back as a traceback.
+    handler raises inside a task comes back as a traceback. A script starts its background jobs with Ctrl-C
+    ignored, and then SIGTERM would be ignored too.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 

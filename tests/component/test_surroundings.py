@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -100,7 +101,8 @@ def test_a_cell_is_measured_where_nobody_reads_on(bench: Bench) -> None:
     fine(bench, bench(above=("sh", "-c", '"$@" | head -1', "sh")))
 
 
-def test_sigterm_in_a_task_is_no_traceback() -> None:
+@pytest.mark.parametrize("ctrl_c", [signal.SIG_DFL, signal.SIG_IGN], ids=["alone", "in-the-background"])
+def test_sigterm_in_a_task_is_no_traceback(ctrl_c: signal.Handlers) -> None:
     code = """
 import asyncio, os, signal
 from harness.text.console import end_like_ctrl_c
@@ -116,8 +118,9 @@ except KeyboardInterrupt:
     print("interrupted")
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
-    )
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, ctrl_c),
+    )  # fmt: skip
 
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
