@@ -26,7 +26,11 @@ from harness.text.console import complain, settle_in, show
 from harness.text.validation import near_path
 
 INVALID = 2
-_BENCH = "bench"
+_OF_PYTEST = {
+    "bench": "pytest on the suites: their names first (all if none), then its options",
+    "plan": "what bench would measure, and its division among machines",
+}
+"""Commands whose words are pytest's."""
 _OTHERWISE_CALLED = {"list": "listing", "import": "importing"}
 """Modules of commands that another name would hide."""
 _FORMATS = {
@@ -56,6 +60,7 @@ _MODULES = {
     "report": "write runs into one HTML file that needs no network",
     "tune": "search for the best values of a drafter's or the engine's parameters",
     "list": "list stacks, profiles, drafters, prompts or suites",
+    "merge": "make one run of the runs that measured the shards of a plan",
     "import": "read what AIPerf, GuideLLM or vllm bench serve measured",
 }
 """Commands of `harness.commands`. Each is imported only when it is asked for: some take half a second."""
@@ -68,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     settle_in()
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] == _BENCH:  # every other word is pytest's
-        done: int = importlib.import_module(f"harness.commands.{_BENCH}").run(argv[1:])
-        return done
-    parser, commands = _parsers(argv)
     try:
+        if argv and argv[0] in _OF_PYTEST:
+            done: int = importlib.import_module(f"harness.commands.{argv[0]}").run(argv[1:])
+            return done
+        parser, commands = _parsers(argv)
         if argv and argv[0] in commands:
             # By itself a subparser takes no option between positionals, as in `compare BASE --across x NEW`.
             options = commands[argv[0]].parse_intermixed_args(argv[1:])
@@ -98,9 +103,8 @@ def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentPa
     parser = Parser(prog="draftgate", description="Judge speculative decoding by paired statistics.")
     parser.add_argument("--version", action="version", version=f"draftgate {_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    commands.add_parser(
-        _BENCH, help="pytest on the suites: their names first (all if none), then its options"
-    )
+    for name, text in _OF_PYTEST.items():
+        commands.add_parser(name, help=text)
     comparing = commands.add_parser(
         "compare",
         help="set runs, baselines or cells side by side",

@@ -20,6 +20,7 @@ from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput
 from harness.results.files import can_write
 from harness.results.records import RUN_FILE
+from harness.results.shards import named
 from harness.run import Options
 from harness.stats.paired import LOOKS
 from harness.suites.load import LEVELS, Bound
@@ -76,6 +77,10 @@ def add_options(add: Callable[..., None]) -> None:
         default="on",
         help="what a broken instrument does to a run (on: nothing is measured)",
     )
+    add("--plan", type=Path, help=argparse.SUPPRESS)  # these two are for draftgate plan
+    add("--shards", type=int, default=1, help=argparse.SUPPRESS)
+    shard = "measure what a plan of draftgate plan says of one machine, like plan.json:0"
+    add("--shard", metavar="FILE:NUMBER", help=shard)
     levels, bound = ",".join(map(str, LEVELS)), Bound()
     add(
         "--levels",
@@ -199,7 +204,7 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
     changes = {f: v for f in (*numbers, "confirm") if (v := option(f)) is not None}
     counted = [field for field in numbers if field in changes]
     least = dict.fromkeys((*counted, "repeats", "stall_seconds", "ttft_ms", "tpot_ms"), 1)
-    least |= {"pairs": 2, "blocks": 2}
+    least |= {"pairs": 2, "blocks": 2, "shards": 1}
     for field, lowest in least.items():
         if not lowest <= option(field) <= _MOST:
             value = f"--{field.replace('_', '-')} {option(field)}"[:80]
@@ -242,6 +247,7 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
         ttft_s=option("--ttft-ms") / 1000,
         tpot_s=option("--tpot-ms") / 1000,
         against=_against(option),
+        shard=_shard(option("--shard")),
         **{field: option(field) for field in _AS_GIVEN},
     )
 
@@ -251,6 +257,13 @@ def _against(option: Callable[[str], Any]) -> Against | None:
         return None
     old = load_stack(find_stack(option("--against"), DATA / "stacks", option="--against"))
     return Against(stack=old, blocks=option("--blocks"), across=tuple(dict.fromkeys(option("--across"))))
+
+
+def _shard(text: str | None) -> dict[str, Any]:
+    if not text:
+        return {}
+    plan, shard = named(text)
+    return {"plan": plan.digest, "number": shard.number, "of": len(plan.shards)}
 
 
 def _rising(flag: str, text: str) -> tuple[int, ...]:

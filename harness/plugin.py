@@ -39,7 +39,7 @@ from harness.text.console import Outlet, end_like_ctrl_c, settle_in
 from harness.text.numbers import duration
 from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
-pytest_plugins = ["harness.workers"]
+pytest_plugins = ["harness.workers", "harness.sharding"]
 
 RUN = pytest.StashKey[Run]()
 _BENCHES = pytest.StashKey[bool]()
@@ -203,7 +203,7 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> None:
         for spec in dict.fromkeys(cell.spec for _, cell in pairs):
             check(spec)
     ahead_s = seconds_ahead(run) if pairs else 0
-    shared = [cell for suite, cell in pairs if not (suite.own_servers or suite.beside_none)]
+    shared = [cell for suite, cell in pairs if not suite.apart]
     lines = run.plan(shared, self_check_s=ahead_s)
     if run.options.against and pairs and throughput.SUITE not in [suite for suite, _ in pairs]:
         raise BadInput("--against is for bench_suites/test_throughput.py: name it too", code="option-value")

@@ -85,6 +85,8 @@ class Options:
     tpot_s: float = math.inf
     """Seconds to the first token, and per token after it, of a request that counts as good under load."""
     against: Against | None = None
+    shard: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The plan's digest, the number in it, and how many there are."""
 
     def recorded(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed."""
@@ -99,6 +101,7 @@ class Options:
             "pairs": self.pairs,
             "server_url": without_home(self.server_url),
             **(self.against.recorded() if self.against else {}),
+            **({"shard": self.shard} if self.shard else {}),
         }
 
 
@@ -179,12 +182,13 @@ class Run:
         Raises:
             BadInput: the results folder cannot be written.
         """
+        options = self.options
         record = RunRecord(
             run=self.run,
-            stack=self.options.stack.name,
-            profile=self.options.profile_name,
-            options=self.options.recorded(),
-            subject=self.options.stack.subject,
+            stack=options.stack.name,
+            profile=options.profile_name,
+            options=options.recorded(),
+            subject=options.stack.subject,
             provenance={**provenance(), "self_check": None, **self._self_check()},
             environment=self.environment,
             finished=finished,
@@ -248,12 +252,10 @@ class Run:
         Raises:
             BadRecord: its file is there but cannot be trusted.
         """
-        known = self.measured.get((suite, str(cell)))
         path = self.folder / suite / f"{cell}.json"
-        if known is None and path.exists():
-            known = load(path, CellRecord)
-            self.measured[suite, str(cell)] = known
-        return known
+        if (suite, str(cell)) not in self.measured and path.exists():
+            self.measured[suite, str(cell)] = load(path, CellRecord)
+        return self.measured.get((suite, str(cell)))
 
     @functools.cached_property
     def pace(self) -> Pace:
@@ -271,8 +273,8 @@ class Run:
         )
 
     def _answers_s(self, cell: Cell, *, share: float = 1, warmups: bool = False) -> float:
-        count = share * len(self.prompts(cell)) * self.options.repeats
-        return self.pace.answers_s(cell, count + cell.profile.warmups * warmups)
+        count = share * len(self.prompts(cell)) * self.options.repeats + cell.profile.warmups * warmups
+        return self.pace.answers_s(cell, count)
 
     def left_s(
         self,

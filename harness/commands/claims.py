@@ -16,7 +16,7 @@ from harness.commands.recipe import starts_of
 from harness.errors import BadInput
 from harness.judge.collect import Entry, Side, collect, names_of
 from harness.judge.compare import PositionChange, compare, plain_of
-from harness.judge.recipe import of_cell
+from harness.judge.over_none import of_cell
 from harness.measure.validity import MOSTLY
 from harness.report.figures import Figure
 from harness.report.references import FORM, Claim, read

@@ -11,7 +11,8 @@ from harness.engine.spelling import serve_command
 from harness.errors import BadInput, BadRecord
 from harness.judge.collect import collect
 from harness.judge.compare import plain_of
-from harness.judge.recipe import Choice, Evidence, choose, of_cell, of_speed, of_starts, uses
+from harness.judge.over_none import Evidence, of_cell, of_speed, of_starts
+from harness.judge.recipe import Choice, choose, uses
 from harness.judge.speedup import SpeedRecord
 from harness.report.references import NOTHING, comment
 from harness.results.files import write_atomically

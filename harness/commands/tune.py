@@ -40,7 +40,8 @@ def run(options: argparse.Namespace) -> int:
         what = f"--trials {options.trials}: must be 1 or more, and at most {_MOST}"
         raise BadInput(what, code="option-value")
     path = find_stack(options.space, DATA / "spaces", option="SPACE", what="space")
-    search, folder = Search(path), options.results / f"tune-{path.stem}"
+    folder = options.results / f"tune-{path.stem}"
+    search = Search(path, folder)
     rarely = Rarely()
 
     def tell(text: str) -> None:

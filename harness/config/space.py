@@ -7,14 +7,17 @@ import itertools
 import json
 import math
 import random
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from harness.config.cells import Cell, canonical, cells_of
 from harness.config.engine_arguments import why_refused
+from harness.config.parameter import Parameter
 from harness.config.prompt_files import OwnPrompts, read
 from harness.config.shipped import DATA
 from harness.config.stack import NONE, Drafter, Engine, Profile, Stack, find_stack, load_stack
@@ -29,73 +32,9 @@ Values = Mapping[str, Any]
 """Of one trial, by the key in the stack: `{"drafters.ngram.k": 3}`."""
 _FIXED = frozenset({"name", "selected"})
 """Fields of a drafter that change no server."""
-_ROUNDING = 1e-9
-
-
-class Parameter(Table):
-    """The values that a key of the stack may have: numbers from `low` to `high`, or `choices`."""
-
-    low: int | float | None = None
-    high: int | float | None = None
-    step: int | float | None = Field(default=None, gt=0)
-    """Between two values; of whole numbers 1 when not given."""
-    choices: tuple[Any, ...] = ()
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Parameter:
-        if self.choices:
-            if (self.low, self.high, self.step) != (None, None, None):
-                raise ValueError("it has choices, and so neither low nor high nor step")
-            if len({json.dumps(value, default=str) for value in self.choices}) < len(self.choices):
-                raise ValueError("a choice stands there twice")
-        elif self.low is None or self.high is None:
-            raise ValueError("it needs low and high, or choices = [...]")
-        elif self.low > self.high:
-            raise ValueError(f"low is {self.low:g}, which is more than high, {self.high:g}")
-        return self
-
-    @property
-    def whole(self) -> bool:
-        """Its values are whole numbers."""
-        return not any(isinstance(value, float) for value in (self.low, self.high, self.step))
-
-    @property
-    def size(self) -> float:
-        """How many values it has; infinite where any number between two ends is one."""
-        if self.low is None or self.high is None:
-            return len(self.choices)
-        if not self.whole and self.step is None:
-            return math.inf if self.low < self.high else 1
-        return math.floor((self.high - self.low) / (self.step or 1) + _ROUNDING) + 1
-
-    @property
-    def top(self) -> int | float:
-        """The highest value that steps from `low` reach."""
-        assert self.low is not None and self.high is not None  # noqa: S101, PT018 - it has no choices
-        step = self.step or (1 if self.whole else None)
-        return self.high if step is None else self.low + (int(self.size) - 1) * step
-
-    def has(self, value: Any) -> bool:
-        """Whether a value is one of them."""
-        if self.low is None or self.high is None:
-            return any(json.dumps(choice) == json.dumps(value) for choice in self.choices)
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
-            return False
-        steps = (value - self.low) / self.step if self.step else 0.0
-        return self.low <= value <= self.high and abs(steps - round(steps)) < _ROUNDING
-
-    def drawn(self, chance: random.Random) -> Any:
-        """One of them, each as likely."""
-        if self.low is None or self.high is None:
-            return chance.choice(self.choices)
-        if math.isinf(self.size):
-            return chance.uniform(self.low, self.high)
-        return self.low + chance.randrange(int(self.size)) * (self.step or 1)
-
-    @property
-    def ends(self) -> tuple[Any, ...]:
-        """Its choices, or its lowest and highest value."""
-        return self.choices or (self.low, self.high)
+_PLACE = re.compile(r"\{(\w+)\}")
+OUTPUT, HERE = "output", "here"
+"""Places in a command: the folder that it must make, and the folder of the space."""
 
 
 class Bounds(Table):
@@ -105,6 +44,10 @@ class Bounds(Table):
     """Time to the first token: the median of a trial; of goodput each request's own."""
     tpot_ms: float | None = Field(default=None, gt=0)
     """Time per output token after it, likewise: summed over a trial."""
+    memory_mib: float | None = Field(default=None, gt=0)
+    """Of the server when a trial ends: of its processes, or of its GPUs."""
+    other_text: float | None = Field(default=None, ge=0, le=1)
+    """Share of a trial's answers that have another text than the default's."""
 
 
 class Space(Table):
@@ -126,6 +69,9 @@ class Space(Table):
     concurrency: tuple[int, ...] = ()
     """Requests in flight; each number has a search of its own. The profile's when not given."""
     seed: int = Field(default=0, ge=0, le=2**20)
+    command: str | tuple[str, ...] = ()
+    """Makes a changed target; a text is split as a shell would, and no shell runs it."""
+    command_timeout_s: float = Field(default=3600, gt=0)
     bounds: Bounds = Bounds()
     space: dict[str, Parameter] = Field(min_length=1)
 
@@ -149,15 +95,20 @@ def _flat(tables: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 class Search:
     """A space with its stack, checked: makes the cell of any values in it."""
 
-    def __init__(self, path: Path) -> None:
-        """Read a space and its stack.
+    def __init__(self, path: Path, folder: Path = Path()) -> None:
+        """Read a space and its stack; `folder` is the search's own, where targets are made.
 
         Raises:
             BadInput: with file, line and key of the first thing that is wrong.
         """
-        self.path = path
+        self.path, self.folder = path, folder.absolute()
         self._document = Document(path)
         tables = self._document.tables
+        if isinstance(bounds := tables.get("bounds"), dict):
+            for name in bounds.keys() - Bounds.model_fields.keys():
+                known = ", ".join(Bounds.model_fields)
+                what = f"unknown bound{did_you_mean(name, Bounds.model_fields)}; what is measured: {known}"
+                raise self._document.wrong(("bounds", name), what)
         if isinstance(tables.get("space"), dict):
             tables["space"] = dict(_flat(tables["space"]))
         self.space = space = self._document.model(Space)
@@ -178,45 +129,65 @@ class Search:
         }
         self._known("language", self.place["language"], languages)
         self._known("endpoint", self.place["endpoint"], self.stack.endpoints)
+        self._words = self._command()
         self._check_parameters()
 
     def wrong(self, key: str, what: str, *, code: str = "wrong-field") -> BadInput:
-        """The error that says what is wrong with a parameter: file, line and key."""
-        return self._document.wrong(("space", *key.split(".")), what, code=code)
+        """The error that says what is wrong with a parameter, or with the command: file, line and key."""
+        return self._document.wrong(("space", *key.split(".")) if key else ("command",), what, code=code)
 
     def _known(self, key: str, word: str, names: Any) -> None:
         if word not in names:
             what = f"unknown {key} {word!r}{did_you_mean(word, names)}; stack {self.stack.name} has "
             raise self._document.wrong((key,), what + (", ".join(names) or "none"), code="wrong-field")
 
+    def _command(self) -> tuple[str, ...]:
+        """The words of the command, with their places."""
+        given = self.space.command
+        try:
+            words = tuple(shlex.split(given)) if isinstance(given, str) else given
+        except ValueError as error:
+            raise self.wrong("", f"not a command: {error}") from None
+        places = {name for word in words for name in _PLACE.findall(word)}
+        asked = {key.partition(".")[2] for key in self.space.space if key.startswith("command.")}
+        if clash := asked & {OUTPUT, HERE}:
+            raise self.wrong(f"command.{min(clash)}", "draftgate fills this place in itself")
+        if unused := sorted(asked - places):
+            raise self.wrong(f"command.{unused[0]}", f"the command has no place {{{unused[0]}}}")
+        if unknown := sorted(places - asked - {OUTPUT, HERE}):
+            what = f'{{{unknown[0]}}} is no parameter: add [space."command.{unknown[0]}"]'
+            raise self.wrong("", what)
+        if words and not (asked and OUTPUT in places):
+            raise self.wrong("", "the command needs {output}, the folder to make, and a parameter")
+        return words
+
     def _check_parameters(self) -> None:
         for key, parameter in self.space.space.items():
             table, _, field = key.partition(".")
             whose, _, field_of = field.partition(".")
             if table == "drafters" and field_of:
-                names = [name for name in self.stack.drafters if name != NONE]
-                if whose not in names:
-                    raise self.wrong(key, f"unknown drafter {whose!r}{did_you_mean(whose, names)}")
-                if whose != self.space.drafter:
-                    raise self.wrong(
-                        key, f"this is a search of {self.space.drafter!r}, the drafter named above"
-                    )
-                if field_of in _FIXED:
-                    raise self.wrong(key, f"{field_of} changes no server: there is nothing to search")
-                if field_of == "k" and not all(
-                    isinstance(k, int) and 0 < k <= MOST_K for k in parameter.ends
-                ):
-                    raise self.wrong(key, f"k is a whole number from 1 to {MOST_K}")
+                self._check_drafter(key, whose, field_of, parameter)
             elif table == "engine" and whose == "args" and field_of:
                 if why := why_refused(field_of):
                     raise self.wrong(key, f"{field_of} is not searched: {why}", code="stack-argument")
-            else:
-                forms = (f"drafters.{self.space.drafter}.{key.rpartition('.')[2]}", "drafters.NAME.FIELD")
-                known = [forms[0], *(f"engine.args.{name}" for name in self.stack.engine.args)]
-                what = f"unknown key{did_you_mean(key, known)}; write {forms[1]} or engine.args.NAME"
-                raise self.wrong(key, what)
+            elif table != "command":
+                near = f"drafters.{self.space.drafter}.{key.rpartition('.')[2]}"
+                known = [near, *(f"engine.args.{name}" for name in self.stack.engine.args)]
+                forms = "drafters.NAME.FIELD, engine.args.NAME, or command.NAME of the command above"
+                raise self.wrong(key, f"unknown key{did_you_mean(key, known)}; write {forms}")
             for value in parameter.ends:
                 self.changed({key: value})
+
+    def _check_drafter(self, key: str, whose: str, field: str, parameter: Parameter) -> None:
+        names = [name for name in self.stack.drafters if name != NONE]
+        if whose not in names:
+            raise self.wrong(key, f"unknown drafter {whose!r}{did_you_mean(whose, names)}")
+        if whose != self.space.drafter:
+            raise self.wrong(key, f"this is a search of {self.space.drafter!r}, the drafter named above")
+        if field in _FIXED:
+            raise self.wrong(key, f"{field} changes no server: there is nothing to search")
+        if field == "k" and not all(isinstance(k, int) and 0 < k <= MOST_K for k in parameter.ends):
+            raise self.wrong(key, f"k is a whole number from 1 to {MOST_K}")
 
     @property
     def size(self) -> float:
@@ -263,14 +234,16 @@ class Search:
         Raises:
             BadInput: a value does not fit.
         """
-        name = self.space.drafter
+        name, target = self.space.drafter, self.stack.target
+        if made := self.made(values):
+            target = target.model_copy(update={"model": str(made), "revision": None})
         fields: dict[str, Any] = {"k": [self.default_k]}
         args = dict(self.stack.engine.args)
         for key, value in values.items():
-            field = key.split(".", 2)[2]
+            field = key.split(".", 2)[-1]
             if key.startswith("drafters."):
                 fields[field] = [value] if field == "k" else value
-            else:
+            elif key.startswith("engine."):
                 args[field] = value
         data = self.stack.drafters[name].model_dump() | {"selected": True} | fields
         try:
@@ -280,7 +253,22 @@ class Search:
             raise self.wrong(f"drafters.{name}.{field}", what) from None
         engine: Engine = self.stack.engine.model_copy(update={"args": args})
         drafters = {**self.stack.drafters, name: drafter}
-        return self.stack.model_copy(update={"engine": engine, "drafters": drafters})
+        return self.stack.model_copy(update={"engine": engine, "drafters": drafters, "target": target})
+
+    def made(self, values: Values) -> Path | None:
+        """The folder of the target that the command makes of these values; None of the stack's own."""
+        own = {key: value for key, value in values.items() if key.startswith("command.")}
+        if not own:
+            return None
+        name = hashlib.sha256(canonical([self._words, own]).encode()).hexdigest()[:8]
+        return self.folder / "targets" / name / f"target-{name}"
+
+    def command(self, values: Values) -> list[str]:
+        """The command that makes it, with these values in its places."""
+        texts = {OUTPUT: str(self.made(values)), HERE: str(self.path.absolute().parent)}
+        for key, value in values.items():
+            texts[key.partition(".")[2]] = value if isinstance(value, str) else json.dumps(value)
+        return [_PLACE.sub(lambda place: texts[place[1]], word) for word in self._words]
 
     @property
     def default_k(self) -> int:

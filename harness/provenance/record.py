@@ -6,6 +6,7 @@ import ast
 import contextlib
 import datetime as dt
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -268,6 +269,15 @@ def _file_hash(folder: str | None, name: str) -> str:
     if folder is None or not (Path(folder) / name).is_file():
         return UNVERIFIED
     return sha256_of(Path(folder) / name)[:16]
+
+
+def our_version() -> str:
+    """Version and commit of draftgate: what must be the same on all machines that share a plan."""
+    try:
+        version = importlib.metadata.version("draftgate")
+    except importlib.metadata.PackageNotFoundError:
+        version = UNVERIFIED
+    return f"{version} ({our_commit()['commit']})"
 
 
 def our_commit(file: Path = Path(__file__)) -> dict[str, Any]:

@@ -7,12 +7,12 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psutil
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.provenance.hardware import gpus_now
 
@@ -24,6 +24,8 @@ _SLOWED = 0x8 | 0x20 | 0x40 | 0x80
 """Bits of a GPU's throttle reasons: hardware slowdown, thermal by software and by hardware, power brake. Its
 power cap is not among them: at full load most GPUs run at it, and always at the same."""
 _IDLE_PERCENT, _PATIENCE_S = 10, 15.0
+_KEY = "surroundings"
+"""In a record's provenance."""
 
 
 class Surroundings(BaseModel):
@@ -44,6 +46,17 @@ class Surroundings(BaseModel):
     """The hottest that a processor or GPU was."""
     slowed: int = 0
     """How often a processor slowed down for heat; and looks at which a GPU was slowed for heat or power."""
+
+    @classmethod
+    def of(cls, provenance: Mapping[str, Any]) -> Surroundings | None:
+        """Those that a record holds; None where nobody looked."""
+        with contextlib.suppress(ValidationError):
+            return cls.model_validate(provenance.get(_KEY))
+        return None
+
+    def recorded(self) -> dict[str, Any]:
+        """For a record's provenance."""
+        return {_KEY: self.model_dump(exclude_none=True)}
 
 
 class Watch(contextlib.AbstractContextManager["Watch"]):

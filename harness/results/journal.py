@@ -94,17 +94,18 @@ class Journal:
 
 def _first_difference(old: bytes, new: str) -> str:
     try:
-        return _difference(json.loads(old), json.loads(new))
+        return difference(json.loads(old), json.loads(new))
     except (ValueError, AttributeError, TypeError, RecursionError):
         pass
     return "its first line is not the head of this cell"
 
 
-def _difference(before: dict[str, Any], after: dict[str, Any], within: str = "") -> str:
+def difference(before: dict[str, Any], after: dict[str, Any], within: str = "") -> str:
+    """The first key, by its name, that differs, with both values: `seed was 0, is 1`."""
     key = min(key for key in {*before, *after} if before.get(key) != after.get(key))
     old, new = before.get(key), after.get(key)
     if isinstance(old, dict) and isinstance(new, dict):
-        return _difference(old, new, f"{within}{key}.")
+        return difference(old, new, f"{within}{key}.")
     return f"{within}{key} was {_short(old)}, is {_short(new)}"
 
 

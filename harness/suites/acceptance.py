@@ -115,9 +115,12 @@ def _judged(bench: Bench, cell: Cell, record: CellRecord) -> Outcome:
 
 def in_sequence(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     """The prompts of a sequential measurement: as many as its last look wants, always mixed alike."""
-    # The turns of a row stay together.
-    mixed = sorted(prompts, key=lambda p: hashlib.sha256(p.row.encode()).digest())
-    return first_rows(mixed, LOOKS[-1])
+    return first_rows(mixed(prompts), LOOKS[-1])
+
+
+def mixed(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """The same prompts, always mixed alike; the turns of a row stay together."""
+    return tuple(sorted(prompts, key=lambda p: hashlib.sha256(p.row.encode()).digest()))
 
 
 def _first_decided(measurement: Measurement, run: Run) -> int:

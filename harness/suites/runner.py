@@ -23,6 +23,8 @@ from harness.engine.slot import Slot
 from harness.errors import BadInput, BadRecord
 from harness.judge.verdict import Verdict
 from harness.measure.measurement import Measurement
+from harness.provenance.hardware import devices_taken
+from harness.provenance.surroundings import Watch
 from harness.results.files import json_object
 from harness.results.records import CellRecord, Record
 from harness.run import Run
@@ -144,6 +146,11 @@ class Suite:
     plan: Callable[[Run, Sequence[Cell]], list[str]] = lambda *_: []
     """Lines for the plan, beside how many cells, servers and prompts there are."""
 
+    @property
+    def apart(self) -> bool:
+        """Its cells stay together, on servers that it shares with no other suite."""
+        return self.own_servers or self.beside_none
+
 
 Rounds = Callable[[Callable[[int], None], int], None]
 """Calls a function with 0, 1, ... so many times; a benchmark may time each call."""
@@ -193,7 +200,7 @@ class Bench:
             suite: the folder of its record.
             prompts: to send.
             repeats: passes over the prompts.
-            timed: whether times are kept.
+            timed: whether times are kept, and how busy the machine was meanwhile.
             fresh: on a server that was started for it. One that stalls is not started anew.
             passes: sends the prompts; returns the look that a sequential measurement stopped at.
             ahead: all cells that the suite measures like this one, to say how long they take.
@@ -224,7 +231,14 @@ class Bench:
             progress=self._progress(suite, cell, ahead),
         )
         measurement.prepare()
-        measurement.finish(stopped_at=passes(measurement))
+        if timed and not self.run.options.server_url:
+            spec = cell.spec
+            with Watch([n for n, _ in devices_taken(spec, python=spec.engine_python)]) as watch:
+                stopped_at = passes(measurement)
+            measurement.seen |= watch.seen.recorded()
+        else:
+            stopped_at = passes(measurement)
+        measurement.finish(stopped_at=stopped_at)
         record = self.run.finished_cell(suite, cell)
         assert record is not None, "finish() has written it"  # noqa: S101
         return record

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.config.cells import Cell, without_drafts
 from harness.errors import BadInput
 from harness.judge import speedup
 from harness.judge.pairing import execution_notes
 from harness.judge.speedup import Session, SpeedRecord
-from harness.judge.throughput import cause, table
+from harness.judge.throughput import cause, disturbed_in, table
 from harness.judge.verdict import Verdict
 from harness.measure.validity import mostly_degenerate
 from harness.provenance.record import provenance
+from harness.provenance.surroundings import Surroundings
 from harness.results.records import CellRecord
 from harness.results.timing import Work, work_of
 from harness.run import Run
@@ -45,6 +47,7 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
     plain = without_drafts(cell, run.options.stack)
     starts: list[tuple[Work, Work]] = []
     notes: list[str] = []
+    seen: list[CellRecord] = []
     for pair in range(run.options.pairs):
         order = (plain, cell) if pair % 2 == 0 else (cell, plain)
         records = {c.name: _one_start(bench, c, 2 * pair + at) for at, c in enumerate(order)}
@@ -55,6 +58,7 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
             if mostly_degenerate(record.findings):
                 why = f"inconclusive: most answers of {record.cell} end in a loop: no claim about speed"
                 return fine.model_copy(update={"kind": "unsure", "sentence": why})
+        seen += records.values()
         last = records[cell.name]
         notes = notes or execution_notes(records[plain.name], last)
         starts.append((_work(records[plain.name]), _work(last)))
@@ -62,7 +66,7 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
         if not speedup.LEAST <= round(drafted / undrafted, 6) <= speedup.MOST:
             flaw = f"not a measurement: {drafted:g} tok/s with drafts, {undrafted:g} without"
             return fine.model_copy(update={"kind": "invalid", "sentence": flaw})
-    origin = provenance()
+    origin = provenance() | _around(seen)
     session = Session(time=origin["time"], starts=tuple(starts))
     found = SpeedRecord(
         stack=last.stack,
@@ -80,8 +84,16 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
     of_both = speedup.over_none(session)
     lines = [f"{cell}: {judged.sentence}", f"over none: {cause(of_both)}"]
     lines += [table(of_both, len(last.prompts), sides=("none", cell.spec.label))]
+    if why := disturbed_in((record.cell.k > 0, record) for record in seen):
+        notes = [*notes, f"not measured on an idle machine: {why}"]
     lines += [f"note: {note}" for note in notes]
     return judged.model_copy(update={"table": "\n".join(lines)})
+
+
+def _around(seen: Sequence[CellRecord]) -> dict[str, Any]:
+    """What was seen around the start that was disturbed most."""
+    around = [one for record in seen if (one := Surroundings.of(record.provenance))]
+    return max(around, key=lambda one: (one.slowed, one.others or 0)).recorded() if around else {}
 
 
 def _one_start(bench: Bench, cell: Cell, number: int) -> CellRecord:

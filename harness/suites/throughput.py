@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 
-from pydantic import ValidationError
-
 from harness.config.cells import Cell, FixedLength, server_spec
 from harness.config.difference import Against, Differences, differences, listed, refuse_unmeant
 from harness.engine.spelling import check
@@ -22,7 +20,7 @@ from harness.judge.verdict import Verdict
 from harness.measure.measurement import Measurement
 from harness.measure.validity import mostly_degenerate
 from harness.provenance.hardware import devices_taken
-from harness.provenance.surroundings import Surroundings, Watch, busy
+from harness.provenance.surroundings import Surroundings, busy
 from harness.results.records import CellRecord
 from harness.results.timing import Work, work_of
 from harness.run import Run
@@ -185,26 +183,20 @@ def _start(
         if known := bench.run.finished_cell(suite, one):
             yield cell, known
             continue
-        names = [name for name, _ in devices_taken(one.spec, python=one.spec.engine_python)]
         if not fresh:
             bench.slot.close()
+            names = [name for name, _ in devices_taken(one.spec, python=one.spec.engine_python)]
             if percent := busy(names):
                 said = f"the device is busy ({percent:.0f} % of its time) although no server of ours runs"
                 raise BadInput(f"{said}: end what computes there", code="device-busy")
         fresh = True
-
-        def passes(measurement: Measurement, names: Sequence[str] = names) -> None:
-            with Watch(names) as watch:
-                measurement.all_passes()
-            measurement.seen["surroundings"] = watch.seen.model_dump(exclude_none=True)
-
         record = bench.measured(
             one,
             suite=suite,
             prompts=bench.run.prompts(one),
             repeats=bench.run.options.repeats,
             timed=True,
-            passes=passes,
+            passes=Measurement.all_passes,
         )
         if work := work_of(record):
             bench.say(f"draftgate: {suite}: {cell}: {work.rate:.1f} tok/s")
@@ -215,15 +207,8 @@ def _disturbed(block: _Block) -> str:
     """Why a block has to be measured again; empty where it is good."""
     if any(len({r.server for r in record.prompts}) > 1 for _, record in block):
         return "a server was started anew within a start"
-    around = [(side, _surroundings(record)) for side, record in block]
+    around = [(side, Surroundings.of(record.provenance)) for side, record in block]
     return throughput.disturbed(around, gpu=any(record.environment.gpus for _, record in block))
-
-
-def _surroundings(record: CellRecord) -> Surroundings | None:
-    try:
-        return Surroundings.model_validate(record.provenance.get("surroundings"))
-    except ValidationError:
-        return None
 
 
 def _flaw(block: _Block, *, may_differ: Collection[str]) -> str:

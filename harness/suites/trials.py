@@ -5,28 +5,31 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config.cells import canonical
-from harness.config.prompts import load_prompts
+from harness.config.cells import Cell, canonical
+from harness.config.prompts import Prompt, load_prompts
 from harness.config.shipped import DATA
 from harness.config.space import Search, Space, Values
+from harness.engine.process import memory_below
 from harness.engine.slot import Slot
 from harness.engine.spelling import check
 from harness.errors import BadInput, ServerFailed
+from harness.judge.throughput import disturbed_in
 from harness.judge.verdict import judge
 from harness.measure.measurement import Measurement
-from harness.measure.validity import mostly_degenerate, total
+from harness.provenance.hardware import devices_taken, gpu_memory
 from harness.results.records import CellRecord
-from harness.results.timing import speed_of
 from harness.run import Options, Run
 from harness.stats import blocks
 from harness.stats.blocks import NEW, OLD
-from harness.stats.paired import MIN_PROMPTS, PairedRatio
-from harness.suites import selfcheck
-from harness.suites.load import Bound, goodput
+from harness.stats.paired import LOOKS, MIN_PROMPTS, PairedRatio
+from harness.suites import selfcheck, targets
+from harness.suites.acceptance import mixed
+from harness.suites.objective import MEMORY, UNITS, flaw_of, surely_worse, unmet, worth
 from harness.suites.runner import Bench, starter
 from harness.text.console import Say
 from harness.text.numbers import number, percent, signed_interval
@@ -36,40 +39,9 @@ SUITE = "acceptance"
 BLOCKS = 3
 """Of four starts, where times are compared. Starts that scatter by 1 % show a gain of 5 %."""
 _UNSEEN = " that no trial asked"
-UNITS = {"tokens_per_step": "tokens per step", "tok_s": "tok/s", "goodput": "good requests a second"}
-
-
-def flaw_of(record: CellRecord) -> str:
-    """Why a record says nothing; empty where it does."""
-    if not record.valid:
-        return f"not a measurement: {record.why_invalid}"
-    return "most of its answers end in a loop" if mostly_degenerate(record.findings) else ""
-
-
-def worth(record: CellRecord, space: Space) -> float | None:
-    """The objective of a record; None where it was not measured."""
-    if space.objective == "tokens_per_step":
-        return total(record.prompts).tokens_per_step
-    if space.objective == "goodput":
-        return goodput(record.prompts, _bound(space))
-    speed = speed_of(record.prompts)
-    return speed.aggregate if speed else None
-
-
-def _bound(space: Space) -> Bound:
-    asked = {"ttft_s": space.bounds.ttft_ms, "tpot_s": space.bounds.tpot_ms}
-    return Bound(**{name: ms / 1000 for name, ms in asked.items() if ms is not None})
-
-
-def unmet(record: CellRecord, space: Space) -> str:
-    """Which bound a record does not keep; empty where it keeps all. Of goodput they are each request's."""
-    speed = speed_of(record.prompts)
-    ttft, tpot = (speed.ttft_s, speed.tpot_s) if speed else (None, None)
-    limits = {"TTFT": (ttft, space.bounds.ttft_ms), "TPOT": (tpot, space.bounds.tpot_ms)}
-    for name, (seconds, most) in limits.items() if space.objective != "goodput" else ():
-        if most is not None and (seconds is None or 1000 * seconds > most):
-            return f"{name} is {number(seconds, 1, scale=1000)} ms, above {most:g} ms"
-    return ""
+_TRIES = 2
+"""How often a block is measured on a busy machine."""
+SIDES = {OLD: "default", NEW: "winner"}
 
 
 def named(values: Values) -> str:
@@ -95,14 +67,17 @@ class Trials:
         search = self.search
         for key, parameter in search.space.space.items():
             for value in parameter.ends:
+                if key.startswith("command."):
+                    continue
                 try:
                     check(search.cell({key: value}, search.levels[0]).spec)
                 except BadInput as error:
                     raise search.wrong(key, str(error), code=error.code) from None
+        targets.refuse(search)
         run = self._run("", {}, search.levels[0])
         cell = search.cell({}, search.levels[0])
         run.refuse_in_flight([cell], max(search.levels))
-        there, kept = len(run.prompts(cell)), len(run.reserve(cell.name))
+        there, kept = _rows(run.prompts(cell)), _rows(run.reserve(cell.name))
         if min(there, kept) < MIN_PROMPTS:
             raise BadInput(
                 f"{search.path}: a trial asks {there} prompts of {cell.name.workload}/{cell.name.language}, "
@@ -134,67 +109,107 @@ class Trials:
         if found.broken:
             raise selfcheck.BrokenInstrument(found.sentence())
 
-    def measured(self, values: Values, in_flight: int) -> CellRecord:
-        """The cell of a trial.
+    def measured(self, values: Values, in_flight: int, *, best: CellRecord | None = None) -> CellRecord:
+        """The cell of a trial. It stops at a look where it is surely worse than the best one.
 
         Raises:
-            BadInput, ServerFailed: see `Bench.measured`.
+            BadInput, ServerFailed: see `Bench.measured`, `targets.make`.
         """
+        search = self.search
+        if (known := self.known(values, in_flight)) is not None:
+            return known
+        made = targets.make(search, values, self.say)
         with self._bench("trial", values, in_flight) as bench:
-            cell = self.search.cell(values, in_flight)
-            return bench.measured(
-                cell,
-                suite=SUITE,
-                prompts=bench.run.prompts(cell),
-                timed=True,
-                passes=Measurement.all_passes,
-            )
+            cell = search.cell(values, in_flight)
+            prompts = mixed(bench.run.prompts(cell))
+
+            def passes(measurement: Measurement) -> int | None:
+                stopped_at = None
+                for look in (look for look in LOOKS if look < _rows(prompts)):
+                    measurement.one_pass(0, first=look)
+                    if surely_worse(measurement.so_far(look), best, search.space, look=look):
+                        stopped_at = look
+                        break
+                else:
+                    measurement.all_passes()
+                measurement.seen |= made | _memory(bench, cell)
+                return stopped_at
+
+            return bench.measured(cell, suite=SUITE, prompts=prompts, timed=True, passes=passes)
+
+    def known(self, values: Values, in_flight: int) -> CellRecord | None:
+        """The cell of a trial that was measured already."""
+        run = self._run("trial", values, in_flight)
+        return run.finished_cell(SUITE, self.search.cell(values, in_flight))
 
     def compared(self, winner: Values, in_flight: int) -> str:
         """What the winner is worth beside the default, on prompts that the search did not ask: a sentence.
 
         Raises:
-            BadInput, ServerFailed: see `Bench.measured`; or a start is not a measurement.
+            BadInput, ServerFailed: see `Bench.measured`; or a start is not a measurement, or the machine
+                was busy.
         """
         space, timed = self.search.space, self.search.space.objective != "tokens_per_step"
-        sides: dict[int, Values] = {OLD: {}, NEW: winner}
-        records: dict[int, list[list[CellRecord]]] = {OLD: [], NEW: []}
+        targets.make(self.search, winner, self.say)
         with self._bench("winner", winner, in_flight) as bench:
-            prompts = bench.run.reserve(self.search.cell({}, in_flight).name)
-            for block in range(BLOCKS if timed else 1):
-                for of in records.values():
-                    of.append([])
-                for at, side in enumerate(blocks.order(block) if timed else (OLD, NEW)):
-                    name = f"{SUITE}/{block:02d}/{at}-{'winner' if side == NEW else 'default'}"
-                    record = bench.measured(
-                        self.search.cell(sides[side], in_flight),
-                        suite=name,
-                        prompts=prompts,
-                        timed=True,
-                        fresh=True,
-                        passes=Measurement.all_passes,
-                    )
-                    if why := flaw_of(record):
-                        raise BadInput(f"{bench.run.folder / name}: {why}", code="no-winner")
-                    records[side][-1].append(record)
-        broken = next(filter(None, (unmet(r, space) for block in records[NEW] for r in block)), "")
+            found = [self._block(bench, winner, in_flight, n) for n in range(BLOCKS if timed else 1)]
+        default, first = (next(record for of, record in found[0] if of == side) for side in SIDES)
+        new = [record for block in found for side, record in block if side == NEW]
+        broken = next(filter(None, (unmet(record, space, default) for record in new)), "")
         tail = f"; but here {broken}" if broken else ""
         if timed:
-            rates = [[[worth(r, space) or 0.0 for r in block] for block in records[side]] for side in sides]
+            rates = [[[worth(r, space) or 0.0 for of, r in b if of == side] for b in found] for side in SIDES]
             try:
                 change = blocks.over_blocks(*rates)
             except ValueError as error:
                 raise BadInput(f"the winner cannot be compared: {error}", code="nothing-timed") from None
-            return (
-                _said(change, change.change_ci(), f"{BLOCKS} blocks of 4 starts, on prompts{_UNSEEN}", space)
-                + tail
-            )
-        (((old,),), ((new,),)) = records[OLD], records[NEW]
-        verdict = judge(old, new, across=tuple(old.identity.differences(new.identity)), against="default")
+            of = f"{BLOCKS} blocks of 4 starts, on prompts{_UNSEEN}"
+            return _said(change, change.change_ci(), of, space) + tail
+        across = tuple(default.identity.differences(first.identity))
+        verdict = judge(default, first, across=across, against="default")
         if verdict.primary is None:
             raise BadInput(f"the winner cannot be compared: {verdict.text}", code="no-winner")
         interval = (0.0, 0.0) if verdict.primary.identical else verdict.interval
         return _said(verdict.primary, interval, f"{verdict.primary.m} prompts{_UNSEEN}", space) + tail
+
+    def _block(
+        self, bench: Bench, winner: Values, in_flight: int, number: int
+    ) -> list[tuple[int, CellRecord]]:
+        """Starts of the default and the winner; of times four in turn, once more on a machine that was busy.
+
+        What an earlier call measured on a busy machine does not count as a try.
+        """
+        timed = self.search.space.objective != "tokens_per_step"
+        order, tries = blocks.order(number) if timed else (OLD, NEW), 0
+        cells = {side: self.search.cell(winner if side == NEW else {}, in_flight) for side in SIDES}
+        for again in itertools.count():
+            name = f"{SUITE}/{number:02d}" + f"-again-{again}" * (again > 0)
+            suites = [f"{name}/{at}-{SIDES[side]}" for at, side in enumerate(order)]
+            places = [(side, cells[side], suite) for side, suite in zip(order, suites, strict=True)]
+            tries += any(bench.run.finished_cell(suite, cell) is None for _, cell, suite in places)
+            block = [(side, self._start(bench, cell, suite)) for side, cell, suite in places]
+            why = disturbed_in(block) if timed else ""
+            if not why:
+                return block
+            self.say(f"block {number} does not count: {why}")
+            if tries == _TRIES:
+                what = f"the winner is not compared yet: block {number} was disturbed {tries} times: {why}"
+                raise BadInput(f"{what}; the same command measures it again", code="device-busy")
+        raise AssertionError  # it counts without an end
+
+    def _start(self, bench: Bench, cell: Cell, suite: str) -> CellRecord:
+        """The reserve of prompts on a start of its own."""
+
+        def passes(measurement: Measurement) -> None:
+            measurement.all_passes()
+            measurement.seen |= _memory(bench, cell)
+
+        record = bench.measured(
+            cell, suite=suite, prompts=bench.run.reserve(cell.name), timed=True, fresh=True, passes=passes
+        )
+        if why := flaw_of(record):
+            raise BadInput(f"{bench.run.folder / suite}: {why}", code="no-winner")
+        return record
 
     @contextlib.contextmanager
     def _bench(self, kind: str, values: Values, in_flight: int) -> Iterator[Bench]:
@@ -241,3 +256,16 @@ def _said(change: PairedRatio, interval: tuple[float, float] | None, of: str, sp
     sure = interval is not None and interval[0] > 0
     said = "" if sure else "; not shown to be better: keep the default"
     return f"{rates}, {percent(change.change)} (95 % CI {signed_interval(interval)} over {of}){said}"
+
+
+def _rows(prompts: Sequence[Prompt]) -> int:
+    """How many prompts, the turns of a chat together."""
+    return len({prompt.row for prompt in prompts})
+
+
+def _memory(bench: Bench, cell: Cell) -> dict[str, float]:
+    """What the server of a cell takes now; empty where this system does not tell."""
+    gpus = [name for name, _ in devices_taken(cell.spec, python=cell.spec.engine_python)]
+    pid = bench.slot.get(cell.spec).pid
+    taken = gpu_memory(gpus) if gpus else memory_below(pid) if pid else None
+    return {MEMORY: taken} if taken else {}

@@ -16,20 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from harness.config.cells import canonical
-from harness.config.space import Parameter, Search, Values
+from harness.config.parameter import Parameter
+from harness.config.space import Search, Space, Values
 from harness.errors import BadInput, BadRecord, ServerFailed
 from harness.results.files import drop_torn_line, json_lines, json_object, read_bytes, write_atomically
-from harness.suites.trials import Trials, flaw_of, named, unmet, worth
+from harness.results.records import CellRecord
+from harness.suites.objective import UNITS, flaw_of, unmet, worth
+from harness.suites.trials import Trials, named
 from harness.text.console import Say
-from harness.text.numbers import duration
+from harness.text.numbers import duration, number
 
 JOURNAL, ASKED = "optuna.log", "search.json"
 """In the folder of a search: Optuna's storage; and what was searched."""
 _RANDOM = 5
 """Trials before Optuna's sampler (TPE, Bergstra et al. 2011) has something to go by."""
-_OF_ITS_VALUES = frozenset({"engine-died", "engine-slow", "server-stalled"})
+_OF_ITS_VALUES = frozenset({"command-failed", "engine-died", "engine-slow", "server-stalled"})
 """Errors that end a trial and not the search."""
 _WHY = "why"
 
@@ -106,6 +110,9 @@ def _refuse_another(search: Search, path: Path) -> None:
         write_atomically(path, json.dumps(asked, indent=1) + "\n")
         return
     known = json_object(read_bytes(path), str(path))
+    asked_of_it = {key: value for key, value in known.items() if not key.endswith("_hash")}
+    with contextlib.suppress(ValidationError):  # one of an older version lacks keys
+        known |= Space.model_validate(asked_of_it).model_dump(mode="json", by_alias=True)
     if differ := [key for key, value in asked.items() if known.get(key) != value]:
         raise BadInput(
             f"{path.parent} holds a search of another space ({', '.join(differ)} differ): name another "
@@ -156,19 +163,23 @@ class _Level:
         say, head = self._measuring.say, f"{self._in_flight} in flight"
         if done >= self._search.size:
             say(f"{head}: nothing is left to try: all {done} combinations of the space were measured")
-        kept = [trial for trial in self._trials() if trial.state == self._state.COMPLETE]
-        if not kept:
+        if (best := self._best()) is None:
             reasons = dict.fromkeys(
                 t.user_attrs.get(_WHY, "") for t in self._trials() if _WHY in t.user_attrs
             )
             why = f"no winner: none of {done} trials can win; the last one: {list(reasons)[-1]}"
             return Found(in_flight=self._in_flight, trials=done, winner=None, sentence=why)
-        winner = self._values(max(kept, key=lambda trial: (trial.value, -trial.number)))
+        winner = self._values(best)
         if winner == self._search.default:
             said = f"the default has won: {named(winner)}; there is nothing to change"
         else:
             said = f"{named(winner)}: {self._measuring.compared(winner, self._in_flight)}"
         return Found(in_flight=self._in_flight, trials=done, winner=winner, sentence=said)
+
+    def _best(self) -> Any | None:
+        """The trial that leads; of two alike the earlier one."""
+        kept = (trial for trial in self._trials() if trial.state == self._state.COMPLETE)
+        return max(kept, key=lambda trial: (trial.value, -trial.number), default=None)
 
     def _trials(self) -> list[Any]:
         return [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished() and t.params]
@@ -221,22 +232,41 @@ class _Level:
         self._measuring.say(f"{number}: {named(values)}")
         value = None
         try:
-            record = self._measuring.measured(values, self._in_flight)
-        except ServerFailed as error:
+            record = self._measured(values)
+        except (BadInput, ServerFailed) as error:
             if error.code not in _OF_ITS_VALUES:
                 raise
-            why = str(error).splitlines()[0]
+            why = str(error)
         else:
             value = worth(record, space)
-            why = (
-                flaw_of(record) or unmet(record, space) or ("" if value else "its objective was not measured")
-            )
+            why = self._why_not(record, value)
+            if record.stopped_at and value:
+                trial.report(value, record.stopped_at)
         if why:
             self._measuring.say(f"this trial cannot win: {why}")
-            trial.set_user_attr(_WHY, why)
+            trial.set_user_attr(_WHY, why.splitlines()[0])
             self._study.tell(trial, state=self._state.PRUNED)
         else:
             self._study.tell(trial, value)
+
+    def _measured(self, values: Values) -> CellRecord:
+        best = self._best()
+        leading = self._measuring.known(self._values(best), self._in_flight) if best else None
+        return self._measuring.measured(values, self._in_flight, best=leading)
+
+    def _why_not(self, record: CellRecord, value: float | None) -> str:
+        """Why a trial cannot win; empty where it can."""
+        space = self._search.space
+        if flaw := flaw_of(record):
+            return flaw
+        if value is None:
+            return "its objective was not measured"
+        if record.stopped_at:
+            unit = UNITS[space.objective]
+            return f"surely worse than the best after {record.stopped_at} prompts ({number(value)} {unit})"
+        other = space.bounds.other_text is not None
+        default = self._measuring.measured(self._search.default, self._in_flight) if other else None
+        return unmet(record, space, default)
 
 
 def _distribution(optuna: Any, parameter: Parameter) -> Any:

@@ -12,10 +12,11 @@ from harness.commands.import_requests import PROFILE
 from harness.commands.recipe import evidence
 from harness.engine.spelling import serve_command
 from harness.errors import BadInput
-from harness.judge.recipe import Choice, Evidence, choose, of_cell, of_speed, uses
+from harness.judge.over_none import Evidence, of_cell, of_speed
+from harness.judge.recipe import Choice, choose, uses
 from harness.judge.speedup import SpeedRecord, write
 from harness.measure.validity import MOSTLY
-from harness.results.conditions import Environment, Identity, Subject
+from harness.results.conditions import Environment, Gpu, Identity, Subject
 from harness.results.records import CellRecord, Finding, RunRecord, load
 from tests.factories.records import prompt_record
 from tests.factories.refusals import refused
@@ -191,6 +192,37 @@ def test_a_lossy_verification_is_no_evidence_over_starts_either() -> None:
 
     assert isinstance(record, SpeedRecord)
     assert not of_speed("run", record).sound
+    assert kind(of_speed("run", record)) == "nothing"
+
+
+BUSY = {"surroundings": {"others": 0.38}}
+QUIET = {"surroundings": {"others": 0.01}}
+
+
+@pytest.mark.parametrize("busy", [0, 1])
+def test_what_a_busy_machine_timed_is_no_evidence(busy: int) -> None:
+    """Whether it was busy beside the drafter or beside `none`."""
+    pair = [timed(2, provenance=QUIET), none(provenance=QUIET)]
+    assert of_cell("run", *pair).pays
+    pair[busy] = pair[busy].model_copy(update={"provenance": BUSY})
+
+    found = choose("use", [of_cell("run", *pair)])
+
+    assert found.kind == "nothing"
+    assert "38%" in "".join(found.notes)
+
+
+def test_a_gpu_does_not_mind_what_the_processors_do() -> None:
+    here = Environment(cpu="x", gpus=[Gpu(name="H200")])
+
+    pair = [timed(2, provenance=BUSY, environment=here), none(provenance=BUSY, environment=here)]
+    assert of_cell("run", *pair).pays
+
+
+def test_starts_on_a_busy_machine_are_no_evidence_either() -> None:
+    record = turned(2).record.model_copy(update={"provenance": BUSY})
+
+    assert isinstance(record, SpeedRecord)
     assert kind(of_speed("run", record)) == "nothing"
 
 

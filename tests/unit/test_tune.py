@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness.cli import main
 from harness.config.cells import Cell
+from harness.config.parameter import Parameter
 from harness.config.prompts import Prompt
-from harness.config.space import Parameter, Search
+from harness.config.space import Search
 from harness.errors import BadInput, ServerFailed
 from harness.plugin import DATA
-from harness.results.records import CellRecord, Finding
+from harness.results.records import CellRecord, Finding, load
 from harness.stats.paired import MIN_PROMPTS
 from harness.suites import selfcheck, trials
+from harness.suites.objective import MEMORY, surely_worse
 from harness.suites.runner import Bench
-from tests.factories.runs import answer, cell
+from tests.factories.runs import answer, cell, write_cell
 
 STACK = """\
 schema = 1
@@ -49,6 +53,10 @@ high = 4
 LOOKUP = """\
 [space."drafters.ngram.prompt_lookup_max"]
 choices = [2, 4, 6]
+"""
+RATIO = """\
+[space."command.ratio"]
+choices = [0.25, "a b"]
 """
 Write = Callable[..., Path]
 
@@ -138,6 +146,15 @@ def test_the_values_of_a_parameter(
         ("concurrency = [1, 1]\n" + K, 4, "once"),
         ("[bounds]\nttft = 3\n" + K, 5, "ttft_ms"),
         ("[space]\n", 4, "1 values"),
+        ("[bounds]\nquality = 3\n" + K, 5, "what is measured: ttft_ms, tpot_ms, memory_mib, other_text"),
+        ("[bounds]\nother_text = 3\n" + K, 5, "at most 1"),
+        ('[space."command.ratio"]\nlow = 1\nhigh = 4\n', 4, "no place {ratio}"),
+        ('command = "x {ratio} {output}"\n' + K, 4, "{ratio} is no parameter"),
+        ('command = "x {ratio}"\n' + RATIO, 4, "needs {output}"),
+        ('command = "x {output}"\n' + K, 4, "and a parameter"),
+        ('command = "x \'{ratio} {output}"\n' + RATIO, 4, "not a command"),
+        ('command = "x {output}"\n[space."command.output"]\nchoices = ["a"]\n', 5, "itself"),
+        ("command = 3\n" + K, 4, "text"),
     ],
 )
 def test_what_is_wrong_in_a_space_is_said_with_its_line(
@@ -156,6 +173,30 @@ def test_the_shipped_spaces_hold_their_default(path: Path) -> None:
     search = Search(path)
 
     assert search.is_inside(search.default)
+
+
+def test_a_command_gets_each_value_as_one_word(write: Write, tmp_path: Path) -> None:
+    path = write('command = "{here}/make --keep={ratio} -o {output} \'{\\"a\\": 1}\'"\n', RATIO)
+    search = Search(path, tmp_path / "results")
+    words = [search.command({"command.ratio": value}) for value in (0.25, "a b")]
+
+    made = [search.made({"command.ratio": value}) for value in (0.25, "a b")]
+    assert words[0] == [f"{tmp_path}/make", "--keep=0.25", "-o", str(made[0]), '{"a": 1}']
+    assert words[1][1] == "--keep=a b"
+    assert made[0] != made[1]
+    cell = search.cell({"command.ratio": 0.25}, 1)
+    assert cell.spec.target.model == str(made[0])
+    assert search.made({"drafters.ngram.k": 3}) is None
+
+
+def test_a_command_whose_program_is_not_there_is_refused(
+    write: Write, asked: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write('command = "pyhton {ratio} {output}"\n', RATIO)
+
+    assert tune(path) == 2
+    assert f"{path}, line 4, key command: there is no program pyhton" in capsys.readouterr().err
+    assert not asked
 
 
 # The search
@@ -271,6 +312,130 @@ def test_a_bound_that_no_trial_keeps_leaves_no_winner(write: Write, asked: Asked
     asked.clear()
     assert tune(write("[bounds]\nttft_ms = 250\n", K, name="other")) == 0
     assert [k for suite, k, _ in asked if suite != trials.SUITE] == [4, 2], "k = 3 is too slow to begin"
+
+
+@pytest.mark.parametrize(("bound", "winner"), [("memory_mib = 250", 2), ("other_text = 0.5", 4)])
+def test_memory_and_other_texts_are_bounds_too(
+    write: Write, asked: Asked, monkeypatch: pytest.MonkeyPatch, bound: str, winner: int
+) -> None:
+    """A k takes 100 MiB for each of its tokens; with another k than 4, all texts are other ones."""
+    whole = Bench.measured
+
+    def measured(ours: Bench, which: Cell, **words: Any) -> CellRecord:
+        found, k = whole(ours, which, **words), which.name.k
+        prompts = [r.model_copy(update={"text_hash": f"{k} {r.text_hash}"}) for r in found.prompts]
+        return found.model_copy(update={"provenance": {MEMORY: 100 * k}, "prompts": tuple(prompts)})
+
+    monkeypatch.setattr(Bench, "measured", measured)
+    assert tune(write(f"[bounds]\n{bound}\n", K)) == 0
+    said = [k for suite, k, _ in asked if suite != trials.SUITE]
+    assert said == ([4, winner] if winner != 4 else []), "the default need not be measured beside itself"
+
+
+def test_a_bound_on_memory_that_nobody_measured_is_not_kept(write: Write, asked: Asked) -> None:
+    assert tune(write("[bounds]\nmemory_mib = 250\n", K)) == 1
+    assert asked
+
+
+def losing(worse: int, *, prompts: int = 16, seconds: float = 2.0) -> CellRecord:
+    """Each of its answers has so many steps that accept nothing, or one more."""
+    return cell(prompts=tuple(answer(i, worse=worse + i % 2, seconds=seconds) for i in range(prompts)))
+
+
+@pytest.mark.parametrize(
+    ("objective", "record", "pruned"),
+    [
+        ("tokens_per_step", losing(5), True),
+        ("tokens_per_step", losing(0), False),
+        ("tokens_per_step", losing(0, seconds=9), False),
+        ("tok_s", losing(0, seconds=9), True),
+        ("tok_s", losing(0, seconds=2.02), False),  # starts may differ by that
+        ("goodput", losing(5, seconds=9), False),
+    ],
+)
+def test_what_is_surely_worse_than_the_best_is_given_up(
+    write: Write, objective: str, record: CellRecord, *, pruned: bool
+) -> None:
+    space = Search(write(f'objective = "{objective}"\n', K)).space
+    best = losing(0, prompts=24)
+
+    assert surely_worse(record, best, space, look=16) == pruned
+    assert not surely_worse(record, None, space, look=16)
+
+
+def test_a_trial_stops_at_the_look_that_shows_it(
+    write: Write, asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """k = 4 comes first and is the best; what is worse stops after 16 of its 24 prompts."""
+
+    def measured(ours: Bench, which: Cell, *, passes: Any, prompts: Any, suite: str, **_: Any) -> CellRecord:
+        asked.append((suite, which.name.k, ()))
+        whole = losing(2 * (4 - which.name.k), prompts=len(prompts)).model_copy(update={"cell": which.name})
+
+        def so_far(look: int) -> CellRecord:
+            return whole.model_copy(update={"prompts": whole.prompts[:look], "stopped_at": look})
+
+        nothing = dict.fromkeys(("one_pass", "all_passes"), lambda *_, **__: None)
+        stopped_at = passes(SimpleNamespace(**nothing, so_far=so_far, seen={}))
+        found = so_far(stopped_at) if stopped_at else whole
+        write_cell(ours.run.folder / suite, found)
+        return found
+
+    monkeypatch.setattr(Bench, "measured", measured)
+    monkeypatch.setattr(trials, "_memory", lambda *_: {})
+    path = write("prompts = 24\n", K)
+
+    assert tune(path) == 0
+
+    assert "the default has won" in capsys.readouterr().out
+    found = [load(one, CellRecord) for one in path.parent.glob("results/*/trial-*/acceptance/*.json")]
+    stops = {record.cell.k: (record.stopped_at, len(record.prompts)) for record in found}
+    assert stops == {4: (None, 24), **dict.fromkeys((1, 2, 3), (16, 16))}
+    (journal,) = path.parent.glob("results/*/optuna.log")
+    assert journal.read_text(encoding="utf-8").count("surely worse") == 3
+
+
+def test_a_block_on_a_busy_machine_is_measured_again(
+    write: Write, asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once; then the search says so, and the same command tries again."""
+    whole, busy = Bench.measured, [True]
+
+    def measured(ours: Bench, which: Cell, **words: Any) -> CellRecord:
+        suite = words["suite"]
+        if known := ours.run.finished_cell(suite, which):
+            return known
+        found = whole(ours, which, **words)
+        around = {"surroundings": {"others": 0.4 if busy[0] and "/01" in suite else 0.0}}
+        found = found.model_copy(update={"provenance": around, "suite": suite})
+        write_cell(ours.run.folder / suite, found)
+        return found
+
+    monkeypatch.setattr(Bench, "measured", measured)
+    path = write('objective = "tok_s"\n', K)
+
+    assert tune(path) == 2
+    assert refusal(capsys) == "device-busy"
+    fresh = [suite.split("/")[1] for suite, *_ in asked if suite != trials.SUITE]
+    assert list(dict.fromkeys(fresh)) == ["00", "01", "01-again-1"]
+    busy[0], count = False, len(asked)
+    assert tune(path) == 0
+    fresh = [suite.split("/")[1] for suite, *_ in asked[count:]]
+    assert list(dict.fromkeys(fresh)) == ["01-again-2", "02"]
+
+
+def test_a_search_of_an_older_version_goes_on(write: Write, asked: Asked) -> None:
+    """Its file lacks what newer ones can say."""
+    path = write(K)
+    tune(path, "--trials", "1")
+    (known,) = path.parent.glob("results/*/search.json")
+    old = json.loads(known.read_text(encoding="utf-8"))
+    for key in ("command", "command_timeout_s"):
+        del old[key]
+    del old["bounds"]["memory_mib"]
+    known.write_text(json.dumps(old), encoding="utf-8")
+
+    assert tune(path, "--trials", "2") == 0
 
 
 def test_what_is_no_measurement_does_not_win(

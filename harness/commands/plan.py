@@ -1,0 +1,77 @@
+"""The command `draftgate plan`: what a command line would measure, divided among machines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.commands.bench import command_line
+from harness.errors import BadInput
+from harness.results.files import write_atomically
+from harness.results.shards import Plan, of_file
+from harness.text.arguments import Parser
+from harness.text.console import show
+from harness.text.numbers import duration
+from harness.text.render import text_table
+
+
+def run(words: Sequence[str]) -> int:
+    """Collect as `draftgate bench WORDS` would, measure nothing, and print the plan; the exit code.
+
+    Raises:
+        BadInput: the plan cannot be written.
+    """
+    parser = Parser(
+        prog="draftgate plan",
+        description="Say what draftgate bench WORDS would measure, and divide it among machines. All other "
+        "words are those of draftgate bench.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--shards", metavar="N", default="1", help="how many machines (1)")
+    parser.add_argument("--format", choices=("table", "json"), help="table, or the plan that --shard reads")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write there, not to standard output")
+    own, rest = parser.parse_known_args(words)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "plan.json"
+        collected = subprocess.run(
+            [*command_line(rest), "--collect-only", "--quiet", "--plan", file, "--shards", own.shards],
+            stdout=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+        if collected.returncode:
+            sys.stderr.write(collected.stdout)
+            return collected.returncode
+        if not file.is_file():
+            raise BadInput("no cell is selected, so there is nothing to plan", code="option-value")
+        plan = of_file(file)
+    plan = _with_commands(plan, rest, own.output or Path("plan.json"))
+    as_json = own.format == "json" or (own.format is None and own.output is not None)
+    text = plan.text() if as_json else _table(plan)
+    if own.output:
+        write_atomically(own.output, text)
+    else:
+        show(text)
+    return 0
+
+
+def _with_commands(plan: Plan, words: Sequence[str], file: Path) -> Plan:
+    shards = [
+        shard.model_copy(
+            update={"command": ("draftgate", "bench", *words, "--shard", f"{file}:{shard.number}")}
+        )
+        for shard in plan.shards
+    ]
+    return plan.model_copy(update={"shards": tuple(shards)}).sealed()
+
+
+def _table(plan: Plan) -> str:
+    rows = [
+        (
+            str(shard.number), ", ".join(shard.servers), str(len(shard.cases)), str(shard.devices),
+            "—" if shard.seconds is None else duration(shard.seconds),
+        )
+        for shard in plan.shards
+    ]  # fmt: skip
+    return text_table(("shard", "servers", "cells", "devices", "about"), rows, align="llrrr") + "\n"

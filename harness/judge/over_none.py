@@ -1,0 +1,212 @@
+"""What records say of a drafter's speed over `none` of the same run, on the same prompts.
+
+Where both ran on one start each, the interval comes from the scatter between prompts, and starts differ by
+more than that: it describes. An interval over pairs of starts is a claim, and is preferred.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from harness.config.cells import canonical
+from harness.judge.curve import Measured
+from harness.judge.pairing import drafting
+from harness.judge.speedup import SpeedRecord, over_pairs
+from harness.judge.throughput import disturbed_in
+from harness.measure.validity import countable, mostly_degenerate, total
+from harness.results.records import CellName, CellRecord
+from harness.results.stretches import sums_of
+from harness.stats.blocks import MARGIN
+from harness.stats.paired import MIN_PROMPTS, PairedRatio, paired_log_ratio
+
+_NO_EVIDENCE = {
+    "unread-field": "parts of the answers were not read",
+    "server-restarted": "its server was started anew while it was measured",
+    "foreign-traffic": "other requests ran on the server",
+}
+"""Findings that make a cell no evidence, beside loops and what is no measurement at all."""
+_MOST = 700.0
+"""Its exponential is still a number."""
+_INEXACT = "its drafts are not verified exactly, so the answers are not the target's alone"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A drafter in one place at one load, compared with `none` of the same run."""
+
+    run: str
+    record: CellRecord | SpeedRecord
+    """Without its prompts."""
+    tokens_per_step: float | None = None
+    interval: tuple[float, float] | None = None
+    """Of tokens per step, 95 %."""
+    speed: PairedRatio | None = None
+    """tok/s over that of `none`, over prompts or over pairs of starts. None where a flaw says why."""
+    starts: bool = False
+    """Over pairs of starts."""
+    flaw: str = ""
+    """Why it is no evidence."""
+
+    @property
+    def cell(self) -> CellName:
+        """Where, and which drafter."""
+        return self.record.cell
+
+    @property
+    def name(self) -> str:
+        """`ngram-k4`."""
+        return drafting(self.cell)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests at a time."""
+        return self.record.identity.concurrency or 1
+
+    @property
+    def suite(self) -> str:
+        """Where its file lies in the run."""
+        return self.record.suite if isinstance(self.record, CellRecord) else "speed"
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """Where candidates are compared."""
+        return (self.cell.place, self.in_flight)
+
+    @property
+    def block(self) -> str:
+        """Target, engine and device: what differs in it is never compared."""
+        of_target = ("target", "revision", "weights", "tokenizer", "dtype", "quantization")
+        of_engine = ("engine", "engine_commit", "engine_files", "engine_env")
+        identity, subject = self.record.identity, self.record.subject
+        args = {n: v for n, v in subject.engine_args.items() if n != "enable_prefix_caching"}
+        fields = [getattr(identity, n) for n in of_target] + [getattr(subject, n) for n in of_engine]
+        patches = [patch.as_given() for patch in subject.patches]
+        return canonical([*fields, patches, args, self.record.environment.model_dump()])
+
+    @property
+    def sound(self) -> bool:
+        """It says something of the speed."""
+        return not self.flaw and self.speed is not None
+
+    @property
+    def pays(self) -> bool:
+        """It is faster: beyond its interval, and of one start each beyond what starts may differ by."""
+        return self.sound and self.ends[0] > (1 if self.starts else 1 + MARGIN)
+
+    @property
+    def loses(self) -> bool:
+        """It is slower, likewise."""
+        return self.sound and self.ends[1] < (1 if self.starts else 1 - MARGIN)
+
+    @property
+    def gain(self) -> float:
+        """Times as fast as `none`."""
+        return math.exp(self.speed.estimate) if self.speed else math.nan
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the 95 % interval of `gain`."""
+        low, high = self.speed.ci() if self.speed else (math.nan, math.nan)
+        return math.exp(low), math.exp(min(high, _MOST))
+
+
+def of_cell(run: str, record: CellRecord, none: CellRecord | None) -> Evidence:
+    """What a cell says, beside `none` of its run: of one start each, over the prompts that both answered."""
+    change: str | PairedRatio = "its run has no `none` in the same place"
+    if none is not None:
+        change = next(_flaws(record, none), "") or _paired(record, none)
+    return Evidence(
+        run=run,
+        record=record.model_copy(update={"prompts": ()}),
+        tokens_per_step=total(record.prompts).tokens_per_step if record.valid else None,
+        interval=interval_of(record),
+        speed=None if isinstance(change, str) else change,
+        flaw=change if isinstance(change, str) else "",
+    )
+
+
+def of_speed(run: str, record: SpeedRecord) -> Evidence:
+    """What the speed suite found over pairs of starts."""
+    flaw = _INEXACT if record.identity.verification else _busy([record])
+    try:
+        return Evidence(run=run, record=record, speed=over_pairs(record.ratios), starts=True, flaw=flaw)
+    except ValueError as error:
+        return Evidence(run=run, record=record, starts=True, flaw=str(error))
+
+
+def of_starts(run: str, record: CellRecord, measured: Measured) -> Evidence:
+    """What a curve found on starts in turn.
+
+    Args:
+        run: its name.
+        record: the curve's at the same k and load.
+        measured: of it.
+    """
+    flaw = _INEXACT if record.identity.verification else _looped(record) or _not_idle(measured.disturbed)
+    head = record.model_copy(update={"prompts": ()})
+    return Evidence(run=run, record=head, speed=measured.split.speed, starts=True, flaw=flaw)
+
+
+def interval_of(record: CellRecord) -> tuple[float, float] | None:
+    """The 95 % interval of tokens per step, from the scatter between prompts; None where there is none."""
+    answers = filter(countable, record.prompts if record.valid else ())
+    sums = sums_of(answers, lambda r: (r.tally.committed, r.tally.decode_steps))
+    tokens, steps = ([pair[at] for pair in sums.values()] for at in (0, 1))
+    if len(sums) < MIN_PROMPTS:
+        return None
+    change = paired_log_ratio(steps, steps, tokens, steps)
+    ends = change.interval() if change.se else None
+    return (math.exp(ends[0]), math.exp(min(ends[1], _MOST))) if ends else None
+
+
+def _flaws(record: CellRecord, none: CellRecord) -> Iterator[str]:
+    """Why a cell is no evidence of speed."""
+    if record.identity.verification:
+        yield _INEXACT
+    if busy := _busy([none, record]):
+        yield busy
+    for one in (record, none):
+        if not one.valid:
+            yield f"{drafting(one.cell)} is INVALID: {one.why_invalid}"
+        if looped := _looped(one):
+            yield looped
+        for finding in (*one.findings, *(f for r in one.prompts for f in r.findings)):
+            if finding.code in _NO_EVIDENCE:
+                yield f"{drafting(one.cell)}: {_NO_EVIDENCE[finding.code]}"
+    for what in ("identity", "environment"):
+        for field in getattr(record, what).differences(getattr(none, what)):
+            yield f"`none` ran under another {field}"
+
+
+def _busy(records: Sequence[CellRecord | SpeedRecord]) -> str:
+    return _not_idle(disturbed_in(enumerate(records)))
+
+
+def _not_idle(why: str) -> str:
+    return f"not measured on an idle machine: {why}" if why else ""
+
+
+def _looped(record: CellRecord) -> str:
+    return (
+        f"most answers of {drafting(record.cell)} end in a loop" if mostly_degenerate(record.findings) else ""
+    )
+
+
+def _paired(record: CellRecord, none: CellRecord) -> PairedRatio | str:
+    """The change of tokens a second of a request; or why there is none."""
+    sides = ([r for r in one.prompts if r.total_s and countable(r)] for one in (none, record))
+    old, new = (sums_of(answers, lambda r: (r.output_tokens, r.total_s or 0)) for answers in sides)
+    both = [name for name in new if name in old]
+    if not both:
+        return "nothing was timed"
+    if len(both) < MIN_PROMPTS:
+        return f"{len(both)} prompts were timed on both sides, and {MIN_PROMPTS} are needed"
+    columns = [[side[name][at] for name in both] for side in (old, new) for at in (0, 1)]
+    try:
+        change = paired_log_ratio(*columns)
+    except ValueError as error:  # times that nobody can have measured
+        return str(error)
+    return change if change.interval() else "a few answers hold nearly all of its time: it has no interval"
