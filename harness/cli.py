@@ -55,6 +55,7 @@ _MODULES = {
     "watch": "watch whether a server works or hangs, and restart it",
     "doctor": "check whether this machine can measure a stack correctly",
     "claims": "compare the figures of a Markdown file with their records",
+    "history": "show each cell over time, and where its figures changed",
     "curve": "print which k is best at which load, from a run's records",
     "recipe": "print the vllm serve command that runs support, for each use",
     "report": "write runs into one HTML file that needs no network",

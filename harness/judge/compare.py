@@ -240,7 +240,7 @@ class _Cell:
     def __init__(self, entry: Entry, across: Collection[str]) -> None:
         self.record = as_subject(load(entry.path, CellRecord), across)
         self.counts = counted(self.record)
-        self.figures = _figures(entry, self.record, self.counts)
+        self.figures = figures_of(entry, self.record, self.counts)
 
 
 def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellComparison:
@@ -307,7 +307,15 @@ def _positions(pairs: Pairs, verdict: Verdict) -> tuple[PositionChange, ...]:
     )  # fmt: skip
 
 
-def _figures(entry: Entry, record: CellRecord, counts: Counted) -> Figures:
+def figures_of(entry: Entry, record: CellRecord, counts: Counted, *, over_none: bool = True) -> Figures:
+    """What a cell measured.
+
+    Args:
+        entry: where it stands.
+        record: what stands there.
+        counts: its answers that count.
+        over_none: read the cell of `none` beside it, for the speed-up.
+    """
     if not record.valid:
         counts = Counted([], tallies([]))
     tally, speed = counts.sums.total(), speed_of(record.prompts if record.valid else ())
@@ -324,7 +332,7 @@ def _figures(entry: Entry, record: CellRecord, counts: Counted) -> Figures:
         stretches=stretches_of(counts.records),
         parts=parts_of(counts.records),
         tok_s=speed.aggregate if speed else None,
-        speed_up=speed_up(record, plain_of(entry)) if speed and record.cell.k else None,
+        speed_up=speed_up(record, plain_of(entry)) if over_none and speed and record.cell.k else None,
         degenerate=mostly_degenerate(record.findings),
         findings=(*(f.text for f in record.findings if not f.hard), *record.trusted),
     )

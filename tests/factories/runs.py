@@ -92,12 +92,19 @@ def write_cell(folder: Path, record: CellRecord) -> Path:
     return path
 
 
-def write_run(folder: Path, *cells: CellRecord, finished: bool = True, subject: tuple[str, ...] = ()) -> Path:
+def write_run(
+    folder: Path,
+    *cells: CellRecord,
+    finished: bool = True,
+    subject: tuple[str, ...] = (),
+    began: str | None = None,
+) -> Path:
     """Write a run folder; its path."""
     for record in cells:
         write_cell(folder / record.suite, record)
     run = RunRecord(
-        run=folder.name, stack="tiny", profile="gate", options={}, provenance={}, environment={},
+        run=folder.name, stack="tiny", profile="gate", options={},
+        provenance={"time": began} if began else {}, environment={},
         finished=finished, subject=subject,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,133 @@
+"""A history as tables, and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from harness.report.history import FOLLOWED, LEAST, MAX_P, History, Point, Series
+from harness.text.numbers import DASH, number, percent
+from harness.text.render import Block, Document, by_text
+
+_PLACE = ("stack", "device", "profile", "suite")
+_SHORT = 9
+"""Digits of a commit."""
+
+
+def as_data(found: History) -> dict[str, Any]:
+    """Everything, as JSON holds it."""
+    return {
+        "schema": 1,
+        "max_p": MAX_P,
+        "least_change": LEAST,
+        "runs": found.runs,
+        "series": [_series_data(one) for one in found.series],
+        "notes": list(found.notes),
+    }
+
+
+def _series_data(one: Series) -> dict[str, Any]:
+    entry = one.entry
+    where = {part: getattr(entry, part) for part in _PLACE}
+    names = (
+        "prompts",
+        "tokens_per_step",
+        "tokens_per_step_ci",
+        "tau",
+        "accepted_per_draft",
+        "acceptance",
+        "tok_s",
+    )
+    return {
+        "cell": entry.cell.model_dump(),
+        **where,
+        "apart": one.apart or None,
+        "points": [
+            {
+                **{f.name: getattr(p, f.name) for f in dataclasses.fields(p) if f.name != "figures"},
+                "when": p.when.isoformat(),
+                "path": str(p.figures.entry.path),
+                "invalid": p.figures.invalid,
+                **{name: getattr(p.figures, name) for name in names},
+            }
+            for p in one.points
+        ],
+        "changes": [
+            {
+                "figure": c.figure, "from": one.points[c.at - 1].run, "to": one.points[c.at].run,
+                "before": c.before, "after": c.after, "change": c.change, "p": c.p,
+            }
+            for c in one.changes
+        ],
+    }  # fmt: skip
+
+
+def document(found: History) -> Document:
+    """A row for each series, and below a table of each with a row for each run."""
+    varying = [part for part in _PLACE if len({getattr(one.entry, part) for one in found.series}) > 1]
+    changed = [_name(one, varying) for one in found.series if one.changes]
+    rest = f"{len(changed)} changed: {', '.join(changed)}" if changed else "no change found"
+    invalid = ((f"{p.run} {p.figures.entry.cell}", p.figures.invalid) for s in found.series for p in s.points)
+    said = by_text((name, why) for name, why in invalid if why)
+    notes = [f"no measurement in {', '.join(names)}: {why}" for why, names in said.items()]
+    return Document(
+        sentence=f"{len(found.series)} series of {found.runs} runs: {rest}",
+        title="history",
+        above=(),
+        blocks=(_overview(found, varying), *(_table(one) for one in found.series)),
+        footnotes=(),
+        notes=(*notes, *found.notes),
+        sentences=(
+            f"A change is {LEAST:.1%} or more between two stretches of a series, with p below {MAX_P:g}.",
+            "tok/s: one server start a run, on one machine; a description, no claim.",
+        ),
+        legend=(),
+    )
+
+
+def _name(one: Series, parts: Sequence[str] = _PLACE) -> str:
+    return "/".join([*(getattr(one.entry, part) for part in parts), str(one.entry.cell)])
+
+
+def _overview(found: History, varying: Sequence[str]) -> Block:
+    rows = []
+    for one in found.series:
+        ends = one.points[0], one.points[-1]
+        rows.append(
+            (
+                _name(one, varying),
+                str(len(one.points)),
+                *(f"{p.when:%Y-%m-%d}" for p in ends),
+                *(" → ".join(_of(p, name) for p in ends) for name in FOLLOWED),
+                str(len(one.changes)),
+            )
+        )
+    header = ("cell", "runs", "from", "to", *FOLLOWED.values(), "changes")
+    return Block(header=header, rows=tuple(rows), align="lrll" + "r" * len(FOLLOWED) + "r")
+
+
+def _of(point: Point, figure: str) -> str:
+    return number(getattr(point.figures, figure), 2 if figure == "tokens_per_step" else 1)
+
+
+def _table(one: Series) -> Block:
+    rows = []
+    for i, p in enumerate(one.points):
+        ends = p.figures.tokens_per_step_ci
+        said = [f"{FOLLOWED[c.figure]} {percent(c.change)}" for c in one.changes if c.at == i]
+        said += [] if p.finished else ["not finished"]
+        rows.append(
+            (
+                f"{p.when:%Y-%m-%d %H:%M}", p.engine or DASH, _commit(p), _of(p, "tokens_per_step"),
+                f"{number(ends[0])}..{number(ends[1])}" if ends else DASH, _of(p, "tok_s"),
+                "no measurement" if p.figures.invalid else ", ".join(said), p.run,
+            )
+        )  # fmt: skip
+    header = ("when", "vLLM", "commit", "tok/step", "95 % CI", "tok/s", "change", "run")
+    title = _name(one) + (f" (apart from the series before: {one.apart})" if one.apart else "")
+    return Block(header=header, rows=tuple(rows), align="lllrrrll", title=title)
+
+
+def _commit(point: Point) -> str:
+    return (point.commit[:_SHORT] if point.commit else DASH) + "+" * point.dirty
