@@ -192,7 +192,8 @@ def _point(run: str, when: dt.datetime, entry: Entry, cell: CellRecord, *, finis
         for value in (subject.engine, subject.engine_commit, provenance.get("commit"))
     ]
     return Point(
-        run=run, when=when, finished=finished, figures=figures_of(entry, cell, counted(cell), over_none=False),
+        run=run, when=when, finished=finished,
+        figures=figures_of(entry, cell, counted(cell), over_none=False),
         engine=known[0], engine_commit=known[1], commit=known[2], dirty=provenance.get("dirty") is True,
     )  # fmt: skip
 
