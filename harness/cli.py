@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import importlib
 import importlib.metadata
@@ -23,6 +24,7 @@ from harness.results.files import write_atomically
 from harness.text import render
 from harness.text.arguments import Parser
 from harness.text.console import complain, settle_in, show
+from harness.text.latex import as_latex
 from harness.text.validation import near_path
 
 INVALID = 2
@@ -35,11 +37,20 @@ _OTHERWISE_CALLED = {"list": "listing", "import": "importing"}
 """Modules of commands that another name would hide."""
 _FORMATS = {
     ".md": "markdown", ".markdown": "markdown", ".csv": "csv", ".json": "json", ".prom": "openmetrics",
-    ".parquet": "parquet",
+    ".parquet": "parquet", ".tex": "latex", ".png": "png", ".svg": "svg", ".pdf": "pdf",
 }  # fmt: skip
 """Of a file, by the end of its name."""
 _TABLES = ("table", "markdown")
+_PAGES = {"table": render.as_text, "markdown": render.as_markdown, "latex": as_latex}
 _JSON = "json"
+_PICTURES = ("png", "svg", "pdf")
+
+
+def _picture(form: str, found: Comparison) -> bytes:
+    made: bytes = importlib.import_module("harness.commands.pictures").drawn(found, form)
+    return made
+
+
 _DATA: dict[str, Callable[[Comparison], str | bytes]] = {
     "csv": lambda found: render.as_csv(*export.csv_rows(found)),
     "long-csv": lambda found: render.as_csv(*export.long_rows(found)),
@@ -47,9 +58,11 @@ _DATA: dict[str, Callable[[Comparison], str | bytes]] = {
     "github-benchmark": lambda found: render.as_json(dashboards.benchmark_data(found)),
     "pytest-benchmark": lambda found: render.as_json(dashboards.pytest_benchmark(found)),
     "openmetrics": dashboards.openmetrics,
+    **{form: functools.partial(_picture, form) for form in _PICTURES},
 }
-"""What `compare` writes: tables for people, and data for programs."""
-_BINARY = ("parquet",)
+"""What `compare` writes: tables for people, and for programs or as a picture what has every cell apart."""
+_FILES = ("parquet", *_PICTURES)
+"""What makes no sense on a terminal."""
 _MODULES = {
     "init": "write a stack and the suites into the current folder",
     "watch": "watch whether a server works or hangs, and restart it",
@@ -126,7 +139,7 @@ def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentPa
     add("--old", metavar="DRAFTER", help="of one PATH the cells of this drafter, like ngram or ngram-k4 ...")
     add("--new", metavar="DRAFTER", help="... compared with those of this one, on the same prompts")
     forms = f"(table; else what the name of --output ends with: {', '.join(_FORMATS)})"
-    add("--format", choices=(*_TABLES, _JSON, *_DATA), help=forms)
+    add("--format", choices=(*_PAGES, _JSON, *_DATA), help=forms)
     add("--output", metavar="FILE", type=Path, help="write there, not to standard output")
     add("--partial", action="store_true", help="cells that only one side has are no reason to exit with 3")
     add("--strict", action="store_true", help="exit with 3 where a cell is inconclusive")
@@ -152,7 +165,7 @@ def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentPa
 
 def _compare(options: argparse.Namespace) -> int:
     form = options.format or _FORMATS.get(options.output.suffix if options.output else "", "table")
-    if options.pivot and form not in _TABLES:
+    if options.pivot and form not in _PAGES:
         raise BadInput(
             f"--pivot makes columns of a table; {form} has every cell apart, so leave --pivot out",
             code="compare-option",
@@ -163,7 +176,7 @@ def _compare(options: argparse.Namespace) -> int:
             f"{near_path(options.output.parent)}; make it first",
             code="cannot-write",
         )
-    if form in _BINARY and not options.output:
+    if form in _FILES and not options.output:
         what = f"--format {form} is no text for a terminal: name a file with --output"
         raise BadInput(what, code="compare-option")
     # No record refers to itself: looking for some that do takes a seventh of the time.
@@ -182,7 +195,7 @@ def _compare(options: argparse.Namespace) -> int:
             text = _DATA[form](result)
         else:
             page = document(result, pivot=options.pivot)
-            text = render.as_text(page) if form == "table" else render.as_markdown(page)
+            text = _PAGES[form](page)
     if options.output:
         write_atomically(options.output, text)
     elif isinstance(text, str):

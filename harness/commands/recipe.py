@@ -23,7 +23,7 @@ from harness.text.numbers import DASH, number
 from harness.text.render import Block, Document, as_markdown, as_text, markdown as in_markdown, visible
 from harness.text.validation import near_path
 
-_SUITES = ("acceptance", "load", "curve")
+SUITES = ("acceptance", "load", "curve")
 """Suites whose cells are answers to the prompts themselves."""
 _FIELDS = ("tokens_per_step", "tokens_per_step_low/tokens_per_step_high")
 _GAIN = "{0}_speed_up {0}_speed_up_low/{0}_speed_up_high"
@@ -93,7 +93,7 @@ def evidence(folder: Path) -> list[Evidence]:
     found = [*starts_of(folder), *_cells(folder)]
     if not found:
         raise BadInput(
-            f"{folder} holds no drafter's cells of the suites {', '.join(_SUITES)} or speed", code="no-cells"
+            f"{folder} holds no drafter's cells of the suites {', '.join(SUITES)} or speed", code="no-cells"
         )
     return found
 
@@ -118,7 +118,7 @@ def _cells(folder: Path) -> Iterator[Evidence]:
         record = load(entry.path, CellRecord)
         if record.identity.imported:
             raise _imported(folder)
-        if entry.cell.k and entry.suite.partition("/")[0] in _SUITES:
+        if entry.cell.k and entry.suite.partition("/")[0] in SUITES:
             yield of_cell(folder.name, record, plain_of(entry))
 
 

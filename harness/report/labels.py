@@ -47,7 +47,7 @@ class Labels:
     def title(self, pivot: Axis | None) -> str:
         """The first line."""
         if len(self.columns) == 1:
-            return f"{self._of.columns[0].name} by {pivot}"
+            return self._of.columns[0].name + (f" by {pivot}" if pivot else "")
         sides = f"{self.columns[0]} → {', '.join(self.columns[1:])}"
         if self._of.across:
             fields = ", ".join(self._of.across)
@@ -73,7 +73,8 @@ class Labels:
         if len(set(drafters)) > 1 and all(len(drafter) == 1 for drafter in drafters):
             own.append("drafter")
         for label, column in zip(self.columns, columns, strict=True):
-            conditions = [_condition(n, column.conditions[n]) for n in own if column.conditions.get(n)]
+            known = {n: column.conditions.get(n, ()) for n in own}
+            conditions = [_condition(n, v) for n, v in known.items() if v and v != (column.name,)]
             name = label if label == column.name else f"{label}: {column.name}"
             if conditions or name != label:
                 yield " · ".join([name, *conditions])

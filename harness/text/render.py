@@ -87,7 +87,7 @@ def as_text(document: Document) -> str:
     for block in document.blocks:
         table = text_table(block.header, block.rows, align=block.align)
         parts.append("\n".join([*([visible(block.title)] if block.title else []), table]))
-    parts += ["\n".join(map(visible, block)) for block in _below(document) if block]
+    parts += ["\n".join(map(visible, block)) for block in below(document) if block]
     parts += said
     return "\n\n".join(parts) + "\n"
 
@@ -130,7 +130,7 @@ def as_markdown(document: Document) -> str:
         rows = itertools.zip_longest(block.rows, block.comments, fillvalue="")
         table += [_markdown_row(cells, comment) for cells, comment in rows]
         parts += [[markdown(block.title)], [block.comment], table]
-    parts += [_broken(list(map(markdown, block))) for block in _below(document)]
+    parts += [_broken(list(map(markdown, block))) for block in below(document)]
     return "\n\n".join(text for text in map("\n".join, _within(parts)) if text) + "\n"
 
 
@@ -163,7 +163,8 @@ def _within(parts: list[list[str]]) -> list[list[str]]:
     return parts
 
 
-def _below(document: Document) -> Iterable[Sequence[str]]:
+def below(document: Document) -> Iterable[Sequence[str]]:
+    """The groups of lines that stand below the tables."""
     yield [f"{raised(number)} {text}" for number, text in enumerate(document.footnotes, start=1)]
     yield [f"note: {text}" for text in document.notes]
     yield document.sentences

@@ -367,3 +367,21 @@ def test_the_command_prints_the_curve(run: Path, capsys: pytest.CaptureFixture[s
     assert main(["curve", str(run)]) == 0
     assert "from 16 in flight on: off" in capsys.readouterr().out
     assert main(["curve", str(run / "nowhere")]) == 2
+
+
+def test_a_picture_of_the_run_has_every_point_of_the_curve(run: Path, tmp_path: Path) -> None:
+    assert main(["compare", str(run), "--output", str(tmp_path / "x.svg")]) == 0
+    text = (tmp_path / "x.svg").read_text(encoding="utf-8")
+    for k in (1, 2, 4):
+        points = [p for p in curve(GRID).points if p.k == k]
+        shown = [
+            f"{p.in_flight}: {p.utility:.2f} ({p.interval[0]:.2f}..{p.interval[1]:.2f})"
+            for p in points
+            if p.interval
+        ]
+        assert len(shown) == 3
+        assert f"k = {k}: {', '.join(shown)}" in text
+    for lost in run.glob("curve/01/*none.json"):
+        lost.unlink()
+    assert main(["compare", str(run), "--output", str(tmp_path / "x.svg")]) == 0  # rows, and no curve
+    assert "utility" not in (tmp_path / "x.svg").read_text(encoding="utf-8")

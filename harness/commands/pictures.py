@@ -1,0 +1,55 @@
+"""Gathers what `draftgate compare --format png|svg|pdf` draws beside the cells: speed-ups and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.commands.recipe import SUITES, starts_of
+from harness.errors import BadInput, BadRecord
+from harness.judge.compare import Comparison, plain_of
+from harness.judge.curve import Curve
+from harness.judge.over_none import Evidence, of_cell
+from harness.report.drawing import draw
+from harness.report.plots import picture
+from harness.results.records import CellRecord, load
+from harness.suites.curve import SUITE, of_run
+from harness.text.console import complain
+
+
+def drawn(comparison: Comparison, form: str) -> bytes:
+    """The picture of a comparison, or of a single run.
+
+    Raises:
+        BadInput: see `picture` and `draw`.
+        BadRecord: a file is damaged.
+    """
+    runs = [] if comparison.columns[1:] else [Path(comparison.columns[0].path)]
+    starts = [one for run in runs for one in starts_of(run)]
+    curves = [one for run in runs for one in _curves(run)]
+    suites = [suite for suite in SUITES if not (curves and suite == SUITE.name)]
+    speeds = [*((one, False) for one in starts), *_speeds(comparison, suites)]
+    return draw(picture(comparison, speeds=speeds, curves=curves), form, complain)
+
+
+def _speeds(comparison: Comparison, suites: Sequence[str]) -> Iterator[tuple[Evidence, bool]]:
+    """Of one start each; those of two sides only where both ran in one environment."""
+    for row in comparison.rows:
+        others = [a.figures for a in row.others if a and a.same_environment and a.verdict.primary]
+        for figures in (row.figures, *others) if others or not row.others else ():
+            entry, old = figures.entry, bool(row.others) and figures is row.figures
+            if entry.cell.k and entry.suite.partition("/")[0] in suites and (none := plain_of(entry)):
+                yield of_cell(entry.suite, load(entry.path, CellRecord), none), old
+
+
+def _curves(run: Path) -> list[Curve]:
+    """The curves of a run; none where one is not whole, and its cells are rows then."""
+    if not (run / SUITE.name).is_dir():
+        return []
+    try:
+        return [curve for curve, _, _ in of_run(run)]
+    except BadRecord:
+        raise
+    except BadInput as error:
+        complain(f"no curve is drawn: {error}")
+        return []
