@@ -340,7 +340,7 @@ def _around(text: str, kept: int) -> str:
 def wrapped(text: str, fits: Callable[[str], bool]) -> list[str]:
     """Lines that fit; a word that does not is broken."""
     lines = [""]
-    for word in _words(text):
+    for word in (f"{part} " for part in text.split(" ")):
         if not fits(lines[-1] + word.rstrip()):
             lines.append("")
         for c in word:
@@ -348,7 +348,3 @@ def wrapped(text: str, fits: Callable[[str], bool]) -> list[str]:
                 lines.append("")
             lines[-1] += c
     return [line for line in map(str.rstrip, lines) if line]
-
-
-def _words(text: str) -> Iterator[str]:
-    return (f"{word} " for word in text.split(" "))
