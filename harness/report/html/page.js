@@ -127,15 +127,18 @@
     ];
   }
   const ends = (interval, scale = 1) => ({ low: interval && interval[0] * scale, high: interval && interval[1] * scale });
-  const beside = (name, domain, step) => (domain.indexOf(name) - (domain.length - 1) / 2) * step;
+  const beside = (name, domain) => (domain.indexOf(name) - (domain.length - 1) / 2) * Math.min(0.07, 0.5 / domain.length);
+  const drawn = (rows) => drafters.filter((name) => rows.some((c) => c.drafter === name));
+  // More drafters than colours: a panel for each family.
+  const panel = (c) => (drafters.length > Object.keys(shapes).length ? `${place(c)} ${c.family}` : place(c));
 
   const charts = {
     changes() {
       const rows = cells().filter((c) => c.verdict?.change != null);
       const colors = { regressed: "var(--bad)", improved: "var(--good)", inconclusive: "var(--open)" };
       panels("changes", rows.length ? new Map([["", rows]]) : new Map(), [], (shown, width) => {
-        const letters = Math.min(...[Math.max(...shown.map((c) => c.name.length)), Math.floor(width / 14)]);
-        const short = (name) => (name.length > letters ? `${name.slice(0, letters - 1)}…` : name);
+        const letters = Math.min(Math.max(...shown.map((c) => c.name.length)), Math.floor(width / 14));
+        const short = (name) => (name.length > letters ? `${name.slice(0, letters / 2 - 1)}…${name.slice(-letters / 2)}` : name);
         const points = shown.map((c) => ({ name: c.name, at: 100 * c.verdict.change, kind: c.became, ...ends(c.verdict.ci, 100),
           said: `${c.name}: ${percent(c.verdict.change)} %` }));
         const fill = (d) => colors[d.kind] ?? "var(--ink)";
@@ -155,8 +158,8 @@
       const rows = cells().filter((c) => c.k);
       const points = (c, figures, shift) => figures.acceptance.map((rate, i) => ({ drafter: c.drafter, x: i + shift, rate: rate && 100 * rate,
         ...ends(figures.acceptance_intervals[i], 100), said: `${c.drafter}, position ${i}: ${number(rate && 100 * rate, 1)} %` }));
-      panels("positions", groups(rows, place), drafters, (shown) => {
-        const shift = (c) => beside(c.drafter, drafters, 0.07);
+      panels("positions", groups(rows, panel), drafters, (shown) => {
+        const shift = (c) => beside(c.drafter, drawn(shown));
         const now = shown.flatMap((c) => points(c, c.figures, shift(c)));
         const old = shown.filter((c) => c.base?.k !== 0 && c.base).flatMap((c) => points(c, c.base, shift(c))).filter((d) => d.rate != null);
         return {
@@ -182,7 +185,7 @@
       const ks = [...new Set(data.curves.flatMap((c) => c.points.map((p) => `k ${p.k}`)))].filter((k) => k !== "k 0");
       panels("curves", new Map(data.curves.map((c) => [data.runs.length > 1 ? `${c.name} (${data.runs[c.run].name})` : c.name, [c]])), ks, ([curve]) => {
         const levels = [...new Set(curve.points.map((p) => p.in_flight))];
-        const at = (load, k) => levels.indexOf(load) + beside(k, ks, 0.06);
+        const at = (load, k) => levels.indexOf(load) + beside(k, ks);
         const points = curve.points.filter((p) => p.k).map((p) => ({ k: `k ${p.k}`, at: at(p.in_flight, `k ${p.k}`), rate: p.speed_up, ...ends(p.interval),
           said: `k ${p.k} at ${p.in_flight} in flight: ${number(p.speed_up)}x` }));
         const again = curve.measured.map((m) => ({ k: `k ${m.k}`, at: at(m.in_flight, `k ${m.k}`) + 0.25, rate: 1 + m.tok_s_change,
@@ -200,9 +203,9 @@
     },
     along() {
       const rows = cells().filter((c) => c.k && c.figures.along.length);
-      panels("along", groups(rows, place), drafters, (shown) => {
+      panels("along", groups(rows, panel), drafters, (shown) => {
         const names = [...new Set(shown.flatMap((c) => c.figures.along.map((s) => s.where)))];
-        const points = shown.flatMap((c) => c.figures.along.map((s) => ({ drafter: c.drafter, at: names.indexOf(s.where) + beside(c.drafter, drafters, 0.07), rate: s.rate, ...ends(s.interval),
+        const points = shown.flatMap((c) => c.figures.along.map((s) => ({ drafter: c.drafter, at: names.indexOf(s.where) + beside(c.drafter, drawn(shown)), rate: s.rate, ...ends(s.interval),
           said: `${c.drafter}, ${s.where}: ${number(s.rate)}` })));
         return { height: 240, x: { label: "token of the answer", domain: [-0.4, names.length - 0.6], ticks: names.map((_, i) => i), tickFormat: (i) => names[i] }, y: { label: "tokens per step", grid: true }, marks: bars(points, "drafter", "at", "rate") };
       });
