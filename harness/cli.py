@@ -19,6 +19,7 @@ from harness.judge.compare import Comparison, compare
 from harness.report import dashboards, export
 from harness.report.compare_table import document
 from harness.report.labels import Axis
+from harness.report.run_document import run_document
 from harness.report.run_table import side_report
 from harness.results.files import write_atomically
 from harness.text import render
@@ -184,8 +185,12 @@ def _compare(options: argparse.Namespace) -> int:
     sides = _sides(options)
     text: str | bytes
     if len(sides) == 1 and form in _TABLES and not options.pivot:
-        tables, valid = side_report(sides[0])
-        text, code = render.fenced(tables) if form == "markdown" else tables, 0 if valid else INVALID
+        if form == "table":
+            text, valid = side_report(sides[0])
+        else:
+            page, valid = run_document(sides[0])
+            text = render.as_markdown(page)
+        code = 0 if valid else INVALID
     else:
         result = compare(sides, across=tuple(dict.fromkeys(options.across)))
         code = result.exit_code(strict=options.strict, partial=options.partial)

@@ -17,7 +17,7 @@ from harness.errors import BadInput
 from harness.judge.collect import Entry, Side, collect, names_of
 from harness.judge.compare import PositionChange, compare, plain_of
 from harness.judge.over_none import of_cell
-from harness.measure.validity import MOSTLY
+from harness.measure.validity import MOSTLY, countable
 from harness.report.figures import Figure
 from harness.report.references import FORM, Claim, read
 from harness.report.run_table import answer_values, figure_values, pair_values
@@ -242,6 +242,7 @@ def _figures(entry: Entry) -> dict[str, Values]:
         "asked": len({r.prompt for r in record.prompts}),
         **answer_values(record.prompts if record.valid else ()),
         **figure_values(figures),
+        "answers": sum(countable(r) for r in record.prompts),
     }
     paired = of_cell(entry.path.name, record, plain_of(entry) if record.cell.k else None)
     gain = (paired.gain, *paired.ends) if paired.sound else (None, None, None)

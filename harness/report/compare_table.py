@@ -95,7 +95,7 @@ class _Page:
                 columns += [Column("change %", f"change_{i}%", signed), Column("", f"mark_{i}", align="l")]
         columns.append(_NOTES)
         markers = self._markers([self._said(row) for row in self._of.rows])
-        block = _block(columns, map(self._values, self._of.rows, markers))
+        block = run_table.block(columns, map(self._values, self._of.rows, markers))
         means = [self._of.geomean(column) for column in range(len(others))]
         if len(block.rows) > 1 and any(means):
             cells = ["geomean", *[""] * (len(columns) - 1)]
@@ -177,7 +177,7 @@ class _Page:
         columns = [CELL, *([_SIDE] if self._several else []), *columns]
         shown = [(row, label, own) for row, label, a in self._pairs() if (own := values(a))]
         lines = [{"cell": self._rows.row(row), "side": label, **own} for row, label, own in shown]
-        return _block(columns, lines, title), [row for row, _, _ in shown], columns
+        return run_table.block(columns, lines, title), [row for row, _, _ in shown], columns
 
     def _lost(self, one: PositionChange | StretchChange, a: CellComparison) -> str:
         if not self._of.judged:
@@ -217,7 +217,7 @@ class _Page:
             for i, value in enumerate(values):
                 row |= _numbered(self._pivot_values(*place[value]), i) if value in place else {}
             rows.append(row)
-        return _block([*columns, _NOTES], rows)
+        return run_table.block([*columns, _NOTES], rows)
 
     def _pivot_values(self, figures: Figures, a: CellComparison | None, _: Row) -> Values:
         if a and a.verdict.primary is None:
@@ -295,12 +295,6 @@ def _with_names(said: Iterable[tuple[str, str]], of: int) -> Iterator[str]:
 
 def _numbered(values: Values, side: int) -> Values:
     return {f"{name}_{side}": value for name, value in values.items()}
-
-
-def _block(columns: Sequence[Column], values: Iterable[Values], title: str = "") -> Block:
-    header, rows = run_table.written(columns, values)
-    align = "".join(column.align for column in columns)
-    return Block(title=title, header=tuple(header), rows=tuple(map(tuple, rows)), align=align)
 
 
 def _stretch(s: StretchChange) -> str:

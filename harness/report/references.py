@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from harness.errors import BadInput
-from harness.judge.collect import Entry
+from harness.judge.collect import Entry, Side
 from harness.judge.compare import Column, Comparison
 from harness.report.figures import Figure, figures_before, figures_in, has_more
 from harness.results.files import merge_error, merge_left
@@ -249,18 +249,36 @@ def with_references(
     return dataclasses.replace(block, comment=above, comments=tuple(rows))
 
 
+def of_one_side(block: Block, side: Side, entries: Sequence[Entry], columns: Sequence[str]) -> Block:
+    """A table of one side's cells, with the comments that let `draftgate claims` check it.
+
+    Args:
+        block: the table.
+        side: whose cells these are.
+        entries: the cells that its rows are about, in order; all of one suite.
+        columns: as in `with_references`.
+    """
+    run = _run(side.path if side.single else Path(side.name), side.path, entries[0])
+    above = comment({"run": run, "columns": ",".join(columns)})
+    rows = tuple(comment({"cell": str(entry.cell)}) for entry in entries)
+    return dataclasses.replace(block, comment=above, comments=rows)
+
+
 def _runs(columns: Sequence[Column], pair: tuple[Entry, Entry]) -> dict[str, str]:
-    """What the runs of two cells are called: the folders that hold them, without the machine's own."""
+    """What the runs of two cells are called."""
     # Two drafters of one run have the drafters' names.
     no_names = columns[0].name == columns[1].name or columns[0].path == columns[1].path
-    runs = {}
-    for key, column, entry in zip(("base", "run"), columns, pair, strict=True):
-        path = Path(column.path if no_names else column.name)
-        parts = [part for part in path.parts if part not in (path.anchor, "..")]
-        parts = parts[-_DEEP:] if path.is_absolute() else parts
-        below = entry.path.relative_to(column.path).parent.parts
-        runs[key] = "/".join([*(parts or [Path(column.path).resolve().name]), *below])
-    return runs
+    return {
+        key: _run(Path(column.path if no_names else column.name), Path(column.path), entry)
+        for key, column, entry in zip(("base", "run"), columns, pair, strict=True)
+    }
+
+
+def _run(name: Path, path: Path, entry: Entry) -> str:
+    """What the run of a cell is called: the folders that hold it, without the machine's own."""
+    parts = [part for part in name.parts if part not in (name.anchor, "..")]
+    parts = parts[-_DEEP:] if name.is_absolute() else parts
+    return "/".join([*(parts or [path.resolve().name]), *entry.path.relative_to(path).parent.parts])
 
 
 def comment(values: Mapping[str, str]) -> str:

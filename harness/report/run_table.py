@@ -23,7 +23,7 @@ from harness.results.stretches import PARTS, Part, Span, Stretch, name_of, parts
 from harness.results.timing import speed_of
 from harness.results.whole import said_of
 from harness.text.numbers import DASH, number, share, signed, signed_interval
-from harness.text.render import by_text, text_table, visible
+from harness.text.render import Block, by_text, text_table, visible
 
 Values = dict[str, Any]
 count = functools.partial(number, digits=0)
@@ -63,6 +63,13 @@ SPEED = (
 def written(columns: Sequence[Column], rows: Iterable[Values]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a table, as text."""
     return [column.header for column in columns], [[c.text(row) for c in columns] for row in rows]
+
+
+def block(columns: Sequence[Column], rows: Iterable[Values], title: str = "") -> Block:
+    """A table as a part of a document."""
+    header, texts = written(columns, rows)
+    align = "".join(column.align for column in columns)
+    return Block(title=title, header=tuple(header), rows=tuple(map(tuple, texts)), align=align)
 
 
 def marked(cell: CellRecord) -> str:
@@ -158,8 +165,12 @@ def compared_columns(old: str, new: str) -> list[Column]:
     ]
 
 
-def acceptance_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the acceptance table.
+Table = tuple[list[Column], list[Values]]
+"""Columns and rows: what `written` makes text of."""
+
+
+def acceptance_table(cells: Sequence[CellRecord]) -> Table:
+    """Acceptance, a row a cell.
 
     `pos i` is acceptance at position i, `i|j` the same given that position j was accepted, `tok acc`
     accepted of drafted tokens; all in percent.
@@ -175,7 +186,7 @@ def acceptance_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[s
         *(Column(f"pos {i}", f"pos_{i}", share) for i in range(deepest)),
         *(Column(f"{i}|{i - 1}", f"conditional_{i}", share) for i in range(1, deepest)),
     ]
-    return written(columns, [_values(cell) for cell in cells])
+    return columns, [_values(cell) for cell in cells]
 
 
 def _values(cell: CellRecord) -> Values:
@@ -183,8 +194,8 @@ def _values(cell: CellRecord) -> Values:
     return {"cell": marked(cell), "answers": answers, **answer_values(cell.prompts)}
 
 
-def stretch_rows(cells: Iterable[CellRecord]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of tokens per step along the answers; no row for a cell whose answers are short.
+def stretch_table(cells: Iterable[CellRecord]) -> Table:
+    """Tokens per step along the answers; no row for a cell whose answers are short.
 
     `answers` is how many reach each stretch and say what their steps committed.
     """
@@ -196,11 +207,11 @@ def stretch_rows(cells: Iterable[CellRecord]) -> tuple[list[str], list[list[str]
     ]
     longest = max((own for _, own in known), key=len, default=())
     columns = [Column(name_of(s.start), "/".join(stretch_values([s])), _with_interval) for s in longest]
-    return written([CELL, Column("answers", "reach"), *columns], rows)
+    return [CELL, Column("answers", "reach"), *columns], rows
 
 
-def part_rows(cells: Iterable[CellRecord]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of tokens per step while the target thinks and when it answers; no row where none does.
+def part_table(cells: Iterable[CellRecord]) -> Table:
+    """Tokens per step while the target thinks and when it answers; no row where none does.
 
     `answers` is how many have a step there and say what their steps committed.
     """
@@ -215,7 +226,7 @@ def part_rows(cells: Iterable[CellRecord]) -> tuple[list[str], list[list[str]]]:
         Column(part, f"{name}/{name}_low/{name}_high", _with_interval)
         for part, name in zip(PARTS, names, strict=True)
     ]
-    return written([CELL, Column("answers", "reach"), *columns], rows)
+    return [CELL, Column("answers", "reach"), *columns], rows
 
 
 def _with_interval(rate: float | None, low: float | None, high: float | None) -> str:
@@ -228,10 +239,10 @@ def _none_of(cell: CellRecord, cells: Iterable[CellRecord]) -> CellRecord | None
     return next((c for c in cells if c.cell.k == 0 and cell.cell.k and c.cell.place == cell.cell.place), None)
 
 
-def speed_rows(cells: Sequence[CellRecord]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the speed table."""
+def speed_table(cells: Sequence[CellRecord]) -> Table:
+    """Speed, a row a cell."""
     rows = [{**_values(c), "speed_up": validity.speed_up(c, _none_of(c, cells))} for c in cells]
-    return written([CELL, *SPEED, Column("speed-up", "speed_up", number)], rows)
+    return [CELL, *SPEED, Column("speed-up", "speed_up", number)], rows
 
 
 def common_lines(cells: Sequence[CellRecord]) -> list[str]:
@@ -291,20 +302,36 @@ def _named(names: Sequence[str], of: int) -> str:
     return f"all {of} cells" if len(names) == of > 1 else ", ".join(names)
 
 
+def tables(cells: Sequence[CellRecord]) -> list[tuple[str, Table]]:
+    """The tables of a run's cells, each with its title."""
+    found = [
+        ("acceptance (tok acc, positions and i|j, given the one before: %)", acceptance_table(cells)),
+        ("", speed_table(cells)),
+        ("tokens per step along the answers, by token (95 % CI)", stretch_table(cells)),
+        ("tokens per step while the target thinks, and in its answer (95 % CI)", part_table(cells)),
+    ]
+    return [(title, table) for title, table in found if table[1]]
+
+
 def report(cells: Sequence[CellRecord]) -> str:
     """Everything that the end of a run prints about its cells."""
     parts = common_lines(cells)
-    parts += ["", "acceptance (tok acc, positions and i|j, given the one before: %)"]
-    parts += [text_table(*acceptance_rows(cells)), "", text_table(*speed_rows(cells))]
-    header, along = stretch_rows(cells)
-    if along:
-        parts += ["", "tokens per step along the answers, by token (95 % CI)", text_table(header, along)]
-    header, apart = part_rows(cells)
-    if apart:
-        parts += ["", "tokens per step while the target thinks, and in its answer (95 % CI)"]
-        parts += [text_table(header, apart)]
+    for title, table in tables(cells):
+        parts += ["", *filter(None, [title]), text_table(*written(*table))]
     notes = footnotes(cells)
     return "\n".join([*parts, *([""] if notes else []), *notes])
+
+
+def groups_of(side: Side) -> dict[tuple[str, ...], list[CellRecord]]:
+    """The cells of a side by stack, device, profile and suite: groups that one run may have made.
+
+    Raises:
+        BadRecord: a cell is damaged.
+    """
+    groups: dict[tuple[str, ...], list[CellRecord]] = {}
+    for e in side.entries:
+        groups.setdefault((e.stack, e.device, e.profile, e.suite), []).append(load(e.path, CellRecord))
+    return groups
 
 
 def side_report(side: Side) -> tuple[str, bool]:
@@ -313,9 +340,7 @@ def side_report(side: Side) -> tuple[str, bool]:
     Raises:
         BadRecord: a cell is damaged.
     """
-    groups: dict[tuple[str, ...], list[CellRecord]] = {}
-    for e in side.entries:
-        groups.setdefault((e.stack, e.device, e.profile, e.suite), []).append(load(e.path, CellRecord))
+    groups = groups_of(side)
     of = "{}:\n" if len(groups) > 1 else ""
     tables = [of.format(visible(suite)) + report(cells) for (*_, suite), cells in groups.items()]
     notes = [f"note: {visible(note)}" for note in side.notes]

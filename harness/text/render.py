@@ -134,12 +134,6 @@ def as_markdown(document: Document) -> str:
     return "\n\n".join(text for text in map("\n".join, _within(parts)) if text) + "\n"
 
 
-def fenced(text: str) -> str:
-    """Text as a block of Markdown, cut as `as_markdown` cuts."""
-    (lines,) = _within([text.rstrip("\n").split("\n")])
-    return "\n".join(["```", *lines, "```\n"])
-
-
 def _broken(lines: list[str]) -> list[str]:
     return [f"{line}<br>" for line in lines[:-1]] + lines[-1:]
 

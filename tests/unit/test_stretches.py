@@ -16,7 +16,7 @@ from harness.judge.pairing import Pairs
 from harness.judge.verdict import Verdict, judge, judge_pairs
 from harness.report.compare_table import document
 from harness.report.export import as_data, csv_rows
-from harness.report.run_table import report, stretch_rows
+from harness.report.run_table import report, stretch_table, written
 from harness.results.records import dump_cell, tallies
 from harness.results.stretches import acceptance_intervals, name_of, reached, split, stretches_of
 from harness.stats.acceptance import added
@@ -169,7 +169,7 @@ def test_the_table_of_a_run_has_a_row_for_each_cell_with_long_answers() -> None:
     blind = [r.model_copy(update={"accepted": None}) for r in long.prompts]
     unknown = long.model_copy(update={"prompts": tuple(blind), "cell": cell_name(language="fr")})
     plain = long.model_copy(update={"cell": cell_name(drafter="none", k=0)})
-    header, rows = stretch_rows([plain, cell(drafter(1)), long, longer, unknown])
+    header, rows = written(*stretch_table([plain, cell(drafter(1)), long, longer, unknown]))
     assert header == ["cell", "answers", "0-99", "100-499", "500-999", "1000+"]
     assert [row[:2] for row in rows] == [
         ["chat-en-instruct-ngram-k4", "12/12/12"],

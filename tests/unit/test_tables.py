@@ -5,12 +5,13 @@ from wcwidth import wcswidth
 
 from harness.judge.verdict import Verdict
 from harness.report.run_table import (
-    acceptance_rows,
+    acceptance_table,
     common_lines,
     footnotes,
     report,
-    speed_rows,
+    speed_table,
     verdict_rows,
+    written,
 )
 from harness.results.records import CellRecord, Finding
 from harness.text.numbers import number
@@ -50,7 +51,7 @@ def test_a_figure_is_rounded_or_a_dash(value: float | None, digits: int, scale: 
 
 
 def test_the_acceptance_table_of_hand_computed_cells() -> None:
-    header, rows = acceptance_rows([NGRAM, SHORT, PLAIN])
+    header, rows = written(*acceptance_table([NGRAM, SHORT, PLAIN]))
 
     assert header == ["cell", "n", "tok/step", "tau", "acc/draft", "tok acc", "pos 0", "pos 1", "pos 2",
                       "pos 3", "1|0", "2|1", "3|2"]  # fmt: skip
@@ -65,12 +66,12 @@ def test_the_acceptance_table_of_hand_computed_cells() -> None:
 
 def test_every_row_is_as_long_as_its_header() -> None:
     for cells in ([PLAIN], [NGRAM], [NGRAM, SHORT, PLAIN], [SHORT, cell_record(cell=cell_name(k=1))]):
-        header, rows = acceptance_rows(cells)
+        header, rows = written(*acceptance_table(cells))
         assert {len(r) for r in rows} == {len(header)}, cells[0].cell
 
 
 def test_a_cell_without_an_answer_has_dashes_only() -> None:
-    _, rows = acceptance_rows([cell_record(cell=cell_name(k=1))])
+    _, rows = written(*acceptance_table([cell_record(cell=cell_name(k=1))]))
 
     assert rows == [["chat-en-instruct-ngram-k1", "0", "—", "—", "—", "—", "—"]]
 
@@ -80,7 +81,7 @@ def test_the_speed_table_has_dashes_where_nothing_was_timed() -> None:
         prompt_record(began_s=None, ttft_s=None, total_s=None), cell=cell_name(language="zh")
     )
 
-    header, rows = speed_rows([NGRAM, untimed, PLAIN])
+    header, rows = written(*speed_table([NGRAM, untimed, PLAIN]))
 
     assert header == ["cell", "aggregate tok/s", "mean-prompt tok/s", "TTFT ms", "TPOT ms", "speed-up"]
     # Two prompts of 20 tokens in the same 2.5 s; `none` made 20 in 4 s: 16 against 5 tokens a second.
@@ -91,7 +92,7 @@ def test_the_speed_table_has_dashes_where_nothing_was_timed() -> None:
 
 def speed_ups(*cells: CellRecord) -> list[str]:
     """The last column of the speed table."""
-    return [row[-1] for row in speed_rows(cells)[1]]
+    return [row[-1] for row in written(*speed_table(cells))[1]]
 
 
 def test_a_speed_up_is_over_none_of_the_same_place_only() -> None:
@@ -192,10 +193,10 @@ def test_a_cell_of_loops_is_marked_in_every_table_and_has_no_speed_up() -> None:
     verdict = Verdict(kind="invalid", text="")
 
     for header, rows in (
-        acceptance_rows([stuck]),
-        speed_rows([stuck, PLAIN]),
+        written(*acceptance_table([stuck])),
+        written(*speed_table([stuck, PLAIN])),
         verdict_rows([(stuck, verdict)]),
     ):
         assert rows[0][header.index("cell")] == "chat-en-instruct-ngram-k4 ↻"
     assert speed_ups(stuck, PLAIN)[0] == speed_ups(NGRAM, stuck_plain)[0] == "—"
-    assert speed_rows([stuck, PLAIN])[1][0][1:3] == ["16.0", "8.0"]
+    assert written(*speed_table([stuck, PLAIN]))[1][0][1:3] == ["16.0", "8.0"]

@@ -17,7 +17,7 @@ from harness.judge.pairing import Refused, pair
 from harness.measure import validity
 from harness.report.compare_table import document
 from harness.report.export import as_data, csv_rows
-from harness.report.run_table import part_rows, report
+from harness.report.run_table import part_table, report, written
 from harness.results.records import CellName, CellRecord, PromptRecord, dump_cell, load
 from harness.results.stretches import parts_of
 from harness.text.render import as_json
@@ -138,7 +138,7 @@ def test_reasoning_between_tool_calls_is_thinking_too() -> None:
 def test_what_cannot_be_placed_is_a_dash(changes: dict[str, Any]) -> None:
     record = thinks(thought(**changes), thinking="on")
 
-    header, rows = part_rows([record])
+    header, rows = written(*part_table([record]))
 
     assert header == ["cell", "answers", "thinking", "answer"]
     assert rows == [["chat-en-instruct-think_on-ngram-k4", "0/0", "—", "—"]]
@@ -146,7 +146,7 @@ def test_what_cannot_be_placed_is_a_dash(changes: dict[str, Any]) -> None:
 
 def test_answers_without_reasoning_have_no_parts() -> None:
     assert parts_of([prompt_record()]) == ()
-    assert part_rows([cell_record(prompt_record())])[1] == []
+    assert written(*part_table([cell_record(prompt_record())]))[1] == []
 
 
 @pytest.mark.parametrize("tokens", [(6, 5), (12,), (6, 5, 1)])

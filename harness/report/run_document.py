@@ -1,0 +1,52 @@
+"""The tables of one run as a document, with references to its records."""
+
+from __future__ import annotations
+
+from harness.judge.collect import Side
+from harness.report.references import NOTHING, of_one_side
+from harness.report.run_table import Column, block, common_lines, footnotes, groups_of, tables
+from harness.report.sentence import sentence
+from harness.text.numbers import share
+from harness.text.render import Block, Document
+
+_UNCLAIMED = frozenset({"cell", "reach"})
+"""Columns of texts."""
+
+
+def run_document(side: Side) -> tuple[Document, bool]:
+    """The tables of all cells of a side, and whether all are valid.
+
+    Raises:
+        BadRecord: a cell is damaged.
+    """
+    groups, blocks, above, below = groups_of(side), list[Block](), list[str](), list[str]()
+    for key, cells in groups.items():
+        suite = key[-1]
+        of = f"{suite}: " * (len(groups) > 1)
+        above += [of + line for line in common_lines(cells)]
+        below += [of + line for line in footnotes(cells)]
+        own = {str(e.cell): e for e in side.entries if (e.stack, e.device, e.profile, e.suite) == key}
+        for title, (columns, rows) in tables(cells):
+            entries = [own[str(row["cell"]).split()[0]] for row in rows]
+            made = block(columns, rows, of + title)
+            blocks.append(of_one_side(made, side, entries, [_field(column) for column in columns]))
+    every = [cell for cells in groups.values() for cell in cells]
+    said = sentence([(str(cell.cell), "measured" if cell.valid else "invalid") for cell in every])
+    page = Document(
+        sentence=said,
+        title=side.name,
+        above=tuple(above),
+        blocks=tuple(blocks),
+        footnotes=(),
+        notes=side.notes,
+        sentences=tuple(below),
+        legend=(),
+    )
+    return page, all(cell.valid for cell in every)
+
+
+def _field(column: Column) -> str:
+    """What `draftgate claims` calls a column; shares print in percent."""
+    if column.name in _UNCLAIMED:
+        return NOTHING
+    return column.name + "%" * (column.show is share)
