@@ -17,7 +17,16 @@ def vllm() -> Iterator[VllmLike]:
 
 @pytest.fixture
 def own_signals() -> Iterator[None]:
-    """The plugin sets a handler for SIGTERM; this process keeps its own."""
-    before = signal.getsignal(signal.SIGTERM)
+    """The plugin sets handlers; this process keeps its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def light() -> Iterator[None]:
+    """A pytest that a test starts has no use for hypothesis, whose import takes a quarter of its start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+        yield
