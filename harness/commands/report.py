@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import BadInput
 from harness.judge.curve import Curve, Measured
 from harness.report.html.given import read
-from harness.report.html.page import Shown, document
+from harness.report.html.page import document
+from harness.report.html.sides import Shown
 from harness.report.html.write import page
 from harness.results.files import write_atomically
 from harness.suites.curve import SUITE as CURVE, of_run
@@ -21,6 +23,8 @@ from harness.text.render import visible
 from harness.text.validation import near_path
 
 _INCOMPLETE = 2
+_NAMED = 3
+"""Faults in one sentence."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,11 +58,11 @@ def run(options: argparse.Namespace) -> int:
     shown = [_shown(path) for path in dict.fromkeys(options.runs)]
     baseline = read(options.baseline) if options.baseline else None
     if baseline and not baseline.side:
-        raise BadInput(f"--baseline: {'; '.join(baseline.faults)}", code="no-cells")
-    faults = [fault for one in shown for fault in (*one.given.faults, *one.faults)]
+        raise BadInput(f"--baseline: {_few([*baseline.faults, baseline.empty])}", code="no-cells")
+    faults = [fault for one in shown for fault in one.faults]
+    if not any(one.something for one in shown):
+        raise BadInput(f"no run to show: {_few(faults)}", code="no-cells")
     faults += baseline.faults if baseline else ()
-    if not any(one.given.side or one.curves or one.given.begun or one.outcomes for one in shown):
-        raise BadInput(f"no run to show: {'; '.join(faults)}", code="no-cells")
     command = shlex.join(["draftgate", *sys.argv[1:]])
     data, texts = document(shown, baseline, across=options.across, command=str(without_secrets(command)))
     text = page(data, texts)
@@ -69,17 +73,22 @@ def run(options: argparse.Namespace) -> int:
     return _INCOMPLETE if faults else 0
 
 
+def _few(faults: Sequence[str]) -> str:
+    more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+    return "; ".join(filter(None, faults[:_NAMED])) + more
+
+
 def _shown(path: Path) -> Shown:
     given = read(path, without=f"{CURVE.name}/")
     curves: list[tuple[Curve, list[Measured]]] = []
-    faults = []
+    broken = []
     if (path / CURVE.name).is_dir():
         try:
             curves = [(curve, again) for curve, _, again in of_run(path)]
         except BadInput as error:
-            faults.append(str(error))
+            broken.append(str(error))
     outcomes = [
         {"suite": o.suite, "cell": o.cell, "kind": o.kind, "sentence": o.sentence, "table": o.table}
         for o in kept(path).values()
     ]
-    return Shown(given=given, curves=curves, outcomes=outcomes, faults=faults)
+    return Shown(given=given, curves=curves, outcomes=outcomes, broken=broken)

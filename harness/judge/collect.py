@@ -40,6 +40,8 @@ class Entry:
     profile: str
     stack: str
     device: str
+    plain: bool = True
+    """False where the cell of `none` beside it cannot be read, so that it has no speed-up."""
 
     @property
     def order(self) -> tuple[Hashable, ...]:

@@ -339,8 +339,12 @@ def figures_of(entry: Entry, record: CellRecord, counts: Counted, *, over_none: 
 
 
 def plain_of(entry: Entry) -> CellRecord | None:
-    """`none` of the same endpoint, language, workload and run: its file lies beside."""
+    """`none` of the same endpoint, language, workload and run: its file lies beside.
+
+    Raises:
+        BadRecord: it is damaged, and `entry.plain` is set.
+    """
     name = entry.cell.model_copy(update={"drafter": NONE, "k": 0})
     path = entry.path.with_name(f"{name}.json")
-    record = load(path, CellRecord) if path.is_file() else None
+    record = load(path, CellRecord) if entry.plain and path.is_file() else None
     return record if record and record.cell == name else None

@@ -18,6 +18,7 @@ from harness.judge.compare import compare
 from harness.report.html.answers import packed
 from harness.report.html.write import LIBRARIES, sha256
 from harness.results.records import Finding, PromptRecord
+from harness.suites.runner import Outcome, keep
 from tests.factories.pages import Page, report
 from tests.factories.runs import answer, cell, plain, write_cell, write_run
 
@@ -175,6 +176,46 @@ def test_an_unfinished_run_without_a_whole_cell_is_shown_too() -> None:
     page = report(run, output=OUT)
     assert page.data["cells"] == []
     assert page.data["runs"][0]["begun"] == [{"cell": "chat-zh-instruct-ngram-k4", "answers": 0}]
+
+
+def test_a_damaged_none_takes_the_speed_up_from_its_cells_and_nothing_else() -> None:
+    run = write_run(Path("run"), cell(), plain())
+    (run / "acceptance" / "chat-en-instruct-none.json").write_text("{", encoding="utf-8")
+    for what in (run, run / "acceptance" / "chat-en-instruct-ngram-k4.json"):
+        page = report(what, output=OUT, code=2)
+        assert len(page.data["runs"][0]["faults"]) == 1
+    assert cells(page) == ["chat-en-instruct-ngram-k4"]
+    assert shown(page)["figures"]["tok_s"]
+    assert shown(page)["figures"]["speed_up"] is None
+
+
+def test_a_damaged_second_look_is_named_and_its_cell_left_out() -> None:
+    for name in ("base", "new"):
+        run = write_run(Path(name), cell(worse=3 * (name == "new")), cell("zh"))
+        write_cell(run / "acceptance" / "reserve", cell(suite="acceptance/reserve"))
+    broken = Path("new/acceptance/reserve/chat-en-instruct-ngram-k4.json")
+    broken.write_text(broken.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    page = report("base", "new", output=OUT, code=2)
+    assert cells(page, 1) == ["chat-zh-instruct-ngram-k4"]
+    assert [str(broken) in fault for fault in page.data["runs"][1]["faults"]] == [True]
+
+
+def test_runs_of_one_name_go_by_their_folders() -> None:
+    runs = [write_run(Path(folder) / "run", cell()) for folder in ("a", "b")]
+    page = report(*runs, output=OUT)
+    assert [run["name"] for run in page.data["runs"]] == ["a/run", "b/run"]
+    assert page.data["provenance"][0]["sides"] == ["a/run", "b/run"]
+
+
+def test_a_run_of_other_suites_shows_what_they_said() -> None:
+    run = write_run(Path("run"))
+    keep(
+        run,
+        Outcome(suite="throughput", cell="chat-en-instruct-ngram-k4", kind="unsure", sentence="can't tell"),
+    )
+    page = report(run, output=OUT)
+    assert page.data["runs"][0]["outcomes"][0]["sentence"] == "can't tell"
+    assert "can't tell" in page.seen
 
 
 @pytest.mark.parametrize("at", ["head", "prompts", "run.json"])

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput, BadRecord
-from harness.judge.collect import Side, collect
+from harness.judge.baselines import reserve_of
+from harness.judge.collect import Entry, Side, collect
+from harness.judge.compare import plain_of
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 
 _GROUPS = ("identity", "subject", "environment", "provenance")
@@ -33,7 +35,9 @@ class Given:
     begun: Mapping[str, int]
     """Cells that are not whole, and how many answers each has."""
     faults: tuple[str, ...]
-    """Which files cannot be read, and why; or why there are no cells."""
+    """Which files cannot be read, and why."""
+    empty: str
+    """Why it has no cells, where nothing is damaged."""
     facts: Mapping[Path, Facts]
     """Of each cell, by its file."""
     commands: tuple[str, ...]
@@ -48,17 +52,16 @@ def read(path: Path, *, without: str | None = None) -> Given:
         path: a run, a folder of cells or baselines, or one cell.
         without: the beginning of the names of suites whose cells are shown otherwise.
     """
-    faults: list[str] = []
     damaged: list[BadRecord] = []
-    side = None
+    side, empty = None, ""
     try:
         side = collect(path, damaged=damaged)
+    except BadRecord as error:
+        damaged.append(error)
     except BadInput as error:
-        faults.append(str(error))
+        empty = "" if damaged else str(error)
     run = _run(path)
-    if run and not run.finished and not damaged:  # that it holds no cell is no fault
-        faults.clear()
-    faults[:0] = map(str, damaged)
+    faults = list(map(str, damaged))
     facts: dict[Path, Facts] = {}
     commands, times = {_command(run.provenance): None} if run else {}, set()
     for entry in side.entries if side else ():
@@ -66,13 +69,14 @@ def read(path: Path, *, without: str | None = None) -> Given:
             continue
         try:
             record = load(entry.path, CellRecord)
+            reserve_of(entry.path, record)
         except BadRecord as error:
             faults.append(str(error))
             continue
         facts[entry.path] = dict(_facts(record))
         commands[_command(record.provenance)] = None
         times.add(str(record.provenance.get("time") or ""))
-    kept = tuple(entry for entry in side.entries if entry.path in facts) if side else ()
+    kept = tuple(_beside_none(e, faults) for e in side.entries if e.path in facts) if side else ()
     return Given(
         name=side.name if side else path.resolve().name if run else str(path),
         path=path,
@@ -80,10 +84,20 @@ def read(path: Path, *, without: str | None = None) -> Given:
         finished=run is None or run.finished,
         begun=dict(_begun(path)) if run and not run.finished else {},
         faults=tuple(faults),
+        empty=empty,
         facts=facts,
         commands=tuple(command for command in commands if command),
         times=tuple(sorted(times - {""})),
     )
+
+
+def _beside_none(entry: Entry, faults: list[str]) -> Entry:
+    try:
+        plain_of(entry)
+    except BadRecord as error:
+        faults += [] if str(error) in faults else [str(error)]
+        return dataclasses.replace(entry, plain=False)
+    return entry
 
 
 def _run(path: Path) -> RunRecord | None:

@@ -96,12 +96,14 @@
     return list;
   }
 
-  function panels(name, parts, domain, draw) {
+  const most = 80; // rows, or panels, of a chart
+  function panels(name, every, domain, draw) {
+    const parts = new Map([...every].slice(0, most));
     const box = $(`[data-chart="${name}"] .plots`);
     if (!box) return;
     box.replaceChildren(...(domain.length > 1 ? [key(domain)] : []));
-    const most = Math.max(1, Math.min(parts.size, Math.floor(box.clientWidth / 340)));
-    const columns = most > 2 && parts.size % most === 1 ? most - 1 : most; // no panel alone in its line
+    const fit = Math.max(1, Math.min(parts.size, Math.floor(box.clientWidth / 340)));
+    const columns = fit > 2 && parts.size % fit === 1 ? fit - 1 : fit; // no panel alone in its line
     box.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
     const width = Math.min(parts.size === 1 ? 900 : 560, box.clientWidth / columns - 16);
     for (const [title, rows] of parts) {
@@ -114,6 +116,7 @@
       panel.append(svg);
       box.append(panel);
     }
+    if (parts.size < every.size) box.append(el("p", `${every.size - parts.size} more are in the table alone.`));
     if (!parts.size) box.append(el("p", "This run has nothing of it."));
   }
 
@@ -134,7 +137,9 @@
 
   const charts = {
     changes() {
-      const rows = cells().filter((c) => c.verdict?.change != null);
+      const all = cells().filter((c) => c.verdict?.change != null);
+      const least = all.map((c) => Math.abs(c.verdict.change)).sort((a, b) => b - a)[most] ?? -1;
+      const rows = all.filter((c) => Math.abs(c.verdict.change) > least).slice(0, most);
       const colors = { regressed: "var(--bad)", improved: "var(--good)", inconclusive: "var(--open)" };
       panels("changes", rows.length ? new Map([["", rows]]) : new Map(), [], (shown, width) => {
         const letters = Math.min(Math.max(...shown.map((c) => c.name.length)), Math.floor(width / 14));
@@ -231,14 +236,14 @@
       if (!cell) return;
       const shown = cell.prompts.map((prompt, i) => ({ prompt, i })).filter(({ prompt }) => prompt.rates.every((rate) => rate != null));
       const points = shown.map(({ prompt }) => ({ old: prompt.rates[0], now: prompt.rates[1], same: prompt.same, lost: prompt.rates[1] < prompt.rates[0] }));
-      const most = Math.max(1, ...points.flatMap((d) => [d.old, d.now])) * 1.05;
+      const largest = Math.max(1, ...points.flatMap((d) => [d.old, d.now])) * 1.05;
       const color = (d) => (d.lost ? "var(--c1)" : "var(--c0)");
       panels("prompts", points.length ? new Map([["", points]]) : new Map(), [], (_, width) => ({
         width: Math.min(width, 560), height: Math.min(width, 440), color: {}, symbol: {}, ariaLabel: "prompts",
-        x: { label: `tokens per step, ${cell.verdict.common_beginning == null ? "" : "on the common beginning, "}old`, domain: [0.9, most], grid: true },
-        y: { label: "new", domain: [0.9, most], grid: true },
+        x: { label: `tokens per step, ${cell.verdict.common_beginning == null ? "" : "on the common beginning, "}old`, domain: [0.9, largest], grid: true },
+        y: { label: "new", domain: [0.9, largest], grid: true },
         marks: [
-          Plot.line([[0.9, 0.9], [most, most]], { strokeDasharray: "4 3" }),
+          Plot.line([[0.9, 0.9], [largest, largest]], { strokeDasharray: "4 3" }),
           Plot.dot(points, { x: "old", y: "now", r: 5, stroke: color, fill: (d) => (d.same === false ? color(d) : "var(--back)"), fillOpacity: 0.8 }),
         ],
       }));

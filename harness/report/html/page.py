@@ -7,89 +7,28 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import BadInput
 from harness.judge import curve
 from harness.judge.collect import Entry
-from harness.judge.compare import CellComparison, Comparison, Figures, Row, compare
+from harness.judge.compare import CellComparison, Figures, Row, compare
 from harness.judge.footnotes import holm_notes
 from harness.judge.pairing import drafting
 from harness.judge.throughput import figures as split_figures
 from harness.report.html.answers import Asked, Texts, prompts_of
-from harness.report.html.given import Facts, Given
+from harness.report.html.given import Given
+from harness.report.html.provenance import commands, provenance
+from harness.report.html.sides import Compared, Shown, compared, shown_path, told_apart
 from harness.report.labels import Labels
 from harness.report.run_table import figure_values, verdict_values, worth_a_line
 from harness.report.sentence import KINDS, sentence
 from harness.results.names import thinking_word
 from harness.results.stretches import name_of
-from harness.text.redaction import without_home
 from harness.text.render import by_text
 
 _ORDER = (
-    "regressed",
-    "refused",
-    "invalid",
-    "inconclusive",
-    "improved",
-    "ok",
-    "identical",
-    "measured",
-    "alone",
-)
+    "regressed", "refused", "invalid", "inconclusive", "improved", "ok", "identical", "measured", "alone",
+)  # fmt: skip
 """What may become of a cell, that which needs a look first."""
 WORDS = {kind: KINDS[kind] for kind in _ORDER}
-_LONG = 1000
-"""Characters of a value that is shown whole."""
-_GROUPS = {
-    "identity": "must be the same",
-    "subject": "what is compared",
-    "environment": "machine",
-    "provenance": "program",
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shown:
-    """A run, and what its suites say beside its cells."""
-
-    given: Given
-    curves: Sequence[tuple[curve.Curve, Sequence[curve.Measured]]] = ()
-    outcomes: Sequence[Mapping[str, str]] = ()
-    """Suite, cell, kind, sentence and table of each question."""
-    faults: Sequence[str] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Compared:
-    """A run beside what it is compared with."""
-
-    run: Given
-    base: Given | None = None
-    comparison: Comparison | None = None
-    why_not: str = ""
-
-    @property
-    def pairs(self) -> list[tuple[Row, CellComparison]]:
-        rows = self.comparison.rows if self.comparison else ()
-        return [(row, a) for row in rows if (a := row.others[0])]
-
-    def alone(self, met: Collection[Path]) -> tuple[Entry, ...]:
-        """The run's cells without a partner, and not the partner of another run's, as those in `met` are."""
-        own = {a.figures.entry.path for _, a in self.pairs} | set(met)
-        return tuple(e for e in self.run.side.entries if e.path not in own) if self.run.side else ()
-
-
-class _Words:
-    """Texts that stand in the page thousands of times, each by a number."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-
-    def number(self, text: str) -> int:
-        return self._numbers.setdefault(text, len(self._numbers))
-
-    @property
-    def all(self) -> list[str]:
-        return list(self._numbers)
 
 
 def document(
@@ -102,11 +41,16 @@ def document(
         baseline: what each is compared with.
         across: fields of the identity that may differ.
         command: what makes the page.
+
+    Raises:
+        BadInput: `across` names no field of the cells.
+        BadRecord: a file was damaged since it was read.
     """
+    shown, baseline = told_apart(shown, baseline)
     texts, asked = Texts(), Asked()
     first = next((one.given for one in shown if one.given.side), None)
     found = [
-        _compared(baseline or (None if one.given is first else first), one.given, across) for one in shown
+        compared(baseline or (None if one.given is first else first), one.given, across) for one in shown
     ]
     met = {row.figures.entry.path for one in found for row, _ in one.pairs}
     cells = [cell for at, one in enumerate(found) for cell in _cells(one, at, met, texts, asked)]
@@ -114,52 +58,38 @@ def document(
     for number, cell in enumerate(cells):
         cell["number"] = number
     order = texts.in_order()
-    places, words = {text: i for i, text in enumerate(order)}, _Words()
+    places = {text: i for i, text in enumerate(order)}
+    words: dict[str, int] = {}
     for prompts in (cell["prompts"] for cell in cells if cell["prompts"]):
         for field in ("asked", "text0", "text1"):
             prompts[field] = [places.get(text) for text in prompts[field]]
         for field in ("prompt", "finish0", "finish1"):
-            prompts[field] = [words.number(text) for text in prompts[field]]
+            prompts[field] = [words.setdefault(text, len(words)) for text in prompts[field]]
     page = {
         "schema": 1,
-        "sentence": sentence([(cell["name"], cell["became"]) for cell in cells]) or "no cell is whole yet",
-        "baseline": _path(baseline.path) if baseline else None,
+        "sentence": _sentence(cells, shown),
+        "baseline": shown_path(baseline.path) if baseline else None,
         "baseline_faults": list(baseline.faults) if baseline else [],
         "runs": [
-            _run(one, compared, sum(cell["run"] == at for cell in cells))
-            for at, (one, compared) in enumerate(zip(shown, found, strict=True))
+            _run(one, met_with, sum(cell["run"] == at for cell in cells))
+            for at, (one, met_with) in enumerate(zip(shown, found, strict=True))
         ],
         "cells": cells,
-        "looks": list(_looks(cells, [one.given.name for one in shown])),
+        "looks": list(_looks(cells, shown)),
         "curves": [_curve(*c, run=at) for at, one in enumerate(shown) for c in one.curves],
         "beside": (beside := list(_beside(cells))),
         "endpoints": list(dict.fromkeys(name for row in beside for name in row["rates"])),
         "findings": list(_findings(cells)),
-        "provenance": list(_provenance(found)),
-        "commands": _commands(shown, baseline, command),
-        "words": words.all,
+        "provenance": list(provenance(found)),
+        "commands": commands(shown, baseline, command),
+        "words": list(words),
         "texts": len(order),
     }
     return page, order
 
 
-def _compared(base: Given | None, run: Given, across: Sequence[str]) -> _Compared:
-    if not (base and base.side and run.side):
-        return _Compared(run=run)
-    same = {(e.stack, e.profile) for e in run.side.entries}
-    near = tuple(e for e in base.side.entries if (e.stack, e.profile) in same)
-    old = dataclasses.replace(base.side, entries=near or base.side.entries)
-    try:
-        comparison = compare([old, run.side], across=tuple(dict.fromkeys((*run.side.subject, *across))))
-    except BadInput as error:
-        if error.code == "compare-option":  # no pair of cells could be compared so
-            raise
-        return _Compared(run=run, base=base, why_not=str(error))
-    return _Compared(run=run, base=base, comparison=comparison)
-
-
 def _cells(
-    one: _Compared, run: int, met: Collection[Path], texts: Texts, asked: Asked
+    one: Compared, run: int, met: Collection[Path], texts: Texts, asked: Asked
 ) -> list[dict[str, Any]]:
     """The cells of a run in order, each beside its partner where it has one."""
     found: list[tuple[Entry, dict[str, Any]]] = []
@@ -245,7 +175,7 @@ def _verdict(a: CellComparison, *, judged: bool) -> dict[str, Any]:
     }
 
 
-def _run(one: Shown, compared: _Compared, cells: int) -> dict[str, Any]:
+def _run(one: Shown, compared: Compared, cells: int) -> dict[str, Any]:
     given, comparison = one.given, compared.comparison
     base = compared.base
     notes = [*comparison.notes] if comparison else [*(given.side.notes if given.side else ())]
@@ -254,11 +184,11 @@ def _run(one: Shown, compared: _Compared, cells: int) -> dict[str, Any]:
     mean = comparison.geomean(0) if comparison else None
     return {
         "name": given.name,
-        "path": _path(given.path),
+        "path": shown_path(given.path),
         "cells": cells,
         "finished": given.finished,
         "begun": [{"cell": cell, "answers": answers} for cell, answers in given.begun.items()],
-        "faults": [*given.faults, *one.faults],
+        "faults": one.faults,
         "base": base.name if base and comparison else None,
         "why_not_compared": compared.why_not,
         "geomean": {"change": mean[0], "cells": mean[1]} if mean else None,
@@ -269,11 +199,22 @@ def _run(one: Shown, compared: _Compared, cells: int) -> dict[str, Any]:
     }
 
 
-def _looks(cells: Sequence[Mapping[str, Any]], runs: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _label(cell: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> str:
+    """The name of a cell, with that of its run where there are several."""
+    several = len({one["run"] for one in cells}) > 1
+    return str(cell["name"]) + f" ({shown[cell['run']].given.name})" * several
+
+
+def _sentence(cells: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> str:
+    found = [(_label(cell, cells, shown), str(cell["became"])) for cell in cells]
+    said = [(f"{o['suite']} {o['cell']}", o["kind"]) for one in shown for o in one.outcomes]
+    return sentence(found) or sentence(said, of="question") or "no cell is whole yet"
+
+
+def _looks(cells: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> Iterator[dict[str, Any]]:
     """What somebody should look at, the worst first; what is said of several cells once."""
     worth = sorted((c for c in cells if c["verdict"] and c["verdict"]["worth"]), key=lambda c: c["rank"])
-    several = len({cell["run"] for cell in cells}) > 1
-    said = ((c["name"] + f" ({runs[c['run']]})" * several, c["verdict"]["text"]) for c in worth)
+    said = ((_label(cell, cells, shown), cell["verdict"]["text"]) for cell in worth)
     became = {c["verdict"]["text"]: c["became"] for c in reversed(worth)}
     for text, names in by_text(said).items():
         yield {"became": became[text], "cells": names, "text": text}
@@ -327,58 +268,3 @@ def _findings(cells: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for kind, said in kinds.items():
         for text, names in by_text((c["name"], text) for c, texts in said for text in texts).items():
             yield {"kind": kind, "text": text, "cells": list(dict.fromkeys(names)), "of": len(cells)}
-
-
-def _provenance(found: Sequence[_Compared]) -> Iterator[dict[str, Any]]:
-    """Every field with the values that each side's cells have, and whether it differs within a pair."""
-    sides: list[tuple[str, list[Facts]]] = []
-    differ: set[tuple[str, str]] = set()
-    for one in found:
-        own = one.run.facts
-        if one.base and one.comparison:
-            both = [
-                (one.base.facts[row.figures.entry.path], own[a.figures.entry.path]) for row, a in one.pairs
-            ]
-            differ |= {f for old, new in both for f in old.keys() | new.keys() if old.get(f) != new.get(f)}
-            if one.base.name not in dict(sides):
-                sides.append((one.base.name, [old for old, _ in both]))
-        if one.run.side and one.run.name not in dict(sides):
-            sides.append((one.run.name, list(own.values())))
-    fields = sorted(
-        {field for _, facts in sides for own in facts for field in own},
-        key=lambda field: (list(_GROUPS).index(field[0]), field[1]),
-    )
-    for group, field in fields:
-        values = [
-            list(dict.fromkeys(own[group, field] for own in facts if (group, field) in own))
-            for _, facts in sides
-        ]
-        if max((len(value) for side in values for value in side), default=0) > _LONG:
-            values = _parts(values)
-        yield {
-            "group": _GROUPS[group], "field": field, "differs": (group, field) in differ,
-            "sides": [name for name, _ in sides], "values": values,
-        }  # fmt: skip
-
-
-def _parts(sides: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Of values of thousands of characters, the parts that some lack, as many as one may read."""
-    parts = [dict.fromkeys(part for value in side for part in value.split(", ")) for side in sides]
-    split = [set(value.split(", ")) for side in sides for value in side]
-    common = set.intersection(*split)
-    shown = []
-    for own in parts:
-        part = ", ".join(p for p in own if p not in common)
-        more = f"{len(common)} parts that all have" if common else ""
-        shown.append([part if len(part) <= _LONG else f"{part[:_LONG]}… ({len(part)} characters)", more])
-    return [[text for text in side if text] for side in shown]
-
-
-def _commands(shown: Sequence[Shown], baseline: Given | None, command: str) -> list[dict[str, str]]:
-    given = [*([baseline] if baseline else []), *(one.given for one in shown)]
-    made = [{"of": one.name, "command": line} for one in given for line in one.commands]
-    return [*made, {"of": "this page", "command": command}]
-
-
-def _path(path: Path) -> str:
-    return str(without_home(str(path)))

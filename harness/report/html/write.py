@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -93,9 +94,11 @@ def _text(name: str) -> str:
 
 
 def _clean(value: Any) -> Any:
-    """What a record held, as text that hides nothing and turns no direction."""
+    """What a record held, as text that hides nothing and turns no direction, and numbers that JSON has."""
     if isinstance(value, str):
         return visible_lines(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, Mapping):
         return {_clean(key): _clean(one) for key, one in value.items()}
     return [_clean(one) for one in value] if isinstance(value, list | tuple) else value
