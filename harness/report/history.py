@@ -26,6 +26,8 @@ MAX_P = 1e-5
 """Of a change. Otava picks the best of many splits, so its own 0.001 finds one in 4 % of steady years."""
 LEAST = 0.005
 """Of a change: where nothing scatters, every change is significant, however small."""
+_WINDOW = 1000
+"""Runs looked at together: in Otava's own 50 of a daily history a slow drift hides in the scatter."""
 FOLLOWED = {"tokens_per_step": "tok/step", "tok_s": "tok/s"}
 """The figures whose changes are looked for, and what their columns are called."""
 
@@ -238,7 +240,9 @@ def changes_of(figure: str, values: Sequence[float | None]) -> list[Change]:
         BadInput: Otava is not installed.
     """
     known = [(i, value) for i, value in enumerate(values) if value is not None]
-    found, _ = _otava()([value for _, value in known], max_pvalue=MAX_P, min_magnitude=LEAST)
+    found, _ = _otava()(
+        [value for _, value in known], window_len=_WINDOW, max_pvalue=MAX_P, min_magnitude=LEAST
+    )
     return [
         Change(
             figure=figure, at=known[one.index][0], before=float(one.stats.mean_1),
