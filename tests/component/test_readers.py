@@ -1,4 +1,4 @@
-"""A real Prometheus and a real node-exporter, where they are installed, read what they are given."""
+"""The programs of others read what we write: pytest-benchmark; Prometheus and node-exporter, if installed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import urllib.parse
@@ -21,6 +22,7 @@ import pytest
 from harness.cli import main
 from harness.engine import metrics
 from harness.engine.server import free_port
+from tests.component.fake_engine import Fake, bench
 from tests.factories.runs import cell, plain, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,6 +129,21 @@ def ask(pages: tuple[str, dict[str, str]], tmp_path: Path) -> Iterator[Callable[
         held["/engine"] = (PAGES / "after.prom").read_text(encoding="utf-8")
         until(lambda: asked(f"changes({drafts}[1m]) > 0"))
         yield asked
+
+
+def test_pytest_benchmark_reads_a_run_in_its_own_form_and_in_ours(tmp_path: Path) -> None:
+    (tmp_path / "fake").mkdir()
+    own = str(tmp_path / "0001_own.json")
+    code, output = bench(Fake(tmp_path / "fake"), tmp_path, "--benchmark-json", own)
+    assert code == 0, output
+    (run,) = (tmp_path / "results").iterdir()
+    ours = tmp_path / "0002_ours.json"
+    assert main(["compare", str(run), "--format", "pytest-benchmark", "--output", str(ours)]) == 0
+    compare = [str(Path(sys.executable).with_name("pytest-benchmark")), "compare", own, str(ours)]
+    done = subprocess.run(compare, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    assert "test_acceptance" in done.stdout
+    assert "chat-en-instruct-" in done.stdout
+    assert "Failed to load" not in done.stderr
 
 
 def test_each_query_of_the_dashboard_has_an_answer(ask: Callable[[str], list[Any]]) -> None:
