@@ -19,7 +19,7 @@ from harness.engine.http import is_url, key_of_environment, shown
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput
 from harness.results.files import can_write
-from harness.results.records import RUN_FILE
+from harness.results.records import MOST_K, RUN_FILE
 from harness.results.shards import named
 from harness.run import Options
 from harness.stats.paired import LOOKS
@@ -243,7 +243,7 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
         patch=os.environ.get("DRAFTGATE_MEND", "1"),
         api_key=key_of_environment() if option("--server-url") else None,
         levels=_rising("--levels", option("--levels")),
-        ks=_rising("--ks", option("--ks")) if option("--ks") else (),
+        ks=_rising("--ks", option("--ks"), most=MOST_K) if option("--ks") else (),
         ttft_s=option("--ttft-ms") / 1000,
         tpot_s=option("--tpot-ms") / 1000,
         against=_against(option),
@@ -266,10 +266,11 @@ def _shard(text: str | None) -> dict[str, Any]:
     return {"plan": plan.digest, "number": shard.number, "of": len(plan.shards)}
 
 
-def _rising(flag: str, text: str) -> tuple[int, ...]:
+def _rising(flag: str, text: str, *, most: int = _MOST) -> tuple[int, ...]:
     numbers = tuple(map(int, text.split(","))) if re.fullmatch("[0-9]{1,4}(,[0-9]{1,4})*", text) else ()
-    if not numbers or numbers != tuple(sorted(set(numbers))) or not numbers[0]:
+    if not numbers or numbers != tuple(sorted(set(numbers))) or not numbers[0] or numbers[-1] > most:
         what = "requests" if flag == "--levels" else "draft tokens"
+        what += f", at most {most}" if most < _MOST else ""
         raise BadInput(f"{flag} {text[:80]}: rising numbers of {what}, like 1,4,16", code="option-value")
     return numbers
 

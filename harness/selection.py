@@ -131,7 +131,10 @@ def _named(value: str, words: Iterable[str], stack: Stack) -> bool:
 
 def cannot_attach(items: Iterable[pytest.Item]) -> str:
     """What to say of cases that no server that runs already can serve."""
+    items = list(items)
     files = ", ".join(dict.fromkeys(item.path.name for item in items))
+    if why := next((suite.one_server for suite in map(suite_of, items) if suite.one_server), ""):
+        return f"--server-url: {files}: {why}; leave --server-url out"
     return (
         f"--server-url: the cases of {files} start servers of their own, with another k or other arguments, "
         "or one after the other, and no server that runs already can stand for these: leave --server-url out"

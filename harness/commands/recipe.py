@@ -11,6 +11,7 @@ from harness.engine.spelling import serve_command
 from harness.errors import BadInput, BadRecord
 from harness.judge.collect import collect
 from harness.judge.compare import plain_of
+from harness.judge.in_turn import SCHEDULED
 from harness.judge.over_none import Evidence, of_cell, of_speed, of_starts
 from harness.judge.recipe import Choice, choose, uses
 from harness.judge.speedup import SpeedRecord
@@ -138,7 +139,10 @@ def starts_of(folder: Path) -> list[Evidence]:
     except BadInput:
         return found
     return found + [
-        of_starts(folder.name, grid[one.k, one.in_flight], one) for _, grid, again in curves for one in again
+        of_starts(folder.name, grid[one.k, one.in_flight], one)
+        for _, grid, again in curves
+        for one in again
+        if one.k != SCHEDULED  # the recipe names one k
     ]
 
 

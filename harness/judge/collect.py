@@ -24,7 +24,7 @@ _AXES = ("endpoint", "language", "workload", "thinking")
 """What two cells may be compared across."""
 _FEW = 8
 """Cells named in a message; the rest are counted."""
-_STARTS = ("speed/", "throughput/", "curve/pairs/")
+_STARTS = ("speed/", "throughput/", "curve/pairs/", "curve/scheduled/")
 """Suites of single server starts. A claim about speed is made of these; they are no cells to compare."""
 _R = TypeVar("_R")
 _SPEED_UPS = "speed-ups over pairs of starts are not compared here"

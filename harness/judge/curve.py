@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from harness.judge.throughput import Split, disturbed_in, split
+from harness.judge.throughput import disturbed_in
 from harness.measure.validity import countable, mostly_degenerate
 from harness.results.records import CellRecord, PromptRecord
 from harness.results.stretches import sums_of
@@ -194,80 +194,6 @@ def _ideal(answers: Sequence[PromptRecord], seconds: Mapping[int, float]) -> flo
     return made * seconds[0] / spent
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A k at a load, measured again beside `none` on starts in turn."""
-
-    k: int
-    in_flight: int
-    split: Split
-    """Over `none` at the same load."""
-    disturbed: str = ""
-    """Why these starts were not timed on an idle machine; empty where they were."""
-
-    def __str__(self) -> str:
-        """`k = 4: 1.26x (95 % CI 1.20..1.32)`."""
-        low, high = self.split.speed.ci()
-        times = f"{math.exp(self.split.speed.estimate):.2f}x"
-        return f"k = {self.k}: {times} (95 % CI {math.exp(low):.2f}..{math.exp(high):.2f})"
-
-
-def candidates(curves: Iterable[Curve]) -> list[int]:
-    """The best k of each load, and its neighbours; 0 is among them."""
-    found = {0}
-    for one in curves:
-        ks = sorted({point.k for point in one.points})
-        for level in one.levels:
-            at = ks.index(one.best(level).k)
-            found.update(ks[max(0, at - 1) : at + 2])
-    return sorted(found)
-
-
-def measured(starts: Mapping[tuple[int, int, int], CellRecord]) -> list[Measured]:
-    """What starts in turn show, by load and k.
-
-    Args:
-        starts: by pair, k and requests in flight.
-
-    Raises:
-        ValueError: fewer than two pairs, a start is missing, or nothing was timed on one.
-    """
-    pairs, ks, levels = (sorted({where[at] for where in starts}) for at in range(3))
-
-    def works(k: int, level: int) -> list[list[Work]]:
-        found = [work_of(starts[pair, k, level]) if (pair, k, level) in starts else None for pair in pairs]
-        if lacking := [pair for pair, work in zip(pairs, found, strict=True) if work is None]:
-            raise ValueError(f"k = {k} was not timed at {level} in flight in pair {lacking[0]}")
-        return [[work] for work in found if work]
-
-    def disturbance(k: int, level: int) -> str:
-        return disturbed_in((one == k, starts[pair, one, level]) for one in (0, k) for pair in pairs)
-
-    return [
-        Measured(
-            k=k,
-            in_flight=level,
-            split=split(works(0, level), works(k, level), unit="pairs of starts"),
-            disturbed=disturbance(k, level),
-        )
-        for level in levels
-        for k in ks
-        if k
-    ]
-
-
-def advice(found: Sequence[Measured]) -> list[str]:
-    """What to run at each load, by starts in turn."""
-    said = []
-    for level in dict.fromkeys(one.in_flight for one in found):
-        best = max((one for one in found if one.in_flight == level), key=lambda one: one.split.speed.estimate)
-        low, high = best.split.speed.ci()
-        busy = f" (not an idle machine: {best.disturbed})" if best.disturbed else ""
-        pays = "" if low > 0 else ", so off" if high < 0 else ", so it is not settled that it pays"
-        said.append(f"measured in turn at {level} in flight: the best is {best}{pays}{busy}")
-    return said
-
-
 def sentences(found: Curve) -> list[str]:
     """What to run, where it stops to pay, and what a better policy or drafter could be worth."""
     said = [f"at {level} in flight: {_advice(found.best(level))}" for level in found.levels]
@@ -291,6 +217,12 @@ def _advice(point: Point) -> str:
 
 def _more(most: float, best: float) -> str:
     return f"{max(0.0, 100 * (most / best - 1)):.0f} %"
+
+
+def busy(grid: Grid) -> list[str]:
+    """What the times are worth, where the machine was busy while they were taken."""
+    why = disturbed_in((k, record) for (k, _), record in grid.items())
+    return [f"these are not the times of an idle machine: {why}"] if why else []
 
 
 def flaws(records: Iterable[CellRecord]) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from harness.config.cells import canonical
-from harness.judge.curve import Measured
+from harness.judge.in_turn import Measured
 from harness.judge.pairing import drafting
 from harness.judge.speedup import SpeedRecord, over_pairs
 from harness.judge.throughput import disturbed_in

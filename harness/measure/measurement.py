@@ -15,6 +15,7 @@ from typing import Any
 from harness.config.cells import Cell
 from harness.config.prompts import Prompt, check_texts, first_rows
 from harness.engine.metrics import SpecCounters, settled
+from harness.engine.offers import dynamic_k
 from harness.engine.server import Server
 from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall, guarded, stalls_in
 from harness.errors import ServerFailed
@@ -82,13 +83,12 @@ class Measurement:
             (r.prompt, r.repeat): r for r in self._journal.records if (r.prompt, r.repeat) in wanted
         }
         self._resumed = bool(self._done)
-        self._by_counters, self._origin = False, 0.0
+        self._by_counters, self._prepared, self._stalls, self._origin = False, False, 0, 0.0
         self._before: SpecCounters | None = None
         self._renew, self._stall_seconds = renew, stall_seconds
         self._evidence = server.log.parent if server.log else folder.parent / "servers"
         self._note = f"{suite}/{cell}"
         self._restarts = stalls_in(self._evidence, self._note)
-        self._stalls, self._prepared = 0, False
         self._in_flight, self._writing = InFlight(), threading.Lock()
         self._guard: Guard
         self.seen: dict[str, Any] = {}
@@ -137,8 +137,7 @@ class Measurement:
         return record
 
     def _environment(self) -> Environment:
-        spec = self._cell.spec
-        elsewhere = self._server.attached
+        spec, elsewhere = self._cell.spec, self._server.attached
         return Environment(cpu=UNVERIFIED) if elsewhere else environment(spec, python=spec.engine_python)
 
     def _record(self, *, moved: dict[str, int] | None, stopped_at: int | None) -> CellRecord:
@@ -167,6 +166,7 @@ class Measurement:
                 restarts=self._restarts,
                 max_tokens=self._cell.profile.max_tokens,
                 remembers=validity.remembers(self._subject),
+                engine_chooses=bool(dynamic_k(self._subject.settings)),
             )
             + self._conditions(records),
             prompts=records,

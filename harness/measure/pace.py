@@ -191,7 +191,7 @@ def _runs(results: Path, *, stack: str, here: Environment) -> Iterator[tuple[Pat
 
 def _cells_of(run: Path) -> list[Seen]:
     cells = []
-    for path in sorted(run.glob("acceptance/*.json")):
+    for path in sorted(path for suite in ("acceptance", "curve/*") for path in run.glob(f"{suite}/*.json")):
         try:
             cells.append(seen(load(path, CellRecord)))
         except BadRecord:

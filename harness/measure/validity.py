@@ -66,6 +66,7 @@ def findings(
     restarts: Sequence[str] = (),
     max_tokens: int | None = None,
     remembers: bool = False,
+    engine_chooses: bool = False,
 ) -> tuple[Finding, ...]:
     """What a reader must know of a cell.
 
@@ -80,6 +81,7 @@ def findings(
         restarts: why the server was restarted while the cell was measured, each time.
         max_tokens: the profile's.
         remembers: the drafter drafts from earlier answers, to any request.
+        engine_chooses: how many tokens a step drafts, so that it may be none.
     """
     result = [f for r in records for f in r.findings if f.hard]
     result += _unreconciled(records)
@@ -94,7 +96,8 @@ def findings(
     tally = total(records)
     if cell.k and not any(r.failed for r in records):
         if not tally.verify_steps:
-            result.append(Finding.fatal("no-drafts", "the drafter proposed nothing in any step"))
+            kind = Finding.note if engine_chooses else Finding.fatal
+            result.append(kind("no-drafts", "the drafter proposed nothing in any step"))
         elif not tally.accepted and tally.verify_steps >= ENOUGH_STEPS:
             result.append(
                 Finding.fatal(

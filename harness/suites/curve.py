@@ -15,50 +15,55 @@ from harness.config.cells import Cell, server_spec, without_drafts
 from harness.config.stack import Stack
 from harness.engine.spelling import SCHEDULE, check, takes_schedule
 from harness.errors import BadInput
-from harness.judge.curve import (
-    Curve,
-    Grid,
-    Measured,
-    Point,
-    advice,
-    candidates,
-    curve,
-    flaws,
-    measured,
-    sentences,
-)
+from harness.judge.curve import Curve, Grid, Point, busy, curve, flaws, sentences
+from harness.judge.in_turn import SCHEDULED, Measured, Starts, advice, candidates, measured
 from harness.judge.throughput import figures as throughput_figures
 from harness.measure.measurement import Measurement
 from harness.results.records import CellRecord, load
 from harness.run import Run
 from harness.suites.load import Bound, goodput, passes
-from harness.suites.runner import Bench, Outcome, Suite
+from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import DASH, duration, number
 from harness.text.render import text_table
 
 _Records = TypeVar("_Records", bound=Mapping[Any, CellRecord])
-_PAIRS = "pairs"
+_PAIRS, _SCHEDULED = "pairs", "scheduled"
+_NEXT = 3
+"""The best k and its neighbours."""
 FEWEST = 4
 """Requests that a load is timed with."""
+_WARM = "curve/warm"
+"""Which start has answered already."""
 
 
 def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
-    levels = run.options.levels
+    levels, pairs = run.options.levels, _pairs(run)
     run.refuse_in_flight(cells, max(levels))
     every = {one.spec: one for cell in cells for one in _column(run, cell)}
     for spec in every:
         check(spec)
     measured = {(one.name, one.spec): one for cell in cells for one in _column(run, cell)}
-    asked = {one: sum(_asked(run, one, level) for level in levels) for one in measured.values()}
+    asked = {(one, level): _asked(run, one, level) for one in measured.values() for level in levels}
+
+    def answers_s(one: Cell, level: int, count: int) -> float:
+        warming = one.profile.warmups if level == levels[0] else 0
+        return run.pace.answers_s(_at(one, level), count + warming)
+
     seconds = run.pace.starts_s(every.values())
-    seconds += sum(run.pace.answers_s(_at(one, 1), count) for one, count in asked.items())
-    ks, pairs = sorted({one.name.k for one in asked}), _pairs(run)
-    text = f"curve: k {', '.join(map(str, ks))} at {', '.join(map(str, levels))} in flight: {len(every)} "
-    text += f"starts, {sum(asked.values())} requests; less than {duration(seconds)}, which is what they take "
-    text += (
-        f"one at a time; then the best k of each load, its neighbours and none {pairs} times each, in turn"
+    seconds += sum(answers_s(*where, count) for where, count in asked.items())
+    again = [[*_column(run, cell)[:1], *_column(run, cell)[1:][-_NEXT:]] for cell in cells]
+    in_turn = sum(run.pace.starts_s(column, first=False) for column in again)
+    in_turn += sum(
+        answers_s(one, level, _timed(len(run.prompts(one)), level))
+        for column in again
+        for one in column
+        for level in levels
     )
-    return [text]
+    ks = sorted({one.name.k for one, _ in asked})
+    text = f"curve: k {', '.join(map(str, ks))} at {', '.join(map(str, levels))} in flight: {len(every)} "
+    text += f"starts, {sum(asked.values())} requests; about {duration(seconds)}"
+    text += f"; then the best k of each load, its neighbours and none {pairs} times each, in turn; about "
+    return [text + duration(pairs * in_turn)]
 
 
 def _largest(cell: Cell, stack: Stack, _: str) -> bool:
@@ -66,7 +71,15 @@ def _largest(cell: Cell, stack: Stack, _: str) -> bool:
     return cell.name.k == max(stack.drafters[cell.name.drafter].k)
 
 
-SUITE = Suite(name="curve", by_path=True, own_servers=True, drafting=True, takes=_largest, plan=_plan)
+SUITE = Suite(
+    name="curve",
+    by_path=True,
+    own_servers=True,
+    one_server="a server that runs already has one k, so it has no curve",
+    drafting=True,
+    takes=_largest,
+    plan=_plan,
+)
 
 
 def _column(run: Run, cell: Cell) -> list[Cell]:
@@ -131,15 +144,18 @@ def k_by_load(bench: Bench, cell: Cell) -> Outcome:
                 grids[place][record.cell.k, level] = record
     try:
         curves = {place: curve(_sound(grid)) for place, grid in grids.items()}
-        starts = _in_turn(bench, columns, candidates(curves.values()))
+        starts = _in_turn(bench, columns, curves)
         again = measured(_sound(starts[cell]))
     except ValueError as error:
         return found.model_copy(update={"kind": "invalid", "sentence": f"not a measurement: {error}"})
     bound = Bound(ttft_s=run.options.ttft_s, tpot_s=run.options.tpot_s)
-    mine = curves[cell]
+    mine, noisy = curves[cell], busy(grids[cell])
     table = report(mine, grids[cell], again, bound, may_schedule=takes_schedule(cell.spec))
-    said = "; ".join([*sentences(mine), *advice(again)])
-    return found.model_copy(update={"sentence": said, "table": table, "figures": figures(mine, again)})
+    said = "; ".join([*noisy, *sentences(mine), *advice(again)])
+    kind: Kind = "unsure" if noisy or any(one.disturbed for one in again) else "fine"
+    return found.model_copy(
+        update={"kind": kind, "sentence": said, "table": table, "figures": figures(mine, again)}
+    )
 
 
 def _sound(grid: _Records) -> _Records:
@@ -150,18 +166,27 @@ def _sound(grid: _Records) -> _Records:
 
 
 def _in_turn(
-    bench: Bench, columns: Mapping[Cell, Sequence[Cell]], ks: Sequence[int]
+    bench: Bench, columns: Mapping[Cell, Sequence[Cell]], curves: Mapping[Cell, Curve]
 ) -> dict[Cell, dict[tuple[int, int, int], CellRecord]]:
-    """Each of some k on a start of its own, pair by pair up and down; by pair, k and load."""
+    """Each k on a start of its own, at the loads where it may be the best, pair by pair up and down.
+
+    The last of them is the schedule that the curve says, where the engine takes one.
+    """
+    where = candidates(curves.values())
+    scheduled = {place: _scheduled(column[-1], curves[place]) for place, column in columns.items()}
+    ks = [*where, *[SCHEDULED] * any(scheduled.values())]
     starts: dict[Cell, dict[tuple[int, int, int], CellRecord]] = {place: {} for place in columns}
     drafter = next(iter(columns)).name.drafter  # `none` runs again for each
     for pair in range(_pairs(bench.run)):
         for k in ks if pair % 2 == 0 else reversed(ks):
             fresh = False
             for place, column in columns.items():
-                one = next(c for c in column if c.name.k == k)
-                for level in bench.run.options.levels:
-                    suite = f"{SUITE.name}/{_PAIRS}/{drafter}/{pair:02d}/{level:02d}"
+                fixed = next((c for c in column if c.name.k == k), None)
+                if (one := scheduled[place] if k == SCHEDULED else fixed) is None:
+                    continue
+                for level in sorted(where.get(k, curves[place].levels)):
+                    suite = f"{SUITE.name}/{_PAIRS if one is fixed else _SCHEDULED}"
+                    suite += f"/{drafter}/{pair:02d}/{level:02d}"
                     asked = _timed(len(bench.run.prompts(one)), level)
                     if not fresh and bench.run.finished_cell(suite, one) is None:
                         bench.slot.close()
@@ -170,15 +195,28 @@ def _in_turn(
     return starts
 
 
+def _scheduled(deepest: Cell, found: Curve) -> Cell | None:
+    """The cell of the largest k with the curve's schedule; None where the engine has none to follow."""
+    schedule = found.schedule()
+    if len(schedule) == 1 or not takes_schedule(deepest.spec):
+        return None
+    drafter = {**(deepest.spec.speculative or {}), SCHEDULE: schedule}
+    return dataclasses.replace(deepest, spec=dataclasses.replace(deepest.spec, speculative=drafter))
+
+
 def _pairs(run: Run) -> int:
     """Half as many as the speed suite has: a curve has several k and loads in each."""
     return max(2, run.options.pairs // 2)
 
 
 def _measured(bench: Bench, cell: Cell, in_flight: int, asked: int, suite: str) -> CellRecord:
+    """A cell at a load. The first one on a start warms it up for all."""
     one, there = _at(cell, in_flight), len(bench.run.prompts(cell))
-    repeats = max(1, asked // there)
-    return bench.measured(
+    warm = bench.shared.get(_WARM) == (bench.slot.starts, cell.spec)
+    if warm:
+        one = dataclasses.replace(one, profile=one.profile.model_copy(update={"warmups": 0}))
+    repeats, known = max(1, asked // there), bench.run.finished_cell(suite, one)
+    record = bench.measured(
         one,
         suite=suite,
         prompts=bench.run.prompts(one)[: asked // repeats],
@@ -186,6 +224,9 @@ def _measured(bench: Bench, cell: Cell, in_flight: int, asked: int, suite: str) 
         timed=True,
         passes=Measurement.all_passes,
     )
+    if known is None:
+        bench.shared[_WARM] = bench.slot.starts, cell.spec
+    return record
 
 
 def report(found: Curve, grid: Grid, again: Sequence[Measured], bound: Bound, *, may_schedule: bool) -> str:
@@ -200,7 +241,7 @@ def report(found: Curve, grid: Grid, again: Sequence[Measured], bound: Bound, *,
         rows.append([*_row(point), "◀" * (point == found.best(point.in_flight)), number(good)])
     lines.append(text_table([*header, "", "goodput"], rows))
     note = "utility is tokens gained over time added (tokens x / time x); its interval is of acceptance alone"
-    lines += [f"{note}; ◀ the best k of a load", *sentences(found), *advice(again)]
+    lines += [f"{note}; ◀ the best k of a load", *busy(grid), *sentences(found), *advice(again)]
     if may_schedule:
         schedule = json.dumps(found.schedule())
         lines.append(f"for [drafters.{cell.drafter}] of the stack: {SCHEDULE} = {schedule}")
@@ -234,7 +275,9 @@ def figures(found: Curve, again: Sequence[Measured]) -> dict[str, object]:
         "crossover": found.crossover,
         "schedule": found.schedule(),
         "measured": [
-            {"k": m.k, "in_flight": m.in_flight, **throughput_figures(m.split)} for m in again
+            {"k": "schedule" if m.k == SCHEDULED else m.k, "in_flight": m.in_flight,
+             **throughput_figures(m.split), "drafts": dataclasses.asdict(m.drafts) if m.drafts else None}
+            for m in again
         ],
     }  # fmt: skip
 
@@ -273,14 +316,14 @@ def of_run(folder: Path) -> Iterator[tuple[Curve, Grid, list[Measured]]]:
             raise BadInput(f"{folder}: the curve of {where} is not whole: {error}", code="no-cells") from None
 
 
-def _starts_of(folder: Path, drafter: str, place: tuple[str, ...]) -> dict[tuple[int, int, int], CellRecord]:
-    """The records of starts in turn, by pair, k and load."""
-    records = [
-        load(p, CellRecord) for p in sorted(folder.glob(f"{SUITE.name}/{_PAIRS}/{drafter}/*/*/*.json"))
-    ]
-    return {
-        (int(pair), record.cell.k, int(level)): record
-        for record in records
-        if record.cell.place == place
-        for pair, level in [record.suite.split("/")[-2:]]
-    }
+def _starts_of(folder: Path, drafter: str, place: tuple[str, ...]) -> Starts:
+    """The records of starts in turn."""
+    root = folder / SUITE.name
+    files = [path for of in (_PAIRS, _SCHEDULED) for path in root.glob(f"{of}/{drafter}/*/*/*.json")]
+    found = {}
+    for record in (load(path, CellRecord) for path in sorted(files)):
+        if record.cell.place == place:
+            *_, of, _, pair, level = record.suite.split("/")
+            k = SCHEDULED if of == _SCHEDULED else record.cell.k
+            found[int(pair), k, int(level)] = record
+    return found

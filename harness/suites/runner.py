@@ -135,6 +135,8 @@ class Suite:
     """It runs only where the command line names its file."""
     own_servers: bool = False
     """It starts servers that no other suite can use."""
+    one_server: str = ""
+    """Of these: why one that runs already is not enough, where there is more to say than that."""
     drafting: bool = False
     """It asks about cells with a drafter alone."""
     beside_none: bool = False

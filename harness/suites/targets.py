@@ -51,7 +51,10 @@ def make(search: Search, values: Values, say: Say) -> dict[str, Any]:
         folder.mkdir(parents=True)
         say(f"making the target: {without_secrets(shlex.join(words))}")
         began = time.monotonic()
-        child = process.start(words, log=log, environment=dict(os.environ), folder=folder)
+        try:
+            child = process.start(words, log=log, environment=dict(os.environ), folder=folder)
+        except (OSError, ValueError) as error:  # a NUL in a value
+            raise BadInput(f"the command could not be started: {error}", code="command-failed") from None
         try:
             code = child.wait(search.space.command_timeout_s)
         except subprocess.TimeoutExpired:

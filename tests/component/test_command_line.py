@@ -243,6 +243,12 @@ def test_a_suite_that_starts_its_own_servers_is_not_attached(
     assert "attach" not in text
 
 
+def test_a_server_that_runs_has_one_k_and_no_curve(collect: Collect) -> None:
+    done = collect(HEAD + NONE + NGRAM, "--server-url", "http://127.0.0.1:1", path="/test_curve.py")
+
+    assert "has one k" in "\n".join(done.errlines)
+
+
 @pytest.mark.parametrize(("asked", "said"), [("5000", True), ("8", False)])
 def test_fewer_prompts_than_asked_for_are_said(collect: Collect, asked: str, *, said: bool) -> None:
     done = collect(HEAD + NONE, "--prompts", asked)

@@ -85,7 +85,7 @@ workload = "code"
 concurrency = [1]
 command = ["{python}", "{{here}}/make.py", "{{layer}}", "{{output}}", "{{here}}/fake/tiny"]
 [space."command.layer"]
-choices = ["$(touch hit); rm -r .", 7, "bad"]
+choices = ["$(touch hit); rm -r .", 7, "bad", "\\u0000"]
 """
 MAKE = """\
 import pathlib, shutil, sys

@@ -59,7 +59,7 @@ def test_a_cell_file_that_somebody_formatted_is_read_too() -> None:
 
 
 def test_speed_ups_are_not_cells_and_are_counted() -> None:
-    starts = ("speed/00", "throughput/00/0-old", "curve/pairs/ngram/00/01")
+    starts = ("speed/00", "throughput/00/0-old", "curve/pairs/ngram/00/01", "curve/scheduled/ngram/00/01")
     run = write_run(Path("run"), cell(), *(cell(suite=suite) for suite in starts))
     record = SpeedRecord(
         stack="tiny", profile="gate", cell=cell_name(), identity={}, subject={}, environment={},

@@ -12,15 +12,17 @@ import pytest
 
 from harness.cli import main
 from harness.config.cells import Cell
+from harness.engine.spelling import SCHEDULE
 from harness.errors import BadInput
-from harness.judge.curve import accepted_at, advice, candidates, curve, measured, sentences
+from harness.judge.curve import accepted_at, curve, sentences
+from harness.judge.in_turn import SCHEDULED, advice, candidates, measured
 from harness.results.records import CellRecord, Finding
 from harness.suites import curve as suite
 from harness.suites.load import Bound
 from harness.suites.runner import Bench, Outcome
 from tests.factories.benches import bench, cell_of, stack
 from tests.factories.records import prompt_record
-from tests.factories.runs import cell, write_cell
+from tests.factories.runs import cell, write_cell, write_run
 
 NAME = "chat-en-instruct-ngram-k4"
 STEPS = np.random.default_rng(1).choice(5, size=(8, 40), p=(0.35, 0.3, 0.15, 0.1, 0.1))
@@ -184,12 +186,31 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
         level = int(suite.rpartition("/")[2])
         assert which.profile.concurrency == level
         done.append((str(which), suite, repeats * len(prompts)))
-        found = record(which.name.k, level).model_copy(update={"cell": which.name})
+        schedule = (which.spec.speculative or {}).get(SCHEDULE)
+        found = scheduled(schedule, level) if schedule else record(which.name.k, level)
+        found = found.model_copy(update={"cell": which.name})
         ours.run.measured[suite, str(which)] = found
         return found
 
     monkeypatch.setattr(Bench, "measured", start)
+    monkeypatch.setattr(suite, "takes_schedule", lambda _: False)
     return done
+
+
+def scheduled(schedule: list[list[int]], in_flight: int, *, drafts: int | None = None) -> CellRecord:
+    """What an engine with a schedule answers: as fast as with the k that it chooses, or another length."""
+    k = next(k for first, last, k in schedule if first <= in_flight <= last)
+    drafts = k if drafts is None else drafts
+    found = record(4, in_flight, step=TIMES[in_flight][drafts])
+    prompts = []
+    for answer, steps in zip(found.prompts, np.minimum(STEPS, drafts), strict=True):
+        lengths = {"histogram": tuple(int((steps == j).sum()) for j in range(5)) if drafts else (0,) * 5}
+        lengths |= {"accepted": tuple(map(int, steps)) if drafts else (), "undrafted": 0 if drafts else 40}
+        lengths |= {"drafted": (drafts,) * 40 if drafts else (), "draft_tokens": 40 * drafts}
+        lengths |= {"output_tokens": int(1 + (steps + 1).sum())}
+        prompts.append(answer.model_copy(update=lengths))
+    subject = found.subject.model_copy(update={"settings": {SCHEDULE: schedule}})
+    return found.model_copy(update={"prompts": tuple(prompts), "subject": subject})
 
 
 Asked = list[tuple[str, str, int]]
@@ -224,7 +245,7 @@ def test_cells_of_a_server_share_its_start(tmp_path: Path, asked: Asked) -> None
     drafting = [name.rpartition("-")[2] for name, *_ in asked]
     servers = [k for k, _ in itertools.groupby(drafting)]
     assert servers == ["none", "k1", "k2", "k4", "none", "k1", "k2", "k4", "k2", "k1", "none"]
-    assert len(asked) == 2 * 3 * (4 + 2 * 4)
+    assert len(asked) == 2 * (3 * 4 + 2 * (3 + 2 + 2 + 1))
 
 
 def test_the_best_k_and_its_neighbours_are_measured_again_in_turn(tmp_path: Path, asked: Asked) -> None:
@@ -233,25 +254,116 @@ def test_the_best_k_and_its_neighbours_are_measured_again_in_turn(tmp_path: Path
 
     again = [one for one in asked if "pairs" in one[1]]
     assert {count for _, where, count in again if where.endswith("/01")} == {suite.FEWEST}
-    assert [name.rpartition("-")[2] for name, where, _ in again if where.endswith("/04")] == [
-        *("none", "k1", "k2", "k4"),
-        *("k4", "k2", "k1", "none"),
-        *("none", "k1", "k2", "k4"),
-    ]
+    for load, ks in (("01", ("k2", "k4")), ("04", ("k1", "k2")), ("16", ("k1",))):
+        assert [name.rpartition("-")[2] for name, where, _ in again if where.endswith(f"/{load}")] == [
+            *("none", *ks),
+            *(*reversed(ks), "none"),
+            *("none", *ks),
+        ]
     assert all("/pairs/ngram/" in where for _, where, _ in again)
     figures = {(m["k"], m["in_flight"]): m for m in found.figures["measured"]}
     assert figures[4, 1]["blocks"] == 3
     assert figures[4, 1]["tok_s_low"] > 0
-    assert figures[4, 16]["tok_s_high"] < 0
+    assert figures[1, 16]["tok_s_high"] < 0
     assert "16 in flight" in found.table
 
 
 def test_what_is_measured_again_are_the_best_and_their_neighbours() -> None:
-    assert candidates([curve(GRID)]) == [0, 1, 2, 4]
+    assert candidates([curve(GRID)]) == {0: {1, 4, 16}, 1: {4, 16}, 2: {1, 4}, 4: {1}}
     off = curve({(k, 1): record(k, 1, step=1.0 + k) for k in (0, 1, 2, 4)})
-    assert candidates([off]) == [0, 1]
+    assert candidates([off]) == {0: {1}, 1: {1}}
     steep = curve({(k, 1): record(k, 1, step=1.0 + 0.01 * k) for k in (0, 1, 2, 3, 4)})
-    assert candidates([steep]) == [0, 3, 4]
+    assert candidates([steep]) == {0: {1}, 3: {1}, 4: {1}}
+
+
+def test_a_start_is_warmed_up_once(tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what is measured on it first."""
+    whole, warm = Bench.measured, {}
+
+    def measured(ours: Bench, which: Cell, **words: Any) -> CellRecord:
+        warm[str(which), words["suite"]] = which.profile.warmups
+        return whole(ours, which, **words)
+
+    monkeypatch.setattr(Bench, "measured", measured)
+    put(tmp_path, NAME)
+
+    survey = {where: count for (name, where), count in warm.items() if name == NAME and "pairs" not in where}
+    assert survey == {"curve/01": 2, "curve/04": 0, "curve/16": 0}
+
+
+SCHEDULE_OF_GRID = [[1, 3, 4], [4, 15, 1], [16, 1_000_000, 0]]
+
+
+def test_the_schedule_is_measured_beside_none_where_the_engine_takes_one(
+    tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "takes_schedule", lambda _: True)
+    (found,) = put(tmp_path, NAME)
+
+    starts = [(where.split("/")[-2:], name) for name, where, _ in asked if "scheduled" in where]
+    loads = ("01", "04", "16")
+    assert [where for where, _ in starts] == [[pair, load] for pair in ("00", "01") for load in loads]
+    assert {name for _, name in starts} == {NAME}
+    own = {m["in_flight"]: m for m in found.figures["measured"] if m["k"] == "schedule"}
+    assert {load: m["drafts"] for load, m in own.items()} == {
+        1: {"wanted": 4, "longer": 0.0, "longest": 4},
+        4: {"wanted": 1, "longer": 0.0, "longest": 1},
+        16: {"wanted": 0, "longer": 0.0, "longest": 0},
+    }
+    assert own[1]["tok_s_low"] > 0
+    assert found.sentence.count("drafts follow it") == 3
+
+
+def test_a_curve_with_one_k_for_all_loads_needs_no_schedule(
+    tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "takes_schedule", lambda _: True)
+    ours = bench(tmp_path, levels=(1,))
+    suite.k_by_load(ours, cell_of(ours, NAME))
+
+    assert not [where for _, where, _ in asked if "scheduled" in where]
+
+
+@pytest.mark.parametrize(("drafts", "follow"), [(0, True), (1, False), (4, False)])
+def test_an_engine_that_ignores_its_schedule_is_seen(drafts: int, *, follow: bool) -> None:
+    starts = {(pair, 0, 16): record(0, 16, step=1 + pair / 100) for pair in (0, 1)}
+    starts |= {(pair, SCHEDULED, 16): scheduled(SCHEDULE_OF_GRID, 16, drafts=drafts) for pair in (0, 1)}
+    own, fixed = measured({**starts, **{(pair, 1, 16): record(1, 16) for pair in (0, 1)}})
+
+    assert own.drafts
+    assert own.drafts.follow == follow
+    assert ("does not follow" in advice([own, fixed])[-1]) != follow
+
+
+def test_a_schedule_whose_drafts_nobody_tells_is_said_to_be_that() -> None:
+    mute = scheduled(SCHEDULE_OF_GRID, 4)
+    mute = mute.model_copy(
+        update={"prompts": tuple(r.model_copy(update={"drafted": None}) for r in mute.prompts)}
+    )
+    starts = {(pair, k, 4): record(k, 4) for pair in (0, 1) for k in (0, 1)}
+    found = measured({**starts, (0, SCHEDULED, 4): mute, (1, SCHEDULED, 4): mute})
+
+    assert next(one for one in found if one.k == SCHEDULED).drafts is None
+    assert advice(found)
+
+
+def test_the_times_of_a_busy_machine_are_said_to_be_that(
+    tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was measured is kept."""
+    whole = Bench.measured
+
+    def busy(ours: Bench, which: Cell, **words: Any) -> CellRecord:
+        found = whole(ours, which, **words)
+        around = {"surroundings": {"others": 0.38 if which.name.k == 2 else 0.0}}
+        return found.model_copy(update={"provenance": around})
+
+    monkeypatch.setattr(Bench, "measured", busy)
+    (found,) = put(tmp_path, NAME)
+
+    assert found.kind == "unsure"
+    assert "38%" in found.sentence
+    assert found.figures["points"]
 
 
 def test_what_starts_in_turn_do_not_settle_is_said() -> None:
@@ -351,6 +463,27 @@ def test_a_run_shows_what_starts_in_turn_said(run: Path) -> None:
     assert grid == GRID
     assert again == measured(starts)
     assert [(m.k, m.in_flight) for m in again] == [(4, 1)]
+
+
+def test_a_run_shows_its_schedule_and_a_recipe_names_one_k(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for pair in (0, 1):
+        for where, one in (
+            ("pairs", record(0, 1)),
+            ("pairs", record(4, 1)),
+            ("scheduled", scheduled(SCHEDULE_OF_GRID, 1)),
+        ):
+            in_turn = f"curve/{where}/ngram/{pair:02d}/01"
+            write_cell(run / in_turn, one.model_copy(update={"suite": in_turn}))
+    write_run(run)
+
+    ((_, _, again),) = suite.of_run(run)
+    assert [m.k for m in again] == [SCHEDULED, 4]
+    assert main(["curve", str(run)]) == 0
+    assert "drafts follow it (k = 4)" in capsys.readouterr().out
+    assert main(["recipe", str(run)]) == 0
+    assert main(["compare", str(run)]) == 0
 
 
 @pytest.mark.parametrize("lost", ["curve/01/chat-en-instruct-none.json", f"curve/01/{NAME}.json", "curve"])

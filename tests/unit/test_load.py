@@ -8,7 +8,7 @@ import pytest
 
 from harness import options
 from harness.errors import BadInput
-from harness.results.records import Finding, PromptRecord
+from harness.results.records import MOST_K, Finding, PromptRecord
 from harness.suites import load
 from harness.suites.load import Bound, Level
 from tests.factories.records import failed_record, prompt_record
@@ -183,3 +183,9 @@ def test_notes_name_the_levels() -> None:
 def test_levels_rise(levels: str) -> None:
     with pytest.raises(BadInput, match="rising numbers of requests"):
         options._rising("--levels", levels)
+
+
+def test_no_engine_drafts_as_many_tokens_as_a_record_cannot_hold() -> None:
+    assert options._rising("--ks", "1,1024", most=MOST_K) == (1, 1024)
+    with pytest.raises(BadInput, match="at most 1024"):
+        options._rising("--ks", "1,1025", most=MOST_K)
