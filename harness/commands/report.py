@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import BadInput
-from harness.judge.curve import Curve, Measured
+from harness.judge.curve import Curve
+from harness.judge.in_turn import Measured
 from harness.report.html.given import read
 from harness.report.html.page import document
 from harness.report.html.sides import Shown

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.judge import curve
+from harness.judge import curve, in_turn
 from harness.judge.collect import Entry
 from harness.judge.compare import CellComparison, Figures, Row, compare
 from harness.judge.footnotes import holm_notes
@@ -220,7 +220,7 @@ def _looks(cells: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> Iterat
         yield {"became": became[text], "cells": names, "text": text}
 
 
-def _curve(found: curve.Curve, again: Sequence[curve.Measured], *, run: int) -> dict[str, Any]:
+def _curve(found: curve.Curve, again: Sequence[in_turn.Measured], *, run: int) -> dict[str, Any]:
     return {
         "run": run,
         "name": f"{'-'.join(found.deepest.cell.place)}-{found.deepest.cell.drafter}",
@@ -233,9 +233,10 @@ def _curve(found: curve.Curve, again: Sequence[curve.Measured], *, run: int) -> 
             for p in found.points
         ],
         "measured": [
-            {"k": m.k, "in_flight": m.in_flight, **split_figures(m.split)} for m in again
+            {"k": m.k, "in_flight": m.in_flight, **split_figures(m.split)}
+            for m in again if m.k != in_turn.SCHEDULED
         ],
-        "sentences": [*curve.sentences(found), *curve.advice(again)],
+        "sentences": [*curve.sentences(found), *in_turn.advice(again)],
     }  # fmt: skip
 
 

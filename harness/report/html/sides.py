@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import BadInput
-from harness.judge import curve
+from harness.judge import curve, in_turn
 from harness.judge.collect import Entry
 from harness.judge.compare import CellComparison, Comparison, Row, compare
 from harness.report.html.given import Given
@@ -20,7 +20,7 @@ class Shown:
     """A run, and what its suites say beside its cells."""
 
     given: Given
-    curves: Sequence[tuple[curve.Curve, Sequence[curve.Measured]]] = ()
+    curves: Sequence[tuple[curve.Curve, Sequence[in_turn.Measured]]] = ()
     outcomes: Sequence[Mapping[str, str]] = ()
     """Suite, cell, kind, sentence and table of each question."""
     broken: Sequence[str] = ()
