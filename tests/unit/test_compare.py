@@ -68,7 +68,7 @@ def test_speed_ups_are_not_cells_and_are_counted() -> None:
     write_speed(run / "speed" / "chat-en-instruct-ngram-k4.json", record)
     side = collect(run)
     assert len(side.entries) == 1
-    assert side.notes == ("4 files of speed-ups over pairs of starts are not compared here",)
+    assert side.notes == ("5 files of speed-ups over pairs of starts are not compared here",)
     with pytest.raises(BadInput, match="holds no cell \\(2 files of speed-ups"):
         collect(run / "speed")
 
