@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-import openai
-
 from harness.config.cells import FixedLength
 from harness.config.prompts import Prompt, hash_of
 from harness.config.stack import Profile
@@ -302,7 +300,9 @@ def _failure(problem: Exception) -> str:
     """What went wrong, without the request in it (its header holds the key)."""
     if isinstance(problem, BrokenOffError):
         return str(problem)
-    if isinstance(problem, openai.APIStatusError):
+    from openai import APIStatusError  # noqa: PLC0415 - the client has imported it by now
+
+    if isinstance(problem, APIStatusError):
         said = problem.body if isinstance(problem.body, str) else json.dumps(problem.body, ensure_ascii=False)
         return f"the server answered {problem.status_code}: {said}"
     root: BaseException = problem
