@@ -68,6 +68,7 @@ _MODULES = {
     "init": "write a stack and the suites into the current folder",
     "watch": "watch whether a server works or hangs, and restart it",
     "doctor": "check whether this machine can measure a stack correctly",
+    "card": "print a run's figures for a model card",
     "claims": "compare the figures of a Markdown file with their records",
     "history": "show each cell over time, and where its figures changed",
     "curve": "print which k is best at which load, from a run's records",

@@ -13,9 +13,10 @@ import harness
 from harness.config.stack import find_stack, load_stack
 from harness.config.toml import Document
 from harness.engine import process
+from harness.report.card import values_of
 from harness.results.records import CellRecord, load
 from training.errors import TrainingFailed
-from training.export import export, served
+from training.export import export
 from training.stages import Context
 
 STACKS = Path(harness.__file__).resolve().parent.parent / "fixtures" / "stacks"
@@ -56,12 +57,16 @@ def run(context: Context) -> dict[str, Any]:
             check=False,
             cwd=SUITES.parent,
         )
-    records = newest(results)
-    export.add_served(drafter, [served.of(record) for record in records])
+    files = newest(results)
+    served = [values_of(load(file, CellRecord), run=str(file.parent.relative_to(results))) for file in files]
+    export.add_served(drafter, served)
     if ended.returncode:
         failed = f"the served drafter did not pass (pytest's exit code {ended.returncode})"
         raise TrainingFailed(process.obituary(failed, log_file), code="drafter-did-not-pass")
-    return {f"{record.suite}/{record.cell}": served.of(record)["tokens_per_step"] for record in records}
+    return {
+        f"{file.parent.name}/{file.stem}": one["tokens_per_step"]
+        for file, one in zip(files, served, strict=True)
+    }
 
 
 def write_stack(context: Context, drafter: Path) -> Path:
@@ -80,7 +85,7 @@ def write_stack(context: Context, drafter: Path) -> Path:
     return path
 
 
-def newest(results: Path) -> list[CellRecord]:
+def newest(results: Path) -> list[Path]:
     """The cells of the newest run."""
     runs = sorted((p for p in results.glob("*") if p.is_dir()), key=lambda p: p.stat().st_mtime)
-    return [load(file, CellRecord) for file in sorted(runs[-1].glob("*/*.json"))] if runs else []
+    return sorted(runs[-1].glob("*/*.json")) if runs else []

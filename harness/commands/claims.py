@@ -38,8 +38,8 @@ _COUNTED = {
 _PAIRED, _STARTS = (
     tuple(f"{over}_speed_up{end}" for end in ("", "_low", "_high")) for over in ("paired", "starts")
 )
-_SHARE = re.compile(r"(pos|conditional)_\d+|token_acceptance|change|ci")
-_POSITION = re.compile(r"(pos|conditional)_\d+")
+_SHARE = re.compile(r"pos_\d+(_low|_high)|(pos|conditional)_\d+|token_acceptance|change|ci")
+_POSITION = re.compile(r"pos_\d+(_low|_high)|(pos|conditional)_\d+")
 _UNITS = {"x": "speed_up", "×": "speed_up", "ms": "_ms", "tok/s": "tok_s"}
 """A unit, and how the name of a field in it ends."""
 
@@ -248,6 +248,8 @@ def _figures(entry: Entry) -> dict[str, Values]:
     gain = (paired.gain, *paired.ends) if paired.sound else (None, None, None)
     known["tokens_per_step_low"], known["tokens_per_step_high"] = paired.interval or (None, None)
     known |= dict(zip(_PAIRED, gain, strict=True))
+    for i, ends in enumerate(figures.acceptance_ci):
+        known[f"pos_{i}_low"], known[f"pos_{i}_high"] = ends or (None, None)
     for name, codes in _COUNTED.items():
         known[name] = sum(int(f.values.get("count", 0)) for f in record.findings if f.code in codes)
     return {name: (value,) for name, value in known.items()}

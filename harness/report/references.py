@@ -258,7 +258,7 @@ def of_one_side(block: Block, side: Side, entries: Sequence[Entry], columns: Seq
         entries: the cells that its rows are about, in order; all of one suite.
         columns: as in `with_references`.
     """
-    run = _run(side.path if side.single else Path(side.name), side.path, entries[0])
+    run = run_of(side.path if side.single else Path(side.name), side.path, entries[0])
     above = comment({"run": run, "columns": ",".join(columns)})
     rows = tuple(comment({"cell": str(entry.cell)}) for entry in entries)
     return dataclasses.replace(block, comment=above, comments=rows)
@@ -269,12 +269,12 @@ def _runs(columns: Sequence[Column], pair: tuple[Entry, Entry]) -> dict[str, str
     # Two drafters of one run have the drafters' names.
     no_names = columns[0].name == columns[1].name or columns[0].path == columns[1].path
     return {
-        key: _run(Path(column.path if no_names else column.name), Path(column.path), entry)
+        key: run_of(Path(column.path if no_names else column.name), Path(column.path), entry)
         for key, column, entry in zip(("base", "run"), columns, pair, strict=True)
     }
 
 
-def _run(name: Path, path: Path, entry: Entry) -> str:
+def run_of(name: Path, path: Path, entry: Entry) -> str:
     """What the run of a cell is called: the folders that hold it, without the machine's own."""
     parts = [part for part in name.parts if part not in (name.anchor, "..")]
     parts = parts[-_DEEP:] if name.is_absolute() else parts

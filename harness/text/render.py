@@ -125,13 +125,17 @@ def as_markdown(document: Document) -> str:
     first, *above = (markdown(line) for line in (document.title, *document.above))
     parts = [[markdown(document.sentence)], [f"**{first}**"], _broken(above)]
     for block in document.blocks:
-        rules = [":---" if a == "l" else "---:" for a in block.align]
-        table = [_markdown_row(block.header), f"|{'|'.join(rules)}|"]
-        rows = itertools.zip_longest(block.rows, block.comments, fillvalue="")
-        table += [_markdown_row(cells, comment) for cells, comment in rows]
-        parts += [[markdown(block.title)], [block.comment], table]
+        parts += [[markdown(block.title)], [block.comment], markdown_table(block)]
     parts += [_broken(list(map(markdown, block))) for block in below(document)]
     return "\n\n".join(text for text in map("\n".join, _within(parts)) if text) + "\n"
+
+
+def markdown_table(block: Block) -> list[str]:
+    """The lines of a table, without what stands above it."""
+    rules = [":---" if a == "l" else "---:" for a in block.align]
+    rows = itertools.zip_longest(block.rows, block.comments, fillvalue="")
+    body = [_markdown_row(cells, comment) for cells, comment in rows]
+    return [_markdown_row(block.header), f"|{'|'.join(rules)}|", *body]
 
 
 def _broken(lines: list[str]) -> list[str]:

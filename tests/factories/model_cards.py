@@ -19,6 +19,8 @@ SERVED: dict[str, Any] = {
     "tokens_per_step_ci": [1.58, 1.7],
     "acceptance": [0.391, 0.161, 0.052, 0.011],
     "acceptance_ci": [[0.36, 0.42], [0.14, 0.18], [0.04, 0.06], None],
+    "traps": ["3 of 120 answers end in a loop"],
+    "reference": {"run": "20261129-run/acceptance", "cell": "chat-en-instruct-eagle3r2-k4"},
 }
 RECORDS: dict[str, Any] = {
     "schema": 1,

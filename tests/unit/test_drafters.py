@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import fixtures
+from harness.cli import main
 from harness.config.stack import find_stack, load_stack
 from harness.engine.models import sha256_of
-from training.export import export
+from training.export import export, model_card
 from training.recipe import find_recipe, load_recipe
 
 DATA = Path(fixtures.__file__).parent
@@ -24,6 +25,18 @@ def test_a_shipped_drafter_is_small_and_what_its_records_say(folder: Path) -> No
     assert {"model.safetensors", "config.json", "recipe.toml", "log.txt"} <= set(records["files"])
     for name, file in records["files"].items():
         assert sha256_of(folder / name) == file["sha256"], name
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_a_shipped_card_is_that_of_its_records_and_its_figures_hold(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(DATA.parent)
+    card, known = folder / "README.md", export.load(folder)
+    assert card.read_text(encoding="utf-8") == model_card.text(known)
+    assert main(["claims", str(card), "tests/data/recordings", "--allow-none"]) == 0
+    referring = [one for one in known["served"] if "reference" in one]
+    assert int(capsys.readouterr().out.split()[1]) == 16 * len(referring)  # n, and 5 figures with their ends
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)

@@ -83,10 +83,12 @@ def test_validation_stands_beside_what_was_served() -> None:
         "predicted for serving", "chat", "English", "held out in training", "60", "0", "4", "2.11", "53.0",
     ]  # fmt: skip
     assert cells(served)[1:10] == [
-        "chat", "English", "benchmark, instruct", "120", "0", "4", "1.64 (1.58 to 1.70)",
-        "39.1 (36.0 to 42.0)", "16.1 (14.0 to 18.0)",
+        "chat", "English", "benchmark, instruct", "120", "0", "4", "1.64 (1.58..1.70)",
+        "39.1 (36.0..42.0)", "16.1 (14.0..18.0)",
     ]  # fmt: skip
-    assert cells(served)[11:] == ["1.1", "0.32.0", "A CPU"]
+    assert cells(served)[11:14] == ["1.1", "0.32.0", "A CPU"]
+    assert cells(served)[14].startswith("¹ <!-- draftgate: run=20261129-run/acceptance cell=chat-en")
+    assert "¹ 3 of 120 answers end in a loop" in text
     assert "Served so far: chat, English, T=0." in text
     assert "6.1 % of its first wrong guesses" in text
 
@@ -94,7 +96,7 @@ def test_validation_stands_beside_what_was_served() -> None:
 def test_what_was_not_measured_is_an_em_dash() -> None:
     text = model_card.text(without("served") | {"validation": None})
 
-    assert cells(row(text, "validation, served |"))[1:] == [DASH] * 13
+    assert cells(row(text, "validation, served |"))[1:] == [DASH] * 14
     assert f"Served so far: {DASH} (not measured)" in text
     assert "first wrong guesses" not in text
 
@@ -135,3 +137,12 @@ def test_files_stand_with_their_hashes() -> None:
         "20.12",
         f"`{'ab' * 32}`",
     ]
+
+
+def test_figures_that_were_kept_before_they_had_traps_and_references_are_shown() -> None:
+    old = {name: value for name, value in SERVED.items() if name not in ("traps", "reference")}
+
+    text = model_card.text(RECORDS | {"served": [old]})
+
+    assert cells(row(text, "| served"))[14] == DASH
+    assert "draftgate:" not in text

@@ -9,9 +9,10 @@ from hypothesis import given, strategies as st
 
 from harness.config.stack import Target
 from harness.errors import BadInput
+from harness.report.card import values_of
 from tests.factories.records import cell_record, prompt_record
 from tests.factories.refusals import refused
-from training.export import export, served
+from training.export import export
 from training.export.scrub import public_name, recipe_toml, scrubbed
 from training.recipe import find_recipe, load_recipe
 
@@ -27,18 +28,18 @@ def test_records_of_another_version_are_refused(tmp_path: Path, text: str, code:
 
 
 def test_served_figures_have_intervals_over_prompts() -> None:
-    prompts = [prompt_record(f"p{i}", histogram=(6 - i, i, 0, 0, 0), accepted=None) for i in range(5)]
+    prompts = [prompt_record(f"p{i}", histogram=(9 - i, i, 0, 0, 0), accepted=None) for i in range(9)]
 
-    one = served.of(cell_record(*prompts, suite="contract"))
+    one = values_of(cell_record(*prompts, suite="contract"), run="old")
 
     assert one["prompts_of"] == "held out in training"
-    assert one["acceptance"][0] == 10 / 30
+    assert one["acceptance"][0] == 36 / 81
     low, high = one["acceptance_ci"][0]
-    assert low < 1 / 3 < high
-    shares = [i / 6 for i in range(5)]  # five prompts of six steps each: the mean of their shares, and its t
-    half = 2.776 * np.std(shares, ddof=1) / 5**0.5
-    assert (low, high) == pytest.approx((1 / 3 - half, 1 / 3 + half), abs=1e-3)
-    assert served.of(cell_record(prompts[0]))["tokens_per_step_ci"] is None
+    assert low < 4 / 9 < high
+    shares = [i / 9 for i in range(9)]  # nine prompts of nine steps each: the mean of their shares, and its t
+    half = 2.306 * np.std(shares, ddof=1) / 9**0.5
+    assert (low, high) == pytest.approx((4 / 9 - half, 4 / 9 + half), abs=1e-3)
+    assert values_of(cell_record(prompts[0]), run="old")["tokens_per_step_ci"] is None
 
 
 @pytest.mark.parametrize(

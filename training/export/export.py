@@ -131,7 +131,7 @@ def add_served(folder: Path, served: list[dict[str, Any]]) -> dict[str, Any]:
 
     Args:
         folder: the drafter's.
-        served: see `training.export.served.of`.
+        served: see `harness.report.card.values_of`.
 
     Raises:
         BadInput: the folder holds no drafter of ours, or cannot be written.

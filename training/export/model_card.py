@@ -7,12 +7,12 @@ from typing import Any
 
 from tabulate import tabulate
 
+from harness.report import card
 from harness.text.numbers import DASH, duration, number, share
 from harness.text.render import markdown, visible
 
 Get = Callable[[str], Any]
 """Finds the record at a path like `recipe.train.lr`; None where there is none."""
-_LANGUAGES = {"en": "English", "zh": "Chinese"}
 
 
 def text(records: Mapping[str, Any]) -> str:
@@ -138,62 +138,23 @@ def _training(get: Get) -> str:
 
 def _acceptance(get: Get) -> str:
     """The trainer's figure, what follows from it for serving, and what serving gave."""
-    deepest = get("recipe.train.ttt_steps") or 0
-    rows = []
-    for language, found in sorted((get("validation") or {}).items()):
-        if language == "all":
-            continue
-        head = ["chat", _language(language), "held out in training", _count(found.get("prompts")), "0"]
-        k = _count(found.get("k"))
-        for what, values, tokens in (
-            ("validation, full acc", found.get("trainer"), None),
-            ("predicted for serving", found.get("walk"), found.get("tokens_per_step")),
-        ):
-            rows.append([what, *head, k, number(tokens), *_positions(values, None, deepest), DASH, DASH])
-    rows += [_served_row(one, deepest) for one in get("served") or ()]
-    header = ["", "endpoint", "language", "prompts of", "prompts", "T", "k", "tokens/step"]
-    header += [*(f"pos {i} %" for i in range(deepest)), "vLLM", "device"]
-    if not rows:
-        rows = [["validation, served", *[DASH] * (len(header) - 1)]]
-    return (
-        "## Acceptance: validation and served\n\n"
-        f"{_table(header, rows)}\n\n"
-        "`pos i`: share of drafts whose guesses 0 to i were all accepted. Full acc is the trainer's count "
-        "over all places of an answer, within the draft vocabulary; predicted for serving is the same "
-        "guesses against the target's own tokens, at the places that serving comes to. Intervals: 95 %, over "
-        "prompts."
+    rows: list[Mapping[str, Any]] = []
+    for code, found in sorted((get("validation") or {}).items()):
+        if code != "all":
+            one = {"endpoint": "chat", "language": code, "prompts_of": card.HELD_OUT, "temperature": 0}
+            one |= {"prompts": found.get("prompts"), "k": found.get("k")}
+            rows.append({**one, "what": "validation, full acc", "acceptance": found.get("trainer")})
+            walk = {"acceptance": found.get("walk"), "tokens_per_step": found.get("tokens_per_step")}
+            rows.append({**one, "what": "predicted for serving", **walk})
+    rows += [{**one, "what": "served"} for one in get("served") or ()]
+    figures = card.block(
+        rows or [{"what": "validation, served"}], positions=get("recipe.train.ttt_steps") or 0
     )
-
-
-def _served_row(one: Mapping[str, Any], deepest: int) -> list[str]:
-    return [
-        "served" if one.get("valid", True) else "served (not valid)",
-        _say(one.get("endpoint")),
-        _language(one.get("language")),
-        _say(one.get("prompts_of")),
-        _count(one.get("prompts")),
-        DASH if one.get("temperature") is None else f"{one['temperature']:g}",
-        _count(one.get("k")),
-        _ranged(one.get("tokens_per_step"), one.get("tokens_per_step_ci"), digits=2),
-        *_positions(one.get("acceptance"), one.get("acceptance_ci"), deepest),
-        _say(one.get("engine")),
-        _say(one.get("device")),
-    ]
-
-
-def _positions(values: Sequence[float | None] | None, ends: Sequence[Any] | None, deepest: int) -> list[str]:
-    rates = list(values or ())[:deepest]
-    ranges = [*(ends or ()), *[None] * len(rates)]
-    shown = [_ranged(value, ranges[i], digits=1, scale=100) for i, value in enumerate(rates)]
-    return shown + [DASH] * (deepest - len(shown))
-
-
-def _ranged(value: float | None, ends: Sequence[float] | None, *, digits: int, scale: float = 1) -> str:
-    """`2.11 (2.01 to 2.21)`."""
-    shown = number(value, digits, scale=scale)
-    if value is None or not ends:
-        return shown
-    return f"{shown} ({number(ends[0], digits, scale=scale)} to {number(ends[1], digits, scale=scale)})"
+    return (
+        f"## Acceptance: validation and served\n\n{figures}\n\n"
+        "Full acc is the trainer's count over all places of an answer, within the draft vocabulary; predicted"
+        " for serving is the same guesses against the target's own tokens, at the places serving comes to."
+    )
 
 
 def _limits(get: Get) -> str:
@@ -259,7 +220,7 @@ def _time(seconds: float | None) -> str:
 
 
 def _language(code: Any) -> str:
-    return _LANGUAGES.get(str(code), _say(code))
+    return markdown(card.language(code))
 
 
 def _temperatures(counts: Mapping[str, int] | None) -> str:
