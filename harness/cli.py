@@ -41,7 +41,6 @@ _FORMATS = {
     ".parquet": "parquet", ".tex": "latex", ".png": "png", ".svg": "svg", ".pdf": "pdf",
 }  # fmt: skip
 """Of a file, by the end of its name."""
-_TABLES = ("table", "markdown")
 _PAGES = {"table": render.as_text, "markdown": render.as_markdown, "latex": as_latex}
 _JSON = "json"
 _PICTURES = ("png", "svg", "pdf")
@@ -185,12 +184,12 @@ def _compare(options: argparse.Namespace) -> int:
     gc.set_threshold(100_000)
     sides = _sides(options)
     text: str | bytes
-    if len(sides) == 1 and form in _TABLES and not options.pivot:
+    if len(sides) == 1 and form in _PAGES and not options.pivot:
         if form == "table":
             text, valid = side_report(sides[0])
         else:
             page, valid = run_document(sides[0])
-            text = render.as_markdown(page)
+            text = _PAGES[form](page)
         code = 0 if valid else INVALID
     else:
         result = compare(sides, across=tuple(dict.fromkeys(options.across)))

@@ -88,7 +88,7 @@ class _Page:
             columns = [
                 CELL,
                 Column("n", "prompts", run_table.count),
-                Column(first if others else "tok/step", "tokens_per_step", number),
+                Column(first, "tokens_per_step", number),
             ]
             for i, label in enumerate(others):
                 columns.append(Column(label, f"paired_tokens_per_step_{i}", number))

@@ -31,6 +31,7 @@ from harness.judge.compare import compare
 from harness.judge.verdict import Verdict, judge
 from harness.report import export, run_table
 from harness.report.compare_table import document
+from harness.report.plots import picture
 from harness.results import prediction, records
 from harness.results.files import as_line, complete_lines, write_atomically
 from harness.results.journal import Journal
@@ -306,7 +307,7 @@ def baseline_verdict(record: CellRecord) -> Verdict:
 @fuzz
 @given(
     json_of(CELL) | damaged(CELL_FILE),
-    st.sampled_from(("table", "markdown", "json", *cli._DATA)),
+    st.sampled_from(("json", *cli._PAGES, *cli._DATA)),
     st.booleans(),
 )
 def test_a_comparison(folder: Path, content: bytes, kind: str, first: bool) -> None:  # noqa: FBT001
@@ -320,11 +321,12 @@ def test_a_comparison(folder: Path, content: bytes, kind: str, first: bool) -> N
         found = compare([collecting.collect(side) for side in sides])
         if kind == "json":
             text = render.as_json(export.as_data(found, exit_code=found.exit_code(strict=True)))
+        elif kind in cli._PICTURES:  # what they show; to draw it takes half a second
+            text = picture(found).text
         elif kind in cli._DATA:
             text = cli._DATA[kind](found)
         else:
-            page = document(found)
-            text = render.as_text(page) if kind == "table" else render.as_markdown(page)
+            text = cli._PAGES[kind](document(found))
     except DraftgateError as error:
         assert str(error)
         return

@@ -112,3 +112,12 @@ def test_tex_sets_it(engine: str, tmp_path: Path) -> None:
     assert (tmp_path / "main.pdf").stat().st_size > 1000
     log = (tmp_path / "main.log").read_text(encoding="utf-8", errors="replace") if options else ""
     assert "Overfull" not in log
+
+
+def test_one_run_has_the_tables_of_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(write_run(tmp_path / "a", cell(), cell("zh")))
+    assert main(["compare", run, "--format", "latex"]) == 0
+    text = capsys.readouterr().out
+    assert balanced(text)
+    assert r"pos 3 & 1\textbar{}0" in text
+    assert len([line for line in text.splitlines() if line.startswith("chat-zh")]) == text.count(r"\toprule")
