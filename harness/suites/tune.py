@@ -243,7 +243,8 @@ class _Level:
             if record.stopped_at and value:
                 trial.report(value, record.stopped_at)
         if why:
-            self._measuring.say(f"this trial cannot win: {why}")
+            for line in f"this trial cannot win: {why}".splitlines():
+                self._measuring.say(line)
             trial.set_user_attr(_WHY, why.splitlines()[0])
             self._study.tell(trial, state=self._state.PRUNED)
         else:

@@ -55,6 +55,7 @@ def test_a_search_leaves_a_run_for_each_trial_and_its_winner(
     trials = [load(path, CellRecord) for path in folder.glob("trial-*/acceptance/*.json")]
     assert sorted(record.cell.k for record in trials) == [2, 3]
     assert all(record.valid and len(record.prompts) == MIN_PROMPTS for record in trials)
+    assert all(record.provenance.keys() >= {"surroundings", "memory_mib"} for record in trials)
     runs = list(folder.glob("*/run.json"))
     assert len(runs) == 3
     assert all(load(path, RunRecord).finished for path in runs)

@@ -11,6 +11,7 @@ from scipy import stats
 from harness.errors import BadRecord
 from harness.judge import speedup
 from harness.judge.speedup import Session, SpeedRecord
+from harness.results.records import load
 from harness.results.timing import Work
 from harness.suites import speed
 from tests.factories.benches import bench, cell_of
@@ -206,3 +207,20 @@ def test_the_table_of_a_speed_up_says_what_it_is_made_of_and_how_the_engine_ran_
     assert "ms per step" in found.table
     assert "by different paths: runner V2 -> V1" in found.table
     assert found.sentence in found.table
+
+
+def test_a_busy_machine_is_noted_and_stays_in_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = {0: plain(seconds=4.0), 4: cell()}
+    for k, others in ((0, 0.01), (4, 0.38)):
+        around = {"surroundings": {"others": others}}
+        sides[k] = sides[k].model_copy(update={"provenance": around})
+    monkeypatch.setattr(speed, "_one_start", lambda _, which, __: sides[which.name.k])
+    ours = bench(tmp_path, gate="off")
+
+    found = speed.speed_up(ours, cell_of(ours))
+
+    assert "38%" in found.table
+    (kept,) = ours.run.folder.glob("speed/*.json")
+    assert load(kept, SpeedRecord).provenance["surroundings"]["others"] == 0.38
