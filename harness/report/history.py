@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ class _Open:
     """A series that may go on."""
 
     apart: str
+    at: str
     last: CellRecord
     points: list[Point]
 
@@ -112,6 +114,8 @@ def history(paths: Sequence[Path]) -> History:
     notes: list[str] = []
     runs = _in_order(paths, notes)
     opened: dict[tuple[str, ...], list[_Open]] = {}
+    seen: set[tuple[tuple[str, ...], str]] = set()
+    copies: list[str] = []
     shown = 0
     for run, when, record in runs:
         damaged: list[BadRecord] = []
@@ -119,11 +123,21 @@ def history(paths: Sequence[Path]) -> History:
         notes += [f"{run.name}: {error}" for error in damaged]
         if not record.finished:
             notes.append(f"{run.name} is not finished: it shows the cells that it has")
-        shown += bool(cells)
+        own = 0
         for entry, cell in cells:
             place = (entry.stack, entry.device, entry.profile, entry.suite, str(entry.cell))
+            measured = (place, repr(cell.provenance))
+            if "time" in cell.provenance and measured in seen:
+                copies.append(run.name)
+                continue
+            seen.add(measured)
+            own += 1
             point = _point(run.resolve().name, when, entry, cell, finished=record.finished)
-            _add(opened.setdefault(place, []), point, cell)
+            at = str(record.options.get("server_url")) if cell.environment.cpu == UNVERIFIED else ""
+            _add(opened.setdefault(place, []), point, cell, at=at)
+        shown += own > 0
+    for name, count in Counter(copies).items():
+        notes.append(f"{name}: {count} cells are copies of another run's, and count once")
     series = [
         Series(
             entry=one.points[0].figures.entry,
@@ -149,7 +163,8 @@ def _in_order(paths: Sequence[Path], notes: list[str]) -> list[tuple[Path, dt.da
     folders: dict[Path, Path] = {}
     for path in paths:
         if not path.is_dir():
-            raise BadInput(f"{path}: no such folder{near_path(path)}", code="no-cells")
+            what = "a file, and no folder of runs" if path.exists() else f"no such folder{near_path(path)}"
+            raise BadInput(f"{path}: {what}", code="no-cells")
         for file in sorted(path.rglob(RUN_FILE)):
             folders.setdefault(file.resolve().parent, file.parent)
     if not folders:
@@ -200,17 +215,24 @@ def _point(run: str, when: dt.datetime, entry: Entry, cell: CellRecord, *, finis
     )  # fmt: skip
 
 
-def _add(series: list[_Open], point: Point, cell: CellRecord) -> None:
-    """Put a point where it goes on from the last one; else it begins a series."""
+def _add(series: list[_Open], point: Point, cell: CellRecord, *, at: str) -> None:
+    """Put a point where it goes on from the last one; else it begins a series.
+
+    Args:
+        series: of its cell.
+        point: as it is shown.
+        cell: what was measured.
+        at: the address of a server on a machine that is not known otherwise.
+    """
     why = ""
     for one in reversed(series):
-        apart = _apart(one.last, cell)
+        apart = _apart(one.last, cell) if one.at == at else f"server {one.at} -> {at}"
         if not apart:
             one.points.append(point)
             one.last = cell
             return
         why = why or apart
-    series.append(_Open(apart=why, last=cell, points=[point]))
+    series.append(_Open(apart=why, at=at, last=cell, points=[point]))
 
 
 def _apart(old: CellRecord, new: CellRecord) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,26 @@ def test_a_run_is_there_once_however_it_is_named() -> None:
     assert len(series["points"]) == 2
 
 
+def test_a_copy_counts_once() -> None:
+    """As the shards of a merged run do."""
+    first = write_run(Path("results/a"), cell(provenance={"time": day(0)}), began=day(0))
+    shutil.copytree(first, "results/copy")
+    write_run(Path("results/b"), cell(provenance={"time": day(1)}), began=day(1))
+    found = data("results")
+    assert [p["run"] for p in found["series"][0]["points"]] == ["a", "b"]
+    (note,) = found["notes"]
+    assert note.startswith("copy: 1 ")
+
+
+def test_servers_elsewhere_are_told_apart_by_their_address() -> None:
+    record = cell(environment={"cpu": "unverified"})
+    for i, url in enumerate(("http://one:8000", "http://two:8000", "http://one:8000")):
+        file = write_run(Path("results") / str(i), record, began=day(i)) / "run.json"
+        run = json.loads(file.read_text(encoding="utf-8")) | {"options": {"server_url": url}}
+        file.write_text(json.dumps(run), encoding="utf-8")
+    assert [len(one["points"]) for one in data("results")["series"]] == [2, 1]
+
+
 def other_prompts() -> CellRecord:
     record = cell()
     last = record.prompts[-1].model_copy(update={"prompt_hash": "edited"})
@@ -215,7 +236,9 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(file: str, text: str | 
     assert f"results/b/{file}" in note
 
 
-@pytest.mark.parametrize("folder", ["empty", "missing", "damaged", "cells"])
+@pytest.mark.parametrize(
+    "folder", ["empty", "missing", "damaged", "cells", "cells/acceptance/chat-en-instruct-none.json"]
+)
 def test_nothing_to_show_is_one_sentence(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
     write_run(Path("damaged/a"), cell(), began=day(0)).joinpath("run.json").write_text("{", encoding="utf-8")
