@@ -36,8 +36,8 @@ KINDS = {
 """Of a verdict: marker, colour, and whether the marker is filled."""
 FONT = "DejaVu Sans"
 """It comes with matplotlib."""
-_PLAIN = re.compile("sans|hei|gothic", re.IGNORECASE)
-"""In the path of a font whose strokes are as even as those of FONT."""
+_PLAIN, _WEIGHT = (re.compile(words, re.IGNORECASE) for words in ("sans|hei|gothic", "bold|black|light|thin"))
+"""In the path of a font that looks as FONT does, and in that of one that looks less so."""
 _SIZE, _SMALL = 8, 7
 """Points."""
 _STYLE = {
@@ -78,10 +78,8 @@ def draw(picture: Picture, form: str, warn: Callable[[str], None]) -> bytes:
         if form == "svg":  # it holds text, and the reader's own fonts show it
             without = frozenset()
         if without:
-            warn(
-                f"no font here has {''.join(sorted(without))}, so escapes stand there: install one "
-                "(on Debian: apt-get install fonts-noto-cjk), or write --format svg"
-            )
+            lacked = f"no font here has {''.join(sorted(without))}, so escapes stand there"
+            warn(f"{lacked}: install one (on Debian, fonts-noto-cjk), or write --format svg")
         file = io.BytesIO()
         figure = _Page(functools.partial(_escaped, without)).of(picture)
         figure.savefig(file, format=form, dpi=300, metadata=_metadata(form, picture.title, text))
@@ -102,16 +100,19 @@ def _fonts(text: str) -> tuple[list[str], frozenset[str]]:
     left = lacking(manager.findfont(FONT), set(text) - {"\n"})
     best, families = "", [FONT]
     # matplotlib's own list is as old as its cache, and lacks a font that was installed since.
-    found = (
-        sorted(manager.findSystemFonts(), key=lambda path: (not _PLAIN.search(path), path)) if left else []
-    )
+    found = manager.findSystemFonts() if left else []
     wanted = left
-    while left and found:
-        still = lacking(path := found.pop(0), wanted)
+    for path in sorted(found, key=lambda path: (not _PLAIN.search(path), bool(_WEIGHT.search(path)), path)):
+        still = lacking(path, wanted)
         best, left = (path, still) if len(still) < len(left) else (best, left)
+        if not left:
+            break
     if best:
+        known = manager.fontManager.ttflist
+        before = len(known)
         manager.fontManager.addfont(best)
-        families.append(manager.FontProperties(fname=best).get_name())
+        names = [face.name for face in known[before:]]  # a collection has one for each script
+        families.append(next((name for name in names if name.endswith(" SC")), names[0]))
     return families, left
 
 

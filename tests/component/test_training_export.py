@@ -11,11 +11,12 @@ import pytest
 from harness.config.stack import Target
 from harness.engine.models import sha256_of
 from harness.errors import BadInput
+from harness.report.card import values_of
 from tests.factories.eagle3 import tiny_eagle3
 from tests.factories.records import cell_record, prompt_record
 from tests.factories.refusals import refused
 from training.errors import TrainingFailed
-from training.export import export, served
+from training.export import export
 from training.recipe import find_recipe, load_recipe
 from training.stages import Context
 from training.validate.eagle3 import Eagle3, Sample
@@ -211,7 +212,7 @@ def test_served_figures_go_into_records_and_card(tiny: tuple[Path, Path], tmp_pa
     folder = tmp_path / "tiny1"
     exported(tiny, folder)
     prompts = [prompt_record(f"instruct-{i:03}") for i in range(8)]
-    one = served.of(cell_record(*prompts))
+    one = values_of(cell_record(*prompts), run="a")
 
     export.add_served(folder, [one])
     export.add_served(folder, [one | {"tokens_per_step": 9.87}, one | {"language": "zh"}])
