@@ -75,8 +75,7 @@ def draw(picture: Picture, form: str, warn: Callable[[str], None]) -> bytes:
         mpl.rcdefaults()  # not those of the user, or the same records would give another file
         fonts, without = _fonts(text)
         mpl.rcParams.update({**_STYLE, "font.family": [*fonts, "sans-serif"]})
-        if form == "svg":  # it holds text, and the reader's own fonts show it
-            without = frozenset()
+        without = without if form != "svg" else frozenset()  # which the reader's own fonts show
         if without:
             lacked = f"no font here has {''.join(sorted(without))}, so escapes stand there"
             warn(f"{lacked}: install one (on Debian, fonts-noto-cjk), or write --format svg")
