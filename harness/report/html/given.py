@@ -61,6 +61,7 @@ def read(path: Path, *, without: str | None = None) -> Given:
     except BadInput as error:
         empty = "" if damaged else str(error)
     run = _run(path)
+    finished = run is None or run.finished
     faults = list(map(str, damaged))
     facts: dict[Path, Facts] = {}
     commands, times = {_command(run.provenance): None} if run else {}, set()
@@ -80,9 +81,12 @@ def read(path: Path, *, without: str | None = None) -> Given:
     return Given(
         name=side.name if side else path.resolve().name if run else str(path),
         path=path,
-        side=dataclasses.replace(side, entries=kept) if side and kept else None,
-        finished=run is None or run.finished,
-        begun=dict(_begun(path)) if run and not run.finished else {},
+        # Its last note says that the run is not finished, which the page says with more.
+        side=dataclasses.replace(side, entries=kept, notes=side.notes if finished else side.notes[:-1])
+        if side and kept
+        else None,
+        finished=finished,
+        begun={} if finished else dict(_begun(path)),
         faults=tuple(faults),
         empty=empty,
         facts=facts,

@@ -111,6 +111,7 @@
       if (title) panel.append(el("h3", title));
       const plot = { width, marginBottom: 40, ...scales(domain), style: { fontSize: "12px" }, ...draw(rows, width) };
       const svg = Plot.plot({ ...plot, x: { labelAnchor: "center", labelArrow: "none", labelOffset: 36, ...plot.x } });
+      $$("g[aria-label]", svg).forEach((mark) => mark.removeAttribute("aria-label")); // the names of Plot's marks
       svg.setAttribute("role", "img");
       svg.setAttribute("aria-label", `${title}: the figures are in the table below`);
       panel.append(svg);

@@ -200,8 +200,8 @@ def _run(one: Shown, compared: Compared, cells: int) -> dict[str, Any]:
 
 
 def _label(cell: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> str:
-    """The name of a cell, with that of its run where there are several."""
-    several = len({one["run"] for one in cells}) > 1
+    """The name of a cell, with that of its run where several are compared."""
+    several = len({one["run"] for one in cells if one["verdict"]}) > 1
     return str(cell["name"]) + f" ({shown[cell['run']].given.name})" * several
 
 
