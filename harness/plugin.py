@@ -48,6 +48,7 @@ _SENTENCE = pytest.StashKey[str]()
 _LINES = pytest.StashKey[list[str]]()
 LOST_WORKER = pytest.StashKey[bool]()
 LEFT_OUT = pytest.StashKey[str]()
+WORKERS = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -204,7 +205,7 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> None:
             check(spec)
     ahead_s = seconds_ahead(run) if pairs else 0
     shared = [cell for suite, cell in pairs if not suite.apart]
-    lines = run.plan(shared, self_check_s=ahead_s)
+    lines = run.plan(shared, self_check_s=ahead_s, workers=config.stash.get(WORKERS, 1))
     if run.options.against and pairs and throughput.SUITE not in [suite for suite, _ in pairs]:
         raise BadInput("--against is for bench_suites/test_throughput.py: name it too", code="option-value")
     for suite in dict.fromkeys(suite for suite, _ in pairs):

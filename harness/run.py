@@ -23,7 +23,7 @@ from harness.config.stack import Profile, Stack
 from harness.engine.facts import tells_apart
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput, BadRecord
-from harness.measure.pace import Pace, pace_of
+from harness.measure.pace import Pace, busiest, pace_of
 from harness.provenance.hardware import environment
 from harness.provenance.record import provenance
 from harness.results.conditions import Environment
@@ -263,14 +263,14 @@ class Run:
         url = self.options.recorded()["server_url"]
         return pace_of(self.options.stack, self.options.results, server_url=url, here=self.environment)
 
-    def estimate_s(self, cells: Sequence[Cell]) -> float:
-        """Seconds that measuring `cells` will take."""
+    def estimate_s(self, cells: Sequence[Cell], *, workers: int = 1) -> float:
+        """Seconds that measuring `cells` will take, if each of so many workers takes the next server."""
         again = self.options.repeats if self.options.update else 0  # a baseline has the reserve too
-        return self.pace.starts_s([] if self.options.server_url else cells) + sum(
-            self._answers_s(cell, warmups=True)
-            + self.pace.answers_s(cell, again * len(self.reserve(cell.name)))
-            for cell in cells
-        )
+        of_server = self.pace.each_start_s([] if self.options.server_url else cells, first=workers)
+        for cell in cells:
+            more = self.pace.answers_s(cell, again * len(self.reserve(cell.name)))
+            of_server[cell.spec] = of_server.get(cell.spec, 0) + self._answers_s(cell, warmups=True) + more
+        return busiest(of_server.values(), workers)
 
     def _answers_s(self, cell: Cell, *, share: float = 1, warmups: bool = False) -> float:
         count = share * len(self.prompts(cell)) * self.options.repeats + cell.profile.warmups * warmups
@@ -316,12 +316,13 @@ class Run:
         if count > 1 and not self.options.server_url and any(cell.name.k for cell in cells):
             tells_apart(self.options.stack.engine.python or sys.executable, count)
 
-    def plan(self, cells: Sequence[Cell], *, self_check_s: float = 0) -> list[str]:
+    def plan(self, cells: Sequence[Cell], *, self_check_s: float = 0, workers: int = 1) -> list[str]:
         """What is about to be measured, and how long that takes, by what it took here before or by a guess.
 
         Args:
             cells: to measure.
             self_check_s: seconds of the self-check that comes first.
+            workers: of pytest-xdist.
 
         Raises:
             BadInput: a prompt file is missing or unreadable; see also `refuse_in_flight`.
@@ -335,14 +336,15 @@ class Run:
         for cell in cells:
             self.warmups(cell)
         known = "as it took here before" if self.pace.knows(cells) else "a guess until answers are there"
+        known = f" by {workers} workers, {known}" if workers > 1 else f", {known}"
         few = f" (of {profile.prompts} asked for: the files hold no more)" * (counts[0] < profile.prompts)
         return [
             f"{len(cells)} cells on {len(servers)} servers ({', '.join(s.label for s in servers)}), "
             f"{'/'.join(map(str, counts))} prompts{few} x {profile.max_tokens} tokens"
             + (f" x {repeats}" if repeats > 1 else "")
             + f", T={profile.sampling.temperature:g}, concurrency {profile.concurrency}; "
-            f"about {duration(self_check_s + self.estimate_s(cells))}"
-            f"{' with the self-check' * bool(self_check_s)}, {known}",
+            f"about {duration(self_check_s + self.estimate_s(cells, workers=workers))}"
+            f"{' with the self-check' * bool(self_check_s)}{known}",
             *plan_of(self.options.own, {c.name.workload for c in cells}, self.options.stack.endpoints),
         ]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.errors import BadInput
-from harness.plugin import LEFT_OUT, LOST_WORKER, RUN, stopped_by_errors
+from harness.plugin import LEFT_OUT, LOST_WORKER, RUN, WORKERS, stopped_by_errors
 from harness.provenance.hardware import shares_of
 from harness.selection import by_server, cell_of, owns_servers, suite_of
 
@@ -41,6 +41,7 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[object]) -> N
     So what cannot be done is refused here, and the plan is printed.
     """
     config.stash[_SHARES], config.stash[_TIMED] = [""] * len(specs), len(specs) == 1
+    config.stash[WORKERS] = len(specs)
     config.stash[_SPECS] = [str(spec).removeprefix("execmodel=main_thread_only//") for spec in specs]
     _session(config).perform_collect()
 

@@ -15,6 +15,7 @@ from typing import Any
 from harness.errors import BadInput, BadRecord
 from harness.results.files import json_lines
 from harness.results.records import PromptRecord
+from harness.text.validation import did_you_mean
 
 HELD_OUT = "held_out.jsonl"
 """The file of prompts that training kept back, in the folder of a drafter."""
@@ -66,7 +67,13 @@ def load_prompts(
     path = folder / workload / f"{language}.jsonl"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.jsonl"))
-        there = f"{workload} has: {', '.join(known)}" if known else f"there is no folder {path.parent.name}"
+        others = sorted(p.name for p in folder.glob("*/"))
+        there = f"{workload} has: {', '.join(known)}"
+        if not known:
+            there = (
+                f"no workload is called so{did_you_mean(workload, others)}; there are: {', '.join(others)}; "
+            )
+            there += f"a table [prompts.{workload}] of the stack names a file of your own"
         raise BadInput(
             f"{path}: no prompts for workload {workload!r} in language {language!r}; {there}",
             code="no-prompts",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from harness.config.cells import Cell
+from harness.config.cells import Cell, ServerSpec
 from harness.config.stack import Stack
 from harness.engine.facts import compiles, engine_facts
 from harness.errors import BadRecord, ServerFailed
@@ -23,6 +23,14 @@ COMPILING_S = 25.0
 """What a server's first start takes more where its engine compiles the model (18 to 30 s on one H200)."""
 _SELF_CHECK_STARTS = 2
 """A guess of what the self-check takes: its server has the target twice."""
+
+
+def busiest(parts: Iterable[float], workers: int) -> float:
+    """How long the busiest worker takes, if each takes the next part when it is free, the longest first."""
+    busy = [0.0] * workers
+    for part in sorted(parts, reverse=True):
+        busy[busy.index(min(busy))] += part
+    return max(busy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,11 +81,13 @@ class Pace:
     """What a server takes more that this engine has not started here yet."""
 
     def starts_s(self, cells: Iterable[Cell], *, first: bool = True) -> float:
-        """Of the servers of these cells. The first one of a run takes longest: it reads all from the disk."""
-        each = [self._start_s(cell) for cell in {cell.spec: cell for cell in cells}.values()]
-        if first and each:
-            each[0] = max(each[0], self._slowest_s)
-        return sum(each)
+        """Of the servers of these cells."""
+        return sum(self.each_start_s(cells, first=int(first)).values())
+
+    def each_start_s(self, cells: Iterable[Cell], *, first: int) -> dict[ServerSpec, float]:
+        """Of each of these servers. The `first` ones of a run take longest: they read all from the disk."""
+        each = {spec: self._start_s(cell) for spec, cell in {cell.spec: cell for cell in cells}.items()}
+        return each | {spec: max(each[spec], self._slowest_s) for spec in list(each)[:first]}
 
     def _start_s(self, cell: Cell) -> float:
         """As this server started last; else like the slowest that was seen, and compiling comes on top."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.config.cells import Cell
-from harness.measure.pace import Pace, Seen, last_seen, last_self_check_s, pace_of
+from harness.measure.pace import Pace, Seen, busiest, last_seen, last_self_check_s, pace_of
 from harness.provenance.hardware import environment
 from harness.results.files import write_atomically
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, dump_cell, load
@@ -36,6 +36,14 @@ def seen(name: str = "chat-en-instruct-ngram-k4", **changes: Any) -> Seen:
         "concurrency": 1, "max_tokens": 64, "answers": 8, "wall_s": 8.0, "start_s": 40.0, "engine": "1",
     }  # fmt: skip
     return Seen(cell=cell(name).name, **(values | changes))
+
+
+def test_workers_take_the_next_server_the_longest_first() -> None:
+    assert busiest([3, 4, 3], 2) == 6
+    assert busiest([3, 4, 3], 1) == 10
+    assert busiest([3, 4], 8) == 4
+    assert busiest([], 2) == 0
+    assert GUESS.each_start_s(SERVERS[:2], first=2) == {one.spec: GUESS.start_s for one in SERVERS[:2]}
 
 
 def test_without_a_run_here_all_is_a_guess() -> None:

@@ -163,9 +163,10 @@ def test_a_missing_language_lists_those_there_are(tmp_path: Path) -> None:
         load_prompts(tmp_path, "instruct", "ja", at_most=1)
 
 
-def test_a_missing_workload_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="workload 'poem' in language 'en'; there is no folder poem"):
-        load_prompts(tmp_path, "poem", "en", at_most=1)
+def test_a_missing_workload_is_named_with_those_there_are(tmp_path: Path) -> None:
+    put(tmp_path, line(1))
+    with pytest.raises(BadInput, match=r"workload 'intruct' in language 'en'; .*'instruct'.*: instruct;"):
+        load_prompts(tmp_path, "intruct", "en", at_most=1)
 
 
 @example(b'{"id": "\\ud800", "text": "x"}')
