@@ -28,7 +28,7 @@ def run_document(side: Side) -> tuple[Document, bool]:
         own = {str(e.cell): e for e in side.entries if (e.stack, e.device, e.profile, e.suite) == key}
         for title, (columns, rows) in tables(cells):
             entries = [own[str(row["cell"]).split()[0]] for row in rows]
-            made = block(columns, rows, of + title)
+            made = block(columns, rows, of + (title or "speed"))
             blocks.append(of_one_side(made, side, entries, [_field(column) for column in columns]))
     every = [cell for cells in groups.values() for cell in cells]
     said = sentence([(str(cell.cell), "measured" if cell.valid else "invalid") for cell in every])
