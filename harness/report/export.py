@@ -100,7 +100,11 @@ def long_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
     The lines of a comparison name its `base`; a run's own figures have none, and stand once.
     """
     lines: list[Values] = []
-    base, *others = comparison.columns
+    names = [column.name for column in comparison.columns]
+    base, *others = (
+        column if names.count(column.name) == 1 else dataclasses.replace(column, name=column.path)
+        for column in comparison.columns
+    )
     for row in comparison.rows:
         lines += _own(base, row.figures)
         for column, a in zip(others, row.others, strict=True):

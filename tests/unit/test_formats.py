@@ -183,6 +183,13 @@ def test_pandas_reads_a_figure_a_row(base: str, worse: str, form: str) -> None:
     assert set(measured.figure) == {"valid"}
 
 
+def test_runs_of_one_name_are_told_apart() -> None:
+    one, two = (str(write_run(Path(f) / "run", cell(worse=w))) for f, w in (("one", 0), ("two", 3)))
+    table = frame("long-csv", one, two, two)
+    assert set(table.run) == {"one/run", "two/run"}
+    assert set(table.base.dropna()) == {"one/run"}
+
+
 def test_parquet_has_the_types_of_its_columns(base: str) -> None:
     assert main(["compare", base, "--output", "out.parquet"]) == 0
     table = pyarrow.parquet.read_table("out.parquet")
