@@ -13,7 +13,7 @@ import pytest
 import scipy.stats
 
 from harness.config.prompts import Prompt, first_rows
-from harness.judge import recipe
+from harness.judge import over_none
 from harness.judge.beginning import beginning_of
 from harness.judge.curve import accepted_at
 from harness.judge.pairing import pair
@@ -97,7 +97,7 @@ def test_what_was_compared_is_called_by_its_name() -> None:
     "width",
     [
         lambda rs: np.diff(interval_of(rs, tallies(rs)) or (0, 0)),
-        lambda rs: np.diff(recipe.interval_of(cell(rs)) or (0, 0)),
+        lambda rs: np.diff(over_none.interval_of(cell(rs)) or (0, 0)),
         lambda rs: accepted_at(rs, 4)[1],
         lambda rs: changed(rs).se,
         lambda rs: np.diff(acceptance_intervals(rs, tallies(rs))[1] or (0, 0)),
