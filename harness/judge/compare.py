@@ -278,7 +278,7 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
             *subject_notes(old, new),
         ]
     if verdict.primary and not across:
-        notes += text_notes(old, prompts=verdict.prompts, same_text=verdict.same_text)
+        notes += text_notes(old, verdict)
     return CellComparison(
         figures=other.figures,
         verdict=verdict,

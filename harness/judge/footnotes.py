@@ -126,8 +126,10 @@ def _known(value: Any) -> Any:
     return UNVERIFIED if value is None else value
 
 
-def text_notes(old: CellRecord, *, prompts: int, same_text: int | None) -> list[str]:
+def text_notes(old: CellRecord, verdict: Verdict) -> list[str]:
     """That texts differ although nothing is sampled: then the target alone decides the text."""
-    if same_text in (None, prompts) or temperature(old):
+    if verdict.same_text in (None, verdict.prompts) or temperature(old):
         return []
-    return [f"{prompts - same_text} of {prompts} answers have another text, though nothing is sampled (T=0)"]
+    what = f"{verdict.prompts} {'answers' if verdict.unit == 'prompts' else verdict.unit}"
+    other = verdict.prompts - verdict.same_text
+    return [f"{other} of {what} have another text, though nothing is sampled (T=0)"]
