@@ -19,12 +19,11 @@ from harness.judge.compare import Comparison, compare
 from harness.report import dashboards, export
 from harness.report.compare_table import document
 from harness.report.labels import Axis
-from harness.report.run_document import run_document
-from harness.report.run_table import side_report
+from harness.report.run_document import run_document, side_report
 from harness.results.files import write_atomically
 from harness.text import render
 from harness.text.arguments import Parser
-from harness.text.console import complain, settle_in, show
+from harness.text.console import coloured, complain, settle_in, show, width_of
 from harness.text.latex import as_latex
 from harness.text.validation import near_path
 
@@ -142,6 +141,8 @@ def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentPa
     forms = f"(table; else what the name of --output ends with: {', '.join(_FORMATS)})"
     add("--format", choices=(*_PAGES, _JSON, *_DATA), help=forms)
     add("--output", metavar="FILE", type=Path, help="write there, not to standard output")
+    add("--wide", action="store_true", help="all columns, also where the terminal is narrower")
+    add("-q", "--quiet", action="store_true", help="print only the sentence that counts the cells")
     add("--partial", action="store_true", help="cells that only one side has are no reason to exit with 3")
     add("--strict", action="store_true", help="exit with 3 where a cell is inconclusive")
     comparing.set_defaults(run=_compare)
@@ -183,10 +184,12 @@ def _compare(options: argparse.Namespace) -> int:
     # No record refers to itself: looking for some that do takes a seventh of the time.
     gc.set_threshold(100_000)
     sides = _sides(options)
+    unlimited = options.output or options.quiet
+    width = None if unlimited else width_of(sys.stdout, wide=options.wide)
     text: str | bytes
     if len(sides) == 1 and form in _PAGES and not options.pivot:
         if form == "table":
-            text, valid = side_report(sides[0])
+            text, valid = side_report(sides[0], width)
         else:
             page, valid = run_document(sides[0])
             text = _PAGES[form](page)
@@ -200,12 +203,19 @@ def _compare(options: argparse.Namespace) -> int:
             text = _DATA[form](result)
         else:
             page = document(result, pivot=options.pivot)
-            text = _PAGES[form](page)
+            text = render.as_text(page, width) if form == "table" else _PAGES[form](page)
+    _give(text, form, options)
+    return code
+
+
+def _give(text: str | bytes, form: str, options: argparse.Namespace) -> None:
+    """Write what was made of the sides to the file, or print it: a terminal shows a table in colour."""
+    if form == "table" and isinstance(text, str) and options.quiet:
+        text = text.partition("\n")[0] + "\n"
     if options.output:
         write_atomically(options.output, text)
     elif isinstance(text, str):
-        show(text)
-    return code
+        show(coloured(text, sys.stdout) if form == "table" else text)
 
 
 def _sides(options: argparse.Namespace) -> list[Side]:

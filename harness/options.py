@@ -48,6 +48,7 @@ def add_options(add: Callable[..., None]) -> None:
     add("--repeats", metavar="N", type=int, default=1, help="passes over the prompts (1)")
     add("--seed", metavar="N", type=int, default=0, help="base of the prompts' seeds (0)")
     add("--results", metavar="DIR", type=Path, default=Path("results"), help="where runs go (results)")
+    add("--wide", action="store_true", help="tables with all columns, also where the terminal is narrower")
     add("--resume", action="store_true", help="go on with the newest unfinished run of this command")
     add("--server-url", metavar="URL", help="measure a server that runs already, and start none")
     add("--gate", choices=("off", "warn", "on", "strict"), default="on", help="what fails a case (on)")

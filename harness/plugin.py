@@ -35,7 +35,7 @@ from harness.suites import throughput
 from harness.suites.ending import ending, measured_all
 from harness.suites.selfcheck import MARKER, seconds_ahead
 from harness.text import render
-from harness.text.console import Outlet, end_like_ctrl_c, settle_in
+from harness.text.console import Outlet, end_like_ctrl_c, painted, settle_in, width_of
 from harness.text.numbers import duration
 from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
@@ -94,8 +94,7 @@ def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module
     """Our suites have the ids of a checkout wherever they lie: no report holds a path of a venv."""
     if module_path.resolve().parent != SUITES:
         return None
-    nodeid = f"{SUITES.name}/{module_path.name}"
-    return pytest.Module.from_parent(parent, path=module_path, nodeid=nodeid)
+    return pytest.Module.from_parent(parent, path=module_path, nodeid=f"{SUITES.name}/{module_path.name}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -223,14 +222,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     if _LINES not in config.stash:
         return
-    run = config.stash[RUN]
     for line in config.stash[_LINES]:
         _write(config, f"draftgate: {line}")
     if config.getoption("collectonly") or stopped_by_errors(session):
         return
     try:
-        run.claim()
-        run.write(finished=False)
+        config.stash[RUN].claim()
+        config.stash[RUN].write(finished=False)
     except BadInput as error:
         raise pytest.UsageError(error.shown) from None
     config.stash[_ASKED] = [(suite_of(i).name, str(cell)) for i in session.items if (cell := cell_of(i))]
@@ -243,7 +241,8 @@ def stopped_by_errors(session: pytest.Session) -> bool:
 
 
 def _write(config: pytest.Config, text: str) -> None:
-    config.get_terminal_writer().line(render.visible_lines(text))
+    writer, text = config.get_terminal_writer(), render.visible_lines(text)
+    writer.line(painted(text) if writer.hasmarkup else text)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -321,11 +320,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not _is_ours(config):
         return
     run = config.stash[RUN]
-    end = ending(run, config.stash.get(_ASKED, ()), whole=not _named(config).strip())
+    writer, whole = config.get_terminal_writer(), not _named(config).strip()
+    width = width_of(writer._file, wide=config.getoption("wide"))  # noqa: SLF001 - as above
+    end = ending(run, config.stash.get(_ASKED, ()), whole=whole, width=width)
     config.stash[_SENTENCE] = end.sentence
-    for title, text in end.sections:
+    for title, text in end.sections if config.get_verbosity() >= 0 else ():
         terminalreporter.section(title)
-        terminalreporter.write_line(render.visible_lines(text))
+        _write(config, text)
     if end.fault:
         terminalreporter.write_line(render.visible_lines(f"draftgate: {end.fault}"), red=True)
     if end.sections:

@@ -89,7 +89,7 @@ def _shown(path: Path) -> Shown:
         except BadInput as error:
             broken.append(str(error))
     outcomes = [
-        {"suite": o.suite, "cell": o.cell, "kind": o.kind, "sentence": o.sentence, "table": o.table}
+        {"suite": o.suite, "cell": o.cell, "kind": o.kind, "sentence": o.sentence, "table": o.table_text()}
         for o in kept(path).values()
     ]
     return Shown(given=given, curves=curves, outcomes=outcomes, broken=broken)

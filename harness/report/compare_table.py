@@ -19,10 +19,12 @@ from harness.text.numbers import DASH, number, share, signed, signed_interval
 from harness.text.render import Block, Document, by_text, raised
 
 _SIDE, _NOTES = Column("side", "side", align="l"), Column("", "notes", align="l")
+_LATER = 1000
+"""A rank above that of any side or value: their columns go first."""
 _PIVOTED = (
-    Column("tok/s", "tok_s", run_table.tenths),
-    Column("pos 0 %", "pos_0", share),
-    Column("acc/draft", "accepted_per_draft", number),
+    Column("tok/s", "tok_s", run_table.tenths, rank=_LATER + 1),
+    Column("pos 0 %", "pos_0", share, rank=_LATER),
+    Column("acc/draft", "accepted_per_draft", number, rank=_LATER + 2),
     Column("tok/step", "tokens_per_step", number),
     Column("change %", "shown"),
 )
@@ -82,17 +84,18 @@ class _Page:
         first, *others = self._labels
         if self._pair:
             columns = run_table.compared_columns(first, others[0])
-            columns.append(Column(f"speed-up {first}", "base_speed_up", number))
-            columns.append(Column(f"speed-up {others[0]}", "speed_up", number))
+            columns.append(Column(f"speed-up {first}", "base_speed_up", number, rank=7))
+            columns.append(Column(f"speed-up {others[0]}", "speed_up", number, rank=6))
         else:
             columns = [
                 CELL,
-                Column("n", "prompts", run_table.count),
-                Column(first, "tokens_per_step", number),
+                Column("n", "prompts", run_table.count, rank=_LATER + 1),
+                Column(first, "tokens_per_step", number, rank=_LATER),
             ]
             for i, label in enumerate(others):
-                columns.append(Column(label, f"paired_tokens_per_step_{i}", number))
-                columns += [Column("change %", f"change_{i}%", signed), Column("", f"mark_{i}", align="l")]
+                columns.append(Column(label, f"paired_tokens_per_step_{i}", number, rank=i))
+                columns.append(Column("change %", f"change_{i}%", signed, rank=i))
+                columns.append(Column("", f"mark_{i}", align="l", rank=i))
         columns.append(_NOTES)
         markers = self._markers([self._said(row) for row in self._of.rows])
         block = run_table.block(columns, map(self._values, self._of.rows, markers))
@@ -151,7 +154,7 @@ class _Page:
     def positions(self) -> Block:
         """Conditional acceptance, a column a position."""
         depth = max((len(a.positions) for _, _, a in self._pairs()), default=0)
-        columns = [Column(f"pos {i}", f"conditional_{i}%", _change) for i in range(depth)]
+        columns = [Column(f"pos {i}", f"conditional_{i}%", _change, rank=i) for i in range(depth)]
         title = "acceptance at each position, % of the steps that got there (change in points)"
 
         def values(a: CellComparison) -> Values:
@@ -162,7 +165,7 @@ class _Page:
     def stretches(self) -> Block:
         """Tokens per step along the answers, a column a stretch."""
         starts = sorted({s.start for _, _, a in self._pairs() for s in a.verdict.stretches})
-        columns = [Column(name_of(start), str(start)) for start in starts]
+        columns = [Column(name_of(start), str(start), rank=i) for i, start in enumerate(starts)]
         title = "tokens per step along the answers, by token (change in %; marks as of positions)"
 
         def values(a: CellComparison) -> Values:
@@ -207,8 +210,10 @@ class _Page:
         order = {label: i for i, label in enumerate(dict.fromkeys(label for label, _ in places))}
         columns = [CELL, *([_SIDE] if several else [])]
         for i, value in enumerate(values):
-            shown = _PIVOTED[: 4 + several]
-            columns += [Column(f"{value} {c.header}", f"{c.name}_{i}", c.show) for c in shown]
+            columns += [
+                Column(f"{value} {c.header}", f"{c.name}_{i}", c.show, rank=c.rank or i)
+                for c in _PIVOTED[: 4 + several]
+            ]
         rows = []
         lines = sorted(places.items(), key=lambda i: (order[i[0][0]], i[0][1]))
         markers = self._markers([self._said_of_side(column, place) for (_, column), place in lines])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from harness.judge.collect import Side
 from harness.report.references import NOTHING, of_one_side
-from harness.report.run_table import Column, block, common_lines, footnotes, groups_of, tables
+from harness.report.run_table import Column, block, common_lines, footnotes, report, tables
 from harness.report.sentence import sentence
+from harness.results.records import CellRecord, load
 from harness.text.numbers import share
-from harness.text.render import Block, Document
+from harness.text.render import Block, Document, lay_out, visible
 
 _UNCLAIMED = frozenset({"cell", "reach"})
 """Columns of texts."""
@@ -50,3 +51,32 @@ def _field(column: Column) -> str:
     if column.name in _UNCLAIMED:
         return NOTHING
     return column.name + "%" * (column.show is share)
+
+
+def groups_of(side: Side) -> dict[tuple[str, ...], list[CellRecord]]:
+    """The cells of a side by stack, device, profile and suite: groups that one run may have made.
+
+    Raises:
+        BadRecord: a cell is damaged.
+    """
+    groups: dict[tuple[str, ...], list[CellRecord]] = {}
+    for e in side.entries:
+        groups.setdefault((e.stack, e.device, e.profile, e.suite), []).append(load(e.path, CellRecord))
+    return groups
+
+
+def side_report(side: Side, width: int | None = None) -> tuple[str, bool]:
+    """The tables of all cells of a side, in groups that one run may have made; and whether all are valid.
+
+    Raises:
+        BadRecord: a cell is damaged.
+    """
+    groups = groups_of(side)
+    of = "{}:\n" if len(groups) > 1 else ""
+    tables = [of.format(visible(suite)) + report(cells, width) for (*_, suite), cells in groups.items()]
+    notes = [lay_out([f"note: {note}"], width) for note in side.notes]
+    all_cells = [cell for cells in groups.values() for cell in cells]
+    said = lay_out(
+        [sentence([(str(c.cell), "measured" if c.valid else "invalid") for c in all_cells])], width
+    )
+    return "\n\n".join([said, *tables, *notes, said]) + "\n", all(c.valid for c in all_cells)

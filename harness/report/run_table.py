@@ -11,19 +11,18 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
-from harness.judge.collect import Side
 from harness.judge.compare import CellComparison, Figures, Row
 from harness.judge.footnotes import conditions_of, holm_notes
 from harness.judge.pairing import execution_notes
 from harness.judge.verdict import Verdict
 from harness.measure import validity
-from harness.report.sentence import MARKS, sentence
-from harness.results.records import CellRecord, PromptRecord, load
+from harness.report.sentence import MARKS
+from harness.results.records import CellRecord, PromptRecord
 from harness.results.stretches import PARTS, Part, Span, Stretch, name_of, parts_of, stretches_of
 from harness.results.timing import speed_of
 from harness.results.whole import said_of
 from harness.text.numbers import DASH, number, share, signed, signed_interval
-from harness.text.render import Block, by_text, text_table, visible
+from harness.text.render import Block, Piece, by_text, lay_out, visible
 
 Values = dict[str, Any]
 count = functools.partial(number, digits=0)
@@ -42,6 +41,8 @@ class Column:
     """Makes the value, or the two values, text."""
     align: Literal["l", "r"] = "r"
     """`l` for a text, which `draftgate claims` cannot check."""
+    rank: int = 0
+    """As of `Block.ranks`."""
 
     def text(self, row: Values) -> str:
         """What stands in the row; where the row has no such value an em dash, or nothing for a text."""
@@ -52,11 +53,13 @@ class Column:
 
 
 CELL = Column("cell", "cell", align="l")
+POSITION, CONDITIONAL = 10, 1000
+"""Ranks of a table's first columns of that kind; the deeper a position, the sooner it goes."""
 SPEED = (
     Column("aggregate tok/s", "tok_s", tenths),
-    Column("mean-prompt tok/s", "mean_prompt_tok_s", tenths),
-    Column("TTFT ms", "ttft_ms", count),
-    Column("TPOT ms", "tpot_ms", tenths),
+    Column("mean-prompt tok/s", "mean_prompt_tok_s", tenths, rank=8),
+    Column("TTFT ms", "ttft_ms", count, rank=7),
+    Column("TPOT ms", "tpot_ms", tenths, rank=6),
 )
 
 
@@ -68,8 +71,13 @@ def written(columns: Sequence[Column], rows: Iterable[Values]) -> tuple[list[str
 def block(columns: Sequence[Column], rows: Iterable[Values], title: str = "") -> Block:
     """A table as a part of a document."""
     header, texts = written(columns, rows)
-    align = "".join(column.align for column in columns)
-    return Block(title=title, header=tuple(header), rows=tuple(map(tuple, texts)), align=align)
+    return Block(
+        title=title,
+        header=tuple(header),
+        rows=tuple(map(tuple, texts)),
+        align="".join(column.align for column in columns),
+        ranks=tuple(column.rank for column in columns),
+    )
 
 
 def marked(cell: CellRecord) -> str:
@@ -153,20 +161,22 @@ def compared_columns(old: str, new: str) -> list[Column]:
     """The columns that show `verdict_values`, with the names of both sides."""
     return [
         CELL,
-        Column("n", "pairs", count),
-        Column(old, "base_paired_tokens_per_step", number),
-        Column(new, "paired_tokens_per_step", number),
+        Column("n", "pairs", count, rank=4),
+        Column(old, "base_paired_tokens_per_step", number, rank=3),
+        Column(new, "paired_tokens_per_step", number, rank=2),
         Column("change %", "change%", signed),
-        Column("95 % CI", "ci%", signed_interval),
+        Column("95 % CI", "ci%", signed_interval, rank=1),
         Column("", "mark", align="l"),
-        Column(
-            "same text", "same_text/pairs", lambda same, of: DASH if None in (same, of) else f"{same}/{of}"
-        ),
+        Column("same text", "same_text/pairs", _of, rank=5),
     ]
 
 
 Table = tuple[list[Column], list[Values]]
 """Columns and rows: what `written` makes text of."""
+
+
+def _of(part: int | None, whole: int | None) -> str:
+    return DASH if None in (part, whole) else f"{part}/{whole}"
 
 
 def acceptance_table(cells: Sequence[CellRecord]) -> Table:
@@ -178,13 +188,13 @@ def acceptance_table(cells: Sequence[CellRecord]) -> Table:
     deepest = max((c.cell.k for c in cells), default=0)
     columns = [
         CELL,
-        Column("n", "answers", count),
+        Column("n", "answers", count, rank=2),
         Column("tok/step", "tokens_per_step", number),
-        Column("tau", "tau", number),
-        Column("acc/draft", "accepted_per_draft", number),
-        Column("tok acc", "token_acceptance", share),
-        *(Column(f"pos {i}", f"pos_{i}", share) for i in range(deepest)),
-        *(Column(f"{i}|{i - 1}", f"conditional_{i}", share) for i in range(1, deepest)),
+        Column("tau", "tau", number, rank=3),
+        Column("acc/draft", "accepted_per_draft", number, rank=CONDITIONAL - 1),
+        Column("tok acc", "token_acceptance", share, rank=CONDITIONAL - 2),
+        *(Column(f"pos {i}", f"pos_{i}", share, rank=POSITION + i) for i in range(deepest)),
+        *(Column(f"{i}|{i - 1}", f"conditional_{i}", share, rank=CONDITIONAL + i) for i in range(1, deepest)),
     ]
     return columns, [_values(cell) for cell in cells]
 
@@ -206,8 +216,11 @@ def stretch_table(cells: Iterable[CellRecord]) -> Table:
         if own
     ]
     longest = max((own for _, own in known), key=len, default=())
-    columns = [Column(name_of(s.start), "/".join(stretch_values([s])), _with_interval) for s in longest]
-    return [CELL, Column("answers", "reach"), *columns], rows
+    columns = [
+        Column(name_of(s.start), "/".join(stretch_values([s])), _with_interval, rank=i)
+        for i, s in enumerate(longest)
+    ]
+    return [CELL, Column("answers", "reach", rank=CONDITIONAL), *columns], rows
 
 
 def part_table(cells: Iterable[CellRecord]) -> Table:
@@ -226,7 +239,7 @@ def part_table(cells: Iterable[CellRecord]) -> Table:
         Column(part, f"{name}/{name}_low/{name}_high", _with_interval)
         for part, name in zip(PARTS, names, strict=True)
     ]
-    return [CELL, Column("answers", "reach"), *columns], rows
+    return [CELL, Column("answers", "reach", rank=1), *columns], rows
 
 
 def _with_interval(rate: float | None, low: float | None, high: float | None) -> str:
@@ -282,20 +295,20 @@ def worth_a_line(verdict: Verdict) -> bool:
     return verdict.fails or verdict.kind in ("inconclusive", "improved") or lower
 
 
-def verdict_rows(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the paired table: tokens per step then and now, the change with its interval."""
+def verdict_table(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> Table:
+    """The paired table: tokens per step then and now, the change with its interval."""
     rows = [{"cell": marked(c), "mark": MARKS[v.kind], **verdict_values(v)} for c, v in verdicts]
-    return written(compared_columns("baseline", "now"), rows)
+    return compared_columns("baseline", "now"), rows
 
 
-def verdict_report(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> str:
+def verdict_report(verdicts: Sequence[tuple[CellRecord, Verdict]], width: int | None = None) -> str:
     """The paired table with what limits its reading below."""
     notes = by_text((str(record.cell), note) for record, verdict in verdicts for note in verdict.notes)
     lines = [f"note: {_named(names, len(verdicts))}: {note}" for note, names in notes.items()]
     lines += [f"note: {note}" for note in holm_notes([(str(record.cell), v) for record, v in verdicts])]
     lines += [f"{MARKS[v.kind]} {record.cell}: {v.text}" for record, v in verdicts if worth_a_line(v)]
-    table = text_table(*verdict_rows(verdicts))
-    return "\n".join(["tokens per step against the baseline", table, LEGEND, *map(visible, lines)])
+    table = block(*verdict_table(verdicts), "tokens per step against the baseline")
+    return lay_out([table, LEGEND, *lines], width)
 
 
 def _named(names: Sequence[str], of: int) -> str:
@@ -313,37 +326,9 @@ def tables(cells: Sequence[CellRecord]) -> list[tuple[str, Table]]:
     return [(title, table) for title, table in found if table[1]]
 
 
-def report(cells: Sequence[CellRecord]) -> str:
-    """Everything that the end of a run prints about its cells."""
-    parts = common_lines(cells)
-    for title, table in tables(cells):
-        parts += ["", *filter(None, [title]), text_table(*written(*table))]
-    notes = footnotes(cells)
-    return "\n".join([*parts, *([""] if notes else []), *notes])
-
-
-def groups_of(side: Side) -> dict[tuple[str, ...], list[CellRecord]]:
-    """The cells of a side by stack, device, profile and suite: groups that one run may have made.
-
-    Raises:
-        BadRecord: a cell is damaged.
-    """
-    groups: dict[tuple[str, ...], list[CellRecord]] = {}
-    for e in side.entries:
-        groups.setdefault((e.stack, e.device, e.profile, e.suite), []).append(load(e.path, CellRecord))
-    return groups
-
-
-def side_report(side: Side) -> tuple[str, bool]:
-    """The tables of all cells of a side, in groups that one run may have made; and whether all are valid.
-
-    Raises:
-        BadRecord: a cell is damaged.
-    """
-    groups = groups_of(side)
-    of = "{}:\n" if len(groups) > 1 else ""
-    tables = [of.format(visible(suite)) + report(cells) for (*_, suite), cells in groups.items()]
-    notes = [f"note: {visible(note)}" for note in side.notes]
-    all_cells = [cell for cells in groups.values() for cell in cells]
-    said = visible(sentence([(str(c.cell), "measured" if c.valid else "invalid") for c in all_cells]))
-    return "\n\n".join([said, *tables, *notes, said]) + "\n", all(c.valid for c in all_cells)
+def report(cells: Sequence[CellRecord], width: int | None = None) -> str:
+    """Everything that the end of a run prints about its cells, in lines of at most `width` columns."""
+    groups: list[Sequence[Piece]] = [common_lines(cells)]
+    groups += [[block(*table, title)] for title, table in tables(cells)]
+    groups.append(footnotes(cells))
+    return "\n\n".join(lay_out(group, width) for group in groups if group)

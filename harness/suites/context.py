@@ -31,7 +31,7 @@ from harness.suites.beside_none import (
 from harness.suites.long_prompts import LENGTHS, Made, effort, long_prompts, planned
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import DASH, duration, number, percent, share, signed, signed_interval
-from harness.text.render import by_text, text_table
+from harness.text.render import Piece, by_text
 
 
 def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
@@ -185,24 +185,27 @@ def figures(first: Length, one: Length) -> Values:
     }
 
 
-def report(found: Sequence[Length], missing: str) -> str:
+def report(found: Sequence[Length], missing: str) -> tuple[Piece, ...]:
     """The table of a cell, with what limits its reading below."""
     rows = [figures(found[0], one) for one in found]
     columns = [
         Column("tokens", "prompt_tokens", run_table.count),
-        Column("n", "answers", run_table.count),
+        Column("n", "answers", run_table.count, rank=9),
         Column("tok/step", "tokens_per_step", number),
         Column("change %", "change%", signed),
-        Column("95 % CI", "ci%", signed_interval),
+        Column("95 % CI", "ci%", signed_interval, rank=2),
         Column("", "moved", lambda moved: "≠" if moved else "", align="l"),
-        *(Column(f"pos {i}", f"pos_{i}", share) for i in range(found[0].record.cell.k)),
-        Column("none step ms", "none_step_ms", run_table.tenths),
-        Column("step ms", "step_ms", run_table.tenths),
-        Column("speed-up", "speed_up", number),
-        Column("95 % CI", "speed_up_ci", _interval),
-        Column("none TTFT ms", "none_ttft_ms", run_table.count),
-        Column("TTFT ms", "ttft_ms", run_table.count),
-        Column("same text", "same_text", run_table.count),
+        *(
+            Column(f"pos {i}", f"pos_{i}", share, rank=run_table.POSITION + i)
+            for i in range(found[0].record.cell.k)
+        ),
+        Column("none step ms", "none_step_ms", run_table.tenths, rank=7),
+        Column("step ms", "step_ms", run_table.tenths, rank=4),
+        Column("speed-up", "speed_up", number, rank=1),
+        Column("95 % CI", "speed_up_ci", _interval, rank=3),
+        Column("none TTFT ms", "none_ttft_ms", run_table.count, rank=8),
+        Column("TTFT ms", "ttft_ms", run_table.count, rank=5),
+        Column("same text", "same_text", run_table.count, rank=6),
     ]
     head = (
         f"{marked(found[0].record)}: one request at a time; change against the first length, speed-up over "
@@ -212,7 +215,7 @@ def report(found: Sequence[Length], missing: str) -> str:
     soft += [(f"{one.tokens}", text) for one in found for text in one.record.trusted]
     notes = [f"note: at {', '.join(at)} tokens: {text}" for text, at in by_text(soft).items()]
     below = [missing, *sentences(found), *faults(found), *notes]
-    return "\n".join([head, text_table(*run_table.written(columns, rows)), *filter(None, below)])
+    return (run_table.block(columns, rows, head), *filter(None, below))
 
 
 def _interval(ends: tuple[float, float] | None) -> str:

@@ -12,6 +12,7 @@ from harness.report.sentence import sentence
 from harness.run import Run
 from harness.suites import acceptance, selfcheck
 from harness.suites.runner import Outcome, kept
+from harness.text.render import lay_out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,13 +27,14 @@ class Ending:
     """Why the verdicts of the acceptance suite cannot be shown; else empty."""
 
 
-def ending(run: Run, asked: Collection[tuple[str, str]], *, whole: bool) -> Ending:
+def ending(run: Run, asked: Collection[tuple[str, str]], *, whole: bool, width: int | None = None) -> Ending:
     """The end of a run, from what is in its folder.
 
     Args:
         run: whose.
         asked: suite and cell of all that this invocation was to measure.
         whole: no cell was left out by its name, so that a baseline without a cell is worth a line.
+        width: columns of a line; None where there is no limit.
     """
     own = acceptance.SUITE.name
     outcomes = [one for one in kept(run.folder).values() if one.suite == own or one.holds]
@@ -41,13 +43,13 @@ def ending(run: Run, asked: Collection[tuple[str, str]], *, whole: bool) -> Endi
     texts, fault = [], ""
     try:
         cells = acceptance.in_order(run)
-        texts += ["\n" + run_table.report(cells)] if cells else []
+        texts += ["\n" + run_table.report(cells, width)] if cells else []
         judged = [] if _only_measures(run) else acceptance.verdicts(run, cells)
         found = {str(record.cell): verdict for record, verdict in judged}
         for record in cells:
             kind = "fine" if record.valid else "invalid"
             became[own, str(record.cell)] = _became(run, kind, found.get(str(record.cell)))
-        texts += ["\n" + run_table.verdict_report(judged)] if judged else []
+        texts += ["\n" + run_table.verdict_report(judged, width)] if judged else []
         texts += [
             f"orphan: {path}: the stack has no such cell any more"
             for path in (acceptance.orphans(run, cells[0]) if judged and whole else ())
@@ -59,8 +61,8 @@ def ending(run: Run, asked: Collection[tuple[str, str]], *, whole: bool) -> Endi
         [(f"{suite}/{cell}" if several else cell, of) for (suite, cell), of in became.items()],
         of="case" if any(suite == selfcheck.SUITE for suite, _ in became) else "cell",
     )
-    first = [("draftgate", "\n".join([said, *texts]))] if said else []
-    return Ending(sentence=said, sections=(*first, *_sections(outcomes)), fault=fault)
+    first = [("draftgate", "\n".join([lay_out([said], width), *texts]))] if said else []
+    return Ending(sentence=said, sections=(*first, *_sections(outcomes, width)), fault=fault)
 
 
 def measured_all(run: Run, asked: Collection[tuple[str, str]]) -> bool:
@@ -80,12 +82,12 @@ def _became(run: Run, kind: str, verdict: Verdict | None) -> str:
     return verdict.kind if verdict.kind != "invalid" or kind == "invalid" else "refused"
 
 
-def _sections(outcomes: Iterable[Outcome]) -> tuple[tuple[str, str], ...]:
+def _sections(outcomes: Iterable[Outcome], width: int | None) -> tuple[tuple[str, str], ...]:
     """Of each other suite the tables of its outcomes, or their sentences."""
     by_suite: dict[str, list[str]] = {}
     for outcome in outcomes:
         if outcome.suite != acceptance.SUITE.name and (outcome.table or outcome.sentence):
-            text = outcome.table or f"{outcome.cell}: {outcome.sentence}"
+            text = outcome.table_text(width) or lay_out([f"{outcome.cell}: {outcome.sentence}"], width)
             by_suite.setdefault(outcome.suite, []).append(text)
     return tuple(
         (suite, ("\n\n" if any("\n" in text for text in texts) else "\n").join(texts))

@@ -15,6 +15,7 @@ from harness.measure.chat_template import Shell, Template, shell_of, template_of
 from harness.measure.probe import NoTokenizerError, Tokens
 from harness.measure.validity import MARK, countable, mostly_degenerate, total
 from harness.provenance.record import folder_of
+from harness.report.run_table import POSITION
 from harness.results.files import write_atomically
 from harness.results.records import CellRecord, PromptRecord
 from harness.run import Run
@@ -23,7 +24,7 @@ from harness.stats.text_quality import degenerate
 from harness.suites.long_prompts import texts_alone
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import DASH, number, percent, share, signed_interval
-from harness.text.render import text_table
+from harness.text.render import Block, Piece
 
 CHAT, RAW, TEMPLATED = VARIANTS = ("chat", "raw", "raw + template")
 
@@ -60,7 +61,7 @@ def endpoints(bench: Bench, cell: Cell) -> Outcome:
     kind: Kind = "failed" if faults else "fine"
     if not all(record.valid for record in audit.records.values()):
         kind = "invalid"
-    table = "\n".join([str(cell), text_table(*rows(audit)), *audit.sentences(), *faults])
+    table: tuple[Piece, ...] = (rows(audit), *audit.sentences(), *faults)
     return Outcome(suite=SUITE.name, cell=str(cell), kind=kind, sentence="; ".join(faults), table=table)
 
 
@@ -249,9 +250,10 @@ def _shown(change: PairedRatio) -> str:
     return f"{percent(change.change)} (95 % CI {signed_interval(change.change_ci())}, {change.m} prompts)"
 
 
-def rows(audit: Audit) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, one for each variant; acceptance in percent."""
-    k = audit.records[CHAT].cell.k
+def rows(audit: Audit) -> Block:
+    """A row for each variant; acceptance in percent."""
+    cell = audit.records[CHAT].cell
+    k = cell.k
     header = ["sent over", "n", "template", "double BOS", "prompt tokens", "tok/step", "tau"]
     header += [*(f"pos {i}" for i in range(k)), "loops"]
     table = []
@@ -268,7 +270,8 @@ def rows(audit: Audit) -> tuple[list[str], list[list[str]]]:
         answered = str(sum(countable(r) for r in record.prompts))
         bos = f"{doubled} of {len(sent)}" if doubled else "no"
         table.append([name, answered, audit.templates(variant), bos, *shown])
-    return header, table
+    ranks = (0, 2, 5, 1, 6, 0, 4, *range(POSITION, POSITION + k), 3)
+    return Block(title=str(cell), header=tuple(header), rows=tuple(map(tuple, table)), ranks=ranks)
 
 
 def token_lines(audit: Audit) -> str:

@@ -19,7 +19,7 @@ from harness.results.timing import wall_of
 from harness.run import Run
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import duration, number, share, signed, signed_interval
-from harness.text.render import by_text, text_table
+from harness.text.render import Block, Piece, by_text
 
 LEVELS = (1, 4, 16, 64)
 """Requests in flight. The other levels are compared with the first."""
@@ -207,24 +207,32 @@ def _silent(first: CellRecord, record: CellRecord) -> int:
     return sum(r.prompt in before and not r.failed and not countable(r) for r in record.prompts)
 
 
-def rows(levels: Sequence[Level], bound: Bound) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a cell's table, a row a level.
+def table(levels: Sequence[Level], bound: Bound) -> Block:
+    """A cell's table, a row a level.
 
     `change %` and its interval are tokens per step against the first level; `pos i` is acceptance at
     position i in percent; `goodput` as above.
     """
     columns = [
-        *(Column(name, name, run_table.count) for name in ("in flight", "requests", "errors", "lost")),
+        *(
+            Column(name, name, run_table.count, rank=rank)
+            for name, rank in (("in flight", 0), ("requests", 3), ("errors", 1), ("lost", 2))
+        ),
         Column("tok/step", "tokens_per_step", number),
         Column("change %", "change%", signed),
-        Column("95 % CI", "ci%", signed_interval),
+        Column("95 % CI", "ci%", signed_interval, rank=4),
         Column("", "mark", align="l"),
-        *(Column(f"pos {i}", f"pos_{i}", share) for i in range(levels[0].record.cell.k)),
-        Column("req/s", "per_second", number),
-        Column("goodput", "goodput", number),
+        *(
+            Column(f"pos {i}", f"pos_{i}", share, rank=run_table.POSITION + i)
+            for i in range(levels[0].record.cell.k)
+        ),
+        Column("req/s", "per_second", number, rank=9),
+        Column("goodput", "goodput", number, rank=1),
         *(column for column in run_table.SPEED if column.name != "mean_prompt_tok_s"),
     ]
-    return run_table.written(columns, [_row(level, bound) for level in levels])
+    head = f"{marked(levels[0].record)}: goodput is requests a second with {bound}"
+    head += "; change against the first level; positions in %"
+    return run_table.block(columns, [_row(level, bound) for level in levels], head)
 
 
 def _row(level: Level, bound: Bound) -> Values:
@@ -263,9 +271,6 @@ def notes(levels: Sequence[Level]) -> list[str]:
     return [f"note: at {', '.join(at)} in flight: {text}" for text, at in by_text(said).items()]
 
 
-def report(levels: Sequence[Level], bound: Bound) -> str:
+def report(levels: Sequence[Level], bound: Bound) -> tuple[Piece, ...]:
     """The table of a cell, with what limits its reading below."""
-    head = f"{marked(levels[0].record)}: goodput is requests a second with {bound}"
-    head += "; change against the first level; positions in %"
-    table = text_table(*rows(levels, bound))
-    return "\n".join([head, table, *sentences(levels), *faults(levels), *notes(levels)])
+    return (table(levels, bound), *sentences(levels), *faults(levels), *notes(levels))

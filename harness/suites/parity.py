@@ -29,7 +29,7 @@ from harness.stats.paired import ALPHA_OK, MIN_PROMPTS, PairedRatio, paired_diff
 from harness.suites import acceptance, runner
 from harness.suites.runner import Bench, Outcome, Suite
 from harness.text.numbers import DASH, number, percent, share, signed, signed_interval
-from harness.text.render import text_table
+from harness.text.render import Block, Piece
 
 MARGIN = 0.03
 """Share of the predicted tokens per step that serving may lack. Policy, as the gate's."""
@@ -315,17 +315,17 @@ KINDS: Mapping[Kind, runner.Kind] = {
 }
 
 
-def report(cell: Cell, found: Parity, run: Run) -> str:
+def report(cell: Cell, found: Parity, run: Run) -> tuple[Piece, ...]:
     """The table of a cell, with what explains it below."""
-    lines = [f"{cell}: served against predicted, held-out prompts (acceptance: %)"]
+    lines: list[Piece] = [f"{cell}: served against predicted, held-out prompts (acceptance: %)"]
     if found.primary:
         known = run.finished_cell(acceptance.SUITE.name, cell)
-        lines.append(text_table(*rows(found, total(known.prompts) if known else None)))
-    return "\n".join([*lines, *(f"note: {note}" for note in found.notes), f"{found.kind}: {found.text}"])
+        lines.append(table(found, total(known.prompts) if known else None))
+    return (*lines, *(f"note: {note}" for note in found.notes), f"{found.kind}: {found.text}")
 
 
-def rows(parity: Parity, benchmark: Tally | None) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: acceptance by position in percent, then tokens per step.
+def table(parity: Parity, benchmark: Tally | None) -> Block:
+    """Acceptance by position in percent, then tokens per step.
 
     `trainer` is its own full_acc; `all starts` the same with the target's own tokens; `predicted` and
     `served` as serving meets the starts; `benchmark` what the same cell was served on its own prompts.
@@ -342,4 +342,5 @@ def rows(parity: Parity, benchmark: Tally | None) -> tuple[list[str], list[list[
         now = number(benchmark.tokens_per_step if benchmark else None)
         shown = [number(primary.r0), number(primary.r1), *_change(primary), now]
         body.append(["tokens/step", DASH, DASH, *shown])
-    return header, body
+    ranks = (0, 3, 4, 0, 0, 0, 1, 2)
+    return Block(header=tuple(header), rows=tuple(map(tuple, body)), ranks=ranks)

@@ -19,7 +19,7 @@ from harness.suites.beside_none import alone, first_flaw, measured_after_none, p
 from harness.suites.long_prompts import Made, effort, long_prompts, planned
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import duration, share, signed, signed_interval
-from harness.text.render import text_table
+from harness.text.render import Piece
 
 MOST = 4096
 """Tokens of a prompt with the text that all share."""
@@ -173,29 +173,29 @@ def figures(side: Side) -> Values:
     }
 
 
-def report(plain: Side, drafted: Side, sentence: str) -> str:
+def report(plain: Side, drafted: Side, sentence: str) -> tuple[Piece, ...]:
     """A row for `none` and one for the drafter, and below what the drafter changes."""
     columns = [
         Column("", "side", align="l"),
-        Column("requests", "requests", run_table.count),
-        Column("queried", "queries", run_table.count),
-        Column("hits", "hits", run_table.count),
-        Column("a request", "hits_a_request", run_table.count),
+        Column("requests", "requests", run_table.count, rank=5),
+        Column("queried", "queries", run_table.count, rank=6),
+        Column("hits", "hits", run_table.count, rank=7),
+        Column("a request", "hits_a_request", run_table.count, rank=8),
         Column("hit %", "hit_rate", share),
-        Column("cold TTFT ms", "cold_ttft_ms", run_table.count),
-        Column("shared TTFT ms", "shared_ttft_ms", run_table.count),
+        Column("cold TTFT ms", "cold_ttft_ms", run_table.count, rank=3),
+        Column("shared TTFT ms", "shared_ttft_ms", run_table.count, rank=2),
         Column("change %", "ttft_change%", signed),
-        Column("95 % CI", "ttft_ci%", signed_interval),
+        Column("95 % CI", "ttft_ci%", signed_interval, rank=1),
     ]
     prompts = [r.prompt_tokens for r in drafted.shared.prompts if not r.failed]
     longest = max(prompts, default=0)
     head = f"{drafted.cold.cell}: {len(prompts)} prompts of at most {longest} tokens, all behind one text"
-    lines = [head, text_table(*run_table.written(columns, [figures(plain), figures(drafted)])), sentence]
+    lines: list[Piece] = [run_table.block(columns, [figures(plain), figures(drafted)], head), sentence]
     against = paired(plain.later, drafted.later, _ttft, _one)
     if against:
         change = f"{signed(against.change)} % (95 % CI {signed_interval(against.change_ci())})"
         lines.append(f"shared TTFT against `none`: {change}, of one start of each server: no claim")
-    return "\n".join(lines)
+    return tuple(lines)
 
 
 def _ttft(record: PromptRecord) -> float | None:

@@ -30,6 +30,7 @@ from harness.results.records import CellRecord, Record
 from harness.run import Run
 from harness.text.console import Say
 from harness.text.numbers import duration
+from harness.text.render import Piece, lay_out
 
 Kind = Literal["fine", "noteworthy", "unsure", "failed", "invalid", "unchecked"]
 Action = Literal["pass", "warn", "fail", "skip"]
@@ -73,13 +74,18 @@ class Outcome(Record):
     kind: Kind = "fine"
     sentence: str = ""
     """Without the cell's name. Empty where there is nothing to say."""
-    table: str = ""
-    """For the end of the run."""
+    table: str | tuple[Piece, ...] = ""
+    """For the end of the run; tables as such, so that the terminal of the end decides on their width."""
     figures: dict[str, Any] = Field(default_factory=dict)
     verdict: Verdict | None = None
     """Against a baseline; None where nothing was compared."""
     files: dict[str, str | None] = Field(default_factory=dict)
     """What it was judged by: each file with its hash, None for a file that was not there."""
+
+    def table_text(self, width: int | None = None) -> str:
+        """The table in lines of at most `width` columns. Older runs have kept a text."""
+        lines = self.table.split("\n") if isinstance(self.table, str) else self.table
+        return lay_out(lines, width)
 
     @property
     def holds(self) -> bool:

@@ -23,7 +23,7 @@ from harness.stats.shares import mcnemar, wilson
 from harness.suites.beside_none import first_flaw, measured_after_none, sparing, with_none
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import DASH, duration, number, share
-from harness.text.render import text_table
+from harness.text.render import Piece
 
 ALPHA = 0.001
 """How often a drafter that changes nothing is said to cost valid answers: as the lossless suite has it."""
@@ -217,25 +217,25 @@ class Pairs:
             "tau": tally.tau,
         }
 
-    def report(self, sentence: str) -> str:
+    def report(self, sentence: str) -> tuple[Piece, ...]:
         """The table of a cell: shares in percent with their intervals."""
         columns = [
             Column("", "kind", align="l"),
             Column("n", "prompts", run_table.count),
-            Column("none valid", "none_valid", run_table.count),
-            Column("95 % CI", "none_ci", _shares),
+            Column("none valid", "none_valid", run_table.count, rank=1),
+            Column("95 % CI", "none_ci", _shares, rank=6),
             Column("valid", "valid", run_table.count),
-            Column("95 % CI", "ci", _shares),
+            Column("95 % CI", "ci", _shares, rank=3),
             Column("lost", "lost", run_table.count),
             Column("won", "won", run_table.count),
-            Column("tok/step", "tokens_per_step", number),
-            Column("tau", "tau", number),
+            Column("tok/step", "tokens_per_step", number, rank=4),
+            Column("tau", "tau", number, rank=5),
         ]
         wrong = Counter(after for _, after in self.flaws.values() if after)
         said = ", ".join(f"{n} {flaw}" for flaw, n in wrong.most_common())
-        table = text_table(*run_table.written(columns, self.rows()))
         below = [sentence, f"not valid with the drafter: {said}" if said else ""]
-        return "\n".join([f"{self.drafted.cell}: valid answers; intervals in %", table, *filter(None, below)])
+        table = run_table.block(columns, self.rows(), f"{self.drafted.cell}: valid answers; intervals in %")
+        return (table, *filter(None, below))
 
 
 def _shares(ends: tuple[float, float] | None) -> str:

@@ -6,6 +6,8 @@ import contextlib
 import datetime as dt
 import io
 import os
+import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -17,6 +19,9 @@ from typing import Any, TextIO
 from harness.errors import BadInput
 from harness.text.render import visible
 
+_COLOURS = {"✓": 32, "▲": 32, "?": 33, "≠": 33, "▼": 31, "✗": 31}
+"""Of each mark, as terminals number them: green, yellow, red."""
+_MARK = re.compile(rf"(?<!\S)[{''.join(_COLOURS)}](?!\S)")
 Say = Callable[[str], None]
 """Says a line to whoever watches: on a terminal, in a log, or nowhere."""
 
@@ -110,6 +115,24 @@ class Outlet:
 def _give_up(stream: TextIO) -> None:
     """Send what comes to nowhere: Python would complain again when it closes the stream."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def width_of(stream: Any, *, wide: bool = False) -> int | None:
+    """Columns of a terminal; None where a line may be of any length, as in a file."""
+    # COLUMNS alone limits nothing: pytest-xdist and others set it where there is no terminal.
+    return shutil.get_terminal_size().columns if stream.isatty() and not wide else None
+
+
+def coloured(text: str, stream: Any) -> str:
+    """The text with colours, if the stream shows them: NO_COLOR forbids, FORCE_COLOR forces."""
+    environment = os.environ.get
+    shows = not environment("NO_COLOR") and (environment("FORCE_COLOR") or redraws(stream))
+    return painted(text) if shows else text
+
+
+def painted(text: str) -> str:
+    """Every mark that stands alone in its colour."""
+    return _MARK.sub(lambda mark: f"\x1b[{_COLOURS[mark[0]]}m{mark[0]}\x1b[0m", text)
 
 
 def redraws(stream: Any) -> bool:

@@ -39,7 +39,7 @@ def as_latex(document: Document) -> str:
 def _table(block: Block, caption: str, notes: Sequence[str]) -> str:
     known = [at for at in range(len(block.header)) if any(row[at] not in ("", DASH) for row in block.rows)]
     rows = [" & ".join(latex(row[at]) for at in known) + r" \\" for row in (block.header, *block.rows)]
-    align = "".join(block.align[at] for at in known)
+    align = "".join(block.aligned[at] for at in known)
     lines = [
         r"\begin{table}", r"\centering", rf"\caption{{{latex(caption)}}}", r"\footnotesize",
         r"\setlength{\tabcolsep}{3pt}", r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tabulate import tabulate
+from wcwidth import clip, wcswidth, wrap
 
 from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
@@ -26,6 +27,8 @@ _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MOST_MARKDOWN = 1_000_000
 """Bytes. GitHub shows no summary of a step above 1 MiB, and the step may write more than our table."""
+_LEAST = 12
+"""Columns that a cell's name has at least."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -35,13 +38,20 @@ class Block:
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    align: str
-    """`l` or `r` for each column."""
+    align: str = ""
+    """`l` or `r` for each column; by default only the first is left."""
+    ranks: tuple[int, ...] = ()
+    """Of each column; by default 0. Where a line is too long, those of the highest rank go first; 0 stays."""
     title: str = ""
     comment: str = ""
     """For Markdown: says where the figures come from, and is not shown."""
     comments: tuple[str, ...] = ()
     """The same of each row; the last rows may have none."""
+
+    @property
+    def aligned(self) -> str:
+        """`align` with its default."""
+        return self.align or "l".ljust(len(self.header), "r")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,32 +90,81 @@ def visible_lines(text: str) -> str:
     return "\n".join(map(visible, text.split("\n")))
 
 
-def as_text(document: Document) -> str:
-    """For a terminal."""
-    said = [visible(document.sentence)] if document.sentence else []
-    parts = [*said, "\n".join(map(visible, (document.title, *document.above)))]
-    for block in document.blocks:
-        table = text_table(block.header, block.rows, align=block.align)
-        parts.append("\n".join([*([visible(block.title)] if block.title else []), table]))
-    parts += ["\n".join(map(visible, block)) for block in below(document) if block]
-    parts += said
-    return "\n\n".join(parts) + "\n"
+Piece = str | Block
+"""Of a text for a terminal: a line, or a table."""
+
+
+def as_text(document: Document, width: int | None = None) -> str:
+    """For a terminal of `width` columns; None where a line may be of any length."""
+    said = [document.sentence] if document.sentence else []
+    groups: list[Sequence[Piece]] = [said, [document.title, *document.above]]
+    groups += [[block] for block in document.blocks]
+    groups += [*below(document), said]
+    return "\n\n".join(lay_out(group, width) for group in groups if group) + "\n"
+
+
+def lay_out(pieces: Iterable[Piece], width: int | None = None) -> str:
+    """Lines and tables one below the other. No word of a line is broken, and no line of a table."""
+    shown: list[str] = []
+    for piece in pieces:
+        line = piece.title if isinstance(piece, Block) else piece
+        shown += _folded(line, width) if line or isinstance(piece, str) else []
+        shown += _lines(piece, width) if isinstance(piece, Block) else []
+    return "\n".join(shown)
+
+
+def _folded(text: str, width: int | None) -> Sequence[str]:
+    text = visible(text)
+    if width is None or wcswidth(text) <= width:
+        return [text]
+    return wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "") -> str:
-    """One table for a terminal.
+    """One table for a terminal: all columns, aligned as those of a `Block`."""
+    return "\n".join(_lines(Block(header=tuple(header), rows=tuple(map(tuple, rows)), align=align), None))
 
-    Args:
-        header: the names of its columns.
-        rows: a text for each column.
-        align: `l` or `r` for each column; by default only the first is left.
-    """
-    table = tabulate(
-        [[visible(cell) for cell in row] for row in rows], headers=[visible(name) for name in header],
-        tablefmt="plain", disable_numparse=True,
-        colalign=["left" if a == "l" else "right" for a in align or "l".ljust(len(header), "r")],
+
+def _lines(block: Block, width: int | None) -> Iterable[str]:
+    """The table with the columns that fit, and a line that names the others."""
+    table = [[visible(cell) for cell in row] for row in (block.header, *block.rows)]
+    widths = [max(map(wcswidth, column)) for column in zip(*table, strict=True)]
+    ranks, left = block.ranks or (0,) * len(widths), list(range(len(widths)))
+    while width and _sum(widths, left) > width and (last := max(ranks[i] for i in left)):
+        left = [i for i in left if ranks[i] < last]
+    if width and (excess := _sum(widths, left) - width) > 0:
+        room = max(_LEAST, widths[left[0]] - excess)
+        for row in table:
+            row[left[0]] = _shortened(row[left[0]], room)
+    align = block.aligned
+    # As a row of its own the header makes no column wider than its texts are.
+    yield from (
+        line.rstrip()
+        for line in tabulate(
+            [[row[i] for i in left] for row in table], tablefmt="plain", disable_numparse=True,
+            colalign=["left" if align[i] == "l" else "right" for i in left],
+        ).split("\n")
     )  # fmt: skip
-    return "\n".join(line.rstrip() for line in table.split("\n"))
+    if gone := list(dict.fromkeys(name for i, name in enumerate(table[0]) if i not in left and name)):
+        more = (f" and {len(gone) - n} more" if n < len(gone) else "" for n in range(len(gone), 0, -1))
+        lines = (
+            f"not shown: {', '.join(gone[: len(gone) - n])}{said} (--wide shows all)"
+            for n, said in enumerate(more)
+        )
+        yield next((line for line in lines if wcswidth(line) <= (width or 0)), "not all shown (--wide)")
+
+
+def _sum(widths: Sequence[int], columns: Sequence[int]) -> int:
+    """Of a line with two spaces between columns."""
+    return sum(widths[i] + 2 for i in columns) - 2
+
+
+def _shortened(text: str, room: int) -> str:
+    """Both ends of a text that is too long: names differ at either."""
+    size = wcswidth(text)
+    if size <= room:
+        return text
+    return f"{clip(text, 0, room // 2)}…{clip(text, size - (room - room // 2 - 1), size)}"
 
 
 def by_text(said: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -132,7 +191,7 @@ def as_markdown(document: Document) -> str:
 
 def markdown_table(block: Block) -> list[str]:
     """The lines of a table, without what stands above it."""
-    rules = [":---" if a == "l" else "---:" for a in block.align]
+    rules = [":---" if a == "l" else "---:" for a in block.aligned]
     rows = itertools.zip_longest(block.rows, block.comments, fillvalue="")
     body = [_markdown_row(cells, comment) for cells, comment in rows]
     return [_markdown_row(block.header), f"|{'|'.join(rules)}|", *body]

@@ -54,8 +54,8 @@ def run(pytester: pytest.Pytester, *words: str) -> pytest.RunResult:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)  # they are imported already
         return pytester.runpytest_inprocess(
-            *(word for plugin in plugins for word in ("-p", plugin)), "-p", "no:cacheprovider", "-q",
-            "--stack", "./tiny.toml", *words,
+            *(word for plugin in plugins for word in ("-p", plugin)), "-p", "no:cacheprovider",
+            *(["-q"] if "--collect-only" in words else []), "--stack", "./tiny.toml", *words,
         )  # fmt: skip
 
 

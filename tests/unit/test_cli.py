@@ -584,7 +584,7 @@ def test_chinese_text_keeps_columns_straight() -> None:
     page = render.Document(
         title="t", above=empty, blocks=(block,), footnotes=empty, notes=empty, sentences=empty, legend=empty
     )
-    assert render.as_text(page) == "t\n\ncell      n\n中文      1\nen       22\n"
+    assert render.as_text(page) == "t\n\ncell   n\n中文   1\nen    22\n"
 
 
 # Anchors

@@ -13,6 +13,7 @@ from harness.suites import context
 from harness.suites.beside_none import sparing
 from harness.suites.context import Length
 from harness.suites.long_prompts import LENGTHS, lengths, window_of
+from harness.text.render import lay_out
 from tests.factories import benches
 from tests.factories.runs import answer, cell, plain
 
@@ -99,7 +100,7 @@ def test_acceptance_that_stays_has_nothing_to_say() -> None:
     found = [at(256, drafted()), at(1024, drafted())]
 
     assert context.sentences(found) == context.faults(found) == []
-    assert "≠" not in context.report(found, "")
+    assert "≠" not in lay_out(context.report(found, ""))
 
 
 def test_acceptance_that_falls_with_the_context_is_said() -> None:
@@ -108,7 +109,7 @@ def test_acceptance_that_falls_with_the_context_is_said() -> None:
     (said,) = context.sentences(found)
     assert said.startswith("at 1024 tokens of context acceptance is not that of 256, beyond its noise:")
     assert context.figures(found[0], found[1])["moved"]
-    assert context.report(found, "").count("≠") == 1
+    assert lay_out(context.report(found, "")).count("≠") == 1
 
 
 def test_few_prompts_are_not_compared() -> None:
@@ -136,7 +137,7 @@ def test_a_server_that_was_given_has_no_figures_of_none() -> None:
     shown = context.figures(found, found)
 
     assert [shown[name] for name in ("speed_up", "step_ms", "none_ttft_ms", "same_text")] == [None] * 4
-    assert "—" in context.report([found, found], "")
+    assert "—" in lay_out(context.report([found, found], ""))
 
 
 def test_loops_make_no_claim_about_speed() -> None:

@@ -13,6 +13,7 @@ from harness.errors import ServerFailed
 from harness.measure.chat_template import Shell, shell_of, template_of
 from harness.suites.endpoints import CHAT, RAW, TEMPLATED, Audit, rows, token_lines
 from tests.factories.audits import ASSISTANT, BOS, END, SENT, SHELL, USER, WHOLE, WORDS, answers, audit, good
+from tests.factories.tables import texts_of
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_a_sound_pair_of_endpoints_differs_by_the_template_alone() -> None:
 
 
 def test_the_table_has_a_row_for_each_way() -> None:
-    header, table = rows(good())
+    header, table = texts_of(rows(good()))
     assert header[:3] == ["sent over", "n", "template"]
     assert [row[:4] for row in table] == [
         ["chat", "8", "present", "no"],
@@ -93,7 +94,7 @@ def test_a_double_bos_is_told_wherever_it_is() -> None:
     records = {CHAT: answers(WHOLE), RAW: answers(WORDS), TEMPLATED: answers(doubled)}
     found = audit({**SENT, TEMPLATED: doubled}, records)
     assert "raw + template: 8 of 8 prompts have a double BOS" in found.sentences()
-    assert rows(found)[1][2][3] == "8 of 8"
+    assert rows(found).rows[2][3] == "8 of 8"
 
 
 def test_the_same_tokens_with_another_acceptance_are_a_fault() -> None:

@@ -29,7 +29,7 @@ from harness.suites import endpoints, known_answers, load, lossless, parity
 from harness.suites.known_answers import DraftToken
 from harness.suites.load import Bound, Level
 from harness.suites.lossless import Divergence
-from harness.text.render import as_json, as_text
+from harness.text.render import as_json, as_text, lay_out
 from tests.factories import audits, predictions, runs
 from tests.factories.records import prompt_record
 from tests.factories.runs import write_cell
@@ -384,7 +384,7 @@ def test_what_was_promised(changes: dict[str, Any], prompts: int, max_tokens: in
     found = parity.compare(predictions.predicted(REACH)[:prompts], record, max_tokens=max_tokens)
     if found.kind != "invalid":
         sound(found.text)
-        sound(str(parity.rows(found, None)))
+        sound(lay_out([parity.table(found, None)]))
     if found.kind in PASSES:
         assert prompts >= 8
         assert usable(
@@ -435,7 +435,7 @@ def test_a_load(each: list[dict[str, Any]], ttft_s: float, tpot_s: float, asked:
             assert 0 <= record.ttft_s <= record.total_s < math.inf  # type: ignore[operator]
     for levels in ([first, other], [other]):
         fine = not load.faults(levels)
-        sound(load.report(load.against_first(levels), bound).partition("\n")[2])
+        sound(lay_out(load.report(load.against_first(levels), bound)).partition("\n")[2])
         assert not fine or prompts
 
 

@@ -13,6 +13,7 @@ from harness.suites import load
 from harness.suites.load import Bound, Level
 from tests.factories.records import failed_record, prompt_record
 from tests.factories.runs import answer, cell, level
+from tests.factories.tables import texts_of
 
 BOUND = Bound(ttft_s=1.0, tpot_s=0.1)
 
@@ -49,7 +50,7 @@ def test_what_was_not_timed_has_no_rate() -> None:
     records = [timed("a", None, ttft_s=None, total_s=None)]  # type: ignore[arg-type]
 
     assert load.goodput(records, BOUND) is load.per_second(records) is None
-    header, rows = load.rows([level(1, cell(prompts=tuple(records)))], BOUND)
+    header, rows = texts_of(load.table([level(1, cell(prompts=tuple(records)))], BOUND))
     assert rows[0][header.index("req/s") :] == ["—"] * 5
 
 
@@ -68,7 +69,7 @@ def test_a_sound_load_has_no_fault_and_nothing_to_say() -> None:
     levels = load.against_first([at(1), at(4), at(16)])
 
     assert load.faults(levels) == load.sentences(levels) == load.notes(levels) == []
-    header, rows = load.rows(levels, BOUND)
+    header, rows = texts_of(load.table(levels, BOUND))
     assert [row[header.index("in flight")] for row in rows] == ["1", "4", "16"]
     assert [row[header.index("change %") + 2] for row in rows] == ["", "=", "="]
 
@@ -89,7 +90,7 @@ def test_a_lost_record_is_a_fault() -> None:
     assert load.faults([at(1), level(4, record, asked=24)]) == [
         "at 4 in flight 24 requests were sent, 22 have a record"
     ]
-    header, rows = load.rows([at(1), level(4, record, asked=24)], BOUND)
+    header, rows = texts_of(load.table([at(1), level(4, record, asked=24)], BOUND))
     assert rows[1][header.index("lost")] == "2"
 
 
@@ -122,7 +123,7 @@ def test_acceptance_that_falls_with_the_load_is_said_and_is_no_fault() -> None:
     assert said.startswith("at 16 in flight acceptance is not that of 1, beyond its noise: tokens per step")
     assert "paired over 24 prompts" in said
     assert load.faults(levels) == []
-    header, rows = load.rows(levels, BOUND)
+    header, rows = texts_of(load.table(levels, BOUND))
     assert [row[header.index("change %") + 2] for row in rows] == ["", "=", "≠"]
 
 
@@ -159,7 +160,7 @@ def test_few_prompts_are_not_compared_and_that_is_said() -> None:
     (said,) = load.sentences(levels)
     assert said.startswith("at 4 in flight acceptance is not compared:")
     assert "5 prompts are too few" in said
-    header, rows = load.rows(levels, BOUND)
+    header, rows = texts_of(load.table(levels, BOUND))
     assert rows[1][header.index("change %") : header.index("change %") + 3] == ["—", "—", "✗"]
 
 

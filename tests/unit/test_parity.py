@@ -9,7 +9,7 @@ from scipy import stats as scipy_stats
 from harness.measure.validity import total
 from harness.results.prediction import Predicted, walk
 from harness.results.records import Finding
-from harness.suites.parity import KINDS, compare, ended, rows
+from harness.suites.parity import KINDS, compare, ended, table
 from harness.text.numbers import DASH
 from harness.text.render import text_table
 from tests.factories.predictions import (
@@ -24,6 +24,7 @@ from tests.factories.predictions import (
     spoiled,
 )
 from tests.factories.records import cell_record, failed_record
+from tests.factories.tables import texts_of
 
 
 def test_an_engine_that_guesses_as_the_trainer_does_has_parity_exactly() -> None:
@@ -238,7 +239,7 @@ def test_the_table_sets_all_figures_side_by_side() -> None:
     found = judged(reach, spoiled(reach, 0.2))
     benchmark = total(served(reaches(6, 0.3)).prompts)
 
-    header, body = rows(found, benchmark)
+    header, body = texts_of(table(found, benchmark))
 
     assert [row[0] for row in body] == ["position 0", "position 1", "position 2", "position 3", "tokens/step"]
     assert found.summary is not None
@@ -253,6 +254,6 @@ def test_the_table_sets_all_figures_side_by_side() -> None:
 def test_a_benchmark_that_was_not_measured_is_an_em_dash() -> None:
     reach = reaches(5)
 
-    _, body = rows(judged(reach, reach), None)
+    _, body = texts_of(table(judged(reach, reach), None))
 
     assert [row[-1] for row in body] == [DASH] * 5

@@ -10,6 +10,7 @@ from harness.config.prompts import Prompt
 from harness.measure.contexts import SEPARATOR, behind_one_text
 from harness.results.records import CellRecord, Finding
 from harness.suites.prefix import Side, figures, judged, report
+from harness.text.render import lay_out
 from tests.factories.runs import answer, cell, plain
 
 BUSY = Finding(code="foreign-traffic", hard=True, text="the server finished 30 requests while 8 ran")
@@ -83,7 +84,7 @@ def test_a_table_has_a_row_for_each_side_and_no_time_that_was_not_taken() -> Non
         for r in untimed.shared.prompts
     )
     shared = untimed.shared.model_copy(update={"prompts": prompts})
-    lines = report(none(), Side(cold=untimed.cold, shared=shared), "loses").splitlines()
+    lines = lay_out(report(none(), Side(cold=untimed.cold, shared=shared), "loses")).splitlines()
 
     assert lines[2].startswith("none")
     assert lines[3].split()[-4:] == ["—"] * 4

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from fcntl import ioctl
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from wcwidth import wcswidth
 
 from harness.cli import main
 from harness.judge.verdict import Kind as VerdictKind
@@ -13,6 +23,8 @@ from harness.report.sentence import MARKS, sentence
 from harness.results.records import Finding
 from harness.suites.ending import ending
 from harness.suites.runner import Kind, Outcome, keep
+from harness.text.console import coloured, painted
+from harness.text.render import Block, lay_out
 from tests.factories.benches import bench
 from tests.factories.runs import cell, plain, write_cell
 
@@ -100,3 +112,203 @@ def test_a_damaged_cell_takes_no_sentence_from_the_others(tmp_path: Path) -> Non
     assert NAME in end.fault
     assert end.sections[1:] == (("load", "a table"),)
     assert "1 fine" in end.sentence
+
+
+# Tables that fit
+
+
+def table(columns: int, *, name: str = "chat-en-instruct-ngram-k4", cell: str = "0.123456") -> Block:
+    return Block(
+        header=("cell", *(f"column {i}" for i in range(columns))),
+        rows=((name, *[cell] * columns),),
+        ranks=(0, *range(columns)),
+    )
+
+
+def widths(text: str) -> list[int]:
+    return [wcswidth(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("columns", [1, 3, 8, 40])
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_table_that_is_too_wide_loses_columns_and_says_which(columns: int, width: int) -> None:
+    wide, text = lay_out([table(columns)]), lay_out([table(columns)], width)
+
+    assert max(widths(text)) <= width
+    shown = text.splitlines()[0].split("  ")
+    named = text.splitlines()[-1]
+    more = re.search(r" and (\d+) more", named)
+    assert text.count("column ") + int(more[1] if more else 0) == columns
+    if max(widths(wide)) <= width:
+        assert text == wide
+    else:
+        assert "--wide" in text
+        assert f"column {columns - 1}" not in shown
+        assert max(widths(text)[:2]) > width - len("column 99  "), "a column that fits was left out"
+
+
+def test_columns_of_one_rank_go_together() -> None:
+    block = Block(header=("cell", "old", "new"), rows=(("a" * 70, "1.00", "2.00"),), ranks=(0, 1, 1))
+
+    assert "1.00" not in lay_out([block], 80)
+    assert "2.00" not in lay_out([block], 80)
+
+
+@pytest.mark.parametrize("name", ["中文" * 40, "a" * 200, "中" * 39 + "ab" * 10, "e\u0301" * 100])
+def test_a_name_that_is_too_long_keeps_both_ends(name: str) -> None:
+    text = lay_out([table(3, name=f"<{name}>")], 80)
+
+    assert max(widths(text)) <= 80
+    assert "…" in text
+    assert re.search(r"^<.*>", text, re.MULTILINE)
+
+
+def test_chinese_counts_two_columns() -> None:
+    block = Block(header=("name", "n"), rows=(("中文", "1"), ("abcd", "2")))
+
+    lines = lay_out([block]).splitlines()
+
+    assert len(set(map(wcswidth, lines))) == 1
+
+
+def test_lines_are_folded_between_words() -> None:
+    path = "/a/" + "long/" * 30
+    text = lay_out([f"note: {'word ' * 40}{path}"], 80)
+
+    assert path in text
+    assert all(width <= 80 for width in widths(text.replace(path, "")))
+    assert lay_out(["note: " + "word " * 40]).count("\n") == 0
+
+
+NARROW = (
+    ["compare", "bfloat16", "shy"],
+    ["compare", "bfloat16", "aa", "shy"],
+    ["compare", "bfloat16"],
+    ["compare", "bfloat16", "--pivot", "drafter"],
+    ["compare", "bfloat16", "aa", "--pivot", "language"],
+    ["compare", "bfloat16", "--old", "ngram-k2", "--new", "ngram-k4"],
+)
+
+
+@pytest.mark.parametrize("arguments", NARROW, ids=" ".join)
+def test_compare_fits_a_narrow_terminal_and_a_file_has_all(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(RECORDINGS)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    main(arguments)
+    assert max(widths(capsys.readouterr().out)) <= 80
+    main([*arguments, "--wide"])
+    wide = capsys.readouterr().out
+    assert "--wide" not in wide
+    assert main([*arguments, "--output", str(tmp_path / "out.txt")]) in (0, 1, 3)
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8") == wide
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    main(arguments)
+    assert capsys.readouterr().out == wide
+
+
+def test_quiet_says_the_sentence_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["compare", str(RECORDINGS / "bfloat16"), str(RECORDINGS / "shy"), "--quiet"])
+
+    assert code == 1
+    assert "2 worse" in capsys.readouterr().out.strip()
+    main(["compare", str(RECORDINGS / "bfloat16"), str(RECORDINGS / "shy"), "-q"])
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+# Colour
+
+
+class Stream:
+    def __init__(self, *, terminal: bool) -> None:
+        self.isatty: Callable[[], bool] = lambda: terminal
+
+
+@pytest.mark.parametrize(
+    ("environment", "terminal", "colour"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"NO_COLOR": "1"}, True, False),
+        ({"NO_COLOR": ""}, True, True),
+        ({"FORCE_COLOR": "1"}, False, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, True, False),
+        ({"TERM": "dumb"}, True, False),
+    ],
+)
+def test_colour_is_for_terminals(
+    environment: dict[str, str], *, terminal: bool, colour: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert ("\x1b[" in coloured("▼ 1 cell: 1 worse", Stream(terminal=terminal))) == colour
+
+
+def test_only_marks_that_stand_alone_are_coloured() -> None:
+    assert painted("what? a▼b T=0 ngram-k4") == "what? a▼b T=0 ngram-k4"
+    assert re.sub(r"\x1b\[\d+m", "", painted("▼ a: x  ?\n-7.9  ✓")) == "▼ a: x  ?\n-7.9  ✓"
+
+
+def on_a_terminal(arguments: list[str], columns: int, **environment: str) -> str:
+    """What a command writes to a terminal of so many columns."""
+    ours, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    kept = {
+        k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "PY_COLORS")
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness.cli", *arguments],
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env={**kept, "TERM": "xterm", **environment},
+    )  # fmt: skip
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:  # the terminal is gone when the command is
+            break
+        written += chunk
+        if not chunk:
+            break
+    process.wait()
+    os.close(ours)
+    return written.decode()
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_real_terminal_gets_colour_and_lines_of_its_width(columns: int) -> None:
+    arguments = ["compare", str(RECORDINGS / "bfloat16"), str(RECORDINGS / "shy")]
+
+    text = on_a_terminal(arguments, columns)
+
+    assert "\x1b[31m▼" in text
+    plain = re.sub(r"\x1b\[\d+m", "", text)
+    assert columns - 25 < max(widths(plain)) <= columns
+    assert "\x1b" not in on_a_terminal(arguments, columns, NO_COLOR="1")
+
+
+# The tables of the suites
+
+
+def test_an_old_outcome_with_a_text_as_table_is_shown(tmp_path: Path) -> None:
+    run = bench(tmp_path).run
+    keep(run.folder, Outcome(suite="load", cell=NAME, table="one  two\n1    2"))
+
+    assert ("load", "one  two\n1    2") in ending(run, (), whole=False, width=80).sections
+
+
+def test_the_table_of_an_outcome_is_kept_whole_and_shown_as_wide_as_the_terminal(tmp_path: Path) -> None:
+    run = bench(tmp_path).run
+    keep(run.folder, Outcome(suite="load", cell=NAME, table=(table(40), "a line")))
+
+    narrow, wide = (ending(run, (), whole=False, width=width).sections[1][1] for width in (80, None))
+
+    assert max(widths(narrow)) <= 80 < max(widths(wide))
+    assert wide.endswith("a line")

@@ -15,6 +15,7 @@ from harness.measure.structured import check_schemas, flaw_of, kind_of
 from harness.results.records import CellRecord, Finding, PromptRecord
 from harness.suites import tools
 from harness.suites.tools import Pairs
+from harness.text.render import lay_out
 from tests.factories import benches
 from tests.factories.records import failed_record
 from tests.factories.runs import answer, cell, plain
@@ -158,7 +159,7 @@ def test_a_server_that_was_given_is_described() -> None:
     assert found.judged()[0] == "fine"
     assert dataclasses.replace(pairs(lost=24), plain=None).judged()[0] == "unchecked"
     assert found.rows()[-1]["none_valid"] is None
-    assert "—" in found.report("")
+    assert "—" in lay_out(found.report(""))
 
 
 def test_the_table_has_calls_schemas_and_all() -> None:
