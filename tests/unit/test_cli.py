@@ -241,7 +241,9 @@ def test_one_path_shows_the_tables_of_its_run(before: str, capsys: pytest.Captur
     assert code == 0
     for table in ("tok/step", "mean-prompt tok/s", "chat-zh-instruct-ngram-k4"):
         assert table in out
-    assert output_of(capsys, before, "--format", "markdown")[1] == f"```\n{out}```\n"
+    page = output_of(capsys, before, "--format", "markdown")[1].splitlines()
+    for header in ("tok/step", "mean-prompt tok/s"):
+        assert any(line.startswith("| cell |") and header in line for line in page)
 
 
 def test_a_stack_is_told_how_it_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
