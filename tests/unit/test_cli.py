@@ -244,6 +244,10 @@ def test_one_path_shows_the_tables_of_its_run(before: str, capsys: pytest.Captur
     page = output_of(capsys, before, "--format", "markdown")[1].splitlines()
     for header in ("tok/step", "mean-prompt tok/s"):
         assert any(line.startswith("| cell |") and header in line for line in page)
+    rows = [line.split() for line in out.splitlines() if line.startswith("chat-zh-instruct-ngram-k4 ")]
+    shown = [line.split(" <!--")[0].replace("|", "").split() for line in page if "<!--" in line]
+    assert len(rows) == 2
+    assert all(row in shown for row in rows)
 
 
 def test_a_stack_is_told_how_it_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
