@@ -20,7 +20,7 @@ bench: $(READY)
 test: $(READY)
 	@for tier in unit component engine; do \
 	  began=$$(date +%s); \
-	  case $$tier in component) two="-n 2 --dist loadfile";; *) two=;; esac; \
+	  case $$tier in engine) two=;; *) two="-n 2 --dist loadfile";; esac; \
 	  $(BIN)/python -m pytest tests/$$tier -m "not nightly" --durations 10 $$two || exit; \
 	  echo "tests/$$tier took $$(($$(date +%s) - began)) s"; \
 	done
