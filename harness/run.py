@@ -121,7 +121,8 @@ class Run:
         """
         self.options = options
         self.data = data
-        self.run = run or (self._unfinished() if options.resume else _new_name(options.stack.name))
+        new = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{options.stack.name}-{secrets.token_hex(2)}"
+        self.run = run or (self._unfinished() if options.resume else new)
         self.timed = True
         """False where workers share a device: then no time means anything."""
         self.measured: dict[tuple[str, str], CellRecord] = {}
@@ -347,8 +348,3 @@ class Run:
             f"{' with the self-check' * bool(self_check_s)}{known}",
             *plan_of(self.options.own, {c.name.workload for c in cells}, self.options.stack.endpoints),
         ]
-
-
-def _new_name(stack: str) -> str:
-    """Sorts by time; two runs in one second differ."""
-    return f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{stack}-{secrets.token_hex(2)}"
