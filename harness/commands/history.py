@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
 from pathlib import Path
 
 from harness.report.history import history
 from harness.report.history_table import as_data, document
 from harness.results.files import write_atomically
 from harness.text import render
-from harness.text.console import show
+from harness.text.console import show, width_of
 
 _FORMATS = {".md": "markdown", ".markdown": "markdown", ".json": "json"}
 
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     forms = f"(table; else what the name of --output ends with: {', '.join(_FORMATS)})"
     add("--format", choices=("table", "markdown", "json"), help=forms)
     add("--output", metavar="FILE", type=Path, help="write there, not to standard output")
+    add("--wide", action="store_true", help="all columns, also where the terminal is narrower")
     parser.set_defaults(run=run)
 
 
@@ -41,8 +43,11 @@ def run(options: argparse.Namespace) -> int:
     form = options.format or _FORMATS.get(options.output.suffix if options.output else "", "table")
     if form == "json":
         text = render.as_json(as_data(found))
+    elif form == "markdown":
+        text = render.as_markdown(document(found))
     else:
-        text = (render.as_text if form == "table" else render.as_markdown)(document(found))
+        width = None if options.output else width_of(sys.stdout, wide=options.wide)
+        text = render.as_text(document(found), width)
     if options.output:
         write_atomically(options.output, text)
     else:

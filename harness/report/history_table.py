@@ -104,7 +104,8 @@ def _overview(found: History, varying: Sequence[str]) -> Block:
             )
         )
     header = ("cell", "runs", "from", "to", *FOLLOWED.values(), "changes")
-    return Block(header=header, rows=tuple(rows), align="lrll" + "r" * len(FOLLOWED) + "r")
+    ranks = (0, 2, 3, 0, 1, 2, 0)
+    return Block(header=header, rows=tuple(rows), align="lrll" + "r" * len(FOLLOWED) + "r", ranks=ranks)
 
 
 def _of(point: Point, figure: str) -> str:
@@ -126,7 +127,8 @@ def _table(one: Series) -> Block:
         )  # fmt: skip
     header = ("when", "vLLM", "commit", "tok/step", "95 % CI", "tok/s", "change", "run")
     title = _name(one) + (f" (apart from the series before: {one.apart})" if one.apart else "")
-    return Block(header=header, rows=tuple(rows), align="lllrrrll", title=title)
+    ranks = (0, 1, 3, 0, 2, 1, 0, 4)
+    return Block(header=header, rows=tuple(rows), align="lllrrrll", title=title, ranks=ranks)
 
 
 def _commit(point: Point) -> str:
