@@ -31,6 +31,7 @@ INVALID = 2
 _OF_PYTEST = {
     "bench": "pytest on the suites: their names first (all if none), then its options",
     "plan": "what bench would measure, and its division among machines",
+    "run": "bench on the nodes of a Ray cluster: run --ray [ADDRESS]",
 }
 """Commands whose words are pytest's."""
 _OTHERWISE_CALLED = {"list": "listing", "import": "importing"}

@@ -205,7 +205,7 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
     changes = {f: v for f in (*numbers, "confirm") if (v := option(f)) is not None}
     counted = [field for field in numbers if field in changes]
     least = dict.fromkeys((*counted, "repeats", "stall_seconds", "ttft_ms", "tpot_ms"), 1)
-    least |= {"pairs": 2, "blocks": 2, "shards": 1}
+    least |= {"pairs": 2, "blocks": 2, "shards": 0}
     for field, lowest in least.items():
         if not lowest <= option(field) <= _MOST:
             value = f"--{field.replace('_', '-')} {option(field)}"[:80]

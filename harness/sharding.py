@@ -83,7 +83,8 @@ def _plan(run: Run, cases: Sequence[tuple[str, Suite, Cell]], *, count: int) -> 
     engine = run.options.stack.engine
     ahead_s = seconds_ahead(run)
     shards = []
-    for number, units in enumerate(divided(_units(run, cases), count)):
+    all_units = _units(run, cases)
+    for number, units in enumerate(divided(all_units, count or len(all_units))):
         total_s = sum(unit.total_s for unit in units)
         shards.append(
             Shard(

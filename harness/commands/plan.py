@@ -30,22 +30,13 @@ def run(words: Sequence[str]) -> int:
         "words are those of draftgate bench.",
         allow_abbrev=False,
     )
-    parser.add_argument("--shards", metavar="N", default="1", help="how many machines (1)")
+    parser.add_argument("--shards", metavar="N", default="1", help="how many machines; 0: one a server (1)")
     parser.add_argument("--format", choices=("table", "json"), help="table, or the plan that --shard reads")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write there, not to standard output")
     own, rest = parser.parse_known_args(words)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "plan.json"
-        collected = subprocess.run(
-            [*command_line(rest), "--collect-only", "--quiet", "--plan", file, "--shards", own.shards],
-            stdout=subprocess.PIPE, text=True, check=False,
-        )  # fmt: skip
-        if collected.returncode:
-            sys.stderr.write(collected.stdout)
-            return collected.returncode
-        if not file.is_file():
-            raise BadInput("no cell is selected, so there is nothing to plan", code="option-value")
-        plan = of_file(file)
+    plan = planned(rest, shards=own.shards)
+    if isinstance(plan, int):
+        return plan
     plan = _with_commands(plan, rest, own.output or Path("plan.json"))
     as_json = own.format == "json" or (own.format is None and own.output is not None)
     text = plan.text() if as_json else _table(plan)
@@ -54,6 +45,31 @@ def run(words: Sequence[str]) -> int:
     else:
         show(text)
     return 0
+
+
+def planned(words: Sequence[str], *, shards: str, folder: Path | None = None) -> Plan | int:
+    """The plan of `draftgate bench WORDS`; pytest's exit code where it refuses them, and has said why.
+
+    Args:
+        words: of the command line.
+        shards: how many; 0 makes one for each server.
+        folder: where the paths among the words start; the current one by default.
+
+    Raises:
+        BadInput: nothing is selected.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        file = Path(made) / "plan.json"
+        collected = subprocess.run(
+            [*command_line(words), "--collect-only", "--quiet", "--plan", file, "--shards", shards],
+            stdout=subprocess.PIPE, text=True, check=False, cwd=folder,
+        )  # fmt: skip
+        if collected.returncode:
+            sys.stderr.write(collected.stdout)
+            return collected.returncode
+        if not file.is_file():
+            raise BadInput("no cell is selected, so there is nothing to plan", code="option-value")
+        return of_file(file)
 
 
 def _with_commands(plan: Plan, words: Sequence[str], file: Path) -> Plan:

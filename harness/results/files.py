@@ -257,6 +257,16 @@ def writing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
             temporary.unlink(missing_ok=True)  # it is gone already where all went well
 
 
+def files_below(folder: Path) -> dict[str, bytes]:
+    """What a folder holds, by path from there, without hidden files; nothing where there is none.
+
+    Raises:
+        BadRecord: a file in it cannot be read.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(folder)): read_bytes(path, may_be_empty=True) for path in paths}
+
+
 def can_write(path: Path) -> None:
     """Make sure that a file can be written later. It is left as it is.
 

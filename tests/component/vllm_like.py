@@ -270,6 +270,9 @@ def main() -> None:
     def answer(asked: dict[str, Any]) -> Iterator[bytes]:
         vllm.count(num_requests_running=1, prompt_tokens_total=3)
         look_up(asked)
+        if (log := freeze.with_name("asked")).exists():
+            with log.open("a") as file:
+                print(k, json.dumps(asked["messages"][-1]["content"]), file=file)
         for i in range(4):
             time.sleep(0.02)
             while freeze.exists() and "warm" not in str(asked["messages"]):
