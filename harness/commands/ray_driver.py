@@ -12,7 +12,7 @@ from harness.commands.merge import merge
 from harness.commands.ray_task import PLAN, Bundle, Node, Sent, look, measure
 from harness.errors import BadInput
 from harness.provenance.record import our_version
-from harness.results.files import files_below, write_atomically
+from harness.results.files import append, files_below, write_atomically
 from harness.results.journal import difference
 from harness.results.records import RUN_FILE
 from harness.results.shards import Plan
@@ -126,7 +126,7 @@ class Driver:
         while tasks:
             ready, _ = self._ray.wait(list(tasks), timeout=5)
             if not ready and rarely():
-                say(f"shards {', '.join(map(str, tasks.values()))} are measured, or wait for a node")
+                say(f"not ended yet, or waiting for a node: shard {', '.join(map(str, tasks.values()))}")
             for task in ready:
                 number = tasks[task]
                 try:
@@ -149,8 +149,7 @@ class Driver:
             if news is None:
                 path.unlink(missing_ok=True)
             elif news[0]:
-                with path.open("ab") as file:
-                    file.write(news[1])
+                append(path, news[1])
             else:
                 write_atomically(path, news[1])
             if path.parent.name != "servers" and path.name != RUN_FILE:
@@ -161,7 +160,9 @@ class Driver:
     def _given_up(self, number: int, error: BaseException) -> bool:
         """Say that a task was lost; whether it was lost too often."""
         self._lost[number] += 1
-        why = type(error).__name__ if not isinstance(error, StopIteration) else "its pytest was killed"
+        why = "its pytest was killed" if isinstance(error, StopIteration) else type(error).__name__
+        if isinstance(error, self._ray.exceptions.RayTaskError):
+            why = str(error).strip().splitlines()[-1][:300]
         again = self._lost[number] < _TRIES
         what = "begins again with the records that are here" if again else "given up"
         say(f"{number} | lost ({why}): {what}")

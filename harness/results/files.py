@@ -293,6 +293,21 @@ def write_atomically(path: Path, text: str | bytes) -> None:
         file.write(text)
 
 
+def append(path: Path, data: bytes) -> None:
+    """Write at the end of a file; it is on disk when this returns.
+
+    Raises:
+        BadInput: the file cannot be written, with the reason of the operating system.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}", code="cannot-write") from None
+
+
 def as_line(value: dict[str, Any]) -> str:
     """An object as one line of such a file."""
     return json.dumps(value, ensure_ascii=False) + "\n"

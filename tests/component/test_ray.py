@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from harness.results.conditions import Environment
 from harness.suites.runner import kept
 from tests.component.fake_engine import Fake, bench
 
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 HOST = "127.0.0.2"
 """Ray takes 127.0.0.1 for the machine's own address."""
 
@@ -149,23 +151,36 @@ def test_a_cluster_measures_and_judges_what_one_process_does(
     assert below(cluster.folder) == []
 
 
+def kill_node(cluster: Any) -> None:
+    cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
+
+
+def kill_task(cluster: Any) -> None:
+    """As Ray does where memory runs out."""
+    tasks = below(cluster.folder)
+    worker = next(process.parent() for process in tasks if process.ppid() not in [p.pid for p in tasks])
+    assert worker.name().startswith("ray::")
+    worker.kill()
+
+
 @pytest.mark.nightly
-def test_a_killed_node_loses_nothing_and_what_came_back_is_not_asked_again(
-    cluster: Any, fake: Fake, tmp_path: Path
+@pytest.mark.parametrize("kill", [kill_node, kill_task])
+def test_what_is_killed_loses_nothing_and_what_came_back_is_not_asked_again(
+    cluster: Any, fake: Fake, tmp_path: Path, kill: Callable[[Any], None]
 ) -> None:
     running = start_run(cluster, fake, tmp_path, "--prompts", "24")
     until_some_came_back(tmp_path)
-    fake.freeze.touch()  # the engines hang while the node is killed
+    fake.freeze.touch()  # the engines hang meanwhile
     time.sleep(3)
     kept_before = came_back(tmp_path)
     asked_before = Counter((fake.folder / "asked").read_text().splitlines())
-    cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
+    kill(cluster)
     fake.freeze.unlink()
 
     try:
         assert running.wait(180) == 0, output(tmp_path)
     finally:
-        cluster.nodes.append(cluster.add())
+        cluster.nodes += [cluster.add() for _ in range(2 - len(cluster.nodes))]
 
     (run,) = (tmp_path / "clustered").iterdir()
     assert re.findall(r"^[0-9:]+ (\d) \| lost", output(tmp_path), re.MULTILINE) in (["0"], ["1"])
@@ -186,7 +201,7 @@ def test_a_killed_node_loses_nothing_and_what_came_back_is_not_asked_again(
 def test_no_engine_outlives_the_driver(
     cluster: Any, fake: Fake, tmp_path: Path, number: signal.Signals
 ) -> None:
-    running = start_run(cluster, fake, tmp_path, "--prompts", "120", "--profile", "gate")
+    running = start_run(cluster, fake, tmp_path, "--prompts", "60")
     until_some_came_back(tmp_path)
     assert len(below(cluster.folder)) > 2
 
@@ -195,6 +210,12 @@ def test_no_engine_outlives_the_driver(
     assert running.wait(30) == (-number if number is signal.SIGKILL else 130), output(tmp_path)
     until(lambda: not below(cluster.folder), tmp_path, seconds=15)
     assert all(came_back(tmp_path).values())
+    if number is signal.SIGKILL:
+        (plan,) = (tmp_path / "clustered").glob("*-shards/plan.json")
+        goes_on = ["--results", str(plan.parent / "0"), "--shard", f"{plan}:0", "--resume"]
+        command = [sys.executable, "-m", "harness.cli", "bench"]
+        command += words(fake, tmp_path, "--prompts", "60", *goes_on)
+        assert subprocess.run(command, check=False, timeout=120).returncode == 0
 
 
 def refused(capsys: pytest.CaptureFixture[str], address: str, words: list[str]) -> str:
