@@ -89,6 +89,8 @@ class Driver:
             if needs["GPU"]
             else f"a node's {needs['CPU']:g} CPUs, so that no two share"
         )
+        if not needs["GPU"] and len({node["NodeManagerHostname"] for node in able}) < len(able):
+            what += "; but several nodes are one machine, whose cores they share: no time means anything"
         say(f"{len(self._plan.shards)} shards, {at_once} at once, on {len(able)} nodes; each takes {what}")
         return {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"]}, first
 
