@@ -126,6 +126,7 @@ def until_some_came_back(tmp_path: Path) -> None:
     until(lambda: [text.count(b"\n") >= 4 for text in came_back(tmp_path).values()] == [True, True], tmp_path)
 
 
+@pytest.mark.nightly
 def test_a_cluster_measures_and_judges_what_one_process_does(
     cluster: Any, fake: Fake, tmp_path: Path
 ) -> None:
@@ -225,6 +226,7 @@ def refused(capsys: pytest.CaptureFixture[str], address: str, words: list[str]) 
     return line.rpartition("[")[2].rstrip("]")
 
 
+@pytest.mark.nightly
 def test_a_cluster_that_lacks_what_a_server_takes(
     cluster: Any, fake: Fake, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,6 +237,7 @@ def test_a_cluster_that_lacks_what_a_server_takes(
     assert not (tmp_path / "clustered").exists()
 
 
+@pytest.mark.nightly
 def test_ray_of_another_version(cluster: Any, fake: Fake, tmp_path: Path) -> None:
     older = (
         "import ray, sys, harness.cli; ray.__version__ = '2.0.0'; sys.exit(harness.cli.main(sys.argv[1:]))"

@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 import pytest
 
+from harness.report.card import HELD_OUT
 from tests.engine.conftest import ROOT, engines_of
-from training.export.served import HELD_OUT
 from training.recipe import find_recipe, load_recipe
 from training.servers import open_slot
 from training.stages import Context
