@@ -26,7 +26,8 @@ def own_signals() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def light() -> Iterator[None]:
-    """A pytest that a test starts leaves out what takes half of its start and serves nobody there."""
+    """A pytest that a test starts is no worker, and leaves out what takes half of its start for nothing."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTEST_XDIST_WORKER", raising=False)  # pytest-benchmark would switch itself off
         patch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest --assert=plain")
         yield

@@ -88,7 +88,7 @@ def test_a_workload_of_ones_own_needs_no_option(collect: Collect) -> None:
     done = collect('workloads = ["gsm"]\n' + HEAD + NONE)
 
     refused(done, "no-prompts", "workload 'gsm'")
-    assert "instruct" not in "".join(done.errlines)
+    assert "--workload" not in "".join(done.errlines)
 
 
 def test_names_may_contain_other_values(collect: Collect) -> None:
