@@ -180,7 +180,7 @@ def test_a_load_loses_nothing_and_shows_each_level(engine: Server, draftgate: Dr
 
     assert done.returncode == 0, done.stdout
     assert "goodput is requests a second with TTFT <= 2000 ms and TPOT <= 200 ms" in done.stdout
-    rows = re.findall(r"^([148]) +(\d+) +(\d+) +(\d+) +\d\.\d\d ", done.stdout, flags=re.MULTILINE)
+    rows = re.findall(r"^ *([148]) +(\d+) +(\d+) +(\d+) +\d\.\d\d ", done.stdout, flags=re.MULTILINE)
     assert rows == [("1", "8", "0", "0"), ("4", "8", "0", "0"), ("8", "16", "0", "0")]
     for level, requests in ((1, 8), (4, 8), (8, 16)):
         (path,) = draftgate.results.glob(f"*/load-{level:02d}/chat-en-instruct-ngram-k4.json")
