@@ -20,12 +20,11 @@ from harness.report import dashboards, export
 from harness.report.compare_table import document
 from harness.report.labels import Axis
 from harness.report.run_document import run_document, side_report
-from harness.results.files import write_atomically
+from harness.results.files import refuse_lost, write_atomically
 from harness.text import render
 from harness.text.arguments import Parser
 from harness.text.console import coloured, complain, settle_in, show, width_of
 from harness.text.latex import as_latex
-from harness.text.validation import near_path
 
 INVALID = 2
 _OF_PYTEST = {
@@ -173,12 +172,8 @@ def _compare(options: argparse.Namespace) -> int:
             f"--pivot makes columns of a table; {form} has every cell apart, so leave --pivot out",
             code="compare-option",
         )
-    if options.output and not options.output.parent.is_dir():  # probably misspelt, so it is not made
-        raise BadInput(
-            f"--output {options.output}: there is no folder {options.output.parent}"
-            f"{near_path(options.output.parent)}; make it first",
-            code="cannot-write",
-        )
+    if options.output:
+        refuse_lost(options.output)
     if form in _FILES and not options.output:
         what = f"--format {form} is no text for a terminal: name a file with --output"
         raise BadInput(what, code="compare-option")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import functools
 import json
 import math
-import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +26,7 @@ from harness.provenance.hardware import environment
 from harness.provenance.record import provenance
 from harness.results.conditions import Environment
 from harness.results.files import json_object, write_atomically
+from harness.results.names import new_name
 from harness.results.records import RUN_FILE, CellName, CellRecord, RunRecord, load
 from harness.results.timing import wall_of
 from harness.stats.paired import MIN_PROMPTS
@@ -121,8 +120,7 @@ class Run:
         """
         self.options = options
         self.data = data
-        new = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{options.stack.name}-{secrets.token_hex(2)}"
-        self.run = run or (self._unfinished() if options.resume else new)
+        self.run = run or (self._unfinished() if options.resume else new_name(options.stack.name))
         self.timed = True
         """False where workers share a device: then no time means anything."""
         self.measured: dict[tuple[str, str], CellRecord] = {}

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.results.files import write_atomically
+from harness.results.files import refuse_lost, write_atomically
 from harness.results.records import RUN_FILE, RunRecord, load
 from harness.suites.runner import OUTCOMES
 from harness.text.console import show
-from harness.text.validation import near_path
 
 _ONE_EACH = "servers"
 """The folder whose files have the same names in all shards: logs, and the self-check."""
@@ -50,11 +49,7 @@ def merge(folders: Sequence[Path], output: Path) -> None:
     _refuse(shards)
     if output.exists():
         raise BadInput(f"--output {output}: is there already; name a new folder", code="cannot-write")
-    if not output.parent.is_dir():
-        raise BadInput(
-            f"--output {output}: there is no folder {output.parent}{near_path(output.parent)}; make it first",
-            code="cannot-write",
-        )
+    refuse_lost(output)
     try:
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as made:
             whole = Path(made) / "run"

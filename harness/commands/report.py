@@ -15,13 +15,12 @@ from harness.report.html.given import read
 from harness.report.html.page import document
 from harness.report.html.sides import Shown
 from harness.report.html.write import page
-from harness.results.files import write_atomically
+from harness.results.files import refuse_lost, write_atomically
 from harness.suites.curve import SUITE as CURVE, of_run
 from harness.suites.runner import kept
 from harness.text.console import complain, show
 from harness.text.redaction import without_secrets
 from harness.text.render import visible
-from harness.text.validation import near_path
 
 _INCOMPLETE = 2
 _NAMED = 3
@@ -50,12 +49,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         BadInput: nothing that was named can be shown, or the page cannot be written.
     """
-    if not options.output.parent.is_dir():
-        raise BadInput(
-            f"--output {options.output}: there is no folder {options.output.parent}"
-            f"{near_path(options.output.parent)}; make it first",
-            code="cannot-write",
-        )
+    refuse_lost(options.output)
     shown = [_shown(path) for path in dict.fromkeys(options.runs)]
     baseline = read(options.baseline) if options.baseline else None
     if baseline and not baseline.side:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime as dt
 import importlib
 import os
-import secrets
 import socket
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ from harness.config.toml import Document
 from harness.errors import BadInput
 from harness.results.files import files_below, read_bytes, write_atomically
 from harness.results.journal import difference
+from harness.results.names import new_name
 from harness.text.arguments import Parser
 from harness.text.console import end_like_ctrl_c
 
@@ -79,8 +78,7 @@ def run(words: Sequence[str]) -> int:
             if isinstance(plan, int):
                 return plan
             bundle = dataclasses.replace(bundle, files={**bundle.files, PLAN: plan.text().encode()})
-            name = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{stack.name}-{secrets.token_hex(2)}"
-            return Driver(ray, plan, bundle, own.results / name).run()
+            return Driver(ray, plan, bundle, own.results / new_name(stack.name)).run()
         except KeyboardInterrupt:
             return 130
         finally:

@@ -17,7 +17,7 @@ import jiter
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import BadInput, BadRecord
-from harness.text.validation import first_fault
+from harness.text.validation import first_fault, near_path
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _MERGE = re.compile(r"^(?:<{7}|>{7})(?= |\r?$)", re.MULTILINE)
@@ -265,6 +265,19 @@ def files_below(folder: Path) -> dict[str, bytes]:
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {str(path.relative_to(folder)): read_bytes(path, may_be_empty=True) for path in paths}
+
+
+def refuse_lost(output: Path) -> None:
+    """Refuse what --output says where its folder is not there: it is probably misspelt, so it is not made.
+
+    Raises:
+        BadInput: with the folder that was probably meant.
+    """
+    if not output.parent.is_dir():
+        raise BadInput(
+            f"--output {output}: there is no folder {output.parent}{near_path(output.parent)}; make it first",
+            code="cannot-write",
+        )
 
 
 def can_write(path: Path) -> None:

@@ -1,8 +1,10 @@
-"""What may stand in the name of a cell, which is also that of its file."""
+"""Names that become files: what may stand in that of a cell, and how that of a run is made."""
 
 from __future__ import annotations
 
+import datetime as dt
 import re
+import secrets
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator
@@ -31,3 +33,8 @@ Thinking = Literal["on", "off"]
 def thinking_word(thinking: str) -> str:
     """Of the name of a cell, and for -m: `think_on`."""
     return f"think_{thinking}"
+
+
+def new_name(stack: str) -> str:
+    """Of a run's folder: it sorts by time, and two in one second differ."""
+    return f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{stack}-{secrets.token_hex(2)}"
