@@ -20,7 +20,7 @@ from harness.report import dashboards, export
 from harness.report.compare_table import document
 from harness.report.labels import Axis
 from harness.report.run_document import run_document, side_report
-from harness.results.files import refuse_lost, write_atomically
+from harness.results.files import output, write_atomically
 from harness.text import render
 from harness.text.arguments import Parser
 from harness.text.console import coloured, complain, settle_in, show, width_of
@@ -140,7 +140,7 @@ def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentPa
     add("--new", metavar="DRAFTER", help="... compared with those of this one, on the same prompts")
     forms = f"(table; else what the name of --output ends with: {', '.join(_FORMATS)})"
     add("--format", choices=(*_PAGES, _JSON, *_DATA), help=forms)
-    add("--output", metavar="FILE", type=Path, help="write there, not to standard output")
+    add("--output", metavar="FILE", type=output, help="write there, not to standard output")
     add("--wide", action="store_true", help="all columns, also where the terminal is narrower")
     add("-q", "--quiet", action="store_true", help="print only the sentence that counts the cells")
     add("--partial", action="store_true", help="cells that only one side has are no reason to exit with 3")
@@ -172,8 +172,6 @@ def _compare(options: argparse.Namespace) -> int:
             f"--pivot makes columns of a table; {form} has every cell apart, so leave --pivot out",
             code="compare-option",
         )
-    if options.output:
-        refuse_lost(options.output)
     if form in _FILES and not options.output:
         what = f"--format {form} is no text for a terminal: name a file with --output"
         raise BadInput(what, code="compare-option")

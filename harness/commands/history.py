@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.report.history import history
 from harness.report.history_table import as_data, document
-from harness.results.files import write_atomically
+from harness.results.files import output, write_atomically
 from harness.text import render
 from harness.text.console import show, width_of
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("folders", metavar="RUN", nargs="+", type=Path, help=what)
     forms = f"(table; else what the name of --output ends with: {', '.join(_FORMATS)})"
     add("--format", choices=("table", "markdown", "json"), help=forms)
-    add("--output", metavar="FILE", type=Path, help="write there, not to standard output")
+    add("--output", metavar="FILE", type=output, help="write there, not to standard output")
     add("--wide", action="store_true", help="all columns, also where the terminal is narrower")
     parser.set_defaults(run=run)
 

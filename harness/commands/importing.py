@@ -14,7 +14,7 @@ from harness.errors import BadInput, BadRecord
 from harness.provenance.record import provenance
 from harness.results.conditions import UNVERIFIED, Environment
 from harness.results.description import BENCH, SCRAPES, Description
-from harness.results.files import json_object, read_bytes, read_json, write_atomically
+from harness.results.files import json_object, output, read_bytes, read_json, write_atomically
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, dump_cell, load
 from harness.text.console import show
 from harness.text.render import text_table, visible
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--output",
         metavar="RUN",
-        type=Path,
+        type=output,
         required=True,
         help="the folder of the run to make, or to add to",
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from harness.config.prompt_files import read
 from harness.config.shipped import DATA, SUITES
 from harness.config.stack import default_stack, find_stack, load_stack
+from harness.config.toml import Document
 from harness.results.files import json_lines
 from harness.text.console import show
 from harness.text.redaction import without_home
@@ -54,13 +55,15 @@ def _profiles(stack: str) -> _Rows:
 
 
 def _drafters(stack: str) -> _Rows:
-    for drafter in load_stack(find_stack(stack, DATA / "stacks")).drafters.values():
+    path = find_stack(stack, DATA / "stacks")
+    written = Document(path).tables["drafters"]
+    for drafter in load_stack(path).drafters.values():
         selected = drafter.selected
         when = "always" if selected is True else "by name"
         if isinstance(selected, tuple):
             when = f"k {', '.join(map(str, selected))}; else by name"
         ks = ", ".join(str(k) for k in drafter.k if k)
-        model = without_home(drafter.model or "")
+        model = without_home(written[drafter.name].get("model", ""))
         yield drafter.name, drafter.method or "drafts nothing", ks, model, when
 
 

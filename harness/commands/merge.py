@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.results.files import refuse_lost, write_atomically
+from harness.results.files import output as output_path, write_atomically
 from harness.results.records import RUN_FILE, RunRecord, load
 from harness.suites.runner import OUTCOMES
 from harness.text.console import show
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command's parser its options, and the function that runs it."""
     parser.description = "Make one run of the runs that measured the shards of a plan."
     parser.add_argument("runs", metavar="SHARD", nargs="+", type=Path, help="the folder of a shard's run")
-    parser.add_argument("--output", metavar="RUN", type=Path, required=True, help="the folder to make")
+    parser.add_argument("--output", metavar="RUN", type=output_path, required=True, help="the folder to make")
     parser.set_defaults(run=run)
 
 
@@ -49,7 +49,6 @@ def merge(folders: Sequence[Path], output: Path) -> None:
     _refuse(shards)
     if output.exists():
         raise BadInput(f"--output {output}: is there already; name a new folder", code="cannot-write")
-    refuse_lost(output)
     try:
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as made:
             whole = Path(made) / "run"

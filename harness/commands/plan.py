@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.commands.bench import command_line
 from harness.errors import BadInput
-from harness.results.files import write_atomically
+from harness.results.files import output, write_atomically
 from harness.results.shards import Plan, of_file
 from harness.text.arguments import Parser
 from harness.text.console import show
@@ -32,7 +32,7 @@ def run(words: Sequence[str]) -> int:
     )
     parser.add_argument("--shards", metavar="N", default="1", help="how many machines; 0: one a server (1)")
     parser.add_argument("--format", choices=("table", "json"), help="table, or the plan that --shard reads")
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write there, not to standard output")
+    parser.add_argument("--output", metavar="FILE", type=output, help="write there, not to standard output")
     own, rest = parser.parse_known_args(words)
     plan = planned(rest, shards=own.shards)
     if isinstance(plan, int):

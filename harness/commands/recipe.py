@@ -16,7 +16,7 @@ from harness.judge.over_none import Evidence, of_cell, of_speed, of_starts
 from harness.judge.recipe import Choice, choose, uses
 from harness.judge.speedup import SpeedRecord
 from harness.report.references import NOTHING, comment
-from harness.results.files import write_atomically
+from harness.results.files import output as output_path, write_atomically
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 from harness.suites import curve
 from harness.text.console import show
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folders of finished runs")
     what = "write Markdown there, which draftgate claims checks"
-    parser.add_argument("--output", metavar="FILE.md", type=Path, help=what)
+    parser.add_argument("--output", metavar="FILE.md", type=output_path, help=what)
     parser.set_defaults(run=run)
 
 
@@ -58,11 +58,8 @@ def run(options: argparse.Namespace) -> int:
         BadRecord: a file is damaged.
     """
     output: Path | None = options.output
-    if output and (output.suffix not in (".md", ".markdown") or not output.parent.is_dir()):
-        raise BadInput(
-            f"--output {output}: name a file that ends with .md, in a folder that is there",
-            code="cannot-write",
-        )
+    if output and output.suffix not in (".md", ".markdown"):
+        raise BadInput(f"--output {output}: name a file that ends with .md", code="cannot-write")
     found = [e for folder in dict.fromkeys(path.resolve() for path in options.runs) for e in evidence(folder)]
     blocks: dict[str, list[Evidence]] = {}
     for one in found:

@@ -15,7 +15,7 @@ from harness.report.html.given import read
 from harness.report.html.page import document
 from harness.report.html.sides import Shown
 from harness.report.html.write import page
-from harness.results.files import refuse_lost, write_atomically
+from harness.results.files import output, write_atomically
 from harness.suites.curve import SUITE as CURVE, of_run
 from harness.suites.runner import kept
 from harness.text.console import complain, show
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--baseline", metavar="DIR", type=Path, help="compare each with this: baselines, or another run")
     across = "a field of the identity that may differ; then there is no verdict, unless the stack declares it"
     add("--across", metavar="FIELD", action="append", default=[], help=across)
-    add("--output", metavar="FILE", type=Path, required=True, help="the page, like report.html")
+    add("--output", metavar="FILE", type=output, required=True, help="the page, like report.html")
     parser.set_defaults(run=run)
 
 
@@ -49,7 +49,6 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         BadInput: nothing that was named can be shown, or the page cannot be written.
     """
-    refuse_lost(options.output)
     shown = [_shown(path) for path in dict.fromkeys(options.runs)]
     baseline = read(options.baseline) if options.baseline else None
     if baseline and not baseline.side:

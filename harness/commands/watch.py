@@ -22,6 +22,8 @@ from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall
 from harness.errors import BadInput, ServerFailed
 from harness.text.console import complain, say
 
+FIRST_ANSWER_S = 20.0
+"""Where nothing has answered for so long, nothing is there."""
 RESTART_PATIENCE_S = 1800.0
 """A large model may take so long to load."""
 
@@ -75,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
             metrics.fetch(server)
         except NoAnswer as error:  # it may still be starting
             if command is None:
-                say(f"{error}; waiting {options.stall_seconds:g} s for it")
+                say(f"{error}; waiting {_patience_s(options):g} s for it")
         for number in range(1, MOST_STALLS + 1):
             stall, started = _until_stalled(server, options)
             say(f"{url} stalled: {stall.reason}")
@@ -97,6 +99,11 @@ def run(options: argparse.Namespace) -> int:
     return 1
 
 
+def _patience_s(options: argparse.Namespace) -> float:
+    """How long a server that has never answered is waited for, where no command starts one."""
+    return min(FIRST_ANSWER_S, float(options.stall_seconds))
+
+
 def _until_stalled(server: Http, options: argparse.Namespace) -> tuple[Stall, float]:
     """Read until the server stalls, with a line for every change.
 
@@ -115,7 +122,19 @@ def _until_stalled(server: Http, options: argparse.Namespace) -> tuple[Stall, fl
         note="draftgate watch",
     )
     watch, said = guard.watch, ""
-    while not (stall := guard.read()):
+    while True:
+        stall = guard.read()
+        silent = stall or watch.silent_s >= _patience_s(options)
+        if silent and not (watch.answer or options.restart):
+            if stall and stall.evidence:
+                stall.evidence.unlink(missing_ok=True)
+            raise ServerFailed(
+                f"nothing has answered at {server.url} for {_patience_s(options):g} s: start the server "
+                "first, or look at the address",
+                code="watch-gave-up",
+            )
+        if stall:
+            return stall, watch.answer.started if watch.answer else 0.0
         if watch.blind:
             state = "well by its /health, but its /metrics cannot be read"
         elif watch.silent_s or not watch.answer:
@@ -131,15 +150,6 @@ def _until_stalled(server: Http, options: argparse.Namespace) -> tuple[Stall, fl
             say(f"{server.url}: {state}{of}")
             said = state
         time.sleep(guard.interval)
-    if not (watch.answer or options.restart):
-        if stall.evidence:
-            stall.evidence.unlink(missing_ok=True)
-        raise ServerFailed(
-            f"nothing has answered at {server.url} for {options.stall_seconds:g} s: start the server first, "
-            "or look at the address (--stall-seconds waits longer)",
-            code="watch-gave-up",
-        )
-    return stall, watch.answer.started if watch.answer else 0.0
 
 
 def _command(text: str) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.cells import ServerSpec, canonical
+from harness.config.shipped import INSTALLED
 from harness.engine import vllm_plugin
 from harness.engine.models import resolve
 from harness.engine.offers import Offers, offers_of
@@ -62,8 +63,9 @@ def engine_facts(python: str) -> EngineFacts:
         why = _unusable(python) or str(error).replace(repr(code), "...")
         raise ServerFailed(f"cannot ask {python} which vLLM it has: {why}", code="engine-missing") from None
     if not found:
+        here = "" if INSTALLED else "run `make setup` (CPU), "
         raise ServerFailed(
-            f"{python} has no vLLM: run `make setup` (CPU), pip install 'draftgate[gpu]', "
+            f"{python} has no vLLM: {here}pip install 'draftgate[gpu]', "
             "set engine.python in the stack, or name a server that runs already",
             code="engine-missing",
         )

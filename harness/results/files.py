@@ -267,17 +267,19 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): read_bytes(path, may_be_empty=True) for path in paths}
 
 
-def refuse_lost(output: Path) -> None:
-    """Refuse what --output says where its folder is not there: it is probably misspelt, so it is not made.
+def output(text: str) -> Path:
+    """What --output says, for a parser: a folder that is not there is probably misspelt, so it is not made.
 
     Raises:
         BadInput: with the folder that was probably meant.
     """
-    if not output.parent.is_dir():
+    path = Path(text)
+    if not path.parent.is_dir():
         raise BadInput(
-            f"--output {output}: there is no folder {output.parent}{near_path(output.parent)}; make it first",
+            f"--output {path}: there is no folder {path.parent}{near_path(path.parent)}; make it first",
             code="cannot-write",
         )
+    return path
 
 
 def can_write(path: Path) -> None:

@@ -935,14 +935,16 @@ def test_what_is_no_vllm_is_refused(
     assert says in err
 
 
+@pytest.mark.parametrize("stall_seconds", ["0.4", "3600"])
 def test_a_port_where_nothing_ever_answered_ends_the_watch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stall_seconds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("harness.commands.watch.FIRST_ANSWER_S", 0.5)
     with socket.socket() as free:  # bound and not listening: nobody else can have it, and nobody answers
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        code, out, err = watched(capsys, url, *QUICK)
+        code, out, err = watched(capsys, url, "--stall-seconds", stall_seconds, "--interval", "0.05")
 
     assert (code, list(tmp_path.iterdir())) == (1, [])
     assert err.endswith(" [watch-gave-up]\n")

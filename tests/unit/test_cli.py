@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+import harness.commands
+from harness import cli
 from harness.cli import main
 from harness.judge.baselines import ANCHOR
 from harness.report.sentence import MARKS
@@ -385,6 +387,35 @@ def test_output_goes_to_a_file_alone(before: str, capsys: pytest.CaptureFixture[
     assert [p.name for p in Path("deep").iterdir()] == ["table.txt"]
 
 
+WRITING = {
+    "compare": ("before", "before"),
+    "history": ("before",),
+    "import": ("requests.jsonl",),
+    "merge": ("before",),
+    "plan": (),
+    "recipe": ("before",),
+    "report": ("before",),
+}
+"""Commands with --output, and what they read."""
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_mistyped_folder_for_output_is_refused_before_anything_is_read(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("tables").mkdir()
+    error = refusal_of(capsys, command, *WRITING[command], "--output", "tabels/x.md", code="cannot-write")
+    assert "did you mean 'tables'?" in error
+    assert [path.name for path in Path().iterdir()] == ["tables"]
+
+
+def test_every_command_that_writes_is_tried() -> None:
+    commands = Path(harness.commands.__file__).parent.glob("*.py")
+    writing = {path.stem for path in (*commands, Path(cli.__file__)) if '"--output"' in path.read_text()}
+    named = {"import": "importing", "compare": "cli"}
+    assert writing == {named.get(command, command) for command in WRITING}
+
+
 @pytest.mark.parametrize(
     ("name", "form"), [("x.md", "markdown"), ("x.csv", "csv"), ("x.json", "json"), ("x.txt", "table")]
 )
@@ -496,6 +527,8 @@ def test_what_can_be_named_is_listed(what: str, capsys: pytest.CaptureFixture[st
     names = {"stacks": "smollm2-cpu", "profiles": "gate", "drafters": "ngram", "prompts": "instruct",
              "suites": "test_speed.py"}  # fmt: skip
     assert any(line.split()[0] == names[what] for line in lines[1:])
+    assert ("embedded:eagle3r1" in " ".join(lines)) is (what == "drafters")  # as a stack names it
+    assert str(ROOT) not in " ".join(lines)
     refusal_of(capsys, "list", "drafters", "--stack", "smolm2-cpu", code="unknown-name")
 
 
