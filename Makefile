@@ -4,14 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench test test-all test-engine lint docs audit setup clean
+.PHONY: bench test test-all test-engine lint docs audit setup quantize-env clean
 
 setup: $(READY)
 
-$(READY): $(wildcard requirements/*.lock) pyproject.toml
+$(READY): $(filter-out %/quantize.lock,$(wildcard requirements/*.lock)) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "draftgate needs Python 3.11 or newer, and $(PYTHON) is older: name a newer one, like make setup PYTHON=python3.12")'
 	@$(PYTHON) requirements/install.py $(VENV)
 	@touch $(READY)
+
+# llm-compressor, for recipes that quantise a target: it wants other versions than the engine does.
+quantize-env: $(VENV)-quantize/.ready
+
+$(VENV)-quantize/.ready: requirements/quantize.lock requirements/torch-cpu.lock
+	@$(PYTHON) requirements/install.py $(VENV)-quantize quantize-env
+	@touch $@
 
 bench: $(READY)
 	$(BIN)/python -m pytest bench_suites
@@ -36,8 +43,10 @@ test-engine: $(READY)
 audit:
 	set -e; audit=$$(mktemp -d); trap 'rm -rf "$$audit"' EXIT; $(PYTHON) -m venv "$$audit"; \
 	"$$audit/bin/python" -m pip install --quiet --disable-pip-version-check pip-audit; \
-	sed 's/+cpu$$//' requirements/*.lock > "$$audit/all.txt"; \
-	"$$audit/bin/pip-audit" --strict --no-deps --disable-pip --progress-spinner off -r "$$audit/all.txt"
+	for locks in "cpu torch-cpu train dev" quantize; do \
+	  for lock in $$locks; do sed 's/+cpu$$//' requirements/$$lock.lock; done > "$$audit/all.txt"; \
+	  "$$audit/bin/pip-audit" --strict --no-deps --disable-pip --progress-spinner off -r "$$audit/all.txt"; \
+	done
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -51,4 +60,4 @@ docs: $(READY)
 	$(BIN)/draftgate compare tests/data/recordings/bfloat16 --old ngram-k4 --new eagle3r1-k4 --output docs/images/drafters.svg || test -f docs/images/drafters.svg
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) $(VENV)-quantize results
