@@ -1,20 +1,15 @@
-"""Runs a command of speculators in a process of its own, which never outlives this one."""
+"""Runs a command of speculators."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.engine import process
-from harness.engine.http import without_proxy
-from training.errors import TrainingFailed
+from training import program
 
 SPECULATORS: tuple[str, ...] = (sys.executable, "-P", "-m", "speculators")
 """Also works where no console script is installed."""
-POLL_S = 0.5
 
 
 def run(
@@ -24,41 +19,10 @@ def run(
     watch: Callable[[], None] = lambda: None,
     environment: dict[str, str] | None = None,
 ) -> None:
-    """Run `speculators WORDS` to its end.
-
-    Args:
-        words: the command and its arguments.
-        log: what it writes is added there.
-        watch: called twice a second while it runs; what it raises ends the command.
-        environment: added to ours.
+    """Run `speculators WORDS` to its end; see `training.program.run`.
 
     Raises:
         TrainingFailed: it failed; the message quotes the end of its log.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    began_at = log.stat().st_size if log.exists() else 0
-    child = process.start(
-        [*SPECULATORS, *words],
-        log=log,
-        # For the log, a line of its progress bar every 15 s is enough.
-        environment={
-            **os.environ,
-            **without_proxy(os.environ),
-            "TQDM_MININTERVAL": "15",
-            "PYTHONUNBUFFERED": "1",
-            **(environment or {}),
-        },
-    )
-    try:
-        while True:
-            try:
-                child.wait(timeout=POLL_S)
-            except subprocess.TimeoutExpired:
-                watch()
-            else:
-                break
-    finally:
-        process.stop(child)
-    if child.returncode:
-        failed = f"speculators {words[0]} failed (exit code {child.returncode})"
-        raise TrainingFailed(process.obituary(failed, log, begin=began_at), code="training-stopped")
+    what = f"speculators {words[0]}"
+    program.run([*SPECULATORS, *words], what=what, log=log, watch=watch, environment=environment)

@@ -18,7 +18,7 @@ from harness.results.files import as_line, complete_lines, drop_torn_line, writi
 from tests.component.vllm_like import as_json, vllm_like
 from tests.factories.records import server_spec
 from tests.factories.refusals import refused
-from training import speculators_cli
+from training import program, speculators_cli
 from training.answers import filter as answer_filter, generate
 from training.answers.progress import Answers, errors_of
 from training.errors import Stalled, TrainingFailed
@@ -114,7 +114,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file.touch()
     monkeypatch.setenv("FAKE_CALLS", str(file))
     monkeypatch.setattr(speculators_cli, "SPECULATORS", (sys.executable, str(script)))
-    monkeypatch.setattr(speculators_cli, "POLL_S", 0.05)
+    monkeypatch.setattr(program, "POLL_S", 0.05)
     return file
 
 
@@ -301,7 +301,7 @@ def test_a_stall_seen_only_after_the_end_counts(tmp_path: Path, calls: Path) -> 
 def test_a_server_that_stalls_when_all_is_answered_did_its_work(
     tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speculators_cli, "POLL_S", 60)  # the end is seen first
+    monkeypatch.setattr(program, "POLL_S", 60)  # the end is seen first
     files = ask(tmp_path, "say")
     regenerate(files, stalled=lambda: "it died")
     assert answered(files[1]) == ["p0"]
