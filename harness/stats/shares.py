@@ -6,6 +6,8 @@ import math
 
 from scipy import special  # not scipy.stats, which takes half a second to import
 
+ALPHA = 0.001
+"""How often a pair of sides that differ by chance alone is said to differ. Policy."""
 _Z = 1.959964
 """Of a two-sided interval of 95 %."""
 
@@ -35,3 +37,38 @@ def mcnemar(lost: int, won: int) -> float:
     if min(lost, won) < 0:
         raise ValueError(f"{lost} lost and {won} won are no counts")
     return float(special.bdtrc(lost - 1, lost + won, 0.5)) if lost else 1.0
+
+
+def change_interval(lost: int, won: int, both: int, neither: int) -> tuple[float, float]:
+    """The 95 % interval of how much a share of the same n pairs changed: after less before.
+
+    Newcombe 1998 (Statistics in Medicine 17:2635), method 10: the Wilson intervals of the two shares, joined
+    with the correlation of the pairs, which is corrected for continuity where it is above 0.
+
+    Args:
+        lost: pairs that are good before alone.
+        won: pairs that are good after alone.
+        both: pairs that are good on both sides.
+        neither: pairs that are good on none.
+
+    Raises:
+        ValueError: a count is negative, or all are 0.
+    """
+    if min(lost, won, both, neither) < 0 or not (of := lost + won + both + neither):
+        raise ValueError(f"{lost} lost, {won} won, {both} and {neither} are no pairs")
+    shares, ends = [], []
+    for good in (both + won, both + lost):
+        low, high = wilson(good, of)
+        shares.append(good / of)
+        ends.append((good / of - low, high - good / of))
+    (below, above), (below_before, above_before) = ends
+    across = math.prod((both + won, of - both - won, both + lost, of - both - lost))
+    excess = float(both * neither - lost * won)
+    excess = max(excess - of / 2, 0.0) if excess > 0 else excess
+    phi = excess / math.sqrt(across) if across else 0.0
+    down, up = (
+        math.sqrt(max(0.0, a**2 - 2 * phi * a * b + b**2))
+        for a, b in ((below, above_before), (above, below_before))
+    )
+    change = shares[0] - shares[1]
+    return max(-1.0, change - down), min(1.0, change + up)

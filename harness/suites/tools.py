@@ -19,14 +19,12 @@ from harness.report import run_table
 from harness.report.run_table import Column, Values
 from harness.results.records import CellRecord
 from harness.run import Run
-from harness.stats.shares import mcnemar, wilson
+from harness.stats.shares import ALPHA, mcnemar, wilson
 from harness.suites.beside_none import first_flaw, measured_after_none, sparing, with_none
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import DASH, duration, number, share
 from harness.text.render import Piece
 
-ALPHA = 0.001
-"""How often a drafter that changes nothing is said to cost valid answers: as the lossless suite has it."""
 WORKLOAD = "tools"
 ANY_PARSER = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
 """A forced call is JSON that the engine itself reads, whichever parser is named."""

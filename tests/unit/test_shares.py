@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from harness.stats.shares import mcnemar, wilson
+from harness.stats.shares import change_interval, mcnemar, wilson
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,31 @@ def test_nothing_lost_is_no_loss() -> None:
     assert mcnemar(0, 0) == 1
     with pytest.raises(ValueError, match="no counts"):
         mcnemar(-1, 0)
+
+
+def test_the_interval_of_a_change_is_the_mirror_of_that_of_its_opposite() -> None:
+    low, high = change_interval(9, 2, 30, 19)
+    assert low < (2 - 9) / 60 < high
+    assert change_interval(2, 9, 30, 19) == pytest.approx((-high, -low))
+
+
+def test_of_pairs_that_all_agree_the_interval_is_around_no_change() -> None:
+    low, high = change_interval(0, 0, 6, 54)
+    assert low == pytest.approx(-high)
+    assert 0 < high < 0.1
+
+
+@pytest.mark.parametrize(("before", "flip"), [(0.1, 0.03), (0.1, 0.15), (0.5, 0.1), (0.9, 0.3)])
+def test_the_interval_of_a_change_holds_the_truth_as_often_as_it_says(before: float, flip: float) -> None:
+    rng, n, cells = np.random.default_rng(7), 60, 4000
+    # before: good; of the good so many become bad, of the bad as many become good
+    chances = [before * flip, (1 - before) * flip, before * (1 - flip), (1 - before) * (1 - flip)]
+    truth = chances[1] - chances[0]
+    ends = [change_interval(*map(int, counts)) for counts in rng.multinomial(n, chances, size=cells)]
+    assert sum(low <= truth <= high for low, high in ends) / cells > 0.93
+
+
+@pytest.mark.parametrize("counts", [(0, 0, 0, 0), (-1, 0, 2, 2)])
+def test_what_are_no_pairs_have_no_interval(counts: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="no pairs"):
+        change_interval(*counts)
