@@ -14,7 +14,7 @@ from typing import get_args
 
 from harness.errors import BadInput, DraftgateError
 from harness.judge.baselines import move_anchor
-from harness.judge.collect import Side, collect, of_drafter
+from harness.judge.collect import Side, by_variant, collect, of_drafter
 from harness.judge.compare import Comparison, compare
 from harness.report import dashboards, export
 from harness.report.compare_table import document
@@ -73,7 +73,7 @@ _MODULES = {
     "recipe": "print the vllm serve command that runs support, for each use",
     "report": "write runs into one HTML file that needs no network",
     "tune": "search for the best values of a drafter's or the engine's parameters",
-    "list": "list stacks, profiles, drafters, prompts or suites",
+    "list": "list stacks, profiles, drafters, variants, prompts or suites",
     "merge": "make one run of the runs that measured the shards of a plan",
     "import": "read what AIPerf, GuideLLM or vllm bench serve measured",
 }
@@ -131,7 +131,7 @@ def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentPa
     what += "One alone: its tables, as at the end of its run"
     add("paths", metavar="PATH", nargs="+", type=Path, help=what)
     across = (
-        "a field of the identity that may differ, like endpoint or quantization; "
+        "a field of the identity that may differ, like endpoint, quantization or variant (of one PATH too); "
         "then there is no verdict, unless the stack of the new run declares it its subject"
     )
     add("--across", metavar="FIELD", action="append", default=[], help=across)
@@ -213,7 +213,7 @@ def _give(text: str | bytes, form: str, options: argparse.Namespace) -> None:
 
 
 def _sides(options: argparse.Namespace) -> list[Side]:
-    """A side for each path; of one run two: the cells of one drafter, and those of another."""
+    """A side for each path; of one run two, of one drafter and of another, or one for each variant."""
     if stack := next((path for path in options.paths if path.suffix == ".toml" and path.is_file()), None):
         raise BadInput(
             f"{stack} is a stack and holds no results: run draftgate bench --stack FILE for each, and "
@@ -223,7 +223,7 @@ def _sides(options: argparse.Namespace) -> list[Side]:
         )
     sides = [collect(path) for path in options.paths]
     if not (options.old or options.new):
-        return sides
+        return by_variant(sides[0]) if len(sides) == 1 and "variant" in options.across else sides
     if not (options.old and options.new and len(sides) == 1):
         raise BadInput(
             "--old DRAFTER and --new DRAFTER go together, with one PATH that holds the cells of both",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import shlex
@@ -147,7 +148,8 @@ def stack_of(option: Callable[[str], Any], folder: Path) -> Stack:
 def _taken(stack: Stack) -> set[str]:
     """Names that no language can have beside."""
     ks = (f"k{k}" for drafter in stack.drafters.values() for k in drafter.k)
-    return {name.lower() for name in (*ENDPOINTS, *ks, *stack.workloads, *stack.drafters, *RESERVED)}
+    axes = [words for axis, words in stack.axes.items() if axis != "languages"]
+    return {name.lower() for name in (*ENDPOINTS, *ks, *itertools.chain(*axes), *RESERVED)}
 
 
 def _own(stack: Stack, workloads: Sequence[str], *, attached: bool) -> dict[str, OwnPrompts]:

@@ -17,7 +17,6 @@ from harness.engine.spelling import check
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.options import add_options, options_of, refuse_repeated, refuse_unwritable, stack_of
 from harness.provenance.hardware import VISIBLE
-from harness.results.names import thinking_word
 from harness.run import Run
 from harness.selection import (
     cannot_attach,
@@ -33,7 +32,7 @@ from harness.selection import (
 )
 from harness.suites import throughput
 from harness.suites.ending import ending, measured_all
-from harness.suites.selfcheck import MARKER, seconds_ahead
+from harness.suites.selfcheck import MARKER, checked, seconds_ahead
 from harness.text import render
 from harness.text.console import Outlet, end_like_ctrl_c, painted, settle_in, width_of
 from harness.text.numbers import duration
@@ -82,8 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker.get("draftgate_share"):
         os.environ[VISIBLE] = worker["draftgate_share"]
     sys.argv = worker.get("mainargv", sys.argv)  # a record keeps the command that the user gave
-    values = [*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters]
-    values += map(thinking_word, stack.thinking)
+    values = [word for words in stack.axes.values() for word in words]
     values += [language for own in run.options.own.values() for language in own.languages]
     values += [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k]
     for value in dict.fromkeys(values):
@@ -110,7 +108,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     asked = [c for c in cells if c.name.k or not drafting]
     metafunc.parametrize(
         "cell",
-        [pytest.param(c, id=str(c), marks=marks_of(c)) for c in asked or cells],
+        [pytest.param(c, id=str(c), marks=marks_of(c, options.stack)) for c in asked or cells],
         scope="session",
     )
 
@@ -202,7 +200,7 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not run.options.server_url:
         for spec in dict.fromkeys(cell.spec for _, cell in pairs):
             check(spec)
-    ahead_s = seconds_ahead(run) if pairs else 0
+    ahead_s = seconds_ahead(run, checked(cell for _, cell in pairs))
     shared = [cell for suite, cell in pairs if not suite.apart]
     lines = run.plan(shared, self_check_s=ahead_s, workers=config.stash.get(WORKERS, 1))
     if run.options.against and pairs and throughput.SUITE not in [suite for suite, _ in pairs]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,6 @@ from xdist.scheduler import LoadScopeScheduling
 
 from harness.config.cells import Cell, ServerSpec
 from harness.config.stack import Stack
-from harness.results.names import thinking_word
 from harness.suites.runner import Suite
 from harness.suites.selfcheck import MARKER
 from harness.text.validation import did_you_mean
@@ -23,9 +23,14 @@ _WORD = re.compile(r"[\w.+-]+")
 _NO_DRAFTER = "stack {stack} has no drafter but none, and this suite asks about drafters: add [drafters.NAME]"
 
 
-def marks_of(cell: Cell) -> list[pytest.MarkDecorator]:
+def words_of(cell: Cell, stack: Stack) -> set[str]:
+    """Its value on each axis that the stack has; in names nothing says `base`."""
+    return {*cell.name.words, *([cell.name.variant] if "variants" in stack.axes else [])}
+
+
+def marks_of(cell: Cell, stack: Stack) -> list[pytest.MarkDecorator]:
     """A marker for each axis value, so that -m is exact."""
-    return [getattr(pytest.mark, value) for value in cell.name.words]
+    return [getattr(pytest.mark, word) for word in sorted(words_of(cell, stack))]
 
 
 def cell_of(item: pytest.Item) -> Cell | None:
@@ -144,8 +149,7 @@ def cannot_attach(items: Iterable[pytest.Item]) -> str:
 def loose_words(keyword: str, items: Iterable[pytest.Item], stack: Stack) -> list[str]:
     """What to say where -k, which matches any part of a path or name, selected more than its words mean."""
     ks = {f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k}
-    thinking = map(thinking_word, stack.thinking)
-    values = {*stack.endpoints, *stack.languages, *stack.workloads, *stack.drafters, *thinking, *ks}
+    values = {*itertools.chain(*stack.axes.values()), *ks}
     words = [word for word in dict.fromkeys(_WORD.findall(keyword)) if word in values]
     if not words:
         return []
@@ -170,13 +174,7 @@ def loose_words(keyword: str, items: Iterable[pytest.Item], stack: Stack) -> lis
 
 def no_cell_matches(named: str, stack: Stack) -> str:
     """What to say where -k or -m left nothing: the values there are to choose from."""
-    axes = {
-        "endpoints": stack.endpoints,
-        "languages": stack.languages,
-        "workloads": stack.workloads,
-        "drafters": tuple(stack.drafters),
-        **({"thinking": tuple(map(thinking_word, stack.thinking))} if stack.thinking else {}),
-    }
+    axes = stack.axes
     there = "; ".join(f"{axis} {', '.join(values)}" for axis, values in axes.items())
     known = [value for values in axes.values() for value in values]
     words = [word for word in _WORD.findall(named) if word not in {*known, "and", "or", "not"}]

@@ -18,7 +18,7 @@ from harness.results.shards import Case, Plan, Shard, Unit, divided, named
 from harness.run import Run
 from harness.selection import cell_of, suite_of
 from harness.suites.runner import Suite
-from harness.suites.selfcheck import seconds_ahead
+from harness.suites.selfcheck import checked, seconds_ahead
 
 
 @pytest.hookimpl(trylast=True)
@@ -81,7 +81,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def _plan(run: Run, cases: Sequence[tuple[str, Suite, Cell]], *, count: int) -> Plan:
     engine = run.options.stack.engine
-    ahead_s = seconds_ahead(run)
+    ahead_s = seconds_ahead(run, checked(cell for *_, cell in cases))
     shards = []
     all_units = _units(run, cases)
     for number, units in enumerate(divided(all_units, count or len(all_units))):

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 
 from harness.config.engine_arguments import check_arguments
-from harness.config.stack import Engine, Target
 from harness.config.toml import Document, Reference, Table, too_deep
+from harness.config.variants import Engine, Target
 from harness.errors import BadInput
 from harness.results.records import MOST_K
 
@@ -263,7 +263,7 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
             raise BadInput(f"--set {change[:80]}: nested too deeply to be a recipe", code="damaged-file")
     recipe = document.model(Recipe)
     temperatures_of(recipe.responses.temperatures)
-    check_arguments(recipe.engine.args, {}, document)
+    check_arguments(("engine", "args"), recipe.engine.args, document)
     try:
         _check_plain(recipe)
     except (ValueError, TypeError) as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from harness.commands import ceiling
-from harness.config.cells import server_spec
+from harness.config.cells import specs_of
 from harness.config.prompts import load_prompts
 from harness.config.shipped import DATA, EMBEDDED
 from harness.config.stack import Stack, default_stack, find_stack, load_stack
@@ -26,6 +26,7 @@ from harness.engine.spelling import check_names
 from harness.errors import BadInput, DraftgateError, ServerFailed
 from harness.provenance.hardware import environment
 from harness.provenance.record import folder_of, weights_hash
+from harness.results.names import BASE
 from harness.suites.known_answers import Result
 from harness.suites.selfcheck import SHORT, ensure
 from harness.text.arguments import Switch
@@ -101,7 +102,8 @@ def checks(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[
     here = environment()
     gpus = ", ".join(str(gpu.name) for gpu in here.gpus) or "no GPU"
     yield Line("ok", "machine", f"{here.cpu}, {here.threads} threads, {gpus}")
-    yield Line("ok", "stack", f"{stack.name}: {', '.join(stack.drafters)}")
+    more = "".join(f"; {a} {', '.join(stack.axes[a])}" for a in ("variants", "references") if a in stack.axes)
+    yield Line("ok", "stack", f"{stack.name}: {', '.join(stack.drafters)}{more}")
     yield from (_disk(name, folder) for name, folder in (("results", results), ("cache", cache_folder())))
     yield _checked("port", lambda: _port(stack.engine.port))
     python = stack.engine.python or sys.executable
@@ -114,17 +116,22 @@ def checks(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[
         how = "in each response" if facts.per_request else "by counters alone, at concurrency 1"
         yield Line("ok", "engine", f"{facts.package} {facts.version}; it reports acceptance {how}")
         yield from _names(stack, facts)
-    models = [(name, drafter.model) for name, drafter in stack.drafters.items()]
-    for name, model in [("target", stack.target.model), *models]:
-        if model not in (None, "target"):
-            yield _checked(name, functools.partial(_model, str(model), python))
+    models = [("target", stack.target.model)]
+    models += [(name, str(drafter.model)) for name, drafter in stack.drafters.items() if drafter.model]
+    models += [(name, variant.model) for name, variant in stack.setups.items() if variant.model]
+    for name, model in models:
+        if model != "target":
+            yield _checked(name, functools.partial(_model, model, python))
     if stack.thinking:
         yield _checked("thinking", lambda: _thinking(stack, python))
     if facts is None:
         yield Line("—", "self-check", "not without an engine")
         return
     yield _checked("known faults", lambda: _faults(python))
-    yield from _self_check(stack, self_check=self_check)
+    for name in (BASE, *stack.variants):
+        of = "" if name == BASE else f"{name}: "
+        for line in _self_check(stack.varied(name), self_check=self_check):
+            yield line._replace(text=of + line.text)
 
 
 def _disk(name: str, folder: Path) -> Line:
@@ -153,11 +160,14 @@ def _port(port: int | None) -> tuple[Mark, str]:
 
 
 def _names(stack: Stack, facts: EngineFacts) -> Iterator[Line]:
-    for drafter in stack.drafters.values():
+    """What the engine does not know of a stack, each once, though each of its servers would have it."""
+    said = {}
+    for spec in specs_of(stack):
         try:
-            check_names(server_spec(stack, drafter, drafter.k[0]), facts)
+            check_names(spec, facts)
         except BadInput as error:
-            yield Line("bad", "stack", error.shown)
+            said[error.shown] = Line("bad", "stack", error.shown)
+    yield from said.values()
 
 
 def _model(reference: str, python: str) -> tuple[Mark, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 from collections.abc import Callable, Iterator
 
 from harness.config.prompt_files import read
@@ -11,8 +12,9 @@ from harness.config.shipped import DATA, SUITES
 from harness.config.stack import default_stack, find_stack, load_stack
 from harness.config.toml import Document
 from harness.results.files import json_lines
+from harness.results.names import BASE, REFERENCE
 from harness.text.console import show
-from harness.text.redaction import without_home
+from harness.text.redaction import without_home, without_secrets
 from harness.text.render import text_table
 
 _Rows = Iterator[tuple[str, ...]]
@@ -21,7 +23,7 @@ _Rows = Iterator[tuple[str, ...]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command's parser its options, and the function that runs it."""
     parser.description = (
-        "List what can be named: stacks, or a stack's profiles, drafters and prompts; suites."
+        "List what can be named: stacks, or a stack's profiles, drafters, variants and prompts; suites."
     )
     parser.add_argument("what", choices=_LISTS, help=", ".join(_LISTS))
     parser.add_argument("--stack", metavar="NAME|PATH", default=default_stack(), help="whose (%(default)s)")
@@ -67,6 +69,15 @@ def _drafters(stack: str) -> _Rows:
         yield drafter.name, drafter.method or "drafts nothing", ks, model, when
 
 
+def _variants(stack: str) -> _Rows:
+    loaded = load_stack(find_stack(stack, DATA / "stacks"))
+    yield BASE, "the stack as it stands"
+    for name, variant in loaded.setups.items():
+        changes = without_secrets(variant.changes).items()
+        said = "; ".join(f"{key} {json.dumps(value, default=str)}" for key, value in changes)
+        yield f"{name} {REFERENCE}" if name in loaded.references else name, without_home(said)
+
+
 def _prompts(stack: str) -> _Rows:
     for path in sorted((DATA / "prompts").glob("*/*.jsonl")):
         yield path.parent.name, path.stem, str(sum(1 for _ in json_lines(path)))
@@ -85,6 +96,7 @@ _LISTS: dict[str, tuple[tuple[str, ...], Callable[[str], _Rows]]] = {
     "stacks": (("stack", "target", "drafters", "about"), _stacks),
     "profiles": (("profile", "prompts x tokens", "T", "concurrency", "cache", "workload"), _profiles),
     "drafters": (("drafter", "method", "k", "model", "measured"), _drafters),
+    "variants": (("variant", "changes"), _variants),
     "prompts": (("workload", "language", "prompts"), _prompts),
     "suites": (("suite", "question"), _suites),
 }

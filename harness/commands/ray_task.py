@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness.commands.bench import command_line
-from harness.config.stack import Engine
+from harness.config.variants import Engine
 from harness.engine.process import start, stop
 from harness.provenance.hardware import VISIBLE, environment
 from harness.provenance.record import our_version

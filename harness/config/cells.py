@@ -8,11 +8,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from itertools import product
+from pathlib import Path
 from typing import Any, Protocol
 
 from harness.config.prompt_files import OwnPrompts
-from harness.config.stack import NO_DRAFTER, Drafter, Engine, Profile, Stack, Target
-from harness.results.names import Thinking
+from harness.config.stack import NO_DRAFTER, NONE, Drafter, Profile, Stack
+from harness.config.variants import Engine, Target
+from harness.results.names import BASE
 from harness.results.records import CellName
 
 
@@ -36,11 +38,17 @@ class ServerSpec:
     request_timeout_s: float
     fork: bool | None = None
     """Start it as a fork; None does so on a CPU engine."""
+    variant: str = BASE
+    """Of the stack, or one of its references: each has servers of its own."""
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What that changes, by key; values are JSON's."""
+    source: Path | None = None
+    """The file of the stack, for messages."""
 
     @functools.cached_property
     def key(self) -> str:
         """A short hash of all fields: the server's name in xdist groups."""
-        fields = {**vars(self), "target": self.target.model_dump()}
+        fields = {**vars(self), "target": self.target.model_dump(), "source": None}
         return hashlib.sha256(canonical(fields).encode()).hexdigest()[:12]
 
     def __eq__(self, other: object) -> bool:
@@ -52,8 +60,9 @@ class ServerSpec:
 
     @property
     def label(self) -> str:
-        """What a reader calls it: `ngram-k4`, `none`."""
-        return f"{self.drafter}-k{self.k}" if self.k else self.drafter
+        """What a reader calls it: `ngram-k4`, `none`, `short-none`."""
+        of = "" if self.variant == BASE else f"{self.variant}-"
+        return of + (f"{self.drafter}-k{self.k}" if self.k else self.drafter)
 
 
 class FixedLength(Profile):
@@ -120,11 +129,19 @@ def server_spec(setup: Setup, drafter: Drafter, k: int, *, prefix_cache: bool = 
     )
 
 
-def without_drafts(cell: Cell, setup: Setup) -> Cell:
+def without_drafts(cell: Cell) -> Cell:
     """The cell of `none` in the same place, measured alike."""
     name = cell.name.model_copy(update={"drafter": NO_DRAFTER.name, "k": 0})
-    spec = server_spec(setup, NO_DRAFTER, 0, prefix_cache=cell.profile.cache != "off")
+    spec = dataclasses.replace(cell.spec, drafter=NO_DRAFTER.name, k=0, speculative=None)
     return dataclasses.replace(cell, name=name, spec=spec)
+
+
+def with_k(cell: Cell, k: int) -> Cell:
+    """The cell of the same drafter with another k, which the stack need not have."""
+    spec = cell.spec
+    speculative = {**(spec.speculative or {}), "num_speculative_tokens": k}
+    name = cell.name.model_copy(update={"k": k})
+    return dataclasses.replace(cell, name=name, spec=dataclasses.replace(spec, k=k, speculative=speculative))
 
 
 def _in_order(value: Any) -> Any:
@@ -140,7 +157,7 @@ def cells_of(
     workloads: tuple[str, ...],
     own: Mapping[str, OwnPrompts] | None = None,
 ) -> Iterator[Cell]:
-    """Every cell of a stack, drafter by drafter so that those of one server stand together.
+    """Every cell of a stack, server by server: of each variant all drafters, then the references.
 
     Args:
         stack: whose.
@@ -153,21 +170,42 @@ def cells_of(
     places = [
         place for workload in workloads for place in _places(stack, workload, (own or {}).get(workload))
     ]
-    for drafter in stack.drafters.values():
-        for k in drafter.k:
-            spec = server_spec(stack, drafter, k, prefix_cache=profile.cache != "off")
-            for place, thinking in places:
-                name = CellName(**place, drafter=drafter.name, k=k, thinking=thinking)
-                yield Cell(
-                    name=name, spec=spec, profile_name=profile_name, profile=profile, subject=stack.subject
-                )
+    for spec in specs_of(stack, prefix_cache=profile.cache != "off"):
+        for place in places:
+            name = place.model_copy(
+                update={
+                    "variant": spec.variant,
+                    "reference": spec.variant in stack.references,
+                    "drafter": spec.drafter,
+                    "k": spec.k,
+                }
+            )
+            yield Cell(
+                name=name, spec=spec, profile_name=profile_name, profile=profile, subject=stack.subject
+            )
 
 
-def _places(
-    stack: Stack, workload: str, own: OwnPrompts | None
-) -> Iterator[tuple[dict[str, str], Thinking | None]]:
-    """Endpoint, language and workload of each place where a drafter is measured, and thinking."""
+def specs_of(stack: Stack, *, prefix_cache: bool = True) -> Iterator[ServerSpec]:
+    """Every server of a stack: of each variant all drafters, and each reference without one."""
+    for variant in (BASE, *stack.variants, *stack.references):
+        setup, changed = stack.varied(variant), stack.setups.get(variant)
+        for drafter in (NO_DRAFTER,) if variant in stack.references else stack.drafters.values():
+            for k in drafter.k:
+                spec = server_spec(setup, drafter, k, prefix_cache=prefix_cache)
+                changes = _in_order(changed.changes if changed else {})
+                yield dataclasses.replace(spec, variant=variant, changes=changes, source=stack.source)
+
+
+def _places(stack: Stack, workload: str, own: OwnPrompts | None) -> Iterator[CellName]:
+    """The cells of `none`: one for each endpoint and language, and over chat for each way to think."""
     for endpoint, language in product(stack.endpoints, own.languages if own else stack.languages):
         if endpoint == "chat" or own is None or own.are_texts(language):
             for thinking in (stack.thinking if endpoint == "chat" else ()) or (None,):
-                yield {"endpoint": endpoint, "language": language, "workload": workload}, thinking
+                yield CellName(
+                    endpoint=endpoint,
+                    language=language,
+                    workload=workload,
+                    thinking=thinking,
+                    drafter=NONE,
+                    k=0,
+                )

@@ -30,14 +30,12 @@ def parses_calls(args: Mapping[str, Any]) -> bool:
     return "tool_call_parser" in {name.replace("-", "_") for name in args}
 
 
-def check_arguments(
-    args: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]], document: Document
-) -> None:
+def check_arguments(loc: tuple[str, ...], args: Mapping[str, Any], document: Document) -> None:
     """All of it must be JSON, and no argument may have a key of its own in the stack.
 
     Args:
-        args: of `[engine.args]`.
-        settings: of each drafter, by its name.
+        loc: the key of their table.
+        args: arguments of vLLM.
         document: in which they stand.
 
     Raises:
@@ -48,15 +46,22 @@ def check_arguments(
         other = spelled.setdefault(name.replace("-", "_"), name)
         if other != name:
             what = f"{other} and {name} are one argument of vLLM, which stands there twice"
-            raise document.wrong(("engine", "args", name), what, code="stack-argument")
+            raise document.wrong((*loc, name), what, code="stack-argument")
         if why := why_refused(name):
             what = f"{name} is not given here: {why}"
-            raise document.wrong(("engine", "args", name), what, code="stack-argument")
-    tables = {("engine", "args"): args, **{("drafters", name): of for name, of in settings.items()}}
-    for loc, values in tables.items():
-        for name, value in values.items():
-            try:
-                json.dumps(value, allow_nan=False)
-            except (TypeError, ValueError, RecursionError):
-                what = f"a value of type {type(value).__name__} cannot be given to vLLM (it takes JSON)"
-                raise document.wrong((*loc, name), what, code="stack-value") from None
+            raise document.wrong((*loc, name), what, code="stack-argument")
+    check_json(loc, args, document)
+
+
+def check_json(loc: tuple[str, ...], values: Mapping[str, Any], document: Document) -> None:
+    """Check that each value of a table is JSON.
+
+    Raises:
+        BadInput: with file, line and key.
+    """
+    for name, value in values.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            what = f"a value of type {type(value).__name__} cannot be given to vLLM (it takes JSON)"
+            raise document.wrong((*loc, name), what, code="stack-value") from None

@@ -20,9 +20,11 @@ from harness.config.engine_arguments import why_refused
 from harness.config.parameter import Parameter
 from harness.config.prompt_files import OwnPrompts, read
 from harness.config.shipped import DATA
-from harness.config.stack import NONE, Drafter, Engine, Profile, Stack, find_stack, load_stack
+from harness.config.stack import NONE, Drafter, Profile, Stack, find_stack, load_stack
 from harness.config.toml import Document, Table
+from harness.config.variants import Engine
 from harness.errors import BadInput
+from harness.results.names import BASE
 from harness.results.records import MOST_K
 from harness.stats.paired import MIN_PROMPTS
 from harness.text.validation import did_you_mean, first_fault
@@ -295,7 +297,7 @@ class Search:
             workloads=(self.place["workload"],),
             own=self.own,
         )
-        wanted = {**self.place, "drafter": self.space.drafter}
+        wanted = {**self.place, "variant": BASE, "drafter": self.space.drafter}
         return itertools.filterfalse(
             lambda cell: any(getattr(cell.name, axis) != value for axis, value in wanted.items()), cells
         )

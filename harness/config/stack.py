@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from harness.config.engine_arguments import check_arguments
+from harness.config.engine_arguments import check_arguments, check_json
 from harness.config.prompt_files import Source
-from harness.config.toml import Document, Program, Reference, Table
+from harness.config.toml import Document, Reference, Table
+from harness.config.variants import Engine, Target, Variant, check_variant
 from harness.errors import BadInput
-from harness.results.names import Thinking, thinking_word
+from harness.results.names import BASE, Thinking, thinking_word
 from harness.results.records import MOST_K
 from harness.text.validation import did_you_mean, near_path
 
@@ -34,37 +34,6 @@ RESERVED = frozenset(
     | {"skip", "skipif", "xfail", "parametrize", "usefixtures", "filterwarnings"}
 )
 """Names that mean something else to pytest: each value of an axis becomes a marker."""
-
-
-class Target(Table):
-    """The model whose output is wanted."""
-
-    model: Reference
-    """A folder, a hub id, or `embedded:NAME`."""
-    revision: str | None = None
-    tokenizer: Reference | None = None
-    dtype: str = "auto"
-    quantization: str | None = None
-    served_name: str | None = None
-    trust_remote_code: bool = False
-    thinking_key: str = "enable_thinking"
-    """What its chat template calls the switch that lets it think."""
-
-
-class Engine(Table):
-    """How to start vLLM: its own arguments by their names, and its environment."""
-
-    python: Program | None = None
-    """The interpreter that has vLLM; draftgate's own when not given."""
-    port: int | None = Field(default=None, ge=1, le=65535)
-    """A free one when not given."""
-    args: dict[str, Any] = Field(default_factory=dict)
-    env: dict[str, str] = Field(default_factory=dict)
-    fork: bool | None = None
-    """Fork each server off a process that has imported vLLM once; on a CPU engine when not given."""
-    start_timeout_s: float = Field(default=900, gt=0)
-    request_timeout_s: float = Field(default=300, gt=0)
-    """How long a server may send nothing of an answer; the whole of it may take longer."""
 
 
 class Sampling(Table):
@@ -144,6 +113,9 @@ class Stack(Table):
     """Whose prompts are shipped, and then the names of `prompts`."""
     thinking: tuple[Thinking, ...] = ()
     """Over chat: whether the target may think before it answers. Empty: its template is told nothing."""
+    variants: dict[str, Variant] = Field(default_factory=dict)
+    references: dict[str, Variant] = Field(default_factory=dict)
+    """Other targets, measured without a drafter to stand beside."""
     prompts: dict[str, Source] = Field(default_factory=dict)
     """The user's own, by their workload."""
     subject: tuple[str, ...] = ()
@@ -151,6 +123,7 @@ class Stack(Table):
     start_seconds: float = Field(default=60, ge=0)
     tokens_per_second: float = Field(default=50, gt=0)
     """Of the plan: guesses, for where the stack was not measured yet."""
+    _source: Path | None = PrivateAttr(None)
 
     @model_validator(mode="before")
     @classmethod
@@ -175,6 +148,32 @@ class Stack(Table):
             if isinstance(table, dict) and "name" in table:
                 raise ValueError(f"drafter {name!r} sets name; its name is that of its table")
         return {name: t | {"name": name} if isinstance(t, dict) else t for name, t in tables.items()}
+
+    @property
+    def source(self) -> Path | None:
+        """The file that it was read from."""
+        return self._source
+
+    @property
+    def setups(self) -> dict[str, Variant]:
+        """Its variants, then its references."""
+        return self.variants | self.references
+
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """By axis the words of -k and -m, but for k and the languages of the user's own prompts."""
+        found = {"endpoints": self.endpoints, "languages": self.languages, "workloads": self.workloads}
+        found |= {"thinking": tuple(map(thinking_word, self.thinking)), "drafters": tuple(self.drafters)}
+        variants = (BASE, *self.variants) if self.setups else ()
+        found |= {"variants": variants, "references": tuple(self.references)}
+        return {axis: words for axis, words in found.items() if words}
+
+    def varied(self, name: str) -> Stack:
+        """The stack as one of its variants or references has it."""
+        if name == BASE:
+            return self
+        target, engine = self.setups[name].applied(self.target, self.engine)
+        return self.model_copy(update={"target": target, "engine": engine})
 
     def workload_of(self, profile: str) -> str:
         """Whose prompts a profile asks; the stack's first, where a built-in profile's is none of its own."""
@@ -216,6 +215,7 @@ def load_stack(path: Path) -> Stack:
     document = Document(path)
     stack = document.model(Stack)
     _check(stack, document)
+    stack._source = path  # noqa: SLF001 - it is no key of the file
     return stack
 
 
@@ -234,8 +234,12 @@ def _check(stack: Stack, document: Document) -> None:
     _check_axes(stack, document)
     _check_endpoints(stack, document)
     _check_profiles(stack, document)
-    settings = {name: drafter.settings for name, drafter in stack.drafters.items()}
-    check_arguments(stack.engine.args, settings, document)
+    check_arguments(("engine", "args"), stack.engine.args, document)
+    for name, drafter in stack.drafters.items():
+        check_json(("drafters", name), drafter.settings, document)
+    for table in ("variants", "references"):
+        for name, variant in getattr(stack, table).items():
+            check_variant((table, name), variant, document)
     if "\\u0000" in json.dumps(stack.model_dump(mode="json"), default=str):
         raise document.wrong((), "a text in it holds a NUL, which no command line can", code="stack-value")
     for drafter in stack.drafters.values():
@@ -243,9 +247,9 @@ def _check(stack: Stack, document: Document) -> None:
 
 
 def _named(stack: Stack) -> list[tuple[_Loc, str]]:
-    """Key and name of each drafter, workload and language."""
-    tables: dict[str, Iterable[str]] = {"drafters": stack.drafters, "prompts": stack.prompts}
-    named: list[tuple[_Loc, str]] = [((table, name), name) for table, of in tables.items() for name in of]
+    """Key and name of each drafter, variant, reference, workload and language."""
+    tables = ("drafters", "prompts", "variants", "references")
+    named: list[tuple[_Loc, str]] = [((of, name), name) for of in tables for name in getattr(stack, of)]
     axes = {"workloads": stack.workloads, "languages": stack.languages}
     return named + [((axis,), name) for axis, of in axes.items() for name in of if name not in stack.prompts]
 
@@ -273,13 +277,15 @@ def _check_axes(stack: Stack, document: Document) -> None:
             raise document.wrong((axis,), f"{twice[0]!r} stands there twice", code="stack-name")
     ks = [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k > 0]
     taken = dict.fromkeys((*ENDPOINTS, *map(thinking_word, stack.thinking), *ks), "")
+    taken |= {BASE: ""} if stack.setups else {}
     for loc, name in _named(stack):
         if name.lower() in taken:  # file names of a cell may be told apart by nothing else
             what = f"{name!r} is the name of another axis' value too, so that -m {name} would select both"
             raise document.wrong(loc, f"{what}; rename it", code="stack-name")
         taken[name.lower()] = name
-    places = product(stack.languages, stack.workloads, stack.drafters)
-    name, times = Counter("-".join(parts).lower() for parts in places).most_common(1)[0]
+    places = product(stack.languages, stack.workloads, ("", *stack.setups), stack.drafters)
+    cells = Counter("-".join(filter(None, parts)).lower() for parts in places)
+    name, times = cells.most_common(1)[0]
     if times > 1:
         raise document.wrong(("drafters",), f"{name} would name two cells; rename a part", code="stack-name")
 

@@ -153,7 +153,7 @@ def position(text: str, key: tuple[str, ...]) -> str:
         shared = 0
         while shared < min(len(path), len(key)) and path[shared] == key[shared]:
             shared += 1
-        if shared == len(path) and shared > best:
+        if shared in (len(path), len(key)) and shared > best:
             best, best_line = shared, number
     name = f"key {'.'.join(key)}" if key else "the file"
     return f"line {best_line}, {name}" if best_line else name

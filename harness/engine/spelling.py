@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness.config.cells import ServerSpec
+from harness.config.toml import Document
 from harness.engine.facts import EngineFacts, engine_facts, options
 from harness.engine.models import check_reference
 from harness.engine.offers import verification_of
@@ -76,7 +77,29 @@ def check_names(spec: ServerSpec, facts: EngineFacts) -> None:
     if facts.verification and (way := verification_of(drafter)):
         _known(facts, f"{whose}: a way to verify drafts", [way], facts.verification)
     if facts.arguments >= _ALWAYS:
-        _known(facts, f"stack {spec.stack}, engine.args:", spec.args, facts.arguments)
+        try:
+            _known(facts, f"stack {spec.stack}, engine.args:", spec.args, facts.arguments)
+        except UnknownToEngine as error:
+            raise _placed(spec, error) from None
+
+
+class UnknownToEngine(BadInput):
+    """The engine does not know a word."""
+
+    def __init__(self, what: str, word: str, why: str) -> None:
+        super().__init__(f"{what} {word!r}: {why}", code="unknown-to-engine")
+        self.word, self.why = word, why
+
+
+def _placed(spec: ServerSpec, error: UnknownToEngine) -> BadInput:
+    """The same of an argument, with the file and the line where it stands, if that is known."""
+    if spec.source is None:
+        return error
+    document, table = Document(spec.source), ("engine", "args")
+    for name in ("variants", "references"):
+        if error.word in document.tables.get(name, {}).get(spec.variant, {}):
+            table = (name, spec.variant)
+    return document.wrong((*table, error.word), error.why, code="unknown-to-engine")
 
 
 def _known(facts: EngineFacts, what: str, words: Iterable[str], known: frozenset[str]) -> None:
@@ -84,7 +107,7 @@ def _known(facts: EngineFacts, what: str, words: Iterable[str], known: frozenset
         name = word.replace("-", "_").split(".")[0]
         if not {word, name, name.removeprefix("no_")} & known:
             engine = f"{facts.package} {facts.version} does not know it"
-            raise BadInput(f"{what} {word!r}: {engine}{did_you_mean(word, known)}", code="unknown-to-engine")
+            raise UnknownToEngine(what, word, engine + did_you_mean(word, known))
 
 
 def serve_command(identity: Identity, subject: Subject) -> str:

@@ -17,10 +17,11 @@ from harness.judge.pairing import drafting
 from harness.judge.speedup import SpeedRecord
 from harness.results.conditions import Environment
 from harness.results.description import Description
+from harness.results.names import BASE
 from harness.results.records import RUN_FILE, SCHEMA, CellName, CellRecord, RunRecord, load
 from harness.text.validation import did_you_mean, near_path
 
-_AXES = ("endpoint", "language", "workload", "thinking")
+AXES = ("endpoint", "language", "workload", "thinking", "variant")
 """What two cells may be compared across."""
 _FEW = 8
 """Cells named in a message; the rest are counted."""
@@ -45,10 +46,11 @@ class Entry:
 
     @property
     def order(self) -> tuple[Hashable, ...]:
-        """`none` first, then by name, k as a number."""
+        """By name, k as a number; `none` before what drafts, the stack as it stands before its variants."""
         c = self.cell
-        where = (self.stack, self.device, self.profile, self.suite)
-        return (*where, c.endpoint, c.language, c.workload, c.thinking or "", bool(c.k), c.drafter, c.k)
+        where = (c.reference, self.stack, self.device, self.profile, self.suite)
+        place = (c.endpoint, c.language, c.workload, c.thinking or "", c.variant != BASE, c.variant)
+        return (*where, *place, bool(c.k), c.drafter, c.k)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,6 +157,25 @@ def of_drafter(side: Side, drafter: str) -> Side:
     return dataclasses.replace(side, name=drafter, entries=own)
 
 
+def by_variant(side: Side) -> list[Side]:
+    """A side for each variant, the stack as it stands first; the first has the references too.
+
+    Raises:
+        BadInput: the side has cells of one variant alone.
+    """
+    found: dict[str, list[Entry]] = {}
+    for entry in sorted(side.entries, key=lambda e: (e.cell.reference, e.cell.variant != BASE)):
+        of = next(iter(found), BASE) if entry.cell.reference else entry.cell.variant
+        found.setdefault(of, []).append(entry)
+    if len(found) < 2:  # noqa: PLR2004
+        what = f"{side.path} has cells of one variant ({', '.join(found)}), and --across variant compares several"
+        raise BadInput(f"{what}: add [variants.NAME] to the stack and run it", code="no-cells")
+    return [
+        dataclasses.replace(side, name=name, entries=tuple(entries), notes=() if number else side.notes)
+        for number, (name, entries) in enumerate(found.items())
+    ]
+
+
 def _may_be_cell(file: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
     other = file.name == RUN_FILE or file.name.endswith(ANCHOR) or file.parent.name == "servers"
@@ -222,7 +243,8 @@ def match(base: Side, new: Side, *, across: Collection[str] = ()) -> Matches:  #
     """
     if base.single and new.single:
         return Matches(pairs=((base.entries[0], new.entries[0]),), base_only=(), new_only=())
-    left, right = ({e.path: e for e in side.entries} for side in (base, new))
+    all_base, all_new = ([e for e in side.entries if not e.cell.reference] for side in (base, new))
+    left, right = ({e.path: e for e in entries} for entries in (all_base, all_new))
     pairs: list[tuple[Entry, Entry]] = []
 
     def join(old: Iterable[Entry], other: Iterable[Entry], key: _Key) -> None:
@@ -235,14 +257,14 @@ def match(base: Side, new: Side, *, across: Collection[str] = ()) -> Matches:  #
     for key in _levels(lambda e: e.cell):
         join(list(left.values()), list(right.values()), key)
     _refuse_ambiguous(base, new, left.values(), right.values())
-    axes = sorted(set(across) & set(_AXES))
+    axes = sorted(set(across) & set(AXES))
     if axes:
         for key in _levels(lambda e: str(_without(e.cell, axes))):
             join(list(left.values()), list(right.values()), key)
     for key in _levels(lambda e: (_without(e.cell, axes).place, e.cell.k)) if _one_each(base, new) else ():
         join(list(left.values()), list(right.values()), key)
     for key in _levels(lambda e: _without(e.cell, axes).place):
-        join(_drafting(base.entries, key), _drafting(new.entries, key), key)
+        join(_drafting(all_base, key), _drafting(all_new, key), key)
     if not pairs:
         raise BadInput(_nothing_in_common(base, new), code="no-cells")
     return Matches(
@@ -303,7 +325,7 @@ def _refuse_ambiguous(base: Side, new: Side, left: Iterable[Entry], right: Itera
 
 def _nothing_in_common(base: Side, new: Side) -> str:
     hints = []
-    for axis in _AXES:
+    for axis in AXES:
         ours, theirs = (sorted({str(getattr(e.cell, axis)) for e in side.entries}) for side in (base, new))
         if not set(ours) & set(theirs):
             hints.append(

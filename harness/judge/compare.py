@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from harness.config.stack import NONE
 from harness.errors import BadInput
 from harness.judge.baselines import reserve_of
-from harness.judge.collect import Entry, Side, match, names_of
+from harness.judge.collect import AXES, Entry, Side, match, names_of
 from harness.judge.confirmation import confirmed
 from harness.judge.footnotes import (
     as_subject,
@@ -153,7 +153,8 @@ class Comparison:
         Open is a cell that only one side has, unless `partial`, and an inconclusive one where `strict`.
         """
         kinds = {a.verdict.kind for row in self.rows for a in row.others if a}
-        if "invalid" in kinds or any(row.figures.invalid for row in self.rows):
+        judged = [row.figures for row in self.rows if not row.figures.entry.cell.reference]
+        if "invalid" in kinds or any(figures.invalid for figures in judged):
             return 2
         left_out = any(self.one_sided) and not partial
         if not self.judged:
@@ -171,12 +172,14 @@ def compare(sides: Sequence[Side], *, across: Collection[str] = ()) -> Compariso
     base, others = sides[0], sides[1:]
     matches = [match(base, other, across=across) for other in others]
     partners = [dict(m.pairs) for m in matches]
-    jobs = [(entry, *(partner.get(entry) for partner in partners)) for entry in base.entries]
+    jobs: list[_Job] = [(entry, *(partner.get(entry) for partner in partners)) for entry in base.entries]
     conditions: list[dict[str, dict[str, None]]] = [{} for _ in sides]
     rows = []
-    for row, met in _rows([job for job in jobs if any(job[1:]) or not others], across):
+    shown = [job for job in jobs if any(job[1:]) or not others or job[0].cell.reference]
+    for row, met in _rows(shown, across):
         rows.append(row)
-        for column, values in zip(conditions, met, strict=True):
+        beside = row.figures.entry.cell.reference
+        for column, values in zip(conditions, [] if beside else met, strict=not beside):
             for name, value in values.items():
                 column.setdefault(name, {})[value] = None
     notes = [f"{side.name}: {note}" for side in sides for note in side.notes]
@@ -200,7 +203,7 @@ def compare(sides: Sequence[Side], *, across: Collection[str] = ()) -> Compariso
 
 
 _UNKNOWN = "where no file says which machine it was"
-_Job = tuple[Entry | None, ...]
+_Job = tuple[Entry, *tuple[Entry | None, ...]]
 """A cell of the first side, and its partner on each other side."""
 _Read = tuple[Row, list[dict[str, str]]]
 """A row, and for each side the conditions of its cell."""
@@ -222,7 +225,6 @@ def _rows(jobs: Sequence[_Job], across: Collection[str]) -> Iterator[_Read]:
 
 def _row(job: _Job, *, across: Collection[str]) -> _Read:
     entry, *partners = job
-    assert entry  # noqa: S101 - the first side has a cell in every row
     base = _Cell(entry, across)
     others: list[CellComparison | None] = []
     met = [conditions_of(base.record, across)]
@@ -245,7 +247,7 @@ class _Cell:
 
 def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellComparison:
     old, new = base.record, other.record
-    known = {*old.identity.as_given(), *new.identity.as_given()}
+    known = {*AXES, *old.identity.as_given(), *new.identity.as_given()}
     for field in across:
         if field not in known:
             raise BadInput(
@@ -272,11 +274,7 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
     elif verdict.primary and all(all(one) for one in timed):
         notes += described(*zip(*timed, strict=True))
     if verdict.primary:
-        notes += [
-            *weights_notes(old, new),
-            *drafter_notes(old, new),
-            *subject_notes(old, new),
-        ]
+        notes += [*weights_notes(old, new), *drafter_notes(old, new), *subject_notes(old, new)]
     if verdict.primary and not across:
         notes += text_notes(old, verdict)
     return CellComparison(

@@ -38,6 +38,7 @@ def conditions_of(record: CellRecord, across: Collection[str] = ()) -> dict[str,
         "threads": None if names else environment.threads,
     }
     given = identity.as_given()
+    given |= {"variant": record.cell.variant}
     values |= {field: given.get(field) for field in across}
     return {name: brief(value) for name, value in values.items() if value is not None or name in across}
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +39,16 @@ _RENDERING = frozenset(
     {"endpoint", "language", "target", "tokenizer", "chat_template", "workload", "thinking"}
 )
 """A comparison across one of these pairs prompts by id, since their rendered tokens differ."""
+_OF_MODEL = ("target", "revision", "weights", "tokenizer", "chat_template")
+_MOVED: Mapping[str, tuple[str, ...]] = {
+    "model": _OF_MODEL,
+    "revision": _OF_MODEL,
+    "served_name": ("target",),
+    "tokenizer": ("tokenizer", "chat_template"),
+    "dtype": ("dtype",),
+    "quantization": ("quantization",),
+}
+"""Fields of the identity that a key of a variant may change."""
 
 
 Unit = Literal["prompts", "conversations"]
@@ -176,16 +186,7 @@ def pair(
         Refused: one is not a measurement, a field of the identity differs (named, with both values),
             or too few prompts are in common.
     """
-    for side, record in (("the baseline", old), ("this run", new)):
-        if not record.valid:
-            raise Refused(f"{side} is not a measurement: {record.why_invalid}")
-    differ = old.identity.differences(new.identity)
-    for field, (before, after) in differ.items():
-        if field not in across:
-            raise Refused(
-                f"{field} differs: {json.dumps(before)} in the baseline, {json.dumps(after)} now "
-                f"(--across {field} compares across it)"
-            )
+    differ = _differ(old, new, across)
     counts = counts or (counted(old), counted(new))
     left, right = (by_prompt(side.records) for side in counts)
     partners, edited = matched(left, right, by_id=bool(_RENDERING & differ.keys()))
@@ -226,6 +227,32 @@ def pair(
         and (old.cell.drafter, old.cell.k) == (new.cell.drafter, new.cell.k)
         and old.identity.sampling.get("temperature") == 0,
     )
+
+
+def _differ(old: CellRecord, new: CellRecord, across: Collection[str]) -> dict[str, tuple[Any, Any]]:
+    """The fields of the identity that differ, and may."""
+    for side, record in (("the baseline", old), ("this run", new)):
+        if not record.valid:
+            raise Refused(f"{side} is not a measurement: {record.why_invalid}")
+        if record.cell.reference:
+            raise Refused("a reference stands beside the others, and is not paired")
+    differ = old.identity.differences(new.identity)
+    meant = _meant(old, new, across)
+    for field, (before, after) in differ.items():
+        if field not in meant:
+            raise Refused(
+                f"{field} differs: {json.dumps(before)} in the baseline, {json.dumps(after)} now "
+                f"(--across {field} compares across it)"
+            )
+    return differ
+
+
+def _meant(old: CellRecord, new: CellRecord, across: Collection[str]) -> Collection[str]:
+    """The fields that may differ: those named, and what two variants change, if the variant is named."""
+    if "variant" not in across or old.cell.variant == new.cell.variant:
+        return across
+    changed = {**old.subject.variant, **new.subject.variant}
+    return {*across, *(field for key in changed for field in _MOVED.get(key, ()))}
 
 
 def _same_drafter(old: CellRecord, new: CellRecord) -> bool:

@@ -97,7 +97,7 @@ class Pace:
             for one in self.cells
             if one.start_s
             and one.engine == self.engine
-            and (one.cell.drafter, one.cell.k) == (name.drafter, name.k)
+            and (one.cell.variant, one.cell.drafter, one.cell.k) == (name.variant, name.drafter, name.k)
         ]
         return of_this[0] if of_this else self._new_start_s
 
@@ -118,13 +118,14 @@ class Pace:
     def rate(self, cell: Cell) -> float | None:
         """Answer tokens a second, counted as if each answer had all that it may have; None where not known.
 
-        Those of this cell, else of all cells with its drafter, else of all.
+        Those of this cell, else of all cells with its drafter in its variant, else in any, else of all.
         """
         name, profile = cell.name, cell.profile
         timed = [one for one in self.cells if one.concurrency == profile.concurrency and one.max_tokens]
         timed = [one for one in timed if one.max_tokens == profile.max_tokens] or timed
         alike: tuple[Callable[[CellName], bool], ...] = (
             lambda other: other == name,
+            lambda other: (other.variant, other.drafter, other.k) == (name.variant, name.drafter, name.k),
             lambda other: (other.drafter, other.k) == (name.drafter, name.k),
             lambda _: True,
         )

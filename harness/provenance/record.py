@@ -31,6 +31,7 @@ from harness.provenance.hardware import clocks, packages_of
 from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files
 from harness.results.conditions import UNVERIFIED, Identity, Patch, Subject
 from harness.results.files import write_atomically
+from harness.results.names import BASE
 from harness.stats.acceptance import METRIC_VERSION
 from harness.text.redaction import without_secrets
 
@@ -45,6 +46,7 @@ def identity(cell: Cell, server: Server) -> Identity:
     lossy = lossy_verification(server.execution, server.speculative)
     given: dict[str, Any] = {"verification": lossy} if lossy else {}
     given |= {"thinking": cell.name.thinking} if cell.name.thinking else {}
+    given |= {"variant": cell.name.variant} if cell.name.variant != BASE else {}
     given |= {"ignore_eos": True} if isinstance(cell.profile, FixedLength) else {}
     return Identity(
         endpoint=cell.name.endpoint,
@@ -78,6 +80,8 @@ def subject(cell: Cell, server: Server) -> Subject:
     commit = revision or UNVERIFIED if said else revision_of(model, revision)
     args, env = cell.spec.args, cell.spec.env
     facts = _facts(server)
+    given: dict[str, Any] = {"unverified": ["method", "settings"]} if said else {}
+    given |= {"variant": without_secrets(cell.spec.changes)} if cell.spec.changes else {}
     return Subject(
         drafter=cell.name.drafter,
         k=cell.name.k,
@@ -99,7 +103,7 @@ def subject(cell: Cell, server: Server) -> Subject:
         sampling_defaults=sampling_defaults(server.log),
         trust_remote_code=cell.spec.target.trust_remote_code,
         patches=patches_of(server),
-        **({"unverified": ["method", "settings"]} if said else {}),
+        **given,
     )
 
 

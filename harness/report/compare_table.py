@@ -78,6 +78,10 @@ class _Page:
         self._pair = len(labels.columns) == 2  # noqa: PLR2004
         self._several = len(labels.columns) > 2  # noqa: PLR2004
         """More than one other side, so that each has to be named."""
+        self._timed = "variant" in comparison.across or any(
+            row.figures.entry.cell.reference for row in comparison.rows
+        )
+        """What is compared may be as fast as it likes: tok/s stand beside."""
 
     def table(self) -> Block:
         """A line a cell: two sides in full; of more, each against the first."""
@@ -86,30 +90,40 @@ class _Page:
             columns = run_table.compared_columns(first, others[0])
             columns.append(Column(f"speed-up {first}", "base_speed_up", number, rank=7))
             columns.append(Column(f"speed-up {others[0]}", "speed_up", number, rank=6))
+            if self._timed:
+                columns.append(Column(f"tok/s {first}", "base_tok_s", run_table.tenths, rank=5))
+                columns.append(Column(f"tok/s {others[0]}", "tok_s", run_table.tenths, rank=5))
         else:
             columns = [
                 CELL,
                 Column("n", "prompts", run_table.count, rank=_LATER + 1),
                 Column(first, "tokens_per_step", number, rank=_LATER),
+                *([Column("tok/s", "tok_s", run_table.tenths, rank=_LATER)] if self._timed else []),
             ]
             for i, label in enumerate(others):
                 columns.append(Column(label, f"paired_tokens_per_step_{i}", number, rank=i))
                 columns.append(Column("change %", f"change_{i}%", signed, rank=i))
+                if self._timed:
+                    columns.append(Column("95 % CI", f"ci_{i}%", signed_interval, rank=i))
                 columns.append(Column("", f"mark_{i}", align="l", rank=i))
+                if self._timed:
+                    columns.append(Column("tok/s", f"tok_s_{i}", run_table.tenths, rank=i))
         columns.append(_NOTES)
         markers = self._markers([self._said(row) for row in self._of.rows])
         block = run_table.block(columns, map(self._values, self._of.rows, markers))
         means = [self._of.geomean(column) for column in range(len(others))]
         if len(block.rows) > 1 and any(means):
             cells = ["geomean", *[""] * (len(columns) - 1)]
-            for column, mean in enumerate(means):
-                cells[4 + 3 * column] = signed(mean[0] if mean else None)
+            at = [i for i, column in enumerate(columns) if column.header == "change %"]
+            for i, mean in zip(at, means, strict=True):
+                cells[i] = signed(mean[0] if mean else None)
             block = dataclasses.replace(block, rows=(*block.rows, tuple(cells)))
         return self._referring(block, self._of.rows, columns)
 
     def _values(self, row: Row, markers: str) -> Values:
         values: Values = {"cell": self._rows.row(row), "notes": markers}
         values |= run_table.figure_values(row.figures)
+        values |= {"base_tok_s": row.figures.tok_s, "tok_s": None} if self._pair else {}
         for i, a in enumerate(row.others):
             own = {**run_table.pair_values(row, a), "mark": self._mark(a)} if a else {}
             values |= own if self._pair else _numbered(own, i)

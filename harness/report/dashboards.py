@@ -21,7 +21,7 @@ from harness.text.numbers import number
 from harness.text.render import visible
 
 _PLACE = ("stack", "device", "profile", "suite")
-_CELL = ("endpoint", "language", "workload", "thinking", "drafter", "k")
+_CELL = ("endpoint", "language", "workload", "thinking", "variant", "drafter", "k")
 _GAUGES = {
     "valid": "1 where the cell is a measurement, 0 where it is not.",
     "prompts": "Prompts whose answer has a decode step.",
@@ -168,6 +168,8 @@ def _followed(comparison: Comparison) -> Iterator[tuple[dict[str, str], Figures,
         )
     seen: dict[tuple[str, ...], Entry] = {}
     for row in comparison.rows:
+        if row.others and row.figures.entry.cell.reference:
+            continue
         a = row.others[0] if row.others else None
         figures = a.figures if a else row.figures
         entry, cell = figures.entry, figures.entry.cell.model_dump()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from harness.errors import BadInput
@@ -17,7 +17,7 @@ from harness.report.run_table import Values, figure_values, part_values, stretch
 from harness.results.stretches import Span
 from harness.text.render import visible
 
-_NAME = ("suite", "endpoint", "language", "workload", "thinking", "drafter", "k")
+_NAME = ("suite", "endpoint", "language", "workload", "thinking", "variant", "drafter", "k")
 _FIGURES = ("tokens_per_step", "tau", "accepted_per_draft", "pos_0", "tok_s", "speed_up")
 _SIDES = ("base", "new")
 
@@ -64,7 +64,13 @@ def csv_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
             if a is not None:
                 new = _named("new", side, a.figures.entry)
                 lines.append({**left, **new, **_compared(row, a, judged=comparison.judged)})
-    return header, [[line.get(name) for name in header] for line in lines]
+    return _table(header, lines)
+
+
+def _table(header: Iterable[str], lines: Sequence[Values]) -> tuple[list[str], list[list[Value]]]:
+    """Header and rows; the variant has a column where a cell is of one."""
+    told = [name for name in header if not name.endswith("variant") or any(name in line for line in lines)]
+    return told, [[line.get(name) for name in told] for line in lines]
 
 
 def _named(side: str, name: str, entry: Entry) -> Values:
@@ -111,7 +117,7 @@ def long_rows(comparison: Comparison) -> tuple[list[str], list[list[Value]]]:
             if a is not None:
                 lines += _own(column, a.figures)
                 lines += _changed(base, column, row, a, judged=comparison.judged)
-    return list(_LONG), [[line.get(name) for name in _LONG] for line in lines]
+    return _table(_LONG, lines)
 
 
 def _own(column: Column, figures: Figures) -> Iterator[Values]:

@@ -9,10 +9,10 @@ from harness.judge.collect import Entry
 from harness.judge.compare import Comparison, Row
 from harness.judge.pairing import drafting
 from harness.measure.validity import MARK
-from harness.results.names import thinking_word
+from harness.results.names import BASE, REFERENCE, thinking_word
 from harness.text.numbers import DASH
 
-Axis = Literal["endpoint", "language", "workload", "thinking", "drafter"]
+Axis = Literal["endpoint", "language", "workload", "thinking", "variant", "drafter"]
 
 _SHORT = 16
 """Characters of a column's label; what is longer stands above the table."""
@@ -25,7 +25,7 @@ class Labels:
 
     def __init__(self, comparison: Comparison) -> None:
         self._of = comparison
-        self._by_drafter = False
+        self._above = ""
         self.columns = self._column_labels()
         entries = [row.figures.entry for row in comparison.rows]
         parts = ("stack", "device", "profile", "suite")
@@ -38,7 +38,7 @@ class Labels:
             values = [column.conditions.get(name, ()) for column in columns]
             texts = [f"vLLM {v[0]}" if name == "vLLM" else v[0] for v in values if len(v) == 1]
             if _tell_apart(texts, len(columns)):
-                self._by_drafter = name == "drafter"
+                self._above = name if name in ("drafter", "variant") else ""
                 return texts
         names = [column.name for column in columns]
         news = ["new", *(f"new {i}" for i in range(2, len(columns)))]
@@ -81,7 +81,7 @@ class Labels:
 
     def place(self, entry: Entry, axis: Axis) -> str:
         """The name of a cell without one of its axes."""
-        parts = [(name, value) for name, value in _parts(entry) if name != axis and value]
+        parts = [part for part in _parts(entry) if part[0] != axis and part[1] and part != ("variant", BASE)]
         return self._prefix(entry) + "-".join(value for _, value in parts)
 
     def row(self, row: Row) -> str:
@@ -90,13 +90,15 @@ class Labels:
         With a mark where most answers of a side are degenerate.
         """
         entries = [row.figures.entry, *(a.figures.entry for a in row.others if a)]
-        parts = []
+        parts, beside = [], entries[0].cell.reference
         for part in zip(*(_parts(e) for e in entries), strict=True):
             values = list(dict.fromkeys(value for _, value in part))
-            if any(values) and not (self._by_drafter and part[0][0] == "drafter"):
+            shown = any(values) and (part[0][0], values) != ("variant", [BASE])
+            if shown and (beside or part[0][0] != self._above):
                 parts.append("→".join([values[0], *([",".join(values[1:])] if values[1:] else [])]))
         stuck = any(f.degenerate for f in (row.figures, *(a.figures for a in row.others if a)))
-        return self._prefix(entries[0]) + "-".join(parts) + (f" {MARK}" if stuck else "")
+        said = f" {REFERENCE}" * beside + f" {MARK}" * stuck
+        return self._prefix(entries[0]) + "-".join(parts) + said
 
     def _prefix(self, entry: Entry) -> str:
         return "".join(f"{getattr(entry, part)}/" for part in self._varying)
@@ -118,6 +120,7 @@ def _parts(entry: Entry) -> list[tuple[str, str]]:
         ("language", cell.language),
         ("workload", cell.workload),
         ("thinking", thinking_word(cell.thinking) if cell.thinking else ""),
+        ("variant", cell.variant),
         ("drafter", drafting(cell)),
     ]
 

@@ -17,6 +17,7 @@ from harness.judge.pairing import execution_notes
 from harness.judge.verdict import Verdict
 from harness.measure import validity
 from harness.report.sentence import MARKS
+from harness.results.names import REFERENCE
 from harness.results.records import CellRecord, PromptRecord
 from harness.results.stretches import PARTS, Part, Span, Stretch, name_of, parts_of, stretches_of
 from harness.results.timing import speed_of
@@ -81,8 +82,9 @@ def block(columns: Sequence[Column], rows: Iterable[Values], title: str = "") ->
 
 
 def marked(cell: CellRecord) -> str:
-    """A cell's name, with a mark where most answers are degenerate."""
-    return f"{cell.cell} {validity.MARK}" if validity.mostly_degenerate(cell.findings) else str(cell.cell)
+    """A cell's name, with marks of a reference, and where most answers are degenerate."""
+    said = f" {REFERENCE}" * cell.cell.reference
+    return f"{cell.cell}{said}" + f" {validity.MARK}" * validity.mostly_degenerate(cell.findings)
 
 
 def answer_values(prompts: Sequence[PromptRecord]) -> Values:
@@ -152,6 +154,7 @@ def pair_values(row: Row, new: CellComparison) -> Values:
     values = {
         **figure_values(new.figures, timed=same),
         "base_speed_up": row.figures.speed_up if same else None,
+        "base_tok_s": row.figures.tok_s if same else None,
         **verdict_values(new.verdict),
     }
     return values if new.verdict.primary else dict.fromkeys(values)

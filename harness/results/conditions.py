@@ -66,6 +66,8 @@ class Identity(Conditions):
     metric_version: int | None = None
     thinking: str | None = None
     """`on` or `off`, where the stack has that axis."""
+    variant: str | None = None
+    """Of the stack, or the name of a reference; not given for the stack as it stands."""
     verification: str | None = None
     """How the engine verifies drafts, where that is not exact: the text is then not the target's alone."""
     ignore_eos: bool | None = None
@@ -107,6 +109,8 @@ class Subject(Conditions):
     """How the engine runs its model: runner, scheduling, attention and the like, as it resolved them."""
     sampling_defaults: dict[str, Any] | str | None = None
     """What the server takes from the model where a request does not say."""
+    variant: dict[str, Any] = {}
+    """What the variant of the stack changes, by key."""
     unverified: list[str] = []
     """Fields that are as the stack says them: the server was not ours, and does not tell."""
     trust_remote_code: bool = False

@@ -28,6 +28,10 @@ def folders(name: str) -> str:
 
 Name = Annotated[str, AfterValidator(_one_folder)]
 Thinking = Literal["on", "off"]
+BASE = "base"
+"""The variant that is a stack as it stands; no name says it."""
+REFERENCE = "(reference)"
+"""Behind the name of a cell that only stands beside others."""
 
 
 def thinking_word(thinking: str) -> str:

@@ -25,7 +25,7 @@ from pydantic import (
 from harness.errors import BadRecord
 from harness.results.conditions import Environment, Identity, Subject
 from harness.results.files import line_of, read_json
-from harness.results.names import Name, Thinking, folders, thinking_word
+from harness.results.names import BASE, Name, Thinking, folders, thinking_word
 from harness.results.whole import contradiction, flaws_of
 from harness.stats.acceptance import Tallies, Tally, histogram_of, tallies_of, tally_of, with_undrafted
 from harness.text.validation import first_fault
@@ -83,10 +83,7 @@ class Finding(Record):
 
     @model_serializer(mode="wrap")
     def _without_empty_values(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = write(self)
-        if not self.values:
-            del written["values"]
-        return written
+        return {name: value for name, value in write(self).items() if name != "values" or value}
 
 
 class PromptRecord(Record):
@@ -215,7 +212,7 @@ UNTIMED = {"began_s": None, "ttft_s": None, "total_s": None}
 
 
 class CellName(Record):
-    """Endpoint x language x workload x drafter x k, and thinking where the stack has that axis."""
+    """Endpoint x language x workload x drafter x k; and thinking and variant, where the stack has these."""
 
     endpoint: Name
     language: Name
@@ -224,12 +221,16 @@ class CellName(Record):
     k: int = Field(ge=0, le=MOST_K)
     thinking: Thinking | None = None
     """Whether the chat template is told to let the target think; None where it is told nothing."""
+    variant: Name = BASE
+    reference: bool = False
+    """`variant` names another target then, which only stands beside: it is never paired and never judged."""
 
     @property
     def place(self) -> tuple[str, ...]:
-        """Endpoint, language, workload and thinking: what two drafters are compared on."""
-        thinking = (thinking_word(self.thinking),) if self.thinking else ()
-        return (self.endpoint, self.language, self.workload, *thinking)
+        """Endpoint, language, workload, thinking and variant: what two drafters are compared on."""
+        thinking = thinking_word(self.thinking) if self.thinking else ""
+        variant = "" if self.variant == BASE else self.variant
+        return (self.endpoint, self.language, self.workload, *filter(None, (thinking, variant)))
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -241,8 +242,9 @@ class CellName(Record):
         return "-".join(self.words)
 
     @model_serializer(mode="wrap")
-    def _as_before_thinking(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if value is not None}
+    def _as_before_these_axes(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        left_out = {"thinking": None, "variant": BASE, "reference": False}
+        return {name: value for name, value in write(self).items() if value != left_out.get(name, ...)}
 
 
 class CellRecord(Record):
@@ -306,9 +308,8 @@ R = TypeVar("R", bound=Record)
 def dump_cell(record: CellRecord) -> str:
     """The text of a cell file: a line for each field, and one for each prompt."""
     data = record.model_dump(by_alias=True)  # in mode "json" half of a surrogate pair raises
-    last = {name: data.pop(name) for name in ("prompts", "reserve")}
-    if not last["reserve"]:
-        del last["reserve"]
+    last = {name: data.pop(name) for name in ("prompts", "reserve") if data[name] or name == "prompts"}
+    data.pop("reserve", None)
     lines = [f'"{key}": {json.dumps(value, ensure_ascii=False)}' for key, value in data.items()]
     for name, records in last.items():
         body = ",\n".join(json.dumps(one, ensure_ascii=False, separators=(",", ":")) for one in records)
@@ -331,8 +332,7 @@ def load(path: Path, kind: type[R]) -> R:
         raise BadRecord(f"{path}: schema is {schema!r}, this version of draftgate reads {SCHEMA}")
     record = validated(data, kind, where=str(path))
     if isinstance(record, CellRecord) and (wrong := contradiction(record)):
-        line = line_of(path, *wrong.near)
-        raise BadRecord(f"{path}, line {line}: {wrong.text}")
+        raise BadRecord(f"{path}, line {line_of(path, *wrong.near)}: {wrong.text}")
     return record
 
 

@@ -75,7 +75,7 @@ def acceptance(bench: Bench, cell: Cell) -> Outcome:
         prompts=in_sequence(run.prompts(cell)) if options.sequential else run.prompts(cell),
         repeats=options.repeats,
         timed=run.timed,
-        passes=until_decided if options.sequential else every_pass,
+        passes=until_decided if options.sequential and not cell.name.reference else every_pass,
         ahead=bench.cells,
     )
     return _judged(bench, cell, record)
@@ -102,8 +102,12 @@ def _judged(bench: Bench, cell: Cell, record: CellRecord) -> Outcome:
         refused = not record.valid or record.stopped_at is not None
         return baselines.store(run.options.baselines, record, reserve=None if refused else again())
 
+    fine = Outcome(suite=SUITE.name, cell=str(record.cell), figures=summary(record))
+    if record.cell.reference:
+        flaw = {"kind": "invalid", "sentence": f"not a measurement: {record.why_invalid}"}
+        return fine if record.valid else fine.model_copy(update=flaw)
     outcome = bench.compared(
-        Outcome(suite=SUITE.name, cell=str(record.cell), figures=summary(record)),
+        fine,
         flaw=record.why_invalid,
         known=lambda: baselines.find(run.options.baselines, record),
         store=store,
@@ -221,12 +225,14 @@ def summary(record: CellRecord) -> dict[str, Any]:
 def verdicts(run: Run, cells: Sequence[CellRecord]) -> list[tuple[CellRecord, Verdict]]:
     """Those that were made when the cells were measured. A cell without one that still holds is judged anew.
 
+    References have none.
+
     Raises:
         BadRecord: a baseline cannot be trusted.
     """
     known = runner.kept(run.folder)
     found = []
-    for record in cells:
+    for record in (one for one in cells if not one.cell.reference):
         outcome = known.get((SUITE.name, str(record.cell)))
         holds = outcome is not None and outcome.files == runner.fingerprint(*_judged_by(run, record))
         stored = outcome.verdict if outcome and holds else None

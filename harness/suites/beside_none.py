@@ -39,7 +39,7 @@ def sparing(cell: Cell, stack: Stack, words: str) -> bool:
 
 def with_none(run: Run, cells: Sequence[Cell]) -> list[Cell]:
     """The cells of `none` in the same places, then the cells. Of a server that was given, these alone."""
-    plain = [] if run.options.server_url else [without_drafts(cell, run.options.stack) for cell in cells]
+    plain = [] if run.options.server_url else [without_drafts(cell) for cell in cells]
     return list(dict.fromkeys([*plain, *cells]))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.config.cells import Cell, server_spec, without_drafts
+from harness.config.cells import Cell, with_k, without_drafts
 from harness.config.stack import Stack
 from harness.engine.spelling import SCHEDULE, check, takes_schedule
 from harness.errors import BadInput
@@ -84,20 +84,9 @@ SUITE = Suite(
 
 def _column(run: Run, cell: Cell) -> list[Cell]:
     """The cells of a curve: `none`, and the drafter with every k."""
-    stack = run.options.stack
-    drafter, cache = stack.drafters[cell.name.drafter], cell.profile.cache != "off"
+    drafter = run.options.stack.drafters[cell.name.drafter]
     ks = sorted(set(run.options.ks or {k for k in (1, 2, 4, 8) if k < cell.name.k} | {*drafter.k}))
-    return [
-        without_drafts(cell, stack),
-        *(
-            dataclasses.replace(
-                cell,
-                name=cell.name.model_copy(update={"k": k}),
-                spec=server_spec(stack, drafter, k, prefix_cache=cache),
-            )
-            for k in ks
-        ),
-    ]
+    return [without_drafts(cell), *(with_k(cell, k) for k in ks)]
 
 
 def _at(cell: Cell, in_flight: int) -> Cell:

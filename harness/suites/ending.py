@@ -48,7 +48,11 @@ def ending(run: Run, asked: Collection[tuple[str, str]], *, whole: bool, width: 
         found = {str(record.cell): verdict for record, verdict in judged}
         for record in cells:
             kind = "fine" if record.valid else "invalid"
-            became[own, str(record.cell)] = _became(run, kind, found.get(str(record.cell)))
+            became[own, str(record.cell)] = (
+                "measured"
+                if record.cell.reference and record.valid
+                else _became(run, kind, found.get(str(record.cell)))
+            )
         texts += ["\n" + run_table.verdict_report(judged, width)] if judged else []
         texts += [
             f"orphan: {path}: the stack has no such cell any more"

@@ -229,7 +229,7 @@ def _found(bench: Bench, cell: Cell) -> list[tuple[str, Result, str]]:
 
 
 def _reference(bench: Bench, cell: Cell) -> Reference:
-    server = bench.slot.get(with_logprobs(without_drafts(cell, bench.run.options.stack).spec))
+    server = bench.slot.get(with_logprobs(without_drafts(cell).spec))
     bench.say(f"draftgate: {'-'.join(cell.name.place)}: `none`, twice at T=0, then by seeds")
     prompts = _first_turns(bench, cell)
     once, again = (_asked(bench, server, cell, prompts, profile=_greedily(cell)) for _ in range(2))

@@ -14,12 +14,12 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
-from harness.config.cells import ServerSpec, canonical, server_spec
+from harness.config.cells import Cell, ServerSpec, canonical, server_spec
 from harness.config.prompts import Prompt, load_prompts
 from harness.config.stack import Drafter, Profile, Stack
 from harness.engine.facts import engine_facts
@@ -33,6 +33,7 @@ from harness.provenance.hardware import environment
 from harness.provenance.integrity import changed_files, code_loaders
 from harness.provenance.record import is_hashed, weights_hash
 from harness.results.files import read_json, write_atomically
+from harness.results.names import BASE
 from harness.run import Run
 from harness.stats.acceptance import METRIC_VERSION
 from harness.suites.known_answers import (
@@ -146,12 +147,21 @@ def ensure(
         return found
 
 
-def seconds_ahead(run: Run) -> float:
-    """Seconds of the self-check before the first cell; 0 where there is none, or it is remembered."""
-    options = run.options
-    if options.self_check == "off" or options.server_url:
+def checked(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """The variants of these cells: each has a self-check. A reference has none, since it drafts nothing."""
+    return tuple(dict.fromkeys(cell.name.variant for cell in cells if not cell.name.reference))
+
+
+def seconds_ahead(run: Run, variants: Iterable[str] = (BASE,)) -> float:
+    """Seconds of the self-checks before the first cell; 0 where there is none, or they are remembered."""
+    if run.options.self_check == "off" or run.options.server_url:
         return 0
-    spec = self_spec(options.stack, prefix_cache=options.profile.cache != "off")
+    return sum(_seconds_ahead(run, variant) for variant in variants)
+
+
+def _seconds_ahead(run: Run, variant: str) -> float:
+    options = run.options
+    spec = self_spec(options.stack.varied(variant), prefix_cache=options.profile.cache != "off")
     target = located(spec.target.model)
     try:
         if is_hashed(target) and _remembered(_path_of(spec, target=target, patch=options.patch)):

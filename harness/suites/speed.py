@@ -44,7 +44,7 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
     """
     run = bench.run
     fine = Outcome(suite=SUITE.name, cell=str(cell))
-    plain = without_drafts(cell, run.options.stack)
+    plain = without_drafts(cell)
     starts: list[tuple[Work, Work]] = []
     notes: list[str] = []
     seen: list[CellRecord] = []

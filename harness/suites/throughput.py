@@ -21,6 +21,7 @@ from harness.measure.measurement import Measurement
 from harness.measure.validity import mostly_degenerate
 from harness.provenance.hardware import devices_taken
 from harness.provenance.surroundings import Surroundings, busy
+from harness.results.names import BASE
 from harness.results.records import CellRecord
 from harness.results.timing import Work, work_of
 from harness.run import Run
@@ -69,7 +70,19 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     return [*lines, f"if starts scatter by {blocks.SCATTER:.0%}, {n} blocks find {sees}"]
 
 
-SUITE = Suite(name="throughput", by_path=True, own_servers=True, plan=_plan)
+def _as_it_stands(cell: Cell, *_: object) -> bool:
+    return cell.name.variant == BASE
+
+
+SUITE = Suite(
+    name="throughput",
+    by_path=True,
+    own_servers=True,
+    takes=_as_it_stands,
+    nothing="the throughput suite compares two stacks as they stand, without variants and references: write "
+    "what the variant of stack {stack} changes into a stack of its own",
+    plan=_plan,
+)
 
 
 def _against(run: Run) -> Against:

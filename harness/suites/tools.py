@@ -47,7 +47,7 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     seconds = run.pace.starts_s([] if run.options.server_url else measured)
     seconds += sum(run.pace.answers_s(cell, len(asked(run, cell))) for cell in measured)
     text = f"tools: {len(measured)} cells with those of `none`, {requests} requests; "
-    forced = measured[0].name.workload not in run.options.own and not _parses(run)
+    forced = measured[0].name.workload not in run.options.own and not _parses(run, measured[0])
     why = "; the stack names no tool_call_parser, so every call is required" * forced
     return [f"{text}less than {duration(seconds)}{why}"]
 
@@ -91,7 +91,7 @@ def _asking(run: Run, cell: Cell) -> Cell:
         name = name.model_copy(update={"workload": WORKLOAD})
     tokens = options.max_tokens or max(TOKENS, cell.profile.max_tokens)
     profile = cell.profile.model_copy(update={"max_tokens": tokens})
-    more = {} if _parses(run) else ANY_PARSER
+    more = {} if _parses(run, cell) else ANY_PARSER
     spec = dataclasses.replace(cell.spec, args={**cell.spec.args, **more})
     return dataclasses.replace(cell, name=name, profile=profile, spec=spec)
 
@@ -115,14 +115,14 @@ def asked(run: Run, cell: Cell) -> tuple[Prompt, ...]:
     if not prompts:
         what = f"no prompt of {cell.name.workload} in {language} has tools or a response_format"
         raise BadInput(f"{what}: name a file that has some (--prompts-file)", code="no-prompts")
-    if own or _parses(run):
+    if own or _parses(run, cell):
         return prompts
     forced = {p.id: {**p.request, "tool_choice": "required"} for p in prompts if p.may_call}
     return tuple(dataclasses.replace(p, request=forced.get(p.id, p.request)) for p in prompts)
 
 
-def _parses(run: Run) -> bool:
-    return parses_calls(run.options.stack.engine.args)
+def _parses(run: Run, cell: Cell) -> bool:
+    return parses_calls(run.options.stack.varied(cell.name.variant).engine.args)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

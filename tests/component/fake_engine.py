@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from harness.config.cells import ServerSpec
-from harness.config.stack import Target
+from harness.config.variants import Target
 from harness.plugin import DATA
 from tests.component.vllm_like import AS_A_PROCESS
 from tests.factories.records import server_spec

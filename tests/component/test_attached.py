@@ -16,7 +16,8 @@ from harness import options
 from harness.cli import main
 from harness.config.cells import Cell, ServerSpec
 from harness.config.prompts import Prompt
-from harness.config.stack import Profile, Target
+from harness.config.stack import Profile
+from harness.config.variants import Target
 from harness.engine.attached import attach
 from harness.engine.http import KEY, Http, NoAnswer, key_of_environment, without_proxy
 from harness.errors import BadInput, BadRecord, ServerFailed

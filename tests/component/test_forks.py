@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from harness.config.cells import ServerSpec
-from harness.config.stack import Target
+from harness.config.variants import Target
 from harness.engine import forks
 from harness.engine.server import Server, running
 from harness.errors import ServerFailed

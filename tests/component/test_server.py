@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from harness.config.cells import ServerSpec
-from harness.config.stack import Target
+from harness.config.variants import Target
 from harness.engine import supervisor
 from harness.engine.attached import attach
 from harness.engine.facts import command_line, engine_facts, resolve_speculative, served_name

@@ -11,7 +11,7 @@ pytest.importorskip("speculators")
 import numpy as np  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
-from harness.config.stack import Target  # noqa: E402
+from harness.config.variants import Target  # noqa: E402
 from harness.errors import BadInput  # noqa: E402
 from tests.factories.eagle3 import tiny_eagle3  # noqa: E402
 from tests.factories.refusals import refused  # noqa: E402

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.config.stack import Target
+from harness.config.variants import Target
 from harness.engine.models import sha256_of
 from harness.errors import BadInput
 from harness.report.card import values_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.config.cells import ServerSpec
-from harness.config.stack import Target
+from harness.config.variants import Target
 from harness.results.records import CellName, CellRecord, PromptRecord
 
 

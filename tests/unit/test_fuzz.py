@@ -23,7 +23,8 @@ from harness import cli
 from harness.config import prompts
 from harness.config.cells import cells_of
 from harness.config.prompts import load_held_out
-from harness.config.stack import Target, load_stack
+from harness.config.stack import load_stack
+from harness.config.variants import Target
 from harness.engine import facts, metrics
 from harness.errors import DraftgateError
 from harness.judge import baselines as baseline, collect as collecting, speedup

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.config.stack import Engine
+from harness.config.variants import Engine
 from harness.errors import BadInput
 from harness.provenance import hardware
 from harness.provenance.hardware import environment, shares_of, visible_devices

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from harness.config.prompts import load_held_out
-from harness.config.stack import Target
+from harness.config.variants import Target
 from harness.engine import facts, models, process as processes, server as servers
 from harness.errors import BadInput, BadRecord
 from harness.judge import baselines as baseline

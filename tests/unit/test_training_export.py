@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from harness.config.stack import Target
+from harness.config.variants import Target
 from harness.errors import BadInput
 from harness.report.card import values_of
 from tests.factories.records import cell_record, prompt_record

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.prompts import HELD_OUT
-from harness.config.stack import Target
+from harness.config.variants import Target
 from harness.engine.models import resolve, sha256_of
 from harness.errors import BadInput
 from harness.results.files import json_object, write_atomically

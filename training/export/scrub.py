@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli_w
 
-from harness.config.stack import Target
+from harness.config.variants import Target
 from training.recipe import Recipe
 
 PUBLIC = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}

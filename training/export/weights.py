@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.config.stack import Target
+from harness.config.variants import Target
 from harness.errors import BadInput
 from training.export.scrub import public_name, scrubbed_values
 from training.validate.eagle3 import EMBEDDINGS

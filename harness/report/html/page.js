@@ -81,7 +81,7 @@
   });
   const drafters = [...new Set(data.cells.filter((c) => c.k).map((c) => c.drafter))].sort();
   const several = ["suite", "profile"].filter((part) => new Set(data.cells.map((c) => c[part])).size > 1);
-  const place = (c) => [c.endpoint, c.language, c.workload, c.thinking, ...several.map((part) => c[part])].filter(Boolean).join(" ");
+  const place = (c) => [c.endpoint, c.language, c.workload, c.thinking, c.variant, ...several.map((part) => c[part])].filter(Boolean).join(" ");
   const groups = (rows, by) => Map.groupBy(rows, by);
   const chosen = () => Number($("#run")?.value ?? data.cells[0]?.run);
   const cells = () => data.cells.filter((c) => c.run === chosen());

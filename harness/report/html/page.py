@@ -20,7 +20,7 @@ from harness.report.html.sides import Compared, Shown, compared, shown_path, tol
 from harness.report.labels import Labels
 from harness.report.run_table import figure_values, verdict_values, worth_a_line
 from harness.report.sentence import KINDS, sentence
-from harness.results.names import thinking_word
+from harness.results.names import BASE, thinking_word
 from harness.results.stretches import name_of
 from harness.text.render import by_text
 
@@ -125,6 +125,7 @@ def _cell(figures: Figures, run: int, *, name: str) -> dict[str, Any]:
     axes = {
         "endpoint": cell.endpoint, "language": cell.language, "workload": cell.workload,
         "thinking": thinking_word(cell.thinking) if cell.thinking else "", "drafter": drafting(cell),
+        "variant": "" if cell.variant == BASE else cell.variant,
         "suite": entry.suite, "profile": entry.profile, "k": cell.k, "family": cell.drafter,
     }  # fmt: skip
     empty: dict[str, Any] = {"base": None, "verdict": None, "notes": [], "prompts": None}
@@ -245,7 +246,8 @@ def _beside(cells: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for cell in cells:
         if cell["k"] and not cell["figures"]["invalid"]:
-            place = " ".join(filter(None, (cell["language"], cell["workload"], cell["thinking"])))
+            axes = ("language", "workload", "thinking", "variant")
+            place = " ".join(filter(None, (cell[axis] for axis in axes)))
             key = (cell["run"], cell["suite"], cell["profile"], place, cell["drafter"])
             rate = {"rate": cell["figures"]["tokens_per_step"], "interval": cell["figures"]["interval"]}
             found.setdefault(key, {})[cell["endpoint"]] = rate
