@@ -168,7 +168,7 @@ def by_variant(side: Side) -> list[Side]:
         of = next(iter(found), BASE) if entry.cell.reference else entry.cell.variant
         found.setdefault(of, []).append(entry)
     if len(found) < 2:  # noqa: PLR2004
-        what = f"{side.path} has cells of one variant ({', '.join(found)}), and --across variant compares several"
+        what = f"{side.path} has cells of one variant ({', '.join(found)}); --across variant compares several"
         raise BadInput(f"{what}: add [variants.NAME] to the stack and run it", code="no-cells")
     return [
         dataclasses.replace(side, name=name, entries=tuple(entries), notes=() if number else side.notes)
