@@ -7,15 +7,19 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.errors import BadInput
 from harness.judge.curve import Curve
 from harness.judge.in_turn import Measured
+from harness.report.history import history
+from harness.report.history_table import as_page
 from harness.report.html.given import read
 from harness.report.html.page import document
 from harness.report.html.sides import Shown
 from harness.report.html.write import page
 from harness.results.files import output, write_atomically
+from harness.results.records import RUN_FILE
 from harness.suites.curve import SUITE as CURVE, of_run
 from harness.suites.runner import kept
 from harness.text.console import complain, show
@@ -58,13 +62,28 @@ def run(options: argparse.Namespace) -> int:
         raise BadInput(f"no run to show: {_few(faults)}", code="no-cells")
     faults += baseline.faults if baseline else ()
     command = shlex.join(["draftgate", *sys.argv[1:]])
-    data, texts = document(shown, baseline, across=options.across, command=str(without_secrets(command)))
+    data, texts = document(
+        shown,
+        baseline,
+        across=options.across,
+        history=_history(options.runs),
+        command=str(without_secrets(command)),
+    )
     text = page(data, texts)
     write_atomically(options.output, text)
     show(f"{visible(data['sentence'])}\n{visible(str(options.output))}: {len(text.encode()) / 1e6:.1f} MB\n")
     for fault in faults:
         complain(fault)
     return _INCOMPLETE if faults else 0
+
+
+def _history(paths: Sequence[Path]) -> dict[str, Any] | str | None:
+    """Of the runs among what is shown; why it cannot be made; None where no cell was measured twice."""
+    runs = [path for path in paths if (path / RUN_FILE).is_file()]
+    try:
+        return as_page(history(runs)) if len(runs) > 1 else None
+    except BadInput as error:  # what is damaged has its place in the page already
+        return str(error) if error.code == "extra-missing" else None
 
 
 def _few(faults: Sequence[str]) -> str:

@@ -86,6 +86,37 @@ def document(found: History) -> Document:
     )
 
 
+def as_page(found: History) -> dict[str, Any] | None:
+    """The series of several runs, for the page of `draftgate report`; None where there is none."""
+    series = tuple(one for one in found.series if len(one.points) > 1)
+    if not series:
+        return None
+    shown = document(dataclasses.replace(found, series=series, notes=()))
+    return {
+        "sentence": shown.sentence,
+        "tables": [
+            {"title": table.title, "header": table.header, "align": table.align, "rows": table.rows}
+            for table in shown.blocks
+        ],
+        "series": [
+            {
+                "name": table.title,
+                "points": [
+                    {
+                        "run": f"{p.when:%Y-%m-%d %H:%M}",
+                        "rate": p.figures.tokens_per_step,
+                        "interval": p.figures.tokens_per_step_ci,
+                        "changed": any(c.at == i and c.figure == "tokens_per_step" for c in one.changes),
+                    }
+                    for i, p in enumerate(one.points)
+                ],
+            }
+            for one, table in zip(series, shown.blocks[1:], strict=True)
+        ],
+        "notes": [*shown.notes, *shown.sentences],
+    }
+
+
 def _name(one: Series, parts: Sequence[str] = _PLACE) -> str:
     return "/".join([*(getattr(one.entry, part) for part in parts), str(one.entry.cell)])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,50 @@ def test_the_verdicts_and_intervals_are_those_of_compare() -> None:
     (look,) = page.data["looks"]
     assert look["became"] == "regressed"
     assert look["text"] in page.seen
+
+
+def over_time(*worse: int) -> list[Path]:
+    """A run a day; their names are not in the order of time."""
+    return [
+        write_run(
+            Path(f"run-{99 - i}"), cell(worse=lost), plain(), began=f"2026-03-{1 + i:02}T04:00:00+00:00"
+        )
+        for i, lost in enumerate(worse)
+    ]
+
+
+def test_several_runs_are_a_history_in_the_order_of_time() -> None:
+    page = report(*reversed(over_time(*[0] * 6, *[3] * 6)), write_run(Path("alone"), cell("zh")), output=OUT)
+
+    found = page.data["history"]
+    (steady, changed) = found["series"]
+    assert changed["name"].endswith("chat-en-instruct-ngram-k4")
+    assert [p["run"][:10] for p in changed["points"]] == [f"2026-03-{1 + i:02}" for i in range(12)]
+    assert [i for i, p in enumerate(changed["points"]) if p["changed"]] == [6]
+    assert not any(p["changed"] for p in steady["points"])
+    assert all(low < p["rate"] < high for p in changed["points"] for low, high in [p["interval"]])
+    assert found["sentence"] in page.seen
+    assert ("section", {"id": "history"}) in page.tags
+    for table in found["tables"]:
+        for row in table["rows"]:
+            assert all(text in page.seen for text in row)
+
+
+def test_runs_that_have_no_cell_in_common_and_a_single_run_are_no_history() -> None:
+    first, _ = over_time(0, 0)
+    other = write_run(Path("other"), cell("zh"), began="2026-03-09T04:00:00+00:00")
+    for runs in ((first,), (first, other), (first, write_run(Path("undated"), cell()))):
+        page = report(*runs, output=OUT)
+        assert page.data["history"] is None
+        assert ("section", {"id": "history"}) not in page.tags
+
+
+def test_a_history_that_cannot_be_made_is_said_and_the_page_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "otava.analysis", None)
+    page = report(*over_time(0, 0), output=OUT)
+    assert "draftgate[history]" in page.data["history"]["sentence"]
+    assert "draftgate[history]" in page.seen
+    assert len(page.data["cells"]) == 2
 
 
 def test_each_pair_shows_both_answers_and_where_they_part() -> None:

@@ -216,6 +216,22 @@
         return { height: 240, x: { label: "token of the answer", domain: [-0.4, names.length - 0.6], ticks: names.map((_, i) => i), tickFormat: (i) => names[i] }, y: { label: "tokens per step", grid: true }, marks: bars(points, "drafter", "at", "rate") };
       });
     },
+    history() {
+      panels("history", new Map((data.history?.series ?? []).map((s) => [s.name, s.points])), [], (points) => {
+        const shown = points.map((p, at) => ({ at, rate: p.rate, changed: p.changed, ...ends(p.interval), said: `${p.run}: ${number(p.rate)}${p.changed ? ", changed" : ""}` }));
+        const known = shown.filter((d) => d.rate != null);
+        const one = { stroke: "var(--c0)" };
+        return {
+          height: 220, color: {}, symbol: {}, x: { label: "run", domain: [-0.4, points.length - 0.6], ticks: [0, points.length - 1], tickFormat: (i) => points[i].run.slice(0, 10) },
+          y: { label: "tokens per step", grid: true },
+          marks: [
+            Plot.line(known, { x: "at", y: "rate", ...one }), Plot.ruleX(known.filter((d) => d.low != null), { x: "at", y1: "low", y2: "high", ...one }),
+            Plot.dot(known, { x: "at", y: "rate", fill: "var(--c0)", ...one, r: 3, title: "said", tip: true }),
+            Plot.dot(known.filter((d) => d.changed), { x: "at", y: "rate", symbol: "times", stroke: "var(--c1)", strokeWidth: 3, r: 7 }),
+          ],
+        };
+      });
+    },
     beside() {
       const rows = data.beside.filter((row) => row.run === chosen());
       panels("beside", groups(rows, (row) => row.place), data.endpoints, (shown) => {

@@ -32,7 +32,12 @@ WORDS = {kind: KINDS[kind] for kind in _ORDER}
 
 
 def document(
-    shown: Sequence[Shown], baseline: Given | None, *, across: Sequence[str] = (), command: str
+    shown: Sequence[Shown],
+    baseline: Given | None,
+    *,
+    across: Sequence[str] = (),
+    history: Mapping[str, Any] | str | None = None,
+    command: str,
 ) -> tuple[dict[str, Any], list[str]]:
     """The page, and the texts that its prompts name by number: those that matter most come first.
 
@@ -40,6 +45,7 @@ def document(
         shown: the runs. Without a baseline each is compared with the first.
         baseline: what each is compared with.
         across: fields of the identity that may differ.
+        history: of the runs, as `history_table.as_page` has it; why there is none; None for a single run.
         command: what makes the page.
 
     Raises:
@@ -76,6 +82,7 @@ def document(
         ],
         "cells": cells,
         "looks": list(_looks(cells, shown)),
+        "history": {"sentence": history} if isinstance(history, str) else history,
         "curves": [_curve(*c, run=at) for at, one in enumerate(shown) for c in one.curves],
         "beside": (beside := list(_beside(cells))),
         "endpoints": list(dict.fromkeys(name for row in beside for name in row["rates"])),
