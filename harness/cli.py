@@ -141,7 +141,7 @@ def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentPa
     forms = f"(table; else what the name of --output ends with: {', '.join(_FORMATS)})"
     add("--format", choices=(*_PAGES, _JSON, *_DATA), help=forms)
     add("--output", metavar="FILE", type=output, help="write there, not to standard output")
-    add("--wide", action="store_true", help="all columns, also where the terminal is narrower")
+    add("--wide", action="store_true", help=render.WIDE)
     add("-q", "--quiet", action="store_true", help="print only the sentence that counts the cells")
     add("--partial", action="store_true", help="cells that only one side has are no reason to exit with 3")
     add("--strict", action="store_true", help="exit with 3 where a cell is inconclusive")

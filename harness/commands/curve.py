@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from harness.suites.curve import of_run, report
 from harness.suites.load import Bound
-from harness.text.console import show
-from harness.text.render import visible_lines
+from harness.text.console import show, width_of
+from harness.text.render import WIDE, lay_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for flag, seconds in (("--ttft-ms", bound.ttft_s), ("--tpot-ms", bound.tpot_s)):
         text = f"of a request that counts as good ({seconds * 1000:g})"
         parser.add_argument(flag, metavar="N", type=int, default=round(seconds * 1000), help=text)
+    parser.add_argument("--wide", action="store_true", help=WIDE)
     parser.set_defaults(run=run)
 
 
@@ -31,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
         BadInput: the run holds none, or one that is not whole.
     """
     bound = Bound(ttft_s=options.ttft_ms / 1000, tpot_s=options.tpot_ms / 1000)
-    texts = [report(*found, bound, may_schedule=False) for found in of_run(options.folder)]
-    show(visible_lines("\n\n".join(texts)) + "\n")
+    width = width_of(sys.stdout, wide=options.wide)
+    texts = [lay_out(report(*found, bound, may_schedule=False), width) for found in of_run(options.folder)]
+    show("\n\n".join(texts) + "\n")
     return 0

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     forms = f"(table; else what the name of --output ends with: {', '.join(_FORMATS)})"
     add("--format", choices=("table", "markdown", "json"), help=forms)
     add("--output", metavar="FILE", type=output, help="write there, not to standard output")
-    add("--wide", action="store_true", help="all columns, also where the terminal is narrower")
+    add("--wide", action="store_true", help=render.WIDE)
     parser.set_defaults(run=run)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import sys
 from collections.abc import Callable, Iterator
 
 from harness.config.prompt_files import read
@@ -13,9 +14,9 @@ from harness.config.stack import default_stack, find_stack, load_stack
 from harness.config.toml import Document
 from harness.results.files import json_lines
 from harness.results.names import BASE, REFERENCE
-from harness.text.console import show
+from harness.text.console import show, width_of
 from harness.text.redaction import without_home, without_secrets
-from harness.text.render import text_table
+from harness.text.render import WIDE, Block, lay_out
 
 _Rows = Iterator[tuple[str, ...]]
 
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("what", choices=_LISTS, help=", ".join(_LISTS))
     parser.add_argument("--stack", metavar="NAME|PATH", default=default_stack(), help="whose (%(default)s)")
+    parser.add_argument("--wide", action="store_true", help=WIDE)
     parser.set_defaults(run=run)
 
 
@@ -36,8 +38,12 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         BadInput: there is no such stack, or a file cannot be used.
     """
-    header, rows = _LISTS[options.what]
-    show(text_table(header, list(rows(options.stack)), align="l" * len(header)) + "\n")
+    header, ranks, rows = _LISTS[options.what]
+    table = Block(
+        header=header, rows=tuple(rows(options.stack)), align="l" * len(header), ranks=ranks,
+        prose=header[-1] in _PROSE,
+    )  # fmt: skip
+    show(lay_out([table], width_of(sys.stdout, wide=options.wide)) + "\n")
     return 0
 
 
@@ -92,11 +98,13 @@ def _suites(_: str) -> _Rows:
         yield path.name, about.partition("\n")[0]
 
 
-_LISTS: dict[str, tuple[tuple[str, ...], Callable[[str], _Rows]]] = {
-    "stacks": (("stack", "target", "drafters", "about"), _stacks),
-    "profiles": (("profile", "prompts x tokens", "T", "concurrency", "cache", "workload"), _profiles),
-    "drafters": (("drafter", "method", "k", "model", "measured"), _drafters),
-    "variants": (("variant", "changes"), _variants),
-    "prompts": (("workload", "language", "prompts"), _prompts),
-    "suites": (("suite", "question"), _suites),
-}
+_LISTS: dict[str, tuple[tuple[str, ...], tuple[int, ...], Callable[[str], _Rows]]] = {
+    "stacks": (("stack", "target", "drafters", "about"), (0, 2, 1, 0), _stacks),
+    "profiles": (("profile", "prompts x tokens", "T", "concurrency", "cache", "workload"), (), _profiles),
+    "drafters": (("drafter", "method", "k", "model", "measured"), (0, 0, 0, 2, 1), _drafters),
+    "variants": (("variant", "changes"), (), _variants),
+    "prompts": (("workload", "language", "prompts"), (), _prompts),
+    "suites": (("suite", "question"), (), _suites),
+}  # fmt: skip
+"""Of each: the columns, which of them a narrow terminal leaves out first, and the rows."""
+_PROSE = ("about", "question", "changes")

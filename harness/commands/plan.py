@@ -13,9 +13,9 @@ from harness.errors import BadInput
 from harness.results.files import output, write_atomically
 from harness.results.shards import Plan, of_file
 from harness.text.arguments import Parser
-from harness.text.console import show
+from harness.text.console import show, width_of
 from harness.text.numbers import duration
-from harness.text.render import text_table
+from harness.text.render import WIDE, Block, lay_out
 
 
 def run(words: Sequence[str]) -> int:
@@ -33,13 +33,15 @@ def run(words: Sequence[str]) -> int:
     parser.add_argument("--shards", metavar="N", default="1", help="how many machines; 0: one a server (1)")
     parser.add_argument("--format", choices=("table", "json"), help="table, or the plan that --shard reads")
     parser.add_argument("--output", metavar="FILE", type=output, help="write there, not to standard output")
+    parser.add_argument("--wide", action="store_true", help=WIDE)
     own, rest = parser.parse_known_args(words)
     plan = planned(rest, shards=own.shards)
     if isinstance(plan, int):
         return plan
     plan = _with_commands(plan, rest, own.output or Path("plan.json"))
     as_json = own.format == "json" or (own.format is None and own.output is not None)
-    text = plan.text() if as_json else _table(plan)
+    width = None if own.output else width_of(sys.stdout, wide=own.wide)
+    text = plan.text() if as_json else lay_out([_table(plan)], width) + "\n"
     if own.output:
         write_atomically(own.output, text)
     else:
@@ -82,12 +84,13 @@ def _with_commands(plan: Plan, words: Sequence[str], file: Path) -> Plan:
     return plan.model_copy(update={"shards": tuple(shards)}).sealed()
 
 
-def _table(plan: Plan) -> str:
-    rows = [
+def _table(plan: Plan) -> Block:
+    rows = tuple(
         (
             str(shard.number), ", ".join(shard.servers), str(len(shard.cases)), str(shard.devices),
             "—" if shard.seconds is None else duration(shard.seconds),
         )
         for shard in plan.shards
-    ]  # fmt: skip
-    return text_table(("shard", "servers", "cells", "devices", "about"), rows, align="llrrr") + "\n"
+    )  # fmt: skip
+    header = ("shard", "servers", "cells", "devices", "about")
+    return Block(header=header, rows=rows, align="llrrr", ranks=(0, 3, 0, 2, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,9 +20,18 @@ from harness.report.references import NOTHING, comment
 from harness.results.files import output as output_path, write_atomically
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 from harness.suites import curve
-from harness.text.console import show
+from harness.text.console import show, width_of
 from harness.text.numbers import DASH, number
-from harness.text.render import Block, Document, as_markdown, as_text, markdown as in_markdown, visible
+from harness.text.render import (
+    WIDE,
+    Block,
+    Document,
+    as_markdown,
+    as_text,
+    lay_out,
+    markdown as in_markdown,
+    visible,
+)
 from harness.text.validation import near_path
 
 SUITES = ("acceptance", "load", "curve")
@@ -29,6 +39,7 @@ SUITES = ("acceptance", "load", "curve")
 _FIELDS = ("tokens_per_step", "tokens_per_step_low/tokens_per_step_high")
 _GAIN = "{0}_speed_up {0}_speed_up_low/{0}_speed_up_high"
 _HEADER = ("place", "in flight", "drafter", "tok/step", "95 % CI", "× none", "95 % CI", "interval over")
+_RANKS = (0, 0, 0, 3, 4, 0, 0, 2)
 _MEASURED_BY = {
     "one": "draftgate bench --concurrency 1 measures it",
     "long": "draftgate bench --profile long measures it",
@@ -47,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folders of finished runs")
     what = "write Markdown there, which draftgate claims checks"
     parser.add_argument("--output", metavar="FILE.md", type=output_path, help=what)
+    parser.add_argument("--wide", action="store_true", help=WIDE)
     parser.set_defaults(run=run)
 
 
@@ -64,7 +76,8 @@ def run(options: argparse.Namespace) -> int:
     blocks: dict[str, list[Evidence]] = {}
     for one in found:
         blocks.setdefault(one.block, []).append(one)
-    text = "\n".join(part for own in blocks.values() for part in _block(own, markdown=bool(output)))
+    width = None if output else width_of(sys.stdout, wide=options.wide)
+    text = "\n".join(part for own in blocks.values() for part in _block(own, width, markdown=bool(output)))
     if output:
         write_atomically(output, text)
     else:
@@ -143,20 +156,23 @@ def starts_of(folder: Path) -> list[Evidence]:
     ]
 
 
-def _block(own: Sequence[Evidence], *, markdown: bool) -> Iterator[str]:
+def _block(own: Sequence[Evidence], width: int | None, *, markdown: bool) -> Iterator[str]:
     """The parts of one target, engine and device."""
     one, identity, machine = own[0], own[0].record.identity, own[0].record.environment
     device = ", ".join(str(gpu.name) for gpu in machine.gpus) or str(machine.cpu)
     parts = [f"{identity.target} {identity.dtype}", f"vLLM {one.record.subject.engine}", device]
     runs = ", ".join(dict.fromkeys(e.run for e in own))
-    escaped = in_markdown if markdown else visible
-    yield f"{'## ' * markdown}{escaped(' · '.join(parts))}\n"
-    yield f"of {escaped(runs)}. For /path/to/NAME write your own folder.\n"
+    escaped = in_markdown if markdown else str
+    said = (
+        f"{'## ' * markdown}{escaped(' · '.join(parts))}",
+        f"of {escaped(runs)}. For /path/to/NAME write your own folder.",
+    )
+    yield from (f"{lay_out([line], width)}\n" for line in said)
     for use, rows in uses(own):
-        yield _written(choose(use, rows), markdown=markdown)
+        yield _written(choose(use, rows), width, markdown=markdown)
 
 
-def _written(found: Choice, *, markdown: bool) -> str:
+def _written(found: Choice, width: int | None, *, markdown: bool) -> str:
     """One use: what to run, why, and the evidence."""
     mark = "### " * markdown
     if found.kind == "not measured":
@@ -177,7 +193,7 @@ def _written(found: Choice, *, markdown: bool) -> str:
         title=found.why, above=(), blocks=tuple(block for block in blocks if block.rows), footnotes=(),
         notes=found.notes, sentences=(), legend=(),
     )  # fmt: skip
-    return "\n".join([*lines, as_markdown(page) if markdown else as_text(page)])
+    return "\n".join([*lines, as_markdown(page) if markdown else as_text(page, width)])
 
 
 def _table(own: Sequence[Evidence], *, starts: bool) -> Block:
@@ -189,6 +205,7 @@ def _table(own: Sequence[Evidence], *, starts: bool) -> Block:
         header=tuple(_HEADER[at] for at in kept),
         rows=tuple(tuple(_row(e)[at] for at in kept) for e in own),
         align="".join("lrlrrrrl"[at] for at in kept),
+        ranks=tuple(_RANKS[at] for at in kept),
         comment=comment({"columns": ",".join(columns)}),
         comments=tuple(comment({"run": f"{e.run}/{e.suite}", "cell": str(e.cell)}) for e in own),
     )

@@ -19,7 +19,7 @@ from harness.stats import blocks
 from harness.stats.blocks import LOG_MARGIN, MARGIN
 from harness.stats.paired import ALPHA_OK, ALPHA_PRIMARY, PairedRatio
 from harness.text.numbers import number, percent, signed, signed_interval
-from harness.text.render import text_table
+from harness.text.render import Block
 
 MOST_OTHERS = 0.05
 """Share of the machine's processor time that other programs may take while a CPU engine is timed."""
@@ -157,20 +157,22 @@ def described(tok_s: tuple[float, float], tokens_per_step: tuple[float, float]) 
     return [f"tok/s {tok_s[0]:.1f} -> {tok_s[1]:.1f} ({percent(speed)}): {made}; one start each, so no claim"]
 
 
-def table(found: Split, requests: int, *, sides: tuple[str, str] = ("old", "new")) -> str:
+def table(found: Split, requests: int, *, sides: tuple[str, str] = ("old", "new")) -> Block:
     """Both sides and the change of each part, with intervals; `requests` a start."""
-    lines = [
+    rows = [
         _line("tok/s", found.speed, 1, 1.0),
         _line("tokens per step", found.tokens, 3, 1.0),
         _line("ms per step", found.seconds, 2, 1e3),
     ]
-    lines += [_line(f"{part} ms a request", c, 1, 1e3 / requests) for part, c in found.parts.items()]
-    return text_table(["", *sides, "change %", "95 % CI"], lines)
+    rows += [_line(f"{part} ms a request", c, 1, 1e3 / requests) for part, c in found.parts.items()]
+    return Block(
+        header=("", *sides, "change %", "95 % CI"), rows=tuple(rows), align="lrrrr", ranks=(0, 1, 1, 0, 2)
+    )
 
 
-def _line(name: str, change: PairedRatio, digits: int, scale: float) -> list[str]:
-    sides = [number(rate, digits, scale=scale) for rate in (change.r0, change.r1)]
-    return [name, *sides, signed(change.change), signed_interval(change.change_ci())]
+def _line(name: str, change: PairedRatio, digits: int, scale: float) -> tuple[str, ...]:
+    sides = (number(rate, digits, scale=scale) for rate in (change.r0, change.r1))
+    return (name, *sides, signed(change.change), signed_interval(change.change_ci()))
 
 
 def figures(found: Split) -> dict[str, float | int | None]:

@@ -24,7 +24,7 @@ from harness.run import Run
 from harness.suites.load import Bound, goodput, passes
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import DASH, duration, number
-from harness.text.render import text_table
+from harness.text.render import Block, Piece
 
 _Records = TypeVar("_Records", bound=Mapping[Any, CellRecord])
 _PAIRS, _SCHEDULED = "pairs", "scheduled"
@@ -32,6 +32,11 @@ _NEXT = 3
 """The best k and its neighbours."""
 FEWEST = 4
 """Requests that a load is timed with."""
+_HEADER = (
+    *("in flight", "k", "tok/step", "ms/step", "tok/s", "tokens x", "time x", "utility", "95 % CI"),
+    *("", "goodput"),
+)
+_RANKS = (0, 0, 0, 2, 0, 3, 3, 0, 1, 0, 2)
 _WARM = "curve/warm"
 """Which start has answered already."""
 
@@ -218,28 +223,28 @@ def _measured(bench: Bench, cell: Cell, in_flight: int, asked: int, suite: str) 
     return record
 
 
-def report(found: Curve, grid: Grid, again: Sequence[Measured], bound: Bound, *, may_schedule: bool) -> str:
+def report(
+    found: Curve, grid: Grid, again: Sequence[Measured], bound: Bound, *, may_schedule: bool
+) -> tuple[Piece, ...]:
     """The table of a curve, a row for each k and load, and what it says."""
-    cell, lines = found.deepest.cell, []
+    cell = found.deepest.cell
     times = f"acceptance from k = {cell.k}, times from one start of each k"
-    lines.append(f"{'-'.join(cell.place)} {cell.drafter}: {times}; goodput is requests a second with {bound}")
-    header = ["in flight", "k", "tok/step", "ms/step", "tok/s", "tokens x", "time x", "utility", "95 % CI"]
+    title = f"{'-'.join(cell.place)} {cell.drafter}: {times}; goodput is requests a second with {bound}"
     rows = []
     for point in found.points:
         good = goodput(grid[point.k, point.in_flight].prompts, bound)
-        rows.append([*_row(point), "◀" * (point == found.best(point.in_flight)), number(good)])
-    lines.append(text_table([*header, "", "goodput"], rows))
+        rows.append((*_row(point), "◀" * (point == found.best(point.in_flight)), number(good)))
     note = "utility is tokens gained over time added (tokens x / time x); its interval is of acceptance alone"
-    lines += [f"{note}; ◀ the best k of a load", *busy(grid), *sentences(found), *advice(again)]
+    lines = [f"{note}; ◀ the best k of a load", *busy(grid), *sentences(found), *advice(again)]
     if may_schedule:
         schedule = json.dumps(found.schedule())
         lines.append(f"for [drafters.{cell.drafter}] of the stack: {SCHEDULE} = {schedule}")
-    return "\n".join(lines)
+    return (Block(title=title, header=_HEADER, rows=tuple(rows), ranks=_RANKS), *lines)
 
 
-def _row(point: Point) -> list[str]:
+def _row(point: Point) -> tuple[str, ...]:
     ends = point.interval
-    return [
+    return (
         str(point.in_flight),
         str(point.k),
         number(point.tokens_per_step),
@@ -249,7 +254,7 @@ def _row(point: Point) -> list[str]:
         number(point.added),
         number(point.utility),
         f"{number(ends[0])}..{number(ends[1])}" if ends else DASH,
-    ]
+    )
 
 
 def figures(found: Curve, again: Sequence[Measured]) -> dict[str, object]:

@@ -23,6 +23,7 @@ from harness.run import Run
 from harness.suites import runner
 from harness.suites.runner import Bench, Outcome, Suite
 from harness.text.numbers import duration
+from harness.text.render import Piece
 
 
 def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
@@ -82,12 +83,12 @@ def speed_up(bench: Bench, cell: Cell) -> Outcome:
     speedup.write(run.folder / SUITE.name / f"{cell}.json", found)
     judged = _judged(bench, fine, speedup.with_sessions(run.options.results, found))
     of_both = speedup.over_none(session)
-    lines = [f"{cell}: {judged.sentence}", f"over none: {cause(of_both)}"]
+    lines: list[Piece] = [f"{cell}: {judged.sentence}", f"over none: {cause(of_both)}"]
     lines += [table(of_both, len(last.prompts), sides=("none", cell.spec.label))]
     if why := disturbed_in((record.cell.k > 0, record) for record in seen):
         notes = [*notes, f"not measured on an idle machine: {why}"]
     lines += [f"note: {note}" for note in notes]
-    return judged.model_copy(update={"table": "\n".join(lines)})
+    return judged.model_copy(update={"table": tuple(lines)})
 
 
 def _around(seen: Sequence[CellRecord]) -> dict[str, Any]:

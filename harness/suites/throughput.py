@@ -29,6 +29,7 @@ from harness.stats import blocks
 from harness.stats.blocks import NEW, OLD
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import duration
+from harness.text.render import Piece
 
 _SIDES = {OLD: "old", NEW: "new"}
 _WARM_UP, _AGAIN = "warm-up", "-again"
@@ -251,14 +252,14 @@ def _judged(found: Outcome, measured: Sequence[_Block]) -> Outcome:
     change = throughput.split(works[OLD], works[NEW])
     verdict: Verdict = throughput.judge(change)
     old, new = (next(record for of, record in measured[0] if of == side) for side in (OLD, NEW))
-    lines = [f"{found.cell}: {verdict.kind}: {verdict.text}"]
+    lines: list[Piece] = [f"{found.cell}: {verdict.kind}: {verdict.text}"]
     lines += [throughput.table(change, len(new.prompts))]
     lines += [f"note: {note}" for note in _notes(old, new)]
     return found.model_copy(
         update={
             "kind": _KINDS.get(verdict.kind, "fine"),
             "sentence": f"{verdict.kind}: {verdict.text}",
-            "table": "\n".join(lines),
+            "table": tuple(lines),
             "figures": {"cell": found.cell, **throughput.figures(change)},
             "verdict": verdict,
         }

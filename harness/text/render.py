@@ -29,6 +29,8 @@ _MOST_MARKDOWN = 1_000_000
 """Bytes. GitHub shows no summary of a step above 1 MiB, and the step may write more than our table."""
 _LEAST = 12
 """Columns that a cell's name has at least."""
+_LEAST_PROSE = 30
+"""The same of sentences."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -42,6 +44,8 @@ class Block:
     """`l` or `r` for each column; by default only the first is left."""
     ranks: tuple[int, ...] = ()
     """Of each column; by default 0. Where a line is too long, those of the highest rank go first; 0 stays."""
+    prose: bool = False
+    """The last column holds sentences: they are folded into what the others leave of a line."""
     title: str = ""
     comment: str = ""
     """For Markdown: says where the figures come from, and is not shown."""
@@ -90,6 +94,8 @@ def visible_lines(text: str) -> str:
     return "\n".join(map(visible, text.split("\n")))
 
 
+WIDE = "all columns, also where the terminal is narrower"
+"""What --wide does, in the help of each command that has it."""
 Piece = str | Block
 """Of a text for a terminal: a line, or a table."""
 
@@ -113,11 +119,11 @@ def lay_out(pieces: Iterable[Piece], width: int | None = None) -> str:
     return "\n".join(shown)
 
 
-def _folded(text: str, width: int | None) -> Sequence[str]:
+def _folded(text: str, width: int | None, *, indent: str = "  ") -> Sequence[str]:
     text = visible(text)
     if width is None or wcswidth(text) <= width:
         return [text]
-    return wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "") -> str:
@@ -130,12 +136,18 @@ def _lines(block: Block, width: int | None) -> Iterable[str]:
     table = [[visible(cell) for cell in row] for row in (block.header, *block.rows)]
     widths = [max(map(wcswidth, column)) for column in zip(*table, strict=True)]
     ranks, left = block.ranks or (0,) * len(widths), list(range(len(widths)))
+    if block.prose:
+        widths[-1] = min(widths[-1], _LEAST_PROSE)
     while width and _sum(widths, left) > width and (last := max(ranks[i] for i in left)):
         left = [i for i in left if ranks[i] < last]
     if width and (excess := _sum(widths, left) - width) > 0:
         room = max(_LEAST, widths[left[0]] - excess)
         for row in table:
             row[left[0]] = _shortened(row[left[0]], room)
+    if width and block.prose and left[-1] == len(widths) - 1:
+        room = max(_LEAST_PROSE, width - _sum(widths, left[:-1]) - 2)
+        for row in table:
+            row[-1] = "\n".join(_folded(row[-1], room, indent=""))
     align = block.aligned
     # As a row of its own the header makes no column wider than its texts are.
     yield from (

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from wcwidth import wcswidth
 
 from harness.plugin import DATA
 from harness.results.records import CellRecord, load
 from tests.component.fake_engine import TINY, Fake
+from tests.factories.terminal import on_a_terminal
 
 STRANGER = ("unshare", "--user", "--map-user=12345", "--map-group=12345")
 """A user whom the system does not know, with the rights of this one."""
@@ -29,6 +32,13 @@ FULL = 'mount -t tmpfs -o size={}k tmpfs "$0" && exec "$@"'
 class Bench:
     """A run of one cell in an environment of its own."""
 
+    def command(self, *words: str, checked: str = "off", gate: str = "off") -> list[str]:
+        return [
+            sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench_suites/test_acceptance.py",
+            "--stack", str(self.stack), "--results", str(self.folder / "results"), "--gate", gate,
+            "--baselines", str(self.folder / "baselines"), "--prompts", "3", "--self-check", checked, *words,
+        ]  # fmt: skip
+
     def __init__(self, folder: Path) -> None:
         fake = Fake(folder)
         self.folder = folder
@@ -39,12 +49,7 @@ class Bench:
     def __call__(
         self, *words: str, above: tuple[str, ...] = (), to: str | None = None, checked: str = "off"
     ) -> tuple[int, str]:
-        command = [
-            *above, sys.executable, "-m", "pytest", "-p", "no:cacheprovider",
-            "bench_suites/test_acceptance.py",
-            "--stack", str(self.stack), "--results", str(self.folder / "results"), "--gate", "off",
-            "--prompts", "3", "--self-check", checked, *words,
-        ]  # fmt: skip
+        command = [*above, *self.command(*words, checked=checked)]
         with Path(to or self.folder / "out").open("wb") as out, (self.folder / "err").open("wb") as err:
             done = subprocess.run(
                 command, cwd=DATA.parent, env=self.env, stdout=out, stderr=err, check=False, timeout=120
@@ -90,6 +95,35 @@ def test_a_log_in_colour_is_no_terminal(bench: Bench) -> None:
     assert "\r" not in said
     assert "\x1b[2K" not in said
     assert "prompt 1 of 3" not in said
+
+
+def on_the_terminal(bench: Bench, *words: str, **environment: str) -> str:
+    text = on_a_terminal(bench.command(*words, gate="warn"), 80, cwd=DATA.parent, **bench.env, **environment)
+    assert bench.measured() == 3, text
+    return text
+
+
+def test_a_run_on_a_terminal_has_colour_progress_and_tables_of_its_width(bench: Bench) -> None:
+    bench.env.pop("NO_COLOR", None)
+    text = on_the_terminal(bench)
+    plain = re.sub(r"\x1b\[[\d;]*[mK]", "", text).replace("\r\n", "\n")
+    table = plain.partition(" draftgate ===")[2].partition("records: ")[0]
+
+    assert re.search(r"\x1b\[3\dm[✓✗]", text)
+    assert re.search(r"\rdraftgate: .*prompt 1 of 3", plain), "progress goes over the last line"
+    lines = [line for line in table.splitlines()[1:] if "/" not in line]  # a path is never broken
+    assert max(map(wcswidth, lines)) <= 80
+    assert "--wide shows all" in table
+    assert plain.splitlines()[-1] == table.splitlines()[1], "the sentence is first and last"
+
+
+@pytest.mark.parametrize(("words", "environment"), [((), {"NO_COLOR": "1"}), (("-q",), {}), (("-qq",), {})])
+def test_a_terminal_can_have_less(bench: Bench, words: tuple[str, ...], environment: dict[str, str]) -> None:
+    text = on_the_terminal(bench, *words, **environment)
+
+    assert ("\x1b[3" in text) is not bool(environment)
+    assert (" draftgate ===" in text) is not bool(words)
+    assert "1 cell" in text.splitlines()[-1]
 
 
 def test_a_cell_is_measured_where_nothing_can_be_printed(bench: Bench) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from wcwidth import wcswidth
 
 from harness.cli import main
 from harness.config.cells import Cell
@@ -20,6 +22,7 @@ from harness.results.records import CellRecord, Finding
 from harness.suites import curve as suite
 from harness.suites.load import Bound
 from harness.suites.runner import Bench, Outcome
+from harness.text.render import lay_out
 from tests.factories.benches import bench, cell_of, stack
 from tests.factories.records import prompt_record
 from tests.factories.runs import cell, write_cell, write_run
@@ -265,7 +268,7 @@ def test_the_best_k_and_its_neighbours_are_measured_again_in_turn(tmp_path: Path
     assert figures[4, 1]["blocks"] == 3
     assert figures[4, 1]["tok_s_low"] > 0
     assert figures[1, 16]["tok_s_high"] < 0
-    assert "16 in flight" in found.table
+    assert "16 in flight" in found.table_text()
 
 
 def test_what_is_measured_again_are_the_best_and_their_neighbours() -> None:
@@ -447,9 +450,9 @@ def test_a_run_shows_its_curves_again(run: Path) -> None:
     assert grid == GRID
     assert again == []
     assert suite.figures(found, []) == suite.figures(curve(GRID), [])
-    text = suite.report(found, grid, [], Bound(), may_schedule=True)
+    text = lay_out(suite.report(found, grid, [], Bound(), may_schedule=True))
     assert "[[1, 3, 4], [4, 15, 1], [16" in text
-    assert "[[1, 3, 4]" not in suite.report(found, grid, [], Bound(), may_schedule=False)
+    assert "[[1, 3, 4]" not in lay_out(suite.report(found, grid, [], Bound(), may_schedule=False))
 
 
 def test_a_run_shows_what_starts_in_turn_said(run: Path) -> None:
@@ -500,6 +503,21 @@ def test_the_command_prints_the_curve(run: Path, capsys: pytest.CaptureFixture[s
     assert main(["curve", str(run)]) == 0
     assert "from 16 in flight on: off" in capsys.readouterr().out
     assert main(["curve", str(run / "nowhere")]) == 2
+
+
+def test_a_narrow_terminal_gets_lines_of_its_width(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed(*words: str) -> str:
+        assert main(["curve", str(run), *words]) == 0
+        return capsys.readouterr().out
+
+    wide = printed()
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+    assert max(map(wcswidth, printed().splitlines())) <= 80 < max(map(wcswidth, wide.splitlines()))
+    assert printed("--wide") == wide
 
 
 def test_a_picture_of_the_run_has_every_point_of_the_curve(run: Path, tmp_path: Path) -> None:

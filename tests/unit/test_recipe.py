@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from wcwidth import wcswidth
 
 from harness.cli import main
 from harness.commands.import_requests import PROFILE
@@ -332,6 +334,23 @@ def test_a_run_that_cannot_be_used_is_refused(tmp_path: Path, capsys: pytest.Cap
         assert err.count("\n") == 1
     assert main(["recipe", str(good), "--output", str(tmp_path / "nowhere" / "x.md")]) == 2
     assert main(["recipe", str(good), "--output", str(tmp_path / "x.csv")]) == 2
+
+
+def test_a_narrow_terminal_gets_lines_of_its_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", none(), timed(2, subject={"method": None}))
+
+    def printed(*words: str) -> str:
+        assert main(["recipe", str(run), *words]) == 0
+        return capsys.readouterr().out
+
+    wide = printed()
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+    assert max(map(wcswidth, printed().splitlines())) <= 80 < max(map(wcswidth, wide.splitlines()))
+    assert printed("--wide") == wide
 
 
 def test_what_it_writes_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

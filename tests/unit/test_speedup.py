@@ -203,10 +203,10 @@ def test_the_table_of_a_speed_up_says_what_it_is_made_of_and_how_the_engine_ran_
 
     found = speed.speed_up(ours, cell_of(ours))
 
-    assert "tokens per step" in found.table
-    assert "ms per step" in found.table
-    assert "by different paths: runner V2 -> V1" in found.table
-    assert found.sentence in found.table
+    assert "tokens per step" in found.table_text()
+    assert "ms per step" in found.table_text()
+    assert "by different paths: runner V2 -> V1" in found.table_text()
+    assert found.sentence in found.table_text()
 
 
 def test_a_busy_machine_is_noted_and_stays_in_the_record(
@@ -221,6 +221,6 @@ def test_a_busy_machine_is_noted_and_stays_in_the_record(
 
     found = speed.speed_up(ours, cell_of(ours))
 
-    assert "38%" in found.table
+    assert "38%" in found.table_text()
     (kept,) = ours.run.folder.glob("speed/*.json")
     assert load(kept, SpeedRecord).provenance["surroundings"]["others"] == 0.38

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import struct
-import subprocess
 import sys
-import termios
 from collections.abc import Callable
-from fcntl import ioctl
 from pathlib import Path
 from typing import get_args
 
@@ -27,6 +21,7 @@ from harness.text.console import coloured, painted
 from harness.text.render import Block, lay_out
 from tests.factories.benches import bench
 from tests.factories.runs import cell, plain, write_cell
+from tests.factories.terminal import on_a_terminal
 
 ROOT = Path(__file__).parents[2]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
@@ -210,6 +205,33 @@ def test_compare_fits_a_narrow_terminal_and_a_file_has_all(
     assert capsys.readouterr().out == wide
 
 
+@pytest.mark.parametrize("what", ["stacks", "profiles", "drafters", "prompts", "suites"])
+def test_a_list_fits_a_narrow_terminal(
+    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    main(["list", what])
+    narrow = capsys.readouterr().out
+    main(["list", what, "--wide"])
+    wide = capsys.readouterr().out
+
+    assert max(widths(narrow)) <= 80
+    assert {line.split()[0] for line in wide.splitlines()} <= set(narrow.split())
+    if what == "suites":
+        assert narrow.split() == wide.split(), "a question was cut"
+
+
+def test_sentences_are_folded_in_their_column() -> None:
+    block = Block(header=("a", "why"), rows=(("one", "word " * 30), ("two", "short")), align="ll", prose=True)
+
+    lines = lay_out([block], 60).splitlines()
+
+    assert max(map(wcswidth, lines)) <= 60
+    assert lines[2].startswith(" " * 5 + "word")
+    assert lines[-1] == "two  short"
+
+
 def test_quiet_says_the_sentence_alone(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["compare", str(RECORDINGS / "bfloat16"), str(RECORDINGS / "shy"), "--quiet"])
 
@@ -256,42 +278,16 @@ def test_only_marks_that_stand_alone_are_coloured() -> None:
     assert re.sub(r"\x1b\[\d+m", "", painted("▼ a: x  ?\n-7.9  ✓")) == "▼ a: x  ?\n-7.9  ✓"
 
 
-def on_a_terminal(arguments: list[str], columns: int, **environment: str) -> str:
-    """What a command writes to a terminal of so many columns."""
-    ours, theirs = pty.openpty()
-    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    kept = {
-        k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "PY_COLORS")
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "harness.cli", *arguments],
-        stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env={**kept, "TERM": "xterm", **environment},
-    )  # fmt: skip
-    os.close(theirs)
-    written = b""
-    while True:
-        try:
-            chunk = os.read(ours, 65536)
-        except OSError:  # the terminal is gone when the command is
-            break
-        written += chunk
-        if not chunk:
-            break
-    process.wait()
-    os.close(ours)
-    return written.decode()
-
-
 @pytest.mark.parametrize("columns", [80, 120])
 def test_a_real_terminal_gets_colour_and_lines_of_its_width(columns: int) -> None:
-    arguments = ["compare", str(RECORDINGS / "bfloat16"), str(RECORDINGS / "shy")]
+    arguments = [sys.executable, "-m", "harness.cli", "compare", "bfloat16", "shy"]
 
-    text = on_a_terminal(arguments, columns)
+    text = on_a_terminal(arguments, columns, cwd=RECORDINGS)
 
     assert "\x1b[31m▼" in text
     plain = re.sub(r"\x1b\[\d+m", "", text)
     assert columns - 25 < max(widths(plain)) <= columns
-    assert "\x1b" not in on_a_terminal(arguments, columns, NO_COLOR="1")
+    assert "\x1b" not in on_a_terminal(arguments, columns, cwd=RECORDINGS, NO_COLOR="1")
 
 
 # The tables of the suites
