@@ -92,6 +92,29 @@ def page(chromium: Any, file: Path) -> Iterator[Any]:
     assert said == []
 
 
+def test_several_runs_have_a_chart_over_time(chromium: Any, tmp_path: Path) -> None:
+    days = [
+        write_run(
+            tmp_path / f"run-{i}",
+            cell(worse=3 * (i > 5)),
+            plain(),
+            began=f"2026-03-{1 + i:02}T04:00:00+00:00",
+        )
+        for i in range(12)
+    ]
+    report(*days, output=tmp_path / "report.html")
+    said: list[str] = []
+    page = opened(chromium, tmp_path / "report.html", said)
+
+    charts = page.locator('[data-chart="history"] svg')
+    assert charts.count() == 2
+    assert page.locator('[data-chart="history"] circle').count() == 24
+    page.locator('[data-chart="history"] summary').click()
+    assert page.locator('[data-chart="history"] tbody tr:visible').count() == 24
+    page.context.close()
+    assert said == []
+
+
 def test_the_table_sorts_both_ways_and_says_so(page: Any) -> None:
     head = page.locator("#paired th", has_text="new tok/step")
     for direction in ("ascending", "descending"):
