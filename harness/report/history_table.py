@@ -112,6 +112,7 @@ def as_page(found: History) -> dict[str, Any] | None:
                 ],
             }
             for one, table in zip(series, shown.blocks[1:], strict=True)
+            if one.entry.cell.k  # without drafts every step gives one token
         ],
         "notes": [*shown.notes, *shown.sentences],
     }

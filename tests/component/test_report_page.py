@@ -107,8 +107,8 @@ def test_several_runs_have_a_chart_over_time(chromium: Any, tmp_path: Path) -> N
     page = opened(chromium, tmp_path / "report.html", said)
 
     charts = page.locator('[data-chart="history"] svg')
-    assert charts.count() == 2
-    assert page.locator('[data-chart="history"] circle').count() == 24
+    assert charts.count() == 1
+    assert page.locator('[data-chart="history"] circle').count() == 12
     page.locator('[data-chart="history"] summary').click()
     assert page.locator('[data-chart="history"] tbody tr:visible').count() == 24
     page.context.close()
