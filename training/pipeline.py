@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from tabulate import tabulate
 
 from harness.config.cells import ServerSpec
 from harness.engine.server import Server
-from harness.engine.watchdog import guarded
+from harness.engine.slot import Slot
+from harness.engine.watchdog import Guard, guarded
 from harness.errors import ServerFailed
 from harness.text.console import Say
 from training import benchmark, dataset, stages
@@ -22,7 +25,7 @@ from training.errors import Stalled
 from training.export import export
 from training.hidden import disk_space
 from training.recipe import Recipe, Source
-from training.servers import base_spec
+from training.servers import base_spec, open_slot
 from training.sources import gather
 from training.sources.magpie import Magpie
 from training.stages import Context, Stage
@@ -37,15 +40,29 @@ def _target(context: Context) -> tuple[ServerSpec, str]:
 
 
 @contextlib.contextmanager
-def _serve(context: Context) -> Iterator[tuple[Server, Stall]]:
-    """The target's server under the watchdog; a new one after a stall."""
-    server = context.slot.get(_target(context)[0])
+def _serve(context: Context, slots: Sequence[Slot] = ()) -> Iterator[list[tuple[Server, Stall]]]:
+    """The target's servers under the watchdog, one in each slot; new ones after a stall."""
+    slots, spec = (context.slot, *slots), _target(context)[0]
+    with ThreadPoolExecutor(len(slots)) as pool:
+        servers = list(pool.map(lambda slot: slot.get(spec), slots))
     try:
-        with guarded(server, stall_seconds=context.stall_seconds) as guard:
-            yield server, lambda: guard.stalled.reason if guard.stalled else None
+        with contextlib.ExitStack() as watched:
+            guards = [
+                watched.enter_context(guarded(server, stall_seconds=context.stall_seconds))
+                for server in servers
+            ]
+            yield [
+                (server, functools.partial(_stalled, guard))
+                for server, guard in zip(servers, guards, strict=True)
+            ]
     except Stalled:
-        context.slot.close()
+        for slot in slots:
+            slot.close()
         raise
+
+
+def _stalled(guard: Guard) -> str | None:
+    return guard.stalled.reason if guard.stalled else None
 
 
 def _prompts(context: Context) -> dict[str, Any]:
@@ -56,7 +73,7 @@ def _prompts(context: Context) -> dict[str, Any]:
         def ask(source: Source, first: int, number: int) -> list[str | None]:
             for attempt in range(1, generate.MOST_STALLS + 1):
                 if not served:
-                    server, stalled = opened.enter_context(_serve(context))
+                    [(server, stalled)] = opened.enter_context(_serve(context))
                     served.append((Magpie(server, context.recipe), stalled))
                 write, stalled = served[0]
                 try:
@@ -74,14 +91,19 @@ def _prompts(context: Context) -> dict[str, Any]:
 
 
 def _responses(context: Context) -> dict[str, Any]:
-    return generate.run(
-        context.folder,
-        context.upstream["prompts"] / "prompts.jsonl",
-        context.recipe,
-        target=_target(context)[1],
-        serve=lambda: _serve(context),
-        say=context.say,
-    )
+    with contextlib.ExitStack() as opened:
+        others = [
+            opened.enter_context(open_slot(context.work, context.say))
+            for _ in range(1, context.recipe.responses.servers)
+        ]
+        return generate.run(
+            context.folder,
+            context.upstream["prompts"] / "prompts.jsonl",
+            context.recipe,
+            target=_target(context)[1],
+            serve=lambda: _serve(context, others),
+            say=context.say,
+        )
 
 
 def _dataset(context: Context) -> dict[str, Any]:
@@ -100,7 +122,7 @@ STAGES = (
     Stage(
         name="responses",
         version=1,
-        inputs=lambda r: [r.responses.model_dump(exclude={"concurrency"}), r.engine.args],
+        inputs=lambda r: [r.responses.model_dump(exclude={"concurrency", "servers"}), r.engine.args],
         run=_responses,
     ),
     Stage(

@@ -95,6 +95,11 @@ class Responses(Table):
     temperatures: dict[str, float] = Field(default={"0.0": 1.0})
     """Temperature -> share of the answers sampled so."""
     concurrency: int = Field(default=256, gt=0)
+    """Requests that each server has in flight."""
+    servers: int = Field(default=1, gt=0)
+    """Servers of the target on the one device, each with a share of the prompts. vLLM schedules in one Python
+    thread, which a small target's GPU waits for. Give each its memory: `gpu_memory_utilization` and
+    `kv_cache_memory_bytes` in engine.args."""
     seed: int = 0
     drop_cut_off: bool = False
     """Drop answers that ended at max_tokens. They are counted in any case."""

@@ -1,4 +1,4 @@
-"""Specifies the target's servers of a training. One runs at a time, and stages share it."""
+"""Specifies the target's servers of a training. Stages share them, and one runs in each slot."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from harness.text.console import Say
 from training.recipe import Recipe
 
 
-def open_slot(folder: Path, say: Say) -> Slot:
+def open_slot(work: Path, say: Say) -> Slot:
     """An empty slot for servers without a key: speculators' clients send none.
 
     Args:
-        folder: the servers' logs go there.
+        work: the servers' logs go into `servers` there.
         say: gets a line before anything slow.
     """
-    return Slot(lambda spec: running(spec, folder=folder, say=say, locked=False), say)
+    return Slot(lambda spec: running(spec, folder=work / "servers", say=say, locked=False), say)
 
 
 def is_cpu(recipe: Recipe, python: str) -> bool:

@@ -184,7 +184,7 @@ def test_the_exact_room_is_looked_for_before_server_and_trainer(
     context = Context(
         recipe=load_recipe(find_recipe("smoke-cpu")),
         work=tmp_path,
-        slot=open_slot(tmp_path / "servers", lambda _: None),
+        slot=open_slot(tmp_path, lambda _: None),
         say=lambda _: None,
         folder=tmp_path / "train-0",
         upstream={"dataset": data.parent},

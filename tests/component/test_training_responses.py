@@ -51,6 +51,8 @@ with out.open("a") as answers, out.with_name(out.stem + ".errors.jsonl").open("a
             answers.write('{"id": "torn')
             answers.flush()
             time.sleep(600)
+        while verb == "meet" and len(list(out.parent.glob("meet-*"))) < 2:
+            time.sleep(0.01)
         if verb == "crash":
             sys.exit("RuntimeError: the fake was told to crash")
         if verb in ("refuse", "down") or (verb == "flaky" and first):
@@ -382,7 +384,9 @@ def write_prompts(folder: Path, *prompts: Prompt) -> Path:
     return path
 
 
-def stage(folder: Path, monkeypatch: pytest.MonkeyPatch, *, hang: int) -> tuple[dict[str, Any], int]:
+def stage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, hang: int, temperatures: tuple[str, ...] = ("0.0",)
+) -> tuple[dict[str, Any], int]:
     """The counts, and how often the server was started; `hang` prompts hang when they are first asked."""
     monkeypatch.setattr(generate, "decoder", lambda _: lambda ids: f"{PROSE} {ids}")
     prompts = [prompt(f"p{i}", "hang" if i < hang else "say") for i in range(4)]
@@ -392,12 +396,12 @@ def stage(folder: Path, monkeypatch: pytest.MonkeyPatch, *, hang: int) -> tuple[
         return "it hangs" if len(list(folder.glob("hang-*"))) == starts else None
 
     @contextlib.contextmanager
-    def serve() -> Iterator[tuple[Server, generate.Stall]]:
+    def serve() -> Iterator[list[tuple[Server, generate.Stall]]]:
         nonlocal starts
         starts += 1
-        yield server(), stalled
+        yield [(server(), stalled)]
 
-    settings = recipe(responses={"temperatures": {"0.0": 0.5, "0.7": 0.5}, "min_tokens": 2})
+    settings = recipe(responses={"temperatures": dict.fromkeys(temperatures, 1.0), "min_tokens": 2})
     path = write_prompts(folder, *prompts)
     counts = generate.run(folder, path, settings, target="/t", serve=serve, say=lambda _: None)
     return counts, starts
@@ -407,8 +411,48 @@ def test_the_stage_survives_two_stalls(tmp_path: Path, calls: Path, monkeypatch:
     counts, starts = stage(tmp_path, monkeypatch, hang=2)
     assert (counts["kept"], counts["stalls"], starts) == (4, 2, 3)
     rows = list(complete_lines(tmp_path / "responses.jsonl"))
+    assert {row["id"] for row in rows} == {"p0", "p1", "p2", "p3"}
+
+
+def test_both_temperatures_have_their_answers(
+    tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts, starts = stage(tmp_path, monkeypatch, hang=1, temperatures=("0.0", "0.7"))
+    assert (counts["kept"], counts["stalls"], starts) == (4, 1, 2)
+    rows = list(complete_lines(tmp_path / "responses.jsonl"))
     assert Counter(row["temperature"] for row in rows) == {0.0: 2, 0.7: 2}
     assert {row["id"] for row in rows} == {"p0", "p1", "p2", "p3"}
+
+
+def test_a_stall_ends_what_is_asked_beside_it(tmp_path: Path, calls: Path) -> None:
+    settings = recipe(responses={"servers": 2})
+    prompts = {f"p{i}": prompt(f"p{i}", "hang") for i in range(2)}  # each for ten minutes
+    asks = generate.write_asks(tmp_path, prompts, settings)
+
+    def stalled() -> str | None:
+        return "nothing moves" if len(list(tmp_path.glob("hang-*"))) == 2 else None
+
+    with pytest.raises(Stalled) as caught:
+        generate.ask_all(asks, [(server(), stalled), (server(), lambda: None)], settings, say=lambda _: None)
+    assert str(caught.value) == "nothing moves"
+    assert str(tmp_path / "fake_speculators.py") not in running_commands()
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_temperatures_and_servers_work_at_the_same_time(tmp_path: Path, calls: Path, servers: int) -> None:
+    shares = {"0.0": 1.0} if servers == 2 else {"0.0": 0.5, "0.7": 0.5}
+    settings = recipe(responses={"temperatures": shares, "servers": servers, "concurrency": 8})
+    prompts = {f"p{i}": prompt(f"p{i}", "meet") for i in range(4)}
+    asks = generate.write_asks(tmp_path, prompts, settings)
+    urls = [f"http://127.0.0.1:{port}" for port in range(1, servers + 1)]
+
+    generate.ask_all(asks, [(server(url=url), lambda: None) for url in urls], settings, say=lambda _: None)
+
+    assert sorted(i for ask in asks for i in answered(ask.raw_file)) == sorted(prompts)
+    words = [json.loads(line) for line in calls.read_text(encoding="utf-8").splitlines()]
+    given = [dict(zip(call[1::2], call[2::2], strict=False)) for call in words]
+    assert {one["--endpoint"] for one in given} == {f"{url}/v1/chat/completions" for url in urls}
+    assert [one["--concurrency"] for one in given] == (["8", "8"] if servers == 2 else ["4", "4"])
 
 
 def test_a_third_stall_ends_the_stage_and_the_next_run_goes_on(

@@ -341,7 +341,7 @@ def test_hidden_states_reach_the_trainer(tiny: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     recipe = load_recipe(find_recipe("smoke-cpu"), changes)
     said: list[str] = []
-    slot = open_slot(tmp_path / "servers", said.append)
+    slot = open_slot(tmp_path, said.append)
     folder = tmp_path / "train"
     folder.mkdir()
     context = Context(

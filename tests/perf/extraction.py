@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes = [*options.changes, f"train.epochs={options.epochs}"]
     recipe = load_recipe(find_recipe(options.recipe), changes)
     say = speaker(work / "extraction.log")
-    slot = open_slot(work / "servers", say)
+    slot = open_slot(work, say)
     base = Context(recipe=recipe, work=work, slot=slot, say=say)
     reports: dict[str, Any] = {}
     parts: dict[str, float] = {}

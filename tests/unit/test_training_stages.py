@@ -48,7 +48,7 @@ def base(tmp_path: Path) -> Context:
     return Context(
         recipe=recipe,
         work=tmp_path,
-        slot=open_slot(tmp_path / "servers", lambda _: None),
+        slot=open_slot(tmp_path, lambda _: None),
         say=lambda _: None,
     )
 

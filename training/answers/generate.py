@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -24,9 +26,9 @@ from training.sources.dedup import Prompt
 
 Stall = Callable[[], str | None]
 """Why the server makes no progress; None while it does."""
-Serve = Callable[[], AbstractContextManager[tuple[Server, Stall]]]
-"""Starts the target's server under the watchdog. Its served name must be what vLLM loads the target from,
-because speculators uses one name for requests and tokenizer. It must take requests without a key."""
+Serve = Callable[[], AbstractContextManager[Sequence[tuple[Server, Stall]]]]
+"""Starts the target's servers under the watchdog. Their served name must be what vLLM loads the target from,
+because speculators uses one name for requests and tokenizer. They must take requests without a key."""
 
 MOST_STALLS = 3
 ROUNDS = 2
@@ -37,11 +39,13 @@ MOST_FAILED = 0.01
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ask:
-    """The prompts of one temperature, and where their answers go."""
+    """The prompts of one temperature for one server, and where their answers go."""
 
     temperature: float
     ask_file: Path
     raw_file: Path
+    part: int = 0
+    """The server's number."""
 
     def waiting(self) -> int:
         """How many prompts have neither an answer nor a permanent error."""
@@ -58,7 +62,7 @@ def run(
         prompts_file: what the stage before it wrote.
         recipe: its `responses` table is used.
         target: the folder or hub id that vLLM loads; its tokenizer decodes the answers.
-        serve: starts the server; called again after a stall, and not at all if everything has an answer.
+        serve: starts the servers; called again after a stall, and not at all if everything has an answer.
         say: shows the progress.
 
     Raises:
@@ -70,9 +74,8 @@ def run(
     stalls = 0
     while todo := [ask for ask in asks if ask.waiting()]:
         try:
-            with serve() as (server, stalled):
-                for ask in todo:
-                    regenerate(ask, server, recipe, say=say, stalled=stalled)
+            with serve() as servers:
+                ask_all(todo, servers, recipe, say=say)
             break
         except Stalled as stall:
             stalls += 1
@@ -110,19 +113,62 @@ def split_by_temperature(
 
 
 def write_asks(folder: Path, prompts: Mapping[str, Prompt], recipe: Recipe) -> list[Ask]:
-    """Write `ask-t<T>.jsonl` for each temperature; every call writes the same."""
-    shares = temperatures_of(recipe.responses.temperatures)
+    """Write `ask-t<T>.jsonl` for each temperature, and for each server; every call writes the same."""
+    shares, servers = temperatures_of(recipe.responses.temperatures), recipe.responses.servers
     asks = []
     for temperature, ids in split_by_temperature(prompts, shares, seed=recipe.responses.seed).items():
-        ask = Ask(
-            temperature=temperature,
-            ask_file=folder / f"ask-t{temperature:g}.jsonl",
-            raw_file=folder / f"raw-t{temperature:g}.jsonl",
-        )
-        with writing(ask.ask_file) as file:
-            file.writelines(as_line({"id": i, "prompt": prompts[i].text}) for i in ids)
-        asks.append(ask)
+        for part in range(servers):
+            name = f"t{temperature:g}" + (f"-{part}of{servers}" if servers > 1 else "")
+            ask = Ask(
+                temperature=temperature,
+                part=part,
+                ask_file=folder / f"ask-{name}.jsonl",
+                raw_file=folder / f"raw-{name}.jsonl",
+            )
+            with writing(ask.ask_file) as file:
+                lines = ({"id": i, "prompt": prompts[i].text} for i in ids[part::servers])
+                file.writelines(map(as_line, lines))
+            asks.append(ask)
     return asks
+
+
+def ask_all(
+    todo: Sequence[Ask], servers: Sequence[tuple[Server, Stall]], recipe: Recipe, *, say: Say
+) -> None:
+    """Have all of `todo` answered at the same time; a server's asks share the requests that it has in flight.
+
+    One temperature after the other would leave the server idle while the next client starts, and nearly so
+    while the last long answers of each end.
+
+    Raises:
+        Stalled, ServerFailed, TrainingFailed: of the first that ended badly; the others are ended then.
+    """
+    waiting = {ask.ask_file: ask.waiting() for ask in todo}
+    of_server = [
+        sum(waiting[ask.ask_file] for ask in todo if ask.part == part) for part in range(len(servers))
+    ]
+    errors: list[Exception] = []
+    over = threading.Event()
+
+    def one(ask: Ask) -> None:
+        server, stalled = servers[ask.part]
+        share = waiting[ask.ask_file] / of_server[ask.part]
+        try:
+            regenerate(
+                ask, server, recipe, share=share, say=say,
+                stalled=lambda: "the others were ended" if over.is_set() else stalled(),
+            )  # fmt: skip
+        except Exception as error:  # noqa: BLE001 - the first is raised below
+            errors.append(error)
+            over.set()
+
+    with ThreadPoolExecutor(len(todo), thread_name_prefix="answers") as pool:
+        try:
+            list(pool.map(one, todo))
+        finally:
+            over.set()  # Ctrl-C reaches this thread alone
+    if errors:
+        raise errors[0]
 
 
 def sampling(temperature: float) -> dict[str, float | int]:
@@ -142,8 +188,10 @@ def sampling(temperature: float) -> dict[str, float | int]:
     }
 
 
-def regenerate(ask: Ask, server: Server, recipe: Recipe, *, say: Say, stalled: Stall) -> None:
-    """Have speculators send the prompts of `ask` that have no answer yet.
+def regenerate(
+    ask: Ask, server: Server, recipe: Recipe, *, say: Say, stalled: Stall, share: float = 1.0
+) -> None:
+    """Have speculators send the prompts of `ask` that have no answer yet, `share` of the recipe's at once.
 
     If the server dies, speculators writes an error for each prompt that is left, and exits with 0. So this
     counts the answers.
@@ -160,7 +208,7 @@ def regenerate(ask: Ask, server: Server, recipe: Recipe, *, say: Say, stalled: S
         *("--model", model),
         *("--dataset", str(ask.ask_file)),
         *("--max-tokens", str(recipe.responses.max_tokens)),
-        *("--concurrency", str(recipe.responses.concurrency)),
+        *("--concurrency", str(max(1, round(share * recipe.responses.concurrency)))),
         *("--sampling-params", json.dumps(sampling(ask.temperature))),
         *("--outfile", str(ask.raw_file)),
         "--resume",
