@@ -30,8 +30,8 @@ from harness.text.validation import did_you_mean
 DEFAULT_PROFILE = "quick"
 _MOST = 10**9
 """The largest number that an option takes."""
-_AS_GIVEN = ("confirm", "gate", "max_tokens", "pairs", "prompts", "repeats", "results", "resume", "seed",
-             "self_check", "sequential", "stall_seconds")  # fmt: skip
+_AS_GIVEN = ("confirm", "gate", "max_tokens", "pairs", "prompts", "questions", "repeats", "results",
+             "resume", "seed", "self_check", "sequential", "stall_seconds")  # fmt: skip
 """Fields of `Options` that are what the command line says."""
 
 
@@ -43,6 +43,7 @@ def add_options(add: Callable[..., None]) -> None:
     add("--workload", metavar="W", action="append", help="workload, repeatable (the profile's)")
     files = "your own prompts: a file or hf:DATASET[:SPLIT], repeatable (docs/prompts.md)"
     add("--prompts-file", metavar="FILE", action="append", help=files)
+    add("--questions", metavar="FILE", help="your own questions, of the quality suite (docs/suites.md)")
     add("--prompts", metavar="N", type=int, help="measure the first N prompts of each file")
     add("--max-tokens", metavar="N", type=int, help="tokens per answer at most")
     add("--concurrency", metavar="N", type=int, help="requests in flight")

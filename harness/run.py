@@ -76,14 +76,15 @@ class Options:
     max_tokens: int | None = None
     confirm: bool | None = None
     """As the command line says, as the two above; None where it leaves that to the profile. In `profile`."""
-    levels: tuple[int, ...] = ()
-    """Requests in flight, of the load and curve suites."""
+    levels: tuple[int, ...] = ()  # requests in flight, of the load and curve suites
     ks: tuple[int, ...] = ()
     """Of the curve suite; empty where the stack's drafters say."""
     ttft_s: float = math.inf
     tpot_s: float = math.inf
     """Seconds to the first token, and per token after it, of a request that counts as good under load."""
     against: Against | None = None
+    questions: str | None = None
+    """A file of the user's own."""
     shard: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The plan's digest, the number in it, and how many there are."""
 
@@ -100,6 +101,7 @@ class Options:
             "pairs": self.pairs,
             "server_url": without_home(self.server_url),
             **(self.against.recorded() if self.against else {}),
+            **({"questions": without_home(self.questions)} if self.questions else {}),
             **({"shard": self.shard} if self.shard else {}),
         }
 

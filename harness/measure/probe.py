@@ -126,16 +126,19 @@ async def _ask(
     return answers, "; ".join(flaws_of(findings, records))
 
 
-def prompt_logprobs(server: Server, ids: Sequence[int]) -> list[dict[int, float]]:
-    """For each token of a text, log probabilities of the likeliest tokens there, at temperature 1.
+def prompt_logprobs(
+    server: Server, ids: Sequence[int], *, most: int = MOST_LOGPROBS
+) -> list[dict[int, float]]:
+    """For each token of a text, log probabilities of the `most` likeliest tokens there, at temperature 1.
 
-    The first token has none. They come from a prefill without drafts, so not by the way that is checked.
+    vLLM adds that of the token itself. The first token has none. They come from a prefill without drafts, so
+    not by the way that is checked.
 
     Raises:
         ServerFailed: the server does not return them.
     """
     allowed = server.spec.args.get("max_logprobs", 20)
-    count = min(MOST_LOGPROBS, allowed) if isinstance(allowed, int) and allowed > 0 else MOST_LOGPROBS
+    count = min(most, allowed) if isinstance(allowed, int) and allowed > 0 else most
     body = {"model": server.model, "prompt": list(ids), "max_tokens": 1, "prompt_logprobs": count}
     data = server.http.json("/v1/completions", body, timeout_s=_REQUEST_S)
     try:

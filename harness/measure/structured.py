@@ -65,8 +65,8 @@ def flaw_of(prompt: Prompt, record: PromptRecord) -> Flaw:
         return "no answer"
     schemas = _schemas(prompt)
     if kind_of(prompt) == SCHEMA:
-        return _flaw_of_json(_part(record, "content"), schemas[""])
-    text = _part(record, "tool_calls")
+        return _flaw_of_json(part_of(record, "content"), schemas[""])
+    text = part_of(record, "tool_calls")
     return _flaw_of_calls(text, schemas) if text else "no call"
 
 
@@ -101,7 +101,7 @@ def _flaw_of_json(text: str, schema: Mapping[str, Any]) -> Flaw:
     return "" if fits else "not of the schema"
 
 
-def _part(record: PromptRecord, name: str) -> str:
+def part_of(record: PromptRecord, name: str) -> str:
     """What an answer says in one of its parts."""
     if record.parts is None:
         return record.text if name == "content" else ""

@@ -1,0 +1,220 @@
+"""Answers to multiple-choice questions: how many are right, and which are lost against another cell."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from harness.config.cells import Cell
+from harness.config.questions import Question
+from harness.measure.choices import chosen, likeliest
+from harness.measure.structured import part_of
+from harness.report import run_table
+from harness.report.run_table import Column, Values, answer_values
+from harness.results.records import CellRecord, Record
+from harness.stats.shares import ALPHA, change_interval, mcnemar, wilson
+from harness.suites.beside_none import first_flaw
+from harness.suites.known_answers import TIE
+from harness.suites.lossless import Divergence
+from harness.suites.runner import Kind, Outcome
+from harness.text.numbers import DASH, number, share, signed_interval
+from harness.text.render import Piece
+
+SUITE = "quality"
+WAYS = {"acc": "likelihood", "acc_norm": "per character", "written": "written"}
+"""What a question is answered by, as lm-eval calls it where it does; and in words."""
+Rights = Mapping[str, bool]
+
+
+class Likelihoods(Record):
+    """The log-likelihood of each option of a question."""
+
+    question: str
+    asked: str
+    """The question and its options, as a prompt: another text is another question."""
+    options: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Side:
+    """What one cell answered."""
+
+    name: str
+    record: CellRecord
+    likelihoods: Mapping[str, Likelihoods] = dataclasses.field(default_factory=dict)
+
+    def rights(self, questions: Mapping[str, Question], way: str) -> Rights:
+        """By question, whether it is answered right; empty where nobody asked this way.
+
+        A question whose right option shares the first place is not answered right.
+        """
+        if way == "written":
+            return {
+                r.prompt: chosen(questions[r.prompt], part_of(r, "content")) == questions[r.prompt].right
+                for r in self.record.prompts
+                if r.prompt in questions
+            }
+        return {one: best == (questions[one].right,) for one, best in self.best(questions, way).items()}
+
+    def best(self, questions: Mapping[str, Question], way: str) -> dict[str, tuple[int, ...]]:
+        """By question, the likeliest options: more than one where they are the same."""
+        return {
+            name: likeliest(questions[name], one.options, per_character=way == "acc_norm")
+            for name, one in self.likelihoods.items()
+            if name in questions
+        }
+
+    def unread(self, questions: Mapping[str, Question]) -> int:
+        """Answers that name no option, or several."""
+        return sum(
+            chosen(questions[r.prompt], part_of(r, "content")) is None
+            for r in self.record.prompts
+            if r.prompt in questions
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers:
+    """The answers of a cell, and of those that it is compared with."""
+
+    questions: Mapping[str, Question]
+    own: Side
+    plain: Side | None = None
+    """`none` in the same place, where the cell drafts."""
+    earlier: Side | None = None
+    """The same cell of another run."""
+    parted: Sequence[Divergence] = ()
+    """From `none`."""
+
+    def judged(self) -> tuple[Kind, str]:
+        """Whether answers are lost, and the sentence that says so."""
+        for side in filter(None, (self.plain, self.earlier, self.own)):
+            if not side.record.valid:
+                return "invalid", f"not a measurement: {side.name}: {first_flaw(side.record)}"
+        said = [", ".join(f"{WAYS[way]} {sum(own.values())}" for way, own in self._ways(self.own))]
+        said[0] = f"{said[0]} of {len(self.questions)} right (guessing: {self.chance:.0f})"
+        kinds: list[Kind] = ["fine"]
+        if self.plain:
+            kinds += [self._lossless(said)]
+        tests = [(side, way) for side in self._others() for way in WAYS if self._pairs(side, way)]
+        for side, way in tests:
+            moved = self._moved(side, way)
+            if moved["lost"] or moved["won"]:
+                counts = f"{moved['lost']} lost and {moved['won']} won"
+                said.append(f"{WAYS[way]}: {counts} against {side.name}, p = {moved['p']:.2g}")
+            kinds += ["failed"] if moved["p"] <= ALPHA / len(tests) else []
+        return max(kinds, key=_KINDS.index), "; ".join(said)
+
+    def _lossless(self, said: list[str]) -> Kind:
+        """What the texts say of the drafter: no answer may leave that of `none` but at a tie."""
+        sure = [one for one in self.parted if abs(one.gap) > TIE]
+        unknown = [one for one in self.parted if math.isnan(one.gap)]
+        texts = f"{len(self.parted)} of {len(self.questions)} answers differ from `none`"
+        if sure:
+            worst = max(sure, key=lambda one: abs(one.gap))
+            where = f"token {worst.at} of {worst.prompt}, e^{worst.gap:.1f} to 1"
+            said.append(
+                f"not lossless: {texts}, {len(sure)} of them where the target is sure (as at {where})"
+            )
+            return "failed"
+        if unknown:
+            said.append(f"{texts}; of {len(unknown)} nobody can tell whether at a tie")
+            return "unsure"
+        said.append(
+            f"{texts}, all at ties of two tokens" if self.parted else "the answers are those of `none`"
+        )
+        return "noteworthy" if self.parted else "fine"
+
+    @property
+    def chance(self) -> float:
+        """Right answers of one who guesses, on average."""
+        return sum(1 / len(question.options) for question in self.questions.values())
+
+    def _others(self) -> list[Side]:
+        return [side for side in (self.plain, self.earlier) if side]
+
+    def _ways(self, side: Side) -> list[tuple[str, Rights]]:
+        return [(way, own) for way in WAYS if (own := side.rights(self.questions, way))]
+
+    def _pairs(self, side: Side, way: str) -> list[tuple[bool, bool]]:
+        """Before and after, of the questions that both sides answered this way."""
+        before, after = side.rights(self.questions, way), self.own.rights(self.questions, way)
+        return [(before[name], right) for name, right in after.items() if name in before]
+
+    def _moved(self, side: Side, way: str) -> Values:
+        """What this side lost and won against that one, McNemar's p, and the change with its interval."""
+        pairs = self._pairs(side, way)
+        lost, won = pairs.count((True, False)), pairs.count((False, True))
+        both, neither = pairs.count((True, True)), pairs.count((False, False))
+        ends = change_interval(lost, won, both, neither)
+        return {"lost": lost, "won": won, "p": mcnemar(lost, won), "change_ci": ends}
+
+    def rows(self) -> list[Values]:
+        """The figures of each side and way by name."""
+        return [
+            self._row(side, way, own) for side in (*self._others(), self.own) for way, own in self._ways(side)
+        ]
+
+    def _row(self, side: Side, way: str, own: Rights) -> Values:
+        right, of = sum(own.values()), len(own)
+        row: Values = {"who": side.name, "way": WAYS[way], "questions": of, "right": right,
+                       "accuracy": right / of, "ci": wilson(right, of)}  # fmt: skip
+        if way == "written":
+            row |= {
+                name: v for name, v in answer_values(side.record.prompts).items() if name in ("tok_s", "tau")
+            }
+            row["unread"] = side.unread(self.questions)
+        else:
+            row["tied"] = sum(len(best) > 1 for best in side.best(self.questions, way).values())
+        if side is not self.own and self._pairs(side, way):
+            row |= self._moved(side, way)
+        if side is self.plain:
+            row |= {"differ": len(self.parted), "sure": sum(not abs(one.gap) <= TIE for one in self.parted)}
+        return row
+
+    def outcome(self, cell: Cell) -> Outcome:
+        """What the suite found out about a cell."""
+        kind, sentence = self.judged()
+        rows = self.rows()
+        return Outcome(
+            suite=SUITE,
+            cell=str(cell),
+            kind=kind,
+            sentence=sentence,
+            table=(*self._table(rows), sentence),
+            figures={"cell": str(cell), "chance": self.chance, "answers": rows},
+        )
+
+    def _table(self, rows: Sequence[Values]) -> tuple[Piece, ...]:
+        columns = [
+            Column("", "who", align="l"),
+            Column("answered by", "way", align="l"),
+            Column("n", "questions", run_table.count, rank=7),
+            Column("right %", "accuracy", share),
+            Column("95 % CI", "ci", _shares, rank=2),
+            *([Column("lost", "lost", run_table.count), Column("won", "won", run_table.count),
+               Column("change", "change_ci", signed_interval, rank=3),
+               Column("p", "p", _p, rank=1)] if self._others() else []),
+            *([Column("other text", "differ", run_table.count, rank=3),
+               Column("no tie", "sure", run_table.count, rank=4)] if self.plain else []),
+            Column("tied", "tied", run_table.count, rank=8),
+            Column("unread", "unread", run_table.count, rank=9),
+            Column("tok/s", "tok_s", run_table.tenths, rank=5),
+            Column("tau", "tau", number, rank=6),
+        ]  # fmt: skip
+        title = f"{self.own.record.cell}: questions answered right"
+        title += f"; lost and won: by {self.own.name} against that row" if self._others() else ""
+        return (run_table.block(columns, rows, title),)
+
+
+_KINDS: tuple[Kind, ...] = ("fine", "noteworthy", "unsure", "failed")
+"""From good to bad."""
+
+
+def _shares(ends: tuple[float, float] | None) -> str:
+    return f"{share(ends[0])}..{share(ends[1])}" if ends else DASH
+
+
+def _p(value: float | None) -> str:
+    return DASH if value is None else f"{value:.2g}"
