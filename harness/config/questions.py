@@ -167,10 +167,6 @@ class _Row:
             empty = value is None or isinstance(value, str)
             what = "it is missing or empty" if empty else f"{value!r:.60} is no text"
             raise self.bad(name, what, "fill it in, or delete the row")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise self.bad(name, "no Unicode text (half of a surrogate pair)", "correct it") from None
         return value.strip()
 
     def optional(self, name: str) -> str | None:

@@ -12,7 +12,7 @@ from harness.errors import ServerFailed
 from harness.measure.probe import Tokens, prompt_logprobs
 
 _SAYS = re.compile(
-    r"(?:answer|option|答案|選項|选项)\s*(?:is|是|為|为)?\s*[:：]?\s*[(（\"'*]*([A-Z])(?![A-Za-z])"
+    r"(?i:answer|option|答案|選項|选项)\s*(?:is|是|為|为)?\s*[:：]?\s*[(（\"'*]*([A-Z])(?![A-Za-z])"
 )
 """`The answer is B`, `答案是 B`."""
 _BEGINS = re.compile(r"[\W_]*([A-Z])(?![A-Za-z])[\W_]*(.*)", re.DOTALL)

@@ -176,17 +176,17 @@ class Answers:
     def outcome(self, cell: Cell) -> Outcome:
         """What the suite found out about a cell."""
         kind, sentence = self.judged()
-        rows = self.rows()
         return Outcome(
             suite=SUITE,
             cell=str(cell),
             kind=kind,
             sentence=sentence,
-            table=(*self._table(rows), sentence),
-            figures={"cell": str(cell), "chance": self.chance, "answers": rows},
+            table=self.table(sentence),
+            figures={"cell": str(cell), "chance": self.chance, "answers": self.rows()},
         )
 
-    def _table(self, rows: Sequence[Values]) -> tuple[Piece, ...]:
+    def table(self, sentence: str) -> tuple[Piece, ...]:
+        """A line for each side and way, in percent; below it the sentence."""
         columns = [
             Column("", "who", align="l"),
             Column("answered by", "way", align="l"),
@@ -205,7 +205,7 @@ class Answers:
         ]  # fmt: skip
         title = f"{self.own.record.cell}: questions answered right"
         title += f"; lost and won: by {self.own.name} against that row" if self._others() else ""
-        return (run_table.block(columns, rows, title),)
+        return (run_table.block(columns, self.rows(), title), *filter(None, [sentence]))
 
 
 _KINDS: tuple[Kind, ...] = ("fine", "noteworthy", "unsure", "failed")

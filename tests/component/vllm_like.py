@@ -113,6 +113,8 @@ class VllmLike:
 
     def stream(self, asked: dict[str, Any], *, chat: bool) -> Reply:
         """What `answer` says, counted on /metrics as its last events have it."""
+        if asked.get("prompt_logprobs"):
+            return as_json({"choices": [{"prompt_logprobs": logprobs_of(tokens_of(asked))}]})
 
         def pieces() -> Iterator[bytes]:
             done: Counter[str] = Counter(request_success_total=1)
@@ -149,6 +151,11 @@ def tokens_of(asked: dict[str, Any]) -> list[int]:
     text = asked["messages"][-1]["content"] if "messages" in asked else asked["prompt"]
     ids = list(text.encode()) if isinstance(text, str) else list(text)
     return [256, *ids, 257] if "messages" in asked else ids
+
+
+def logprobs_of(ids: list[int]) -> list[dict[str, Any] | None]:
+    """As vLLM has them: of the likeliest token, which is 0, and of the text's own, less for a larger id."""
+    return [None, *({"0": {"logprob": -0.1}, str(i): {"logprob": -0.1 - i / 100}} for i in ids[1:])]
 
 
 def text_of(tokens: list[int]) -> str:

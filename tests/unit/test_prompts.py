@@ -16,6 +16,7 @@ from harness.stats.text_quality import in_language
 SHIPPED = DATA / "prompts"
 SIZES = {
     "instruct": 240, "code": 24, "summary": 24, "imageprompt": 24, "longform": 12, "warmup": 8, "tools": 32,
+    "quality": 100,
 }  # fmt: skip
 LANGUAGES = ("en", "zh")
 
@@ -57,7 +58,14 @@ def test_languages_are_parallel_by_kind(workload: str) -> None:
 def test_prompts_are_in_their_language() -> None:
     other = [
         f"{language}: {prompt.id}"
-        for workload in ("instruct", "summary", "imageprompt", "longform", "warmup")  # code has its own
+        for workload in (
+            "instruct",
+            "summary",
+            "imageprompt",
+            "longform",
+            "warmup",
+            "quality",
+        )  # code has its own
         for language in LANGUAGES
         for prompt in shipped(workload, language)
         if in_language(prompt.text, language) is False
@@ -79,7 +87,7 @@ def test_no_text_stands_anywhere_twice_and_none_warms_up_that_is_measured() -> N
 def test_ids_are_unique_across_workloads() -> None:
     ids = [prompt.id for workload in SIZES for prompt in shipped(workload, "en")]
 
-    assert len(set(ids)) == len(ids) == 364
+    assert len(set(ids)) == len(ids) == 464
 
 
 # Reading
