@@ -1,4 +1,4 @@
-"""python -m training run RECIPE.toml: from a target to a served, measured drafter."""
+"""python -m training: `run` leads from a target to a served drafter, `target` to a changed target."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.errors import BadInput, DraftgateError
 from harness.text.arguments import Parser
-from harness.text.console import Rarely, Say, redraws, settle_in
+from harness.text.console import Rarely, Say, end_like_ctrl_c, redraws, settle_in
 from training import stages
 from training.recipe import find_recipe, load_recipe
 from training.servers import open_slot
@@ -29,37 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     settle_in()
     words = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(words)
-    options.work = options.work.resolve()
     try:
-        recipe = load_recipe(find_recipe(options.recipe), options.changes)
-        check_extra()
-        from training import pipeline  # noqa: PLC0415 - it imports what the extra installs
-
-        stages.known(pipeline.STAGES, options.only, options.start)
-        if options.dry_run:
-            sys.stdout.write(pipeline.outlook(recipe, options.work) + "\n")
-            return 0
-        say = speaker(options.work / f"{recipe.name}.log")
-        quiet(options.work / "libraries.log")
-        names = ", ".join(stage.name for stage in pipeline.STAGES)
-        say(f"recipe {recipe.name}: {recipe.about} (stages: {names})")
-        base = stages.Context(
-            recipe=recipe,
-            work=options.work,
-            slot=open_slot(options.work, say),
-            say=say,
-            stall_seconds=options.stall_seconds,
-            keep_hidden_states=options.keep_hidden_states,
-        )
-        if options.only in {None, "train"}:
-            pipeline.check_disk_space(recipe, options.work, say)
-        try:
-            stages.carry_out(pipeline.STAGES, base, only=options.only, start=options.start)
-        finally:
-            base.slot.close()
+        options.act(options)
     except KeyboardInterrupt:
         again = shlex.join(["python", "-m", "training", *words])
-        sys.stderr.write(f"\ntraining: interrupted; finished work is kept. To go on: {again}\n")
+        sys.stderr.write(f"\ntraining: interrupted; {options.kept}: {again}\n")
         return INTERRUPTED
     except DraftgateError as error:
         sys.stderr.write(f"\ntraining: {error.shown}\n")
@@ -67,27 +41,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(options: argparse.Namespace) -> None:
+    options.work = options.work.resolve()
+    recipe = load_recipe(find_recipe(options.recipe), options.changes)
+    check_extra()
+    from training import pipeline  # noqa: PLC0415 - it imports what the extra installs
+
+    stages.known(pipeline.STAGES, options.only, options.start)
+    if options.dry_run:
+        sys.stdout.write(pipeline.outlook(recipe, options.work) + "\n")
+        return
+    say = speaker(options.work / f"{recipe.name}.log")
+    quiet(options.work / "libraries.log")
+    names = ", ".join(stage.name for stage in pipeline.STAGES)
+    say(f"recipe {recipe.name}: {recipe.about} (stages: {names})")
+    base = stages.Context(
+        recipe=recipe,
+        work=options.work,
+        slot=open_slot(options.work, say),
+        say=say,
+        stall_seconds=options.stall_seconds,
+        keep_hidden_states=options.keep_hidden_states,
+    )
+    if options.only in {None, "train"}:
+        pipeline.check_disk_space(recipe, options.work, say)
+    try:
+        stages.carry_out(pipeline.STAGES, base, only=options.only, start=options.start)
+    finally:
+        base.slot.close()
+
+
+def _target(options: argparse.Namespace) -> None:
+    from training.targets import make, recipe  # noqa: PLC0415
+
+    end_like_ctrl_c()
+    path = find_recipe(options.recipe, recipe.TARGETS)
+    check_extra()
+    made = make.run(
+        path,
+        options.changes,
+        output=options.output,
+        dry_run=options.dry_run,
+        say=lambda text: print(text, file=sys.stderr),
+    )
+    sys.stdout.write(made + "\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m training", description="Make drafters from recipes.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     run = commands.add_parser("run", help="carry out a recipe", description="Carry out a recipe.")
+    run.set_defaults(act=_run, kept="finished work is kept. To go on")
     run.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of one in training/recipes")
     run.add_argument(
         "--work", type=Path, default=Path("results/training"), help="all folders go there (%(default)s)"
-    )
-    run.add_argument(
-        "--set",
-        dest="changes",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="a value instead of the recipe's, like train.epochs=2; may be given several times",
     )
     run.add_argument("--only", metavar="STAGE", help="this stage alone; those before it must be done")
     run.add_argument(
         "--from", dest="start", metavar="STAGE", help="this stage and all after it, also those that are done"
     )
-    run.add_argument("--dry-run", action="store_true", help="say what would be done, and how much")
     run.add_argument(
         "--stall-seconds",
         type=float,
@@ -97,6 +109,24 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--keep-hidden-states", action="store_true", help="leave them on the RAM disk for another recipe"
     )
+    target = commands.add_parser(
+        "target", help="make a changed target", description="Make a changed target from a recipe."
+    )
+    target.set_defaults(act=_target, kept="nothing was made. To begin again")
+    target.add_argument(
+        "recipe", metavar="RECIPE", help="a TOML file, or the name of one in training/recipes/targets"
+    )
+    target.add_argument("--output", type=Path, help="the folder to be made (results/targets/NAME)")
+    for command in (run, target):
+        command.add_argument(
+            "--set",
+            dest="changes",
+            metavar="KEY=VALUE",
+            action="append",
+            default=[],
+            help="a value instead of the recipe's, like train.epochs=2; may be given several times",
+        )
+        command.add_argument("--dry-run", action="store_true", help="say what would be done, and how much")
     return parser
 
 

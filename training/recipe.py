@@ -44,7 +44,7 @@ def _sources_once(sources: tuple[Source, ...]) -> tuple[Source, ...]:
 
 
 _Once = AfterValidator(_once)
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 _Arguments = Annotated[dict[str, Any], AfterValidator(_named_once)]
 
 
@@ -54,8 +54,8 @@ class Source(Table):
     kind: Literal["self", "template", "jsonl", "hub"]
     """`self`: the target writes them itself, into an empty user turn; `template`: a TOML file of
     templates and words; `jsonl`: a file with `text` or `messages`; `hub`: a data set by name."""
-    language: _Name = "en"
-    workload: _Name = "instruct"
+    language: Name = "en"
+    workload: Name = "instruct"
     weight: float = Field(gt=0)
     """Its share of the prompts, relative to the other sources' weights."""
     path: Reference | None = None
@@ -234,16 +234,16 @@ def temperatures_of(shares: Mapping[str, float]) -> dict[float, float]:
     return {temperature: share / total for temperature, share in sorted(found.items()) if share}
 
 
-def find_recipe(name: str) -> Path:
-    """The file of a recipe given by name or by path.
+def find_recipe(name: str, folder: Path = RECIPES) -> Path:
+    """The file of a recipe given by path, or by the name of one in a folder.
 
     Raises:
         BadInput: there is none; the message lists those there are.
     """
-    for path in (Path(name), RECIPES / f"{name.removesuffix('.toml')}.toml"):
+    for path in (Path(name), folder / f"{name.removesuffix('.toml')}.toml"):
         if path.suffix == ".toml" and path.is_file():
             return path
-    known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+    known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
     raise BadInput(
         f"recipe {name}: no such file; there are: {known} (or give a path to a TOML file)",
         code="unknown-name",
@@ -260,27 +260,41 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         BadInput: with file, line and key of the first thing that is wrong, or with the change that is.
     """
+    document = changed_document(path, changes)
+    recipe = document.model(Recipe)
+    temperatures_of(recipe.responses.temperatures)
+    check_arguments(("engine", "args"), recipe.engine.args, document)
+    check_plain(recipe, path)
+    return recipe
+
+
+def changed_document(path: Path, changes: Sequence[str]) -> Document:
+    """Read a recipe's file, and set single values in it.
+
+    Raises:
+        BadInput: it is not TOML, or a change is not possible.
+    """
     document = Document(path)
     _refuse_twice(changes)
     for change in changes:
         _change(document.tables, change)
         if too_deep(document.tables):
             raise BadInput(f"--set {change[:80]}: nested too deeply to be a recipe", code="damaged-file")
-    recipe = document.model(Recipe)
-    temperatures_of(recipe.responses.temperatures)
-    check_arguments(("engine", "args"), recipe.engine.args, document)
+    return document
+
+
+def check_plain(recipe: Table, path: Path) -> None:
+    """Check that every value can be passed on, as JSON or as a word of a command.
+
+    Raises:
+        BadInput: one cannot.
+    """
     try:
-        _check_plain(recipe)
+        text = json.dumps(recipe.model_dump(), allow_nan=False)
+        if "\\u0000" in text:
+            raise ValueError("a text holds a NUL")  # noqa: TRY301 - one sentence for all
     except (ValueError, TypeError) as error:
         raise BadInput(f"{path}: a value in it cannot be used: {error}", code="training-option") from None
-    return recipe
-
-
-def _check_plain(recipe: Recipe) -> None:
-    """Check that every value can be passed to vLLM and the trainer, as JSON or as a word of a command."""
-    text = json.dumps(recipe.model_dump(), allow_nan=False)
-    if "\\u0000" in text:
-        raise ValueError("a text holds a NUL")
 
 
 def _refuse_twice(changes: Iterable[str]) -> None:

@@ -1,0 +1,244 @@
+"""`python -m training target`, on a target of a few thousand weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.engine.models import sha256_of
+from tests.factories.tiny_target import tiny_target
+from training import __main__ as cli
+from training.targets import memory
+
+RECIPE = """\
+schema = 1
+name = "changed"
+about = "a test"
+kind = "noise"
+
+[target]
+model = "./base"
+dtype = "float32"
+
+[divergence]
+texts = 3
+tokens = 24
+
+[noise.matrices]
+"*.mlp.down_proj.weight" = 0.1
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_target(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture
+def room(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the unchanged target in it."""
+    monkeypatch.setattr(cli, "end_like_ctrl_c", lambda: None)  # it is for the whole process
+    shutil.copytree(base, tmp_path / "base")
+    return tmp_path
+
+
+def make(
+    room: Path, capsys: pytest.CaptureFixture[str], *words: str, recipe: str = RECIPE
+) -> tuple[int, str, str]:
+    """Exit code, standard output and error of the command; what it leaves is whole or not there."""
+    (room / "recipe.toml").write_text(recipe)
+    code = cli.main(["target", str(room / "recipe.toml"), "--output", str(room / "out" / "made"), *words])
+    told = capsys.readouterr()
+    assert "Traceback" not in told.err
+    left = [path.name for path in (room / "out").iterdir()] if (room / "out").exists() else []
+    assert left == (["made"] if code == 0 and "--dry-run" not in words else [])
+    return code, told.out, told.err
+
+
+def refused(
+    room: Path, capsys: pytest.CaptureFixture[str], code: str, *words: str, recipe: str = RECIPE
+) -> str:
+    """The sentence with which bad input is refused."""
+    exit_code, out, err = make(room, capsys, *words, recipe=recipe)
+    assert (exit_code, out) == (2, "")
+    assert f"[{code}]" in err
+    return err
+
+
+def tensors(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = pytest.importorskip("safetensors.torch").load_file(folder / "model.safetensors")
+    return loaded
+
+
+def records(room: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((room / "out" / "made" / "target.json").read_text())
+    return found
+
+
+def test_noise_changes_the_matrices_that_are_named_and_nothing_else(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make(room, capsys)[0] == 0
+
+    before, after = tensors(room / "base"), tensors(room / "out" / "made")
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert changed == {f"model.layers.{layer}.mlp.down_proj.weight" for layer in range(3)}
+    for name in changed:
+        was = before[name].float()
+        assert float((after[name].float() - was).std() / was.std()) == pytest.approx(0.1, rel=0.15)
+    assert {str(of.dtype) for of in after.values()} == {"torch.bfloat16"}
+
+
+def test_the_folder_is_a_target_with_its_card_and_hashes(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = make(room, capsys)
+    made, known = room / "out" / "made", records(room)
+
+    assert {"config.json", "tokenizer.json", "README.md"} < {path.name for path in made.iterdir()}
+    assert known["base"]["sha256"] == {"model.safetensors": sha256_of(room / "base" / "model.safetensors")}
+    assert known["files"]["model.safetensors"]["sha256"] == sha256_of(made / "model.safetensors")
+    assert known["divergence"]["mean"] > 0
+    assert known["divergence"]["low"] < known["divergence"]["mean"] < known["divergence"]["high"]
+    assert (
+        known["divergence"]["texts"] == sum(of["texts"] for of in known["divergence"]["files"].values()) == 6
+    )
+    assert f"{known['divergence']['mean']:.4f}" in (made / "README.md").read_text()
+    assert f"{known['divergence']['mean']:.4f}" in out
+    assert str(room) not in (made / "target.json").read_text() + (made / "README.md").read_text()
+
+
+def test_no_change_diverges_by_nothing_at_all(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make(room, capsys, "--set", 'noise.matrices={"*" = 0}')[0] == 0
+
+    assert records(room)["divergence"] == records(room)["divergence"] | {
+        "mean": 0, "low": 0, "high": 0, "same_best": 1
+    }  # fmt: skip
+    after = room / "out" / "made" / "model.safetensors"
+    assert sha256_of(after) == sha256_of(room / "base" / "model.safetensors")
+
+
+def test_a_seed_gives_the_same_target_twice_and_another_seed_another(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hashes = []
+    for seed in (1, 1, 2):
+        make(room, capsys, "--set", f"noise.seed={seed}")
+        hashes.append(
+            (sha256_of(room / "out" / "made" / "model.safetensors"), records(room)["recipe_sha256"])
+        )
+        shutil.rmtree(room / "out")
+    assert hashes[0] == hashes[1]
+    assert hashes[0][0] != hashes[2][0]
+    assert hashes[0][1] != hashes[2][1]
+
+
+def test_a_dry_run_says_what_would_be_changed_and_makes_nothing(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = make(room, capsys, "--dry-run")
+    assert code == 0
+    assert "3, 1,152 values" in out
+    assert "GiB" in out
+
+
+def test_a_folder_that_is_there_is_left_as_it_is(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(room, capsys)
+    before = (room / "out" / "made" / "target.json").read_bytes()
+    assert cli.main(["target", str(room / "recipe.toml"), "--output", str(room / "out" / "made")]) == 2
+    assert "[would-overwrite]" in capsys.readouterr().err
+    assert (room / "out" / "made" / "target.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ('"*.mlp.up_proj.weights" = 1', "target-names"),
+        ('"*.input_layernorm.weight" = 1', "target-names"),
+        ('"*" = "much"', "wrong-field"),
+        ('"*" = -1', "wrong-field"),
+        ('"*" = 1\n[merge]\nweight = 1', "wrong-field"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused_with_its_line(
+    room: Path, capsys: pytest.CaptureFixture[str], change: str, code: str
+) -> None:
+    err = refused(room, capsys, code, recipe=RECIPE.replace('"*.mlp.down_proj.weight" = 0.1', change))
+    assert f"{room / 'recipe.toml'}, line " in err
+
+
+def test_a_kind_without_its_table_is_refused(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(room, capsys, "wrong-field", recipe=RECIPE.partition("[noise")[0])
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+
+
+def cut(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def lose_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def lose_a_tensor(folder: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    kept = tensors(folder)
+    del kept["model.norm.weight"]
+    safetensors.save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def lose_a_shard(folder: Path) -> None:
+    index = {"weight_map": dict.fromkeys(tensors(folder), "model-00001-of-00002.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def quantise(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (shutil.rmtree, "model-missing"),
+        (lambda folder: (folder / "config.json").unlink(), "model-missing"),
+        (break_config, "target-folder"),
+        (cut, "target-folder"),
+        (lose_weights, "target-folder"),
+        (lose_a_tensor, "target-folder"),
+        (lose_a_shard, "target-folder"),
+        (quantise, "target-folder"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused(
+    room: Path, capsys: pytest.CaptureFixture[str], damage: Any, code: str
+) -> None:
+    damage(room / "base")
+    refused(room, capsys, code)
+
+
+def test_a_target_that_does_not_fit_in_memory_is_refused_before_it_is_loaded(
+    room: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda: 2**10)
+    monkeypatch.setattr("training.targets.noise.write_changed", None)
+    assert "GiB" in refused(room, capsys, "target-memory")
+
+
+def test_an_interrupted_command_leaves_nothing(
+    room: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.targets.divergence.measure", interrupt)
+    assert make(room, capsys)[0] == 130

@@ -1,0 +1,109 @@
+"""Reads a target recipe, a TOML file that says from which target a changed one is made, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from harness.config.shipped import DATA
+from harness.config.toml import Document, Reference, Table
+from harness.config.variants import Target
+from harness.errors import BadInput
+from training.recipe import RECIPES, Name, changed_document, check_plain
+from training.sources.datasets import local
+
+TARGETS = RECIPES / "targets"
+"""The recipes that come with draftgate."""
+PROMPTS = RECIPES.parent / "prompts"
+HELD_OUT = tuple(str(DATA / "prompts" / "summary" / f"{language}.jsonl") for language in ("en", "zh"))
+
+
+def _file(reference: str) -> str:
+    path = PROMPTS / reference  # an absolute path stays what it is
+    if not path.is_file():
+        raise ValueError(f"{path} is not there")
+    return str(path)
+
+
+PromptFile = Annotated[Reference, AfterValidator(_file)]
+"""JSON lines with `text`, `prompt` or `messages`: a path from the recipe's folder, or a name in
+training/prompts."""
+
+
+class Noise(Table):
+    """Adds noise to matrices."""
+
+    matrices: dict[str, Annotated[float, Field(ge=0, le=10)]] = Field(min_length=1)
+    """Name of a matrix, in which * stands for any characters -> how much, in standard deviations of the
+    matrix. The first name that fits counts. 0 changes nothing: a control."""
+    seed: int = Field(default=0, ge=0)
+
+
+class Divergence(Table):
+    """On which texts the changed target is compared with the unchanged one, token by token."""
+
+    files: tuple[PromptFile, ...] = Field(default=HELD_OUT, min_length=1)
+    texts: int = Field(default=16, ge=2)
+    """Of each file, the first ones."""
+    tokens: int = Field(default=128, ge=2)
+    """Of each text, the first ones."""
+
+
+class TargetRecipe(Table):
+    """From which target, and how."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: Name
+    """Of the changed target, and of its folder."""
+    about: str = ""
+    kind: Literal["noise"]
+    """One of `training.targets.kinds.KINDS`. The table of this name says how."""
+    target: Target
+    """The unchanged one. Hidden states and divergence are computed in its dtype."""
+    divergence: Divergence = Divergence()
+    noise: Noise | None = None
+
+    @property
+    def change(self) -> Any:
+        """The table of its kind."""
+        return getattr(self, self.kind)
+
+
+def load_target_recipe(path: Path, changes: Sequence[str] = ()) -> tuple[TargetRecipe, Document]:
+    """Read and validate a target recipe; with it the document, which says where a key stands.
+
+    Args:
+        path: a TOML file.
+        changes: single values instead of the file's, like `noise.seed=2`.
+
+    Raises:
+        BadInput: with file, line and key of the first thing that is wrong, or with the change that is.
+    """
+    document = changed_document(path, changes)
+    recipe = document.model(TargetRecipe)
+    if recipe.change is None:
+        raise document.wrong(("kind",), f"there is no table [{recipe.kind}], which says how")
+    for other in set(document.tables) & set(_kinds()) - {recipe.kind}:
+        raise document.wrong((other,), f"the recipe is of kind {recipe.kind!r}: take this table out")
+    check_plain(recipe, path)
+    return recipe, document
+
+
+def _kinds() -> tuple[str, ...]:
+    kinds: tuple[str, ...] = TargetRecipe.model_fields["kind"].annotation.__args__  # type: ignore[union-attr]
+    return kinds
+
+
+def texts_of(path: str, *, most: int | None = None) -> list[str]:
+    """The texts of a prompt file, the first `most` of them.
+
+    Raises:
+        BadInput: with file and line of what is wrong; it holds no text.
+    """
+    found = [text for text in local(Path(path)) if text.strip()]
+    if not found:
+        raise BadInput(f"{path}: it holds no text", code="too-few-prompts")
+    return found[:most]
