@@ -24,6 +24,8 @@ _ALWAYS = frozenset({"max_model_len", "port"})
 """Arguments of every vLLM. Where these are not found, its sources lie elsewhere, and nothing is checked."""
 _NOT_TO_SERVE = frozenset({"host", "port", "api_key", "served_model_name", "per_request_spec_decode_metrics"})
 """Arguments that are a measurement's own."""
+_VARIED = ("variants", "references")
+"""Tables of a stack that have arguments of their own."""
 _MODELS = re.compile(r"SpeculativeConfig\([^)]*?\bmodel='(?P<drafter>[^']+)'")
 _TARGET = re.compile(r"^model='(?P<model>[^']+)'")
 _TOKENIZER = re.compile(r", tokenizer='(?P<tokenizer>[^']+)'")
@@ -76,38 +78,32 @@ def check_names(spec: ServerSpec, facts: EngineFacts) -> None:
         _known(facts, f"{whose}: field", drafter.keys() - _OURS, facts.drafter_fields)
     if facts.verification and (way := verification_of(drafter)):
         _known(facts, f"{whose}: a way to verify drafts", [way], facts.verification)
-    if facts.arguments >= _ALWAYS:
-        try:
-            _known(facts, f"stack {spec.stack}, engine.args:", spec.args, facts.arguments)
-        except UnknownToEngine as error:
-            raise _placed(spec, error) from None
-
-
-class UnknownToEngine(BadInput):
-    """The engine does not know a word."""
-
-    def __init__(self, what: str, word: str, why: str) -> None:
-        super().__init__(f"{what} {word!r}: {why}", code="unknown-to-engine")
-        self.word, self.why = word, why
-
-
-def _placed(spec: ServerSpec, error: UnknownToEngine) -> BadInput:
-    """The same of an argument, with the file and the line where it stands, if that is known."""
-    if spec.source is None:
-        return error
-    document, table = Document(spec.source), ("engine", "args")
-    for name in ("variants", "references"):
-        if error.word in document.tables.get(name, {}).get(spec.variant, {}):
-            table = (name, spec.variant)
-    return document.wrong((*table, error.word), error.why, code="unknown-to-engine")
+    if facts.arguments >= _ALWAYS and (word := _unknown(spec.args, facts.arguments)):
+        why = _why(facts, word, facts.arguments)
+        if spec.source is None:
+            raise BadInput(f"stack {spec.stack}, engine.args: {word!r}: {why}", code="unknown-to-engine")
+        document = Document(spec.source)
+        own = [of for of in _VARIED if word in document.tables.get(of, {}).get(spec.variant, {})]
+        table = (own[0], spec.variant) if own else ("engine", "args")
+        raise document.wrong((*table, word), why, code="unknown-to-engine")
 
 
 def _known(facts: EngineFacts, what: str, words: Iterable[str], known: frozenset[str]) -> None:
+    if word := _unknown(words, known):
+        raise BadInput(f"{what} {word!r}: {_why(facts, word, known)}", code="unknown-to-engine")
+
+
+def _unknown(words: Iterable[str], known: frozenset[str]) -> str | None:
+    """The first word that is not known, in whatever way it is spelled."""
     for word in words:
         name = word.replace("-", "_").split(".")[0]
         if not {word, name, name.removeprefix("no_")} & known:
-            engine = f"{facts.package} {facts.version} does not know it"
-            raise UnknownToEngine(what, word, engine + did_you_mean(word, known))
+            return word
+    return None
+
+
+def _why(facts: EngineFacts, word: str, known: frozenset[str]) -> str:
+    return f"{facts.package} {facts.version} does not know it{did_you_mean(word, known)}"
 
 
 def serve_command(identity: Identity, subject: Subject) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from harness.errors import DraftgateError
+from harness.judge.collect import by_variant, collect
+from harness.judge.compare import compare
 from harness.judge.verdict import Verdict
 from harness.report import run_table
+from harness.report.compare_table import document
 from harness.report.sentence import sentence
 from harness.run import Run
 from harness.suites import acceptance, selfcheck
 from harness.suites.runner import Outcome, kept
-from harness.text.render import lay_out
+from harness.text.render import as_text, lay_out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +70,16 @@ def ending(run: Run, asked: Collection[tuple[str, str]], *, whole: bool, width: 
         of="case" if any(suite == selfcheck.SUITE for suite, _ in became) else "cell",
     )
     first = [("draftgate", "\n".join([lay_out([said], width), *texts]))] if said else []
-    return Ending(sentence=said, sections=(*first, *_sections(outcomes, width)), fault=fault)
+    sections = (*first, *_sections(outcomes, width), *_variants(run, width))
+    return Ending(sentence=said, sections=sections, fault=fault)
+
+
+def _variants(run: Run, width: int | None) -> Iterator[tuple[str, str]]:
+    """The variants of the stack side by side, where several were measured."""
+    with contextlib.suppress(DraftgateError):  # there is one alone, or what is damaged is said above
+        sides = by_variant(collect(run.folder)) if run.options.stack.variants else []
+        if sides:
+            yield "variants", as_text(document(compare(sides, across=("variant",))), width)
 
 
 def measured_all(run: Run, asked: Collection[tuple[str, str]]) -> bool:

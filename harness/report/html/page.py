@@ -121,7 +121,7 @@ def _cells(
         names = Labels(rest)
         for row in rest.rows:
             cell = _cell(row.figures, run, name=names.row(row))
-            if met and cell["became"] == "measured":
+            if met and cell["became"] == "measured" and not row.figures.entry.cell.reference:
                 cell |= {"became": "alone", "rank": _rank("alone", row.figures)}
             found.append((row.figures.entry, cell))
     return [cell for _, cell in sorted(found, key=lambda pair: pair[0].order)]
