@@ -30,8 +30,8 @@ from harness.text.validation import did_you_mean
 DEFAULT_PROFILE = "quick"
 _MOST = 10**9
 """The largest number that an option takes."""
-_AS_GIVEN = ("confirm", "gate", "max_tokens", "pairs", "prompts", "questions", "repeats", "results",
-             "resume", "seed", "self_check", "sequential", "stall_seconds")  # fmt: skip
+_AS_GIVEN = ("confirm", "gate", "keep_texts", "max_tokens", "pairs", "prompts", "questions", "repeats",
+             "results", "resume", "seed", "self_check", "sequential", "stall_seconds")  # fmt: skip
 """Fields of `Options` that are what the command line says."""
 
 
@@ -43,7 +43,10 @@ def add_options(add: Callable[..., None]) -> None:
     add("--workload", metavar="W", action="append", help="workload, repeatable (the profile's)")
     files = "your own prompts: a file or hf:DATASET[:SPLIT], repeatable (docs/prompts.md)"
     add("--prompts-file", metavar="FILE", action="append", help=files)
-    add("--questions", metavar="FILE", help="your own questions, of the quality suite (docs/suites.md)")
+    questions = "your own questions, of the quality suite and of the refusals suite (docs/suites.md)"
+    add("--questions", metavar="FILE", help=questions)
+    texts = "the records of the refusals suite hold the answers to your own questions, not their hashes alone"
+    add("--keep-texts", action="store_true", help=texts)
     add("--prompts", metavar="N", type=int, help="measure the first N prompts of each file")
     add("--max-tokens", metavar="N", type=int, help="tokens per answer at most")
     add("--concurrency", metavar="N", type=int, help="requests in flight")
@@ -136,7 +139,7 @@ def stack_of(option: Callable[[str], Any], folder: Path) -> Stack:
     stack = load_stack(find_stack(option("--stack"), folder))
     taken = {*_taken(stack), *map(str.lower, stack.languages), ANY}
     own: dict[str, Source] = {}
-    for file in dict.fromkeys(option("--prompts-file") or ()):
+    for file in dict.fromkeys(_files(option)):
         name = name_of(file)
         while name.lower() in taken:  # no value may be of two axes
             name = f"{name}_file"
@@ -144,6 +147,16 @@ def stack_of(option: Callable[[str], Any], folder: Path) -> Stack:
         own[name] = Source(file=file)
     changes = {"prompts": {**stack.prompts, **own}, "workloads": (*stack.workloads, *own)}
     return stack.model_copy(update=changes)
+
+
+def _files(option: Callable[[str], Any]) -> list[str]:
+    """Files of prompts that the command line names; the refusals suite takes its questions as such."""
+    files, questions = list(option("--prompts-file") or ()), option("--questions")
+    asked = " ".join(map(str, option("file_or_dir")))
+    if questions and not re.search("test_(quality|refusals)", asked):
+        what = f"--questions {questions}: it is for bench_suites/test_quality.py and test_refusals.py"
+        raise BadInput(f"{what}: name one, or say --prompts-file", code="option-value")
+    return [*files, questions] if questions and "test_refusals" in asked else files
 
 
 def _taken(stack: Stack) -> set[str]:
@@ -220,7 +233,7 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
             "without --repeats",
             code="option-value",
         )
-    files = option("--prompts-file") or ()
+    files = _files(option)
     named = [
         *(option("--workload") or ()),
         *(w for w, source in stack.prompts.items() if source.file in files),

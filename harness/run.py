@@ -83,8 +83,8 @@ class Options:
     tpot_s: float = math.inf
     """Seconds to the first token, and per token after it, of a request that counts as good under load."""
     against: Against | None = None
-    questions: str | None = None
-    """A file of the user's own."""
+    questions: str | None = None  # a file of the user's own
+    keep_texts: bool = False  # of the answers to these, in the records of the refusals suite
     shard: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The plan's digest, the number in it, and how many there are."""
 

@@ -78,6 +78,8 @@ class OwnPrompts:
     """The turns of each row, in order."""
     twice: int = 0
     """Rows that ask what an earlier row asks. They are left out."""
+    first_twice: str = ""
+    """Where the first of them stands."""
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -143,7 +145,8 @@ def read(source: Source) -> OwnPrompts:
     ids: dict[str, str] = {}
     wrong: list[BadInput] = []
     rows = rows_of(source.file)
-    twice, layout, columns = 0, "", Columns()
+    twice: list[str] = []
+    layout, columns = "", Columns()
     for number, (where, row) in enumerate(rows, start=1):
         if number == 1:
             layout, columns = _columns(source, row, where)
@@ -156,14 +159,20 @@ def read(source: Source) -> OwnPrompts:
             wrong.append(error)
             continue
         asked = turns[-1].text
-        twice += asked in chats
+        twice += [where] if asked in chats else []
         chats.setdefault(asked, turns)
     if wrong:
         first, more = wrong[0], f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
         raise BadInput(f"{first}{more}", code=first.code)
     if not chats:
         raise BadInput(f"{source.file}: it holds no prompt", code=_CODE)
-    return OwnPrompts(file=source.file, layout=layout, chats=tuple(chats.values()), twice=twice)
+    return OwnPrompts(
+        file=source.file,
+        layout=layout,
+        chats=tuple(chats.values()),
+        twice=len(twice),
+        first_twice="".join(twice[:1]),
+    )
 
 
 def _bad(where: str, field: str, what: str, todo: str) -> BadInput:

@@ -28,6 +28,7 @@ from harness.judge.footnotes import (
     weights_notes,
 )
 from harness.judge.pairing import Counted, Pairs, Refused, counted, pair
+from harness.judge.refusals import with_refusals
 from harness.judge.throughput import described
 from harness.judge.verdict import Verdict, judge_pairs
 from harness.measure.validity import mostly_degenerate, speed_up
@@ -258,7 +259,7 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
     positions: tuple[PositionChange, ...] = ()
     try:
         pairs = pair(old, new, across=across, counts=(base.counts, other.counts))
-        verdict = judge_pairs(pairs, look=new.stopped_at)
+        verdict = with_refusals(judge_pairs(pairs, look=new.stopped_at), old, new)
         if verdict.confirmable and (reserves := _reserves(base, other)):
             verdict = confirmed(verdict, *reserves, across=across)
     except Refused as refusal:

@@ -147,6 +147,8 @@ class Suite:
     """It asks about cells with a drafter alone."""
     beside_none: bool = False
     """It measures `none` beside each drafter. Its plan says all, and one process measures all."""
+    own_prompts: bool = False
+    """It asks prompts of its own, so its plan says all."""
     takes: Callable[[Cell, Stack, str], bool] = lambda *_: True
     """Whether it asks about a cell of a stack. The text is the words of the command line."""
     nothing: str = ""
@@ -157,7 +159,7 @@ class Suite:
     @property
     def apart(self) -> bool:
         """Its cells stay together, on servers that it shares with no other suite."""
-        return self.own_servers or self.beside_none
+        return self.own_servers or self.beside_none or self.own_prompts
 
 
 Rounds = Callable[[Callable[[int], None], int], None]

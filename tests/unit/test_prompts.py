@@ -16,7 +16,7 @@ from harness.stats.text_quality import in_language
 SHIPPED = DATA / "prompts"
 SIZES = {
     "instruct": 240, "code": 24, "summary": 24, "imageprompt": 24, "longform": 12, "warmup": 8, "tools": 32,
-    "quality": 100,
+    "quality": 100, "refusals": 60,
 }  # fmt: skip
 LANGUAGES = ("en", "zh")
 
@@ -65,6 +65,7 @@ def test_prompts_are_in_their_language() -> None:
             "longform",
             "warmup",
             "quality",
+            "refusals",
         )  # code has its own
         for language in LANGUAGES
         for prompt in shipped(workload, language)
@@ -87,7 +88,7 @@ def test_no_text_stands_anywhere_twice_and_none_warms_up_that_is_measured() -> N
 def test_ids_are_unique_across_workloads() -> None:
     ids = [prompt.id for workload in SIZES for prompt in shipped(workload, "en")]
 
-    assert len(set(ids)) == len(ids) == 464
+    assert len(set(ids)) == len(ids) == sum(SIZES.values())
 
 
 # Reading
