@@ -156,9 +156,9 @@ def _named(config: pytest.Config) -> str:
     return f"{config.getoption('keyword')} {config.getoption('markexpr')}"
 
 
-def _drop(config: pytest.Config, items: list[pytest.Item], dropped: list[pytest.Item]) -> None:
-    if dropped:
-        config.hook.pytest_deselected(items=dropped)
+def _drop(config: pytest.Config, items: list[pytest.Item], left_out: list[pytest.Item]) -> None:
+    if dropped := set(left_out):
+        config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in dropped]
 
 

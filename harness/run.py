@@ -30,7 +30,7 @@ from harness.results.names import new_name
 from harness.results.records import RUN_FILE, CellName, CellRecord, RunRecord, load
 from harness.results.timing import wall_of
 from harness.stats.paired import MIN_PROMPTS
-from harness.text.numbers import duration
+from harness.text.numbers import duration, listed
 from harness.text.redaction import without_home
 
 SELF_CHECK = "servers/self-check.json"
@@ -340,7 +340,7 @@ class Run:
         known = f" by {workers} workers, {known}" if workers > 1 else f", {known}"
         few = f" (of {profile.prompts} asked for: the files hold no more)" * (counts[0] < profile.prompts)
         return [
-            f"{len(cells)} cells on {len(servers)} servers ({', '.join(s.label for s in servers)}), "
+            f"{len(cells)} cells on {len(servers)} servers ({listed([s.label for s in servers])}), "
             f"{'/'.join(map(str, counts))} prompts{few} x {profile.max_tokens} tokens"
             + (f" x {repeats}" if repeats > 1 else "")
             + f", T={profile.sampling.temperature:g}, concurrency {profile.concurrency}; "

@@ -44,7 +44,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 code="another-plan",
             )
     kept = [here[case.case] for case in shard.cases]
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    taken = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in taken])
     items[:] = kept
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from harness.commands.recipe import starts_of
 from harness.errors import BadInput
 from harness.judge.collect import Entry, Side, collect, names_of
-from harness.judge.compare import PositionChange, compare, plain_of
-from harness.judge.over_none import of_cell
+from harness.judge.compare import PositionChange, compare
+from harness.judge.over_none import of_cell, plain_of
 from harness.measure.validity import MOSTLY, countable
 from harness.report.figures import Figure
 from harness.report.references import FORM, Claim, read

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from harness.commands.recipe import SUITES, starts_of
 from harness.errors import BadInput, BadRecord
-from harness.judge.compare import Comparison, plain_of
+from harness.judge.compare import Comparison
 from harness.judge.curve import Curve
-from harness.judge.over_none import Evidence, of_cell
+from harness.judge.over_none import Evidence, of_cell, plain_of
 from harness.report.drawing import draw
 from harness.report.plots import picture
 from harness.results.records import CellRecord, load

@@ -11,9 +11,8 @@ from harness.commands.import_requests import PROFILE
 from harness.engine.spelling import serve_command
 from harness.errors import BadInput, BadRecord
 from harness.judge.collect import collect
-from harness.judge.compare import plain_of
 from harness.judge.in_turn import SCHEDULED
-from harness.judge.over_none import Evidence, of_cell, of_speed, of_starts
+from harness.judge.over_none import Evidence, of_cell, of_speed, of_starts, plain_of
 from harness.judge.recipe import Choice, choose, uses
 from harness.judge.speedup import SpeedRecord
 from harness.report.references import NOTHING, comment

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import BadInput
+from harness.errors import BadInput, BadRecord
 from harness.judge.curve import Curve
 from harness.judge.in_turn import Measured
 from harness.report.history import history
@@ -53,8 +53,15 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         BadInput: nothing that was named can be shown, or the page cannot be written.
     """
-    shown = [_shown(path) for path in dict.fromkeys(options.runs)]
-    baseline = read(options.baseline) if options.baseline else None
+    try:
+        return _written(options, whole=False)
+    except BadRecord:  # read every file whole first, so that what is damaged is named and left out
+        return _written(options, whole=True)
+
+
+def _written(options: argparse.Namespace, *, whole: bool) -> int:
+    shown = [_shown(path, whole=whole) for path in dict.fromkeys(options.runs)]
+    baseline = read(options.baseline, whole=whole) if options.baseline else None
     if baseline and not baseline.side:
         raise BadInput(f"--baseline: {_few([*baseline.faults, baseline.empty])}", code="no-cells")
     faults = [fault for one in shown for fault in one.faults]
@@ -71,7 +78,8 @@ def run(options: argparse.Namespace) -> int:
     )
     text = page(data, texts)
     write_atomically(options.output, text)
-    show(f"{visible(data['sentence'])}\n{visible(str(options.output))}: {len(text.encode()) / 1e6:.1f} MB\n")
+    made = f"{options.output}: {len(text.encode()) / 1e6:.1f} MB"
+    show("".join(f"{visible(line)}\n" for line in (data["sentence"], made, *data["left_out"])))
     for fault in faults:
         complain(fault)
     return _INCOMPLETE if faults else 0
@@ -91,8 +99,8 @@ def _few(faults: Sequence[str]) -> str:
     return "; ".join(filter(None, faults[:_NAMED])) + more
 
 
-def _shown(path: Path) -> Shown:
-    given = read(path, without=f"{CURVE.name}/")
+def _shown(path: Path, *, whole: bool) -> Shown:
+    given = read(path, without=f"{CURVE.name}/", whole=whole)
     curves: list[tuple[Curve, list[Measured]]] = []
     broken = []
     if (path / CURVE.name).is_dir():

@@ -6,6 +6,7 @@ Files of one workload have the same ids in every language. Held-out prompts say 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -78,7 +79,12 @@ def load_prompts(
             f"{path}: no prompts for workload {workload!r} in language {language!r}; {there}",
             code="no-prompts",
         )
-    return _read(path, language=language)[after:][:at_most]
+    return _of_ours(path, language, path.stat().st_mtime_ns)[after:][:at_most]
+
+
+@functools.lru_cache(maxsize=64)  # thousands of cells ask the same prompts
+def _of_ours(path: Path, language: str, _time_ns: int) -> tuple[Prompt, ...]:
+    return _read(path, language=language)
 
 
 def load_held_out(path: Path) -> tuple[Prompt, ...]:

@@ -7,7 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,16 +15,15 @@ from harness.errors import BadInput, BadRecord
 from harness.judge.baselines import ANCHOR, RESERVE, device_name
 from harness.judge.pairing import drafting
 from harness.judge.speedup import SpeedRecord
-from harness.results.conditions import Environment
+from harness.results.conditions import Environment, Identity, Subject
 from harness.results.description import Description
 from harness.results.names import BASE
 from harness.results.records import RUN_FILE, SCHEMA, CellName, CellRecord, RunRecord, load
+from harness.text.numbers import listed
 from harness.text.validation import did_you_mean, near_path
 
 AXES = ("endpoint", "language", "workload", "thinking", "variant")
 """What two cells may be compared across."""
-_FEW = 8
-"""Cells named in a message; the rest are counted."""
 _STARTS = ("speed/", "throughput/", "curve/pairs/", "curve/scheduled/")
 """Suites of single server starts. A claim about speed is made of these; they are no cells to compare."""
 _R = TypeVar("_R")
@@ -70,8 +69,8 @@ class Side:
         return self.path.is_file()
 
 
-class _Head(BaseModel):
-    """The fields of a cell record before its prompts, as far as this module needs them."""
+class Head(BaseModel):
+    """The fields of a cell record before its prompts."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -80,7 +79,10 @@ class _Head(BaseModel):
     profile: str
     suite: str
     cell: CellName
+    identity: Identity
+    subject: Subject
     environment: Environment
+    provenance: dict[str, Any]
 
 
 def collect(path: Path, *, damaged: list[BadRecord] | None = None) -> Side:
@@ -200,19 +202,21 @@ def _cell_or_other(file: Path) -> Entry | str:
 
 
 def _entry(path: Path) -> Entry:
-    head = _head(path)
-    device = device_name(head.environment)
-    return Entry(
-        path=path, cell=head.cell, suite=head.suite, profile=head.profile, stack=head.stack, device=device
-    )
+    head = head_of(path)
+    same = {name: getattr(head, name) for name in ("cell", "suite", "profile", "stack")}
+    return Entry(path=path, device=device_name(head.environment), **same)
 
 
-def _head(path: Path) -> _Head | CellRecord:
-    """The head of a file as we write it, with its prompts last. Any other file is read whole."""
+def head_of(path: Path) -> Head | CellRecord:
+    """The head of a file as we write it, with its prompts last. Any other file is read whole.
+
+    Raises:
+        BadRecord: the file is damaged, as far as it was read.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             lines = list(itertools.takewhile(lambda line: not line.startswith('"prompts"'), file))
-        head = _Head.model_validate_json("".join(lines).rstrip().rstrip(",") + "}")
+        head = Head.model_validate_json("".join(lines).rstrip().rstrip(",") + "}")
     except (ValueError, OSError, RecursionError):
         return load(path, CellRecord)
     return head if head.schema_ == SCHEMA else load(path, CellRecord)
@@ -317,7 +321,7 @@ def _refuse_ambiguous(base: Side, new: Side, left: Iterable[Entry], right: Itera
             side = base if sum(e.cell == entry.cell for e in base.entries) > 1 else new
             paths = [str(e.path) for e in side.entries if e.cell == entry.cell]
             raise BadInput(
-                f"{side.name} holds {len(paths)} cells named {entry.cell} ({_listed(paths)}): "
+                f"{side.name} holds {len(paths)} cells named {entry.cell} ({listed(paths)}): "
                 "name a narrower folder",
                 code="no-cells",
             )
@@ -329,7 +333,7 @@ def _nothing_in_common(base: Side, new: Side) -> str:
         ours, theirs = (sorted({str(getattr(e.cell, axis)) for e in side.entries}) for side in (base, new))
         if not set(ours) & set(theirs):
             hints.append(
-                f"{axis} is {_listed(ours)} in one and {_listed(theirs)} in the other "
+                f"{axis} is {listed(ours)} in one and {listed(theirs)} in the other "
                 f"(--across {axis} compares across it)"
             )
     text = (
@@ -341,9 +345,4 @@ def _nothing_in_common(base: Side, new: Side) -> str:
 
 def names_of(entries: Iterable[Entry]) -> str:
     """The names of a few cells, and how many more there are."""
-    return _listed([str(e.cell) for e in entries])
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _FEW
-    return ", ".join([*names[:_FEW], *([f"and {more} more"] if more > 0 else [])])
+    return listed([str(e.cell) for e in entries])

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import math
 import os
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
-from harness.config.stack import NONE
 from harness.errors import BadInput
 from harness.judge.baselines import reserve_of
 from harness.judge.collect import AXES, Entry, Side, match, names_of
@@ -27,6 +27,7 @@ from harness.judge.footnotes import (
     text_notes,
     weights_notes,
 )
+from harness.judge.over_none import plain_of
 from harness.judge.pairing import Counted, Pairs, Refused, counted, pair
 from harness.judge.refusals import with_refusals
 from harness.judge.throughput import described
@@ -210,7 +211,7 @@ _Read = tuple[Row, list[dict[str, str]]]
 """A row, and for each side the conditions of its cell."""
 
 _WORTH_A_PROCESS, _PART = 250, 100
-"""Rows. `tests.perf.gate` wants 10,000 of them in 20 s, and one core needs 30."""
+"""Rows. `tests.perf.scale` wants 10,000 of them in 30 s."""
 
 
 def _rows(jobs: Sequence[_Job], across: Collection[str]) -> Iterator[_Read]:
@@ -220,7 +221,7 @@ def _rows(jobs: Sequence[_Job], across: Collection[str]) -> Iterator[_Read]:
     if workers < 2:  # noqa: PLR2004
         yield from map(read, jobs)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=gc.disable) as pool:  # what they make holds no circle
         yield from pool.map(read, jobs, chunksize=_PART)
 
 
@@ -335,15 +336,3 @@ def figures_of(entry: Entry, record: CellRecord, counts: Counted, *, over_none: 
         degenerate=mostly_degenerate(record.findings),
         findings=(*(f.text for f in record.findings if not f.hard), *record.trusted),
     )
-
-
-def plain_of(entry: Entry) -> CellRecord | None:
-    """`none` of the same endpoint, language, workload and run: its file lies beside.
-
-    Raises:
-        BadRecord: it is damaged, and `entry.plain` is set.
-    """
-    name = entry.cell.model_copy(update={"drafter": NONE, "k": 0})
-    path = entry.path.with_name(f"{name}.json")
-    record = load(path, CellRecord) if entry.plain and path.is_file() else None
-    return record if record and record.cell == name else None

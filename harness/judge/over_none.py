@@ -7,17 +7,21 @@ more than that: it describes. An interval over pairs of starts is a claim, and i
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from harness.config.cells import canonical
+from harness.config.stack import NONE
+from harness.judge.collect import Entry
 from harness.judge.in_turn import Measured
 from harness.judge.pairing import drafting
 from harness.judge.speedup import SpeedRecord, over_pairs
 from harness.judge.throughput import disturbed_in
 from harness.measure.validity import countable, mostly_degenerate, total
-from harness.results.records import CellName, CellRecord
+from harness.results.records import CellName, CellRecord, load
 from harness.results.stretches import sums_of
 from harness.stats.blocks import MARGIN
 from harness.stats.paired import MIN_PROMPTS, PairedRatio, paired_log_ratio
@@ -210,3 +214,19 @@ def _paired(record: CellRecord, none: CellRecord) -> PairedRatio | str:
     except ValueError as error:  # times that nobody can have measured
         return str(error)
     return change if change.interval() else "a few answers hold nearly all of its time: it has no interval"
+
+
+def plain_of(entry: Entry) -> CellRecord | None:
+    """`none` of the same endpoint, language, workload and run: its file lies beside.
+
+    Raises:
+        BadRecord: it is damaged, and `entry.plain` is set.
+    """
+    path = entry.path.with_name(f"{(name := entry.cell.model_copy(update={'drafter': NONE, 'k': 0}))}.json")
+    record = _plain(path, path.stat().st_mtime_ns) if entry.plain and path.is_file() else None
+    return record if record and record.cell == name else None
+
+
+@functools.lru_cache(maxsize=2)  # cells of one place stand together, on two sides
+def _plain(path: Path, _time_ns: int) -> CellRecord:
+    return load(path, CellRecord)

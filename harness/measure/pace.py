@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
 
 from harness.config.cells import Cell, ServerSpec
 from harness.config.stack import Stack
 from harness.engine.facts import compiles, engine_facts
 from harness.errors import BadRecord, ServerFailed
-from harness.results.conditions import Environment
-from harness.results.records import RUN_FILE, CellName, CellRecord, RunRecord, load
+from harness.results.conditions import Environment, Identity, Subject
+from harness.results.files import read_json
+from harness.results.records import RUN_FILE, CellName, RunRecord, load
 from harness.results.timing import wall_of
 
-_RUNS = 5
-"""How many runs are looked at: the newest one may have measured a single cell."""
+_RUNS, _ENOUGH = 5, 1000
+"""How many runs are looked at, and how many cells: the newest one may have measured a single cell."""
 COMPILING_S = 25.0
 """What a server's first start takes more where its engine compiles the model (18 to 30 s on one H200)."""
 _SELF_CHECK_STARTS = 2
@@ -48,7 +54,28 @@ class Seen:
     """The version that started it."""
 
 
-def seen(record: CellRecord) -> Seen:
+class _Answer(BaseModel):
+    """When a prompt was answered. A plan reads thousands of files, and needs no more of each."""
+
+    source: str
+    segment: int = 0
+    repeat: int
+    began_s: float | None = None
+    total_s: float | None = None
+
+
+class _Measured(BaseModel):
+    """The fields of a cell record that say how long it took."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    cell: CellName
+    identity: Identity
+    subject: Subject
+    provenance: dict[str, Any]
+    prompts: tuple[_Answer, ...]
+
+
+def seen(record: _Measured) -> Seen:
     """What a record says of the time that it took."""
     server = record.provenance.get("server")
     server = server if isinstance(server, dict) else {}
@@ -62,6 +89,11 @@ def seen(record: CellRecord) -> Seen:
         start_s=started if isinstance(started, int | float) else None,
         engine=record.subject.engine,
     )
+
+
+def _likes(cell: CellName) -> tuple[Hashable, ...]:
+    """What a cell's time is like that of, the closest first."""
+    return (cell, (cell.variant, cell.drafter, cell.k), (cell.drafter, cell.k), None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,21 +123,19 @@ class Pace:
 
     def _start_s(self, cell: Cell) -> float:
         """As this server started last; else like the slowest that was seen, and compiling comes on top."""
-        name = cell.name
-        of_this = [
-            one.start_s
-            for one in self.cells
-            if one.start_s
-            and one.engine == self.engine
-            and (one.cell.variant, one.cell.drafter, one.cell.k) == (name.variant, name.drafter, name.k)
-        ]
-        return of_this[0] if of_this else self._new_start_s
+        return self._last_start_s.get(_likes(cell.name)[1], self._new_start_s)
 
-    @property
+    @functools.cached_property
+    def _last_start_s(self) -> dict[Hashable, float]:
+        """By variant, drafter and k; the newest run comes first."""
+        of_engine = [one for one in self.cells if one.start_s and one.engine == self.engine]
+        return {_likes(one.cell)[1]: one.start_s or 0 for one in reversed(of_engine)}
+
+    @functools.cached_property
     def _slowest_s(self) -> float:
         return max((one.start_s for one in self.cells if one.start_s), default=self.start_s)
 
-    @property
+    @functools.cached_property
     def _new_start_s(self) -> float:
         known = any(one.start_s for one in self.cells)  # the guess is of a first start, which compiles
         return self._slowest_s + self.compiling_s * known
@@ -121,21 +151,23 @@ class Pace:
         Those of this cell, else of all cells with its drafter in its variant, else in any, else of all.
         """
         name, profile = cell.name, cell.profile
-        timed = [one for one in self.cells if one.concurrency == profile.concurrency and one.max_tokens]
-        timed = [one for one in timed if one.max_tokens == profile.max_tokens] or timed
-        alike: tuple[Callable[[CellName], bool], ...] = (
-            lambda other: other == name,
-            lambda other: (other.variant, other.drafter, other.k) == (name.variant, name.drafter, name.k),
-            lambda other: (other.drafter, other.k) == (name.drafter, name.k),
-            lambda _: True,
-        )
-        for is_like in alike:
-            like = [one for one in timed if is_like(one.cell)]
-            tokens = sum(one.answers * (one.max_tokens or 0) for one in like)
-            wall_s = sum(one.wall_s for one in like)
+        load = profile.concurrency
+        most = profile.max_tokens if (load, profile.max_tokens, None) in self._sums else None
+        for like in _likes(name):
+            tokens, wall_s = self._sums.get((load, most, like), (0, 0))
             if tokens and wall_s:
                 return tokens / wall_s
         return None
+
+    @functools.cached_property
+    def _sums(self) -> dict[tuple[Hashable, ...], tuple[float, float]]:
+        """Answer tokens and seconds, by requests in flight, by length (None: all), and by what is alike."""
+        sums: dict[tuple[Hashable, ...], tuple[float, float]] = {}
+        for one in self.cells:
+            for most, like in product((one.max_tokens, None), _likes(one.cell)) if one.max_tokens else ():
+                tokens, wall_s = sums.get(key := (one.concurrency, most, like), (0.0, 0.0))
+                sums[key] = (tokens + one.answers * (one.max_tokens or 0), wall_s + one.wall_s)
+        return sums
 
     def answers_s(self, cell: Cell, count: float) -> float:
         """Of so many answers in a cell."""
@@ -177,7 +209,7 @@ def last_seen(results: Path, *, stack: str, server_url: str | None, here: Enviro
         for one in cells:
             found.setdefault((one.cell, one.concurrency, one.max_tokens), one)
         runs += bool(cells)
-        if runs == _RUNS:
+        if runs == _RUNS or len(found) >= _ENOUGH:
             break
     return list(found.values())
 
@@ -204,7 +236,7 @@ def _cells_of(run: Path) -> list[Seen]:
     cells = []
     for path in sorted(path for suite in ("acceptance", "curve/*") for path in run.glob(f"{suite}/*.json")):
         try:
-            cells.append(seen(load(path, CellRecord)))
-        except BadRecord:
+            cells.append(seen(_Measured.model_validate(read_json(path))))
+        except (BadRecord, ValidationError):
             continue
     return [one for one in cells if one.wall_s]

@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import Field
 
@@ -32,7 +32,31 @@ class Speed:
     """Time per output token after the first: summed seconds / summed tokens, over prompts."""
 
 
-def wall_of(records: Iterable[PromptRecord]) -> float:
+class Timed(Protocol):
+    """The fields of a prompt record that say when it was answered."""
+
+    @property
+    def source(self) -> str:
+        """Where acceptance was read."""
+
+    @property
+    def segment(self) -> int:
+        """Counts up when a cell is resumed."""
+
+    @property
+    def repeat(self) -> int:
+        """Which pass over the prompts."""
+
+    @property
+    def began_s(self) -> float | None:
+        """From the beginning of the segment."""
+
+    @property
+    def total_s(self) -> float | None:
+        """Until its end."""
+
+
+def wall_of(records: Iterable[Timed]) -> float:
     """Seconds of the passes over the prompts, from the first request's start to the last one's end.
 
     Passes that ran together share their time; what lies between two passes is nobody's, and no more is the

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 DASH = "—"
 
 
@@ -31,6 +33,12 @@ def percent(change: float) -> str:
 def signed_interval(ends: tuple[float, float] | None) -> str:
     """The two ends of an interval of changes, as `signed`: `-1.0..+2.3`; an em dash for None."""
     return f"{signed(ends[0])}..{signed(ends[1])}" if ends else DASH
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join([*names[:most], *([f"and {more} more"] if more > 0 else [])])
 
 
 def duration(seconds: float) -> str:

@@ -421,6 +421,22 @@ def test_fifty_cells_of_120_prompts_fit_into_two_megabytes() -> None:
     assert 500 < len(page.texts) < page.data["texts"]
 
 
+def test_a_page_that_is_full_shows_what_needs_a_look_and_says_what_it_leaves_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("harness.report.html.page._CELLS", 2)
+    monkeypatch.setattr("harness.report.html.page._PAIRS", 30)
+    for name in ("old", "new"):
+        worse = 3 * (name == "new")
+        write_run(Path(name), cell(), cell("zh", worse=worse), cell("fr", worse=worse), plain())
+    page = report("new", "--baseline", "old", output=OUT)
+    assert [c["became"] for c in page.data["cells"]] == ["regressed", "regressed"]
+    assert sum(bool(prompts) for prompts in page.prompts) == 1
+    assert len(page.data["left_out"]) == 2
+    assert all(text in page.seen for text in page.data["left_out"])
+    assert page.data["sentence"].startswith("▼ 4 cells")
+
+
 @pytest.mark.parametrize("at_most", [0, 100, 5000, 10**7])
 def test_packing_keeps_the_first_texts_that_fit(at_most: int) -> None:
     words = random.Random(3)  # noqa: S311

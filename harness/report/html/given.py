@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput, BadRecord
-from harness.judge.baselines import reserve_of
-from harness.judge.collect import Entry, Side, collect
-from harness.judge.compare import plain_of
+from harness.judge.baselines import beside
+from harness.judge.collect import Entry, Head, Side, collect, head_of
+from harness.judge.over_none import plain_of
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 
 _GROUPS = ("identity", "subject", "environment", "provenance")
@@ -45,12 +45,13 @@ class Given:
     """When its cells were measured."""
 
 
-def read(path: Path, *, without: str | None = None) -> Given:
+def read(path: Path, *, without: str | None = None, whole: bool = True) -> Given:
     """Read the cells at `path`. What is damaged there is left out and named.
 
     Args:
         path: a run, a folder of cells or baselines, or one cell.
         without: the beginning of the names of suites whose cells are shown otherwise.
+        whole: with all prompts of each cell; else its head alone, and damage behind that stays unseen.
     """
     damaged: list[BadRecord] = []
     side, empty = None, ""
@@ -64,20 +65,23 @@ def read(path: Path, *, without: str | None = None) -> Given:
     finished = run is None or run.finished
     faults = list(map(str, damaged))
     facts: dict[Path, Facts] = {}
+    once: dict[Any, Any] = {}  # thousands of cells say the same
     commands, times = {_command(run.provenance): None} if run else {}, set()
     for entry in side.entries if side else ():
         if without and entry.suite.startswith(without):
             continue
         try:
-            record = load(entry.path, CellRecord)
-            reserve_of(entry.path, record)
+            record = load(entry.path, CellRecord) if whole else head_of(entry.path)
+            if beside(entry.path).exists():
+                load(beside(entry.path), CellRecord)
         except BadRecord as error:
             faults.append(str(error))
             continue
-        facts[entry.path] = dict(_facts(record))
+        facts[entry.path] = {field: once.setdefault(value, value) for field, value in _facts(record)}
         commands[_command(record.provenance)] = None
         times.add(str(record.provenance.get("time") or ""))
-    kept = tuple(_beside_none(e, faults) for e in side.entries if e.path in facts) if side else ()
+    kept = tuple(e for e in side.entries if e.path in facts) if side else ()
+    kept = tuple(_beside_none(e, faults) for e in kept) if whole else kept
     return Given(
         name=side.name if side else path.resolve().name if run else str(path),
         path=path,
@@ -121,7 +125,7 @@ def _command(provenance: Mapping[str, Any]) -> str:
     return str(provenance.get("command") or "")
 
 
-def _facts(record: CellRecord) -> Iterator[tuple[tuple[str, str], str]]:
+def _facts(record: CellRecord | Head) -> Iterator[tuple[tuple[str, str], str]]:
     """Every field, those of an object in it apart."""
     data = record.model_dump(include=set(_GROUPS))  # in mode "json" half of a surrogate pair raises
     for group in _GROUPS:

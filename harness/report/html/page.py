@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from harness.judge.pairing import drafting
 from harness.judge.throughput import figures as split_figures
 from harness.report.html.answers import Asked, Texts, prompts_of
 from harness.report.html.given import Given
-from harness.report.html.provenance import commands, provenance
+from harness.report.html.provenance import commands, few, provenance
 from harness.report.html.sides import Compared, Shown, compared, shown_path, told_apart
 from harness.report.labels import Labels
 from harness.report.run_table import figure_values, verdict_values, worth_a_line
@@ -29,6 +30,8 @@ _ORDER = (
 )  # fmt: skip
 """What may become of a cell, that which needs a look first."""
 WORDS = {kind: KINDS[kind] for kind in _ORDER}
+_CELLS, _PAIRS, _OUTCOMES = 200, 6000, 200
+"""Cells, pairs of answers and outcomes that a page of two megabytes has room for."""
 
 
 def document(
@@ -59,8 +62,13 @@ def document(
         compared(baseline or (None if one.given is first else first), one.given, across) for one in shown
     ]
     met = {row.figures.entry.path for one in found for row, _ in one.pairs}
-    cells = [cell for at, one in enumerate(found) for cell in _cells(one, at, met, texts, asked)]
+    every = [cell for at, one in enumerate(found) for cell in _cells(one, at, met)]
+    cells = _worst(every, _CELLS)
     cells.sort(key=lambda cell: cell["verdict"] is None)  # what is compared comes first
+    room = _PAIRS
+    for cell in sorted(cells, key=lambda cell: cell["rank"]):
+        if (of := cell.pop("of")) and (room := room - cell["verdict"]["pairs"]) >= 0:
+            cell["prompts"] = of(texts, asked)
     for number, cell in enumerate(cells):
         cell["number"] = number
     order = texts.in_order()
@@ -73,11 +81,12 @@ def document(
             prompts[field] = [words.setdefault(text, len(words)) for text in prompts[field]]
     page = {
         "schema": 1,
-        "sentence": _sentence(cells, shown),
+        "sentence": _sentence(every, shown),
+        "left_out": list(_left_out(every, cells)),
         "baseline": shown_path(baseline.path) if baseline else None,
         "baseline_faults": list(baseline.faults) if baseline else [],
         "runs": [
-            _run(one, met_with, sum(cell["run"] == at for cell in cells))
+            _run(one, met_with, sum(cell["run"] == at for cell in every))
             for at, (one, met_with) in enumerate(zip(shown, found, strict=True))
         ],
         "cells": cells,
@@ -95,9 +104,24 @@ def document(
     return page, order
 
 
-def _cells(
-    one: Compared, run: int, met: Collection[Path], texts: Texts, asked: Asked
-) -> list[dict[str, Any]]:
+def _worst(cells: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """Those that need a look first, in the order in which they stand."""
+    kept = sorted(range(len(cells)), key=lambda at: cells[at]["rank"])[:most]
+    return [cells[at] for at in sorted(kept)]
+
+
+def _left_out(every: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if len(every) > len(cells):
+        yield (
+            f"{len(cells)} of {len(every)} cells are shown: those that need a look first. Tables, charts and "
+            "findings are of these; draftgate compare prints all"
+        )
+    paired = [cell for cell in cells if cell["verdict"] and cell["verdict"]["pairs"]]
+    if lack := sum(not cell["prompts"] for cell in paired):
+        yield f"the prompts of {len(paired) - lack} of {len(paired)} cells are shown, likewise"
+
+
+def _cells(one: Compared, run: int, met: Collection[Path]) -> list[dict[str, Any]]:
     """The cells of a run in order, each beside its partner where it has one."""
     found: list[tuple[Entry, dict[str, Any]]] = []
     labels = Labels(one.comparison) if one.comparison else None
@@ -113,7 +137,7 @@ def _cells(
             "base": _figures(row.figures),
             "verdict": _verdict(a, judged=bool(of and of.judged)),
             "notes": [*row.notes, *a.notes],
-            "prompts": prompts_of(row.figures.entry, a, across, texts, asked) if paired else None,
+            "of": functools.partial(prompts_of, row.figures.entry, a, across) if paired else None,
         }
         found.append((a.figures.entry, cell))
     if (alone := one.alone(met)) and one.run.side:
@@ -135,7 +159,7 @@ def _cell(figures: Figures, run: int, *, name: str) -> dict[str, Any]:
         "variant": "" if cell.variant == BASE else cell.variant,
         "suite": entry.suite, "profile": entry.profile, "k": cell.k, "family": cell.drafter,
     }  # fmt: skip
-    empty: dict[str, Any] = {"base": None, "verdict": None, "notes": [], "prompts": None}
+    empty: dict[str, Any] = {"base": None, "verdict": None, "notes": [], "prompts": None, "of": None}
     became = "invalid" if figures.invalid else "measured"
     figured = {"figures": _figures(figures), "became": became, "rank": _rank(became, figures)}
     return {"run": run, "name": name, **axes, **figured, **empty}
@@ -188,6 +212,8 @@ def _run(one: Shown, compared: Compared, cells: int) -> dict[str, Any]:
     base = compared.base
     notes = [*comparison.notes] if comparison else [*(given.side.notes if given.side else ())]
     verdicts = [(str(a.figures.entry.cell), a.verdict) for _, a in compared.pairs]
+    outcomes = sorted(one.outcomes, key=lambda o: -list(KINDS).index(o["kind"]))
+    outcomes = list(one.outcomes) if len(outcomes) <= _OUTCOMES else outcomes
     notes += holm_notes(verdicts) if comparison and comparison.judged else []
     mean = comparison.geomean(0) if comparison else None
     return {
@@ -200,30 +226,36 @@ def _run(one: Shown, compared: Compared, cells: int) -> dict[str, Any]:
         "base": base.name if base and comparison else None,
         "why_not_compared": compared.why_not,
         "geomean": {"change": mean[0], "cells": mean[1]} if mean else None,
-        "conditions": {k: list(v) for k, v in comparison.columns[1].conditions.items()} if comparison else {},
+        "conditions": {k: few(v) for k, v in comparison.columns[1].conditions.items()} if comparison else {},
         "notes": notes,
-        "outcomes": [dict(outcome) for outcome in one.outcomes],
+        "outcomes": [dict(outcome) for outcome in outcomes[:_OUTCOMES]],
+        "outcomes_left_out": max(0, len(outcomes) - _OUTCOMES),
         "times": list(dict.fromkeys(t[:16].replace("T", " ") for t in (given.times[:1] + given.times[-1:]))),
     }
 
 
-def _label(cell: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> str:
-    """The name of a cell, with that of its run where several are compared."""
+def _labels(cells: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> list[str]:
+    """The name of each cell, with that of its run where several are compared."""
     several = len({one["run"] for one in cells if one["verdict"]}) > 1
-    return str(cell["name"]) + f" ({shown[cell['run']].given.name})" * several
+    return [str(cell["name"]) + f" ({shown[cell['run']].given.name})" * several for cell in cells]
 
 
 def _sentence(cells: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> str:
-    found = [(_label(cell, cells, shown), str(cell["became"])) for cell in cells]
+    names = _labels(cells, shown)
+    found = [(name, str(cell["became"])) for name, cell in zip(names, cells, strict=True)]
     said = [(f"{o['suite']} {o['cell']}", o["kind"]) for one in shown for o in one.outcomes]
     return sentence(found) or sentence(said, of="question") or "no cell is whole yet"
 
 
 def _looks(cells: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> Iterator[dict[str, Any]]:
     """What somebody should look at, the worst first; what is said of several cells once."""
-    worth = sorted((c for c in cells if c["verdict"] and c["verdict"]["worth"]), key=lambda c: c["rank"])
-    said = ((_label(cell, cells, shown), cell["verdict"]["text"]) for cell in worth)
-    became = {c["verdict"]["text"]: c["became"] for c in reversed(worth)}
+    named = zip(_labels(cells, shown), cells, strict=True)
+    worth = sorted(
+        ((name, c) for name, c in named if c["verdict"] and c["verdict"]["worth"]),
+        key=lambda one: one[1]["rank"],
+    )
+    said = ((name, cell["verdict"]["text"]) for name, cell in worth)
+    became = {c["verdict"]["text"]: c["became"] for _, c in reversed(worth)}
     for text, names in by_text(said).items():
         yield {"became": became[text], "cells": names, "text": text}
 

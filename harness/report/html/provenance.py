@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from harness.report.html.given import Facts, Given
@@ -10,6 +10,8 @@ from harness.report.html.sides import Compared, Shown
 
 _LONG = 1000
 """Characters of a value that is shown whole."""
+_MANY = 40
+"""Values of a field that are shown."""
 _GROUPS = {
     "identity": "must be the same",
     "subject": "what is compared",
@@ -39,7 +41,7 @@ def provenance(found: Sequence[Compared]) -> Iterator[dict[str, Any]]:
     )
     for group, field in fields:
         values = [
-            list(dict.fromkeys(own[group, field] for own in facts if (group, field) in own))
+            few(dict.fromkeys(own[group, field] for own in facts if (group, field) in own))
             for _, facts in sides
         ]
         if max((len(value) for side in values for value in side), default=0) > _LONG:
@@ -48,6 +50,13 @@ def provenance(found: Sequence[Compared]) -> Iterator[dict[str, Any]]:
             "group": _GROUPS[group], "field": field, "differs": (group, field) in differ,
             "sides": [name for name, _ in sides], "values": values,
         }  # fmt: skip
+
+
+def few(values: Iterable[str]) -> list[str]:
+    """The first values, and how many more there are."""
+    every = list(values)
+    more = [f"and {len(every) - _MANY} more"] * (len(every) > _MANY)
+    return [*every[:_MANY], *more]
 
 
 def _parts(sides: Sequence[Sequence[str]]) -> list[list[str]]:
