@@ -25,7 +25,7 @@ from harness.judge.pairing import pair
 from harness.measure.measurement import Measurement
 from harness.results.records import CellRecord
 from harness.text.redaction import keep_secret, without_keys, without_secrets
-from tests.component.vllm_like import Reply, VllmLike, as_events, as_json, vllm_like
+from tests.component.vllm_like import Reply, VllmLike, as_events, as_json, serving, vllm_like
 from tests.factories.records import cell_name, server_spec
 from tests.factories.stacks import HEAD
 from tests.factories.streams import CHAT, PIECES, chunk, spec as accepted, usage
@@ -122,6 +122,41 @@ def test_acceptance_that_nobody_tells_is_not_measured(drafts: VllmLike, tmp_path
     with pytest.raises(ServerFailed) as caught:
         measured(drafts, drafting(), tmp_path)
     assert caught.value.code == "no-acceptance-per-request"
+
+
+class TwoEngines(VllmLike):
+    """Data parallel: each request goes to the next engine, and each engine counts its own."""
+
+    def __init__(self, shown: tuple[int, ...] = (0, 1)) -> None:
+        super().__init__(k=2)
+        self.shown, self.turn = shown, 0
+        self.of_engine = [self.counted.copy(), self.counted.copy()]
+
+    def count(self, **by: int) -> None:
+        self.of_engine[self.turn % 2].update(by)
+        self.turn += 1
+
+    def page(self) -> str:
+        lines = [f"process_start_time_seconds {self.started}"]
+        for engine in self.shown:
+            for counter, n in self.of_engine[engine].items():
+                name, _, labels = counter.rstrip("}").partition("{")
+                lines.append(f'vllm:{name}{{engine="{engine}",{labels}}} {n}')
+        return "\n".join([*lines, ""])
+
+
+@pytest.mark.parametrize("shown", [(0, 1), (0,)])
+def test_data_parallel_engines_are_summed_and_each_request_tells_its_own_acceptance(
+    tmp_path: Path, shown: tuple[int, ...]
+) -> None:
+    with serving(TwoEngines(shown)) as server:
+        record = measured(server, drafting(), tmp_path, concurrency=2)
+    both = shown == (0, 1)
+    assert {r.source for r in record.prompts} == {"request"}
+    assert all(engine["request_success_total"] for engine in server.of_engine)
+    drafts = sum(sum(r.histogram) for r in record.prompts)
+    assert (record.counters["drafts"] == drafts) is both
+    assert record.valid is both, codes(record)
 
 
 def test_a_server_that_drafts_is_not_measured_as_none_though_it_hides_its_counters(
