@@ -31,7 +31,8 @@ DEFAULT_PROFILE = "quick"
 _MOST = 10**9
 """The largest number that an option takes."""
 _AS_GIVEN = ("confirm", "gate", "keep_texts", "max_tokens", "pairs", "prompts", "questions", "repeats",
-             "results", "resume", "seed", "self_check", "sequential", "stall_seconds")  # fmt: skip
+             "results", "resume", "seed", "self_check", "sequential", "stall_seconds",
+             "tasks")  # fmt: skip
 """Fields of `Options` that are what the command line says."""
 
 
@@ -47,6 +48,7 @@ def add_options(add: Callable[..., None]) -> None:
     add("--questions", metavar="FILE", help=questions)
     texts = "the records of the refusals suite hold the answers to your own questions, not their hashes alone"
     add("--keep-texts", action="store_true", help=texts)
+    add("--tasks", metavar="NAME,NAME", help="tasks of lm-eval, of the quality suite (docs/suites.md)")
     add("--prompts", metavar="N", type=int, help="measure the first N prompts of each file")
     add("--max-tokens", metavar="N", type=int, help="tokens per answer at most")
     add("--concurrency", metavar="N", type=int, help="requests in flight")

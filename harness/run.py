@@ -85,6 +85,7 @@ class Options:
     against: Against | None = None
     questions: str | None = None  # a file of the user's own
     keep_texts: bool = False  # of the answers to these, in the records of the refusals suite
+    tasks: str | None = None  # of lm-eval, by their names
     shard: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The plan's digest, the number in it, and how many there are."""
 
