@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import gc
 import importlib
@@ -197,9 +198,19 @@ def _compare(options: argparse.Namespace) -> int:
             text = _DATA[form](result)
         else:
             page = document(result, pivot=options.pivot)
+            page = dataclasses.replace(page, blocks=(*page.blocks, *_answers(result)))
             text = render.as_text(page, width) if form == "table" else _PAGES[form](page)
     _give(text, form, options)
     return code
+
+
+def _answers(result: Comparison) -> tuple[render.Block, ...]:
+    """What the quality suite asked of both sides."""
+    if not any(row.figures.entry.suite == "quality" for row in result.rows):
+        return ()
+    from harness.suites.quality_answers import paired_blocks  # noqa: PLC0415 - it needs all that suites need
+
+    return paired_blocks(result)
 
 
 def _give(text: str | bytes, form: str, options: argparse.Namespace) -> None:

@@ -70,8 +70,7 @@ class Options:
     """What the engine plug-in does to a server: `1` patches faults, `probe` only looks for them."""
     api_key: str | None = dataclasses.field(default=None, repr=False)
     """Of the server at `server_url`."""
-    self_check: str = "on"
-    """off, warn or on: what a broken instrument does to the run."""
+    self_check: str = "on"  # off, warn or on: what a broken instrument does to the run
     prompts: int | None = None
     max_tokens: int | None = None
     confirm: bool | None = None

@@ -20,12 +20,12 @@ from harness.config.stack import Sampling
 from harness.errors import BadInput
 from harness.measure import probe
 from harness.measure.choices import log_likelihoods
-from harness.results.files import as_line, json_lines, write_atomically
-from harness.results.records import CellRecord, load, validated
+from harness.results.files import as_line, write_atomically
+from harness.results.names import BASE
 from harness.run import Run
 from harness.suites.beside_none import measured_after_none, sparing, with_none
 from harness.suites.lossless import Divergence, first_difference, gap_at
-from harness.suites.quality_answers import SUITE as NAME, Answers, Likelihoods, Side
+from harness.suites.quality_answers import SUITE as NAME, Answers, Asked, Side, file_of, read_asked, read_side
 from harness.suites.runner import Bench, Outcome, Suite
 from harness.text.numbers import duration
 
@@ -62,9 +62,14 @@ def quality(bench: Bench, cell: Cell) -> Outcome:
     earlier = _earlier(run, one, questions)
     plain, own = measured_after_none(bench, SUITE.name, cell, lambda c: _measured(bench, c))
     plain = plain if cell.name.k else None
+    sides: dict[str, Side] = bench.shared.setdefault(f"{NAME} by cell", {})
+    sides[str(one)] = own
+    base = sides.get(str(one.name.model_copy(update={"variant": BASE}))) if one.name.variant != BASE else None
+    base = None if one.name.reference else base
     valid = plain is not None and plain.record.valid and own.record.valid
     parted = _parted(bench, one, plain, own) if plain and valid else []
-    return Answers(questions=questions, own=own, plain=plain, earlier=earlier, parted=parted).outcome(cell)
+    found = Answers(questions=questions, own=own, plain=plain, base=base, earlier=earlier, parted=parted)
+    return found.outcome(cell)
 
 
 def _asking(run: Run, cell: Cell) -> Cell:
@@ -96,77 +101,63 @@ def _measured(bench: Bench, cell: Cell) -> Side:
     """Likelihoods come first: where a server gives none, nothing is written."""
     one = _asking(bench.run, cell)
     questions, language = asked(bench.run, one), one.name.language
-    likelihoods = {}
-    if not one.name.k or bench.run.options.server_url:
-        likelihoods = _likelihoods(bench, one, questions)
+    path = bench.run.folder / SUITE.name / f"{one}.json"
+    known = read_asked(file_of(path))
+    if any(_differ(question, known) for question in questions):
+        known = {one.question: one for one in _scored(bench, one, questions)}
+        write_atomically(file_of(path), "".join(as_line(one.model_dump()) for one in known.values()))
     prompts = [question.prompt(language) for question in questions]
     record = bench.measured(one, suite=SUITE.name, prompts=prompts, timed=bench.run.timed)
-    return Side(name=_drafting(one), record=record, likelihoods=likelihoods)
+    return Side(name=one.spec.label, record=record, asked=known)
 
 
-def _drafting(cell: Cell) -> str:
-    return cell.name.drafter + (f"-k{cell.name.k}" if cell.name.k else "")
+def _differ(question: Question, known: Mapping[str, Asked]) -> bool:
+    one = known.get(question.id)
+    return one is None or (one.text, one.options, one.right) != (
+        question.text, question.options, question.right,
+    )  # fmt: skip
 
 
-def _likelihoods(bench: Bench, cell: Cell, questions: Sequence[Question]) -> dict[str, Likelihoods]:
-    path, language = _file(bench.run.folder, cell), cell.name.language
-    known = _read(path, {question.id: question for question in questions}, language)
-    if len(known) == len(questions):
-        return known
-    server = bench.slot.get(cell.spec)
-    bench.say(f"draftgate: {SUITE.name}/{cell}: the likelihood of the options of {len(questions)} questions")
-    with ThreadPoolExecutor(max_workers=cell.profile.concurrency) as pool:
-        sums = list(pool.map(lambda question: log_likelihoods(server, question, language), questions))
-    found = [
-        Likelihoods(question=q.id, asked=q.prompt(language).text, options=of)
+def _scored(bench: Bench, cell: Cell, questions: Sequence[Question]) -> list[Asked]:
+    """The questions, with likelihoods where no drafter is on, or no other server is to be had."""
+    sums: Sequence[tuple[float, ...] | None] = [None] * len(questions)
+    if not cell.name.k or bench.run.options.server_url:
+        server, language = bench.slot.get(cell.spec), cell.name.language
+        what = f"the likelihood of the options of {len(questions)} questions"
+        bench.say(f"draftgate: {SUITE.name}/{cell}: {what}")
+        with ThreadPoolExecutor(max_workers=cell.profile.concurrency) as pool:
+            sums = list(pool.map(lambda question: log_likelihoods(server, question, language), questions))
+    return [
+        Asked(question=q.id, text=q.text, options=q.options, right=q.right, log_likelihoods=of)
         for q, of in zip(questions, sums, strict=True)
     ]
-    write_atomically(path, "".join(as_line(one.model_dump()) for one in found))
-    return {one.question: one for one in found}
-
-
-def _file(folder: Path, cell: Cell) -> Path:
-    return folder / SUITE.name / "likelihoods" / f"{cell}.jsonl"
-
-
-def _read(path: Path, questions: Mapping[str, Question], language: str) -> dict[str, Likelihoods]:
-    """The likelihoods that a run has; none where it has no file of them.
-
-    Raises:
-        BadRecord: the file is damaged.
-    """
-    if not path.is_file():
-        return {}
-    found = [validated(line.data, Likelihoods, where=line.where) for line in json_lines(path)]
-    same = {name: question.prompt(language).text for name, question in questions.items()}
-    return {one.question: one for one in found if same.get(one.question) == one.asked}
 
 
 def _earlier(run: Run, cell: Cell, questions: Mapping[str, Question]) -> Side | None:
-    """The same cell of the run that --compare names.
+    """The same cell of the run that --compare names, with its answers to the same questions.
 
     Raises:
         BadInput: that run has no such cell, or it was asked no question of these.
         BadRecord: its file is damaged.
     """
-    if run.options.compare is None:
+    if run.options.compare is None or cell.name.reference:
         return None
-    folder, language = run.options.compare, cell.name.language
+    folder = run.options.compare
     path = folder / SUITE.name / f"{cell}.json"
     if not path.is_file():
         raise BadInput(f"--compare: {path} is not there: run the quality suite there too", code="no-cells")
-    record = load(path, CellRecord)
-    if record.identity.max_tokens != cell.profile.max_tokens:
-        what = f"--compare: {path} has answers of {record.identity.max_tokens} tokens at most, and these have"
-        raise BadInput(f"{what} {cell.profile.max_tokens}: use --max-tokens", code="no-cells")
-    texts = {name: hash_of(question.prompt(language).text) for name, question in questions.items()}
-    own = tuple(r for r in record.prompts if r.prompt_text_hash == texts.get(r.prompt, ""))
-    if not own:
+    side, _ = read_side(f"{folder.resolve().name}: {cell.spec.label}", path)
+    if side.record.identity.max_tokens != cell.profile.max_tokens:
+        what = f"--compare: {path} has answers of {side.record.identity.max_tokens} tokens at most, and these"
+        raise BadInput(f"{what} have {cell.profile.max_tokens}: use --max-tokens", code="no-cells")
+    same = {name for name, question in questions.items() if not _differ(question, side.asked)}
+    if not same:
         raise BadInput(f"--compare: {path} has answers to none of these questions", code="no-cells")
-    return Side(
-        name=f"{folder.resolve().name}: {_drafting(cell)}",
-        record=record.model_copy(update={"prompts": own}),
-        likelihoods=_read(_file(folder, cell), questions, language),
+    prompts = tuple(r for r in side.record.prompts if r.prompt in same)
+    return dataclasses.replace(
+        side,
+        record=side.record.model_copy(update={"prompts": prompts}),
+        asked={name: one for name, one in side.asked.items() if name in same},
     )
 
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from harness.config.cells import Cell
 from harness.config.questions import Question
+from harness.judge.compare import CellComparison, Comparison, Figures
 from harness.measure.choices import chosen, likeliest
 from harness.measure.structured import part_of
 from harness.report import run_table
 from harness.report.run_table import Column, Values, answer_values
-from harness.results.records import CellRecord, Record
+from harness.results.files import json_lines
+from harness.results.records import CellRecord, Record, load, validated
 from harness.stats.shares import ALPHA, change_interval, mcnemar, wilson
 from harness.suites.beside_none import first_flaw
 from harness.suites.known_answers import TIE
 from harness.suites.lossless import Divergence
 from harness.suites.runner import Kind, Outcome
 from harness.text.numbers import DASH, number, share, signed_interval
-from harness.text.render import Piece
+from harness.text.render import Block, Piece
 
 SUITE = "quality"
 WAYS = {"acc": "likelihood", "acc_norm": "per character", "written": "written"}
@@ -27,13 +30,36 @@ WAYS = {"acc": "likelihood", "acc_norm": "per character", "written": "written"}
 Rights = Mapping[str, bool]
 
 
-class Likelihoods(Record):
-    """The log-likelihood of each option of a question."""
+class Asked(Record):
+    """A question as a cell was asked it, and the log-likelihood of each option where that was measured."""
 
     question: str
-    asked: str
-    """The question and its options, as a prompt: another text is another question."""
-    options: tuple[float, ...]
+    text: str
+    options: tuple[str, ...]
+    right: int
+    log_likelihoods: tuple[float, ...] | None = None
+
+    @property
+    def as_question(self) -> Question:
+        """Without what was measured."""
+        return Question(
+            id=self.question, language=None, text=self.text, options=self.options, right=self.right
+        )
+
+
+def file_of(cell_file: Path) -> Path:
+    """Where the questions of a cell lie, in the run of its record."""
+    return cell_file.parent / "questions" / f"{cell_file.stem}.jsonl"
+
+
+def read_asked(path: Path) -> dict[str, Asked]:
+    """The questions of a cell by id; none where there is no such file.
+
+    Raises:
+        BadRecord: the file is damaged.
+    """
+    lines = json_lines(path) if path.is_file() else ()
+    return {one.question: one for one in (validated(x.data, Asked, where=x.where) for x in lines)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +68,7 @@ class Side:
 
     name: str
     record: CellRecord
-    likelihoods: Mapping[str, Likelihoods] = dataclasses.field(default_factory=dict)
+    asked: Mapping[str, Asked] = dataclasses.field(default_factory=dict)
 
     def rights(self, questions: Mapping[str, Question], way: str) -> Rights:
         """By question, whether it is answered right; empty where nobody asked this way.
@@ -60,9 +86,9 @@ class Side:
     def best(self, questions: Mapping[str, Question], way: str) -> dict[str, tuple[int, ...]]:
         """By question, the likeliest options: more than one where they are the same."""
         return {
-            name: likeliest(questions[name], one.options, per_character=way == "acc_norm")
-            for name, one in self.likelihoods.items()
-            if name in questions
+            name: likeliest(questions[name], one.log_likelihoods, per_character=way == "acc_norm")
+            for name, one in self.asked.items()
+            if name in questions and one.log_likelihoods
         }
 
     def unread(self, questions: Mapping[str, Question]) -> int:
@@ -72,6 +98,17 @@ class Side:
             for r in self.record.prompts
             if r.prompt in questions
         )
+
+
+def read_side(name: str, cell_file: Path) -> tuple[Side, dict[str, Question]]:
+    """What a cell on disk answered, and its questions.
+
+    Raises:
+        BadRecord: a file is damaged.
+    """
+    asked = read_asked(file_of(cell_file))
+    questions = {name: one.as_question for name, one in asked.items()}
+    return Side(name=name, record=load(cell_file, CellRecord), asked=asked), questions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,12 +121,14 @@ class Answers:
     """`none` in the same place, where the cell drafts."""
     earlier: Side | None = None
     """The same cell of another run."""
+    base: Side | None = None
+    """The same cell of the stack as it stands, where the cell is of a variant. It fails nothing."""
     parted: Sequence[Divergence] = ()
     """From `none`."""
 
     def judged(self) -> tuple[Kind, str]:
         """Whether answers are lost, and the sentence that says so."""
-        for side in filter(None, (self.plain, self.earlier, self.own)):
+        for side in (*self._others(), self.own):
             if not side.record.valid:
                 return "invalid", f"not a measurement: {side.name}: {first_flaw(side.record)}"
         said = [", ".join(f"{WAYS[way]} {sum(own.values())}" for way, own in self._ways(self.own))]
@@ -103,7 +142,8 @@ class Answers:
             if moved["lost"] or moved["won"]:
                 counts = f"{moved['lost']} lost and {moved['won']} won"
                 said.append(f"{WAYS[way]}: {counts} against {side.name}, p = {moved['p']:.2g}")
-            kinds += ["failed"] if moved["p"] <= ALPHA / len(tests) else []
+            lost: Kind = "noteworthy" if side is self.base else "failed"
+            kinds += [lost] if moved["p"] <= ALPHA / len(tests) else []
         return max(kinds, key=_KINDS.index), "; ".join(said)
 
     def _lossless(self, said: list[str]) -> Kind:
@@ -132,7 +172,7 @@ class Answers:
         return sum(1 / len(question.options) for question in self.questions.values())
 
     def _others(self) -> list[Side]:
-        return [side for side in (self.plain, self.earlier) if side]
+        return [side for side in (self.plain, self.base, self.earlier) if side]
 
     def _ways(self, side: Side) -> list[tuple[str, Rights]]:
         return [(way, own) for way in WAYS if (own := side.rights(self.questions, way))]
@@ -218,3 +258,55 @@ def _shares(ends: tuple[float, float] | None) -> str:
 
 def _p(value: float | None) -> str:
     return DASH if value is None else f"{value:.2g}"
+
+
+def paired_blocks(comparison: Comparison) -> tuple[Block, ...]:
+    """The answers of all pairs of cells of this suite in a comparison, a line for each pair and way.
+
+    Raises:
+        BadRecord: a file is damaged.
+    """
+    rows: list[Values] = []
+    for row in comparison.rows:
+        for column, other in zip(comparison.columns[1:], row.others, strict=True):
+            if other and {row.figures.entry.suite, other.figures.entry.suite} == {SUITE}:
+                rows += _of_pair(row.figures, other, column.name)
+    columns = [
+        Column("cell", "cell", align="l"),
+        Column("", "who", align="l"),
+        Column("answered by", "way", align="l"),
+        Column("n", "questions", run_table.count),
+        Column("right %", "shares", _before_and_after),
+        Column("lost", "lost", run_table.count),
+        Column("won", "won", run_table.count),
+        Column("change", "change_ci", signed_interval),
+        Column("p", "p", _p),
+        Column("tok/s", "speeds", _speeds, rank=1),
+    ]
+    title = "questions answered right (change in points with its 95 % interval; p of McNemar's exact test)"
+    return (run_table.block(columns, rows, title),) if rows else ()
+
+
+def _of_pair(old: Figures, new: CellComparison, label: str) -> Iterator[Values]:
+    before, first = read_side("", old.entry.path)
+    after, second = read_side(label, new.figures.entry.path)
+    same = {name: question for name, question in second.items() if first.get(name) == question}
+    answers = Answers(questions=same, own=after, earlier=before)
+    for row in answers.rows():
+        if row["who"] == "" and "lost" in row:
+            right = row["right"] - row["lost"] + row["won"]
+            speeds = (old.tok_s, new.figures.tok_s) if new.same_environment else None
+            yield row | {
+                "cell": str(old.entry.cell),
+                "who": label,
+                "shares": (row["accuracy"], right / row["questions"]),
+                **({"speeds": speeds} if row["way"] == WAYS["written"] and speeds else {}),
+            }
+
+
+def _before_and_after(ends: tuple[float, float]) -> str:
+    return f"{share(ends[0])} → {share(ends[1])}"
+
+
+def _speeds(ends: tuple[float | None, float | None]) -> str:
+    return " → ".join(map(run_table.tenths, ends))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.cli import main
 from harness.config.prompts import hash_of
 from harness.config.questions import Question
 from harness.engine.attached import attach
@@ -70,9 +71,9 @@ def test_none_and_the_drafter_answer_the_same_questions(fake: Fake, tmp_path: Pa
     assert [(row["who"], row["way"]) for row in rows] == [*ways, ("ngram-k2", "written")]
     assert [row.get("lost") for row in rows] == [None, None, 0, None]
     # The fake's tokens are bytes.
-    (line, _) = (run / "quality" / "likelihoods" / "chat-en-quality-none.jsonl").read_text().splitlines()
+    (line, _) = (run / "quality" / "questions" / "chat-en-quality-none.jsonl").read_text().splitlines()
     expected = [sum(-0.1 - byte / 100 for byte in f" {option}".encode()) for option in ("milk", "Oslo")]
-    assert json.loads(line)["options"] == pytest.approx(expected)
+    assert json.loads(line)["log_likelihoods"] == pytest.approx(expected)
 
 
 def test_answers_of_another_run_are_paired(fake: Fake, tmp_path: Path, questions: Path) -> None:
@@ -88,6 +89,21 @@ def test_answers_of_another_run_are_paired(fake: Fake, tmp_path: Path, questions
     assert [(row["way"], row["lost"], row["won"]) for row in rows] == [
         ("likelihood", 0, 0), ("per character", 0, 0), ("written", 0, 0),
     ]  # fmt: skip
+
+
+def test_a_variant_is_paired_with_the_stack_as_it_stands(
+    fake: Fake, tmp_path: Path, questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.stack += "[variants.short]\nmax_model_len = 64\n"
+    code, output = bench(fake, tmp_path, *WORDS, "--questions", str(questions), "-m", "none")
+
+    assert code == 0, output
+    found = {cell: outcome.figures["answers"] for (_, cell), outcome in kept(run_of(tmp_path)).items()}
+    rows = found["chat-en-instruct-short-none"]
+    assert [(row["who"], row.get("lost")) for row in rows] == [("none", 0)] * 3 + [("short-none", None)] * 3
+    assert len(found["chat-en-instruct-none"]) == 3
+    main(["compare", str(run_of(tmp_path)), "--across", "variant"])
+    assert "questions answered right" in capsys.readouterr().out
 
 
 def test_a_run_without_the_cell_is_refused_before_anything_starts(

@@ -11,15 +11,19 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from harness.cli import main
 from harness.config.questions import Question, read_questions
 from harness.errors import BadInput
+from harness.judge.collect import collect
+from harness.judge.compare import compare
 from harness.measure.choices import chosen, likeliest
 from harness.plugin import DATA
+from harness.results.files import as_line, write_atomically
 from harness.results.records import CellRecord, Finding
 from harness.suites.lossless import Divergence
-from harness.suites.quality_answers import Answers, Likelihoods, Side
+from harness.suites.quality_answers import Answers, Asked, Side, file_of, paired_blocks
 from harness.text.render import lay_out
-from tests.factories.runs import answer, cell, plain
+from tests.factories.runs import answer, cell, plain, write_cell
 
 LETTERED = {
     "question": "Which is a city?",
@@ -237,13 +241,15 @@ def question(number: int) -> Question:
 def side(right: set[int], *, k: int, name: str = "", scored: set[int] | None = None, **changes: Any) -> Side:
     """The answers to 24 questions; with `scored`, which of them the likelihoods have right."""
     prompts = tuple(answer(i, k=k, text="A. Oslo" if i in right else "B. milk") for i in range(24))
-    likelihoods = {}
+    asked = {}
     for i in range(24) if scored is not None else ():
-        first = -1.0 if i in (scored or ()) else -3.0
-        one = Likelihoods(question=question(i).id, asked="Which?", options=(first, -2.0, -9.0))
-        likelihoods[one.question] = one
+        likeliest_first = (-1.0 if i in (scored or ()) else -3.0, -2.0, -9.0)
+        one = question(i)
+        asked[one.id] = Asked(
+            question=one.id, text=one.text, options=one.options, right=0, log_likelihoods=likeliest_first
+        )
     record: CellRecord = (cell if k else plain)(prompts=prompts, **changes)
-    return Side(name=name or ("ngram-k4" if k else "none"), record=record, likelihoods=likelihoods)
+    return Side(name=name or ("ngram-k4" if k else "none"), record=record, asked=asked)
 
 
 def answers(before: set[int], after: set[int], *gaps: float, **changes: Any) -> Answers:
@@ -297,8 +303,8 @@ def test_right_answers_that_another_run_had_are_lost_where_chance_does_not_expla
 
 def test_a_right_option_that_shares_the_first_place_is_not_right_and_is_counted() -> None:
     one = side(ALL, k=0, scored=ALL)
-    known = one.likelihoods["instruct-000"].model_copy(update={"options": (-2.0, -2.0, -9.0)})
-    one = dataclasses.replace(one, likelihoods={**one.likelihoods, "instruct-000": known})
+    known = one.asked["instruct-000"].model_copy(update={"log_likelihoods": (-2.0, -2.0, -9.0)})
+    one = dataclasses.replace(one, asked={**one.asked, "instruct-000": known})
     found = Answers(questions={question(i).id: question(i) for i in range(24)}, own=one)
 
     row = found.rows()[0]
@@ -311,3 +317,60 @@ def test_the_table_has_both_sides_with_their_speed() -> None:
     who = [(row["who"], row["right"], row["tok_s"] is not None) for row in found.rows()]
     assert who == [("none", 24, True), ("ngram-k4", 23, True)]
     assert "tok/s" in lay_out(found.table(""))
+
+
+def test_what_a_variant_loses_is_said_and_fails_nothing() -> None:
+    questions = {question(i).id: question(i) for i in range(24)}
+    own = side(ALL, k=0, scored=set(), name="int8-none")
+    found = Answers(questions=questions, own=own, base=side(ALL, k=0, scored=ALL))
+
+    kind, sentence = found.judged()
+    assert (kind, "24 lost and 0 won against none" in sentence) == ("noteworthy", True)
+
+
+# Two cells on disk
+
+
+def put_cell(folder: Path, one: Side) -> Path:
+    record = one.record.model_copy(update={"suite": "quality"})
+    path = write_cell(folder / "quality", record)
+    lines = [
+        Asked(question=q.id, text=q.text, options=q.options, right=q.right) for q in map(question, range(24))
+    ]
+    write_atomically(
+        file_of(path), "".join(as_line((one.asked.get(x.question) or x).model_dump()) for x in lines)
+    )
+    return path
+
+
+def test_compare_pairs_the_answers_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = put_cell(tmp_path / "old", side(ALL, k=4, scored=ALL))
+    new = put_cell(tmp_path / "new", side(ALL - {1, 2}, k=4, scored=ALL - {3}))
+
+    result = compare([collect(old), collect(new)], across=())
+    (block,) = paired_blocks(result)
+    lines = [row[2:7] for row in block.rows]
+    assert lines == [
+        ("likelihood", "24", "100.0 → 95.8", "1", "0"),
+        ("per character", "24", "100.0 → 95.8", "1", "0"),
+        ("written", "24", "100.0 → 91.7", "2", "0"),
+    ]
+    main(["compare", str(old), str(new)])
+    assert "questions answered right" in capsys.readouterr().out
+
+
+def test_questions_that_were_changed_between_two_runs_are_not_paired(tmp_path: Path) -> None:
+    old = put_cell(tmp_path / "old", side(ALL, k=0))
+    new = put_cell(tmp_path / "new", side(ALL, k=0))
+    lines = file_of(new).read_text(encoding="utf-8").splitlines()
+    file_of(new).write_text("\n".join([lines[0].replace("milk", "tea"), *lines[1:]]), encoding="utf-8")
+
+    (block,) = paired_blocks(compare([collect(old), collect(new)], across=()))
+    assert [row[3] for row in block.rows] == ["23"]
+
+
+def test_cells_whose_questions_are_not_there_have_no_line(tmp_path: Path) -> None:
+    old, new = (put_cell(tmp_path / name, side(ALL, k=0)) for name in ("old", "new"))
+    file_of(new).unlink()
+
+    assert paired_blocks(compare([collect(old), collect(new)], across=())) == ()
