@@ -50,6 +50,7 @@ THEIRS = "ExampleHiddenStatesConnector"
 REQUESTS = 2000
 _DUMP_S, _READINGS, _LINES = 15, 12, 60
 _SHOWN = ("time", "running", "waiting", "in_flight", "generated", "prompted", "kv_usage", "unreachable")
+_SERVE = "python -m vllm.entrypoints.openai.api_server --port 8000"
 _SNIPPET = """\
 import asyncio, random, aiohttp
 async def work(session):
@@ -137,7 +138,7 @@ def job(given: Any) -> dict[str, Any]:
         spec = server_spec(recipe, base, target=target, folder=Path(states), cpu=False, shared=False)
         args = {**spec.args, "kv_transfer_config": {**spec.args["kv_transfer_config"], **fields}}
         spec = dataclasses.replace(spec, args=args, env={**base.env, **env, "PYTHONFAULTHANDLER": "1"})
-        command = command_line(spec, model=target, speculative=spec.speculative, per_request=False)
+        words = command_line(spec, model=target, speculative=spec.speculative, per_request=False)
         with running(spec, folder=folder, say=perf.say) as server:
             figures, stacks = extract(server, Path(states), target, given)
         figures["log"] = str(server.log)
@@ -156,7 +157,8 @@ def job(given: Any) -> dict[str, Any]:
         "load": f"{given.concurrency} in flight, prompts of 1 to {given.tokens} random tokens",
     }
     file = folder / "report.md"
-    file.write_text(report(about, figures, shlex.join(command), snippet, stacks), encoding="utf-8")
+    start = [*(f"{name}={value}" for name, value in spec.env.items()), *_SERVE.split(), *words]
+    file.write_text(report(about, figures, shlex.join(start), snippet, stacks), encoding="utf-8")
     return {**figures, "report": str(file)}
 
 
@@ -219,10 +221,9 @@ def headline(figures: dict[str, Any]) -> str:
     return f"nothing happened in {after}"
 
 
-def report(about: dict[str, str], figures: dict[str, Any], command: str, snippet: str, stacks: str) -> str:
+def report(about: dict[str, str], figures: dict[str, Any], start: str, snippet: str, stacks: str) -> str:
     """The text for an issue, in Markdown."""
-    start = f"python -m vllm.entrypoints.openai.api_server --port 8000 {command}"
-    parts = {"To start the server": start, "Beside it, until it stops": snippet}
+    parts = {"To start the server": f"env {start}", "Beside it, until it stops": snippet}
     if figures["evidence"]:
         evidence = load(Path(figures["evidence"]), Evidence)
         readings = [{name: reading.get(name) for name in _SHOWN} for reading in evidence.readings]
