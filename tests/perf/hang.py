@@ -105,7 +105,7 @@ def stacks_of(server: Server) -> str:
                 process.wait(_DUMP_S)
             except psutil.Error:
                 pass
-            found = log.read_bytes()[before:].decode(errors="replace").partition("Fatal Python error")[2]
+            found = log.read_bytes()[before:].decode(errors="replace").partition("Fatal Python error: ")[2]
         dumped.append(f"{about['name']} ({pid}, {about['status']}): {found.strip() or 'no stack'}")
     return "\n\n".join(dumped)
 
