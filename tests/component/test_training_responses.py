@@ -24,6 +24,7 @@ from training.answers.progress import Answers, errors_of
 from training.errors import Stalled, TrainingFailed
 from training.recipe import Recipe, temperatures_of
 from training.sources.dedup import Prompt
+from training.stages import Context
 
 FAKE_SPECULATORS = """
 # A fake of `speculators regenerate-responses`: it answers by what the prompt says, and asks nobody.
@@ -731,3 +732,39 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert path.read_text(encoding="utf-8") == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Held:
+    """As much of a slot as `pipeline` uses."""
+
+    def __init__(self, held: Server) -> None:
+        self.held, self.asked, self.closed = held, list[object](), False
+
+    def get(self, spec: object) -> Server:
+        self.asked.append(spec)
+        return self.held
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+def test_several_servers_are_of_one_kind_and_a_stall_ends_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, stalls: bool
+) -> None:
+    pytest.importorskip("speculators")
+    from training import pipeline  # noqa: PLC0415 - it imports what the extra installs
+
+    spec = server_spec()
+    monkeypatch.setattr(pipeline, "_target", lambda _: (spec, "/t"))
+    with vllm_like() as one, vllm_like() as two:
+        slots: list[Any] = [Held(server(url=vllm.url, log=tmp_path / "log")) for vllm in (one, two)]
+        context = Context(recipe=recipe(), work=tmp_path, slot=slots[0], say=lambda _: None)
+        ends = pytest.raises(Stalled) if stalls else contextlib.nullcontext()
+        with ends, pipeline._serve(context, slots[1:]) as served:
+            assert [of.url for of, _ in served] == [one.url, two.url]
+            assert [stalled() for _, stalled in served] == [None, None]
+            if stalls:
+                raise Stalled("it hangs")
+    assert [slot.asked for slot in slots] == [[spec], [spec]]
+    assert [slot.closed for slot in slots] == [stalls, stalls]
