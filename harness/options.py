@@ -25,6 +25,7 @@ from harness.results.shards import named
 from harness.run import Options
 from harness.stats.paired import LOOKS
 from harness.suites.load import LEVELS, Bound
+from harness.text.arguments import whole
 from harness.text.validation import did_you_mean
 
 DEFAULT_PROFILE = "quick"
@@ -49,11 +50,11 @@ def add_options(add: Callable[..., None]) -> None:
     texts = "the records of the refusals suite hold the answers to your own questions, not their hashes alone"
     add("--keep-texts", action="store_true", help=texts)
     add("--tasks", metavar="NAME,NAME", help="tasks of lm-eval, of the quality suite (docs/suites.md)")
-    add("--prompts", metavar="N", type=int, help="measure the first N prompts of each file")
-    add("--max-tokens", metavar="N", type=int, help="tokens per answer at most")
-    add("--concurrency", metavar="N", type=int, help="requests in flight")
-    add("--repeats", metavar="N", type=int, default=1, help="passes over the prompts (1)")
-    add("--seed", metavar="N", type=int, default=0, help="base of the prompts' seeds (0)")
+    add("--prompts", metavar="N", type=whole, help="measure the first N prompts of each file")
+    add("--max-tokens", metavar="N", type=whole, help="tokens per answer at most")
+    add("--concurrency", metavar="N", type=whole, help="requests in flight")
+    add("--repeats", metavar="N", type=whole, default=1, help="passes over the prompts (1)")
+    add("--seed", metavar="N", type=whole, default=0, help="base of the prompts' seeds (0)")
     add("--results", metavar="DIR", type=Path, default=Path("results"), help="where runs go (results)")
     add("--wide", action="store_true", help="tables with all columns, also where the terminal is narrower")
     add("--resume", action="store_true", help="go on with the newest unfinished run of this command")
@@ -65,17 +66,17 @@ def add_options(add: Callable[..., None]) -> None:
     again = "measure a regressed cell again on prompts that it has not seen (as the profile says)"
     add("--confirm", action=argparse.BooleanOptionalAction, default=None, help=again)
     add("--against", metavar="STACK", help="the old stack, of the throughput suite: a name or a path")
-    add("--blocks", metavar="N", type=int, default=6, help="blocks of four starts, old and new (6)")
+    add("--blocks", metavar="N", type=whole, default=6, help="blocks of four starts, old and new (6)")
     across = "a key in which the two stacks may differ, repeatable"
     add("--across", metavar="KEY", action="append", default=[], help=across)
-    add("--pairs", metavar="N", type=int, default=6, help="pairs of server starts for a speed-up (6)")
+    add("--pairs", metavar="N", type=whole, default=6, help="pairs of server starts for a speed-up (6)")
     add(
         "--sequential",
         action="store_true",
         help="stop a cell at the first look (16 to 80 prompts) that decides",
     )
     stalled = f"restart a server that has work and does nothing for so long ({STALL_SECONDS})"
-    add("--stall-seconds", metavar="N", type=int, default=STALL_SECONDS, help=stalled)
+    add("--stall-seconds", metavar="N", type=whole, default=STALL_SECONDS, help=stalled)
     add("--compare", metavar="RUN", type=Path, help="judge against a run's folder, not the baselines")
     add(
         "--self-check",
@@ -86,7 +87,7 @@ def add_options(add: Callable[..., None]) -> None:
         help="what a broken instrument does to a run (on: nothing is measured)",
     )
     add("--plan", type=Path, help=argparse.SUPPRESS)  # these two are for draftgate plan
-    add("--shards", type=int, default=1, help=argparse.SUPPRESS)
+    add("--shards", type=whole, default=1, help=argparse.SUPPRESS)
     shard = "measure what a plan of draftgate plan says of one machine, like plan.json:0"
     add("--shard", metavar="FILE:NUMBER", help=shard)
     levels, bound = ",".join(map(str, LEVELS)), Bound()
@@ -105,7 +106,7 @@ def add_options(add: Callable[..., None]) -> None:
         ("--ttft-ms", bound.ttft_s, "time to first token"),
         ("--tpot-ms", bound.tpot_s, "time per output token after it"),
     ):
-        add(flag, metavar="N", type=int, default=round(seconds * 1000),
+        add(flag, metavar="N", type=whole, default=round(seconds * 1000),
             help=f"{what} of a request that counts as good ({seconds * 1000:g})")  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.suites.curve import of_run, report
 from harness.suites.load import Bound
+from harness.text.arguments import whole
 from harness.text.console import show, width_of
 from harness.text.render import WIDE, lay_out
 
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bound = Bound()
     for flag, seconds in (("--ttft-ms", bound.ttft_s), ("--tpot-ms", bound.tpot_s)):
         text = f"of a request that counts as good ({seconds * 1000:g})"
-        parser.add_argument(flag, metavar="N", type=int, default=round(seconds * 1000), help=text)
+        parser.add_argument(flag, metavar="N", type=whole, default=round(seconds * 1000), help=text)
     parser.add_argument("--wide", action="store_true", help=WIDE)
     parser.set_defaults(run=run)
 

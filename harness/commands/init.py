@@ -44,7 +44,10 @@ def run(options: argparse.Namespace) -> int:
         shutil.copyfile(source, HERE)
         shutil.copytree(SUITES, folder, ignore=shutil.ignore_patterns("__*"))
     except OSError as error:
-        raise BadInput(f"cannot write into {Path.cwd()}: {error.strerror}", code="cannot-write") from None
+        HERE.unlink(missing_ok=True)  # else the next try would find them there
+        shutil.rmtree(folder, ignore_errors=True)
+        why = error.strerror or error.args[0][0][2]  # shutil lists what happened to each file
+        raise BadInput(f"cannot write into {Path.cwd()}: {why}", code="cannot-write") from None
     show(
         f"{HERE}: a copy of the stack {source.stem}; name your model and your drafters in it\n"
         f"{folder}/: the suites; pytest runs them without a conftest.py\n"

@@ -10,6 +10,7 @@ from harness.config.space import Search
 from harness.config.stack import find_stack
 from harness.errors import BadInput
 from harness.suites.tune import tune
+from harness.text.arguments import whole
 from harness.text.console import Rarely, end_like_ctrl_c, say, show
 from harness.text.render import visible
 
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("space", metavar="SPACE", help=f"a TOML file, or one that comes with draftgate: {shipped}")
-    add("--trials", metavar="N", type=int, default=_TRIALS, help="in all, with earlier ones (%(default)s)")
+    add("--trials", metavar="N", type=whole, default=_TRIALS, help="in all, with earlier ones (%(default)s)")
     add("--results", metavar="DIR", type=Path, default=Path("results"), help="where searches go (results)")
     parser.set_defaults(run=run)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime as dt
-import math
 import os
 import shlex
 import shutil
@@ -20,6 +19,7 @@ from harness.engine.server import unhealthy
 from harness.engine.supervisor import GRACE_S
 from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall
 from harness.errors import BadInput, ServerFailed
+from harness.text.arguments import seconds
 from harness.text.console import complain, say
 
 FIRST_ANSWER_S = 20.0
@@ -39,17 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("url", metavar="URL", help="where the server is, like http://127.0.0.1:8000")
     add("--restart", metavar="CMD", help="run this when it stalls; it must end that server and start another")
     stalled = f"a server that has work and does nothing for so long has stalled ({STALL_SECONDS})"
-    add("--stall-seconds", metavar="N", type=_seconds, default=STALL_SECONDS, help=stalled)
+    add("--stall-seconds", metavar="N", type=seconds, default=STALL_SECONDS, help=stalled)
     between = "seconds between two readings (an eighth of --stall-seconds, at most 10)"
-    add("--interval", metavar="N", type=_seconds, help=between)
+    add("--interval", metavar="N", type=seconds, help=between)
     parser.set_defaults(run=run)
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: must be more than 0")
-    return value
 
 
 def run(options: argparse.Namespace) -> int:

