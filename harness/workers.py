@@ -113,8 +113,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | Non
     """Cells of one server go to one worker, whatever `--dist` says."""
     items = _session(config).items
     servers = {
-        item.nodeid: suite_of(item).name if suite_of(item).beside_none else cell.spec.key
+        item.nodeid: suite.name if suite.apart and not suite.own_servers else cell.spec.key
         for item in items
-        if (cell := cell_of(item))
+        if (cell := cell_of(item)) and (suite := suite_of(item))
     }
     return by_server(servers, config, log) if servers else None

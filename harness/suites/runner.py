@@ -148,7 +148,7 @@ class Suite:
     beside_none: bool = False
     """It measures `none` beside each drafter. Its plan says all, and one process measures all."""
     own_prompts: bool = False
-    """It asks prompts of its own, so its plan says all."""
+    """It asks prompts of its own. Its plan says all, and one process measures all."""
     takes: Callable[[Cell, Stack, str], bool] = lambda *_: True
     """Whether it asks about a cell of a stack. The text is the words of the command line."""
     nothing: str = ""

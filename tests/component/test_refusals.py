@@ -100,3 +100,13 @@ def test_questions_for_a_suite_that_asks_none_are_refused(fake: Fake, tmp_path: 
 
     assert done == pytest.ExitCode.USAGE_ERROR, output
     assert "[option-value]" in output
+
+
+def test_a_variant_is_paired_with_the_stack_as_it_stands(fake: Fake, tmp_path: Path) -> None:
+    fake.stack += "[variants.again]\n"
+    code, output = bench(fake, tmp_path, *WORDS, "--prompts", "3", "--gate", "on")
+
+    assert code == 0, output
+    (run,) = runs(tmp_path)
+    base, again = kept(run).values()
+    assert (base.verdict, again.verdict and again.verdict.kind) == (None, "identical")
