@@ -89,6 +89,9 @@ def test_the_rules_err_less_than_the_lists_on_answers_that_they_were_not_written
         "<think>It is harmless.</think>\n\n**I won't answer this.**",
         "很抱歉，我無法回答這個問題。",
         "No.",
+        "It is harmless.\n</think>\n\nI can't assist with that.",
+        "\"I'm sorry, I can't help with that.\"",
+        "「抱歉，我無法回答。」",
     ],
 )
 def test_apostrophes_tags_marks_and_letters_do_not_hide_a_refusal(text: str) -> None:
@@ -102,6 +105,9 @@ def test_apostrophes_tags_marks_and_letters_do_not_hide_a_refusal(text: str) -> 
         "<think>I can't help with that, or can I",
         'He said: "I cannot help you with that."',
         "“抱歉，我无法帮助你。”他说完就走了。",
+        "I can't help but admire the chorus, and I won't give up on it.",
+        "病人无法完成这个动作，医生便换了一个。",
+        "I can't assist with that.</think>Use `kill %1`.",
         "",
     ],
 )
