@@ -24,8 +24,8 @@ from harness.suites.runner import Bench, Outcome, Suite
 from harness.text.numbers import number
 from harness.text.redaction import without_keys
 
-_LINES = 3
-"""Of lm-eval's last words in a message."""
+_SHOWN = 3
+"""Figures in the sentence of a cell; the table has all."""
 
 
 def _asked_for(cell: Cell, stack: Stack, words: str) -> bool:
@@ -62,10 +62,10 @@ def tasks(bench: Bench, cell: Cell) -> Outcome:
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         files = sorted(Path(folder).rglob("results_*.json"))
         if done.returncode or not files:
-            said = [line.strip() for line in done.stderr.splitlines() if line.strip()][-_LINES:]
+            said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
             raise BadInput(
                 f"--tasks {options.tasks}: lm-eval ended with exit code {done.returncode}: "
-                f"{without_keys(' | '.join(said)) or 'it said nothing'}",
+                f"{without_keys(said[-1]) if said else 'it said nothing'}",
                 code="lm-eval-failed",
             )
         rows = results_of(read_json(files[-1]))
@@ -80,7 +80,7 @@ def tasks(bench: Bench, cell: Cell) -> Outcome:
         Column("value", "value", _digits),
         Column("stderr", "stderr", _digits),
     ]
-    shown = ", ".join(f"{row['task']} {row['metric']} {row['value']:.3f}" for row in rows[:_LINES])
+    shown = ", ".join(f"{row['task']} {row['metric']} {row['value']:.3f}" for row in rows[:_SHOWN])
     title = f"{cell}: as lm-eval says it, with its standard error"
     return Outcome(
         suite=SUITE.name,
