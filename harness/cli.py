@@ -26,6 +26,7 @@ from harness.text import render
 from harness.text.arguments import Parser
 from harness.text.console import coloured, complain, settle_in, show, width_of
 from harness.text.latex import as_latex
+from harness.text.validation import did_you_mean
 
 INVALID = 2
 _OF_PYTEST = {
@@ -234,7 +235,13 @@ def _sides(options: argparse.Namespace) -> list[Side]:
         )
     sides = [collect(path) for path in options.paths]
     if not (options.old or options.new):
-        return by_variant(sides[0]) if len(sides) == 1 and "variant" in options.across else sides
+        if len(sides) > 1 or not options.across:
+            return sides
+        if "variant" in options.across:
+            return by_variant(sides[0])
+        near = did_you_mean(options.across[0], ["variant"])
+        what = f"--across {options.across[0]}{near} compares two PATHs; of one only its variants are compared"
+        raise BadInput(what, code="compare-option")
     if not (options.old and options.new and len(sides) == 1):
         raise BadInput(
             "--old DRAFTER and --new DRAFTER go together, with one PATH that holds the cells of both",

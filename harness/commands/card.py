@@ -12,6 +12,7 @@ from harness.judge.compare import compare
 from harness.report.card import PARITY, block, values_of
 from harness.report.labels import Labels
 from harness.report.references import run_of
+from harness.results.names import BASE
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 from harness.text.console import show
 from harness.text.render import markdown
@@ -51,7 +52,8 @@ def run(options: argparse.Namespace) -> int:
     rows = []
     for entry in mine:
         name = run_of(side.path if side.single else Path(side.name), side.path, entry)
-        rows.append({**values_of(load(entry.path, CellRecord), run=name), "what": entry.cell.drafter})
+        what = entry.cell.drafter + f" ({entry.cell.variant})" * (entry.cell.variant != BASE)
+        rows.append({**values_of(load(entry.path, CellRecord), run=name), "what": what})
     above = Labels(compare([dataclasses.replace(side, entries=tuple(mine))])).above()
     conditions = "<br>\n".join(map(markdown, above))
     show(f"## Acceptance, served\n\n{conditions}\n\n{block(rows)}\n")

@@ -238,7 +238,7 @@ def _differ(old: CellRecord, new: CellRecord, across: Collection[str]) -> dict[s
             raise Refused("a reference stands beside the others, and is not paired")
     differ = old.identity.differences(new.identity)
     meant = _meant(old, new, across)
-    for field, (before, after) in differ.items():
+    for field, (before, after) in sorted(differ.items(), key=lambda one: one[0] != "variant"):
         if field not in meant:
             raise Refused(
                 f"{field} differs: {json.dumps(before)} in the baseline, {json.dumps(after)} now "

@@ -82,7 +82,8 @@ class Labels:
     def place(self, entry: Entry, axis: Axis) -> str:
         """The name of a cell without one of its axes."""
         parts = [part for part in _parts(entry) if part[0] != axis and part[1] and part != ("variant", BASE)]
-        return self._prefix(entry) + "-".join(value for _, value in parts)
+        said = f" {REFERENCE}" * (entry.cell.reference and axis != "variant")
+        return self._prefix(entry) + "-".join(value for _, value in parts) + said
 
     def row(self, row: Row) -> str:
         """The cell's name; `a→b` in the part that differs between the sides, unless a header says it.
@@ -127,4 +128,5 @@ def _parts(entry: Entry) -> list[tuple[str, str]]:
 
 def axis_value(entry: Entry, axis: Axis) -> str:
     """`en`; of drafters with k, since one row has them all."""
-    return dict(_parts(entry))[axis] or DASH
+    said = f" {REFERENCE}" * (entry.cell.reference and axis == "variant")
+    return (dict(_parts(entry))[axis] or DASH) + said

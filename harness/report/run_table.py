@@ -262,8 +262,9 @@ def speed_table(cells: Sequence[CellRecord]) -> Table:
 
 
 def common_lines(cells: Sequence[CellRecord]) -> list[str]:
-    """What all cells of a run share, to stand above its tables."""
-    known = conditions_of(cells[0])
+    """What the cells of a run were measured under, to stand above its tables."""
+    of_cells = [conditions_of(cell) for cell in cells]
+    known = {name: ", ".join(dict.fromkeys(c[name] for c in of_cells if name in c)) for name in of_cells[0]}
     known.pop("drafter")
     machine = [f"{name} {known.pop(name)}" for name in ("device", "threads") if name in known]
     shared = [f"{name}={value}" if name == "T" else f"{name} {value}" for name, value in known.items()]

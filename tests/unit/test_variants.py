@@ -193,7 +193,7 @@ def test_a_record_of_a_variant_is_read_back(tmp_path: Path) -> None:
 def test_two_variants_are_refused_unless_the_variant_is_the_subject() -> None:
     base, other = cell(), of("other", changes={"dtype": "float32"}, dtype="float32")[1]
 
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="--across variant"):
         pair(base, other)
     with pytest.raises(Refused):
         pair(base, other, across=("dtype",))
@@ -251,6 +251,21 @@ def test_the_command_compares_the_variants_of_one_run(
 
     assert main(["compare", "--across", "variant", str(run)]) == 0
     assert "base → short" in capsys.readouterr().out
+
+
+def test_one_run_is_compared_across_nothing_but_its_variants(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", plain(), cell(), *of("short"))
+
+    assert main(["compare", "--across", "varient", str(run)]) == 2
+    assert "'variant'" in capsys.readouterr().err
+
+
+def test_a_run_says_every_target_that_its_variants_have() -> None:
+    text = report([plain(), *of("other", dtype="float32")])
+
+    assert "target tiny bfloat16, tiny float32" in text
 
 
 def test_a_run_of_one_variant_has_nothing_to_compare_across_it(tmp_path: Path) -> None:
