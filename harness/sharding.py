@@ -81,7 +81,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _plan(run: Run, cases: Sequence[tuple[str, Suite, Cell]], *, count: int) -> Plan:
-    engine = run.options.stack.engine
+    python = run.options.stack.engine.python
+    args = {cell.spec.key: cell.spec.args for *_, cell in cases}
     ahead_s = seconds_ahead(run, checked(cell for *_, cell in cases))
     shards = []
     all_units = _units(run, cases)
@@ -90,7 +91,9 @@ def _plan(run: Run, cases: Sequence[tuple[str, Suite, Cell]], *, count: int) -> 
         shards.append(
             Shard(
                 number=number,
-                devices=0 if on_cpu(engine.python) else devices_of(engine.args),
+                devices=0
+                if on_cpu(python)
+                else max(devices_of(args[case.server]) for unit in units for case in unit.cases),
                 seconds=None if any(unit.seconds is None for unit in units) else round(ahead_s + total_s, 1),
                 servers=tuple(dict.fromkeys(server for unit in units for server in unit.servers)),
                 cases=tuple(case for unit in units for case in unit.cases),

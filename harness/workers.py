@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from harness.engine.facts import devices_of
 from harness.errors import BadInput
 from harness.plugin import LEFT_OUT, LOST_WORKER, RUN, WORKERS, stopped_by_errors
 from harness.provenance.hardware import shares_of
+from harness.results.names import BASE
 from harness.selection import by_server, cell_of, owns_servers, suite_of
 
 _TIMED = pytest.StashKey[bool]()
@@ -57,7 +59,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Give each worker its share of the devices, where cases start servers, before anything is written."""
     config = session.config
-    engine, workers = config.stash[RUN].options.stack.engine, len(config.stash.get(_SHARES, ()))
+    stack, workers = config.stash[RUN].options.stack, len(config.stash.get(_SHARES, ()))
+    engines = [stack.varied(name).engine for name in (BASE, *stack.setups)]
+    engine = max(engines, key=lambda one: devices_of(one.args))
     if not (workers and any(cell_of(item) or owns_servers(item) for item in session.items)):
         return
     if config.getoption("dist") == "each":

@@ -40,7 +40,12 @@ def check(spec: ServerSpec) -> None:
         BadInput: what is not there or not known, and what was probably meant.
         ServerFailed: the stack names an interpreter that has no engine.
     """
-    check_reference(spec.target.model)
+    try:
+        check_reference(spec.target.model)
+    except BadInput as error:
+        if "model" not in spec.changes:
+            raise
+        raise _at(spec, "model", str(error), code=error.code) from None
     drafter = spec.speculative or {}
     if drafter.get("model", "target") != "target":
         try:
@@ -79,13 +84,16 @@ def check_names(spec: ServerSpec, facts: EngineFacts) -> None:
     if facts.verification and (way := verification_of(drafter)):
         _known(facts, f"{whose}: a way to verify drafts", [way], facts.verification)
     if facts.arguments >= _ALWAYS and (word := _unknown(spec.args, facts.arguments)):
-        why = _why(facts, word, facts.arguments)
-        if spec.source is None:
-            raise BadInput(f"stack {spec.stack}, engine.args: {word!r}: {why}", code="unknown-to-engine")
-        document = Document(spec.source)
-        own = [of for of in _VARIED if word in document.tables.get(of, {}).get(spec.variant, {})]
-        table = (own[0], spec.variant) if own else ("engine", "args")
-        raise document.wrong((*table, word), why, code="unknown-to-engine")
+        raise _at(spec, word, _why(facts, word, facts.arguments), code="unknown-to-engine")
+
+
+def _at(spec: ServerSpec, key: str, what: str, *, code: str) -> BadInput:
+    """The error that says what is wrong with a key of a variant, or with an argument: with file and line."""
+    if spec.source is None:
+        return BadInput(f"stack {spec.stack}, engine.args: {key!r}: {what}", code=code)
+    document = Document(spec.source)
+    own = [of for of in _VARIED if key in document.tables.get(of, {}).get(spec.variant, {})]
+    return document.wrong((*((own[0], spec.variant) if own else ("engine", "args")), key), what, code=code)
 
 
 def _known(facts: EngineFacts, what: str, words: Iterable[str], known: frozenset[str]) -> None:

@@ -12,7 +12,7 @@ from harness.cli import main
 from harness.config.cells import Cell, cells_of, without_drafts
 from harness.config.stack import PROFILES, Stack
 from harness.engine.facts import EngineFacts
-from harness.engine.spelling import check_names
+from harness.engine.spelling import check, check_names
 from harness.errors import BadInput
 from harness.judge.collect import by_variant, collect
 from harness.judge.compare import Comparison, compare
@@ -151,6 +151,17 @@ def test_an_argument_that_the_engine_does_not_know_is_named_by_its_line(tmp_path
     assert caught.value.code == "unknown-to-engine"
     assert "tiny.toml, line 18, key variants.kv8.kv_cache_dytpe" in str(caught.value)
     assert "'kv_cache_dtype'" in str(caught.value)
+
+
+@pytest.mark.parametrize("table", ["variants", "references"])
+def test_a_target_that_is_not_there_is_named_by_its_line(tmp_path: Path, table: str) -> None:
+    *_, gone = cells(made(tmp_path, f'[{table}.gone]\nmodel = "./nowhere"\n'))
+
+    with pytest.raises(BadInput) as caught:
+        check(gone.spec)
+
+    assert caught.value.code == "model-missing"
+    assert f"tiny.toml, line 18, key {table}.gone.model" in str(caught.value)
 
 
 # Comparing
