@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.config.stack import DEFAULT_STACK
 from harness.errors import BadInput, DraftgateError
 from harness.text.arguments import Parser
 from harness.text.console import Rarely, Say, end_like_ctrl_c, redraws, settle_in
@@ -87,6 +88,12 @@ def _target(options: argparse.Namespace) -> None:
     sys.stdout.write(made + "\n")
 
 
+def _smoke(options: argparse.Namespace) -> None:
+    from training import smoke  # noqa: PLC0415
+
+    smoke.check(smoke.run(options.folder, options.stack, say=lambda text: print(text, file=sys.stderr)))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m training", description="Make drafters from recipes.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -117,6 +124,16 @@ def _parser() -> argparse.ArgumentParser:
         "recipe", metavar="RECIPE", help="a TOML file, or the name of one in training/recipes/targets"
     )
     target.add_argument("--output", type=Path, help="the folder to be made (results/targets/NAME)")
+    smoke = commands.add_parser(
+        "smoke",
+        help="serve a target and ask it in each modality",
+        description="Serve a target, and ask it in English, in Chinese, about an image and a recording.",
+    )
+    smoke.set_defaults(act=_smoke)
+    smoke.add_argument("folder", metavar="FOLDER", help="of the target; or embedded:NAME")
+    smoke.add_argument(
+        "--stack", default=DEFAULT_STACK, help="whose engine serves it: a name, or a TOML file (%(default)s)"
+    )
     for command in (run, target):
         command.add_argument(
             "--set",

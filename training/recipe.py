@@ -43,7 +43,7 @@ def _sources_once(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     return sources
 
 
-_Once = AfterValidator(_once)
+Once = AfterValidator(_once)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 _Arguments = Annotated[dict[str, Any], AfterValidator(_named_once)]
 
@@ -126,7 +126,7 @@ class HiddenStates(Table):
     """`ahead`: extracted in the trainer's own order, many requests in flight, into `folder`, while the
     trainer follows. `online`: the trainer's workers ask for each sample when they need it (its default;
     here to be compared with)."""
-    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], _Once] | None = Field(
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Once] | None = Field(
         default=None, min_length=1
     )
     """The target's layers that the drafter sees; by default those that the trainer chooses."""
@@ -176,10 +176,8 @@ class Check(Table):
     """How the drafter is measured once it is served."""
 
     stack: str = "smollm2-cpu"
-    k: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_K)], ...], _Once] = Field(
-        default=(4,), min_length=1
-    )
-    languages: Annotated[tuple[str, ...], _Once] | None = Field(default=None, min_length=1)
+    k: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_K)], ...], Once] = Field(default=(4,), min_length=1)
+    languages: Annotated[tuple[str, ...], Once] | None = Field(default=None, min_length=1)
     """The stack's languages that are measured; by default all."""
     profile: str = "gate"
     prompts: int | None = Field(default=None, gt=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", "
 _OWN = ("README.md", "draftgate.json", "target.json")
 """Files that say something of the folder they lie in, and nothing of its copy."""
 _LOADED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py")
+_QUANTISED = re.compile(r"\.(weight_scale(_inv|_2)?|weight_packed|qweight|qzeros)$")
+"""What only the weights of a quantised target have beside them."""
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -150,13 +153,25 @@ def refuse_quantized(model: Model, document: Document) -> None:
     Raises:
         BadInput: it is.
     """
-    if found := model.config.get("quantization_config") or model.text.get("quantization_config"):
-        method = found.get("quant_method", "unknown") if isinstance(found, dict) else found
+    found = model.config.get("quantization_config") or model.text.get("quantization_config")
+    scale = next((name for name in model.tensors if _QUANTISED.search(name)), None)
+    if found or scale:
+        method = found.get("quant_method", "unknown") if isinstance(found, dict) else found or scale
         raise document.wrong(
             ("target", "model"),
             f"{model.folder} is quantised already ({method}): change the target that it was made from",
             code="target-folder",
         )
+
+
+def beside_weights(folder: Path) -> list[Path]:
+    """The files of a folder that a copy of its model needs beside the weights."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.suffix not in _WEIGHTS and path.name not in _OWN
+        if not path.name.startswith(".")
+    ]
 
 
 def write_changed(model: Model, to: Path, change: Callable[[Tensor, Any], Any]) -> None:
@@ -173,10 +188,8 @@ def write_changed(model: Model, to: Path, change: Callable[[Tensor, Any], Any]) 
     from safetensors import safe_open  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
 
-    for path in sorted(model.folder.iterdir()):
-        own = path.name in _OWN or path.name.startswith(".") or path.suffix in _WEIGHTS
-        if path.is_file() and not own:
-            shutil.copyfile(path, to / path.name)
+    for path in beside_weights(model.folder):
+        shutil.copyfile(path, to / path.name)
     for file in model.files:
         kept = {}
         with safe_open(file, "pt") as opened:

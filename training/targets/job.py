@@ -45,3 +45,5 @@ class Kind:
     """Checks all that can be checked without loading weights."""
     make: Callable[[Job], dict[str, Any]]
     """Writes the changed target into the job's output; returns what its records say of the change."""
+    after: Callable[[Job], None] = lambda _: None
+    """Looks at the finished target, which stays whatever this raises."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from training.targets import noise
+from training.targets import noise, quantize
 from training.targets.job import Kind
 
-KINDS = {"noise": Kind(plan=noise.plan, make=noise.make)}
+KINDS = {
+    "noise": Kind(plan=noise.plan, make=noise.make),
+    "quantize": Kind(plan=quantize.plan, make=quantize.make, after=quantize.after),
+}

@@ -94,6 +94,7 @@ def run(path: Path, changes: Sequence[str], *, output: Path | None, dry_run: boo
         text = json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(part / RECORDS, text + "\n")
         write_atomically(part / "README.md", card.text(records))
+    kind.after(job)
     return f"{card.summary(records)}\n{output}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,12 +10,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from harness.config.shipped import DATA
-from harness.config.toml import Document, Reference, Table
+from harness.config.toml import Document, Program, Reference, Table
 from harness.config.variants import Target
 from harness.errors import BadInput
-from training.recipe import RECIPES, Name, changed_document, check_plain
+from training.recipe import RECIPES, Name, Once, changed_document, check_plain
 from training.sources.datasets import local
 
+REGEX = "re:"
+"""Begins a pattern that is a regular expression; another is a whole name. llm-compressor reads them so."""
 TARGETS = RECIPES / "targets"
 """The recipes that come with draftgate."""
 PROMPTS = RECIPES.parent / "prompts"
@@ -42,6 +45,33 @@ class Noise(Table):
     seed: int = Field(default=0, ge=0)
 
 
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text.removeprefix(REGEX) if text.startswith(REGEX) else "")
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    return text
+
+
+_Patterns = Annotated[tuple[Annotated[str, AfterValidator(_pattern), Field(min_length=1)], ...], Once]
+
+
+class Quantize(Table):
+    """Quantises the matrices without data, with llm-compressor."""
+
+    scheme: Literal["FP8_DYNAMIC", "W8A8"]
+    """`W8A8` is INT8. Both: a scale for each row of a matrix, and one for each token of what it is given."""
+    ignore: _Patterns = ()
+    """Modules that stay as they are: whole names, or `re:` and a regular expression that fits from the
+    beginning. Each must match."""
+    optional: _Patterns = ()
+    """The same, but these may match nothing."""
+    python: Program | None = None
+    """The interpreter that has llm-compressor; that of `make quantize-env` when not given."""
+    stack: str | None = None
+    """Whose engine serves the quantised target for the smoke test; none is made when not given."""
+
+
 class Divergence(Table):
     """On which texts the changed target is compared with the unchanged one, token by token."""
 
@@ -59,12 +89,13 @@ class TargetRecipe(Table):
     name: Name
     """Of the changed target, and of its folder."""
     about: str = ""
-    kind: Literal["noise"]
+    kind: Literal["noise", "quantize"]
     """One of `training.targets.kinds.KINDS`. The table of this name says how."""
     target: Target
     """The unchanged one. Hidden states and divergence are computed in its dtype."""
     divergence: Divergence = Divergence()
     noise: Noise | None = None
+    quantize: Quantize | None = None
 
     @property
     def change(self) -> Any:
