@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +243,147 @@ def test_an_interrupted_command_leaves_nothing(
 
     monkeypatch.setattr("training.targets.divergence.measure", interrupt)
     assert make(room, capsys)[0] == 130
+
+
+ABLATE = (
+    RECIPE.partition("[noise")[0].replace("noise", "ablate")
+    + """
+[ablate]
+prompts = ["./lists.jsonl", "./prose.jsonl"]
+direction_layer = 1
+"""
+)
+
+
+def prompts(room: Path, lists: list[str], prose: list[str]) -> None:
+    for name, texts in (("lists", lists), ("prose", prose)):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (room / f"{name}.jsonl").write_text(lines)
+
+
+@pytest.fixture
+def styles(room: Path) -> Path:
+    prompts(room, ["list: cats", "list: dogs and more", "list: tea"], ["tell me of cats", "tell of tea"])
+    return room
+
+
+def test_an_ablation_takes_one_direction_out_of_what_the_stated_layers_write(
+    styles: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+    assert make(styles, capsys, "--set", "ablate.layers=[0, 2]", recipe=ABLATE)[0] == 0
+
+    before, after = tensors(styles / "base"), tensors(styles / "out" / "made")
+    changed = {name for name in before if not before[name].equal(after[name])}
+    parts = ("self_attn.o_proj", "mlp.down_proj")
+    assert changed == {f"model.layers.{layer}.{part}.weight" for layer in (0, 2) for part in parts}
+    lost = torch.cat([(before[name].double() - after[name].double()) for name in sorted(changed)], dim=1)
+    left = torch.cat([after[name].double() for name in sorted(changed)], dim=1)
+    sizes = torch.linalg.svdvals(lost)
+    assert sizes[1] < 0.05 * sizes[0]  # what was taken has one direction, up to the rounding of bfloat16
+    direction = torch.linalg.svd(lost).U[:, 0]
+    assert (direction @ left).norm() < 0.02 * (direction @ (left + lost)).norm()  # and nothing of it is left
+
+
+def test_an_ablation_of_every_layer_and_the_embeddings_leaves_no_difference(
+    styles: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make(styles, capsys, "--set", "ablate.embeddings=true", recipe=ABLATE)[0] == 0
+    change = records(styles)["change"]
+    assert "model.embed_tokens.weight" in change["matrices"]
+    assert abs(change["difference_after"]) < 0.02 * change["difference_before"]
+    assert records(styles)["divergence"]["mean"] > 0
+
+
+@pytest.mark.parametrize("key", ["layers=[0, 3]", "direction_layer=3"])
+def test_a_layer_that_does_not_exist_is_refused_with_its_line(
+    styles: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    err = refused(styles, capsys, "target-names", "--set", f"ablate.{key}", recipe=ABLATE)
+    assert "no layer 3" in err
+    assert "recipe.toml, line " in err
+
+
+@pytest.mark.parametrize("prose", [["a", "b"], ["b", "a"], ["c", "a"]])
+def test_two_prompt_files_that_are_the_same_or_share_prompts_are_refused(
+    room: Path, capsys: pytest.CaptureFixture[str], prose: list[str]
+) -> None:
+    prompts(room, ["a", "b"], prose)
+    refused(room, capsys, "target-prompts", recipe=ABLATE)
+
+
+MERGE = (
+    RECIPE.partition("[noise")[0].replace("noise", "merge")
+    + """
+[merge]
+model = "./other"
+weight = 0.25
+"""
+)
+
+
+def test_a_merge_lies_between_the_two_checkpoints(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_target(room / "other", seed=1)
+    assert make(room, capsys, recipe=MERGE)[0] == 0
+    one, other, made = (tensors(room / name) for name in ("base", "other", "out/made"))
+    for name in made:
+        expected = 0.75 * one[name].float() + 0.25 * other[name].float()
+        assert made[name].float().allclose(expected, atol=0.01)
+    assert records(room)["change"]["sha256"] == [sha256_of(room / "other" / "model.safetensors")]
+
+
+def test_a_merge_with_itself_is_no_change(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make(room, capsys, "--set", "merge.model=" + json.dumps(str(room / "base")), recipe=MERGE)[0] == 0
+    assert records(room)["divergence"]["mean"] == 0
+
+
+def test_a_merge_with_another_shape_is_refused(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_target(room / "other", tied=False)
+    lose_a_tensor(room / "other")
+    assert "model.norm.weight" in refused(room, capsys, "target-folder", recipe=MERGE)
+
+
+def command(room: Path, body: str) -> str:
+    """A recipe whose program is this Python."""
+    (room / "own.py").write_text(
+        f"import json, pathlib, shutil, sys\nbase, out = map(pathlib.Path, sys.argv[-2:])\n{body}\n"
+    )
+    words = json.dumps([sys.executable, str(room / "own.py")])
+    return RECIPE.partition("[noise")[0].replace("noise", "command") + f"\n[command]\nprogram = {words}\n"
+
+
+COPY = "shutil.copytree(base, out, dirs_exist_ok=True)"
+
+
+def test_a_program_of_the_users_makes_the_target(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make(room, capsys, recipe=command(room, COPY))[0] == 0
+    assert records(room)["divergence"]["mean"] == 0
+    assert records(room)["change"]["program"][0] == Path(sys.executable).name
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("print('no such thing'); sys.exit(3)", "command-failed"),
+        ("pass", "model-missing"),
+        (f"{COPY}; (out / 'model.safetensors').write_bytes(b'half')", "target-folder"),
+        (f"{COPY}; (out / 'config.json').write_text('{{}}')", "target-folder"),
+        (f"{COPY}; (base / 'model.safetensors').open('ab').write(b'x')", "command-failed"),
+    ],
+)
+def test_what_a_program_leaves_is_checked(
+    room: Path, capsys: pytest.CaptureFixture[str], body: str, code: str
+) -> None:
+    err = refused(room, capsys, code, recipe=command(room, body))
+    assert "exit(3)" not in body or "no such thing" in err
+
+
+def test_a_program_that_is_not_there_is_refused(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(
+        room,
+        capsys,
+        "command-failed",
+        "--set",
+        'command.program=["no-such-program"]',
+        recipe=command(room, ""),
+    )

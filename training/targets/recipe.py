@@ -36,6 +36,38 @@ PromptFile = Annotated[Reference, AfterValidator(_file)]
 training/prompts."""
 
 
+class Ablate(Table):
+    """Projects the difference between two sets of prompts out of what layers write."""
+
+    prompts: tuple[PromptFile, PromptFile]
+    """The direction leads from the mean hidden state of the second file's prompts to that of the first's."""
+    direction_layer: int = Field(ge=0)
+    """After which layer the hidden states are taken, at the last token before the answer."""
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Once] | None = Field(
+        default=None, min_length=1
+    )
+    """Whose attention and MLP outputs lose the direction; all when not given."""
+    embeddings: bool = False
+    """They lose it too. Where the head is tied to them, it changes with them."""
+
+
+class Merge(Table):
+    """Moves all weights towards those of another checkpoint."""
+
+    model: Reference
+    """A folder, a hub id, or `embedded:NAME`."""
+    weight: float = Field(ge=0, le=1)
+    """Of the other checkpoint; the target has the rest."""
+
+
+class Command(Table):
+    """Lets a program make the target."""
+
+    program: tuple[Program, ...] = Field(min_length=1)
+    """The program and its arguments. After these it gets two folders: of the unchanged target, and an empty
+    one for the changed target."""
+
+
 class Noise(Table):
     """Adds noise to matrices."""
 
@@ -89,12 +121,15 @@ class TargetRecipe(Table):
     name: Name
     """Of the changed target, and of its folder."""
     about: str = ""
-    kind: Literal["noise", "quantize"]
+    kind: Literal["ablate", "noise", "merge", "command", "quantize"]
     """One of `training.targets.kinds.KINDS`. The table of this name says how."""
     target: Target
     """The unchanged one. Hidden states and divergence are computed in its dtype."""
     divergence: Divergence = Divergence()
+    ablate: Ablate | None = None
     noise: Noise | None = None
+    merge: Merge | None = None
+    command: Command | None = None
     quantize: Quantize | None = None
 
     @property

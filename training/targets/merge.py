@@ -1,0 +1,60 @@
+"""Moves a target towards another checkpoint of its shape, by linear interpolation of all weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from training.targets.folder import (
+    FLOATS,
+    Model,
+    Tensor,
+    find_target,
+    open_model,
+    refuse_quantized,
+    write_changed,
+)
+from training.targets.job import Job, Plan
+
+
+def plan(job: Job) -> Plan:
+    """How many tensors are merged.
+
+    Raises:
+        BadInput: the other checkpoint is no model, is quantised, or has a tensor less or of another shape.
+    """
+    other = _other(job)
+    values = sum(tensor.values for tensor in job.model.tensors.values())
+    return Plan(
+        rows=[["towards", f"{other.folder.name}, by {job.recipe.change.weight:g}"], ["values", f"{values:,}"]]
+    )
+
+
+def make(job: Job) -> dict[str, Any]:
+    """Write the target: (1 - weight) * W + weight * W of the other checkpoint."""
+    from safetensors import safe_open  # noqa: PLC0415
+
+    other, weight = _other(job), job.recipe.change.weight
+
+    def merged(tensor: Tensor, before: Any) -> Any:
+        if tensor.dtype not in FLOATS or not weight:
+            return before
+        with safe_open(other.tensors[tensor.name].file, "pt") as opened:
+            return before.float().lerp(opened.get_tensor(tensor.name).float(), weight)
+
+    write_changed(job.model, job.output, merged)
+    return {"weight": weight, "towards": other.folder.name, "sha256": list(other.sha256().values())}
+
+
+def _other(job: Job) -> Model:
+    towards = job.recipe.target.model_copy(update={"model": job.recipe.change.model, "revision": None})
+    other = open_model(find_target(towards, say=job.say, fetch=True))
+    refuse_quantized(job.model, job.document)
+    refuse_quantized(other, job.document)
+    for tensor in job.model.tensors.values():
+        there = other.tensors.get(tensor.name)
+        if there is None or there.shape != tensor.shape:
+            what = f"of shape {list(there.shape)}, not {list(tensor.shape)}" if there else "missing"
+            raise job.document.wrong(
+                ("merge", "model"), f"{tensor.name} of {other.folder} is {what}", code="target-folder"
+            )
+    return other
