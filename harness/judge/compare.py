@@ -21,6 +21,7 @@ from harness.judge.confirmation import confirmed
 from harness.judge.footnotes import (
     as_subject,
     conditions_of,
+    depth_notes,
     drafter_notes,
     noise_of,
     subject_notes,
@@ -267,6 +268,7 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
         verdict = Verdict(kind="invalid", text=f"not comparable: {refusal}")
     else:
         positions = _positions(pairs, verdict)
+        verdict = dataclasses.replace(verdict, notes=(*verdict.notes, *depth_notes(new, pairs, across)))
     imported = old.identity.imported or new.identity.imported
     same = not (imported or old.environment.differences(new.environment))
     notes = [*verdict.notes]

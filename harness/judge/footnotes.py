@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from harness.judge.pairing import brief, drafting
+from harness.judge.pairing import Pairs, brief, drafting
 from harness.judge.verdict import Verdict, judge
 from harness.measure.engine_findings import LOSSY
 from harness.results.conditions import UNVERIFIED
 from harness.results.records import CellRecord
 from harness.stats import paired
+from harness.stats.depth import mechanism
 from harness.text.numbers import percent, signed_interval
 
 _SHOWN_ABOVE = frozenset({"drafter", "k", "engine", "mends", "execution", "settings"})
@@ -134,3 +135,21 @@ def text_notes(old: CellRecord, verdict: Verdict) -> list[str]:
     what = f"{verdict.prompts} {'answers' if verdict.unit == 'prompts' else verdict.unit}"
     other = verdict.prompts - verdict.same_text
     return [f"{other} of {what} have another text, though nothing is sampled (T=0)"]
+
+
+def depth_notes(new: CellRecord, pairs: Pairs, across: Collection[str]) -> list[str]:
+    """Of two variants under one drafter: did acceptance fall faster at depth than at position 0?"""
+    if not ({"variant", "weights"} & {*across} and pairs.same_drafter and new.cell.k > 1):
+        return []
+    found = mechanism(*(side.at_least for side in pairs.tallies))
+    if found is None:
+        return ["too few prompts or steps to say whether acceptance fell faster at depth than at position 0"]
+    low, high = found.together.ci
+    word = "faster" if high < 0 else "less" if low > 0 else "neither faster nor less, as far as can be seen,"
+    shown = [f"{percent(one.change)} ({signed_interval(one.ci)})" for one in (found.first, found.together)]
+    depths = [f"{one.position}: {percent(one.change)} ({signed_interval(one.ci)})" for one in found.depths]
+    text = (
+        f"conditional acceptance at position 0 changed by {shown[0]}; at depth it fell {word} than that "
+        f"explains: beyond it {shown[1]}; at position {', '.join(depths)} (95 % CIs)"
+    )
+    return [text]

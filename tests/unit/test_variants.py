@@ -345,3 +345,15 @@ def test_a_reference_is_a_row_without_verdict_and_no_reason_to_fail(tmp_path: Pa
 
 def test_a_run_marks_its_references() -> None:
     assert "chat-en-instruct-big-none (reference)" in report([plain(), cell(), beside()])
+
+
+# The mechanism of a drafter that does not fit
+
+
+def test_across_variants_a_note_says_whether_acceptance_fell_faster_at_depth(tmp_path: Path) -> None:
+    rows = compared(write_run(tmp_path / "run", plain(), cell(), *of("again"), *of("other", worse=2))).rows
+    again, other = (a.verdict.notes for a in rows[1].others if a)
+
+    assert any("neither faster nor less" in note for note in again)
+    assert any("position 0" in note for note in other)
+    assert not any("position 0" in note for a in rows[0].others if a for note in a.verdict.notes)
