@@ -16,7 +16,7 @@ from harness.config.shipped import DATA, SUITES
 from harness.engine.spelling import check
 from harness.errors import BadInput, DraftgateError, GateWarning
 from harness.options import add_options, options_of, refuse_repeated, refuse_unwritable, stack_of
-from harness.provenance.hardware import VISIBLE
+from harness.provenance.hardware import VISIBLE, in_use
 from harness.run import Run
 from harness.selection import (
     cannot_attach,
@@ -38,13 +38,13 @@ from harness.text.console import Outlet, end_like_ctrl_c, painted, settle_in, wi
 from harness.text.numbers import duration
 from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
-pytest_plugins = ["harness.workers", "harness.sharding"]
+pytest_plugins = ["harness.sharding", "harness.workers"]
 
 RUN = pytest.StashKey[Run]()
 _BENCHES = pytest.StashKey[bool]()
 _ASKED = pytest.StashKey[Collection[tuple[str, str]]]()
 _SENTENCE = pytest.StashKey[str]()
-_LINES = pytest.StashKey[list[str]]()
+LINES = pytest.StashKey[list[str]]()
 LOST_WORKER = pytest.StashKey[bool]()
 LEFT_OUT = pytest.StashKey[str]()
 WORKERS = pytest.StashKey[int]()
@@ -80,6 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
     run.timed = worker.get("draftgate_timed", True)
     if worker.get("draftgate_share"):
         os.environ[VISIBLE] = worker["draftgate_share"]
+        os.sched_setaffinity(0, worker["draftgate_cores"] or os.sched_getaffinity(0))
     sys.argv = worker.get("mainargv", sys.argv)  # a record keeps the command that the user gave
     values = [word for words in stack.axes.values() for word in words]
     values += [language for own in run.options.own.values() for language in own.languages]
@@ -202,25 +203,26 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> None:
             check(spec)
     ahead_s = seconds_ahead(run, checked(cell for _, cell in pairs))
     shared = [cell for suite, cell in pairs if not suite.apart]
-    lines = run.plan(shared, self_check_s=ahead_s, workers=config.stash.get(WORKERS, 1))
+    lines = run.plan(shared, self_check_s=ahead_s, workers=(workers := config.stash.get(WORKERS, 1)))
     if run.options.against and pairs and throughput.SUITE not in [suite for suite, _ in pairs]:
         raise BadInput("--against is for bench_suites/test_throughput.py: name it too", code="option-value")
     for suite in dict.fromkeys(suite for suite, _ in pairs):
         lines += suite.plan(run, [cell for of, cell in pairs if of == suite])
+    lines += [] if run.options.server_url else in_use(run.options.stack.engine, workers)
     if left_out := config.stash.get(LEFT_OUT, ""):
         lines.append(f"one server is given, so one process measures it: {left_out} does nothing")
     if pairs:
         if ahead_s:
             lines.insert(0, f"the self-check comes first, about {duration(ahead_s)}")
-        config.stash[_LINES] = [*lines, f"records go to {run.folder}"]
+        config.stash[LINES] = [*lines, f"records go to {run.folder}"]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Print the plan, if there is one, before the first server starts. Under xdist the controller does."""
     config = session.config
-    if _LINES not in config.stash:
+    if LINES not in config.stash:
         return
-    for line in config.stash[_LINES]:
+    for line in config.stash[LINES]:
         _write(config, f"draftgate: {line}")
     if config.getoption("collectonly") or stopped_by_errors(session):
         return

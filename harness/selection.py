@@ -57,13 +57,21 @@ def server_rank(item: pytest.Item, order: Mapping[ServerSpec, int]) -> int:
     return order[cell.spec] if cell else -1
 
 
-def by_server(servers: Mapping[str, str], config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """A scheduler of pytest-xdist that gives all cells of a server to one worker.
+def group_of(suite: Suite, cell: Cell) -> str:
+    """What stays on one device: a server's cells, or those that a suite compares with each other."""
+    return suite.name if suite.apart and not suite.own_servers else cell.spec.key
+
+
+def by_server(
+    servers: Mapping[str, str], seconds: Mapping[str, float], config: pytest.Config, log: Any
+) -> LoadScopeScheduling:
+    """A scheduler of pytest-xdist that gives all cells of a server to one worker, the longest first.
 
     pytest-xdist's own groups are written into the ids of the cases, which pytest 9.2 does not let it change.
 
     Args:
-        servers: the server of each case that has one, by the case's id.
+        servers: the server, or the suite, of each case that has one, by the case's id.
+        seconds: how long each takes; what nobody knows is infinite.
         config: pytest's.
         log: of pytest-xdist.
     """
@@ -71,6 +79,11 @@ def by_server(servers: Mapping[str, str], config: pytest.Config, log: Any) -> Lo
     class ByServer(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             return servers.get(nodeid, nodeid)
+
+        def _assign_work_unit(self, node: Any) -> None:
+            longest = max(self.workqueue, key=lambda scope: seconds.get(scope, 0.0))
+            self.workqueue.move_to_end(longest, last=False)
+            super()._assign_work_unit(node)
 
     return ByServer(config, log)
 

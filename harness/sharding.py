@@ -85,7 +85,7 @@ def _plan(run: Run, cases: Sequence[tuple[str, Suite, Cell]], *, count: int) -> 
     args = {cell.spec.key: cell.spec.args for *_, cell in cases}
     ahead_s = seconds_ahead(run, checked(cell for *_, cell in cases))
     shards = []
-    all_units = _units(run, cases)
+    all_units = units_of(run, cases)
     for number, units in enumerate(divided(all_units, count or len(all_units))):
         total_s = sum(unit.total_s for unit in units)
         shards.append(
@@ -109,7 +109,7 @@ def _plan(run: Run, cases: Sequence[tuple[str, Suite, Cell]], *, count: int) -> 
     return plan.sealed()
 
 
-def _units(run: Run, cases: Sequence[tuple[str, Suite, Cell]]) -> list[Unit]:
+def units_of(run: Run, cases: Sequence[tuple[str, Suite, Cell]]) -> list[Unit]:
     """Cells of one server together, and those of a suite that has servers of its own."""
     groups: dict[str, list[tuple[str, Suite, Cell]]] = {}
     for case in cases:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from harness.engine.facts import devices_of
 from harness.errors import BadInput
-from harness.plugin import LEFT_OUT, LOST_WORKER, RUN, WORKERS, stopped_by_errors
-from harness.provenance.hardware import shares_of
+from harness.plugin import LEFT_OUT, LINES, LOST_WORKER, RUN, WORKERS, stopped_by_errors
+from harness.provenance.hardware import cores_of, shares_of
 from harness.results.names import BASE
-from harness.selection import by_server, cell_of, owns_servers, suite_of
+from harness.results.shards import Unit, divided
+from harness.selection import by_server, cell_of, group_of, owns_servers, suite_of
+from harness.sharding import units_of
+from harness.text.numbers import duration, listed
 
 _TIMED = pytest.StashKey[bool]()
 _SHARES = pytest.StashKey[list[str]]()
 """Devices that no worker has, a text for each worker; empty where it sees all of them."""
 
+_CORES = pytest.StashKey[list[tuple[int, ...]]]()
+"""Processors of each worker; empty where all share them."""
+_SECONDS = pytest.StashKey[Mapping[str, float]]()
+"""How long each group of cases takes."""
 _SPECS = pytest.StashKey[list[str]]()
 """What each worker is, as execnet writes it."""
 _REFUSED = re.compile(r"^(?:\w+\.)*UsageError: (.*)", re.MULTILINE | re.DOTALL)
@@ -43,6 +50,8 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[object]) -> N
     So what cannot be done is refused here, and the plan is printed.
     """
     config.stash[_SHARES], config.stash[_TIMED] = [""] * len(specs), len(specs) == 1
+    shared: list[tuple[int, ...]] = [()] * len(specs)
+    config.stash[_CORES], config.stash[_SECONDS] = shared, {}
     config.stash[WORKERS] = len(specs)
     config.stash[_SPECS] = [str(spec).removeprefix("execmodel=main_thread_only//") for spec in specs]
     _session(config).perform_collect()
@@ -70,18 +79,39 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         raise pytest.UsageError(
             f"--tx {unlike[0]}: a worker measures on this machine, in this folder and interpreter: use -n"
         )
-    if workers == 1:
-        return
+    cases = [(item.nodeid, suite_of(item), cell) for item in session.items if (cell := cell_of(item))]
     try:
         shares = shares_of(engine, workers, python=engine.python)
+        units = units_of(config.stash[RUN], cases)
     except BadInput as error:
         raise pytest.UsageError(error.shown) from None
+    takes = {case.case: unit.total_s for unit in units for case in unit.cases}
+    config.stash[_SECONDS] = {group_of(suite, cell): takes[case] for case, suite, cell in cases}
+    if workers == 1:
+        return
     if engine.port:
         raise pytest.UsageError(
             f"{workers} workers, but engine.port gives all servers the port {engine.port}: leave it out"
         )
     if shares:
         config.stash[_SHARES], config.stash[_TIMED] = shares, True
+        config.stash[_CORES] = cores = cores_of(workers) or config.stash[_CORES]
+        config.stash.get(LINES, [])[-1:-1] = [*_who_does_what(units, shares, cores)]
+
+
+def _who_does_what(
+    units: Sequence[Unit], shares: Sequence[str], cores: Sequence[Sequence[int]]
+) -> Iterator[str]:
+    """Which worker measures what, on which devices and cores, and how long that takes."""
+    divisions = divided(units, min(len(shares), len(units)))  # of no more than there are, so none is cut
+    for number, (share, own) in enumerate(zip(shares, cores, strict=True)):
+        mine = divisions[number] if number < len(divisions) else []
+        servers = listed([name for unit in mine for name in unit.servers]) or "nothing"
+        known = all(unit.seconds is not None for unit in mine)
+        about = f", about {duration(sum(unit.total_s for unit in mine))}" * known
+        on = f"cores {own[0]} to {own[-1]}" if own else "all cores, which it shares"
+        yield f"worker {number} on device {share}, {on}: {servers}{about}"
+    yield "the longest server comes first; a worker that is free takes the next one, whatever stands here"
 
 
 def _session(config: pytest.Config) -> pytest.Session:
@@ -96,6 +126,7 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["draftgate_run"] = node.config.stash[RUN].run
     node.workerinput["draftgate_timed"] = node.config.stash[_TIMED]
     node.workerinput["draftgate_share"] = node.config.stash[_SHARES].pop(0)
+    node.workerinput["draftgate_cores"] = list(node.config.stash[_CORES].pop(0))
 
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
@@ -108,6 +139,7 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     if refused := _REFUSED.search(str(error)):
         raise pytest.UsageError(refused[1].strip())
     node.config.stash[_SHARES].append(node.workerinput["draftgate_share"])  # for the one that replaces it
+    node.config.stash[_CORES].append(node.workerinput["draftgate_cores"])
     if error:
         node.config.stash[LOST_WORKER] = True
 
@@ -116,9 +148,5 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
     """Cells of one server go to one worker, whatever `--dist` says."""
     items = _session(config).items
-    servers = {
-        item.nodeid: suite.name if suite.apart and not suite.own_servers else cell.spec.key
-        for item in items
-        if (cell := cell_of(item)) and (suite := suite_of(item))
-    }
-    return by_server(servers, config, log) if servers else None
+    servers = {item.nodeid: group_of(suite_of(item), cell) for item in items if (cell := cell_of(item))}
+    return by_server(servers, config.stash[_SECONDS], config, log) if servers else None

@@ -152,7 +152,7 @@ class Measurement:
             identity=self._identity,
             subject=self._subject,
             environment=self._environment(),
-            provenance={**provenance(self._server), **self.seen},
+            provenance={**provenance(self._server), "run": self._evidence.parent.name, **self.seen},
             stopped_at=stopped_at,
             warmups=len(self._warmups),
             counters=moved or {},

@@ -45,14 +45,23 @@ def speed_up(record: CellRecord, none: CellRecord | None) -> float | None:
     """Aggregate tok/s over that of `none` in the same place of the same run.
 
     None if one of them is not a measurement or was not timed, if most of its answers are degenerate, or if
-    another machine measured it: a run may be merged from several.
+    they are not `beside` each other.
     """
     if none is None or not all(r.valid and not mostly_degenerate(r.findings) for r in (record, none)):
         return None
-    if record.provenance.get("host") != none.provenance.get("host"):
+    if not beside(record, none):
         return None
     speeds = speed_of(record.prompts), speed_of(none.prompts)
     return speeds[0].aggregate / speeds[1].aggregate if speeds[0] and speeds[1] else None
+
+
+def beside(record: CellRecord, none: CellRecord) -> bool:
+    """One run measured both on one machine and the same devices, as far as their provenance says.
+
+    A run may be merged from shards that other machines measured, or one machine for several nodes at once;
+    its workers have devices of their own.
+    """
+    return all(record.provenance.get(at) == none.provenance.get(at) for at in ("host", "run", "devices"))
 
 
 def findings(

@@ -16,10 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.config import variants
 from harness.engine.facts import devices_of, engine_facts
 from harness.errors import BadInput, ServerFailed
 from harness.results.conditions import UNVERIFIED, Environment, Gpu
+from harness.text.redaction import without_home
 
+_LEAST_CORES = 2
+"""Of a worker: one for its server, one for what asks it."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 """The variable that names the devices a process sees: by number, UUID, or MIG's UUID."""
 
@@ -92,6 +96,27 @@ def shares_of(engine: Engine, workers: int, *, python: str | None = None) -> lis
         )
     names = [name for name, _ in devices]
     return [",".join(names[i * each : (i + 1) * each]) for i in range(workers)]
+
+
+def cores_of(workers: int) -> list[tuple[int, ...]] | None:
+    """The processors of each of several workers; None where there are too few to split."""
+    cores = sorted(os.sched_getaffinity(0))
+    each = len(cores) // workers
+    return [tuple(cores[i * each : (i + 1) * each]) for i in range(workers)] if each >= _LEAST_CORES else None
+
+
+def in_use(engine: variants.Engine, workers: int) -> list[str]:
+    """Who computes on the GPUs that so many workers will take: a sentence each, as NVML tells it."""
+    most = 0 if on_cpu(engine.python) else workers * devices_of(engine.args)
+    names = [name for name, _ in visible_devices({**os.environ, **engine.env})[:most]]
+    fields = "gpu_uuid,pid,process_name,used_memory"
+    asked = ("-i", ",".join(names), f"--query-compute-apps={fields}", "--format=csv,noheader")
+    found = []
+    for line in (_nvidia_smi(*asked) if names else None) or ():
+        with contextlib.suppress(ValueError):
+            uuid, pid, program, memory = map(str.strip, line.split(",", maxsplit=3))
+            found.append(f"device {uuid} is in use: pid {pid}, {without_home(program)}, {memory}")
+    return found
 
 
 def on_cpu(python: str | None) -> bool:

@@ -27,7 +27,7 @@ from harness.engine.models import cache_folder, sha256_of
 from harness.engine.offers import lossy_verification
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
-from harness.provenance.hardware import clocks, packages_of
+from harness.provenance.hardware import clocks, devices_taken, packages_of
 from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files
 from harness.results.conditions import UNVERIFIED, Identity, Patch, Subject
 from harness.results.files import write_atomically
@@ -132,6 +132,10 @@ def provenance(server: Server | None = None) -> dict[str, Any]:
         "clocks": clocks(),
     }
     if server is not None:
+        spec = server.spec
+        if not server.attached:
+            known["devices"] = [name for name, _ in devices_taken(spec, python=spec.engine_python)]
+            known["cores"] = len(os.sched_getaffinity(0))
         known["server"] = {
             "start": server.start_id,
             "attached": server.attached,

@@ -80,6 +80,7 @@ def key_of(spec: ServerSpec, *, target: str, patch: str) -> str:
     """A hash of all that may change what the self-check finds; `target` is its folder or hub id."""
     facts = engine_facts(spec.engine_python or sys.executable)
     env = {**os.environ, **spec.env}
+    here = environment(spec, python=spec.engine_python)  # a GPU computes alike on half the threads
     described = {
         "version": (VERSION, METRIC_VERSION),
         "engine": (facts.package, facts.version, spec.engine_python),
@@ -90,7 +91,7 @@ def key_of(spec: ServerSpec, *, target: str, patch: str) -> str:
         "env": spec.env,
         "drafting": spec.speculative,
         "mend": (patch, sha256_of(Path(__file__).parents[1] / "engine" / "vllm_plugin.py")),
-        "environment": environment(spec, python=spec.engine_python).model_dump(),
+        "environment": here.model_dump(exclude={"threads"} if here.gpus else None),
     }
     return hashlib.sha256(canonical(described).encode()).hexdigest()[:24]
 

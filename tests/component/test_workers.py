@@ -33,9 +33,10 @@ def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with four GPUs, as nvidia-smi lists them; the first has a MIG slice."""
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
-    listed = "\n".join(CARDS)
+    listed, user = "\n".join(CARDS), "GPU-0000-aa, 4242, /opt/other, 1024 MiB"
     program.write_text(
-        f"#!/bin/sh\ncase $1 in\n-L) echo '{SLICES}';;\n*index*) echo '{listed}';;\n*) exit 1;;\nesac\n"
+        f"#!/bin/sh\ncase \"$*\" in\n-L*) echo '{SLICES}';;\n*query-gpu=index*) echo '{listed}';;\n"
+        f"*compute-apps*) echo '{user}';;\n*) exit 1;;\nesac\n"
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
@@ -83,6 +84,8 @@ def test_each_worker_has_its_share_of_the_visible_devices(
 
     assert code == 0, output
     assert sorted(devices(tmp_path).values()) == ["3", "MIG-11-bb"]
+    assert re.search("worker 0 on device MIG-11-bb, .*(none|ngram-k2), about ", output)
+    assert re.search("worker 1 on device 3, .*(none|ngram-k2), about ", output)
     found = records(tmp_path)
     assert all(record.prompts[0].total_s is not None for record in found)
     assert sorted(gpu.name or "" for record in found for gpu in record.environment.gpus) == [
@@ -118,6 +121,26 @@ def test_without_workers_the_devices_are_those_that_the_engine_takes(
     (record,) = records(tmp_path)
     assert [gpu.name for gpu in record.environment.gpus] == ["NVIDIA H200"]
     assert re.search("device NVIDIA H200$", output, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("cards")
+def test_who_uses_a_device_is_said_before_a_server_starts(fake: Fake, tmp_path: Path) -> None:
+    """The program that computes there is nvidia-smi's word, which this machine fakes."""
+    _, output = bench(fake, tmp_path, "-m", "none", "--collect-only")
+
+    assert "pid 4242, /opt/other, 1024 MiB" in output
+
+
+@pytest.mark.usefixtures("cards")
+def test_workers_have_as_many_devices_as_the_largest_server_takes(fake: Fake, tmp_path: Path) -> None:
+    fake.stack += "[variants.big]\ntensor_parallel_size = 2\n"
+    code, output = bench(fake, tmp_path, "-n", "2", "-m", "none")
+
+    assert code == 0, output
+    assert set(devices(tmp_path).values()) == {"0,1", "2,3"}
+    code, output = bench(fake, tmp_path, "-n", "3", "-m", "none")
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "[too-few-devices]" in output
 
 
 def test_one_attached_server_takes_one_process(fake: Fake, tmp_path: Path) -> None:

@@ -123,3 +123,12 @@ def test_one_worker_or_no_known_device_has_no_share(monkeypatch: pytest.MonkeyPa
     assert shares_of(Engine(), 1) is None
     monkeypatch.setattr(hardware, "_cards", tuple)
     assert shares_of(Engine(), 2) is None
+
+
+def test_the_processors_are_split_among_workers_where_each_has_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8, 17)))
+
+    assert hardware.cores_of(2) == [(8, 9, 10, 11), (12, 13, 14, 15)]
+    assert hardware.cores_of(8) is None

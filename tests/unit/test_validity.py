@@ -5,10 +5,19 @@ from typing import Any
 
 import pytest
 
-from harness.measure.validity import MARK, countable, findings, mostly_degenerate, remembers, total
+from harness.measure.validity import (
+    MARK,
+    countable,
+    findings,
+    mostly_degenerate,
+    remembers,
+    speed_up,
+    total,
+)
 from harness.results.conditions import Patch, Subject
 from harness.results.records import Finding, PromptRecord
 from tests.factories.records import cell_name, failed_record, prompt_record as cut_off
+from tests.factories.runs import cell, plain
 from tests.factories.texts import CHINESE, CODE
 
 LOOP = "la " * 30
@@ -337,3 +346,11 @@ def test_a_drafter_that_remembers_is_clean_where_it_could_not_or_should() -> Non
 )
 def test_suffix_decoding_remembers_unless_told_not_to(subject: dict[str, Any], expected: bool) -> None:  # noqa: FBT001
     assert remembers(Subject(**subject)) is expected
+
+
+@pytest.mark.parametrize(("field", "other"), [("host", "there"), ("run", "shard-1"), ("devices", ["1"])])
+def test_a_speed_up_is_over_none_of_the_same_run_machine_and_devices(field: str, other: object) -> None:
+    here = {"host": "here", "run": "shard-0", "devices": ["0"]}
+
+    assert speed_up(cell(provenance=here), plain(provenance=here))
+    assert speed_up(cell(provenance=here), plain(provenance=here | {field: other})) is None

@@ -15,7 +15,7 @@ from harness.judge.over_none import plain_of
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 
 _GROUPS = ("identity", "subject", "environment", "provenance")
-_FLEETING = frozenset({"command", "clocks", "server", "self_check", "time", "host"})
+_FLEETING = frozenset({"command", "clocks", "server", "self_check", "time", "host", "run"})
 """Fields of the provenance that differ from run to run and explain no figure."""
 
 Facts = Mapping[tuple[str, str], str]

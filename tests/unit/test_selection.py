@@ -1,0 +1,24 @@
+"""Which worker gets which server next."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+from harness.selection import by_server
+
+
+def test_the_longest_server_is_handed_out_first_whatever_its_number_of_cells() -> None:
+    config = SimpleNamespace(getvalue=lambda _: ["popen"], option=SimpleNamespace(loadscopereorder=True))
+    cases = {"a1": "short", "a2": "short", "b": "long", "c": "unknown"}
+    sent: list[str] = []
+    log: Any = SimpleNamespace(loadscopesched=lambda *_: None)
+    scheduler = by_server(cases, {"short": 5.0, "long": 50.0, "unknown": float("inf")}, config, log)  # type: ignore[arg-type]
+    node: Any = Mock(shutting_down=False)
+    node.send_runtest_some = lambda indexes: sent.extend(list(cases)[i] for i in indexes)
+    scheduler.add_node(node)
+    scheduler.add_node_collection(node, list(cases))
+    scheduler.schedule()
+
+    assert sent[:2] == ["c", "b"]
