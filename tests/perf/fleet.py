@@ -1,6 +1,5 @@
 """How long a run takes on N devices, by the plan's own division of it, from what its servers took on one.
 
-`python -m tests.perf.fleet RUN [RUN]`: the second run is the same on two devices, to check the first against.
 A device takes a server's cells after its start; the self-check comes before all of them, once.
 """
 
@@ -14,7 +13,6 @@ from typing import Any
 
 from tabulate import tabulate
 
-from harness.errors import BadInput
 from harness.judge.collect import collect
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 from harness.results.shards import Case, Unit, divided
@@ -45,18 +43,16 @@ def busy_s(units: Sequence[Unit], devices: int) -> float:
     return max(sum(unit.total_s for unit in share) for share in divided(units, devices))
 
 
-def job(runs: Sequence[Path], devices: Sequence[int], copies: Sequence[int]) -> dict[str, Any]:
+def job(run: Path, devices: Sequence[int], copies: Sequence[int]) -> dict[str, Any]:
     """A table of seconds on one device and on many.
 
     Raises:
         BadInput: a run has no cell that can be read.
     """
-    if not runs:
-        raise BadInput("name a run")
-    ahead = load(runs[0] / RUN_FILE, RunRecord).provenance.get("self_check_s") or 0.0
+    ahead = load(run / RUN_FILE, RunRecord).provenance.get("self_check_s") or 0.0
     rows: list[dict[str, float]] = []
     for count in copies:
-        units = units_of(runs[0], count)
+        units = units_of(run, count)
         one = busy_s(units, 1)
         for many in devices:
             busy = busy_s(units, many)
@@ -64,28 +60,23 @@ def job(runs: Sequence[Path], devices: Sequence[int], copies: Sequence[int]) -> 
                 {"models": count, "servers": len(units), "devices": many, "s": busy, "share": busy / one}
             )
     table = [[r["models"], r["servers"], r["devices"], f"{r['s']:.0f}", f"{r['share']:.3f}"] for r in rows]
-    print(f"{runs[0].name}; without the self-check ({ahead:.0f} s) and pytest's own start")
+    print(f"{run.name}; without the self-check ({ahead:.0f} s) and pytest's own start")
     print(
         tabulate(table, headers=["models", "servers", "devices", "s", "of one device"], disable_numparse=True)
     )
-    for run in runs[1:]:
-        seen: dict[Any, float] = {}
-        for unit, entry in ((u, u.servers[0]) for u in units_of(run, 1)):
-            seen[entry] = unit.total_s
-        print(f"{run.name}: {', '.join(f'{name} {s:.1f} s' for name, s in seen.items())}")
-    return {"run": runs[0].name, "self_check_s": ahead, "rows": rows}
+    return {"run": run.name, "self_check_s": ahead, "rows": rows}
 
 
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.perf.fleet", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("run", type=Path)
     parser.add_argument("--devices", type=positive, nargs="+", default=[1, 2, 4, 8, 64])
     parser.add_argument(
         "--models", type=positive, nargs="+", default=[1, 6, 60], help="servers, so many times"
     )
     options = parser.parse_args()
-    return carry_out(lambda: job(options.runs, options.devices, options.models))
+    return carry_out(lambda: job(options.run, options.devices, options.models))
 
 
 if __name__ == "__main__":
