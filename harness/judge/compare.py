@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import gc
 import math
 import os
 import statistics
@@ -222,7 +221,7 @@ def _rows(jobs: Sequence[_Job], across: Collection[str]) -> Iterator[_Read]:
     if workers < 2:  # noqa: PLR2004
         yield from map(read, jobs)
         return
-    with ProcessPoolExecutor(workers, initializer=gc.disable) as pool:  # what they make holds no circle
+    with ProcessPoolExecutor(workers) as pool:
         yield from pool.map(read, jobs, chunksize=_PART)
 
 
