@@ -84,7 +84,8 @@ def _without(before: Any, direction: Any, job: Job) -> Any:
     axis = _axis(tuple(plain.shape), len(direction))
     if axis is None:
         raise BadInput(
-            f"{job.model.folder}: a matrix of {tuple(plain.shape)} does not write {len(direction)} values"
+            f"{job.model.folder}: a matrix of {tuple(plain.shape)} does not write {len(direction)} values",
+            code="target-folder",
         )
     moved = plain.movedim(axis, -1)
     return (moved - (moved @ direction)[..., None] * direction).movedim(-1, axis)
