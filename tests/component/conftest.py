@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.component.fake_engine import Fake
 from tests.component.vllm_like import VllmLike, vllm_like
 
 
@@ -13,6 +15,16 @@ def vllm() -> Iterator[VllmLike]:
     """A server that speaks vLLM's protocol; a test changes what it says."""
     with vllm_like() as server:
         yield server
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Fake:
+    """Fake engines, and a stack with the drafter ngram for them."""
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    made = Fake(folder)
+    made.stack += '[drafters.ngram]\nmethod = "ngram"\nk = [2]\n'
+    return made
 
 
 @pytest.fixture

@@ -17,14 +17,10 @@ WORDS = ("bench_suites/test_context.py", "-k", "test_context")
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> Fake:
-    folder = tmp_path / "fake"
-    folder.mkdir()
-    made = Fake(folder)
-    made.stack = made.stack.replace("[engine.env]", "[engine.args]\nmax_model_len = 1400\n[engine.env]")
-    made.stack += '[drafters.ngram]\nmethod = "ngram"\nk = [2]\n'
-    made.stack += '[drafters.deep]\nmethod = "ngram"\nk = [4]\n'
-    return made
+def fake(fake: Fake) -> Fake:
+    fake.stack = fake.stack.replace("[engine.env]", "[engine.args]\nmax_model_len = 1400\n[engine.env]")
+    fake.stack += '[drafters.deep]\nmethod = "ngram"\nk = [4]\n'
+    return fake
 
 
 def starts(tmp_path: Path) -> Counter[str]:

@@ -15,13 +15,9 @@ WORDS = ("bench_suites/test_prefix.py", "-k", "test_prefix")
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> Fake:
-    folder = tmp_path / "fake"
-    folder.mkdir()
-    made = Fake(folder)
-    made.stack = made.stack.replace("[engine.env]", "[engine.args]\nmax_model_len = 1400\n[engine.env]")
-    made.stack += '[drafters.ngram]\nmethod = "ngram"\nk = [2]\n'
-    return made
+def fake(fake: Fake) -> Fake:
+    fake.stack = fake.stack.replace("[engine.env]", "[engine.args]\nmax_model_len = 1400\n[engine.env]")
+    return fake
 
 
 def test_a_block_that_is_lost_in_each_request_is_said(fake: Fake, tmp_path: Path) -> None:

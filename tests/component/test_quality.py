@@ -34,15 +34,6 @@ ROWS = (
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> Fake:
-    folder = tmp_path / "fake"
-    folder.mkdir()
-    made = Fake(folder)
-    made.stack += '[drafters.ngram]\nmethod = "ngram"\nk = [2]\n'
-    return made
-
-
-@pytest.fixture
 def questions(tmp_path: Path) -> Path:
     path = tmp_path / "questions.jsonl"
     path.write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")

@@ -18,15 +18,6 @@ from tests.factories.streams import CHAT, PIECES
 WORDS = ("bench_suites/test_tools.py", "-k", "test_tools")
 
 
-@pytest.fixture
-def fake(tmp_path: Path) -> Fake:
-    folder = tmp_path / "fake"
-    folder.mkdir()
-    made = Fake(folder)
-    made.stack += '[drafters.ngram]\nmethod = "ngram"\nk = [2]\n'
-    return made
-
-
 class Calling(VllmLike):
     """It calls the first tool without arguments, and answers a schema with an empty object."""
 

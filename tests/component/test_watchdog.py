@@ -907,9 +907,18 @@ def test_the_server_that_hangs_is_not_taken_for_the_new_one(
         (["http://127.0.0.1:1", "--restart", ""], "--restart '': there is no such command"),
         (["http://127.0.0.1:1", "--restart", "/no/such x"], "there is no such command"),
         (["http://127.0.0.1:1", "--restart", "echo 'x"], "No closing quotation"),
-        (["http://127.0.0.1:1", "--stall-seconds", "0"], "more than 0"),
-        (["http://127.0.0.1:1", "--stall-seconds", "nan"], "more than 0"),
-        (["http://127.0.0.1:1", "--interval", "x"], "must be a number of seconds"),
+        (
+            ["http://127.0.0.1:1", "--stall-seconds", "0"],
+            "--stall-seconds: 0: must be a number of seconds, more than 0",
+        ),
+        (
+            ["http://127.0.0.1:1", "--stall-seconds", "nan"],
+            "--stall-seconds: nan: must be a number of seconds, more than 0",
+        ),
+        (
+            ["http://127.0.0.1:1", "--interval", "x"],
+            "--interval: x: must be a number of seconds, more than 0",
+        ),
         (["http://127.0.0.1:1", "--interval", "60"], "--interval 60: a stall of 180 s needs four readings"),
     ],
 )

@@ -6,10 +6,16 @@ import os
 import pty
 import struct
 import subprocess
+import sys
 import termios
 from collections.abc import Sequence
 from fcntl import ioctl
 from pathlib import Path
+
+import pytest
+from wcwidth import wcswidth
+
+from harness.cli import main
 
 
 def on_a_terminal(command: Sequence[str], columns: int, *, cwd: Path, **environment: str) -> str:
@@ -36,3 +42,20 @@ def on_a_terminal(command: Sequence[str], columns: int, *, cwd: Path, **environm
     process.wait()
     os.close(ours)
     return written.decode()
+
+
+def fits_80_columns(
+    words: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command whose lines are wide in a file fits a terminal of 80 columns; `--wide` writes all."""
+
+    def printed(*more: str) -> str:
+        assert main([*words, *more]) == 0
+        return capsys.readouterr().out
+
+    wide = printed()
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+    assert max(map(wcswidth, printed().splitlines())) <= 80 < max(map(wcswidth, wide.splitlines()))
+    assert printed("--wide") == wide

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from wcwidth import wcswidth
 
 from harness.cli import main
 from harness.config.cells import Cell
@@ -26,6 +24,7 @@ from harness.text.render import lay_out
 from tests.factories.benches import bench, cell_of, stack
 from tests.factories.records import prompt_record
 from tests.factories.runs import cell, write_cell, write_run
+from tests.factories.terminal import fits_80_columns
 
 NAME = "chat-en-instruct-ngram-k4"
 STEPS = np.random.default_rng(1).choice(5, size=(8, 40), p=(0.35, 0.3, 0.15, 0.1, 0.1))
@@ -508,16 +507,7 @@ def test_the_command_prints_the_curve(run: Path, capsys: pytest.CaptureFixture[s
 def test_a_narrow_terminal_gets_lines_of_its_width(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def printed(*words: str) -> str:
-        assert main(["curve", str(run), *words]) == 0
-        return capsys.readouterr().out
-
-    wide = printed()
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-
-    assert max(map(wcswidth, printed().splitlines())) <= 80 < max(map(wcswidth, wide.splitlines()))
-    assert printed("--wide") == wide
+    fits_80_columns(("curve", str(run)), monkeypatch, capsys)
 
 
 def test_a_picture_of_the_run_has_every_point_of_the_curve(run: Path, tmp_path: Path) -> None:

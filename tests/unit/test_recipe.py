@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from wcwidth import wcswidth
 
 from harness.cli import main
 from harness.commands.import_requests import PROFILE
@@ -23,6 +21,7 @@ from harness.results.records import CellRecord, Finding, RunRecord, load
 from tests.factories.records import prompt_record
 from tests.factories.refusals import refused
 from tests.factories.runs import cell, write_cell, write_run
+from tests.factories.terminal import fits_80_columns
 
 LOOPS = Finding(code=MOSTLY, hard=False, text="20 of 24 answers end in a loop")
 SCATTER = (0.97, 1.0, 1.03)
@@ -341,16 +340,7 @@ def test_a_narrow_terminal_gets_lines_of_its_width(
 ) -> None:
     run = write_run(tmp_path / "run", none(), timed(2, subject={"method": None}))
 
-    def printed(*words: str) -> str:
-        assert main(["recipe", str(run), *words]) == 0
-        return capsys.readouterr().out
-
-    wide = printed()
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-
-    assert max(map(wcswidth, printed().splitlines())) <= 80 < max(map(wcswidth, wide.splitlines()))
-    assert printed("--wide") == wide
+    fits_80_columns(("recipe", str(run)), monkeypatch, capsys)
 
 
 def test_what_it_writes_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
