@@ -95,6 +95,30 @@ def gap_at(logprobs: Mapping[int, float], plain: int | None, drafted: int | None
     return logprobs.get(plain, best) - logprobs.get(drafted, least)
 
 
+def divergence(
+    server: Server, prompt: str, prompt_ids: Sequence[int], plain: Sequence[int], drafted: Sequence[int]
+) -> Divergence | None:
+    """Where two answers to a prompt part, with the odds of the target there; None where they are the same.
+
+    Args:
+        server: of the same target.
+        prompt: its name.
+        prompt_ids: the tokens that both answers followed.
+        plain: the tokens of the answer without a drafter.
+        drafted: the same with one.
+
+    Raises:
+        ServerFailed: the server gives no log probabilities.
+    """
+    at = first_difference(plain, drafted)
+    if at is None:
+        return None
+    logprobs = probe.prompt_logprobs(server, [*prompt_ids, *plain[: at + 1]])
+    here = plain[at] if at < len(plain) else None
+    there = drafted[at] if at < len(drafted) else None
+    return Divergence(prompt=prompt, at=at, gap=gap_at(logprobs[-1], here, there))
+
+
 def judge_greedy(parted: Sequence[Divergence], noise: int, prompts: int) -> tuple[Result, str]:
     """At T=0 no answer may leave the undrafted one where the target is sure of its token.
 
@@ -281,14 +305,8 @@ def _greedy(bench: Bench, cell: Cell, server: Server, reference: Reference) -> t
                 f"{plain.record.prompt} was rendered to other tokens with the drafter than without, or the "
                 "server does not return them"
             )
-        at = first_difference(plain.ids, ours.ids)
-        if at is None:
-            continue
-        logprobs = probe.prompt_logprobs(server, [*plain.prompt_ids, *plain.ids[: at + 1]])
-        here = plain.ids[at] if at < len(plain.ids) else None
-        there = ours.ids[at] if at < len(ours.ids) else None
-        gap = gap_at(logprobs[-1], here, there)
-        parted.append(Divergence(prompt=plain.record.prompt, at=at, gap=gap))
+        if found := divergence(server, plain.record.prompt, plain.prompt_ids, plain.ids, ours.ids):
+            parted.append(found)
     return judge_greedy(parted, reference.noise, len(drafted))
 
 

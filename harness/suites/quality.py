@@ -24,7 +24,7 @@ from harness.results.files import as_line, write_atomically
 from harness.results.names import BASE
 from harness.run import Run
 from harness.suites.beside_none import measured_after_none, sparing, with_none
-from harness.suites.lossless import Divergence, first_difference, gap_at
+from harness.suites.lossless import Divergence, divergence, first_difference
 from harness.suites.quality_answers import SUITE as NAME, Answers, Asked, Side, file_of, read_asked, read_side
 from harness.suites.runner import Bench, Outcome, Suite
 from harness.text.numbers import duration
@@ -186,9 +186,6 @@ def _parted(bench: Bench, cell: Cell, plain: Side, drafted: Side) -> list[Diverg
         ids = (tokens.chat if cell.name.endpoint == "chat" else tokens.raw)(asked_of[r.prompt])
         if hash_of(ids) != r.prompt_hash:
             found.append(Divergence(prompt=r.prompt, at=at, gap=math.nan))
-            continue
-        logprobs = probe.prompt_logprobs(server, [*ids, *other.token_ids[: at + 1]])
-        here = other.token_ids[at] if at < len(other.token_ids) else None
-        there = r.token_ids[at] if at < len(r.token_ids) else None
-        found.append(Divergence(prompt=r.prompt, at=at, gap=gap_at(logprobs[-1], here, there)))
+        elif one := divergence(server, r.prompt, ids, other.token_ids, r.token_ids):
+            found.append(one)
     return found
