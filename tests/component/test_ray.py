@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -35,18 +36,18 @@ HOST = "127.0.0.2"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def cluster() -> Iterator[Any]:
     """A head that measures nothing, and two nodes for a server each. Their tasks lie in `folder`."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
     kept = {"node_ip_address": HOST, "object_store_memory": 80_000_000}
-    folder = tmp_path_factory.mktemp("nodes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", str(folder))
+    # Ray puts sockets there, whose paths may have 107 bytes: pytest's own folders are longer in a worker.
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
         head = {**kept, "num_cpus": 0, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.folder = folder
+        cluster.folder = Path(folder)
         cluster.add = lambda: cluster.add_node(num_cpus=1, num_gpus=1, **kept)
         cluster.nodes = [cluster.add(), cluster.add()]
         yield cluster
