@@ -134,7 +134,7 @@ def test_an_argument_that_vllm_does_not_know_is_said_before_anything_starts(
     done = draftgate.run("--stack", str(stack), *CELL)
 
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "'max_modle_len'" in done.stderr
+    assert "key engine.args.max_modle_len" in done.stderr
     assert "[unknown-to-engine]" in done.stderr
     assert not draftgate.results.exists()
 
