@@ -25,7 +25,7 @@ def drawn(comparison: Comparison, form: str) -> bytes:
         BadRecord: a file is damaged.
     """
     runs = [] if comparison.columns[1:] else [Path(comparison.columns[0].path)]
-    starts = [one for run in runs for one in starts_of(run)]
+    starts = [one for run in runs for one in starts_of(run) if not one.schedule]  # a point has one k
     curves = [one for run in runs for one in _curves(run)]
     suites = [suite for suite in SUITES if not (curves and suite == SUITE.name)]
     speeds = [*((one, False) for one in starts), *_speeds(comparison, suites)]

@@ -12,7 +12,7 @@ from harness.engine.spelling import serve_command
 from harness.errors import BadInput, BadRecord
 from harness.judge.collect import collect
 from harness.judge.in_turn import SCHEDULED
-from harness.judge.over_none import Evidence, of_cell, of_speed, of_starts, plain_of
+from harness.judge.over_none import Evidence, of_cell, of_schedule, of_speed, of_starts, plain_of
 from harness.judge.recipe import Choice, choose, uses
 from harness.judge.speedup import SpeedRecord
 from harness.report.references import NOTHING, comment
@@ -147,12 +147,11 @@ def starts_of(folder: Path) -> list[Evidence]:
         raise
     except BadInput:
         return found
-    return found + [
-        of_starts(folder.name, grid[one.k, one.in_flight], one)
-        for _, grid, again in curves
-        for one in again
-        if one.k != SCHEDULED  # the recipe names one k
-    ]
+    for _, grid, again in curves:
+        fixed = [one for one in again if one.k != SCHEDULED]
+        found += [of_starts(folder.name, grid[one.k, one.in_flight], one) for one in fixed]
+        found += of_schedule(folder.name, again)
+    return found
 
 
 def _block(own: Sequence[Evidence], width: int | None, *, markdown: bool) -> Iterator[str]:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.config.prompt_files import Source, read as read_prompts
+from harness.config.prompts import hash_of
+from harness.config.shipped import DATA
+from harness.config.stack import find_stack, load_stack
 from harness.errors import BadInput, BadRecord
 from harness.judge.curve import Curve
 from harness.judge.in_turn import Measured
 from harness.report.history import history
 from harness.report.history_table import as_page
-from harness.report.html.given import read
+from harness.report.html.given import Given, read
 from harness.report.html.page import document
 from harness.report.html.sides import Shown
 from harness.report.html.write import page
 from harness.results.files import output, write_atomically
 from harness.results.records import RUN_FILE
 from harness.suites.curve import SUITE as CURVE, of_run
+from harness.suites.quality_answers import SUITE as QUALITY, file_of, read_asked
 from harness.suites.runner import kept
 from harness.text.console import complain, show
 from harness.text.redaction import without_secrets
@@ -43,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--baseline", metavar="DIR", type=Path, help="compare each with this: baselines, or another run")
     across = "a field of the identity that may differ; then there is no verdict, unless the stack declares it"
     add("--across", metavar="FIELD", action="append", default=[], help=across)
+    files = "your own prompts, whose texts the page shows: a file or hf:DATASET[:SPLIT], repeatable"
+    add("--prompts-file", metavar="FILE", action="append", default=[], help=files)
+    add("--stack", metavar="STACK", help="the stack whose [prompts] tables name them")
     add("--output", metavar="FILE", type=output, required=True, help="the page, like report.html")
     parser.set_defaults(run=run)
 
@@ -68,12 +77,14 @@ def _written(options: argparse.Namespace, *, whole: bool) -> int:
     if not any(one.something for one in shown):
         raise BadInput(f"no run to show: {_few(faults)}", code="no-cells")
     faults += baseline.faults if baseline else ()
+    own = dict(itertools.chain(_own_texts(options).items(), *(one.asked.items() for one in shown)))
     command = shlex.join(["draftgate", *sys.argv[1:]])
     data, texts = document(
         shown,
         baseline,
         across=options.across,
         history=_history(options.runs),
+        own=own,
         command=str(without_secrets(command)),
     )
     text = page(data, texts)
@@ -83,6 +94,33 @@ def _written(options: argparse.Namespace, *, whole: bool) -> int:
     for fault in faults:
         complain(fault)
     return _INCOMPLETE if faults else 0
+
+
+def _own_texts(options: argparse.Namespace) -> dict[str, str]:
+    """Of the user's own prompts, by hash: the records hold that alone.
+
+    Raises:
+        BadInput: a file cannot be read, or a row is no prompt.
+    """
+    sources = [Source(file=file) for file in options.prompts_file]
+    if options.stack:
+        sources += load_stack(find_stack(options.stack, DATA / "stacks")).prompts.values()
+    rows = itertools.chain.from_iterable(read_prompts(source).chats for source in sources)
+    return {hash_of(prompt.text): prompt.text for prompt in itertools.chain.from_iterable(rows)}
+
+
+def _questions(given: Given, broken: list[str]) -> dict[str, str]:
+    """Of the questions that a run keeps beside its answers, by hash; `broken` takes what is damaged."""
+    found = {}
+    for entry in given.side.entries if given.side else ():
+        try:
+            asked = read_asked(file_of(entry.path)) if entry.suite == QUALITY else {}
+        except BadRecord as error:
+            broken.append(str(error))
+            continue
+        prompts = [one.as_question.prompt(entry.cell.language) for one in asked.values()]
+        found |= {hash_of(prompt.text): prompt.text for prompt in prompts}
+    return found
 
 
 def _history(paths: Sequence[Path]) -> dict[str, Any] | str | None:
@@ -100,16 +138,23 @@ def _few(faults: Sequence[str]) -> str:
 
 
 def _shown(path: Path, *, whole: bool) -> Shown:
-    given = read(path, without=f"{CURVE.name}/", whole=whole)
-    curves: list[tuple[Curve, list[Measured]]] = []
-    broken = []
-    if (path / CURVE.name).is_dir():
-        try:
-            curves = [(curve, again) for curve, _, again in of_run(path)]
-        except BadInput as error:
-            broken.append(str(error))
+    """A run with its curves; the cells of curves that are not whole stand among the others."""
+    curves, wrong = _curves(path)
+    given = read(path, without=f"{CURVE.name}/" if curves else None, whole=whole)
+    # What is missing of a run that is not finished is no fault of it.
+    broken = [str(wrong)] if wrong and (given.finished or isinstance(wrong, BadRecord)) else []
+    asked = _questions(given, broken)
     outcomes = [
         {"suite": o.suite, "cell": o.cell, "kind": o.kind, "sentence": o.sentence, "table": o.table_text()}
         for o in kept(path).values()
     ]
-    return Shown(given=given, curves=curves, outcomes=outcomes, broken=broken)
+    return Shown(given=given, curves=curves, outcomes=outcomes, broken=broken, asked=asked)
+
+
+def _curves(path: Path) -> tuple[list[tuple[Curve, list[Measured]]], BadInput | None]:
+    """The curves of a run; or why they cannot be drawn."""
+    try:
+        found = of_run(path) if (path / CURVE.name).is_dir() else ()
+        return [(curve, again) for curve, _, again in found], None
+    except BadInput as error:
+        return [], error

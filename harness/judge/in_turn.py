@@ -50,6 +50,8 @@ class Measured:
     """Why these starts were not timed on an idle machine; empty where they were."""
     drafts: Drafts | None = None
     """Of a schedule; None where the engine does not tell the length of each draft."""
+    scheduled: CellRecord | None = None
+    """The first start with the schedule, without its prompts; None where k is fixed."""
 
     def __str__(self) -> str:
         """`k = 4: 1.26x (95 % CI 1.20..1.32)`."""
@@ -102,6 +104,7 @@ def measured(starts: Starts) -> list[Measured]:
             split=split(works(0, level), works(k, level), unit="pairs of starts"),
             disturbed=disturbed_in((one == k, record) for one in (0, k) for record in of(one, level)),
             drafts=_drafts(of(k, level), level) if k == SCHEDULED else None,
+            scheduled=of(k, level)[0].model_copy(update={"prompts": ()}) if k == SCHEDULED else None,
         )
         for level, k in sorted({(level, k) for _, k, level in starts if k})
     ]
@@ -130,10 +133,11 @@ def advice(found: Sequence[Measured]) -> list[str]:
         best = max(fixed, key=lambda one: one.split.speed.estimate)
         said.append(f"measured in turn at {level} in flight: the best is {best.advice}")
     scheduled = [one for one in found if one.k == SCHEDULED]
-    return [*said, *(f"at {o.in_flight} in flight {o.advice}; {_followed(o.drafts)}" for o in scheduled)]
+    return [*said, *(f"at {o.in_flight} in flight {o.advice}; {followed(o.drafts)}" for o in scheduled)]
 
 
-def _followed(drafts: Drafts | None) -> str:
+def followed(drafts: Drafts | None) -> str:
+    """Whether an engine drafted as its schedule says."""
     if drafts is None:
         return "the engine does not tell the length of each draft"
     if drafts.follow:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.config.cells import canonical
 from harness.config.stack import NONE
+from harness.engine.spelling import SCHEDULE
 from harness.judge.collect import Entry
-from harness.judge.in_turn import Measured
+from harness.judge.in_turn import Drafts, Measured, followed
 from harness.judge.pairing import drafting
 from harness.judge.speedup import SpeedRecord, over_pairs
 from harness.judge.throughput import disturbed_in
@@ -53,6 +54,8 @@ class Evidence:
     """Over pairs of starts."""
     flaw: str = ""
     """Why it is no evidence."""
+    schedule: Drafts | None = None
+    """What an engine drafted at this load that chose k by a schedule; None where k is fixed."""
 
     @property
     def cell(self) -> CellName:
@@ -61,8 +64,8 @@ class Evidence:
 
     @property
     def name(self) -> str:
-        """`ngram-k4`."""
-        return drafting(self.cell)
+        """`ngram-k4`; `ngram-scheduled` where the engine chose k by the size of the batch."""
+        return f"{self.cell.drafter}-scheduled" if self.schedule else drafting(self.cell)
 
     @property
     def in_flight(self) -> int:
@@ -97,13 +100,22 @@ class Evidence:
 
     @property
     def pays(self) -> bool:
-        """It is faster: beyond its interval, and of one start each beyond what starts may differ by."""
-        return self.sound and self.ends[0] > (1 if self.starts else 1 + MARGIN)
+        """It is faster: beyond its interval, and of one start each beyond what starts may differ by.
+
+        Where a schedule says that nothing is drafted, it need not be faster, but no slower than the margin.
+        """
+        least = 1 - MARGIN if self.rests else 1 if self.starts else 1 + MARGIN
+        return self.sound and self.ends[0] > least
 
     @property
     def loses(self) -> bool:
         """It is slower, likewise."""
-        return self.sound and self.ends[1] < (1 if self.starts else 1 - MARGIN)
+        return self.sound and self.ends[1] < (1 if self.starts and not self.rests else 1 - MARGIN)
+
+    @property
+    def rests(self) -> bool:
+        """A schedule drafts nothing at this load."""
+        return self.schedule is not None and self.schedule.wanted == 0
 
     @property
     def gain(self) -> float:
@@ -152,6 +164,30 @@ def of_starts(run: str, record: CellRecord, measured: Measured) -> Evidence:
     flaw = _INEXACT if record.identity.verification else _looped(record) or _not_idle(measured.disturbed)
     head = record.model_copy(update={"prompts": ()})
     return Evidence(run=run, record=head, speed=measured.split.speed, starts=True, flaw=flaw)
+
+
+def of_schedule(run: str, found: Sequence[Measured]) -> list[Evidence]:
+    """What a curve found, load by load, on starts in turn of an engine that chose k by a schedule."""
+    scheduled = [(one, one.scheduled) for one in found if one.scheduled]
+    levels = [one.in_flight for one, _ in scheduled]
+    return [
+        dataclasses.replace(
+            (said := of_starts(run, record, one)),
+            flaw=said.flaw or _unscheduled(record, one, levels),
+            schedule=one.drafts or Drafts(wanted=record.cell.k, longer=0, longest=0),
+        )
+        for one, record in scheduled
+    ]
+
+
+def _unscheduled(record: CellRecord, one: Measured, levels: Collection[int]) -> str:
+    """Why a schedule is not to be recommended: it is not followed, or a part of it was not measured."""
+    if not (one.drafts and one.drafts.follow):
+        return followed(one.drafts)
+    for first, last, k in record.subject.settings[SCHEDULE]:
+        if not any(first <= level <= last for level in levels):
+            return f"its k = {k} from {first} in flight on was not measured"
+    return ""
 
 
 def interval_of(record: CellRecord) -> tuple[float, float] | None:

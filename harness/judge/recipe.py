@@ -37,6 +37,7 @@ class Choice:
 def uses(found: Sequence[Evidence]) -> Iterator[tuple[str, list[Evidence]]]:
     """The uses, and the evidence that bears on each: of the chat endpoint, where it was measured."""
     chat = [e for e in found if e.cell.endpoint == "chat"] or list(found)
+    scheduled, chat = [e for e in chat if e.schedule], [e for e in chat if not e.schedule]
     yield "one user chatting", [e for e in chat if e.in_flight == 1]
     yield "long answers", [e for e in chat if (e.record.identity.max_tokens or 0) > LONG]
     levels = sorted({e.in_flight for e in chat} - {1})
@@ -44,6 +45,9 @@ def uses(found: Sequence[Evidence]) -> Iterator[tuple[str, list[Evidence]]]:
         yield "many at once", []
     for level in levels:
         yield f"many at once: {level} in flight", [e for e in chat if e.in_flight == level]
+    if scheduled:
+        at = [e.in_flight for e in scheduled]
+        yield f"a load that changes, {min(at)} to {max(at)} in flight", scheduled
     for language in sorted({e.cell.language for e in chat}):
         own = [e for e in chat if e.cell.language == language]
         fewest = min(e.in_flight for e in own)
@@ -54,7 +58,8 @@ def choose(use: str, evidence: Collection[Evidence]) -> Choice:
     """What the evidence supports.
 
     A drafter must pay in every place of the use; of several the one whose worst place gains most. That none
-    pays is said only where every candidate is sound, and loses in every place.
+    pays is said only where every candidate is sound, and loses in every place; and of schedules never, since
+    a fixed k may pay.
     """
     rows = tuple(evidence)
     if not rows:
@@ -75,10 +80,11 @@ def choose(use: str, evidence: Collection[Evidence]) -> Choice:
         best = max(paying, key=lambda name: (claimed[name], min(row.gain for row in paying[name])))
         own = paying[best]
         return Choice(
-            use=use, kind="drafter", why=_praise(best, paying, places, claimed=claimed[best]),
+            use=use, kind="drafter", why=_praise(best, paying, claimed=claimed[best]),
             evidence=rows, chosen=own[0], claimed=claimed[best], notes=(*flaws, *_notes(own)),
         )  # fmt: skip
-    if len(whole) == len(strongest) and all(row.loses for own in whole.values() for row in own):
+    fixed = not any(row.schedule for row in rows)
+    if fixed and len(whole) == len(strongest) and all(row.loses for own in whole.values() for row in own):
         claimed_all = all(row.starts for own in whole.values() for row in own)
         said = f"every drafter that was measured is slower than none: {', '.join(whole)}"
         said += "" if claimed_all else f"; {ONE_START}"
@@ -104,10 +110,12 @@ def _strongest(rows: Iterable[Evidence]) -> list[Evidence]:
     ]
 
 
-def _praise(
-    best: str, paying: Mapping[str, Sequence[Evidence]], places: Collection[Any], *, claimed: bool
-) -> str:
-    said = f"{best} is faster than none" + f" in each of {len(places)} places" * (len(places) > 1)
+def _praise(best: str, paying: Mapping[str, Sequence[Evidence]], *, claimed: bool) -> str:
+    resting = {row.in_flight for row in paying[best] if row.rests}
+    count = len({row.place for row in paying[best] if not row.rests})
+    said = f"{best} is faster than none" + f" in each of {count} places" * (count > 1)
+    if resting:
+        said += f", and no slower where it drafts nothing ({', '.join(map(str, sorted(resting)))} in flight)"
     worst = min(row.gain for row in paying[best])
     near = [n for n, own in paying.items() if n != best and min(row.ends[1] for row in own) >= worst]
     said += f"; not told apart from it: {', '.join(near)}" * bool(near)

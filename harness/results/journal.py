@@ -14,6 +14,8 @@ from harness.errors import BadInput, BadRecord
 from harness.results.files import as_line, json_object, write_atomically
 from harness.results.records import SCHEMA, PromptRecord, validated
 
+_OF_EVERY_HEAD = {"schema", "cell"}
+
 
 class Journal:
     """The `.jsonl` of a cell being measured: a head line, then one line a prompt as it comes."""
@@ -90,6 +92,19 @@ class Journal:
                 code="cannot-write",
             ) from None
         self.records.append(record)
+
+
+def answers_in(path: Path) -> int | None:
+    """How many answers the journal of a cell holds; None where a file is no such journal, or cannot be read.
+
+    A suite may keep other lines beside its cells: the questions that were asked, the tokens of a prompt.
+    """
+    try:
+        with path.open("rb") as file:
+            head = json_object(file.readline(), str(path))
+            return sum(line.endswith(b"\n") for line in file) if head.keys() >= _OF_EVERY_HEAD else None
+    except (OSError, BadRecord):
+        return None
 
 
 def _first_difference(old: bytes, new: str) -> str:

@@ -488,6 +488,62 @@ def test_a_run_shows_its_schedule_and_a_recipe_names_one_k(
     assert main(["compare", str(run)]) == 0
 
 
+def in_turn(run: Path, *, levels: tuple[int, ...] = (1, 4, 16), drafts: int | None = None) -> Path:
+    """Four pairs of starts: `none`, a k, and the schedule, followed unless `drafts` says otherwise."""
+
+    def write(one: CellRecord, where: str) -> None:
+        identity = one.identity.model_copy(update={"concurrency": int(where.rpartition("/")[2])})
+        write_cell(run / where, one.model_copy(update={"suite": where, "identity": identity}))
+
+    for one in GRID.values():
+        write(one, one.suite)
+    for pair, level in itertools.product(range(4), levels):
+        best = {1: 4, 4: 1, 16: 1}[level]
+        own = scheduled(SCHEDULE_OF_GRID, level, drafts=drafts)
+        subject = own.subject.model_copy(update={"method": "ngram"})
+        own = own.model_copy(update={"cell": record(4, 1).cell, "subject": subject})
+        for of, one in (
+            ("pairs", record(0, level, step=1 + 0.002 * pair)),
+            ("pairs", record(best, level)),
+            ("scheduled", own),
+        ):
+            write(one, f"curve/{of}/ngram/{pair:02d}/{level:02d}")
+    return write_run(run)
+
+
+def test_a_recipe_names_the_schedule_that_was_measured_and_its_figures_hold(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = run / "page.md"
+
+    assert main(["recipe", str(in_turn(run)), "--output", str(page)]) == 0
+
+    _, _, text = page.read_text(encoding="utf-8").partition("a load that changes, 1 to 16 in flight: run")
+    use, _, rest = text.partition("###")
+    assert f'"{SCHEDULE}": [[1, 3, 4], [4, 15, 1], [16, 1000000, 0]]' in use
+    assert use.count("| ngram-scheduled |") == 3
+    assert SCHEDULE not in rest
+    assert main(["claims", str(page), str(run)]) == 0
+    page.write_text(text.replace("| 1.0", "| 1.1"), encoding="utf-8")
+    capsys.readouterr()
+    assert main(["claims", str(page), str(run)]) == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"drafts": 4}, {"drafts": 0}, {"levels": (1, 4)}, {"levels": (1, 16)}], ids=str
+)
+def test_a_schedule_that_is_not_followed_or_not_measured_in_each_range_is_not_recommended(
+    run: Path, changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recipe", str(in_turn(run, **changes)), "--wide"]) == 0
+
+    said = capsys.readouterr().out
+    _, found, text = said.partition("a load that changes, ")
+    assert found
+    assert "nothing is recommended" in text.splitlines()[0]
+    assert SCHEDULE not in said
+
+
 @pytest.mark.parametrize("lost", ["curve/01/chat-en-instruct-none.json", f"curve/01/{NAME}.json", "curve"])
 def test_a_run_whose_curve_is_not_whole_is_refused(run: Path, lost: str) -> None:
     path = run / lost

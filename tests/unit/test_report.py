@@ -18,7 +18,9 @@ from harness.judge.collect import collect
 from harness.judge.compare import compare
 from harness.report.html.answers import packed
 from harness.report.html.write import LIBRARIES, sha256
+from harness.results.files import as_line
 from harness.results.records import Finding, PromptRecord
+from harness.suites.quality_answers import Asked, file_of
 from harness.suites.runner import Outcome, keep
 from tests.factories.pages import Page, report
 from tests.factories.runs import answer, cell, plain, write_cell, write_run
@@ -194,6 +196,38 @@ def test_a_prompt_is_shown_where_its_hash_is_that_of_a_file_of_ours() -> None:
     assert [page.texts[at] for at in asked[1:]] == [p.text for p in known[1:]]
 
 
+def asked_in(page: Page) -> list[str | None]:
+    return [p["asked"] if p["asked"] is None else page.texts[p["asked"]] for p in page.prompts[0]]
+
+
+def test_own_prompts_are_shown_where_a_file_has_the_very_text() -> None:
+    rows = [{"prompt": f"my own prompt {i}"} for i in range(8)]
+    Path("mine.jsonl").write_text("".join(map(as_line, rows)), encoding="utf-8")
+    texts = [row["prompt"] for row in rows]
+    records = [renamed(i, f"{i:04}", prompt_text_hash=hash_of(text)) for i, text in enumerate(texts)]
+    records[0] = records[0].model_copy(update={"prompt_text_hash": hash_of("another text")})
+    runs = [write_run(Path(name), cell(prompts=tuple(records))) for name in ("base", "new")]
+    assert set(asked_in(report(*runs, output=OUT))) == {None}
+    assert asked_in(report(*runs, "--prompts-file", "mine.jsonl", output=OUT)) == [None, *texts[1:]]
+    assert main(["report", "base", "--prompts-file", "nowhere.jsonl", "--output", str(OUT)]) == 2
+
+
+def test_the_questions_that_a_run_keeps_are_shown_and_a_damaged_file_of_them_is_named() -> None:
+    asked = [Asked(question=f"q{i}", text=f"what is {i}?", options=("a", "b"), right=0) for i in range(8)]
+    prompts = [one.as_question.prompt("en").text for one in asked]
+    records = [renamed(i, f"q{i}", prompt_text_hash=hash_of(text)) for i, text in enumerate(prompts)]
+    for name in ("base", "new"):
+        run = write_run(Path(name), record := cell(prompts=tuple(records), suite="quality"))
+        path = file_of(run / "quality" / f"{record.cell}.json")
+        path.parent.mkdir()
+        path.write_text("".join(as_line(one.model_dump()) for one in asked), encoding="utf-8")
+    assert asked_in(report("base", "new", output=OUT)) == prompts
+    path.write_text("{", encoding="utf-8")
+    page = report("base", "new", output=OUT, code=2)
+    assert [str(path) in fault for fault in page.data["runs"][1]["faults"]] == [True]
+    assert asked_in(page) == prompts
+
+
 def test_the_commands_that_made_it_are_there() -> None:
     made = cell(provenance={"command": "pytest bench_suites --profile gate", "host": "here"})
     page = report(write_run(Path("run"), made), output=OUT)
@@ -203,24 +237,61 @@ def test_the_commands_that_made_it_are_there() -> None:
 # What cannot be shown is named
 
 
+def begin(run: Path, suite: str, name: str, *answers: str) -> None:
+    """The journal of a cell, with so many answers."""
+    path = run / suite / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([as_line({"schema": 1, "cell": name}).strip(), *answers, ""]), encoding="utf-8")
+
+
 def test_an_unfinished_run_is_shown_as_such() -> None:
     run = write_run(Path("run"), cell(), finished=False)
-    (run / "acceptance" / "chat-zh-instruct-ngram-k4.jsonl").write_text("{}\n{}\n{}\n", encoding="utf-8")
-    (run / "acceptance" / "chat-en-instruct-ngram-k4.jsonl").write_text("{}\n{}\n", encoding="utf-8")
+    begin(run, "acceptance", "chat-zh-instruct-ngram-k4", "{}", "{}")
+    begin(run, "acceptance", "chat-en-instruct-ngram-k4", "{}")
     page = report(run, output=OUT)
     (of,) = page.data["runs"]
     assert not of["finished"]
-    assert of["begun"] == [{"cell": "chat-zh-instruct-ngram-k4", "answers": 2}]
+    assert of["begun"] == [{"suite": "acceptance", "cell": "chat-zh-instruct-ngram-k4", "answers": 2}]
     assert "is not finished" in page.seen
 
 
 def test_an_unfinished_run_without_a_whole_cell_is_shown_too() -> None:
     run = write_run(Path("run"), finished=False)
-    (run / "acceptance").mkdir()
-    (run / "acceptance" / "chat-zh-instruct-ngram-k4.jsonl").write_text("{}\n", encoding="utf-8")
+    begin(run, "acceptance", "chat-zh-instruct-ngram-k4")
     page = report(run, output=OUT)
     assert page.data["cells"] == []
-    assert page.data["runs"][0]["begun"] == [{"cell": "chat-zh-instruct-ngram-k4", "answers": 0}]
+    assert page.data["runs"][0]["begun"] == [
+        {"suite": "acceptance", "cell": "chat-zh-instruct-ngram-k4", "answers": 0}
+    ]
+
+
+def test_what_a_suite_keeps_beside_its_cells_is_no_cell_that_was_begun() -> None:
+    run = write_run(Path("run"), cell(suite="quality"), cell(suite="endpoints"), finished=False)
+    name = "chat-en-instruct-ngram-k4"
+    kept = {
+        f"quality/questions/{name}": {"question": "1", "text": "?", "options": ["a", "b"], "right": 0},
+        f"endpoints/{name}.tokens": {"prompt": "instruct-000", "tokens": [1]},
+        "prefix/chat-en-instruct": {"length": 256, "id": "instruct-000", "text": "long"},
+    }
+    for place, line in kept.items():
+        (run / place).parent.mkdir(parents=True, exist_ok=True)
+        (run / f"{place}.jsonl").write_text(as_line(line) * 3, encoding="utf-8")
+    begin(run, "curve/04", name, "{}")
+    page = report(run, output=OUT)
+    assert page.data["runs"][0]["begun"] == [{"suite": "curve/04", "cell": name, "answers": 1}]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_cells_of_a_curve_that_is_not_whole_are_rows(*, finished: bool) -> None:
+    run = write_run(Path("run"), cell(suite="curve/01"), finished=finished)
+    page = report(run, output=OUT, code=2 if finished else 0)
+    assert cells(page) == ["chat-en-instruct-ngram-k4"]
+    assert len(page.data["runs"][0]["faults"]) == finished
+    broken = run / "curve" / "01" / "chat-zh-instruct-ngram-k4.json"
+    broken.write_text("{", encoding="utf-8")
+    page = report(run, output=OUT, code=2)
+    assert cells(page) == ["chat-en-instruct-ngram-k4"]
+    assert [str(broken) in fault for fault in page.data["runs"][0]["faults"]] == [True]
 
 
 def test_a_damaged_none_takes_the_speed_up_from_its_cells_and_nothing_else() -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
+from harness.commands import plan as plan_command
 from harness.errors import BadInput
 from harness.results.shards import Case, Plan, Shard, Unit, divided, named
+from tests.factories.terminal import fits_80_columns
 
 
 def unit(name: str, seconds: tuple[float, ...] | None, start_s: float = 10, cases: int = 1) -> Unit:
@@ -105,3 +107,19 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, number: str, code
         named(f"{file}{number}")
 
     assert refused.value.code == code
+
+
+def test_a_narrow_terminal_gets_lines_of_its_width(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = [
+        Shard(
+            number=i, devices=2, seconds=5000.0, cases=(),
+            servers=tuple(f"a-drafter-of-a-long-name-k{k}" for k in (1, 2, 4, 8)),
+        )
+        for i in range(12)
+    ]  # fmt: skip
+    made = a_plan().model_copy(update={"shards": tuple(shards)}).sealed()
+    monkeypatch.setattr(plan_command, "planned", lambda *_, **__: made)
+
+    fits_80_columns(("plan", "--shards", "12"), monkeypatch, capsys)

@@ -63,13 +63,18 @@ def packed(texts: Iterable[str], at_most: int) -> str:
 
 
 class Asked:
-    """The texts of the prompts that come with draftgate. A record holds the hash of its prompt alone."""
+    """The texts of prompts. A record holds the hash of its prompt alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Mapping[str, str]) -> None:
+        """Those that come with draftgate, and `own`, by their hashes."""
+        self._own = own
         self._known: dict[tuple[str, str], Mapping[str, Prompt]] = {}
 
     def text(self, cell: CellName, record: PromptRecord) -> str | None:
-        """What was asked; None where no file that comes with draftgate has that very text."""
+        """What was asked; None where nobody here has that very text."""
+        hashes = (record.prompt_text_hash, record.prompt_hash)
+        if own := next((self._own[one] for one in hashes if one in self._own), None):
+            return own
         where = (cell.workload, cell.language)
         if where not in self._known:
             try:
@@ -78,7 +83,7 @@ class Asked:
                 found = ()
             self._known[where] = {prompt.id: prompt for prompt in found}
         prompt = self._known[where].get(record.prompt)
-        same = prompt and hash_of(prompt.text) in (record.prompt_text_hash, record.prompt_hash)
+        same = prompt and hash_of(prompt.text) in hashes
         return prompt.text if prompt and same else None
 
 

@@ -12,6 +12,7 @@ from harness.errors import BadInput, BadRecord
 from harness.judge.baselines import beside
 from harness.judge.collect import Entry, Head, Side, collect, head_of
 from harness.judge.over_none import plain_of
+from harness.results.journal import answers_in
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 
 _GROUPS = ("identity", "subject", "environment", "provenance")
@@ -20,6 +21,15 @@ _FLEETING = frozenset({"command", "clocks", "server", "self_check", "time", "hos
 
 Facts = Mapping[tuple[str, str], str]
 """What a cell says of itself: group and field, and its value as text."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A cell that is not whole."""
+
+    suite: str
+    cell: str
+    answers: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +42,8 @@ class Given:
     """Its cells that can be read; None where there are none."""
     finished: bool
     """False where its `run.json` says that it is not."""
-    begun: Mapping[str, int]
-    """Cells that are not whole, and how many answers each has."""
+    begun: tuple[Begun, ...]
+    """Cells that are not whole."""
     faults: tuple[str, ...]
     """Which files cannot be read, and why."""
     empty: str
@@ -90,7 +100,7 @@ def read(path: Path, *, without: str | None = None, whole: bool = True) -> Given
         if side and kept
         else None,
         finished=finished,
-        begun={} if finished else dict(_begun(path)),
+        begun=() if finished else tuple(_begun(path)),
         faults=tuple(faults),
         empty=empty,
         facts=facts,
@@ -115,10 +125,12 @@ def _run(path: Path) -> RunRecord | None:
         return None
 
 
-def _begun(folder: Path) -> Iterator[tuple[str, int]]:
+def _begun(folder: Path) -> Iterator[Begun]:
     for journal in sorted(folder.glob("*/**/*.jsonl")):
-        if not journal.with_suffix(".json").exists() and journal.parent.name != "servers":
-            yield journal.stem, max(0, journal.read_bytes().count(b"\n") - 1)
+        answers = None if journal.with_suffix(".json").exists() else answers_in(journal)
+        if answers is not None:
+            suite = journal.parent.relative_to(folder).as_posix()
+            yield Begun(suite=suite, cell=journal.stem, answers=answers)
 
 
 def _command(provenance: Mapping[str, Any]) -> str:

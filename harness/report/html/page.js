@@ -331,7 +331,7 @@
     const several = prompt.answers > 1 ? ` ${prompt.answers} answers, of repeats or turns, count as one here; the first that differ are shown.` : "";
     $("#pair-name").textContent = `${prompt.prompt} · ${cell.name}`;
     $(".facts", dialog).textContent = (parts ? `The answers part after ${after}character ${common}, where the marks begin.` : prompt.same ? "Both answers have the same text." : "The records do not hold both texts.") + several;
-    $(".asked", dialog).textContent = text(prompt.asked) ?? "The records hold a hash of the prompt and not its text.";
+    $(".asked", dialog).textContent = text(prompt.asked) ?? "The records hold a hash of the prompt and not its text. draftgate report --prompts-file FILE shows that of your own prompts.";
     $$(".sides > div", dialog).forEach((side, at) => {
       $("h3", side).textContent = `${at ? "New" : "Old"}: ${prompt[`tokens${at}`]} tokens in ${prompt[`steps${at}`]} steps, ended with ${prompt[`finish${at}`]}`;
       const shown = $("pre", side);

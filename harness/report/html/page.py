@@ -40,6 +40,7 @@ def document(
     *,
     across: Sequence[str] = (),
     history: Mapping[str, Any] | str | None = None,
+    own: Mapping[str, str] | None = None,
     command: str,
 ) -> tuple[dict[str, Any], list[str]]:
     """The page, and the texts that its prompts name by number: those that matter most come first.
@@ -49,6 +50,7 @@ def document(
         baseline: what each is compared with.
         across: fields of the identity that may differ.
         history: of the runs, as `history_table.as_page` has it; why there is none; None for a single run.
+        own: texts of prompts that do not come with draftgate, by their hashes.
         command: what makes the page.
 
     Raises:
@@ -56,7 +58,7 @@ def document(
         BadRecord: a file was damaged since it was read.
     """
     shown, baseline = told_apart(shown, baseline)
-    texts, asked = Texts(), Asked()
+    texts, asked = Texts(), Asked(own or {})
     first = next((one.given for one in shown if one.given.side), None)
     found = [
         compared(baseline or (None if one.given is first else first), one.given, across) for one in shown
@@ -221,7 +223,7 @@ def _run(one: Shown, compared: Compared, cells: int) -> dict[str, Any]:
         "path": shown_path(given.path),
         "cells": cells,
         "finished": given.finished,
-        "begun": [{"cell": cell, "answers": answers} for cell, answers in given.begun.items()],
+        "begun": [dataclasses.asdict(one) for one in given.begun],
         "faults": one.faults,
         "base": base.name if base and comparison else None,
         "why_not_compared": compared.why_not,

@@ -24,7 +24,9 @@ class Shown:
     outcomes: Sequence[Mapping[str, str]] = ()
     """Suite, cell, kind, sentence and table of each question."""
     broken: Sequence[str] = ()
-    """Why a curve cannot be shown."""
+    """Why a curve, or the questions of a suite, cannot be shown."""
+    asked: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Texts of prompts that the run keeps, by their hashes."""
 
     @property
     def something(self) -> bool:
@@ -36,7 +38,7 @@ class Shown:
     def faults(self) -> list[str]:
         """What cannot be shown."""
         empty = [self.given.empty] if self.given.empty and not self.something else []
-        return [*self.given.faults, *self.broken, *empty]
+        return list(dict.fromkeys((*self.given.faults, *self.broken, *empty)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
