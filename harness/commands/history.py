@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 from pathlib import Path
 
@@ -38,7 +37,6 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         BadInput: there is nothing to show, or the file cannot be written.
     """
-    gc.set_threshold(100_000)  # no record refers to itself
     found = history(options.folders)
     form = options.format or _FORMATS.get(options.output.suffix if options.output else "", "table")
     if form == "json":

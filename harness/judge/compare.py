@@ -27,12 +27,12 @@ from harness.judge.footnotes import (
     text_notes,
     weights_notes,
 )
-from harness.judge.over_none import plain_of
+from harness.judge.over_none import speed_up_of
 from harness.judge.pairing import Counted, Pairs, Refused, counted, pair
 from harness.judge.refusals import with_refusals
 from harness.judge.throughput import described
 from harness.judge.verdict import Verdict, judge_pairs
-from harness.measure.validity import mostly_degenerate, speed_up
+from harness.measure.validity import mostly_degenerate
 from harness.results.records import CellRecord, load, tallies
 from harness.results.stretches import Part, Stretch, acceptance_intervals, interval_of, parts_of, stretches_of
 from harness.results.timing import speed_of
@@ -317,12 +317,13 @@ def figures_of(entry: Entry, record: CellRecord, counts: Counted, *, over_none: 
         counts: its answers that count.
         over_none: read the cell of `none` beside it, for the speed-up.
     """
-    if not record.valid:
+    valid = record.valid
+    if not valid:
         counts = Counted([], tallies([]))
-    tally, speed = counts.sums.total(), speed_of(record.prompts if record.valid else ())
+    tally, speed = counts.sums.total(), speed_of(record.prompts if valid else ())
     return Figures(
         entry=entry,
-        invalid=None if record.valid else record.why_invalid,
+        invalid=None if valid else record.why_invalid,
         prompts=len({r.prompt for r in counts.records}),
         tokens_per_step=tally.tokens_per_step,
         tokens_per_step_ci=interval_of(counts.records, counts.sums),
@@ -333,7 +334,7 @@ def figures_of(entry: Entry, record: CellRecord, counts: Counted, *, over_none: 
         stretches=stretches_of(counts.records),
         parts=parts_of(counts.records),
         tok_s=speed.aggregate if speed else None,
-        speed_up=speed_up(record, plain_of(entry)) if over_none and speed and record.cell.k else None,
+        speed_up=speed_up_of(entry, record, speed) if over_none and speed and record.cell.k else None,
         degenerate=mostly_degenerate(record.findings),
         findings=(*(f.text for f in record.findings if not f.hard), *record.trusted),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+import itertools
+from collections.abc import Sequence, Sized
 
 from harness.results.records import PromptRecord
 
@@ -12,21 +13,23 @@ Answers = tuple[PromptRecord, ...]
 
 def by_prompt(records: list[PromptRecord]) -> dict[str, Answers]:
     """The answers to each prompt, by its id; those of several seeds in their order."""
-    groups: dict[str, Answers] = {}
+    groups: dict[str, list[PromptRecord]] = {}
     for r in records:
-        groups[r.prompt] = (*groups.get(r.prompt, ()), r)
-    return {
-        key: rs if len(rs) == 1 else tuple(sorted(rs, key=lambda r: (r.seed, r.repeat)))
-        for key, rs in groups.items()
-    }
+        groups.setdefault(r.prompt, []).append(r)
+    if len(groups) == len(records):
+        return {r.prompt: (r,) for r in records}
+    return {key: tuple(sorted(rs, key=lambda r: (r.seed, r.repeat))) for key, rs in groups.items()}
 
 
-def by_conversation(pairs: Iterable[tuple[Answers, Answers]]) -> tuple[tuple[Answers, Answers], ...]:
+def by_conversation(pairs: Sequence[tuple[Answers, Answers]]) -> tuple[tuple[Answers, Answers], ...]:
     """The turns of each row as one pair, in order."""
+    units = [old[0].unit for old, _ in pairs]
+    if len(set(units)) == len(pairs):
+        return tuple(pairs)
     rows: dict[str, tuple[Answers, Answers]] = {}
-    for old, new in pairs:
-        before, after = rows.get(old[0].unit, ((), ()))
-        rows[old[0].unit] = ((*before, *old), (*after, *new))
+    for unit, (old, new) in zip(units, pairs, strict=True):
+        before, after = rows.get(unit, ((), ()))
+        rows[unit] = ((*before, *old), (*after, *new))
     return tuple(rows.values())
 
 
@@ -57,7 +60,7 @@ def matched(
 
 def _same_prompt(old: Answers, new: Answers) -> bool:
     """Whether two prompts of one id have the same text."""
-    return all(_same_text(a, b) for a in old for b in new)
+    return all(itertools.starmap(_same_text, itertools.product(old, new)))
 
 
 def _same_text(old: PromptRecord, new: PromptRecord) -> bool:

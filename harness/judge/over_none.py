@@ -21,9 +21,10 @@ from harness.judge.in_turn import Drafts, Measured, followed
 from harness.judge.pairing import drafting
 from harness.judge.speedup import SpeedRecord, over_pairs
 from harness.judge.throughput import disturbed_in
-from harness.measure.validity import countable, mostly_degenerate, total
+from harness.measure.validity import countable, mostly_degenerate, speed_up, total
 from harness.results.records import CellName, CellRecord, load
 from harness.results.stretches import sums_of
+from harness.results.timing import Speed, speed_of
 from harness.stats.blocks import MARGIN
 from harness.stats.paired import MIN_PROMPTS, PairedRatio, paired_log_ratio
 
@@ -258,11 +259,26 @@ def plain_of(entry: Entry) -> CellRecord | None:
     Raises:
         BadRecord: it is damaged, and `entry.plain` is set.
     """
+    found = _timed_plain_of(entry)
+    return found[0] if found else None
+
+
+def speed_up_of(entry: Entry, record: CellRecord, speed: Speed | None) -> float | None:
+    """`validity.speed_up` of a cell of this speed over `none` beside it.
+
+    Raises:
+        BadRecord: see `plain_of`.
+    """
+    found = _timed_plain_of(entry)
+    return speed_up(record, found[0], speeds=(speed, found[1])) if found else None
+
+
+def _timed_plain_of(entry: Entry) -> tuple[CellRecord, Speed | None] | None:
     path = entry.path.with_name(f"{(name := entry.cell.model_copy(update={'drafter': NONE, 'k': 0}))}.json")
-    record = _plain(path, path.stat().st_mtime_ns) if entry.plain and path.is_file() else None
-    return record if record and record.cell == name else None
+    found = _plain(path, path.stat().st_mtime_ns) if entry.plain and path.is_file() else None
+    return found if found and found[0].cell == name else None
 
 
 @functools.lru_cache(maxsize=2)  # cells of one place stand together, on two sides
-def _plain(path: Path, _time_ns: int) -> CellRecord:
-    return load(path, CellRecord)
+def _plain(path: Path, _time_ns: int) -> tuple[CellRecord, Speed | None]:
+    return (record := load(path, CellRecord)), speed_of(record.prompts)

@@ -146,11 +146,12 @@ class Pairs:
     @functools.cached_property
     def same_text(self) -> int | None:
         """Prompts whose answers are the same on both sides; None where a file does not hold all texts."""
-        if not all(r.text_hash for sides in self.prompts for r in itertools.chain(*sides)):
+        texts = [[[r.text_hash for r in side] for side in sides] for sides in self.prompts]
+        if not all(all(old) and all(new) for old, new in texts):
             return None
-        return sum([r.text_hash for r in old] == [r.text_hash for r in new] for old, new in self.prompts)
+        return sum(old == new for old, new in texts)
 
-    @property
+    @functools.cached_property
     def identical(self) -> bool:
         """Every histogram, every undrafted step and every answer's length are the same.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from harness.results.conditions import Patch, Subject
 from harness.results.records import CellName, CellRecord, Finding, PromptRecord
-from harness.results.timing import speed_of
+from harness.results.timing import Speed, speed_of
 from harness.results.whole import counted
 from harness.stats.acceptance import Tally, added, overshoot_of
 from harness.stats.text_quality import degenerate, in_language
@@ -41,18 +41,26 @@ def mostly_degenerate(findings: Iterable[Finding]) -> bool:
     return any(finding.code == MOSTLY for finding in findings)
 
 
-def speed_up(record: CellRecord, none: CellRecord | None) -> float | None:
+def speed_up(
+    record: CellRecord, none: CellRecord | None, *, speeds: Sequence[Speed | None] = ()
+) -> float | None:
     """Aggregate tok/s over that of `none` in the same place of the same run.
 
-    None if one of them is not a measurement or was not timed, if most of its answers are degenerate, or if
-    they are not `beside` each other.
+    Args:
+        record: the drafter's.
+        none: the one beside it.
+        speeds: of both, if the caller has them already.
+
+    Returns:
+        None if one of them is not a measurement or was not timed, if most of its answers are degenerate, or
+        if they are not `beside` each other.
     """
     if none is None or not all(r.valid and not mostly_degenerate(r.findings) for r in (record, none)):
         return None
     if not beside(record, none):
         return None
-    speeds = speed_of(record.prompts), speed_of(none.prompts)
-    return speeds[0].aggregate / speeds[1].aggregate if speeds[0] and speeds[1] else None
+    mine, plain = speeds or (speed_of(record.prompts), speed_of(none.prompts))
+    return mine.aggregate / plain.aggregate if mine and plain else None
 
 
 def beside(record: CellRecord, none: CellRecord) -> bool:

@@ -273,7 +273,7 @@ class CellRecord(Record):
     @property
     def valid(self) -> bool:
         """No finding says that this is not a measurement, and no answer was broken off (in old files)."""
-        return not any(f.hard for f in self.findings) and not any(r.failed for r in self.prompts)
+        return not any(f.hard for f in self.findings) and {r.finish for r in self.prompts} <= ENDS
 
     @property
     def why_invalid(self) -> str:

@@ -145,9 +145,12 @@ def acceptance_intervals(
 
 def _sums_by_unit(records: Sequence[PromptRecord], counts: Sequence[FloatArray] | FloatArray) -> FloatArray:
     """The seeds and turns of each unit added up; shape (counts, units)."""
-    prompts: dict[str, int] = {}
-    at = np.array([prompts.setdefault(r.unit, len(prompts)) for r in records], dtype=np.intp)
-    return np.array([np.bincount(at, count, len(prompts)) for count in counts])
+    units = [r.unit for r in records]
+    places = {unit: i for i, unit in enumerate(dict.fromkeys(units))}
+    if len(places) == len(units):
+        return np.array(counts)
+    at = np.array([places[unit] for unit in units], dtype=np.intp)
+    return np.array([np.bincount(at, count, len(places)) for count in counts])
 
 
 def _share_interval(part: FloatArray, whole: FloatArray) -> tuple[float, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
@@ -62,7 +63,7 @@ def wall_of(records: Iterable[Timed]) -> float:
     Passes that ran together share their time; what lies between two passes is nobody's, and no more is the
     time between the segments of a resumed cell. 0 where nothing was timed.
     """
-    passes: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
+    passes: dict[tuple[int, int], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     wall = 0.0
     for r in records:
         if r.began_s is None or r.total_s is None:
@@ -70,10 +71,12 @@ def wall_of(records: Iterable[Timed]) -> float:
         if r.source == "counters":  # one at a time; what lies between two is our wait for the counters
             wall += r.total_s
         else:
-            passes[r.segment, r.repeat].append((r.began_s, r.began_s + r.total_s))
+            began, ended = passes[r.segment, r.repeat]
+            began.append(r.began_s)
+            ended.append(r.began_s + r.total_s)
     until: dict[int, float] = {}
-    for (segment, _), spans in sorted(passes.items(), key=lambda one: (one[0][0], min(one[1]))):
-        begin, end = min(began for began, _ in spans), max(ended for _, ended in spans)
+    spans = [(at, min(began), max(ended)) for (at, _), (began, ended) in passes.items()]
+    for segment, begin, end in sorted(spans):
         wall += max(0.0, end - max(begin, until.get(segment, begin)))
         until[segment] = max(end, until.get(segment, end))
     return wall if wall >= _LEAST_S else 0.0
@@ -81,24 +84,28 @@ def wall_of(records: Iterable[Timed]) -> float:
 
 def speed_of(records: Iterable[PromptRecord]) -> Speed | None:
     """The speed of a cell; None where nothing was timed."""
-    timed = [
-        (r, r.ttft_s, r.total_s)
-        for r in records
-        if not r.failed
-        and r.began_s is not None
-        and r.ttft_s is not None
-        and r.total_s is not None
-        and max(r.ttft_s, _LEAST_S) <= r.total_s
-    ]
-    later = sum(r.output_tokens - 1 for r, *_ in timed)
-    wall = wall_of([r for r, *_ in timed])
+    timed: list[PromptRecord] = []
+    tokens: list[int] = []
+    ttfts: list[float] = []
+    totals: list[float] = []
+    for r in records:  # one pass: a comparison of thousands of cells comes here for each
+        ttft, total = r.ttft_s, r.total_s
+        if r.failed or r.began_s is None or ttft is None or total is None:
+            continue
+        if max(ttft, _LEAST_S) <= total:
+            timed.append(r)
+            tokens.append(r.output_tokens)
+            ttfts.append(ttft)
+            totals.append(total)
+    later = sum(tokens) - len(tokens)
+    wall = wall_of(timed)
     if not wall or later <= 0:
         return None
     return Speed(
-        aggregate=sum(r.output_tokens for r, *_ in timed) / wall,
-        mean_prompt=statistics.fmean(r.output_tokens / total for r, _, total in timed),
-        ttft_s=statistics.median(ttft for _, ttft, _ in timed),
-        tpot_s=sum(total - ttft for _, ttft, total in timed) / later,
+        aggregate=sum(tokens) / wall,
+        mean_prompt=statistics.fmean(list(map(operator.truediv, tokens, totals))),
+        ttft_s=statistics.median(ttfts),
+        tpot_s=sum(map(operator.sub, totals, ttfts)) / later,
     )
 
 

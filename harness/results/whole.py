@@ -39,7 +39,7 @@ def contradiction(cell: CellRecord) -> Contradiction | None:
         return Contradiction(text=f"{prompt!r} stands in prompts and in reserve", near=("prompt", prompt))
     for r in (*cell.prompts, *cell.reserve):
         # Recordings have no texts, and tests name their texts themselves.
-        if r.text and re.fullmatch("[0-9a-f]{16}", r.text_hash) and r.text_hash != _hash_of(r.text):
+        if r.text and r.text_hash != _hash_of(r.text) and re.fullmatch("[0-9a-f]{16}", r.text_hash):
             text = f"the text of {r.prompt!r} is not that of its text_hash"
             return Contradiction(text=text, near=("prompt", r.prompt))
     said = Counter((finding.code, finding.text) for finding in cell.findings)

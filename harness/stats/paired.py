@@ -160,16 +160,17 @@ def paired_log_ratio(x0: ArrayLike, n0: ArrayLike, x1: ArrayLike, n1: ArrayLike)
             has no steps; fewer than two prompts have any; a rate is 0, which has no logarithm; one prompt
             holds all that a side counts.
     """
-    x0, n0, x1, n1 = _counts(x0, n0, x1, n1)
-    for side, x in (("baseline", x0), ("new", x1)):
-        if not x.any():
+    counts, sums = _counts(x0, n0, x1, n1)
+    sum_x0, sum_n0, sum_x1, sum_n1 = sums
+    for side, x in (("baseline", sum_x0), ("new", sum_x1)):
+        if not x:
             raise ValueError(f"the {side} rate is 0: a log ratio needs both rates above 0")
-    without = [a.sum() - a for a in (x0, n0, x1, n1)]
-    if not all(a.all() for a in without):
+    without = np.array(sums)[:, None] - counts
+    if not without.all():
         raise ValueError("one prompt holds all that a side counts: there is no scatter between prompts")
-    estimate = math.log((x1.sum() * n0.sum()) / (x0.sum() * n1.sum()))
+    estimate = math.log((sum_x1 * sum_n0) / (sum_x0 * sum_n1))
     ratios = without[2] * without[1] / (without[0] * without[3])
-    return _paired(x0, n0, x1, n1, estimate=estimate, without=np.log(ratios))
+    return _paired(counts, sums, estimate=estimate, without=np.log(ratios))
 
 
 def paired_difference(x0: ArrayLike, n0: ArrayLike, x1: ArrayLike, n1: ArrayLike) -> PairedRatio:
@@ -178,13 +179,14 @@ def paired_difference(x0: ArrayLike, n0: ArrayLike, x1: ArrayLike, n1: ArrayLike
     Raises:
         ValueError: as `paired_log_ratio`, but here a rate of 0 is a rate.
     """
-    x0, n0, x1, n1 = _counts(x0, n0, x1, n1)
-    without = [a.sum() - a for a in (x0, n0, x1, n1)]
-    if not (without[1].all() and without[3].all()):
+    counts, sums = _counts(x0, n0, x1, n1)
+    sum_x0, sum_n0, sum_x1, sum_n1 = sums
+    without = np.array(sums)[:, None] - counts
+    if not without[1::2].all():
         raise ValueError("one prompt holds all steps of a side: there is no scatter between prompts")
-    estimate = float((x1.sum() * n0.sum() - x0.sum() * n1.sum()) / (n0.sum() * n1.sum()))
+    estimate = (sum_x1 * sum_n0 - sum_x0 * sum_n1) / (sum_n0 * sum_n1)
     changes = without[2] / without[3] - without[0] / without[1]
-    return _paired(x0, n0, x1, n1, estimate=estimate, without=changes)
+    return _paired(counts, sums, estimate=estimate, without=changes)
 
 
 def holm(pvalues: Sequence[float]) -> tuple[float, ...]:
@@ -274,18 +276,19 @@ def student(p: float, df: float) -> float:
 
 
 def _paired(
-    x0: FloatArray, n0: FloatArray, x1: FloatArray, n1: FloatArray, *, estimate: float, without: FloatArray
+    counts: FloatArray, sums: Sequence[float], *, estimate: float, without: FloatArray
 ) -> PairedRatio:
     """The estimate with its jackknife error; `without` is the estimate without each prompt."""
     m = len(without)
+    x0, n0, x1, n1 = counts
     scatter = without - without.sum() / m
     se = math.sqrt((m - 1) / m * float(scatter @ scatter))
     steps = n0 + n1
     df = float(steps.sum() ** 2 / (steps @ steps)) - 1
     require_df(df)
     return PairedRatio(
-        r0=float(x0.sum() / n0.sum()),
-        r1=float(x1.sum() / n1.sum()),
+        r0=sums[0] / sums[1],
+        r1=sums[2] / sums[3],
         estimate=estimate,
         # Scatter of this size is rounding alone: all prompts changed alike, or none did.
         se=se if se > _ROUNDING * max(1.0, abs(estimate)) else 0.0,
@@ -295,8 +298,8 @@ def _paired(
     )
 
 
-def _counts(*arrays: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """x0, n0, x1, n1, checked, and without the prompts that have no steps on either side."""
+def _counts(*arrays: ArrayLike) -> tuple[FloatArray, list[float]]:
+    """x0, n0, x1, n1 as rows, checked, without the prompts that have no steps on either side; their sums."""
     x0, n0, x1, n1 = (np.asarray(a, dtype=np.float64) for a in arrays)
     if x0.ndim != 1 or not x0.shape == n0.shape == x1.shape == n1.shape:
         raise ValueError(f"one value a prompt is needed: {x0.shape}, {n0.shape}, {x1.shape}, {n1.shape}")
@@ -313,10 +316,9 @@ def _counts(*arrays: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray, Flo
                 raise ValueError(f"a prompt of the {side} side counts something over no steps")
             if none.all():
                 raise ValueError(f"the {side} side has no steps, and so no rate")
-        together = together[:, ~stepless.all(axis=0)]
+        together = np.ascontiguousarray(together[:, ~stepless.all(axis=0)])  # summed as any other rows
     require_two(together.shape[1])
-    x0, n0, x1, n1 = together
-    return x0, n0, x1, n1
+    return together, together.sum(axis=1).tolist()
 
 
 def require_two(m: int) -> None:
