@@ -28,7 +28,7 @@ from harness.text.console import coloured, complain, settle_in, show, width_of
 from harness.text.latex import as_latex
 from harness.text.validation import did_you_mean
 
-INVALID = 2
+INVALID, INTERRUPTED = 2, 130
 _OF_PYTEST = {
     "bench": "pytest on the suites: their names first (all if none), then its options",
     "plan": "what bench would measure, and its division among machines",
@@ -107,6 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DraftgateError as error:
         complain(error.shown)
         return INVALID
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return INTERRUPTED
     return code
 
 

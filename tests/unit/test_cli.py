@@ -52,6 +52,17 @@ def after() -> str:
     )
 
 
+def test_ctrl_c_ends_without_a_traceback(
+    before: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "compare", interrupted)
+    assert main(["compare", before, before]) == 130
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def output_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     code = main(["compare", *arguments])
     out, err = capsys.readouterr()
