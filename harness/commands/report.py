@@ -111,7 +111,7 @@ def _own_texts(options: argparse.Namespace) -> dict[str, str]:
 
 def _questions(given: Given, broken: list[str]) -> dict[str, str]:
     """Of the questions that a run keeps beside its answers, by hash; `broken` takes what is damaged."""
-    found = {}
+    found: dict[str, str] = {}
     for entry in given.side.entries if given.side else ():
         try:
             asked = read_asked(file_of(entry.path)) if entry.suite == QUALITY else {}

@@ -145,6 +145,44 @@ def test_every_chart_is_drawn_and_has_its_table(page: Any) -> None:
         assert figure.locator("table").count() > 0
 
 
+def test_the_chart_of_few_changes_has_a_line_for_each_and_its_margin_is_seen(
+    chromium: Any, tmp_path: Path
+) -> None:
+    for name in ("old", "new"):
+        write_run(tmp_path / name, *(cell(one, worse=3 * (name == "new")) for one in ("en", "zh")))
+    report(tmp_path / "old", tmp_path / "new", output=tmp_path / "report.html")
+    page = opened(chromium, tmp_path / "report.html", [])
+    chart = page.locator('[data-chart="changes"] svg')
+    names = [name.bounding_box() for name in chart.locator("text", has_text="-instruct-").all()]
+    assert len(names) == 2
+    assert names[0]["y"] + names[0]["height"] <= names[1]["y"]
+    margin = chart.locator("[stroke-dasharray] line, line[stroke-dasharray]")
+    assert margin.bounding_box()["height"] > names[1]["y"] - names[0]["y"]
+    page.context.close()
+
+
+@pytest.mark.parametrize("how", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"])
+def test_a_checker_of_accessibility_finds_nothing(
+    chromium: Any, file: Path, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="no axe here: pip install 'draftgate[browser]'"
+    ).Axe()
+    report(file.parent / "new", output=tmp_path / "alone.html")
+    for shown in (file, tmp_path / "alone.html"):
+        given = {"viewport": how} if how is PHONE else {"viewport": DESKTOP, **how}
+        page = opened(chromium, shown, [], bypass_csp=True, **given)  # it is a script of its own
+        for opening in ("", "details", "dialog"):
+            if opening == "details":
+                page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+            elif opening and page.locator(DOTS).count():
+                page.locator(DOTS).first.press("Enter")
+                page.wait_for_selector("dialog[open]")
+            found = axe.run(page).response["violations"]
+            assert [(one["id"], [n["target"] for n in one["nodes"][:3]]) for one in found] == []
+        page.context.close()
+
+
 @pytest.mark.parametrize("i", range(len(HOSTILE)))
 def test_a_pair_shows_both_answers_from_where_they_part_and_hostile_ones_do_no_harm(
     page: Any, i: int

@@ -161,6 +161,21 @@ def test_a_run_alone_has_its_figures_and_no_verdict() -> None:
     assert beside["rates"].keys() == {"chat", "raw"}
 
 
+def test_each_run_says_under_which_conditions_it_was_measured() -> None:
+    first = report(write_run(Path("first"), cell()), output=OUT)
+    assert first.data["runs"][0]["conditions"]["target"] == ["tiny bfloat16"]
+    write_run(Path("second"), cell(temperature=0.7))
+    runs = report("first", "second", output=OUT).data["runs"]
+    assert [run["conditions"]["T"] for run in runs] == [["0"], ["0.7"]]
+
+
+def test_a_page_without_a_comparison_has_no_columns_of_one() -> None:
+    alone = report(write_run(Path("first"), cell()), output=OUT)
+    both = report("first", write_run(Path("second"), cell()), output=OUT)
+    for page, compared in ((alone, False), (both, True)):
+        assert ("old tok/step" in page.seen, "same text" in page.seen) == (compared, compared)
+
+
 def test_what_differs_between_the_sides_is_marked_in_the_provenance() -> None:
     base = write_run(Path("base"), cell())
     new = write_run(

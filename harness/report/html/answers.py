@@ -73,7 +73,7 @@ class Asked:
     def text(self, cell: CellName, record: PromptRecord) -> str | None:
         """What was asked; None where nobody here has that very text."""
         hashes = (record.prompt_text_hash, record.prompt_hash)
-        if own := next((self._own[one] for one in hashes if one in self._own), None):
+        if own := next((self._own[one] for one in hashes if one and one in self._own), None):
             return own
         where = (cell.workload, cell.language)
         if where not in self._known:

@@ -149,7 +149,7 @@
           said: `${c.name}: ${percent(c.verdict.change)} %` }));
         const fill = (d) => colors[d.kind] ?? "var(--ink)";
         return {
-          height: 40 + 18 * shown.length, marginLeft: 10 + 6.8 * letters, color: {}, symbol: {},
+          height: 64 + 18 * shown.length, marginTop: 24, marginLeft: 10 + 6.8 * letters, color: {}, symbol: {},
           x: { label: "change of tokens per step, %", grid: true, nice: true },
           y: { domain: shown.map((c) => c.name), label: null, tickFormat: short, tickSize: 0 },
           marks: [

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.judge import curve, in_turn
 from harness.judge.collect import Entry
-from harness.judge.compare import CellComparison, Figures, Row, compare
+from harness.judge.compare import CellComparison, Comparison, Figures, Row, compare
 from harness.judge.footnotes import holm_notes
 from harness.judge.pairing import drafting
 from harness.judge.throughput import figures as split_figures
@@ -64,7 +64,9 @@ def document(
         compared(baseline or (None if one.given is first else first), one.given, across) for one in shown
     ]
     met = {row.figures.entry.path for one in found for row, _ in one.pairs}
-    every = [cell for at, one in enumerate(found) for cell in _cells(one, at, met)]
+    rests = [_rest(one, met) for one in found]
+    sides = zip(found, rests, strict=True)
+    every = [cell for at, (one, rest) in enumerate(sides) for cell in _cells(one, rest, at, apart=bool(met))]
     cells = _worst(every, _CELLS)
     cells.sort(key=lambda cell: cell["verdict"] is None)  # what is compared comes first
     room = _PAIRS
@@ -88,8 +90,8 @@ def document(
         "baseline": shown_path(baseline.path) if baseline else None,
         "baseline_faults": list(baseline.faults) if baseline else [],
         "runs": [
-            _run(one, met_with, sum(cell["run"] == at for cell in every))
-            for at, (one, met_with) in enumerate(zip(shown, found, strict=True))
+            _run(*of, cells=sum(cell["run"] == at for cell in every))
+            for at, of in enumerate(zip(shown, found, rests, strict=True))
         ],
         "cells": cells,
         "looks": list(_looks(cells, shown)),
@@ -123,8 +125,21 @@ def _left_out(every: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, A
         yield f"the prompts of {len(paired) - lack} of {len(paired)} cells are shown, likewise"
 
 
-def _cells(one: Compared, run: int, met: Collection[Path]) -> list[dict[str, Any]]:
-    """The cells of a run in order, each beside its partner where it has one."""
+def _rest(one: Compared, met: Collection[Path]) -> Comparison | None:
+    """The cells of a run that stand alone."""
+    alone = one.alone(met)
+    return compare([dataclasses.replace(one.run.side, entries=alone)]) if alone and one.run.side else None
+
+
+def _cells(one: Compared, rest: Comparison | None, run: int, *, apart: bool) -> list[dict[str, Any]]:
+    """The cells of a run in order, each beside its partner where it has one.
+
+    Args:
+        one: the run.
+        rest: its cells that have none.
+        run: its number.
+        apart: other cells of the page have one.
+    """
     found: list[tuple[Entry, dict[str, Any]]] = []
     labels = Labels(one.comparison) if one.comparison else None
     for row, a in one.pairs:
@@ -142,12 +157,11 @@ def _cells(one: Compared, run: int, met: Collection[Path]) -> list[dict[str, Any
             "of": functools.partial(prompts_of, row.figures.entry, a, across) if paired else None,
         }
         found.append((a.figures.entry, cell))
-    if (alone := one.alone(met)) and one.run.side:
-        rest = compare([dataclasses.replace(one.run.side, entries=alone)])
+    if rest:
         names = Labels(rest)
         for row in rest.rows:
             cell = _cell(row.figures, run, name=names.row(row))
-            if met and cell["became"] == "measured" and not row.figures.entry.cell.reference:
+            if apart and cell["became"] == "measured" and not row.figures.entry.cell.reference:
                 cell |= {"became": "alone", "rank": _rank("alone", row.figures)}
             found.append((row.figures.entry, cell))
     return [cell for _, cell in sorted(found, key=lambda pair: pair[0].order)]
@@ -209,7 +223,7 @@ def _verdict(a: CellComparison, *, judged: bool) -> dict[str, Any]:
     }
 
 
-def _run(one: Shown, compared: Compared, cells: int) -> dict[str, Any]:
+def _run(one: Shown, compared: Compared, rest: Comparison | None, *, cells: int) -> dict[str, Any]:
     given, comparison = one.given, compared.comparison
     base = compared.base
     notes = [*comparison.notes] if comparison else [*(given.side.notes if given.side else ())]
@@ -218,6 +232,10 @@ def _run(one: Shown, compared: Compared, cells: int) -> dict[str, Any]:
     outcomes = list(one.outcomes) if len(outcomes) <= _OUTCOMES else outcomes
     notes += holm_notes(verdicts) if comparison and comparison.judged else []
     mean = comparison.geomean(0) if comparison else None
+    columns = [*(comparison.columns[1:] if comparison else ()), *(rest.columns if rest else ())]
+    conditions = next((column.conditions for column in columns if column.conditions), None)
+    if conditions is None and given.side:  # no cell of it may be compared
+        conditions = compare([given.side]).columns[0].conditions
     return {
         "name": given.name,
         "path": shown_path(given.path),
@@ -228,7 +246,7 @@ def _run(one: Shown, compared: Compared, cells: int) -> dict[str, Any]:
         "base": base.name if base and comparison else None,
         "why_not_compared": compared.why_not,
         "geomean": {"change": mean[0], "cells": mean[1]} if mean else None,
-        "conditions": {k: few(v) for k, v in comparison.columns[1].conditions.items()} if comparison else {},
+        "conditions": {k: few(v) for k, v in (conditions or {}).items()},
         "notes": notes,
         "outcomes": [dict(outcome) for outcome in outcomes[:_OUTCOMES]],
         "outcomes_left_out": max(0, len(outcomes) - _OUTCOMES),
