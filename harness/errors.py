@@ -30,6 +30,11 @@ class DraftgateError(Exception):
         return "\n".join([f"{first} [{self.code}]", *rest])
 
 
+def reason_of(error: BaseException) -> str:
+    """What another library says is wrong, for a sentence of ours: its first line, at most 300 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
 class BadInput(DraftgateError):  # noqa: N818 - reads as what it is
     """Something the user gave cannot be used."""
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.results.files import as_line, writing
 from harness.text.console import Say
-from training import speculators_cli
+from training import program
 from training.answers.rows import Row, arranged, contents_of, digest, index, within
 from training.errors import TrainingFailed
 from training.recipe import Recipe
@@ -138,7 +138,7 @@ def _prepare(
     }
     workers = max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // 2, len(rows) // ROWS_PER_WORKER))
     try:
-        speculators_cli.run(
+        program.speculators(
             [
                 "prepare-data",
                 *("--model", target),
@@ -170,13 +170,15 @@ def verify(data: Path, rows: Sequence[Row]) -> None:
         written = load_from_disk(str(data))
     except (OSError, ValueError) as error:
         raise TrainingFailed(
-            f"{data}: not a data set that can be read: {error}", code="training-data"
+            f"{data}: not a data set that can be read: {error}; see log.txt there", code="training-data"
         ) from None
     missing = sorted(COLUMNS - set(written.column_names))
     if missing:
         there = ", ".join(written.column_names) or "none"
         raise TrainingFailed(
-            f"{data}: the columns {', '.join(missing)} are missing; there are: {there}", code="training-data"
+            f"{data}: the columns {', '.join(missing)} are missing; there are: {there}. Use the version of "
+            "speculators that draftgate's extra `train` names",
+            code="training-data",
         )
     if len(written) != len(rows):
         raise TrainingFailed(

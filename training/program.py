@@ -1,17 +1,21 @@
-"""Runs a program in a process of its own, which never outlives this one."""
+"""Runs a program, or a command of speculators, in a process of its own, which never outlives this one."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.engine import process
 from harness.engine.http import without_proxy
 from training.errors import TrainingFailed
 
 POLL_S = 0.5
+SPECULATORS: tuple[str, ...] = (sys.executable, "-P", "-m", "speculators")
+"""Also works where no console script is installed."""
 
 
 def run(
@@ -61,3 +65,12 @@ def run(
     if child.returncode:
         failed = f"{what} failed (exit code {child.returncode})"
         raise TrainingFailed(process.obituary(failed, log, begin=began_at), code="training-stopped")
+
+
+def speculators(words: Sequence[str], **how: Any) -> None:
+    """Run `speculators WORDS` to its end; see `run`.
+
+    Raises:
+        TrainingFailed: it failed; the message quotes the end of its log.
+    """
+    run([*SPECULATORS, *words], what=f"speculators {words[0]}", **how)

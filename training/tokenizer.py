@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.errors import BadInput
+from harness.errors import BadInput, reason_of
 
 
 def tokenizer_of(target: str) -> Any:
@@ -19,5 +19,7 @@ def tokenizer_of(target: str) -> Any:
         return AutoTokenizer.from_pretrained(target)
     except (OSError, ValueError) as error:
         raise BadInput(
-            f"{target}: its tokenizer cannot be loaded: {error}", code="target-cannot-write"
+            f"{target}: its tokenizer cannot be loaded ({reason_of(error)}): copy the folder anew, or name "
+            "another",
+            code="target-cannot-write",
         ) from None

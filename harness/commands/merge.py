@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.results.files import output as output_path, write_atomically
+from harness.results.files import append, output as output_path, write_atomically
 from harness.results.records import RUN_FILE, RunRecord, load
 from harness.suites.runner import OUTCOMES
 from harness.text.console import show
@@ -76,18 +76,21 @@ def _refuse(shards: Sequence[tuple[Path, RunRecord]]) -> None:
         place = record.options.get("shard")
         if not place:
             raise BadInput(
-                f"{folder} is no shard of a plan: it was measured without --shard", code="no-shard"
+                f"{folder} is no shard of a plan, since it was measured without --shard: name runs that are",
+                code="no-shard",
             )
         if not record.finished:
             raise BadInput(f"{folder} is not finished: go on with its command and --resume", code="no-shard")
         for what, mine, theirs in _compared(record, first):
             if mine != theirs:
                 raise BadInput(
-                    f"{folder} and {first_folder} do not belong together: {what} {mine} and {theirs}",
+                    f"{folder} and {first_folder} do not belong together: {what} {mine} and {theirs}; "
+                    "name the runs of one plan",
                     code="other-shard",
                 )
         if (number := place["number"]) in seen:
-            raise BadInput(f"{folder} and {seen[number]} are both shard {number}", code="other-shard")
+            what = f"{folder} and {seen[number]} are both shard {number}: name one of them"
+            raise BadInput(what, code="other-shard")
         seen[number] = folder
     count = first.options["shard"]["of"]
     if missing := [str(number) for number in range(count) if number not in seen]:
@@ -121,11 +124,10 @@ def _copy(folder: Path, whole: Path, number: str) -> None:
         if path.is_dir() or place.name in (RUN_FILE, ".lock"):
             continue
         if str(place) == OUTCOMES:
-            with (whole / OUTCOMES).open("ab") as file:
-                file.write(path.read_bytes())
+            append(whole / OUTCOMES, path.read_bytes())
             continue
         to = whole / (place.with_name(f"{number}-{place.name}") if place.parts[0] == _ONE_EACH else place)
         if to.exists():
-            raise BadInput(f"{place} stands in two shards", code="other-shard")
+            raise BadInput(f"{place} stands in two shards: name each shard once", code="other-shard")
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, to)

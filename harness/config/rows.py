@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.errors import BadInput
+from harness.errors import BadInput, reason_of
 from harness.results.files import json_lines, read_bytes, read_json
 from harness.text.validation import did_you_mean, near_path
 
@@ -56,10 +56,9 @@ def _hub(file: str) -> _Rows:
         else:
             splits = load("/".join(filter(None, (owner, name))), config or None)
     except Exception as error:  # noqa: BLE001 - hub, network and parsers each raise their own
-        reason = (str(error).splitlines() or [""])[0][:300]
         raise BadInput(
-            f"{file}: the data set cannot be read ({type(error).__name__}: {reason}); check its name and the "
-            "network, or save it as a file",
+            f"{file}: the data set cannot be read ({type(error).__name__}: {reason_of(error)}); check its "
+            "name and the network, or save it as a file",
             code="prompt-file",
         ) from None
     if split not in splits and (split or len(splits) > 1):
@@ -79,8 +78,7 @@ def _parquet(path: Path) -> _Rows:
     try:
         yield from _of_arrow(str(path), parquet.ParquetFile(path).iter_batches(batch_size=_AT_ONCE))
     except (ValueError, OSError) as error:  # pyarrow's own errors are of these
-        reason = (str(error).splitlines() or [""])[0][:300]
-        raise BadInput(f"{path}: not Parquet, or damaged: {reason}", code="damaged-file") from None
+        raise BadInput(f"{path}: not Parquet, or damaged: {reason_of(error)}", code="damaged-file") from None
 
 
 def _library(name: str, file: str) -> Any:

@@ -114,6 +114,20 @@ def move_anchor(path: Path, reason: str) -> Path:
     return anchor
 
 
+def sides(folder: Path, record: CellRecord, *, run: Path | None) -> list[tuple[Path, str]]:
+    """The files that a cell is compared with, whether they are there or not, and what each is called.
+
+    Args:
+        folder: of the baselines.
+        record: the cell.
+        run: compare with the same cell of this run instead.
+    """
+    if run is not None:
+        return [(run / record.suite / f"{record.cell}.json", run.name)]
+    path = path_of(folder, record)
+    return [(path, "baseline"), (path.with_suffix(ANCHOR), "anchor")]
+
+
 def _check(record: CellRecord) -> None:
     if not record.valid:
         raise BadInput(

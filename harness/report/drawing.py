@@ -20,7 +20,6 @@ from typing import Any
 from harness.errors import BadInput
 from harness.report.plots import Forest, Panel, Panels, Picture, Point, Series
 
-FORMS = ("png", "svg", "pdf")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
@@ -59,7 +58,7 @@ def draw(picture: Picture, form: str, warn: Callable[[str], None]) -> bytes:
 
     Args:
         picture: what it shows.
-        form: one of FORMS.
+        form: png, svg or pdf.
         warn: is told what the picture cannot show.
 
     Raises:

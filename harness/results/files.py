@@ -309,12 +309,13 @@ def write_atomically(path: Path, text: str | bytes) -> None:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Write at the end of a file; it is on disk when this returns.
+    """Write at the end of a file, which is made if need be; it is on disk when this returns.
 
     Raises:
         BadInput: the file cannot be written, with the reason of the operating system.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             file.write(data)
             file.flush()

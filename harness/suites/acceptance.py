@@ -147,12 +147,7 @@ def _file(folder: Path, record: CellRecord) -> Path:
 
 
 def _sides(run: Run, record: CellRecord) -> list[tuple[Path, str]]:
-    """The files that a cell is compared with, whether they are there or not, and what each is called."""
-    options = run.options
-    if options.compare is not None:
-        return [(_file(options.compare, record), options.compare.name)]
-    path = baselines.path_of(options.baselines, record)
-    return [(path, "baseline"), (path.with_suffix(baselines.ANCHOR), "anchor")]
+    return baselines.sides(run.options.baselines, record, run=run.options.compare)
 
 
 def verdict(run: Run, record: CellRecord, *, positions: bool = True, again: Again | None = None) -> Verdict:

@@ -9,7 +9,6 @@ from statistics import fmean
 from harness.config.cells import Cell
 from harness.config.prompts import Prompt
 from harness.measure.contexts import Count, lengthened
-from harness.measure.probe import NoTokenizerError
 from harness.measure.validity import countable, mostly_degenerate
 from harness.report import run_table
 from harness.report.run_table import Column, Values, marked
@@ -51,10 +50,7 @@ def along_the_context(bench: Bench, cell: Cell) -> Outcome:
     Raises:
         BadInput, ServerFailed: see `Bench.measured`.
     """
-    try:
-        plain, drafted = measured_after_none(bench, SUITE.name, cell, lambda one: _measured(bench, one))
-    except NoTokenizerError as error:
-        return Outcome(suite=SUITE.name, cell=str(cell), kind="unchecked", sentence=f"unverified: {error}")
+    plain, drafted = measured_after_none(bench, SUITE.name, cell, lambda one: _measured(bench, one))
     if len(drafted) < 2:  # noqa: PLR2004
         sentence = "unverified: the model has no room for two lengths of context and these prompts"
         return Outcome(suite=SUITE.name, cell=str(cell), kind="unchecked", sentence=sentence)

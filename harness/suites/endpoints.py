@@ -12,7 +12,7 @@ from harness.config.cells import Cell
 from harness.config.prompts import Prompt, hash_of
 from harness.config.stack import Stack
 from harness.measure.chat_template import Shell, Template, shell_of, template_of
-from harness.measure.probe import NoTokenizerError, Tokens
+from harness.measure.probe import Tokens
 from harness.measure.validity import MARK, countable, mostly_degenerate, total
 from harness.provenance.record import folder_of
 from harness.report.run_table import POSITION
@@ -51,11 +51,7 @@ def endpoints(bench: Bench, cell: Cell) -> Outcome:
     Raises:
         BadInput, ServerFailed: see `Bench.measured`; or the server has no usable tokenizer.
     """
-    try:
-        audit = _audited(bench, cell)
-    except NoTokenizerError as error:
-        sentence = f"unverified: {error}"
-        return Outcome(suite=SUITE.name, cell=str(cell), kind="unchecked", sentence=sentence)
+    audit = _audited(bench, cell)
     write_atomically(bench.run.folder / SUITE.name / f"{cell}.tokens.jsonl", token_lines(audit))
     faults = audit.faults()
     kind: Kind = "failed" if faults else "fine"

@@ -9,7 +9,6 @@ from harness.config.cells import Cell
 from harness.config.prompts import Prompt
 from harness.errors import BadInput
 from harness.measure.contexts import Count, behind_one_text
-from harness.measure.probe import NoTokenizerError
 from harness.report import run_table
 from harness.report.run_table import Column, Values
 from harness.results.records import CellRecord, PromptRecord
@@ -101,10 +100,7 @@ def prefix(bench: Bench, cell: Cell) -> Outcome:
     Raises:
         BadInput, ServerFailed: see `Bench.measured`.
     """
-    try:
-        plain, drafted = measured_after_none(bench, SUITE.name, cell, lambda one: _measured(bench, one))
-    except NoTokenizerError as error:
-        return Outcome(suite=SUITE.name, cell=str(cell), kind="unchecked", sentence=f"unverified: {error}")
+    plain, drafted = measured_after_none(bench, SUITE.name, cell, lambda one: _measured(bench, one))
     assert plain is not None, "the suite starts its own servers"  # noqa: S101
     kind, sentence = judged(plain, drafted)
     return Outcome(
@@ -129,7 +125,11 @@ def _measured(bench: Bench, cell: Cell) -> Side:
 
 def _made(prompts: Sequence[Prompt], texts: Sequence[str], tokens: Sequence[int], count: Count) -> Made:
     if not tokens:
-        raise BadInput("the model has no room for these prompts behind a text", code="context-too-short")
+        raise BadInput(
+            "the model has no room for these prompts behind a text: raise max_model_len, or lower "
+            "--max-tokens",
+            code="context-too-short",
+        )
     length = min(tokens[-1], MOST)
     return {length: behind_one_text(prompts, texts, length, count)}
 

@@ -134,11 +134,7 @@ def _sides(run: Run, record: CellRecord) -> list[tuple[Path, str]]:
         return []
     base = record.cell.model_copy(update={"variant": BASE})
     beside = [] if base == record.cell else [(run.folder / SUITE.name / f"{base}.json", BASE)]
-    if run.options.compare is not None:
-        there = run.options.compare / SUITE.name / f"{record.cell}.json"
-        return [(there, run.options.compare.name), *beside]
-    path = baselines.path_of(run.options.baselines, record)
-    return [(path, "baseline"), (path.with_suffix(baselines.ANCHOR), "anchor"), *beside]
+    return [*baselines.sides(run.options.baselines, record, run=run.options.compare), *beside]
 
 
 def _verdict(run: Run, record: CellRecord, sides: Sequence[tuple[Path, str]]) -> Verdict:

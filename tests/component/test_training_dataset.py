@@ -14,7 +14,7 @@ from hypothesis import given, strategies as st
 from harness.errors import BadInput
 from harness.results.files import as_line
 from tests.factories.refusals import refused
-from training import dataset, speculators_cli
+from training import dataset, program
 from training.answers.rows import Row, arranged, contents_of, digest, index
 from training.errors import TrainingFailed
 from training.recipe import Recipe
@@ -206,7 +206,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder; what is in it becomes prepare-data's output."""
     script = tmp_path / "fake_speculators.py"
     script.write_text(FAKE_PREPARE, encoding="utf-8")
-    monkeypatch.setattr(speculators_cli, "SPECULATORS", (sys.executable, str(script)))
+    monkeypatch.setattr(program, "SPECULATORS", (sys.executable, str(script)))
     return tmp_path / "made"
 
 

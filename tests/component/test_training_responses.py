@@ -18,7 +18,7 @@ from harness.results.files import as_line, complete_lines, drop_torn_line, writi
 from tests.component.vllm_like import as_json, vllm_like
 from tests.factories.records import server_spec
 from tests.factories.refusals import refused
-from training import program, speculators_cli
+from training import program
 from training.answers import filter as answer_filter, generate
 from training.answers.progress import Answers, errors_of
 from training.errors import Stalled, TrainingFailed
@@ -116,7 +116,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "calls.jsonl"
     file.touch()
     monkeypatch.setenv("FAKE_CALLS", str(file))
-    monkeypatch.setattr(speculators_cli, "SPECULATORS", (sys.executable, str(script)))
+    monkeypatch.setattr(program, "SPECULATORS", (sys.executable, str(script)))
     monkeypatch.setattr(program, "POLL_S", 0.05)
     return file
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.results.records import CellRecord, PromptRecord, RunRecord, dump_cell
+from harness.results.records import CellRecord, Finding, PromptRecord, RunRecord, dump_cell
 from harness.suites.load import Level
 from tests.factories.records import cell_name, cell_record, prompt_record
 
 PROMPTS = 24
+HARD = Finding(code="loops", hard=True, text="nothing but loops")
 
 
 def histogram(i: int, k: int, *, worse: int = 0) -> tuple[int, ...]:

@@ -13,12 +13,9 @@ from harness.results.records import Finding
 from tests.factories.records import prompt_record
 from tests.factories.runs import answer, cell, plain, write_cell, write_run
 
+pytestmark = pytest.mark.usefixtures("here")
+
 LOOPS = Finding(code="loops", hard=False, text="5 of 24 answers end in a loop", values={"count": 5, "of": 24})
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def card(capsys: pytest.CaptureFixture[str], path: str, code: int = 0) -> str:

@@ -18,14 +18,11 @@ from harness.results.records import Finding
 from tests.factories.refusals import refused
 from tests.factories.runs import cell, plain, write_cell, write_run
 
+pytestmark = pytest.mark.usefixtures("here")
+
 ROOT = Path(__file__).parents[2]
 NGRAM = "chat-en-instruct-ngram-k4"
 LOOPS = Finding(code="loops", hard=False, text="3 of 24 answers end in a loop")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -327,7 +324,7 @@ def third() -> str:
         ([".", "../after"], 32),
     ],
 )
-@pytest.mark.usefixtures("before", "after", "third")
+@pytest.mark.usefixtures("here", "before", "after", "third")
 def test_a_table_holds_and_no_figure_changed_in_it_does(
     arguments: list[str], least: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,7 +360,7 @@ def test_a_table_holds_and_no_figure_changed_in_it_does(
 
 
 @pytest.mark.parametrize("more", [["third"], ["--pivot", "language"]])
-@pytest.mark.usefixtures("before", "after", "third")
+@pytest.mark.usefixtures("here", "before", "after", "third")
 def test_a_row_of_several_cells_refers_to_none(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(["compare", "before", "after", *more, "--format", "markdown"])
     assert "<!--" not in capsys.readouterr().out

@@ -22,15 +22,12 @@ from harness.text import render
 from tests.factories.records import prompt_record
 from tests.factories.runs import answer, cell, plain, write_cell, write_run
 
+pytestmark = pytest.mark.usefixtures("here")
+
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 ROOT = Path(__file__).parents[2]
 LOOPS = Finding(code="loops", hard=False, text="1 of 24 answers end in a loop")
 HOSTILE = "a|b<script>`x`\x1b[31m\nc"
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

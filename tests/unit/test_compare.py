@@ -16,10 +16,7 @@ from harness.results.records import CellRecord, Finding, dump_cell, load
 from tests.factories.records import cell_name
 from tests.factories.runs import answer, cell, plain, write_cell, write_run
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def names(entries: tuple[Entry, ...]) -> list[str]:

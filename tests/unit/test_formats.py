@@ -20,20 +20,11 @@ from pytest_benchmark.cli import main as pytest_benchmark_main
 from harness.cli import main
 from harness.results.records import Finding
 from harness.text import render
-from tests.factories.runs import answer, cell, plain, write_cell, write_run
+from tests.factories.runs import HARD, answer, cell, plain, write_cell, write_run
 
-HARD = Finding(code="loops", hard=True, text="nothing but loops")
+pytestmark = pytest.mark.usefixtures("here")
+
 NGRAM = "smollm2-cpu/cpu/quick/acceptance/chat-en-instruct-ngram-k4"
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def base() -> str:
-    return str(write_run(Path("base"), plain(seconds=4.0), cell(), cell("zh")))
 
 
 @pytest.fixture

@@ -20,12 +20,9 @@ from harness.results.records import CellRecord, Finding
 from tests.factories import simulated
 from tests.factories.runs import cell, plain, write_run
 
+pytestmark = pytest.mark.usefixtures("here")
+
 WEEKS = 52
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def day(number: int) -> str:

@@ -29,23 +29,14 @@ from harness.report.plots import Forest, Picture, picture
 from harness.results.records import Finding
 from harness.text.numbers import number, share
 from tests.factories.refusals import refused
-from tests.factories.runs import cell, plain, write_cell, write_run
+from tests.factories.runs import HARD, cell, plain, write_cell, write_run
+
+pytestmark = pytest.mark.usefixtures("here")
 
 ROOT = Path(__file__).parents[2]
 MAGIC = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
-HARD = Finding(code="loops", hard=True, text="nothing but loops")
 CHINESE = "草稿模型"
 HOSTILE = "a$b_{1}$<script>\u202e&\n" + "长" * 300
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def base() -> str:
-    return str(write_run(Path("base"), plain(seconds=4.0), cell(), cell("zh")))
 
 
 @pytest.fixture
@@ -85,7 +76,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
 # The command
 
 
-@pytest.mark.parametrize("form", drawing.FORMS)
+@pytest.mark.parametrize("form", MAGIC)
 def test_the_end_of_the_files_name_says_what_is_drawn(form: str, base: str, worse: str) -> None:
     assert main(["compare", base, worse, "--output", f"x.{form}"]) == 1  # as without a picture
     assert main(["compare", base, "--format", form, "--output", "one"]) == 0
@@ -93,7 +84,7 @@ def test_the_end_of_the_files_name_says_what_is_drawn(form: str, base: str, wors
     assert Path("one").read_bytes().startswith(MAGIC[form])
 
 
-@pytest.mark.parametrize("form", drawing.FORMS)
+@pytest.mark.parametrize("form", MAGIC)
 def test_a_picture_needs_a_file(form: str, base: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", base, "--format", form]) == 2
     assert main(["compare", base, "--output", f"x.{form}", "--pivot", "language"]) == 2
@@ -303,7 +294,7 @@ def font(path: Path, characters: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("form", drawing.FORMS)
+@pytest.mark.parametrize("form", MAGIC)
 def test_a_font_with_chinese_is_found_among_those_of_the_system(
     form: str, monkeypatch: pytest.MonkeyPatch, figures: list[Figure]
 ) -> None:
@@ -337,7 +328,7 @@ def test_an_svg_holds_text_and_needs_no_font(monkeypatch: pytest.MonkeyPatch) ->
     assert any(CHINESE in (text.text or "") for text in texts)
 
 
-@pytest.mark.parametrize("form", drawing.FORMS)
+@pytest.mark.parametrize("form", MAGIC)
 def test_a_hostile_name_is_text(form: str) -> None:
     bad = cell(findings=(Finding(code="loops", hard=False, text=HOSTILE),))
     write_cell(Path("in") / HOSTILE.replace("\n", " ")[:60], bad)
@@ -351,7 +342,7 @@ def test_a_hostile_name_is_text(form: str) -> None:
 # The same every time
 
 
-@pytest.mark.parametrize("form", drawing.FORMS)
+@pytest.mark.parametrize("form", MAGIC)
 def test_the_same_records_give_the_same_bytes(
     form: str, base: str, worse: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,13 +25,10 @@ from harness.suites.runner import Outcome, keep
 from tests.factories.pages import Page, report
 from tests.factories.runs import answer, cell, plain, write_cell, write_run
 
+pytestmark = pytest.mark.usefixtures("here")
+
 HOSTILE = "</script><script>alert(1)</script><img src=//evil/x onerror=alert(2)>\u202egnp.\u2028{{ 7*7 }}"
 OUT = Path("report.html")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def shown(page: Page, name: str = "chat-en-instruct-ngram-k4") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from harness.engine.server import Server
 from harness.errors import ServerFailed
 from harness.results.files import as_line, drop_torn_line, writing
 from harness.text.console import Say
-from training import speculators_cli
+from training import program
 from training.answers.filter import decoder, read_prompts, select
 from training.answers.progress import Answers, errors_of, failures
 from training.errors import Stalled, TrainingFailed
@@ -229,7 +229,7 @@ def regenerate(
         if not answers.waiting():
             return
         answers.restart_clock()
-        speculators_cli.run(
+        program.speculators(
             words,
             log=ask.raw_file.parent / "log.txt",
             watch=watch,
@@ -242,7 +242,7 @@ def regenerate(
     if len(failed) > MOST_FAILED * len(answers.asked):
         errors = failures(ask.raw_file)
         first = next((errors[i] for i in failed if i in errors), "no reason is known")
-        raise Stalled(f"{len(failed)} requests failed, {ROUNDS} times each: {first[:200]}")
+        raise Stalled(f"{len(failed)} requests failed, {ROUNDS} times each; the first: {first[:200]}")
 
 
 def _usable(server: Server) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import BadInput
+from harness.errors import BadInput, reason_of
 from harness.results.files import json_lines
 from training.recipe import Source
 
@@ -42,10 +42,9 @@ def hub(source: Source, *, seed: int) -> Iterator[str]:
     except BadInput:
         raise
     except Exception as error:  # noqa: BLE001 - hub, network and parsers each raise their own
-        reason = (str(error).splitlines() or [""])[0][:300]
         raise BadInput(
-            f"{name}, split {source.split!r}, cannot be read ({type(error).__name__}: {reason}); check its "
-            "name and the network, or save it as JSON lines and name it as a source of kind 'jsonl'",
+            f"{name}, split {source.split!r}, cannot be read ({type(error).__name__}: {reason_of(error)}); "
+            "check its name and the network, or save it as JSON lines and make it a source of kind 'jsonl'",
             code="too-few-prompts",
         ) from None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import BadInput
+from harness.errors import BadInput, reason_of
 from harness.stats.paired import student
 from training.targets.folder import Model
 from training.targets.recipe import TargetRecipe, texts_of
@@ -39,13 +39,14 @@ def loaded(folder: Path, recipe: TargetRecipe) -> Iterator[Any]:
             output_loading_info=True,
         )
     except Exception as error:  # noqa: BLE001 - each architecture's code raises its own
-        reason = (str(error).splitlines() or [""])[0][:300]
         raise BadInput(
-            f"{folder} cannot be loaded ({type(error).__name__}: {reason})", code="target-folder"
+            f"{folder} cannot be loaded ({type(error).__name__}: {reason_of(error)}); copy the folder anew",
+            code="target-folder",
         ) from None
     if lacking := sorted(report["missing_keys"]):
         raise BadInput(
-            f"{folder} holds no values for {lacking[0]} ({len(lacking)} such weights)", code="target-folder"
+            f"{folder} holds no values for {lacking[0]} ({len(lacking)} such weights): copy the folder anew",
+            code="target-folder",
         )
     try:
         with torch.inference_mode():
@@ -94,7 +95,8 @@ def measure(base: Model, changed: Path, recipe: TargetRecipe, *, scratch: Path) 
                 if log_p.shape != log_q.shape:
                     raise BadInput(
                         f"{changed} has a vocabulary of {log_q.shape[-1]} tokens, the unchanged target of "
-                        f"{log_p.shape[-1]}: their next tokens cannot be compared",
+                        f"{log_p.shape[-1]}: their next tokens cannot be compared; keep the "
+                        "vocabulary",
                         code="target-folder",
                     )
                 divergence = torch.nn.functional.kl_div(log_q, log_p, reduction="sum", log_target=True)
@@ -117,7 +119,8 @@ def _token_ids(tokenizer: Path, recipe: TargetRecipe) -> dict[str, list[list[int
         found[f"{path.parent.name}/{path.stem}"] = [one for one in ids if len(one) > 1]
     if min(map(len, found.values())) < 2:  # noqa: PLR2004
         raise BadInput(
-            "a scatter over texts needs at least 2 in each file of divergence.files", code="too-few-prompts"
+            "a scatter over texts needs at least 2 in each file of divergence.files: add texts",
+            code="too-few-prompts",
         )
     return found
 
@@ -128,7 +131,8 @@ def _log_probabilities(model: Any, ids: Sequence[int]) -> Any:
 
     logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0, :-1]
     if not logits.isfinite().all():
-        raise BadInput(f"{model.name_or_path} answers with numbers that are not finite", code="target-values")
+        what = f"{model.name_or_path} answers with numbers that are not finite: change it by less"
+        raise BadInput(what, code="target-values")
     return torch.log_softmax(logits.float(), -1).cpu()
 
 

@@ -21,10 +21,9 @@ from harness.results.files import write_atomically
 from harness.text.console import Say
 from training.export.scrub import public_name, scrubbed_values
 from training.hidden.disk_space import SPARE, size_of
-from training.targets import card, divergence
+from training.targets import ablate, card, command, divergence, merge, noise, quantize
 from training.targets.folder import find_target, open_model
-from training.targets.job import Job, Plan
-from training.targets.kinds import KINDS
+from training.targets.job import Job, Kind, Plan
 from training.targets.memory import GIB, check_memory, free_bytes, needed_bytes
 from training.targets.recipe import load_target_recipe
 
@@ -32,6 +31,14 @@ SCHEMA = 1
 RECORDS = "target.json"
 OUTPUT = Path("results/targets")
 _PACKAGES = ("draftgate", "llmcompressor", "safetensors", "torch", "transformers")
+KINDS = {
+    "ablate": Kind(plan=ablate.plan, make=ablate.make),
+    "noise": Kind(plan=noise.plan, make=noise.make),
+    "merge": Kind(plan=merge.plan, make=merge.make),
+    "command": Kind(plan=command.plan, make=command.make),
+    "quantize": Kind(plan=quantize.plan, make=quantize.make, after=quantize.after),
+}
+"""By the name that a recipe gives them."""
 
 
 def run(path: Path, changes: Sequence[str], *, output: Path | None, dry_run: bool, say: Say) -> str:
@@ -139,6 +146,8 @@ def _part(output: Path) -> Iterator[Path]:
                 shutil.rmtree(part, ignore_errors=True)
                 part.with_suffix(".lock").unlink(missing_ok=True)
     except Timeout:
-        raise BadInput(f"another process is making {output}", code="would-overwrite") from None
+        raise BadInput(
+            f"another process is making {output}: wait for its end", code="would-overwrite"
+        ) from None
     except OSError as error:
         raise BadInput(f"cannot write {output}: {error.strerror}", code="cannot-write") from None

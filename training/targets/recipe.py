@@ -122,7 +122,7 @@ class TargetRecipe(Table):
     """Of the changed target, and of its folder."""
     about: str = ""
     kind: Literal["ablate", "noise", "merge", "command", "quantize"]
-    """One of `training.targets.kinds.KINDS`. The table of this name says how."""
+    """One of `training.targets.make.KINDS`. The table of this name says how."""
     target: Target
     """The unchanged one. Hidden states and divergence are computed in its dtype."""
     divergence: Divergence = Divergence()
