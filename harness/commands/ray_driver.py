@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.commands.merge import merge
-from harness.commands.ray_task import PLAN, Bundle, Node, Sent, look, measure
+from harness.commands.ray_task import OUTPUT, PLAN, Bundle, Node, Sent, look, measure
 from harness.errors import BadInput
 from harness.provenance.record import our_version
 from harness.results.files import append, files_below, write_atomically
@@ -59,7 +59,7 @@ class Driver:
             raise BadInput(
                 f"shard {shard.number} ({', '.join(shard.servers)}) takes {shard.devices} devices and "
                 f"{needs['CPU']:g} CPUs of one node; the most that a node of this cluster has is "
-                f"{most['GPU']:g} and {most['CPU']:g}",
+                f"{most['GPU']:g} and {most['CPU']:g}: add a larger node, or take fewer devices in the stack",
                 code="too-few-devices",
             )
         at = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
@@ -77,7 +77,7 @@ class Driver:
                 why = str(error).strip().splitlines()[-1][:300]
                 raise BadInput(
                     f"node {node['NodeManagerHostname']}: draftgate {our_version()} does not run there: "
-                    f"{why}",
+                    f"{why}; install there what is installed here",
                     code="other-node",
                 ) from None
             first = first or seen
@@ -144,8 +144,6 @@ class Driver:
             refuse_unlike(self._expected, sent.node)
             servers = ", ".join(self._plan.shards[number].servers)
             say(f"{number} | {servers} on {sent.node.host}")
-        for line in sent.lines:
-            say(f"{number} | {line}")
         for name, news in sent.files.items():
             path = self._folder / str(number) / name
             if news is None:
@@ -154,10 +152,18 @@ class Driver:
                 append(path, news[1])
             else:
                 write_atomically(path, news[1])
-            if path.parent.name != "servers" and path.name != RUN_FILE:
+            if news and name == OUTPUT:
+                self._show(number, news[1])
+            if path.suffix == ".jsonl" and path.parent.name != "servers":
                 self._lost[number] = 0
         if sent.code is not None and sent.code in _CODES:
             self._codes[number] = sent.code
+
+    def _show(self, number: int, output: bytes) -> None:
+        """Lines of a task's pytest, each as it stands last: a progress bar writes over its line."""
+        for line in output.decode(errors="replace").split("\n"):
+            if text := line.rstrip("\r").rpartition("\r")[2].rstrip():
+                say(f"{number} | {text}")
 
     def _given_up(self, number: int, error: BaseException) -> bool:
         """Say that a task was lost; whether it was lost too often."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import socket
@@ -16,14 +17,16 @@ from harness.engine.process import start, stop
 from harness.provenance.hardware import VISIBLE, environment
 from harness.provenance.record import our_version
 from harness.results.conditions import Environment
+from harness.results.files import write_atomically
 from harness.results.records import RUN_FILE
 
 PLAN, RESULTS = "plan.json", "results"
+OUTPUT = "output.log"
+"""What pytest writes, beside its run."""
 CARRIED = ("DRAFTGATE_MEND", "OMP_NUM_THREADS")
 """Variables of the driver that decide what a server does. Ray sets the second one in its tasks."""
 _GROWING = (".jsonl", ".log")
 """Files of which only what is new is sent."""
-_OUTPUT = "output.log"
 _LOOKS_S = 0.2
 
 
@@ -51,8 +54,6 @@ class Node:
 class Sent:
     """What a task sends while it measures, and at its end."""
 
-    lines: tuple[str, ...] = ()
-    """Of its output."""
     files: Mapping[str, tuple[int, bytes] | None] = dataclasses.field(default_factory=dict)
     """Below `results`: from which byte, and the bytes; None where the file is gone."""
     code: int | None = None
@@ -84,30 +85,26 @@ def measure(bundle: Bundle, number: int, before: Mapping[str, bytes], expected: 
         return
     with tempfile.TemporaryDirectory(prefix="draftgate-ray-") as made:
         folder = Path(made)
-        for name, data in {
-            **bundle.files,
-            **{f"{RESULTS}/{at}": data for at, data in before.items()},
-        }.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
+        (folder / RESULTS).mkdir()
+        kept = {f"{RESULTS}/{name}": data for name, data in before.items()}
+        for name, data in {**bundle.files, **kept}.items():
+            write_atomically(folder / name, data)
         news = _News(folder / RESULTS)
         resume = ["--resume"] * any((folder / RESULTS).glob(f"*/{RUN_FILE}"))
         words = [*bundle.words, "--results", RESULTS, "--shard", f"{PLAN}:{number}", *resume]
         variables = {k: v for k, v in os.environ.items() if k not in CARRIED and not k.startswith("RAY_")}
         process = start(
             command_line(words),
-            log=folder / _OUTPUT,
+            log=folder / RESULTS / OUTPUT,
             environment={**variables, **bundle.variables, "PYTHONUNBUFFERED": "1"},
             folder=folder,
         )
-        output = _Lines(folder / _OUTPUT)
         try:
             while process.poll() is None:
-                sent = Sent(lines=output.lines(), files=news.files())
-                if sent.lines or sent.files:
-                    yield sent
+                if files := news.files():
+                    yield Sent(files=files)
                 time.sleep(_LOOKS_S)
-            yield Sent(lines=output.lines(), files=news.files(ended=True), code=process.returncode)
+            yield Sent(files=news.files(ended=True), code=process.returncode)
         finally:
             stop(process)
 
@@ -116,63 +113,40 @@ class _News:
     """What changed in a folder since the last look."""
 
     def __init__(self, folder: Path) -> None:
+        """What is there already is no news."""
         self._folder = folder
-        self._sent: dict[str, tuple[int, int]] = {name: about[:2] for name, about in self._there().items()}
-
-    def _there(self) -> dict[str, tuple[int, int, Path]]:
-        """Size and time of each file. Hidden ones are locks, or not written yet; weights are no records."""
-        paths = [path for path in sorted(self._folder.rglob("*")) if not path.name.startswith(".")]
-        found = {}
-        for path in paths:
-            try:
-                about = path.stat()
-            except FileNotFoundError:  # meanwhile
-                continue
-            if path.is_file() and path.suffix != ".safetensors":
-                found[str(path.relative_to(self._folder))] = (about.st_size, about.st_mtime_ns, path)
-        return found
+        self._sent: dict[str, tuple[int, int]] = {}
+        """Of each file the bytes that were sent, and the time of its last change."""
+        self.files()
 
     def files(self, *, ended: bool = False) -> dict[str, tuple[int, bytes] | None]:
         """The news. Until pytest has ended, no run is sent as finished: its exit code would be lost."""
-        there = self._there()
-        gone = [name for name in self._sent if name not in there]
-        found: dict[str, tuple[int, bytes] | None] = dict.fromkeys(gone)
-        for name in gone:
+        there = {str(path.relative_to(self._folder)) for path in self._folder.rglob("*") if _travels(path)}
+        found: dict[str, tuple[int, bytes] | None] = dict.fromkeys(self._sent.keys() - there)
+        for name in found:
             del self._sent[name]
-        for name, (size, time_ns, path) in there.items():
-            had = self._sent.get(name, (0, 0))
-            if had == (size, time_ns) or (had[0] and path.name == RUN_FILE and not ended):
-                continue
-            at = had[0] if path.suffix in _GROWING and size >= had[0] else 0
-            try:
-                with path.open("rb") as file:
-                    file.seek(at)
-                    data = file.read()
-            except FileNotFoundError:
-                continue
-            if path.suffix in _GROWING:  # a line that is still being written comes with the next look
-                data = data[: data.rfind(b"\n") + 1]
-                self._sent[name] = (at + len(data), time_ns if at + len(data) == size else 0)
-                if at and not data:
-                    continue
-            else:
-                self._sent[name] = (len(data), time_ns)
-            found[name] = (at, data)
+        for name in sorted(there):
+            with contextlib.suppress(FileNotFoundError):  # it went meanwhile
+                if not (name in self._sent and Path(name).name == RUN_FILE and not ended):
+                    found |= self._of(name)
         return found
 
-
-class _Lines:
-    """The lines that a growing file got since the last look."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._at = path, 0
-
-    def lines(self) -> tuple[str, ...]:
-        """Whole ones, each as it stands last: a progress bar writes over its line."""
-        with self._path.open("rb") as file:
-            file.seek(self._at)
+    def _of(self, name: str) -> dict[str, tuple[int, bytes]]:
+        path, (sent, changed) = self._folder / name, self._sent.get(name, (0, 0))
+        about, grows = path.stat(), path.suffix in _GROWING
+        if (about.st_size, about.st_mtime_ns) == (sent, changed):
+            return {}
+        at = sent if grows and about.st_size >= sent else 0
+        with path.open("rb") as file:
+            file.seek(at)
             data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._at += len(whole)
-        lines = whole.decode(errors="replace").split("\n")
-        return tuple(text for line in lines if (text := line.rstrip("\r").rpartition("\r")[2].rstrip()))
+        if grows:  # a line that is still being written comes with the next look
+            data = data[: data.rfind(b"\n") + 1]
+        whole = at + len(data) == about.st_size
+        self._sent[name] = (at + len(data), about.st_mtime_ns if whole else 0)
+        return {name: (at, data)} if data or not at else {}
+
+
+def _travels(path: Path) -> bool:
+    """Hidden files are locks, or not written yet; weights are no records."""
+    return path.is_file() and not path.name.startswith(".") and path.suffix != ".safetensors"

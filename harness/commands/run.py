@@ -26,18 +26,10 @@ from harness.results.names import new_name
 from harness.text.arguments import Parser
 from harness.text.console import end_like_ctrl_c
 
-_ALONE = (
-    *(
-        "--against",
-        "--update-baselines",
-        "--update-baselines-new-only",
-        "--server-url",
-        "--resume",
-        "--shard",
-    ),
-    *("--plan", "--junitxml", "--junit-xml", "--benchmark-json", "-n", "--numprocesses"),
-)
-"""Options that mean one machine, or a file that would stay on a node."""
+_ALONE = ("--against", "--benchmark-json", "--junit-xml", "--junitxml", "--numprocesses", "--plan",
+          "--resume", "--server-url", "--shard", "--update-baselines",
+          "--update-baselines-new-only")  # fmt: skip
+"""Options that mean one machine, or a file that would stay on a node. `-n` is one too."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -87,9 +79,7 @@ def run(words: Sequence[str]) -> int:
 
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
-    os.environ.setdefault(
-        "RAY_NUM_REDIS_GET_RETRIES", "1"
-    )  # else it tries a cluster that is none for minutes
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # else it waits for minutes where none answers
     try:
         return importlib.import_module("ray")
     except ImportError:
@@ -115,7 +105,8 @@ def _connect(ray: Any, address: str) -> None:
             code="no-cluster",
         ) from None
     except RuntimeError as error:  # another version of Ray, or of Python
-        raise BadInput(f"--ray {address}: {' '.join(str(error).split())}", code="no-cluster") from None
+        what = f"--ray {address}: {' '.join(str(error).split())}; use the versions of the cluster"
+        raise BadInput(what, code="no-cluster") from None
 
 
 def _bundle(folder: Path, own: argparse.Namespace, rest: Sequence[str]) -> tuple[Stack, Bundle]:
