@@ -311,5 +311,7 @@ def server_url(url: str | None) -> str | None:
 
 def _existing_run(path: Path | None) -> Path | None:
     if path is not None and not (path / RUN_FILE).is_file():
-        raise BadInput(f"--compare {path}: no run lies there (a folder with {RUN_FILE})", code="not-a-run")
+        raise BadInput(
+            f"--compare {path}: no run lies there: name a folder with {RUN_FILE}", code="not-a-run"
+        )
     return path

@@ -223,12 +223,15 @@ def temperatures_of(shares: Mapping[str, float]) -> dict[float, float]:
             )
         if not 0 <= share < float("inf"):
             raise BadInput(
-                f"responses.temperatures: {share} is not a share of the answers", code="training-option"
+                f"responses.temperatures: {share} is not a share of the answers (a number from 0 up)",
+                code="training-option",
             )
         found[temperature] += share
     total = sum(found.values())
     if not total:
-        raise BadInput("responses.temperatures: the shares add up to nothing", code="training-option")
+        raise BadInput(
+            "responses.temperatures: the shares add up to nothing: raise one", code="training-option"
+        )
     return {temperature: share / total for temperature, share in sorted(found.items()) if share}
 
 
@@ -292,7 +295,8 @@ def check_plain(recipe: Table, path: Path) -> None:
         if "\\u0000" in text:
             raise ValueError("a text holds a NUL")  # noqa: TRY301 - one sentence for all
     except (ValueError, TypeError) as error:
-        raise BadInput(f"{path}: a value in it cannot be used: {error}", code="training-option") from None
+        what = f"{path}: a value in it cannot be used: {error}; write another"
+        raise BadInput(what, code="training-option") from None
 
 
 def _refuse_twice(changes: Iterable[str]) -> None:

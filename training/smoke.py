@@ -234,5 +234,6 @@ def check(asked: Iterable[Asked]) -> None:
     """
     if failed := [one for one in asked if one.came == "failed"]:
         raise TrainingFailed(
-            f"the smoke test failed: {'; '.join(one.line for one in failed)}", code="smoke-failed"
+            f"the smoke test failed: {'; '.join(one.line for one in failed)}; ask the unchanged target too",
+            code="smoke-failed",
         )

@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
     mine = [e for e in side.entries if e.cell.k and e.suite.partition("/")[0] in _SUITES]
     if not mine:
         raise BadInput(
-            f"{path} holds no drafter's cell of the suites {' or '.join(_SUITES[:2])}", code="no-cells"
+            f"{path} holds no drafter's cell of the suites {' or '.join(_SUITES[:2])}: name a run that does",
+            code="no-cells",
         )
     rows = []
     for entry in mine:

@@ -79,7 +79,8 @@ def run(options: argparse.Namespace) -> int:
     code_note = f" ({found.in_code} in code left alone)" if found.in_code else ""
     if not checked and not unreadable and not options.allow_none:
         raise BadInput(
-            f"{options.file} holds no figure with a reference{code_note}: nothing was checked",
+            f"{options.file} holds no figure with a reference{code_note}, so nothing was checked: write "
+            "references (docs/claims.md), or say --allow-none",
             code="claim-reference",
         )
     verdict = f"{len(wrong)} of {checked} not as recorded" if wrong else f"{checked} checked, all hold"
@@ -113,14 +114,14 @@ def _checked(claim: Claim, records: _Records) -> list[str]:
         if len(figures) > len(values):
             raise BadInput(
                 f"the column of {_name(claim.fields[0])} is said to hold {len(values)} figures, "
-                f"but {len(figures)} stand there",
+                f"but {len(figures)} stand there: leave out those that it does not have",
                 code="claim-reference",
             )
     elif len(figures) == 1 and figures[0].value is None:
         values = values[:1]  # one dash for an interval that there is not
     elif len(figures) < len(values):
         raise BadInput(
-            f"{_name(claim.fields[0])} is {len(values)} figures, but {len(figures)} stand there",
+            f"{_name(claim.fields[0])} is {len(values)} figures, but {len(figures)} stand there: write all",
             code="claim-reference",
         )
     else:
@@ -176,7 +177,7 @@ class _Records:
         name = _name(field)
         for key in ("run", "cell"):
             if key not in keys:
-                raise BadInput(f"the reference to {name} names no {key}", code="claim-reference")
+                raise BadInput(f"the reference to {name} names no {key}: add {key}=", code="claim-reference")
         if name in _STARTS:
             return (self._over_starts(keys["run"], keys["cell"])[_STARTS.index(name)],)
         entry = self._entry(keys["run"], keys["cell"])
@@ -201,7 +202,8 @@ class _Records:
             if str(one.cell) == cell and parts and _within(parts, side.path.resolve() / one.suite)
         ]  # fmt: skip
         if len(found) != 1:
-            raise BadInput(f"{run} holds {len(found)} cells {cell} over starts", code="claim-reference")
+            what = f"{run} holds {len(found)} cells {cell} over starts: name a run that holds one"
+            raise BadInput(what, code="claim-reference")
         one = found[0]
         return (one.gain, *one.ends) if one.sound else (None, None, None)
 

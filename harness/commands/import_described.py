@@ -1,4 +1,4 @@
-"""What names no request apart: the JSON of `vllm bench serve`, and two scrapes of /metrics.
+"""Reads sums over all requests: the JSON of `vllm bench serve`, or two scrapes of /metrics.
 
 Nothing of it can be paired, so it makes no cell and gets no verdict: it is shown as it is.
 """

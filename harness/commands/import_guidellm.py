@@ -87,7 +87,7 @@ def read(path: Path) -> list[Imported]:
     report: _Report = parsed(_Report, read_tree(path), where=str(path))
     several = len(report.benchmarks) > 1
     if not report.benchmarks:
-        raise BadInput(f"{path}: there is no benchmark in it", code="import-nothing")
+        raise BadInput(f"{path}: there is no benchmark in it: let one end", code="import-nothing")
     return [
         _imported(benchmark, path, report.metadata.guidellm_version, number, several=several)
         for number, benchmark in enumerate(report.benchmarks)

@@ -1,4 +1,4 @@
-"""Parts of other tools' files: as much of them as is read, and the sentence where a field does not fit."""
+"""Models of what is read of other tools' files, and the message where a field does not fit."""
 
 from __future__ import annotations
 

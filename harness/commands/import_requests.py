@@ -1,4 +1,4 @@
-"""What another tool noted of a request -> a prompt record, and many of these -> a cell.
+"""Makes prompt records of the requests that another tool recorded, and a cell of these.
 
 What the file does not hold is not measured, and stands nowhere. Figures that follow from what it holds are
 derived as the client derives them from an answer; a finding says which.
@@ -150,7 +150,7 @@ def cell_of(found: Imported, *, drafter: str | None, provenance: dict[str, Any])
 def _check(found: Imported, drafter: str | None) -> None:
     what = f"{found.file}: {found.part}: " if found.part else f"{found.file}: "
     if not found.requests:
-        raise BadInput(f"{what}there is no finished request in it", code="import-nothing")
+        raise BadInput(f"{what}no request in it is finished: let some end", code="import-nothing")
     drafts = any(r.acceptance for r in found.requests)
     if drafts and not _most_drafted(found.requests):
         raise BadInput(f"{what}the requests have acceptance, but not one draft", code="import-nothing")

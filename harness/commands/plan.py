@@ -70,7 +70,9 @@ def planned(words: Sequence[str], *, shards: str, folder: Path | None = None) ->
             sys.stderr.write(collected.stdout)
             return collected.returncode
         if not file.is_file():
-            raise BadInput("no cell is selected, so there is nothing to plan", code="option-value")
+            raise BadInput(
+                "no cell is selected, so there is nothing to plan: look at -k and -m", code="option-value"
+            )
         return of_file(file)
 
 

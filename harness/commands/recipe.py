@@ -103,7 +103,8 @@ def evidence(folder: Path) -> list[Evidence]:
     found = [*starts_of(folder), *_cells(folder)]
     if not found:
         raise BadInput(
-            f"{folder} holds no drafter's cells of the suites {', '.join(SUITES)} or speed", code="no-cells"
+            f"{folder} holds no drafter's cells of the suites {', '.join(SUITES)} or speed: run one of these",
+            code="no-cells",
         )
     return found
 

@@ -156,7 +156,7 @@ def _command(text: str) -> list[str]:
     except ValueError as error:
         raise BadInput(f"--restart {text!r}: {error}", code="option-value") from None
     if not words or not shutil.which(words[0]):
-        raise BadInput(f"--restart {text!r}: there is no such command", code="option-value")
+        raise BadInput(f"--restart {text!r}: there is no such command: write its path", code="option-value")
     return words
 
 
@@ -180,13 +180,14 @@ def _restart(command: list[str], server: Http, started: float) -> subprocess.Pop
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
         raise ServerFailed(
-            f"cannot run {shlex.join(command)}: {error.strerror}", code="watch-gave-up"
+            f"cannot run {shlex.join(command)}: {error.strerror}; try it by hand", code="watch-gave-up"
         ) from None
     deadline, gone = time.monotonic() + RESTART_PATIENCE_S, False
     while time.monotonic() < deadline:
         if process.poll():
             raise ServerFailed(
-                f"{shlex.join(command)} failed (exit code {process.returncode})", code="watch-gave-up"
+                f"{shlex.join(command)} failed (exit code {process.returncode}): try it by hand",
+                code="watch-gave-up",
             )
         with contextlib.suppress(TimeoutError, ServerFailed):
             dead = unhealthy(server)
@@ -197,6 +198,7 @@ def _restart(command: list[str], server: Http, started: float) -> subprocess.Pop
                 return process
         time.sleep(0.5)
     raise ServerFailed(
-        f"no new server answers at {server.url} {RESTART_PATIENCE_S:.0f} s after {shlex.join(command)}",
+        f"no new server answers at {server.url} {RESTART_PATIENCE_S:.0f} s after {shlex.join(command)}: "
+        "read its log",
         code="watch-gave-up",
     )

@@ -91,7 +91,8 @@ def refuse_unmeant(found: Differences, across: Collection[str]) -> None:
     for name in across:
         if not any(covers(name, key) for key in found):
             there = ", ".join(found) or "nothing"
-            raise BadInput(f"--across {name}: the two stacks differ in {there}", code="stacks-differ")
+            what = f"--across {name}: the two stacks do not differ in it, but in {there}: name that"
+            raise BadInput(what, code="stacks-differ")
     unmeant = {key: both for key, both in found.items() if not any(covers(name, key) for name in across)}
     if unmeant and len(found) > 1:
         raise BadInput(

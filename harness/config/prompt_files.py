@@ -165,7 +165,7 @@ def read(source: Source) -> OwnPrompts:
         first, more = wrong[0], f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
         raise BadInput(f"{first}{more}", code=first.code)
     if not chats:
-        raise BadInput(f"{source.file}: it holds no prompt", code=_CODE)
+        raise BadInput(f"{source.file}: it holds no prompt: add rows, or name another file", code=_CODE)
     return OwnPrompts(
         file=source.file,
         layout=layout,

@@ -103,7 +103,7 @@ def _read(path: Path, *, language: str | None = None) -> tuple[Prompt, ...]:
         known = {**line.data, "language": language or line.data.get("language")}
         for field in ("id", "language", "text"):
             if not isinstance(known.get(field), str) or not known[field].strip():
-                raise BadRecord(f"{line.where}: field {field} is missing or empty")
+                raise BadRecord(f"{line.where}: field {field} is missing or empty: fill it in")
         prompt = Prompt(id=known["id"], language=known["language"], text=known["text"])
         if prompt.id in prompts:
             raise BadRecord(f"{line.where}: the id {prompt.id!r} stands in an earlier line too")

@@ -84,7 +84,7 @@ def read_questions(file: str) -> tuple[Question, ...]:
         more = f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
         raise BadInput(f"{wrong[0]}{more}", code=wrong[0].code)
     if not found:
-        raise BadInput(f"{file}: it holds no question", code="question-row")
+        raise BadInput(f"{file}: it holds no question: add rows, or name another file", code="question-row")
     return tuple(found.values())
 
 

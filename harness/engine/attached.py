@@ -105,20 +105,25 @@ def _counters(asked: Http) -> tuple[metrics.SpecCounters | None, *tuple[str, ...
         return None, f"{error}: {what} are not checked by its counters"
 
 
+_OTHERS = "select its cells with -m, or start it as they need it"
+
+
 def _check_drafter(url: str, spec: ServerSpec, counters: metrics.SpecCounters) -> None:
     if spec.speculative and not counters.present:
         raise ServerFailed(
             f"{url} has no speculative-decoding counters: it does not draft (or runs with "
-            f"--disable-log-stats), but the cells are for drafter {spec.label}",
+            f"--disable-log-stats), but the cells are for drafter {spec.label}: {_OTHERS}",
             code="other-drafter",
         )
     if counters.present and not spec.speculative:
         raise ServerFailed(
-            f"{url} drafts, but the cells are for drafter {spec.label}, which does not", code="other-drafter"
+            f"{url} drafts, but the cells are for drafter {spec.label}, which does not: {_OTHERS}",
+            code="other-drafter",
         )
     if counters.present and counters.per_position and len(counters.per_position) != spec.k:
         raise ServerFailed(
-            f"{url} drafts {len(counters.per_position)} tokens a step, the cells are for k = {spec.k}",
+            f"{url} drafts {len(counters.per_position)} tokens a step, the cells are for k = {spec.k}: "
+            f"{_OTHERS}",
             code="other-drafter",
         )
 

@@ -61,7 +61,8 @@ def engine_facts(python: str) -> EngineFacts:
         found = json.loads(output.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         why = _unusable(python) or str(error).replace(repr(code), "...")
-        raise ServerFailed(f"cannot ask {python} which vLLM it has: {why}", code="engine-missing") from None
+        what = f"cannot ask {python} which vLLM it has: {why}; name another interpreter in engine.python"
+        raise ServerFailed(what, code="engine-missing") from None
     if not found:
         here = "" if INSTALLED else "run `make setup` (CPU), "
         raise ServerFailed(

@@ -103,7 +103,8 @@ class SpecCounters:
         """
         if self.started != before.started:
             raise ServerFailed(
-                "the server restarted between two readings of /metrics: its counters began anew",
+                "the server restarted between two readings of /metrics, so its counters began anew: find out "
+                "who restarts it, and measure again",
                 code="counters-restarted",
             )
         moved: dict[str, Any] = {name: getattr(self, name) - getattr(before, name) for name in _MOVING}
@@ -112,7 +113,8 @@ class SpecCounters:
         least = {**moved, "per_position": min(positions, default=0)}
         if fell := [name for name, by in least.items() if by < 0]:
             raise ServerFailed(
-                f"counters of /metrics fell between two readings: {', '.join(fell)}",
+                f"counters of /metrics fell between two readings: {', '.join(fell)}; measure at one server, "
+                "without a proxy that has several behind it",
                 code="counters-restarted",
             )
         return dataclasses.replace(self, per_position=positions, **moved)

@@ -108,7 +108,7 @@ def check_reference(reference: str) -> None:
         folder = Path(reference)
         if not (folder / "config.json").is_file():
             what = "holds no config.json" if folder.is_dir() else f"is not there{near_path(folder)}"
-            raise BadInput(f"the model folder {reference} {what}", code="model-missing")
+            raise BadInput(f"the model folder {reference} {what}: name another", code="model-missing")
         pickles = sorted(f.name for kind in ("*.bin", "*.pt", "*.pth") for f in folder.glob(kind))
         if pickles and not any(folder.glob("*.safetensors")):
             raise BadInput(
@@ -141,10 +141,7 @@ def _embedded(name: str, *, say: Say, python: str) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise BadInput(
-            f"cannot write the model to {folder}: {error.strerror}; name another cache in DRAFTGATE_CACHE",
-            code="embedded-model",
-        ) from None
+        raise _cannot_write(folder, error) from None
     try:
         if not _intact(folder):  # another process may have made it while we waited
             _convert(name, known, folder, say=say, python=python)
@@ -190,7 +187,8 @@ def _convert(name: str, known: Embedded, folder: Path, *, say: Say, python: str)
         if done.returncode != 0:
             lines = done.stdout.strip().splitlines()
             raise BadInput(
-                f"converting {name} failed: {lines[-1] if lines else 'no output'}", code="embedded-model"
+                f"converting {name} failed: {lines[-1] if lines else 'no output'}; reinstall the engine",
+                code="embedded-model",
             )
         manifest = {f.name: sha256_of(f) for f in sorted(work.iterdir())}
         (work / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -199,9 +197,7 @@ def _convert(name: str, known: Embedded, folder: Path, *, say: Say, python: str)
             shutil.rmtree(folder)
         work.rename(folder)
     except OSError as error:
-        raise BadInput(
-            f"cannot write the model to {folder}: {error.strerror}", code="embedded-model"
-        ) from None
+        raise _cannot_write(folder, error) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     say(f"draftgate: {name} ready in {time.monotonic() - began:.0f} s")
@@ -219,3 +215,10 @@ model = AutoModelForCausalLM.from_pretrained(
 model.save_pretrained(work)
 AutoTokenizer.from_pretrained(folder, gguf_file=gguf).save_pretrained(work)
 """
+
+
+def _cannot_write(folder: Path, error: OSError) -> BadInput:
+    return BadInput(
+        f"cannot write the model to {folder}: {error.strerror}; name another cache in DRAFTGATE_CACHE",
+        code="embedded-model",
+    )

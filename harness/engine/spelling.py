@@ -1,4 +1,4 @@
-"""What starts a server: are its names known, are its models there, and what would a user type?"""
+"""Checks what starts a server (are its names known, its models there?), and writes it as a user would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a curve's starts in turn show: k, or a schedule of k, beside `none`, pair by pair."""
+"""Estimates speed-ups from a curve's starts in turn: of a k, or a schedule of k, over `none`, in pairs."""
 
 from __future__ import annotations
 

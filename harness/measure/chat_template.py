@@ -104,7 +104,8 @@ def template_of(folder: Path | None, told: Mapping[str, bool] | None = None) -> 
         except Exception as error:  # noqa: BLE001 - a template is a program, and raises what it likes
             raise ServerFailed(
                 f"the chat template of {folder.name} does not render a user's message: "
-                f"{' '.join(str(error).split()) or type(error).__name__}",
+                f"{' '.join(str(error).split()) or type(error).__name__}; take the template of the model's "
+                "own repository, or a newer transformers",
                 code="chat-template",
             ) from None
 

@@ -1,4 +1,4 @@
-"""A server and prompts -> a cell record: warm-up, passes over the prompts, a record a prompt as it comes."""
+"""Measures a cell on a server: warms it up, passes over the prompts, and keeps each record as it comes."""
 
 from __future__ import annotations
 

@@ -66,7 +66,8 @@ def ask(
                 raise
     if guard.stalled:
         raise ServerFailed(
-            f"server {server.spec.label} stalled: {guard.stalled.reason}", code="server-stalled"
+            f"server {server.spec.label} stalled: {guard.stalled.reason}; read its log, and measure again",
+            code="server-stalled",
         )
     return answered
 

@@ -1,4 +1,4 @@
-"""A run's cells as what other tools follow over time: dashboards, and what compares benchmarks.
+"""Writes a run's cells for tools that follow them over time: OpenMetrics, and two formats of benchmarks.
 
 The names of series are the same in every run, so they hold neither the run's name nor a path.
 """
@@ -61,7 +61,10 @@ def benchmark_data(comparison: Comparison) -> list[dict[str, Any]]:
             speed = {"name": f"{name}: output tokens per second", "unit": "tokens/s", "value": figures.tok_s}
             found.append({**speed, "extra": extra})
     if not found:
-        raise BadInput("no cell has a figure that github-action-benchmark could follow", code="no-cells")
+        raise BadInput(
+            "no cell has a figure that github-action-benchmark could follow: name a valid run",
+            code="no-cells",
+        )
     return found
 
 
@@ -110,7 +113,9 @@ def pytest_benchmark(comparison: Comparison) -> dict[str, Any]:
             }
         )
     if not benchmarks:
-        raise BadInput("no cell has times that pytest-benchmark could compare", code="no-cells")
+        raise BadInput(
+            "no cell has times that pytest-benchmark could compare: name a timed run", code="no-cells"
+        )
     return {**about, "benchmarks": benchmarks, "version": version("pytest-benchmark")}
 
 

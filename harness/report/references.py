@@ -164,7 +164,8 @@ def _in_text(number: int, before: str, keys: dict[str, str]) -> Claim:
     figures = figures_before(html.unescape(_REFERENCE.sub("", before)))
     if not figures:
         raise BadInput(
-            f"no figure stands right before the reference to {keys['field']}", code="claim-reference"
+            f"no figure stands right before the reference to {keys['field']}: write it there",
+            code="claim-reference",
         )
     return Claim(line=number, keys=keys, fields=_fields(keys["field"]), figures=figures)
 
@@ -175,7 +176,7 @@ def _in_row(number: int, line: str, keys: dict[str, str]) -> Iterator[Claim]:
     columns = _columns(keys)
     if len(cells) != len(columns):
         raise BadInput(
-            f"the row has {len(cells)} columns, columns= above its table names {len(columns)}",
+            f"the row has {len(cells)} columns, columns= above its table names {len(columns)}: name each",
             code="claim-reference",
         )
     for cell, fields in zip(cells, columns, strict=True):

@@ -1,4 +1,4 @@
-"""What many requests made together, from files that tell no request apart. It gets no verdict."""
+"""Holds the sums over many requests that a file without single requests gives. They get no verdict."""
 
 from __future__ import annotations
 

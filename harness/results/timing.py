@@ -1,4 +1,4 @@
-"""Times of prompt records -> rates. Each has one name and one formula; none stands for another."""
+"""Computes rates from times of prompt records. Each has one name and one formula; none stands for another."""
 
 from __future__ import annotations
 

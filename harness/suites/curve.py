@@ -125,7 +125,8 @@ def k_by_load(bench: Bench, cell: Cell) -> Outcome:
     """
     run = bench.run
     if not run.timed:
-        raise BadInput("several workers share this device: no time means anything", code="nothing-timed")
+        what = "several workers share this device, so no time means anything: use one worker"
+        raise BadInput(what, code="nothing-timed")
     alike = [c for c in bench.cells if c.spec == cell.spec] or [cell]
     found = Outcome(suite=SUITE.name, cell=str(cell))
     columns = {place: _column(run, place) for place in alike}
@@ -290,7 +291,7 @@ def of_run(folder: Path) -> Iterator[tuple[Curve, Grid, list[Measured]]]:
             code="no-cells",
         )
     if wrong := flaws(records):
-        raise BadInput(f"{folder}: not a measurement: {wrong[0]}", code="no-cells")
+        raise BadInput(f"{folder}: not a measurement, so measure anew: {wrong[0]}", code="no-cells")
     plain: dict[tuple[str, ...], dict[int, CellRecord]] = {}
     drafters: dict[tuple[str, ...], dict[tuple[int, int], CellRecord]] = {}
     for record in records:

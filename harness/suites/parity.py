@@ -283,7 +283,7 @@ def parity(bench: Bench, cell: Cell) -> Outcome:
     least = min(line.k for line in predicted)
     if cell.name.k > least:
         raise BadInput(
-            f"{cell}: k is {cell.name.k}, but its validation foretells {least} (ttt_steps)",
+            f"{cell}: k is {cell.name.k}, but its validation foretells {least} (ttt_steps): select those",
             code="no-prediction",
         )
     longest = max(line.tokens for line in predicted)

@@ -93,7 +93,7 @@ def asked(run: Run, cell: Cell) -> tuple[Question, ...]:
         raise BadInput(what, code="no-prompts")
     found = [q for q in read_questions(file) if q.language in (None, language)]
     if not found:
-        raise BadInput(f"{file}: it has no question in {language}", code="no-prompts")
+        raise BadInput(f"{file}: it has no question in {language}: add some", code="no-prompts")
     return tuple(found[: run.options.prompts or sys.maxsize])
 
 
@@ -152,7 +152,8 @@ def _earlier(run: Run, cell: Cell, questions: Mapping[str, Question]) -> Side | 
         raise BadInput(f"{what} have {cell.profile.max_tokens}: use --max-tokens", code="no-cells")
     same = {name for name, question in questions.items() if not _differ(question, side.asked)}
     if not same:
-        raise BadInput(f"--compare: {path} has answers to none of these questions", code="no-cells")
+        what = f"--compare: {path} has answers to none of these questions: name a run that was asked the same"
+        raise BadInput(what, code="no-cells")
     prompts = tuple(r for r in side.record.prompts if r.prompt in same)
     return dataclasses.replace(
         side,

@@ -71,7 +71,8 @@ def tasks(bench: Bench, cell: Cell) -> Outcome:
         rows = results_of(read_json(files[-1]))
     if not rows:
         raise ServerFailed(
-            f"lm-eval measured nothing of {options.tasks} at {server.url}", code="lm-eval-failed"
+            f"lm-eval measured nothing of {options.tasks} at {server.url}: name other tasks",
+            code="lm-eval-failed",
         )
     columns = [
         Column("task", "task", align="l"),

@@ -1,4 +1,4 @@
-"""A drafter with random weights, in the layout of an exported EAGLE-3 drafter: it guesses, and is near 0.
+"""Makes a drafter with random weights, as an EAGLE-3 drafter is exported: its acceptance must be near 0.
 
 Its vocabulary is a few tokens that the target says often, so that it is right now and then. With a drafter
 that is never right, a broken counter, which gives 0, would look like a sound one.

@@ -112,7 +112,9 @@ def _one_start(bench: Bench, cell: Cell, number: int) -> CellRecord:
 def _work(record: CellRecord) -> Work:
     work = work_of(record)
     if work is None:
-        raise BadInput(f"{record.cell}: nothing was timed", code="nothing-timed")
+        raise BadInput(
+            f"{record.cell}: nothing was timed: use one worker, and other prompts", code="nothing-timed"
+        )
     return work
 
 

@@ -128,7 +128,8 @@ def old_against_new(bench: Bench, cell: Cell) -> Outcome:
         said = f"stack {against.stack.name} has no {cell.spec.label}: there is nothing to compare with"
         return found.model_copy(update={"kind": "unchecked", "sentence": said})
     if not bench.run.timed:
-        raise BadInput("several workers share this device: no time means anything", code="nothing-timed")
+        what = "several workers share this device, so no time means anything: use one worker"
+        raise BadInput(what, code="nothing-timed")
     key = f"{SUITE.name}/{cell.spec.key}"
     if key not in bench.shared:
         alike = [c for c in bench.cells if c.spec == cell.spec] or [cell]

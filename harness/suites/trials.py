@@ -168,7 +168,9 @@ class Trials:
         across = tuple(default.identity.differences(first.identity))
         verdict = judge(default, first, across=across, against="default")
         if verdict.primary is None:
-            raise BadInput(f"the winner cannot be compared: {verdict.text}", code="no-winner")
+            raise BadInput(
+                f"the winner cannot be compared, so keep the default: {verdict.text}", code="no-winner"
+            )
         interval = (0.0, 0.0) if verdict.primary.identical else verdict.interval
         return _said(verdict.primary, interval, f"{verdict.primary.m} prompts{_UNSEEN}", space) + tail
 

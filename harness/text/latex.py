@@ -1,4 +1,4 @@
-"""A document of tables -> LaTeX, by booktabs. Whatever a record held comes out as text."""
+"""Writes a document of tables as LaTeX, by booktabs. Whatever a record held comes out as text."""
 
 from __future__ import annotations
 

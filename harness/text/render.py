@@ -1,4 +1,4 @@
-"""A document of tables -> text for a terminal, or Markdown. Whatever a record held comes out as text.
+"""Writes a document of tables for a terminal, or as Markdown. Whatever a record held comes out as text.
 
 No name, answer or version can leave its cell, colour a terminal, hide behind a direction mark, or become
 markup or a formula.

@@ -120,7 +120,7 @@ def load(folder: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: {error.strerror}", code="damaged-drafter") from None
     if known.get("schema") != SCHEMA:
         raise BadInput(
-            f"{path}: these are no records that this version of draftgate can read",
+            f"{path}: these are no records that this version of draftgate can read: export the drafter again",
             code="damaged-drafter",
         )
     return known
@@ -144,7 +144,8 @@ def add_served(folder: Path, served: list[dict[str, Any]]) -> dict[str, Any]:
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"[:200]
         raise BadInput(
-            f"{folder / RECORDS}: no card can be written from it ({what})", code="damaged-drafter"
+            f"{folder / RECORDS}: no card can be written from it ({what}): export the drafter again",
+            code="damaged-drafter",
         ) from None
     return known
 

@@ -29,7 +29,8 @@ def config_of(checkpoint: Path, target: Target) -> dict[str, Any]:
         json.dumps(config, ensure_ascii=False, allow_nan=False).encode()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BadInput(
-            f"{path}: not the configuration of a drafter made by speculators", code="damaged-drafter"
+            f"{path}: not the configuration of a drafter made by speculators: train again, or name another",
+            code="damaged-drafter",
         ) from None
     verifier["name_or_path"] = public_name(target)
     layer.pop("_name_or_path", None)
@@ -75,7 +76,7 @@ def write_weights(checkpoint: Path, verifier: str, to: Path, config: Mapping[str
             continue
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise BadInput(
-                f"{path}: {name} holds numbers that are not finite, so training went wrong before",
+                f"{path}: {name} holds numbers that are not finite, so training went wrong: lower train.lr",
                 code="damaged-drafter",
             )
         kept[name] = tensor.contiguous()

@@ -65,8 +65,8 @@ class Prefetcher:
             if self._too_many_missing():
                 raise TrainingFailed(
                     f"{self.progress.missing} of {self.progress.wanted} samples got no hidden states; the "
-                    f"recipe allows {self.max_missing:.1%} (hidden_states.max_missing); the server's log is "
-                    f"{server.log}",
+                    f"recipe allows {self.max_missing:.1%} (hidden_states.max_missing); read the server's "
+                    f"log, {server.log}",
                     code="no-hidden-states",
                 )
             if self.trainer.poll() is not None or self.progress.done >= self.progress.wanted:

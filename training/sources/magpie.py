@@ -115,14 +115,15 @@ class Magpie:
                 except openai.OpenAIError as error:
                     why = f"{type(error).__name__}: {without_keys(str(error))[:300]}"
                     raise ServerFailed(
-                        f"the target's server wrote no prompt: {why}", code="too-few-prompts"
+                        f"the target's server wrote no prompt: {why}; read its log", code="too-few-prompts"
                     ) from None
             try:
                 choice = answer.choices[0]
                 return usable(choice.text, choice.finish_reason, self._start)
             except (AttributeError, LookupError, TypeError):  # openai's client lets any JSON pass, and text
                 raise ServerFailed(
-                    f"the target's server wrote no prompt, but {str(answer)[:300]}", code="too-few-prompts"
+                    f"the target's server wrote no prompt, but {str(answer)[:300]}; read its log",
+                    code="too-few-prompts",
                 ) from None
 
         async with client:

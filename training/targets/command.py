@@ -42,5 +42,9 @@ def make(job: Job) -> dict[str, Any]:
             quoted = str(error).replace(f"the end of {log}", "its last lines")
             raise BadInput(quoted, code="command-failed") from None
     if job.model.sha256() != before:
-        raise BadInput(f"{words[0]} changed the unchanged target, {job.model.folder}", code="command-failed")
+        raise BadInput(
+            f"{words[0]} changed the unchanged target, {job.model.folder}: copy that anew, and let the "
+            "program write into its second folder alone",
+            code="command-failed",
+        )
     return {"program": [Path(words[0]).name, *words[1:]]}

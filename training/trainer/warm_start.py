@@ -40,7 +40,7 @@ def arguments(drafter: str, *, target: str, to: Path) -> dict[str, Any]:
         config["speculators_config"]["verifier"]["name_or_path"] = target
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise BadInput(
-            f"train.from_pretrained: {source} holds no drafter of speculators: {error}",
+            f"train.from_pretrained: {source} holds no drafter of speculators ({error}): name another",
             code="damaged-drafter",
         ) from None
     if EMBEDDINGS not in tensors:
