@@ -97,7 +97,7 @@ def _connect(ray: Any, address: str) -> None:
             host, _, port = address.rpartition(":")
             local = host in ("localhost", "127.0.0.1", "::1")  # Ray takes the machine's own address for these
             where = (ray.util.get_node_ip_address() if local else host.strip("[]"), int(port))
-            socket.create_connection(where, timeout=10).close()
+            socket.create_connection(where, timeout=10).close()  # Ray itself needs 40 s to say that none is
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, OverflowError) as error:
         raise BadInput(
