@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import fixtures.bench  # noqa: F401 - else each pytest in this process would import it, and forget it again
+import harness.plugin  # noqa: F401
 from tests.component.fake_engine import Fake
 from tests.component.vllm_like import VllmLike, vllm_like
 

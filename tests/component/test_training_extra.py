@@ -34,3 +34,13 @@ def test_a_missing_package_is_named_with_the_extra_that_installs_it(
     assert "draftgate[cpu,train]" in ended.stderr
     assert ended.stdout == ""
     assert not work.exists()
+
+
+def test_torch_is_not_imported_before_it_is_needed() -> None:
+    """It takes seconds, which a plan or a refusal would wait for."""
+    code = "import sys; sys.modules['torch'] = None; import training.pipeline, training.targets.make"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert ended.returncode == 0, ended.stderr

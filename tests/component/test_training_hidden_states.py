@@ -16,8 +16,15 @@ from safetensors.torch import save_file  # noqa: E402
 from speculators.train.distributed_batch_sampler import MultipackDistributedBatchSamplerV2  # noqa: E402
 
 from training.hidden.disk_space import folder_with_space  # noqa: E402
-from training.hidden.extract import check, finished, server_spec, trainers_order  # noqa: E402
-from training.hidden.reader import ENDED, MISSING, PrefetchedTransfer  # noqa: E402
+from training.hidden.extract import (  # noqa: E402
+    ENDED,
+    MISSING,
+    check,
+    finished,
+    server_spec,
+    trainers_order,
+)
+from training.hidden.reader import PrefetchedTransfer  # noqa: E402
 from training.recipe import find_recipe, load_recipe  # noqa: E402
 from training.servers import base_spec  # noqa: E402
 

@@ -59,6 +59,7 @@ from training.export import export as drafter_export, scrub, weights
 from training.recipe import RECIPES, load_recipe
 from training.sources import datasets
 from training.sources.templates import Templates
+from training.trainer import metrics as trainer_metrics
 
 
 @pytest.fixture(scope="module")
@@ -506,8 +507,6 @@ METRICS = [
 @fuzz
 @given(line_files(METRICS) | damaged(jsonl(METRICS)))
 def test_what_a_trainer_logged(folder: Path, content: bytes) -> None:
-    from training.trainer import metrics as trainer_metrics  # noqa: PLC0415 - it takes torch with it: seconds
-
     path = put(folder, "metrics.jsonl", content)
     assert read(path, lambda: trainer_metrics.last_line(path))
     read(path, lambda: trainer_metrics.validations(path))

@@ -24,10 +24,13 @@ from safetensors import SafetensorError, safe_open
 from harness.config.cells import ServerSpec
 from harness.engine.server import Server
 from harness.text.redaction import without_keys
-from training.hidden.reader import ENDED, MISSING
 from training.recipe import Recipe
 
 TRIES = 3
+ENDED = "extraction-ended"
+"""This file appears in the folder when no more samples will come."""
+MISSING = ".missing"
+"""The suffix, instead of `.safetensors`, of a sample whose hidden states could not be extracted."""
 
 
 @dataclasses.dataclass

@@ -8,10 +8,7 @@ from typing import Any
 
 from hs_connectors.transfer import FileBackend, FileTransfer
 
-ENDED = "extraction-ended"
-"""This file appears in the folder when no more samples will come."""
-MISSING = ".missing"
-"""The suffix, instead of `.safetensors`, of a sample whose hidden states could not be extracted."""
+from training.hidden.extract import ENDED, MISSING
 
 
 class PrefetchedTransfer(FileTransfer):  # type: ignore[misc]
