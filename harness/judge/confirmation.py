@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 
-from harness.judge.evidence import Position, StretchChange
+from harness.judge.evidence import Position, StretchChange, position_at
+from harness.judge.pairing import Pairs, pair
 from harness.judge.verdict import Unsettled, Verdict, judge
 from harness.results.records import CellRecord
 from harness.results.stretches import name_of
@@ -26,7 +27,7 @@ def confirmed(first: Verdict, old: CellRecord, new: CellRecord, *, across: Colle
     second = judge(old, new, across=across, against=first.against)
     if second.primary is None:
         return unconfirmed(first, second.text)
-    p, what = _same_loss(first, second)
+    p, what = _same_loss(first, second, pair(old, new, across=across))
     seen = f"{second.prompts} other {second.unit}: {what}, one-sided p {p:.2g}"
     if p <= ALPHA_CONFIRM:
         return dataclasses.replace(first, confirmation=p, text=f"{first.text}; confirmed on {seen}")
@@ -40,32 +41,29 @@ def unconfirmed(first: Verdict, why: str) -> Verdict:
     return dataclasses.replace(first, text=f"{first.text}; not confirmed: {why}")
 
 
-def _same_loss(first: Verdict, second: Verdict) -> tuple[float, str]:
+def _same_loss(first: Verdict, second: Verdict, pairs: Pairs) -> tuple[float, str]:
     """The p of one loss on the second side's prompts, and the loss in words.
 
     Tokens per step, or those of whole answers, where they made the first look red; else the surest of the
-    positions and stretches that it lost. Of k prompts that differ no sign-flip test gives less than 2^-k, so
-    neither does this.
+    positions and stretches that it lost. These need no least number of prompts or steps here: the reserve may
+    be small, and a loss that cannot be tested would never be confirmed. Of k prompts that differ no sign-flip
+    test gives less than 2^-k, so neither does this.
     """
     if first.loss in ("tokens", "whole"):
         change = second.whole if first.loss == "whole" and second.whole else second.primary
         assert change  # noqa: S101 - the caller has looked
         return _p_of(change), f"tokens per step {_rates(change, 1)}"
-    lost = {name: part for name, part in _parts(first).items() if part.lost}
-    name = min(lost, key=lambda name: lost[name].p or 0.0)
-    found = _parts(second).get(name)
-    if found is None:
-        return 1.0, f"{name} cannot be tested there"
-    if isinstance(found, Position):  # both of its tests: the larger p (Berger 1982)
-        return max(found.change.p_loss(), found.p_fewer), f"{name} {_rates(found.change, 100)} %"
-    return _p_of(found.change), f"{name} {_rates(found.change, 1)}"
-
-
-def _parts(verdict: Verdict) -> dict[str, Position | StretchChange]:
-    """Positions and stretches by their names."""
-    return {f"position {p.index}": p for p in verdict.positions} | {
-        f"tokens {name_of(s.start)}": s for s in verdict.stretches
-    }
+    lost: list[Position | StretchChange] = [p for p in (*first.positions, *first.stretches) if p.lost]
+    surest = min(lost, key=lambda part: part.p or 0.0)
+    if isinstance(surest, Position):  # both of its tests: the larger p (Berger 1982)
+        name, there = f"position {surest.index}", position_at(pairs, surest.index)
+        if there:
+            return max(_p_of(there[0]), there[1]), f"{name} {_rates(there[0], 100)} %"
+    else:
+        name = f"tokens {name_of(surest.start)}"
+        if found := next((s for s in second.stretches if s.start == surest.start), None):
+            return _p_of(found.change), f"{name} {_rates(found.change, 1)}"
+    return 1.0, f"{name} cannot be tested there"
 
 
 def _p_of(change: PairedRatio) -> float:

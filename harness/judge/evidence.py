@@ -9,21 +9,20 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Sequence
 from typing import Literal
 
+from harness.judge.broken import one_by_one
 from harness.judge.pairing import Pairs
-from harness.results.records import PromptRecord
 from harness.results.stretches import reached, split
 from harness.stats import paired
 from harness.stats.acceptance import Tallies
 from harness.stats.paired import PairedRatio
-from harness.stats.same_text import matched, p_of, unseen_loss
+from harness.stats.same_text import unseen_loss
 
 Loss = Literal["prompts", "tokens", "whole", "position", "stretch"]
 
 ALPHA_FEWER = 0.05
-"""One-sided, of a position that also gives fewer tokens per decode step."""
+"""One-sided, of a position that gives fewer tokens per decode step, with those behind it."""
 ALPHA_LOWER = 0.05
 """One-sided, of a stretch that the sentence names, though it may be chance."""
 
@@ -37,7 +36,7 @@ class Position:
     p: float
     """One-sided p of a loss, Holm-corrected over the positions and stretches tested."""
     p_fewer: float
-    """One-sided p that it gives fewer tokens per decode step."""
+    """One-sided p that it and those behind it give fewer tokens per decode step."""
     lost: bool
 
 
@@ -99,8 +98,18 @@ class Evidence:
 
     @property
     def unseen(self) -> float:
-        """The loss that may hide although no prompt differs: see `unseen_loss`."""
-        return unseen_loss(self.primary.r0, paired.share_bound(self.m))
+        """The loss that may hide although no prompt differs, or few do: see `unseen_loss`."""
+        return unseen_loss(self.primary.r0, self.unseen_share)
+
+    @property
+    def unseen_share(self) -> float:
+        """Upper 95 % bound on the share of such prompts that the drafter fails on."""
+        return paired.share_bound(self.m, seen=len(self.broken))
+
+    @property
+    def mostly_alike(self) -> bool:
+        """So few prompts differ that their scatter says nothing of a loss that only some prompts have."""
+        return self.few_differ and 2 * self.primary.differing < self.m
 
     @property
     def few_differ(self) -> bool:
@@ -209,7 +218,7 @@ def evidence(pairs: Pairs, *, look: int | None = None, test_positions: bool = Tr
     tested = [s for s in stretches if test_positions and _counts(s[1])]
     ps = paired.holm([change.p_loss() for _, change in (*positions, *tested)])
     adjusted = dict(zip([start for start, _ in tested], ps[len(positions) :], strict=True))
-    broken, cost, p_prompts = _prompts(judged, old, new)
+    broken, cost, p_prompts = one_by_one(judged, old, new)
     return Evidence(
         pairs=judged,
         look=look,
@@ -257,36 +266,6 @@ def _tokens_per_step(pairs: Pairs) -> PairedRatio:
     return paired.paired_log_ratio(old.committed, old.decode_steps, new.committed, new.decode_steps)
 
 
-def _prompts(pairs: Pairs, old: Tallies, new: Tallies) -> tuple[tuple[str, ...], float, float]:
-    """The prompts of the same text on which the drafter failed, what they alone cost, and the p of all."""
-    if pairs.identical or not pairs.same_drafter:
-        return (), 0.0, 1.0
-    ps = [min(1.0, len(pairs.prompts) * p_of(*_matched(*sides))) for sides in pairs.prompts]
-    at = [i for i, p in enumerate(ps) if p <= paired.ALPHA_PROMPTS]
-    committed, steps = old.committed.copy(), old.decode_steps.copy()
-    committed[at], steps[at] = new.committed[at], new.decode_steps[at]
-    before, after = old.committed.sum() / old.decode_steps.sum(), committed.sum() / steps.sum()
-    return tuple(pairs.prompts[i][0][0].prompt for i in at), float(1 - after / before), min(ps)
-
-
-def _matched(old: Sequence[PromptRecord], new: Sequence[PromptRecord]) -> tuple[int, int]:
-    """Over the answers of a prompt that have the same text on both sides: see `same_text.matched`.
-
-    Behind the turn of a conversation that parts nothing is the same.
-    """
-    fewer = steps = 0
-    parted: set[int] = set()
-    for a, b in zip(old, new, strict=False):
-        if a.conversation and a.repeat in parted:
-            continue
-        if a.text_hash != b.text_hash:
-            parted.add(a.repeat)
-        if a.text_hash == b.text_hash != "" and a.seed == b.seed and a.committed and b.committed:
-            less, both = matched(a.committed, b.committed)
-            fewer, steps = fewer + less, steps + both
-    return fewer, steps
-
-
 def _reached(old: Tallies, new: Tallies) -> list[tuple[int, PairedRatio]]:
     """Every position that both sides have and that has enough trials."""
     before, after = old.at_least, new.at_least
@@ -327,12 +306,27 @@ def _counts(change: PairedRatio) -> bool:
 
 
 def _p_fewer(old: Tallies, new: Tallies, j: int) -> float:
-    """One-sided p that steps which accept at least j tokens became rarer among all decode steps.
+    """One-sided p that the j-th draft token and those behind it gave fewer tokens per decode step.
 
     When a drafter gets better, more steps reach a later position. Harder ones are among them, so conditional
-    acceptance there falls. A position is lost only if it also gives fewer tokens (intersection-union test,
-    Berger 1982).
+    acceptance there falls. When it gets better at later positions, easy text takes fewer steps, so a larger
+    share of the steps is hard, and all positions before are accepted less often. A position is lost only if
+    it and those behind it also give fewer tokens (intersection-union test, Berger 1982).
     """
-    return paired.paired_difference(
-        old.at_least[j], old.decode_steps, new.at_least[j], new.decode_steps
-    ).p_loss()
+    before, after = (side.at_least[j:].sum(axis=0) for side in (old, new))
+    return paired.paired_difference(before, old.decode_steps, after, new.decode_steps).p_loss()
+
+
+def position_at(pairs: Pairs, index: int) -> tuple[PairedRatio, float] | None:
+    """The change at a position and its `Position.p_fewer`, however few prompts or steps there are.
+
+    None where it has no change: k is smaller, or nothing reaches it on a side.
+    """
+    old, new = pairs.judged.tallies
+    if index + 1 >= min(len(old.at_least), len(new.at_least)):
+        return None
+    sides = [(side.at_least[index + 1], side.at_least[index]) for side in (old, new)]
+    try:
+        return paired.paired_difference(*sides[0], *sides[1]), _p_fewer(old, new, index + 1)
+    except ValueError:
+        return None

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +33,7 @@ ENOUGH_SHARED = 0.25
 ENOUGH_BEGUN = 0.5
 """Share of the prompts whose common beginning must hold a decode step."""
 MOST_SILENCED = 0.05
-"""Share of the prompts whose answer may have become empty, or one token. A single prompt always may."""
+"""Share of the answers that may have become empty, or one token. A single one always may."""
 
 _RENDERING = frozenset(
     {"endpoint", "language", "target", "tokenizer", "chat_template", "workload", "thinking"}
@@ -87,7 +87,7 @@ class Pairs:
     counts: tuple[Counted, ...] = ()
     """Of both sides, if the caller has them already."""
     silenced: int = 0
-    """Prompts whose answer has a decode step on the old side, and none on the new one."""
+    """Prompts with an answer that has a decode step on the old side, and none on the new one."""
     same_start: bool = False
     """Where texts part, what comes before may be compared: one drafter and k, and nothing is sampled."""
     share: float | None = None
@@ -212,22 +212,31 @@ def pair(
         notes.append("other seeds: paired by prompt alone, which takes more prompts for the same certainty")
     units = by_conversation(pairs)
     notes += turns_notes(units, pairs)
-    empty = {r.prompt for r in new.prompts if not countable(r)}
-    silenced = len(empty & (left.keys() - partners.keys()))
-    if silenced > max(1, MOST_SILENCED * larger):
-        raise Refused(f"{silenced} of {larger} prompts had an answer and have none with a decode step now")
+    silenced, asked = _silenced(counts[0].records, new.prompts)
+    if len(silenced) > max(1, MOST_SILENCED * asked):
+        raise Refused(f"{len(silenced)} of {asked} answers had a decode step and have none now")
     return Pairs(
         prompts=units,
         notes=tuple(notes),
         same_drafter=_same_drafter(old, new),
         counts=counts,
-        silenced=silenced,
+        silenced=len({*silenced}),
         same_start=bool(old.cell.k)
         and not differ
         and not rendered
         and (old.cell.drafter, old.cell.k) == (new.cell.drafter, new.cell.k)
         and old.identity.sampling.get("temperature") == 0,
     )
+
+
+def _silenced(old: Sequence[PromptRecord], new: Sequence[PromptRecord]) -> tuple[list[str], int]:
+    """The prompts of the old answers that have no decode step on the new side, and how many were asked again.
+
+    A prompt stands there once for each such answer. One that was renamed is known by what it was rendered to.
+    """
+    there = {(name, r.repeat): countable(r) for r in new for name in (r.prompt_hash, r.prompt)}
+    found = [(r.prompt, there.get((r.prompt, r.repeat), there.get((r.prompt_hash, r.repeat)))) for r in old]
+    return [p for p, counts in found if counts is False], sum(counts is not None for _, counts in found)
 
 
 def _differ(old: CellRecord, new: CellRecord, across: Collection[str]) -> dict[str, tuple[Any, Any]]:

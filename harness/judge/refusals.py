@@ -82,7 +82,10 @@ class RefusalChange:
         return text + (f"; {len(lost)} have no answer any more{_named(lost)}" if lost else "")
 
     def verdict(self, against: str) -> Verdict:
-        """Regressed where more are refused, or have no answer, than chance explains and the margin allows."""
+        """Regressed where more are refused, or have no answer, than chance explains and the margin allows.
+
+        Invalid where no question has an answer on both sides, and none has lost its own.
+        """
         more, fewer, of = len(self.more), len(self.fewer), len(self.sorts)
         again = self._became(_NONE, _ANSWERS)
         lost = [
@@ -93,11 +96,12 @@ class RefusalChange:
             )
         ]
         kind: Kind = "inconclusive" if more > fewer else "ok"
-        if any(lost) or self.interval is None:
-            kind = "regressed"
-        text = self.sentence()
-        if all(before == after for before, after in self.sorts.values()):
-            kind, text = "identical", f"the same {of} questions are answered, and refused"
+        text, both = self.sentence(), len(self._became(_ANSWERS, _ANSWERS))
+        if any(lost) or not both:
+            kind = "regressed" if any(lost) else "invalid"
+        elif all(before == after for before, after in self.sorts.values()):
+            kind, text = "identical", f"the same {both} questions are answered, and refused"
+            text += f"; {of - both} have no answer on either side" if both < of else ""
         return Verdict(kind=kind, text=text, prompts=of, against=against, p=self.p)
 
 

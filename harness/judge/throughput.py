@@ -133,9 +133,17 @@ def cause(found: Split) -> str:
 def _factors(found: Split) -> Iterator[str]:
     seconds, tokens = found.seconds, found.tokens
     size, how = abs(100 * seconds.change), "longer" if seconds.estimate > 0 else "less time"
-    yield f"steps take {size:.1f} % {how}" if seen_in(seconds) else "steps take as long"
+    alike = "steps take as long" if _alike(seconds) else "no change of steps seen"
+    yield f"steps take {size:.1f} % {how}" if seen_in(seconds) else alike
     size, how = abs(100 * tokens.change), "more" if tokens.estimate > 0 else "fewer"
-    yield f"a step makes {size:.1f} % {how} tokens" if seen_in(tokens) else "acceptance is the same"
+    alike = "acceptance is the same" if _alike(tokens) else "no change of acceptance seen"
+    yield f"a step makes {size:.1f} % {how} tokens" if seen_in(tokens) else alike
+
+
+def _alike(change: PairedRatio) -> bool:
+    """Its 95 % interval leaves out a change of the margin, either way: more than that none was seen."""
+    low, high = change.ci()
+    return -LOG_MARGIN < low <= high < LOG_MARGIN
 
 
 def _within(found: Split) -> Iterator[str]:

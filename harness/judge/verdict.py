@@ -210,8 +210,8 @@ def _identical(shown: Evidence) -> str:
     return f"tokens per step {shown.primary.r1:.2f}, identical in all {of} ({_hidden(shown)})"
 
 
-def _hidden(shown: Evidence) -> str:
-    share = f"95 % sure that fewer than {paired.share_bound(shown.m):.1%} of such {shown.pairs.unit} differ"
+def _hidden(shown: Evidence, *, what: str = "differ") -> str:
+    share = f"95 % sure that fewer than {shown.unseen_share:.1%} of such {shown.pairs.unit} {what}"
     return f"{share}, so a loss up to {shown.unseen:.1%} may hide" if shown.unseen > 0 else share
 
 
@@ -226,7 +226,7 @@ def _sentence(verdict: Verdict, shown: Evidence) -> str:
     faded = [stretch for stretch in shown.stretches if stretch.lost]
     if faded:
         parts[0] += f", lost at tokens {', '.join(name_of(stretch.start) for stretch in faded)}"
-    parts += _beside_the_change(shown)
+    parts += _beside_the_change(shown, verdict.kind)
     if verdict.lower:
         parts[0] += ", lower but inside the margin of 2 %"
     if verdict.unsettled:
@@ -239,7 +239,7 @@ def _sentence(verdict: Verdict, shown: Evidence) -> str:
     where = "" if verdict.against == "baseline" else f" against the {verdict.against}"
     parts.append(f"paired over {m} {shown.pairs.unit}{where}, {same}")
     if shown.pairs.silenced:
-        parts.append(f"{shown.pairs.silenced} prompts that had an answer have none with a decode step")
+        parts.append(f"{shown.pairs.silenced} prompts lost an answer: it has no decode step any more")
     parts += [_what_was_lost(position) for position in gone]
     for stretch in (s for s in shown.stretches if s.lower):
         rates = f"{stretch.change.r0:.2f} -> {stretch.change.r1:.2f} per step"
@@ -247,10 +247,13 @@ def _sentence(verdict: Verdict, shown: Evidence) -> str:
     return "; ".join(parts)
 
 
-def _beside_the_change(shown: Evidence) -> list[str]:
+def _beside_the_change(shown: Evidence, kind: Kind) -> list[str]:
     parts = []
     if shown.whole and shown.primary.identical:
         parts.append(f"as many steps for it in every prompt ({_hidden(shown)})")
+    elif shown.mostly_alike and kind == "ok":
+        few = f"{shown.primary.differing} of {shown.m} {shown.pairs.unit} differ"
+        parts.append(f"{few} ({_hidden(shown, what='lost all drafts')})")
     if shown.whole and shown.lost_later:
         parts.append(f"whole answers lost {-shown.whole.change:.1%}, and so failed")
     if shown.broken:

@@ -63,15 +63,16 @@ def mechanism(before: ArrayLike, after: ArrayLike) -> Mechanism | None:
 
     Returns:
         None where it cannot be told: fewer than MIN_PROMPTS_POSITION prompts, or no depth with MIN_EVENTS
-        accepted and as many refused on both sides.
+        accepted, not all on one prompt, and as many refused on both sides.
     """
     sides = [np.asarray(side, dtype=np.float64) for side in (before, after)]
     with_steps = (sides[0][0] > 0) | (sides[1][0] > 0)
     sides = [side[:, with_steps] for side in sides]
-    m = sides[0].shape[1]
+    if (m := sides[0].shape[1]) < MIN_PROMPTS_POSITION:
+        return None
     enough = [_enough(side) for side in sides]
     known = next((j for j, good in enumerate(zip(*enough, strict=True)) if not all(good)), len(enough[0]))
-    if m < MIN_PROMPTS_POSITION or known < 2:  # noqa: PLR2004 - position 0 and one depth
+    if known < 2:  # noqa: PLR2004 - position 0 and one depth
         return None
     reached = sides[0].sum(axis=1)[1:known]
     whole = _beyond([side.sum(axis=1)[:, None] for side in sides], known, reached)
@@ -89,10 +90,11 @@ def mechanism(before: ArrayLike, after: ArrayLike) -> Mechanism | None:
 
 
 def _enough(side: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """At which positions enough was accepted, and enough refused."""
+    """At which positions enough was accepted, not all of it on one prompt, and enough refused."""
     total = side.sum(axis=1)
+    on_several = total > side.max(axis=1)
     enough: NDArray[np.bool_] = (total[1:] >= MIN_EVENTS) & (total[:-1] - total[1:] >= MIN_EVENTS)
-    return enough
+    return enough & on_several[1:]
 
 
 def _beyond(sums: list[NDArray[np.float64]], known: int, reached: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -230,16 +230,18 @@ def alpha_ok(m: int) -> float:
     return ALPHA_OK if m >= ENOUGH_PROMPTS else ALPHA_OK_FEW
 
 
-def share_bound(m: int) -> float:
-    """Upper 95 % bound on the share of prompts that would differ, when none of m did.
+def share_bound(m: int, *, seen: int = 0) -> float:
+    """Upper 95 % bound on the share of prompts that would differ, when `seen` of m did.
 
-    1 - 0.05^(1/m): the one-sided bound of Clopper and Pearson 1934 for none of m.
+    The one-sided bound of Clopper and Pearson 1934; for none of m it is 1 - 0.05^(1/m).
 
     Raises:
-        ValueError: m < 1.
+        ValueError: m < 1, or `seen` is not within 0..m.
     """
-    if m < 1:
-        raise ValueError(f"{m} prompts bound nothing")
+    if not (m >= 1 and 0 <= seen <= m):
+        raise ValueError(f"{seen} of {m} prompts bound nothing")
+    if seen:
+        return float(special.betaincinv(seen + 1, m - seen, 0.95)) if seen < m else 1.0
     return -math.expm1(math.log(0.05) / m)
 
 

@@ -36,7 +36,8 @@ def mcnemar(lost: int, won: int) -> float:
     """
     if min(lost, won) < 0:
         raise ValueError(f"{lost} lost and {won} won are no counts")
-    return float(special.bdtrc(lost - 1, lost + won, 0.5)) if lost else 1.0
+    # scipy's bdtrc is NaN for huge counts; the tail of the binomial is this incomplete beta function.
+    return float(special.betainc(float(lost), float(won) + 1, 0.5)) if lost else 1.0
 
 
 def change_interval(lost: int, won: int, both: int, neither: int) -> tuple[float, float]:

@@ -172,7 +172,10 @@ class Trials:
                 f"the winner cannot be compared, so keep the default: {verdict.text}", code="no-winner"
             )
         interval = (0.0, 0.0) if verdict.primary.identical else verdict.interval
-        return _said(verdict.primary, interval, f"{verdict.primary.m} prompts{_UNSEEN}", space) + tail
+        of = f"{verdict.primary.m} {verdict.unit}{_UNSEEN}"
+        if verdict.share is not None:
+            of += f", on the common beginning, {verdict.share:.0%} of the tokens"
+        return _said(verdict.primary, interval, of, space) + tail
 
     def _block(
         self, bench: Bench, winner: Values, in_flight: int, number: int

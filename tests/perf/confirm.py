@@ -51,7 +51,7 @@ def ps_of(old: Counts, new: Counts) -> tuple[float, list[float]]:
     for j in range(1, a.shape[1]):
         try:
             inner = paired.paired_difference(a[:, j], a[:, j - 1], b[:, j], b[:, j - 1])
-            outer = paired.paired_difference(a[:, j], n0, b[:, j], n1)
+            outer = paired.paired_difference(a[:, j:].sum(axis=1), n0, b[:, j:].sum(axis=1), n1)
             positions.append(max(inner.p_loss(), outer.p_loss()))
         except ValueError:  # no step reached it
             positions.append(1.0)

@@ -256,8 +256,9 @@ def _positions(old: Counts, new: Counts, steps0: Reals, steps1: Reals) -> Flags:
         tested = events[:, 0] & (trials[:, 0] > 0) & (differing >= paired.MIN_DIFFERING)
         tested = np.logical_and(tested, used >= paired.MIN_PROMPTS_POSITION)
         change, se, df = _difference(x0, n0, x1, n1)
-        # Fewer tokens from this position per decode step, too.
-        fewer = _p_loss(*_difference(x0, steps0, x1, steps1)) <= ALPHA_FEWER
+        # Fewer tokens per decode step from this position and those behind it, too.
+        tokens = (side[..., j:].sum(axis=-1).astype(float) for side in (old, new))
+        fewer = _p_loss(*_difference(next(tokens), steps0, next(tokens), steps1)) <= ALPHA_FEWER
         ps.append(np.where(tested, _p_loss(change, se, df), np.inf))
         changes.append(np.where(tested & fewer, change, 0.0))
     p, change = np.stack(ps, axis=1), np.stack(changes, axis=1)

@@ -106,6 +106,15 @@ def test_a_lost_position_is_confirmed_at_that_position() -> None:
     assert nowhere.confirmation == 1.0
 
 
+@pytest.mark.parametrize("prompts", [12, 19, 30])
+def test_a_reserve_that_is_smaller_than_the_first_look_confirms_a_dead_position_too(prompts: int) -> None:
+    weak = drafter(2, WEAK)
+    dead, same = (some(cell(table), prompts) for table in (dead_from(weak, 3), weak))
+
+    assert second(same, dead, DIED).kind == "regressed"
+    assert second(same, same, DIED).kind == "inconclusive"
+
+
 @pytest.mark.parametrize(("surest", "kind"), [(3, "regressed"), (1, "inconclusive"), (2, "inconclusive")])
 def test_of_several_lost_positions_the_surest_is_looked_at(surest: int, kind: str) -> None:
     """On the other prompts position 3 alone is dead."""

@@ -45,6 +45,16 @@ def test_the_same_twice_shows_exactly_nothing() -> None:
     assert found.together.ci == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_position_at_which_one_prompt_holds_all_that_was_accepted_is_not_told(position: int) -> None:
+    side = counts(BEFORE, m=30, seed=1)
+    side[position + 1 :, 1:] = 0
+    side[:, 0] = (400, 300, 200, 100, 50)
+    found = mechanism(side, side)
+    assert len(found.depths if found else ()) == max(0, position - 1)
+    assert all(math.isfinite(end) for e in (found.depths if found else ()) for end in e.ci)
+
+
 def test_one_factor_at_every_position_is_no_excess_and_more_at_depth_is_one() -> None:
     before = counts(BEFORE, m=400, seed=1, spread=0.2)
     alike = mechanism(before, counts(tuple(0.8 * rate for rate in BEFORE), m=400, seed=2, spread=0.2))

@@ -11,6 +11,7 @@ from harness.judge.verdict import Kind, Unsettled, Verdict, judge, worst
 from harness.measure import validity
 from harness.results.records import CellRecord
 from harness.stats import paired, planning
+from harness.stats.same_text import unseen_loss
 from harness.text.numbers import percent, signed, signed_interval
 from tests.factories.records import cell_name
 from tests.factories.simulated import (
@@ -493,6 +494,38 @@ def test_many_answers_that_became_empty_fail() -> None:
     old = cell(drafter(1))
     assert judge(old, emptied(old, 12)).kind == "invalid"
     assert judge(emptied(old, 12), old).kind == "identical"  # gained, not lost
+
+
+@pytest.mark.parametrize(("count", "kind"), [(12, "ok"), (13, "invalid")])
+def test_answers_of_one_seed_of_two_that_became_empty_are_counted(count: int, kind: Kind) -> None:
+    first, second = cell(drafter(1), identity=SAMPLED), cell(drafter(2), identity=SAMPLED, seed=1)
+
+    def both(again: CellRecord) -> CellRecord:
+        repeats = [p.model_copy(update={"repeat": 1}) for p in again.prompts]
+        return first.model_copy(update={"prompts": (*first.prompts, *repeats)})
+
+    assert judge(both(second), both(second)).kind == "identical"
+    assert judge(both(second), both(emptied(second, count))).kind == kind
+
+
+def test_an_empty_answer_to_a_prompt_that_was_renamed_is_counted() -> None:
+    old = cell(drafter(1))
+    new = emptied(old, 3)
+    renamed = tuple(p.model_copy(update={"prompt": f"other-{p.prompt}"}) for p in new.prompts)
+    assert judge(old, new.model_copy(update={"prompts": renamed})).kind == "ok"
+
+
+@pytest.mark.parametrize("m", [8, 20, 120])
+def test_where_few_prompts_differ_the_sentence_says_what_may_hide_as_it_does_where_none_does(m: int) -> None:
+    table = drafter(1, prompts=m)
+    changed = table.copy()
+    changed[0, 1] = (table[0, 1] + 2) % 5  # where the first step begins
+    one, none = judge(cell(table), cell(changed)), judge(cell(table), cell(table))
+    assert one.primary is not None
+    assert (one.kind, none.kind, one.primary.differing, one.broken) == ("ok", "identical", 1, ())
+    hidden = f"{unseen_loss(one.primary.r0, paired.share_bound(m)):.1%}"
+    assert hidden in none.text
+    assert hidden in one.text
 
 
 @pytest.mark.parametrize(("look", "stops"), [(16, False), (24, False), (80, True)])

@@ -117,6 +117,19 @@ def test_another_k_is_not_regressed_because_its_positions_are_reached_at_other_s
     assert not any(position.lost for position in verdict.positions)
 
 
+@pytest.mark.parametrize("place", ["chat-en", "chat-zh", "raw-en", "raw-zh"])
+def test_positions_that_came_back_are_no_loss_at_those_before_them(place: str) -> None:
+    """k = 2 is k = 4 with two dead positions. Mended, easy text takes fewer steps: hard steps are more."""
+    short, mended = (baseline(f"{place}-instruct-ngram-k{k}.json") for k in (2, 4))
+    dead = [r.model_copy(update={"histogram": (*r.histogram, 0, 0)}) for r in short.prompts]
+
+    verdict = judge(mended.model_copy(update={"prompts": tuple(dead)}), mended)
+
+    assert verdict.kind == "improved"
+    assert not any(position.lost for position in verdict.positions)
+    assert judge(mended, mended.model_copy(update={"prompts": tuple(dead)})).kind == "regressed"
+
+
 def test_what_a_bench_without_prompts_in_common_says() -> None:
     verdict = judge(baseline(), baseline().model_copy(update={"prompts": baseline().prompts[:60]}))
 

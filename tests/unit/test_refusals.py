@@ -216,6 +216,14 @@ def test_a_target_that_falls_silent_has_not_stopped_refusing() -> None:
     assert (len(change.fewer), len(change.silenced)) == (10, 50)
 
 
+@pytest.mark.parametrize("texts", [[""] * 60, [LOOP] * 60, [LOOP] * 40 + [""] * 20])
+def test_where_neither_side_has_an_answer_nothing_is_judged(texts: list[str]) -> None:
+    change = RefusalChange.of(record(*texts), record(*texts))
+
+    assert change
+    assert change.verdict("baseline").kind == "invalid"
+
+
 def test_another_target_may_be_compared_but_not_another_temperature() -> None:
     old, new = cell(), cell(identity={"target": "other", "quantization": "fp8"})
 

@@ -37,6 +37,12 @@ def test_mcnemar_is_the_tail_of_a_fair_coin(lost: int, won: int) -> None:
     assert mcnemar(lost, won) == pytest.approx(exact)
 
 
+@pytest.mark.parametrize(("lost", "won"), [(2**31, 0), (2**40, 2**39)])
+def test_mcnemar_of_huge_counts_is_a_number(lost: int, won: int) -> None:
+    assert mcnemar(lost, won) == 0
+    assert mcnemar(won, lost) == 1
+
+
 def test_nothing_lost_is_no_loss() -> None:
     assert mcnemar(0, 0) == 1
     with pytest.raises(ValueError, match="no counts"):

@@ -97,6 +97,8 @@ def test_starts_that_scatter_decide_nothing_and_the_verdict_says_what_they_could
 
     assert verdict.kind == "inconclusive"
     assert "blocks would settle it" in verdict.text
+    assert "steps take as long" not in verdict.text, "they may take a third longer"
+    assert "acceptance is the same" in verdict.text
 
 
 def test_two_blocks_never_find_what_six_find() -> None:

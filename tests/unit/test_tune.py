@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.cli import main
@@ -17,12 +19,14 @@ from harness.config.parameter import Parameter
 from harness.config.prompts import Prompt
 from harness.config.space import Search
 from harness.errors import BadInput, ServerFailed
+from harness.judge.verdict import judge
 from harness.plugin import DATA
 from harness.results.records import CellRecord, Finding, load
 from harness.stats.paired import MIN_PROMPTS
-from harness.suites import selfcheck, trials
+from harness.suites import selfcheck, targets, trials
 from harness.suites.objective import MEMORY, surely_worse
 from harness.suites.runner import Bench
+from tests.factories import simulated
 from tests.factories.runs import answer, cell, write_cell
 
 STACK = """\
@@ -335,6 +339,23 @@ def test_memory_and_other_texts_are_bounds_too(
 def test_a_bound_on_memory_that_nobody_measured_is_not_kept(write: Write, asked: Asked) -> None:
     assert tune(write("[bounds]\nmemory_mib = 250\n", K)) == 1
     assert asked
+
+
+def test_a_figure_of_the_common_beginnings_says_so(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the engine's arguments differ, texts may part, and the drafter is the same."""
+    table, at = simulated.drafter(1), np.full(simulated.PROMPTS, 48)
+    sides = [
+        simulated.cell(simulated.parted(table, simulated.drafter(n), at), text=text, parts=at)
+        for n, text in ((2, "a"), (3, "b"))
+    ]
+    monkeypatch.setattr(targets, "make", lambda *_: {})
+    monkeypatch.setattr(trials.Trials, "_bench", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(trials.Trials, "_block", lambda *_: list(enumerate(sides)))
+    search = Search(write(K))
+
+    said = trials.Trials(search=search, folder=Path(), say=lambda _: None).compared(search.default, 1)
+
+    assert f"{judge(*sides).share:.0%} of the tokens" in said
 
 
 def losing(worse: int, *, prompts: int = 16, seconds: float = 2.0) -> CellRecord:
