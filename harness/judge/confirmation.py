@@ -53,7 +53,8 @@ def _same_loss(first: Verdict, second: Verdict, pairs: Pairs) -> tuple[float, st
         change = second.whole if first.loss == "whole" and second.whole else second.primary
         assert change  # noqa: S101 - the caller has looked
         return _p_of(change), f"tokens per step {_rates(change, 1)}"
-    lost: list[Position | StretchChange] = [p for p in (*first.positions, *first.stretches) if p.lost]
+    parts: list[Position | StretchChange] = [*first.positions, *first.stretches]
+    lost = [part for part in parts if part.lost]
     surest = min(lost, key=lambda part: part.p or 0.0)
     if isinstance(surest, Position):  # both of its tests: the larger p (Berger 1982)
         name, there = f"position {surest.index}", position_at(pairs, surest.index)

@@ -92,9 +92,11 @@ def mechanism(before: ArrayLike, after: ArrayLike) -> Mechanism | None:
 def _enough(side: NDArray[np.float64]) -> NDArray[np.bool_]:
     """At which positions enough was accepted, not all of it on one prompt, and enough refused."""
     total = side.sum(axis=1)
-    on_several = total > side.max(axis=1)
-    enough: NDArray[np.bool_] = (total[1:] >= MIN_EVENTS) & (total[:-1] - total[1:] >= MIN_EVENTS)
-    return enough & on_several[1:]
+    several = total > side.max(axis=1)
+    enough: NDArray[np.bool_] = (
+        (total[1:] >= MIN_EVENTS) & (total[:-1] - total[1:] >= MIN_EVENTS) & several[1:]
+    )
+    return enough
 
 
 def _beyond(sums: list[NDArray[np.float64]], known: int, reached: NDArray[np.float64]) -> NDArray[np.float64]:

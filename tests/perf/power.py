@@ -398,6 +398,8 @@ def job(paths: Sequence[Path], cells: int, seed: int) -> dict[str, Any]:
     figures["d"] = needed(found, noises, rng)
     say("(e)")
     figures["e"] = known_changes(found, max(200, cells // 20), rng)
+    say("(f)")
+    figures["f"] = came_back(max(200, cells // 20), rng)
     return figures
 
 
@@ -520,6 +522,42 @@ def known_changes(found: Sequence[Pool], cells: int, rng: Generator) -> list[dic
     ]
     header = ["cell", "dead from position", "tokens per step, %", "called regressed, %"]
     _show(f"(e) known changes over {SIZES[-1]} prompts of the same text", header, rows)
+    return figures
+
+
+def came_back(cells: int, rng: Generator) -> list[dict[str, Any]]:
+    """(f) Positions that were dead and came back, from real runs: k = 2 stands for k = 4 with two dead ones.
+
+    Easy text then takes fewer steps, so more of the steps are hard, and position 0 is accepted less often.
+    """
+    figures: list[dict[str, Any]] = []
+    for place in ("chat-en", "chat-zh", "raw-en", "raw-zh"):
+        dead, whole = (load(WHERE[0] / f"{place}-instruct-ngram-k{k}.json", CellRecord) for k in (2, 4))
+        rows = [
+            {r.prompt: counts_of([r], whole.cell.k) for r in filter(countable, side.prompts)}
+            for side in (dead, whole)
+        ]
+        both = [np.array([side[prompt] for prompt in rows[0] if prompt in rows[1]]) for side in rows]
+        chosen = rng.integers(len(both[0]), size=(cells, SIZES[-1]))
+        back, died = (judged(both[i][chosen], both[1 - i][chosen]) for i in (0, 1))
+        values = {
+            "change": float(np.expm1(back.estimate).mean()),
+            "before": float(both[0][:, 3:].sum() / both[0][:, 2:].sum()),
+            "after": float(both[1][:, 3:].sum() / both[1][:, 2:].sum()),
+            "red": float(back.alarms["gate"].mean()),
+            "found": float(died.alarms["gate"].mean()),
+        }
+        figures.append({"cell": str(whole.cell), **{name: round(v, 4) for name, v in values.items()}})
+    shown = [[f["cell"], *(f"{100 * value:.1f}" for value in list(f.values())[1:])] for f in figures]
+    header = [
+        "cell",
+        "tokens per step, +%",
+        "position 0 before, %",
+        "after, %",
+        "regressed, %",
+        "if they died, %",
+    ]
+    _show(f"(f) positions 2 and 3 came back, over {SIZES[-1]} prompts", header, shown)
     return figures
 
 
