@@ -15,7 +15,7 @@ from harness.stats import paired, planning
 from harness.text.numbers import percent, signed_interval
 
 Kind = Literal["identical", "ok", "improved", "regressed", "inconclusive", "invalid"]
-Rule = Literal["few-differ", "unasked", "scatter", "unconfirmed"]
+Rule = Literal["few-differ", "unasked", "later", "scatter", "unconfirmed"]
 
 _ALL = 0.9995
 """A loss that prints as 100.0 %."""
@@ -30,8 +30,9 @@ class Unsettled:
 
     rule: Rule
     """`few-differ`: a loss of the margin or more, by the scatter of too few prompts. `unasked`: an early
-    look, and prompts that were not asked yet may hide a loss. `scatter`: these prompts scatter too much.
-    `unconfirmed`: a loss that other prompts do not show."""
+    look, and prompts that were not asked yet may hide a loss. `later`: whole answers fell, their common
+    beginnings did not. `scatter`: these prompts scatter too much. `unconfirmed`: a loss that other prompts do
+    not show."""
     could_see: float | None = None
     """The loss that these prompts would have shown, as a fraction; None where scatter is not what binds."""
     prompts: int | None = None
@@ -175,6 +176,8 @@ def _decided(shown: Evidence) -> Kind:
         return "identical"
     if shown.loss:
         return "regressed"
+    if shown.fell_later:
+        return "inconclusive"
     if shown.scatter_counts and shown.gained and d >= margin:
         return "improved"
     return "ok" if shown.inside and not shown.unasked else "inconclusive"
@@ -184,7 +187,7 @@ def _unsettled(shown: Evidence) -> Unsettled:
     """The rule that binds, and how many prompts would settle it, where a number of prompts can."""
     primary, lost = shown.primary, shown.primary.estimate <= -paired.LOG_MARGIN
     if shown.inside:
-        return Unsettled(rule="unasked")
+        return Unsettled(rule="later" if shown.fell_later else "unasked")
     if lost and not shown.scatter_counts:
         return Unsettled(rule="few-differ")
     alpha = shown.alpha
@@ -292,6 +295,10 @@ def _why(unsettled: Unsettled, shown: Evidence) -> str:
         )
     if unsettled.rule == "unasked":
         return f"a loss up to {shown.unseen:.1%} may hide in {shown.pairs.unit} that were not asked yet"
+    if unsettled.rule == "later":
+        assert shown.whole  # noqa: S101 - it fell
+        lost = f"whole answers fell by {-shown.whole.change:.1%}, one-sided p {shown.whole.p_loss():.2g}"
+        return f"{lost}: what comes after the texts part may have got worse"
     at_once = "" if shown.look is None else ", all asked at once,"
     settle = (
         f"about {unsettled.prompts} {shown.pairs.unit}{at_once} would settle it"

@@ -24,6 +24,7 @@ from scipy import special
 from tabulate import tabulate
 
 from harness.errors import BadInput
+from harness.judge.evidence import ALPHA_LATER
 from harness.measure.validity import countable
 from harness.results.records import CellRecord, load
 from harness.stats import paired as stats
@@ -113,11 +114,12 @@ def verdicts(whole: Sides, begun: Sides) -> dict[str, Reals]:
     all_of_it, first = judged(*whole), judged(*begun)
     red = first.alarms["position"] | _lost(first, m, stats.ALPHA_PRIMARY - stats.ALPHA_WHOLE)
     red |= _lost(all_of_it, m, stats.ALPHA_WHOLE)
+    later = _lost(all_of_it, m, ALPHA_LATER)  # not red, and not ok either
     return {
         "whole ok": _inside(all_of_it, m) & ~all_of_it.alarms["gate"],
         "whole red": all_of_it.alarms["gate"],
         "change": np.expm1(first.estimate),
-        "ok": _inside(first, m) & ~red,
+        "ok": _inside(first, m) & ~red & ~later,
         "red": red,
     }
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from harness.cli import main
 from harness.judge.beginning import beginning_of
 from harness.judge.pairing import pair
-from harness.judge.verdict import Verdict, judge
+from harness.judge.verdict import Unsettled, Verdict, judge
 from harness.report.run_table import verdict_report
 from harness.results.records import CellRecord, load
 from harness.stats.same_text import common_tokens, steps_within
@@ -24,6 +24,7 @@ from tests.factories.simulated import (
     PROMPTS,
     SAMPLED,
     TOKENS,
+    WEAK,
     Table,
     cell,
     dead_from,
@@ -152,6 +153,17 @@ def test_a_drafter_that_dies_after_the_texts_part_is_still_regressed() -> None:
     assert f"{1 - np.exp(verdict.whole.estimate):.1%}" in verdict.text
     assert verdict.p is not None
     assert verdict.p <= 0.0012
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_among_few_prompts_a_drafter_that_gets_worse_after_the_texts_part_is_not_ok(seed: int) -> None:
+    """Their beginnings are the same, and twenty whole answers are too few for what is left of alpha."""
+    parts, table = np.full(20, 48), drafter(seed, WEAK, prompts=20)
+    new = parted(table, worse(drafter(seed + 100, WEAK, prompts=20), 0.5), parts)
+    verdict = judge(cell(table, text="a", parts=parts), cell(new, text="b", parts=parts))
+    assert verdict.primary is not None
+    assert verdict.primary.identical
+    assert verdict.fails or verdict.unsettled == Unsettled(rule="later")
 
 
 @pytest.mark.parametrize(
