@@ -25,7 +25,7 @@ ALPHA_FEWER = 0.05
 """One-sided, of a position that gives fewer tokens per decode step, with those behind it."""
 ALPHA_LOWER = 0.05
 """One-sided, of a stretch that the sentence names, though it may be chance."""
-ALPHA_LATER = 0.01
+ALPHA_LATER = 0.005
 """One-sided, of whole answers that fell though their common beginnings did not: that is not `ok`."""
 
 
@@ -183,7 +183,7 @@ class Evidence:
 
     @property
     def fell_later(self) -> bool:
-        """Whole answers fell by the margin or more at one-sided p <= 0.01: their beginnings are not all."""
+        """Whole answers fell by the margin or more at one-sided p <= 0.005: their beginnings are not all."""
         whole = self.whole
         fell = whole is not None and _scatters(whole) and whole.estimate <= -paired.LOG_MARGIN
         return fell and whole is not None and whole.p_loss() <= ALPHA_LATER
