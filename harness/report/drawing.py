@@ -337,11 +337,14 @@ def _around(text: str, kept: int) -> str:
 
 
 def wrapped(text: str, fits: Callable[[str], bool]) -> list[str]:
-    """Lines that fit; a word that does not is broken."""
+    """Lines that fit; a word that does not is broken. What a text that fits begins with fits too."""
     lines = [""]
     for word in (f"{part} " for part in text.split(" ")):
         if not fits(lines[-1] + word.rstrip()):
             lines.append("")
+        if fits((lines[-1] + word).rstrip()):
+            lines[-1] += word
+            continue
         for c in word:
             if not fits((lines[-1] + c).rstrip()):
                 lines.append("")

@@ -4,9 +4,6 @@ import csv
 import importlib.metadata
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -356,33 +353,6 @@ def test_a_terminal_without_an_em_dash_gets_an_escape(
     assert main(["compare", before, after]) == 1
     stream.seek(0)
     assert "\\u2014" in stream.read()
-
-
-def command(*arguments: str, stdout: Any) -> tuple[int, str]:
-    """The command in a process of its own: it gives its standard output away."""
-    line = [sys.executable, "-m", "harness.cli", "compare", *arguments]
-    done = subprocess.run(
-        line, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    return done.returncode, done.stderr
-
-
-def test_a_reader_that_stops_reading_is_no_error(before: str, after: str) -> None:
-    read, write = os.pipe()
-    os.close(read)
-    with open(write, "wb") as pipe:  # noqa: PTH123 - a file descriptor
-        assert command(before, after, stdout=pipe) == (1, "")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_a_full_disk_is_one_sentence(before: str) -> None:
-    with Path("/dev/full").open("wb") as full:
-        code, error = command(before, before, stdout=full)
-    assert (code, error) == (
-        2,
-        "draftgate: cannot write to standard output: No space left on device [cannot-print]\n",
-    )
 
 
 def test_output_goes_to_a_file_alone(before: str, capsys: pytest.CaptureFixture[str]) -> None:

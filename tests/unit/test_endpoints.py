@@ -1,16 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.errors import ServerFailed
-from harness.measure.chat_template import Shell, shell_of, template_of
+from harness.measure.chat_template import Shell, shell_of
 from harness.suites.endpoints import CHAT, RAW, TEMPLATED, Audit, rows, token_lines
 from tests.factories.audits import ASSISTANT, BOS, END, SENT, SHELL, USER, WHOLE, WORDS, answers, audit, good
 from tests.factories.tables import texts_of
@@ -117,73 +113,6 @@ def test_every_prompt_s_tokens_are_kept() -> None:
     assert lines[0] == {
         "prompt": "p0", "variant": "chat", "ids": list(WHOLE), "template": "present", "double_bos": False,
     }  # fmt: skip
-
-
-def tokenizer_in(folder: Path, template: str) -> Path:
-    """The smallest tokenizer that transformers loads, with this chat template."""
-    transformers, tokenizers = pytest.importorskip("transformers"), pytest.importorskip("tokenizers")
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "<unk>": 1}, unk_token="<unk>"))  # noqa: S106
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>").save_pretrained(  # noqa: S106
-        folder
-    )
-    (folder / "chat_template.jinja").write_text(template)
-    return folder
-
-
-def test_a_template_is_rendered_by_hand_as_its_file_says(tmp_path: Path) -> None:
-    assert template_of(tmp_path) is None
-    assert template_of(None) is None
-    render = template_of(
-        tokenizer_in(
-            tmp_path,
-            "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
-            "{% if add_generation_prompt %}[assistant]{% endif %}",
-        )
-    )
-    assert render is not None
-    assert render("hello") == "<s>[user]hello[assistant]"
-
-
-@pytest.mark.parametrize(
-    ("template", "shown"),
-    [
-        ("{{ strftime_now('%Y') }} {{ messages[0].content }}", f"{dt.datetime.now().astimezone():%Y} é<b>"),
-        ("{% for m in messages %}{% generation %}[{{ m.content }}]{% endgeneration %}{% endfor %}", "[é<b>]"),
-        ("{% for m in messages %}{{ m.content }}{% break %}{% endfor %}", "é<b>"),
-        ("{{ messages[0].content | tojson }}", '"é<b>"'),
-        ("{% if tools or documents %}T{% endif %}{{ messages[0].content }}", "é<b>"),
-        ("{{ messages[0].content }}{% if enable_thinking is defined %}!{% endif %}", "é<b>"),
-    ],
-)  # fmt: skip
-def test_a_template_may_use_all_that_transformers_gives_it(tmp_path: Path, template: str, shown: str) -> None:
-    render = template_of(tokenizer_in(tmp_path, template))
-    assert render is not None
-    assert render("é<b>") == shown
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ raise_exception('no') }}",
-        "{% for %}",
-        "{{ unknown() }}",
-        "{{ m[5].x.y }}",
-        "{% include 'x' %}",
-    ],
-)
-def test_a_template_that_cannot_be_rendered_is_a_sentence(tmp_path: Path, template: str) -> None:
-    render = template_of(tokenizer_in(tmp_path, template))
-    assert render is not None
-    with pytest.raises(ServerFailed) as caught:
-        render("hello")
-    assert caught.value.code == "chat-template"
-    assert "\n" not in str(caught.value)
-
-
-def test_without_transformers_the_server_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tokenizer_in(tmp_path, "{{ messages[0].content }}")
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    assert template_of(folder) is None
 
 
 def told(**changes: Any) -> Audit:

@@ -556,7 +556,7 @@ def test_policy_is_what_the_documents_promise() -> None:
 @pytest.mark.parametrize("m", [8, 20, 80])
 @pytest.mark.parametrize("effect", [1.0, 0.9])
 def test_intervals_cover_the_truth_as_often_as_they_say(m: int, effect: float) -> None:
-    runs = 3000
+    runs = 1500
     truth_0, truth_1 = true_rate(1.0), true_rate(effect)
     cells = zip(*clustered(100 + m, runs, m, effect=effect), strict=True)
     covered_log = covered_difference = 0
@@ -571,7 +571,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(m: int, effect: float) -
 
 
 def test_two_runs_of_the_same_raise_alarms_at_alpha() -> None:
-    runs = 20_000
+    runs = 8000
     changes = [paired_log_ratio(*cell) for cell in zip(*clustered(9, runs, 20), strict=True)]
     losses, gains = [c.p_loss() for c in changes], [c.p_gain() for c in changes]
     for alpha in (0.1, 0.01, 0.001):

@@ -21,7 +21,6 @@ from harness.text.console import coloured, painted
 from harness.text.render import Block, lay_out
 from tests.factories.benches import bench
 from tests.factories.runs import cell, plain, write_cell
-from tests.factories.terminal import on_a_terminal
 
 ROOT = Path(__file__).parents[2]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
@@ -276,18 +275,6 @@ def test_colour_is_for_terminals(
 def test_only_marks_that_stand_alone_are_coloured() -> None:
     assert painted("what? a▼b T=0 ngram-k4") == "what? a▼b T=0 ngram-k4"
     assert re.sub(r"\x1b\[\d+m", "", painted("▼ a: x  ?\n-7.9  ✓")) == "▼ a: x  ?\n-7.9  ✓"
-
-
-@pytest.mark.parametrize("columns", [80, 120])
-def test_a_real_terminal_gets_colour_and_lines_of_its_width(columns: int) -> None:
-    arguments = [sys.executable, "-m", "harness.cli", "compare", "bfloat16", "shy"]
-
-    text = on_a_terminal(arguments, columns, cwd=RECORDINGS)
-
-    assert "\x1b[31m▼" in text
-    plain = re.sub(r"\x1b\[\d+m", "", text)
-    assert columns - 25 < max(widths(plain)) <= columns
-    assert "\x1b" not in on_a_terminal(arguments, columns, cwd=RECORDINGS, NO_COLOR="1")
 
 
 # The tables of the suites
