@@ -89,7 +89,7 @@ def measure(bundle: Bundle, number: int, before: Mapping[str, bytes], expected: 
         kept = {f"{RESULTS}/{name}": data for name, data in before.items()}
         for name, data in {**bundle.files, **kept}.items():
             write_atomically(folder / name, data)
-        news = _News(folder / RESULTS)
+        news = News(folder / RESULTS)
         resume = ["--resume"] * any((folder / RESULTS).glob(f"*/{RUN_FILE}"))
         words = [*bundle.words, "--results", RESULTS, "--shard", f"{PLAN}:{number}", *resume]
         variables = {k: v for k, v in os.environ.items() if k not in CARRIED and not k.startswith("RAY_")}
@@ -109,7 +109,7 @@ def measure(bundle: Bundle, number: int, before: Mapping[str, bytes], expected: 
             stop(process)
 
 
-class _News:
+class News:
     """What changed in a folder since the last look."""
 
     def __init__(self, folder: Path) -> None:
