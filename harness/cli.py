@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from harness.errors import BadInput, DraftgateError
+from harness.errors import BadInput, DraftgateError, of_system
 from harness.judge.baselines import move_anchor
 from harness.judge.collect import Side, by_variant, collect, of_drafter
 from harness.judge.compare import Comparison, compare
@@ -92,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(100_000)
     argv = sys.argv[1:] if argv is None else argv
     try:
+        _somewhere()
         if argv and argv[0] in _OF_PYTEST:
             done: int = importlib.import_module(f"harness.commands.{argv[0]}").run(argv[1:])
             return done
@@ -104,13 +105,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
-    except DraftgateError as error:
-        complain(error.shown)
+    except (DraftgateError, OSError) as error:
+        complain((of_system(error) if isinstance(error, OSError) else error).shown)
         return INVALID
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED
     return code
+
+
+def _somewhere() -> None:
+    """Refuse to work in a folder that somebody has removed: pytest, and every path of a user, starts there.
+
+    Raises:
+        BadInput: it is gone.
+    """
+    try:
+        Path.cwd()
+    except OSError:
+        raise BadInput("the current folder is gone: go to another one", code="cannot-read") from None
 
 
 def _version() -> str:

@@ -49,6 +49,12 @@ class ServerFailed(DraftgateError):  # noqa: N818
     """The engine is not there, or not what was asked for."""
 
 
+def of_system(error: OSError) -> BadInput:
+    """What the system says of a path that a user gave, where nothing better is known: that it is too long."""
+    where = f"{error.filename}: " if error.filename else ""
+    return BadInput(f"{where}{error.strerror or error}", code="cannot-read")
+
+
 class PortTaken(ServerFailed):
     """Somebody else listens on the port."""
 

@@ -16,6 +16,7 @@ from harness.config.engine_arguments import parses_calls
 from harness.config.prompt_files import ANY, OwnPrompts, Source, name_of, read
 from harness.config.shipped import DATA
 from harness.config.stack import ENDPOINTS, PROFILES, RESERVED, Stack, default_stack, find_stack, load_stack
+from harness.config.toml import MOST
 from harness.engine.http import is_url, key_of_environment, shown
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput
@@ -29,8 +30,6 @@ from harness.text.arguments import whole
 from harness.text.validation import did_you_mean
 
 DEFAULT_PROFILE = "quick"
-_MOST = 10**9
-"""The largest number that an option takes."""
 _AS_GIVEN = ("confirm", "gate", "keep_texts", "max_tokens", "pairs", "prompts", "questions", "repeats",
              "results", "resume", "seed", "self_check", "sequential", "stall_seconds",
              "tasks")  # fmt: skip
@@ -178,6 +177,13 @@ def _own(stack: Stack, workloads: Sequence[str], *, attached: bool) -> dict[str,
                 "pytest: write another",
                 code="prompt-row",
             )
+        by_case = {language.lower(): language for language in prompts.languages}
+        if other := [language for language in prompts.languages if by_case[language.lower()] != language]:
+            raise BadInput(
+                f"{prompts.file}: the languages {other[0]} and {by_case[other[0].lower()]} differ in nothing "
+                "but capitals, and not every file system tells such cells apart: write one",
+                code="prompt-row",
+            )
         free = [prompt.id for turns in prompts.chats for prompt in turns if prompt.may_call]
         if free and not (attached or parses_calls(stack.engine.args)):
             raise BadInput(
@@ -226,9 +232,9 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
     least = dict.fromkeys((*counted, "repeats", "stall_seconds", "ttft_ms", "tpot_ms"), 1)
     least |= {"pairs": 2, "blocks": 2, "shards": 0}
     for field, lowest in least.items():
-        if not lowest <= option(field) <= _MOST:
+        if not lowest <= option(field) <= MOST:
             value = f"--{field.replace('_', '-')} {option(field)}"[:80]
-            raise BadInput(f"{value}: must be {lowest} or more, and at most {_MOST}", code="option-value")
+            raise BadInput(f"{value}: must be {lowest} or more, and at most {MOST}", code="option-value")
     profile = profile.model_copy(update=changes)
     if option("--sequential") and (profile.prompts < LOOKS[0] or option("--repeats") > 1):
         raise BadInput(
@@ -286,11 +292,11 @@ def _shard(text: str | None) -> dict[str, Any]:
     return {"plan": plan.digest, "number": shard.number, "of": len(plan.shards)}
 
 
-def _rising(flag: str, text: str, *, most: int = _MOST) -> tuple[int, ...]:
+def _rising(flag: str, text: str, *, most: int = MOST) -> tuple[int, ...]:
     numbers = tuple(map(int, text.split(","))) if re.fullmatch("[0-9]{1,4}(,[0-9]{1,4})*", text) else ()
     if not numbers or numbers != tuple(sorted(set(numbers))) or not numbers[0] or numbers[-1] > most:
         what = "requests" if flag == "--levels" else "draft tokens"
-        what += f", at most {most}" if most < _MOST else ""
+        what += f", at most {most}" if most < MOST else ""
         raise BadInput(f"{flag} {text[:80]}: rising numbers of {what}, like 1,4,16", code="option-value")
     return numbers
 

@@ -14,18 +14,20 @@ import pytest
 from harness.config.cells import ServerSpec, cells_of
 from harness.config.shipped import DATA, SUITES
 from harness.engine.spelling import check
-from harness.errors import BadInput, DraftgateError, GateWarning
+from harness.errors import BadInput, DraftgateError, GateWarning, of_system
 from harness.options import add_options, options_of, refuse_repeated, refuse_unwritable, stack_of
 from harness.provenance.hardware import VISIBLE, in_use
 from harness.run import Run
 from harness.selection import (
-    cannot_attach,
     cell_of,
     loose_words,
+    markers,
     marks_of,
+    measures,
     no_cell_matches,
+    not_asked_about,
+    not_on_one_server,
     only_by_name,
-    owns_servers,
     server_rank,
     suite_of,
     untaken,
@@ -44,6 +46,8 @@ RUN = pytest.StashKey[Run]()
 _BENCHES = pytest.StashKey[bool]()
 _ASKED = pytest.StashKey[Collection[tuple[str, str]]]()
 _SENTENCE = pytest.StashKey[str]()
+_TAKEN = pytest.StashKey[tuple[list[pytest.Item], list[pytest.Item]]]()
+"""The cases that their suites ask about, and the others, before -k and -m."""
 LINES = pytest.StashKey[list[str]]()
 LOST_WORKER = pytest.StashKey[bool]()
 LEFT_OUT = pytest.StashKey[str]()
@@ -64,28 +68,24 @@ def pytest_configure(config: pytest.Config) -> None:
         writer._file = Outlet(writer._file)  # noqa: SLF001 - pytest has no other door
     config.addinivalue_line("markers", "cells: a benchmark over endpoint x language x workload x drafter x k")
     config.addinivalue_line("markers", f"{MARKER}: known answers for the whole chain")
+    if config.option.help:  # pytest has not read the rest of the command line then
+        return
     try:
-        refuse_repeated(config.invocation_params.args)
+        refuse_repeated(words := config.invocation_params.args)
         refuse_unwritable(config.option)
         stack = stack_of(config.getoption, DATA / "stacks")
         worker: dict[str, Any] = getattr(config, "workerinput", {})
-        run = Run(
-            options_of(config.getoption, stack, root=config.rootpath, words=config.invocation_params.args),
-            DATA,
-            run=worker.get("draftgate_run"),
-        )
-    except BadInput as error:
-        raise pytest.UsageError(error.shown) from None
+        options = options_of(config.getoption, stack, root=config.rootpath, words=words)
+        run = Run(options, DATA, run=worker.get("draftgate_run"))
+    except (BadInput, OSError) as error:
+        raise pytest.UsageError((of_system(error) if isinstance(error, OSError) else error).shown) from None
     config.stash[RUN] = run
     run.timed = worker.get("draftgate_timed", True)
     if worker.get("draftgate_share"):
         os.environ[VISIBLE] = worker["draftgate_share"]
         os.sched_setaffinity(0, worker["draftgate_cores"] or os.sched_getaffinity(0))
     sys.argv = worker.get("mainargv", sys.argv)  # a record keeps the command that the user gave
-    values = [word for words in stack.axes.values() for word in words]
-    values += [language for own in run.options.own.values() for language in own.languages]
-    values += [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k]
-    for value in dict.fromkeys(values):
+    for value in markers(run.options):
         config.addinivalue_line("markers", f"{value}: cells of {value}")
 
 
@@ -136,6 +136,7 @@ def _take(config: pytest.Config, items: list[pytest.Item]) -> None:
     for text in [] if hasattr(config, "workerinput") else said:
         config.issue_config_time_warning(GateWarning(text), stacklevel=2)
     _drop(config, items, dropped)
+    config.stash[_TAKEN] = list(items), dropped
 
 
 def _by_expressions(config: pytest.Config) -> Generator[None]:
@@ -169,7 +170,8 @@ def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
     stack, url = config.stash[RUN].options.stack, config.getoption("--server-url")
     _drop(config, items, [i for i in items if only_by_name(i, stack, arguments=arguments, named=named)])
     if not items and named.strip() and _of_benches(config):
-        raise pytest.UsageError(no_cell_matches(named.strip(), stack))
+        why = not_asked_about(config.option, *config.stash[_TAKEN]) or no_cell_matches(named.strip(), stack)
+        raise pytest.UsageError(why)
     order: dict[ServerSpec, int] = {}
     for item in items:
         if cell := cell_of(item):
@@ -179,15 +181,10 @@ def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
     config.stash[_BENCHES] = bool(order) or any(item.get_closest_marker(MARKER) for item in items)
     if hasattr(config, "workerinput"):
         return
-    if own := [item for item in items if url and owns_servers(item)]:
-        raise pytest.UsageError(cannot_attach(own))
+    if url and (why := not_on_one_server(items, list(order))):
+        raise pytest.UsageError(why)
     for text in loose_words(config.getoption("keyword") or "", items, stack):
         config.issue_config_time_warning(GateWarning(text), stacklevel=2)
-    if url and len(order) > 1:
-        raise pytest.UsageError(
-            f"--server-url names one server, but the cells selected need {len(order)} "
-            f"({', '.join(spec.label for spec in order)}): name one, like -k {list(order)[-1].label}"
-        )
 
 
 def _plan(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -224,7 +221,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     for line in config.stash[LINES]:
         _write(config, f"draftgate: {line}")
-    if config.getoption("collectonly") or stopped_by_errors(session):
+    if not measures(config.option) or stopped_by_errors(session):
         return
     try:
         config.stash[RUN].claim()
@@ -286,7 +283,10 @@ def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
     """Before pytest-benchmark reads its options: our table says more than its own. At the end: Ctrl-C."""
-    config.option.benchmark_quiet = not config.getoption("benchmark_verbose", default=False)
+    option = config.option
+    option.benchmark_quiet = not config.getoption("benchmark_verbose", default=False)
+    if not any(getattr(option, f"benchmark_{what}", None) for what in ("save", "autosave", "compare")):
+        option.benchmark_storage = "file://."  # it makes its folder at once, also where it keeps nothing
     try:
         return (yield)
     except KeyboardInterrupt:
@@ -303,7 +303,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if not _is_ours(config):
         return
     ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-    if ended and not config.getoption("collectonly") and config.stash[RUN].folder.exists():
+    if ended and measures(config.option) and config.stash[RUN].folder.exists():
         try:
             lost = config.stash.get(LOST_WORKER, False)
             complete = measured_all(config.stash[RUN], config.stash.get(_ASKED, ()))

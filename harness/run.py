@@ -21,6 +21,7 @@ from harness.config.stack import Profile, Stack
 from harness.engine.facts import tells_apart
 from harness.engine.watchdog import STALL_SECONDS
 from harness.errors import BadInput, BadRecord
+from harness.judge.baselines import of_cell
 from harness.measure.pace import Pace, busiest, pace_of
 from harness.provenance.hardware import environment
 from harness.provenance.record import provenance
@@ -255,7 +256,7 @@ class Run:
         """
         path = self.folder / suite / f"{cell}.json"
         if (suite, str(cell)) not in self.measured and path.exists():
-            self.measured[suite, str(cell)] = load(path, CellRecord)
+            self.measured[suite, str(cell)] = of_cell(path, cell.name)
         return self.measured.get((suite, str(cell)))
 
     @functools.cached_property
@@ -302,8 +303,7 @@ class Run:
         took = spent_s + sum(wall_of(record.prompts) for record in known.values() if record)
         planned = self._answers_s(now, share=done, warmups=True)
         planned += sum(self._answers_s(cell) for cell, record in known.items() if record)
-        left = self._answers_s(now, share=1 - done)
-        left += sum(self._answers_s(cell, warmups=True) for cell in ahead)
+        left = self._answers_s(now, share=1 - done) + sum(self._answers_s(c, warmups=True) for c in ahead)
         others = [cell for cell in ahead if cell.spec != now.spec]
         each = None if start_s is None else start_s * len({cell.spec for cell in others})
         return left * took / planned + (self.pace.starts_s(others, first=False) if each is None else each)

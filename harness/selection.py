@@ -13,8 +13,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 from harness.config.cells import Cell, ServerSpec
 from harness.config.stack import Stack
+from harness.run import Options
 from harness.suites.runner import Suite
 from harness.suites.selfcheck import MARKER
+from harness.text.numbers import listed
 from harness.text.validation import did_you_mean
 
 _NO_SUITE = Suite(name="")
@@ -31,6 +33,15 @@ def words_of(cell: Cell, stack: Stack) -> set[str]:
 def marks_of(cell: Cell, stack: Stack) -> list[pytest.MarkDecorator]:
     """A marker for each axis value, so that -m is exact."""
     return [getattr(pytest.mark, word) for word in sorted(words_of(cell, stack))]
+
+
+def markers(options: Options) -> list[str]:
+    """Every word that marks a case of a run: the values of all axes."""
+    stack = options.stack
+    values = [word for words in stack.axes.values() for word in words]
+    values += [language for own in options.own.values() for language in own.languages]
+    values += [f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k]
+    return list(dict.fromkeys(values))
 
 
 def cell_of(item: pytest.Item) -> Cell | None:
@@ -159,6 +170,18 @@ def cannot_attach(items: Iterable[pytest.Item]) -> str:
     )
 
 
+def not_on_one_server(items: Sequence[pytest.Item], servers: Sequence[ServerSpec]) -> str:
+    """Why no single server that runs already can serve these cases; empty where one can."""
+    if own := [item for item in items if owns_servers(item)]:
+        return cannot_attach(own)
+    if len(servers) > 1:
+        return (
+            f"--server-url names one server, but the cells selected need {len(servers)} "
+            f"({', '.join(spec.label for spec in servers)}): name one, like -k {servers[-1].label}"
+        )
+    return ""
+
+
 def loose_words(keyword: str, items: Iterable[pytest.Item], stack: Stack) -> list[str]:
     """What to say where -k, which matches any part of a path or name, selected more than its words mean."""
     ks = {f"k{k}" for drafter in stack.drafters.values() for k in drafter.k if k}
@@ -183,6 +206,41 @@ def loose_words(keyword: str, items: Iterable[pytest.Item], stack: Stack) -> lis
     hint = next(by_folder, f", like {loose[0]}")
     what = f"it also selected {len(loose)} cells that are not {keyword}{hint}"
     return [f'-k {keyword} matches any part of a path or name: {what}; -m "{keyword}" is exact']
+
+
+def measures(option: Any) -> bool:
+    """Whether pytest runs any case: it may be asked to list cases or fixtures, or to plan set-ups."""
+    only = ("collectonly", "showfixtures", "show_fixtures_per_test", "setupplan")
+    return not any(getattr(option, name, False) for name in only)
+
+
+def not_asked_about(option: Any, taken: Sequence[pytest.Item], others: Sequence[pytest.Item]) -> str:
+    """What to say where -k and -m select cells of the stack, but none that the suites named ask about.
+
+    Args:
+        option: pytest's, of the command line.
+        taken: the cases that their suites ask about.
+        others: those that they don't.
+
+    Returns:
+        Empty where -k and -m select none of these either.
+    """
+    for item in others:
+        if any(item.path.stem in str(word) for word in option.file_or_dir) and _selected(item, option):
+            suite = suite_of(item)
+            asks = [str(cell_of(one)) for one in taken if suite_of(one).name == suite.name]
+            asked = " ".join(filter(None, (option.keyword, option.markexpr)))
+            what = f"{asked!r} selects cells like {cell_of(item)}, which the {suite.name} suite leaves out"
+            return f"{what}: {suite.leaves_out or f'it asks about {listed(asks)}'}"
+    return ""
+
+
+def _selected(item: pytest.Item, option: Any) -> bool:
+    """By -k and -m, as pytest would."""
+    words, path = {mark.name for mark in item.iter_markers()}, item.nodeid.lower()
+    by_mark, by_path = (lambda word, /, **_: word in words), (lambda word, /, **_: word.lower() in path)
+    pairs = (option.markexpr, by_mark), (option.keyword, by_path)
+    return all(Expression.compile(text).evaluate(matches) for text, matches in pairs if text)
 
 
 def no_cell_matches(named: str, stack: Stack) -> str:

@@ -37,6 +37,8 @@ _LIKE_THIS = re.compile(r"popen(//id=\w+)?")
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """No workers where one server is given: it is measured by one process at a time."""
     option = config.option
+    if not config.pluginmanager.has_plugin("xdist"):  # -p no:xdist
+        return
     words = [f"-n {option.numprocesses}"] if option.numprocesses else [f"--tx {spec}" for spec in option.tx]
     if option.server_url and words and not hasattr(config, "workerinput"):
         config.stash[LEFT_OUT] = words[0]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.config.stack import DEFAULT_STACK
-from harness.errors import BadInput, DraftgateError
+from harness.errors import BadInput, DraftgateError, of_system
 from harness.text.arguments import Parser
 from harness.text.console import Rarely, Say, end_like_ctrl_c, redraws, settle_in
 from training import stages
@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DraftgateError as error:
         sys.stderr.write(f"\ntraining: {error.shown}\n")
         return INVALID if type(error).__name__.startswith("Bad") else 1
+    except OSError as error:
+        sys.stderr.write(f"\ntraining: {of_system(error).shown}\n")
+        return INVALID
     return 0
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness.errors import BadRecord
 from harness.results.files import read_json
 from harness.results.records import MOST_K, Count
+from harness.text.validation import first_fault
 
 
 class Foreign(BaseModel):
@@ -52,10 +53,8 @@ def parsed(kind: type[Foreign], data: Any, *, where: str) -> Any:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("tuple", "dict")))
-        said = "it is missing" if first["type"] == "missing" else first["msg"][0].lower() + first["msg"][1:]
-        raise BadRecord(f"{where}, field {field or 'record'}: {said}") from None
+        field, fault = first_fault(error, kind, data)
+        raise BadRecord(f"{where}, field {'.'.join(field) or 'record'}: {fault}") from None
 
 
 def read_tree(path: Path) -> Any:

@@ -15,15 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from harness.commands.import_parts import Acceptance
 from harness.config.prompts import hash_of
 from harness.config.stack import LETTERS, NAME, NONE, Sampling
-from harness.errors import BadInput, BadRecord
+from harness.errors import BadInput
 from harness.measure.validity import findings
 from harness.results.conditions import UNVERIFIED, Environment, Identity, Subject
-from harness.results.records import CellName, CellRecord, Finding, PromptRecord
+from harness.results.records import CellName, CellRecord, Finding, PromptRecord, validated
 from harness.stats.acceptance import METRIC_VERSION, undrafted_steps
 
 SUITE = PROFILE = "imported"
@@ -238,44 +236,43 @@ def _record(
     lengths = tuple((name, len(text)) for name, text in request.parts or () if text)
     asked = hash_of(_text_of(request) if request.asked is not None else f"{prompt}/{request.prompt_tokens}")
     failed = Finding.fatal("request-failed", f"{request.where}: {' '.join(str(error).split())[:_EXCERPT]}")
-    try:
-        return PromptRecord(
-            prompt=prompt,
-            repeat=repeat,
-            seed=body["seed"] if isinstance(body.get("seed"), int) else NO_SEED,
-            language=ANY,
-            conversation=conversation,
-            source="request" if acceptance else "none",
-            accepted=steps[0] if None not in steps else None,
-            drafted=steps[1] if None not in steps else None,
+    undrafted = (
+        0
+        if error
+        else undrafted_steps(
             histogram=histogram,
-            draft_tokens=acceptance.num_draft_tokens if acceptance else None if drafts else 0,
-            undrafted=0
-            if error
-            else undrafted_steps(
-                histogram=histogram,
-                last_accepted=steps[0][-1] if steps[0] else None,
-                output_tokens=request.output_tokens,
-                decode_steps_seen=request.pieces - 1 if request.pieces else None,
-            ),
-            prompt_tokens=request.prompt_tokens,
-            prompt_hash=asked,
-            prompt_text_hash=asked if request.asked is not None else None,
+            last_accepted=steps[0][-1] if steps[0] else None,
             output_tokens=request.output_tokens,
-            finish="error" if error else "length" if request.output_tokens == _most_tokens(body) else "stop",
-            text_hash=hash_of(text) if request.parts is not None else "",
-            text=text,
-            parts=lengths if {name for name, _ in lengths} - {_CONTENT} else None,
-            server=SUITE,
-            began_s=request.began_s,
-            ttft_s=request.ttft_s,
-            total_s=request.total_s,
-            findings=(failed,) if error else (),
+            decode_steps_seen=request.pieces - 1 if request.pieces else None,
         )
-    except ValidationError as problem:
-        first = problem.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"])) or "its acceptance"
-        raise BadRecord(f"{request.where}: {field}: {first['msg'].removeprefix('Value error, ')}") from None
+    )
+    fields = {
+        "prompt": prompt,
+        "repeat": repeat,
+        "seed": body["seed"] if isinstance(body.get("seed"), int) else NO_SEED,
+        "language": ANY,
+        "conversation": conversation,
+        "source": "request" if acceptance else "none",
+        "accepted": steps[0] if None not in steps else None,
+        "drafted": steps[1] if None not in steps else None,
+        "histogram": histogram,
+        "draft_tokens": acceptance.num_draft_tokens if acceptance else None if drafts else 0,
+        "undrafted": undrafted,
+        "prompt_tokens": request.prompt_tokens,
+        "prompt_hash": asked,
+        "prompt_text_hash": asked if request.asked is not None else None,
+        "output_tokens": request.output_tokens,
+        "finish": "error" if error else "length" if request.output_tokens == _most_tokens(body) else "stop",
+        "text_hash": hash_of(text) if request.parts is not None else "",
+        "text": text,
+        "parts": lengths if {name for name, _ in lengths} - {_CONTENT} else None,
+        "server": SUITE,
+        "began_s": request.began_s,
+        "ttft_s": request.ttft_s,
+        "total_s": request.total_s,
+        "findings": (failed,) if error else (),
+    }
+    return validated(fields, PromptRecord, where=request.where)
 
 
 def _note(found: Imported, known: dict[str, Any], sampling: dict[str, Any]) -> Finding:

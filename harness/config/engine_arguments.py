@@ -63,5 +63,5 @@ def check_json(loc: tuple[str, ...], values: Mapping[str, Any], document: Docume
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
-            what = f"a value of type {type(value).__name__} cannot be given to vLLM (it takes JSON)"
+            what = f"{str(value)[:60]} cannot be given to vLLM: write a text, or a number that is finite"
             raise document.wrong((*loc, name), what, code="stack-value") from None

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-REQUEST = ("tools", "tool_choice", "response_format")
-"""Columns that go into the request as they are."""
+REQUEST: Mapping[str, Any] = {"tools": list, "tool_choice": str | dict, "response_format": dict}
+"""Columns that go into the request as they are, and what a server takes there."""
+_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+}
+"""How logs call the two sides of a chat."""
 
 
 class Columns(BaseModel):
@@ -52,3 +63,25 @@ LAYOUTS: Mapping[str, Mapping[str, str]] = {
 """The columns of each layout, as its data are published. The first one that fits is taken."""
 BESIDE: Mapping[str, frozenset[str]] = {"gsm8k": frozenset({"answer"}), "humaneval": frozenset({"task_id"})}
 """Columns that a layout must have beside that of its prompts."""
+
+
+def role_of(message: dict[str, Any]) -> Any:
+    """Whose message it is, as a server calls the roles."""
+    role = message.get("role", message.get("from"))
+    return _ROLES.get(role.lower(), role.lower()) if isinstance(role, str) else role
+
+
+def parsed(value: Any) -> Any:
+    """A value that a table without lists holds as JSON text."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def named(columns: Iterable[Any]) -> str:
+    """The names of columns, for a message; in quotes where a space, or what nobody sees, is a part of one."""
+    names = map(str, columns)
+    return ", ".join(name if re.fullmatch(r"[\w.-]+", name) else repr(name) for name in names)

@@ -16,24 +16,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
-from harness.config.layouts import BESIDE, LAYOUTS, OPTIONAL, REQUEST, Columns
+from harness.config.layouts import BESIDE, LAYOUTS, OPTIONAL, REQUEST, Columns, named, parsed, role_of
 from harness.config.prompts import Prompt, hash_of
 from harness.config.rows import HUB, is_folder, rows_of
 from harness.errors import BadInput
+from harness.text.validation import kind_of
 
 ANY = "any"
 """The language of prompts of which nobody says one."""
 _CODE = "prompt-row"
 _PLACEHOLDER = "FULL BENCHMARK DATA SHOULD BE FETCHED"
 """What SPEED-Bench ships in place of texts that it may not give away."""
-_ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-}
-"""How logs call the two sides of a chat."""
 _OF_A_MESSAGE = ("name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content")
 """What else of a message is sent. Logs keep more with it: times, countries, ratings."""
 _LANGUAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,31}")
@@ -77,7 +70,7 @@ class OwnPrompts:
     chats: tuple[tuple[Prompt, ...], ...]
     """The turns of each row, in order."""
     twice: int = 0
-    """Rows that ask what an earlier row asks. They are left out."""
+    """Rows that ask what an earlier row of their language asks. They are left out."""
     first_twice: str = ""
     """Where the first of them stands."""
 
@@ -141,13 +134,16 @@ def read(source: Source) -> OwnPrompts:
     Raises:
         BadInput: it cannot be read, a row is not a prompt, two rows have one id, or a row is a placeholder.
     """
-    chats: dict[str, tuple[Prompt, ...]] = {}
+    chats: dict[tuple[str, str], tuple[Prompt, ...]] = {}
     ids: dict[str, str] = {}
     wrong: list[BadInput] = []
     rows = rows_of(source.file)
     twice: list[str] = []
     layout, columns = "", Columns()
     for number, (where, row) in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            todo = 'write {"text": ...} for each'
+            raise BadInput(f"{where}: no row of a table, but {kind_of(row)}: {todo}", code=_CODE)
         if number == 1:
             layout, columns = _columns(source, row, where)
         try:
@@ -158,7 +154,7 @@ def read(source: Source) -> OwnPrompts:
         except BadInput as error:
             wrong.append(error)
             continue
-        asked = turns[-1].text
+        asked = turns[-1].language, turns[-1].text
         twice += [where] if asked in chats else []
         chats.setdefault(asked, turns)
     if wrong:
@@ -179,9 +175,9 @@ def _bad(where: str, field: str, what: str, todo: str) -> BadInput:
     return BadInput(f"{where}: field {field}: {what}; {todo}", code=_CODE)
 
 
-def _columns(source: Source, row: Any, where: str) -> tuple[str, Columns]:
+def _columns(source: Source, row: dict[str, Any], where: str) -> tuple[str, Columns]:
     """The layout of a source by its first row, and its columns."""
-    there = row.keys() if isinstance(row, dict) else ()
+    there = row.keys()
     asks = {"text", "messages", "turns"}
     own = source.columns.named
     fits = [
@@ -194,7 +190,7 @@ def _columns(source: Source, row: Any, where: str) -> tuple[str, Columns]:
     layout = source.layout or ("own columns" if asks & own.keys() else next(iter(fits), ""))
     if not layout:
         raise BadInput(
-            f"{where}: no column holds a prompt; there are: {', '.join(map(str, there)) or 'none'}: name it "
+            f"{where}: no column holds a prompt; there are: {named(there) or 'none'}: name it "
             'in a stack, as in [prompts.mine] with columns.text = "body"',
             code=_CODE,
         )
@@ -206,30 +202,15 @@ def _columns(source: Source, row: Any, where: str) -> tuple[str, Columns]:
         known = {role: column for role, column in known.items() if role not in asks}
     for role, column in own.items():
         if column not in there:
-            raise _bad(where, column, f"no such column; there are: {', '.join(map(str, there))}",
+            raise _bad(where, column, f"no such column; there are: {named(there)}",
                        f"correct columns.{role}")  # fmt: skip
     return layout, Columns(**known | own)
 
 
 def _ends_with_answer(messages: Any) -> bool:
-    messages = _parsed(messages)
+    messages = parsed(messages)
     last = messages[-1] if isinstance(messages, list) and messages else None
-    return isinstance(last, dict) and _role_of(last) == "assistant"
-
-
-def _role_of(message: dict[str, Any]) -> Any:
-    role = message.get("role", message.get("from"))
-    return _ROLES.get(role, role) if isinstance(role, str) else role
-
-
-def _parsed(value: Any) -> Any:
-    """A value that a table without lists holds as JSON text."""
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
+    return isinstance(last, dict) and role_of(last) == "assistant"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,8 +222,6 @@ class _Row:
     columns: Mapping[str, str]
 
     def prompts(self, source: Source, number: int) -> tuple[Prompt, ...]:
-        if not isinstance(self.data, dict):
-            raise self.bad("text", f"the row is {type(self.data).__name__}, not a table", "make it one")
         name = self.optional("id") or f"{number:04}"
         language = (self.optional("language") or source.language or ANY).replace("-", "_")
         if not _LANGUAGE.fullmatch(language):
@@ -251,7 +230,8 @@ class _Row:
             "language": language,
             "category": self.optional("category") or source.category,
         }
-        request = {role: _parsed(v) for role in REQUEST if (v := self.value(role)) not in (None, "", [])}
+        fields = {role: parsed(self.value(role)) for role in REQUEST}
+        request = {role: self.asked_for(role, of) for role, of in fields.items() if of not in (None, "", [])}
         begun, turns = self.chat()
         system = self.optional("system") or source.system
         if system and not any(message["role"] == "system" for message in begun):
@@ -278,12 +258,21 @@ class _Row:
             )
         return tuple(made)
 
+    def asked_for(self, role: str, found: Any) -> Any:
+        """A field of the request, of a form that a server takes."""
+        if not isinstance(found, REQUEST[role]):
+            shown = f"the text {found[:40]!r}" if isinstance(found, str) else f"a {kind_of(found)}"
+            raise self.bad(role, f"it is {shown}, which is no {role}", "correct it")
+        return found
+
     def chat(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The messages that stand before the first question, and the questions."""
         if "text" in self.columns and not isinstance(self.value("text"), list):
             return [], [{"role": "user", "content": self.text("text", self.value("text"))}]
         role = next(name for name in ("messages", "turns", "text") if name in self.columns)
-        found = _parsed(self.value(role))
+        found = parsed(self.value(role))
+        if isinstance(found, str) and found.strip():
+            raise self.bad(role, f"the text {found[:40]!r} is not the JSON of a list", "write JSON")
         if not isinstance(found, list) or not found:
             raise self.bad(role, "it is no list, or an empty one", "fill it, or delete the row")
         messages = [self.message(role, one) for one in found]
@@ -294,13 +283,15 @@ class _Row:
             return messages[:-1], messages[-1:]
         asked = [at for at, message in enumerate(messages) if message["role"] == "user"]
         if not asked:
-            raise self.bad(role, "the user says nothing in it", "delete the row")
+            who = ", ".join(dict.fromkeys(str(message["role"]) for message in messages))
+            todo = "call the one who asks user, or delete the row"
+            raise self.bad(role, f"no message is the user's: the roles are {who}", todo)
         return messages[: asked[0]], [messages[at] for at in asked]
 
     def message(self, role: str, one: Any) -> dict[str, Any]:
         if isinstance(one, str):
             return {"role": "user", "content": self.text(role, one)}
-        if not isinstance(one, dict) or not isinstance(who := _role_of(one), str):
+        if not isinstance(one, dict) or not isinstance(who := role_of(one), str):
             raise self.bad(role, f"it holds {str(one)[:60]!r}, which is no message", "give role and content")
         more = {name: value for name in _OF_A_MESSAGE if (value := one.get(name)) is not None}
         content = one.get("content", one.get("value"))
@@ -323,12 +314,10 @@ class _Row:
 
     def text(self, role: str, value: Any) -> str:
         if not isinstance(value, str) or not value.strip():
-            what = (
-                "it is missing or empty"
-                if not value or isinstance(value, str)
-                else f"{value!r:.60} is no text"
-            )
-            raise self.bad(role, what, "fill it in, or delete the row")
+            if value and not isinstance(value, str):
+                shown = json.dumps(value, default=str, ensure_ascii=False)[:60]
+                raise self.bad(role, f"{shown} is no text", "write a text, or leave it out")
+            raise self.bad(role, "it is missing or empty", "fill it in, or delete the row")
         if _PLACEHOLDER in value:
             raise BadInput(
                 f"{self.where}: field {self.columns[role]}: SPEED-Bench ships a placeholder here, not a "

@@ -16,6 +16,7 @@ from typing import Any
 from harness.config.prompts import Prompt
 from harness.config.rows import rows_of
 from harness.errors import BadInput
+from harness.text.validation import kind_of
 
 LETTERS = string.ascii_uppercase
 _ASKED = ("question", "text")
@@ -104,7 +105,7 @@ class _Row:
     @classmethod
     def of(cls, where: str, row: Any) -> _Row:
         if not isinstance(row, dict):
-            raise _bad(where, "question", f"the row is {type(row).__name__}, not a table", "make it one")
+            raise _bad(where, "question", f"the row is no table, but {kind_of(row)}", "make it one")
         return cls(where, {str(k).lower(): v for k, v in row.items()}, {str(k).lower(): str(k) for k in row})
 
     def question(self, number: int) -> Question:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ _LONGEST = 10**9
 """Characters of a field of a CSV file."""
 _AT_ONCE = 1000
 """Rows of an Arrow table that become Python's at a time."""
+_OTHER_SEPARATOR = re.compile("[,;\t|]")
+_BREAK = re.compile("\r\n|\r|\n")
 _Rows = Iterator[tuple[str, Any]]
 
 
@@ -76,7 +79,10 @@ def _parquet(path: Path) -> _Rows:
     read_bytes(path)
     parquet = _library("pyarrow.parquet", str(path))
     try:
-        yield from _of_arrow(str(path), parquet.ParquetFile(path).iter_batches(batch_size=_AT_ONCE))
+        file = parquet.ParquetFile(path)
+        if wrong := _wrong_names(file.schema_arrow.names):
+            raise BadInput(f"{path}: {wrong}", code="prompt-row")
+        yield from _of_arrow(str(path), file.iter_batches(batch_size=_AT_ONCE))
     except (ValueError, OSError) as error:  # pyarrow's own errors are of these
         raise BadInput(f"{path}: not Parquet, or damaged: {reason_of(error)}", code="damaged-file") from None
 
@@ -105,9 +111,14 @@ def _given(value: Any) -> Any:
 
 def _json(path: Path) -> _Rows:
     """A list of rows, or a row a line."""
-    if read_bytes(path).lstrip()[:1] != b"[":
-        return _lines(path)
-    return _numbered(str(path), "entry", read_json(path))
+    raw = read_bytes(path).strip()
+    if raw[:1] == b"[":
+        return _numbered(str(path), "entry", read_json(path))
+    if raw[:1] == b"{" and raw.split(b"\n")[0].rstrip()[-1:] in b"{[,":  # an object over several lines
+        read_json(path)
+        what = "one object, and no rows: write a list of objects, or an object a line"
+        raise BadInput(f"{path}: {what}", code="prompt-row")
+    return _lines(path)
 
 
 def _lines(path: Path) -> _Rows:
@@ -126,12 +137,11 @@ def _csv(path: Path) -> _Rows:
             rows = csv.DictReader(
                 file, strict=True, dialect="excel-tab" if path.suffix == ".tsv" else "excel"
             )
-            names = rows.fieldnames or ()
-            if len(set(names)) < len(names):
-                raise BadInput(f"{path}, line 1: a column stands there twice: rename one", code="prompt-row")
-            line = rows.line_num
+            if wrong := _wrong_names(list(rows.fieldnames or ())):
+                raise BadInput(f"{path}, line 1: {wrong}", code="prompt-row")
             for row in rows:
-                where, line = f"{path}, line {line + 1}", rows.line_num
+                breaks = sum(len(_BREAK.findall(value)) for value in row.values() if isinstance(value, str))
+                where = f"{path}, line {rows.line_num - breaks}"
                 if None in row or None in row.values():
                     what = "it has more values" if None in row else "it has fewer values"
                     raise BadInput(f"{where}: {what} than line 1 has columns: quote them", code="prompt-row")
@@ -142,6 +152,17 @@ def _csv(path: Path) -> _Rows:
         ) from None
     except csv.Error as error:
         raise BadInput(f"{path}, line {rows.line_num}: not CSV: {error}", code="prompt-row") from None
+
+
+def _wrong_names(names: list[str]) -> str:
+    """What is wrong with the names of a table's columns, and what to do; empty where nothing is."""
+    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if twice is not None:
+        return f"the column {twice!r} stands there twice: rename one" if twice else "two columns have no name"
+    if len(names) == 1 and (other := _OTHER_SEPARATOR.search(names[0])):
+        what = f"one column, {names[0][:60]!r}, in which {other[0]!r} seems to separate columns"
+        return f"{what}: separate them by commas (.csv) or tabs (.tsv)"
+    return ""
 
 
 _READERS: Mapping[str, Callable[[Path], _Rows]] = {

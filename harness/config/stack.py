@@ -13,9 +13,10 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_vali
 
 from harness.config.engine_arguments import check_arguments, check_json
 from harness.config.prompt_files import Source
-from harness.config.toml import Document, Reference, Table
+from harness.config.toml import MOST, Document, Reference, Table, changed
 from harness.config.variants import Engine, Target, Variant, check_variant
 from harness.errors import BadInput
+from harness.results.conditions import IdentityField
 from harness.results.names import BASE, Thinking, thinking_word
 from harness.results.records import MOST_K
 from harness.text.validation import did_you_mean, near_path
@@ -27,6 +28,8 @@ HERE = Path("stack.toml")
 WORKLOADS = ("instruct", "code", "summary", "imageprompt", "longform")
 NONE = "none"
 
+_LONGEST = 180
+"""Characters of a cell's name, but for its endpoint, thinking and k: a file has 255 for all."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 LETTERS = "letters, digits, ., _, + and -"
 RESERVED = frozenset(
@@ -51,13 +54,13 @@ class Sampling(Table):
 class Profile(Table):
     """How much to measure, and how to sample."""
 
-    prompts: int = Field(gt=0)
-    max_tokens: int = Field(gt=0)
-    concurrency: int = Field(default=1, gt=0)
+    prompts: int = Field(gt=0, le=MOST)
+    max_tokens: int = Field(gt=0, le=MOST)
+    concurrency: int = Field(default=1, gt=0, le=MOST)
     cache: Literal["cold", "warm", "off"] = "cold"
     """Prefix cache: `cold` salts every prompt, so that none is found in it; `warm` lets it fill; `off` starts
     the engine without one."""
-    warmups: int = Field(default=2, ge=0)
+    warmups: int = Field(default=2, ge=0, le=MOST)
     workload: str = "instruct"
     """Whose prompts are asked where the command line names none."""
     sampling: Sampling = Sampling()
@@ -118,10 +121,10 @@ class Stack(Table):
     """Other targets, measured without a drafter to stand beside."""
     prompts: dict[str, Source] = Field(default_factory=dict)
     """The user's own, by their workload."""
-    subject: tuple[str, ...] = ()
+    subject: tuple[IdentityField, ...] = ()
     """Fields of a record's identity that may differ from its baseline, like `quantization`."""
-    start_seconds: float = Field(default=60, ge=0)
-    tokens_per_second: float = Field(default=50, gt=0)
+    start_seconds: float = Field(default=60, ge=0, le=MOST)
+    tokens_per_second: float = Field(default=50, gt=0, le=MOST)
     """Of the plan: guesses, for where the stack was not measured yet."""
     _source: Path | None = PrivateAttr(None)
 
@@ -137,7 +140,7 @@ class Stack(Table):
     @classmethod
     def _over_built_in(cls, tables: Any) -> Any:
         """A stack's profile table changes single values of the built-in one of that name."""
-        return _changed({name: profile.model_dump() for name, profile in PROFILES.items()}, tables)
+        return changed({name: profile.model_dump() for name, profile in PROFILES.items()}, tables)
 
     @field_validator("drafters", mode="before")
     @classmethod
@@ -219,13 +222,6 @@ def load_stack(path: Path) -> Stack:
     return stack
 
 
-def _changed(base: Any, changes: Any) -> Any:
-    """Tables in which `changes` replace single values."""
-    if not isinstance(base, dict) or not isinstance(changes, dict):
-        return changes
-    return {**base, **{name: _changed(base.get(name), value) for name, value in changes.items()}}
-
-
 _Loc = tuple[str, ...]
 
 
@@ -288,6 +284,9 @@ def _check_axes(stack: Stack, document: Document) -> None:
     name, times = cells.most_common(1)[0]
     if times > 1:
         raise document.wrong(("drafters",), f"{name} would name two cells; rename a part", code="stack-name")
+    if len(longest := max(cells, key=len)) > _LONGEST:
+        what = f"cells like {longest} have names that are too long for files: shorten a part"
+        raise document.wrong(("drafters",), what, code="stack-name")
 
 
 def _check_endpoints(stack: Stack, document: Document) -> None:

@@ -24,6 +24,8 @@ from harness.results.files import merge_error, merge_left, read_text
 from harness.text.validation import first_fault
 
 _MOST_DEEP = 32
+MOST = 10**9
+"""The largest number that an option or a profile takes."""
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -120,6 +122,13 @@ shipped drafter, `embedded:NAME` becomes the path."""
 Program = Annotated[str, AfterValidator(_absolute)]
 """A program by its path, made absolute likewise, or by its name. No link in it is followed: the interpreter
 of a virtual environment is a link, and finds its packages by the link's own place."""
+
+
+def changed(base: Any, changes: Any) -> Any:
+    """Tables in which `changes` replace single values."""
+    if not isinstance(base, dict) or not isinstance(changes, dict):
+        return changes
+    return {**base, **{name: changed(base.get(name), value) for name, value in changes.items()}}
 
 
 def too_deep(data: Any) -> bool:

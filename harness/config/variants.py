@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from harness.config.engine_arguments import check_arguments
 from harness.config.toml import Document, Program, Reference, Table
+
+
+def _variable(name: str) -> str:
+    if not name or "=" in name:
+        raise ValueError(f"{name!r} is no name of a variable of the environment")
+    return name
+
+
+Variable = Annotated[str, AfterValidator(_variable)]
 
 
 class Target(Table):
@@ -33,7 +42,7 @@ class Engine(Table):
     port: int | None = Field(default=None, ge=1, le=65535)
     """A free one when not given."""
     args: dict[str, Any] = Field(default_factory=dict)
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[Variable, str] = Field(default_factory=dict)
     fork: bool | None = None
     """Fork each server off a process that has imported vLLM once; on a CPU engine when not given."""
     start_timeout_s: float = Field(default=900, gt=0)

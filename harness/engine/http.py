@@ -33,7 +33,7 @@ KEY = "DRAFTGATE_API_KEY"
 NOT_SHOWN = frozenset({403, 404, 405, 501})
 """A gateway answers so for a page that it does not pass on."""
 _UNAUTHORIZED = 401
-_EXCERPT, _READ_BYTES = 500, 20_000
+_EXCERPT, _SHOWN, _READ_BYTES = 500, 60, 20_000
 _CAN_BE_SENT = re.compile(r"[!-~]([ -~]*[!-~])?")
 _HERE = ("localhost", "127.0.0.1", "::1")
 
@@ -132,10 +132,12 @@ class Http:
         answer = self._ask(path, None if body is None else json.dumps(body).encode(), timeout_s)
         try:
             data = json.loads(answer)
-        except (ValueError, RecursionError) as error:
-            raise NoAnswer(f"no usable answer from {self.url}{path}: not JSON: {error}") from None
+        except (ValueError, RecursionError):
+            data = None
         if not isinstance(data, dict):
-            raise NoAnswer(f"no usable answer from {self.url}{path}: not a JSON object")
+            came = " ".join(answer[:_READ_BYTES].decode("utf-8", errors="replace").split())
+            what = without_keys(came)[:_SHOWN] or "nothing"
+            raise NoAnswer(f"no usable answer from {self.url}{path}: no JSON object, but {what}")
         return data
 
     def _ask(self, path: str, body: bytes | None, timeout_s: float) -> bytes:
@@ -200,8 +202,10 @@ def is_url(text: str) -> bool:
     """Whether a server may be there: http or https, and a host. A key does not stand in a URL."""
     with contextlib.suppress(ValueError):
         parts = urllib.parse.urlsplit(text)
-        more = "@" in parts.netloc or parts.query or parts.fragment
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not more
+        (parts.hostname or "").encode("idna")
+        more = "@" in parts.netloc or parts.query or parts.fragment or re.search(r"\s", text)
+        plain = parts.path.isascii() and not more
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and plain
     return False
 
 

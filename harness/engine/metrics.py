@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import itertools
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,9 @@ _LOAD |= {name: ours for ours, name in _REQUESTS.items()} | dict.fromkeys(_USAGE
 """What is read of each engine, by vLLM's names."""
 _MOVING = (*_COUNTS, *_SECONDS)
 _MOST = 2**53
+_NO_NUMBER = re.compile("could not convert|invalid literal|cannot convert|list index|.*unpack")
+_SHOWN = 120
+"""Characters of what is wrong with a page, in a message."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,8 +165,13 @@ def parse(text: str) -> SpecCounters:
         counts |= {ours: _count(1e6 * sums.get(name, 0.0)) for ours, name in _SECONDS.items()}
         per_position = tuple(_count(positions[i]) for i in range(len(positions)))
         engines = tuple(_load(engine, load) for engine, load in sorted(loads.items()))
-    except (ValueError, KeyError, OverflowError, IndexError, TypeError) as error:
-        raise NotMetrics(f"/metrics is not readable as Prometheus text: {error!r}") from None
+    except KeyError:
+        why = "it counts accepted tokens, but not at every position"
+        raise NotMetrics(f"/metrics is not readable as Prometheus text: {why}") from None
+    except (ValueError, OverflowError, IndexError, TypeError) as error:
+        # Python's own words for a number that is none say nothing to a reader of the page.
+        why = "a number in it is none, or it is cut off" if _NO_NUMBER.match(str(error)) else str(error)
+        raise NotMetrics(f"/metrics is not readable as Prometheus text: {why[:_SHOWN]}") from None
     if _COUNTS["generated"] not in sums:
         raise NotMetrics("/metrics has no vllm:generation_tokens_total: not vLLM, or --disable-log-stats")
     started = sums.get("process_start_time_seconds", 0.0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from harness.errors import BadInput
+from harness.errors import BadInput, BadRecord
 from harness.results.conditions import UNVERIFIED, Environment
 from harness.results.files import write_atomically
-from harness.results.records import UNTIMED, CellRecord, dump_cell, load
+from harness.results.records import UNTIMED, CellName, CellRecord, dump_cell, load
 
 ANCHOR = ".anchor.json"
 RESERVE = "reserve"
@@ -40,7 +40,20 @@ def find(folder: Path, record: CellRecord) -> CellRecord | None:
         BadRecord: the file is there, but is damaged.
     """
     path = path_of(folder, record)
-    return load(path, CellRecord) if path.exists() else None
+    return of_cell(path, record.cell) if path.exists() else None
+
+
+def of_cell(path: Path, cell: CellName) -> CellRecord:
+    """The record of a cell at its path.
+
+    Raises:
+        BadRecord: the file is damaged, or is that of another cell, which was copied or renamed.
+    """
+    found = load(path, CellRecord)
+    if found.cell != cell:
+        what = f"it holds the cell {found.cell}, not {cell}"
+        raise BadRecord(f"{path}: {what}: give the file its name back, or measure the cell")
+    return found
 
 
 def find_anchor(folder: Path, record: CellRecord) -> CellRecord | None:
@@ -50,7 +63,7 @@ def find_anchor(folder: Path, record: CellRecord) -> CellRecord | None:
         BadRecord: the file is there, but is damaged.
     """
     path = path_of(folder, record).with_suffix(ANCHOR)
-    return load(path, CellRecord) if path.exists() else None
+    return of_cell(path, record.cell) if path.exists() else None
 
 
 def beside(path: Path) -> Path:
@@ -66,7 +79,7 @@ def reserve_of(path: Path, record: CellRecord) -> CellRecord | None:
     """
     if record.reserve:
         return record.model_copy(update={"prompts": record.reserve, "reserve": ()})
-    return load(beside(path), CellRecord) if beside(path).exists() else None
+    return of_cell(beside(path), record.cell) if beside(path).exists() else None
 
 
 def store(folder: Path, record: CellRecord, *, reserve: CellRecord | None = None) -> Path:
@@ -87,7 +100,7 @@ def store(folder: Path, record: CellRecord, *, reserve: CellRecord | None = None
         )
     path = path_of(folder, record)
     if path.exists():
-        load(path, CellRecord)
+        of_cell(path, record.cell)
     whole = untimed(record.model_copy(update={"reserve": reserve.prompts if reserve else ()}))
     write_atomically(path, dump_cell(whole))
     anchor = path.with_suffix(ANCHOR)

@@ -8,16 +8,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
+from pydantic import ValidationError
+
 from harness.config.cells import FixedLength
 from harness.config.prompts import Prompt, hash_of
 from harness.config.stack import Profile
 from harness.engine.http import Http
 from harness.engine.metrics import SpecCounters, settled
 from harness.errors import DraftgateError
-from harness.measure.stream import BrokenOffError, Stream
+from harness.measure.stream import BrokenOffError, Stream, count_of, counts_of
 from harness.results.records import Finding, PromptRecord, Source
 from harness.stats.acceptance import histogram_of, steps_of_pieces, undrafted_steps, with_undrafted
 from harness.text.redaction import MOSTLY_RANDOM, without_keys
+from harness.text.validation import first_fault
 
 NOT_REPORTED = "acceptance-not-reported"
 """The `reason` in the finding of a request that was answered without its acceptance."""
@@ -200,12 +203,14 @@ class Client:
         try:
             if error is None:
                 notes = (stream.note(prompt.id),) if stream.unread else ()
-                return PromptRecord(
-                    **record, **self._counts(stream, stream.usage or {}, moved), findings=notes
-                )
+                given = {**record, **self._counts(stream, stream.usage or {}, moved), "findings": notes}
+                return PromptRecord.model_validate(given)
         except _NotReportedError as problem:
             error, reason = f"its acceptance does not add up: {problem}", {"reason": NOT_REPORTED}
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, DraftgateError) as problem:
+        except ValidationError as problem:
+            field, fault = first_fault(problem, PromptRecord, given)
+            error = f"its acceptance does not add up: {': '.join([*field[:1], fault])}"
+        except (ValueError, DraftgateError) as problem:
             error = f"its acceptance does not add up: {problem}"
         return PromptRecord(
             **record,
@@ -235,7 +240,7 @@ class Client:
 
     def _counts(self, stream: Stream, usage: dict[str, Any], moved: SpecCounters | None) -> dict[str, Any]:
         """The part of a record that says what was drafted and accepted."""
-        output = int(usage["completion_tokens"])
+        output = count_of(usage, "completion_tokens")
         source: Source = "none"
         accepted = drafted = draft_tokens = None
         histogram: tuple[int, ...] = (0,) * (self._k + 1)
@@ -252,11 +257,11 @@ class Client:
                 drafted = None if accepted is None else (self._k,) * moved.drafts
         elif self._k and stream.spec is not None:
             source = "request"
-            histogram = tuple(int(n) for n in stream.spec["acceptance_histogram"])
-            draft_tokens = int(stream.spec["num_draft_tokens"])
+            histogram = counts_of(stream.spec, "acceptance_histogram")
+            draft_tokens = count_of(stream.spec, "num_draft_tokens")
             if stream.spec.get("per_step_accepted") is not None:
-                accepted = tuple(int(n) for n in stream.spec["per_step_accepted"])
-                drafted = tuple(int(n) for n in stream.spec["per_step_drafted"])
+                accepted = counts_of(stream.spec, "per_step_accepted")
+                drafted = counts_of(stream.spec, "per_step_drafted")
                 if histogram_of(accepted, self._k) != histogram:
                     raise ValueError(f"steps {list(accepted)} do not make the histogram {list(histogram)}")
         elif self._k:
@@ -285,7 +290,7 @@ class Client:
             "undrafted": undrafted,
             "steps": steps if self._k and placed else None,
             "token_ids": stream.ids if len(stream.ids) == output else None,
-            "prompt_tokens": int(usage["prompt_tokens"]),
+            "prompt_tokens": count_of(usage, "prompt_tokens"),
             "output_tokens": output,
             "finish": stream.finish,
         }

@@ -17,6 +17,9 @@ _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _MOST_QUOTED = 20_000
 """Bytes of what is no event; many more than a message shows, so that a key in it is whole and gets hidden."""
 _MOST_TOKENS = 2**31
+_MOST_COUNTED = 2**53
+_SHOWN = 60
+"""Characters of a value in a message."""
 
 _CALLS = "tool_calls"
 _PARTS = {
@@ -142,7 +145,7 @@ class Stream:
             return
         try:
             chunk = None if error else json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             error = True
         if error or not isinstance(chunk, dict | None):
             raise BrokenOffError(f"the server broke off: {data}")
@@ -151,7 +154,9 @@ class Stream:
         if chunk.get("error") or chunk.get("object") == "error" or not chunk.keys() & {"choices", "usage"}:
             raise BrokenOffError(f"the server broke off: {data}")
         choices, usage, metrics = (chunk.get(name) or {} for name in ("choices", "usage", "metrics"))
-        if not (isinstance(choices or [], list) and isinstance(usage, dict) and isinstance(metrics, dict)):
+        tables = isinstance(usage, dict) and isinstance(metrics, dict)
+        spec = (metrics.get("speculative_decoding") or {}) if tables else {}
+        if not (tables and isinstance(spec, dict) and isinstance(choices or [], list)):
             raise BrokenOffError(f"the server sent what is no part of an answer: {data}")
         for choice in choices:
             if not isinstance(choice, dict) or not isinstance(choice.get("delta") or {}, dict):
@@ -159,7 +164,7 @@ class Stream:
             if choice.get("index"):
                 raise BrokenOffError(f"the server sent a second answer, and one was asked for: {data}")
             self._take_choice(choice, chunk.get("prompt_token_ids"), now)
-        self.spec = metrics.get("speculative_decoding") or self.spec
+        self.spec = spec or self.spec
         self.usage = usage or self.usage
 
     def _take_choice(self, choice: Mapping[str, Any], prompt_ids: Any, now: float) -> None:
@@ -200,11 +205,7 @@ class Stream:
             self._ahead += tokens
 
     def fault(self) -> str | None:
-        """Why what came is not a whole answer; None where it is one.
-
-        Raises:
-            ValueError, TypeError: the number of its tokens is none.
-        """
+        """Why what came is not a whole answer; None where it is one."""
         if not self.finish:
             rest = _BOUNDARY.split(self._rest)[-1] if self._events else self._rest
             said = rest.decode(errors="replace").strip()
@@ -216,7 +217,17 @@ class Stream:
         if self._lost:
             fields = ", ".join(sorted(self.unread))
             return f"its text is in a field that draftgate does not know: {fields}"
-        generated = int(self.usage.get("completion_tokens") or 0)
+        return self._lacks(self.usage)
+
+    def _lacks(self, usage: Mapping[str, Any]) -> str | None:
+        """Which of its tokens are not known, or did not come."""
+        try:
+            generated = count_of(usage, "completion_tokens")
+            count_of(usage, "prompt_tokens")
+        except ValueError as error:
+            return f"the stream ended without token counts: {error}"
+        if generated < max(len(self.ids), bool(self.text)):
+            return f"{max(len(self.ids), 1)} tokens came, and the server counts {generated}"
         if generated > 1 and not self.pieces:
             return f"{generated} tokens were generated, and none of them came"
         return None
@@ -225,6 +236,25 @@ class Stream:
         """That the answer to `prompt` came with fields that may be text."""
         fields = ", ".join(sorted(self.unread))
         return Finding.note("unread-field", f"{prompt}: draftgate does not know {fields}", fields=fields)
+
+
+def count_of(fields: Mapping[str, Any], name: str) -> int:
+    """What a server counted.
+
+    Raises:
+        ValueError: it is missing, or no count.
+    """
+    return counts_of({name: [fields[name]]} if name in fields else {}, name)[0]
+
+
+def counts_of(fields: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """Likewise a list of counts."""
+    if name not in fields:
+        raise ValueError(f"{name!r} is missing")
+    found = fields[name]
+    if not isinstance(found, list) or not all(type(n) is int and 0 <= n < _MOST_COUNTED for n in found):
+        raise ValueError(f"{name!r} holds what is no count: {json.dumps(found)[:_SHOWN]}")
+    return tuple(found)
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

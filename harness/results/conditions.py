@@ -6,9 +6,11 @@ one that this version does not know is kept, and compared like any other.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer
+
+from harness.text.validation import did_you_mean
 
 UNVERIFIED = "unverified"
 """What stands for something that could not be found out."""
@@ -72,6 +74,16 @@ class Identity(Conditions):
     """How the engine verifies drafts, where that is not exact: the text is then not the target's alone."""
     ignore_eos: bool | None = None
     """True where answers went on after their end, to a fixed length; else not given."""
+
+
+def _of_identity(name: str) -> str:
+    if name not in Identity.model_fields:
+        near, there = did_you_mean(name, Identity.model_fields), ", ".join(sorted(Identity.model_fields))
+        raise ValueError(f"no record's identity has a field {name!r}{near}; there are: {there}")
+    return name
+
+
+IdentityField = Annotated[str, AfterValidator(_of_identity)]
 
 
 class Patch(Conditions):

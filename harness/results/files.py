@@ -17,7 +17,7 @@ import jiter
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import BadInput, BadRecord
-from harness.text.validation import first_fault, near_path
+from harness.text.validation import first_fault, kind_of, near_path
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _MERGE = re.compile(r"^(?:<{7}|>{7})(?= |\r?$)", re.MULTILINE)
@@ -162,9 +162,9 @@ def json_object(raw: bytes, where: str) -> dict[str, Any]:
         BadRecord: it is not UTF-8 text, not JSON, not an object, has a key twice, or holds half of a
             surrogate pair.
     """
-    data = _parsed(raw.removeprefix(codecs.BOM_UTF8), lambda _: where, of=" of the line")
+    data = _parsed(raw.lstrip(codecs.BOM_UTF8), lambda _: where, of=" of the line")
     if not isinstance(data, dict):
-        raise BadRecord(f"{where}: not an object, but {type(data).__name__}")
+        raise BadRecord(f"{where}: not an object, but {kind_of(data)}")
     if b"\\ud" in raw.lower():  # an escape that may be half of a pair, which no file can hold again
         try:
             json.dumps(data, ensure_ascii=False).encode()
@@ -193,12 +193,14 @@ def _parsed(raw: bytes, where: Callable[[int], str], *, of: str = "") -> Any:
     try:
         return json.loads(text, object_pairs_hook=_once)  # it takes halves of surrogate pairs
     except json.JSONDecodeError as error:
-        cut = " (the file seems cut off)" if not text.rstrip().endswith("}") else ""
+        begun = text.lstrip()[:1] in ("{", "[") and not text.rstrip().endswith("}")
+        cut = f" ({'not the whole of an object' if of else 'the file seems cut off'})" * begun
         raise BadRecord(f"{where(error.lineno)}: not JSON: {error.msg}{cut}") from None
     except RecursionError:
         raise BadRecord(f"{where(0)}: {'not JSON: ' * bool(of)}nested too deeply to be one of ours") from None
-    except ValueError as error:  # a key twice, or a number of thousands of digits
-        raise BadRecord(f"{where(0)}: not JSON: {error}") from None
+    except ValueError as error:
+        why = "a number in it has thousands of digits" if "digits" in str(error) else error
+        raise BadRecord(f"{where(0)}: not JSON: {why}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

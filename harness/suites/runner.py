@@ -147,6 +147,8 @@ class Suite:
     """Whether it asks about a cell of a stack. The text is the words of the command line."""
     nothing: str = ""
     """What to say where it was named and takes no cell; `{stack}` becomes the name of the stack."""
+    leaves_out: str = ""
+    """What it leaves out, and what to do, where a list of the cells that it takes does not say it."""
     plan: Callable[[Run, Sequence[Cell]], list[str]] = lambda *_: []
     """Lines for the plan, beside how many cells, servers and prompts there are."""
 

@@ -82,6 +82,7 @@ SUITE = Suite(
     takes=_as_it_stands,
     nothing="the throughput suite compares two stacks as they stand, without variants and references: write "
     "what the variant of stack {stack} changes into a stack of its own",
+    leaves_out="it compares two stacks as they stand: write what a variant changes into a stack of its own",
     plan=_plan,
 )
 

@@ -65,9 +65,10 @@ def settle_in() -> None:
     try:
         Path.home()
     except RuntimeError:
-        user = f"uid-{os.getuid()}"
-        home = Path(tempfile.gettempdir()) / f"draftgate-{user}"
-        home.mkdir(mode=0o700, exist_ok=True)
+        user, home = f"uid-{os.getuid()}", Path("/nowhere")
+        with contextlib.suppress(OSError):  # nothing can be written anywhere: then nothing is remembered
+            home = Path(tempfile.gettempdir()) / f"draftgate-{user}"
+            home.mkdir(mode=0o700, exist_ok=True)
         os.environ.update(HOME=str(home), USER=user, LOGNAME=user)
 
 

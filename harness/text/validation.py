@@ -39,6 +39,12 @@ _BOUNDS = {
 }
 
 
+def kind_of(value: object) -> str:
+    """What a JSON value is, in plain words."""
+    kinds = {bool: "true or false", type(None): "null", int: "number", float: "number", str: "text"}
+    return {**kinds, list: "list", dict: "table"}.get(type(value), "something else")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'ngram'?)`; empty where no known name is near."""
     by_lower = {name.lower(): name for name in known}

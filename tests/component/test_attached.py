@@ -250,6 +250,7 @@ def test_a_server_of_another_model_is_not(vllm: VllmLike, card: dict[str, Any], 
     with pytest.raises(ServerFailed) as caught:
         attach(vllm.url, dataclasses.replace(plain(), target=Target(model=model)), key=None)
     assert caught.value.code == "other-model"
+    assert "None" not in str(caught.value)
 
 
 def test_a_name_that_the_stack_gives_is_the_only_one(vllm: VllmLike) -> None:

@@ -230,6 +230,8 @@ def failed_text(record: PromptRecord) -> str:
     assert finding.text.startswith("instruct-001: ")
     assert KEY[:4] not in finding.text
     assert "\n" not in finding.text
+    for word in ("pydantic", "validation error", "input_value", "int()", "NoneType", "subscript"):
+        assert word not in finding.text
     return finding.text
 
 
@@ -312,6 +314,62 @@ def failed_text(record: PromptRecord) -> str:
         pytest.param(
             as_events(*PIECES, usage(8) | {"metrics": [1]}, "[DONE]"), '"metrics": [1]', id="metrics a list"
         ),
+        pytest.param(
+            as_events(*PIECES, usage(8) | {"metrics": {"speculative_decoding": "on"}}, "[DONE]"),
+            '"speculative_decoding": "on"',
+            id="acceptance a text",
+        ),
+        pytest.param(
+            as_events(*PIECES, usage(8, spec(acceptance_histogram=[1, "1", 1])), "[DONE]"),
+            "'acceptance_histogram' holds what is no count: [1, \"1\", 1]",
+            id="a count is a text",
+        ),
+        pytest.param(
+            as_events(*PIECES, usage(8, spec(num_draft_tokens=None)), "[DONE]"),
+            "'num_draft_tokens' holds what is no count: [null]",
+            id="a count is null",
+        ),
+        pytest.param(
+            as_events(*PIECES, usage(8, spec(per_step_accepted=[0, 2, -1])), "[DONE]"),
+            "'per_step_accepted' holds what is no count",
+            id="a count is negative",
+        ),
+        pytest.param(
+            as_events(*PIECES, usage(8, spec(per_step_drafted="222")), "[DONE]"),
+            "'per_step_drafted' holds what is no count",
+            id="counts are a text",
+        ),
+        *(
+            pytest.param(
+                as_events(*PIECES, usage(8) | {"usage": counts}, "[DONE]"),
+                "without token counts: " + says,
+                id=says,
+            )
+            for counts, says in (
+                ({"completion_tokens": 8}, "'prompt_tokens' is missing"),
+                ({"prompt_tokens": 3}, "'completion_tokens' is missing"),
+                (
+                    {"prompt_tokens": 3, "completion_tokens": None},
+                    "'completion_tokens' holds what is no count",
+                ),
+                ({"prompt_tokens": -3, "completion_tokens": 8}, "'prompt_tokens' holds what is no count"),
+                (
+                    {"prompt_tokens": 3, "completion_tokens": 8.5},
+                    "'completion_tokens' holds what is no count",
+                ),
+            )
+        ),
+        pytest.param(
+            as_events(*PIECES, usage(7, spec()), "[DONE]"),
+            "8 tokens came, and the server counts 7",
+            id="more tokens than counted",
+        ),
+        pytest.param(
+            as_events(chunk("Hi", finish="stop"), usage(0), "[DONE]"),
+            "1 tokens came, and the server counts 0",
+            id="text and no tokens",
+        ),
+        pytest.param(as_events(*PIECES[:3], "[" * 100_000), "the server broke off: [[", id="nested deeply"),
         pytest.param(
             as_events(*PIECES, usage(8) | {"usage": {}}, "[DONE]"),
             "without token counts (include_usage)",

@@ -73,7 +73,7 @@ def refused(done: pytest.RunResult, code: str, *says: str) -> None:
         assert word in "\n".join(done.errlines), text
     assert "records go to" not in text
     assert "::test_" not in text
-    assert "Traceback" not in text
+    assert "Traceback (most" not in text
     assert "INTERNALERROR" not in text
 
 
@@ -227,6 +227,77 @@ def test_a_word_that_selects_nothing_gets_the_values_there_are(
         refused(done, "", f"no cell matches {words[1]!r}", "endpoints chat, raw")
         assert ("did you mean 'none'" in "".join(done.errlines)) is ("nonne" in words[1])
     assert not (pytester.path / "results").exists()
+
+
+VARIANT = "[variants.short]\nmax_model_len = 64\n"
+
+
+@pytest.mark.parametrize(
+    ("suite", "words", "says"),
+    [
+        ("throughput", ("-m", "short", "--against", "./tiny.toml"), "into a stack of its own"),
+        (
+            "throughput",
+            ("-m", "short and zh", "--against", "./tiny.toml"),
+            "like chat-zh-instruct-short-none",
+        ),
+        ("throughput", ("-k", "short", "--against", "./tiny.toml"), "into a stack of its own"),
+        ("curve", ("-m", "k2 and not short"), "it asks about chat-en-instruct-ngram-k4"),
+        ("tools", ("-m", "raw"), "like raw-en-instruct-ngram-k2, which the tools suite leaves out"),
+        ("tools", ("-m", "wra"), "no cell matches 'wra'"),
+    ],
+)
+def test_cells_that_a_suite_leaves_out_are_not_called_unknown(
+    collect: Collect, suite: str, words: tuple[str, ...], says: str
+) -> None:
+    done = collect(HEAD + NONE + NGRAM.replace("[2]", "[2, 4]") + VARIANT, *words, path=f"/test_{suite}.py")
+
+    refused(done, "", says)
+
+
+@pytest.mark.parametrize("words", [(), ("--stack", "nowhere"), ("--prompts-file", "nowhere.jsonl")])
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_needs_no_stack_and_no_prompts(collect: Collect, word: str, words: tuple[str, ...]) -> None:
+    done = collect(HEAD + NONE, *words, word)
+
+    text = "\n".join([*done.outlines, *done.errlines])
+    assert done.ret == 0, text
+    assert "--prompts-file" in text
+    assert "Traceback (most" not in text
+
+
+@pytest.mark.parametrize(
+    ("option", "end"),
+    [
+        ("--prompts-file", ".jsonl"),
+        ("--compare", ""),
+        ("--shard", ":0"),
+        ("--junitxml", ""),
+        ("--against", ".toml"),
+    ],
+)
+def test_a_path_that_no_system_takes_is_a_sentence(collect: Collect, option: str, end: str) -> None:
+    done = collect(HEAD + NONE, f"{option}={'x' * 300}{end}")
+
+    refused(done, "", "File name too long")
+
+
+@pytest.mark.parametrize("word", ["--fixtures", "--fixtures-per-test", "--setup-plan"])
+def test_what_measures_nothing_begins_no_run(collect: Collect, pytester: pytest.Pytester, word: str) -> None:
+    collect(HEAD + NONE, "--server-url", "http://127.0.0.1:1", "-m", "chat and en", word, only=False)
+
+    assert not (pytester.path / "results").exists()
+
+
+def test_without_xdist_the_cells_are_the_same(collect: Collect) -> None:
+    assert cells(collect(HEAD + NONE, "-p", "no:xdist")) == cells(collect(HEAD + NONE))
+
+
+def test_nothing_lies_in_the_folder_afterwards(collect: Collect, pytester: pytest.Pytester) -> None:
+    before = {path.name for path in pytester.path.iterdir()} | {"tiny.toml"}
+    collect(HEAD + NONE, "-p", "pytest_benchmark.plugin")
+
+    assert {path.name for path in pytester.path.iterdir()} == before
 
 
 @pytest.mark.parametrize("suite", ["speed", "throughput", "lossless", "selfcheck"])

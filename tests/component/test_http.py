@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.engine.http import NO_KEY, Http, NoAnswer
+from harness.engine.http import NO_KEY, Http, NoAnswer, is_url
 from tests.component.vllm_like import Reply, VllmLike, as_json, vllm_like
 
 KEY = "sk-mine"
@@ -29,6 +29,37 @@ def test_only_a_key_is_sent(vllm: VllmLike, key: str | None, sent: str | None) -
     Http(vllm.url, key).text("/page")
     Http(vllm.url, key).json("/page", {})
     assert [headers.get("authorization") for _, headers, _ in vllm.requests] == [sent, sent]
+
+
+@pytest.mark.parametrize(
+    ("came", "says"),
+    [
+        (b"<html>\n<b>log in</b>", "no JSON object, but <html> <b>log in</b>"),
+        (b"[1]", "no JSON object, but [1]"),
+        (b"", "no JSON object, but nothing"),
+        (b"\x1f\x8b\x08", "no JSON object, but "),
+        (b"[" * 100_000, "no JSON object, but [[["),
+        (b'{"key": "' + KEY.encode(), "no JSON object, but"),
+    ],
+)
+def test_what_came_in_place_of_json_is_shown(vllm: VllmLike, came: bytes, says: str) -> None:
+    vllm.replies["/page"] = Reply(came)
+
+    with pytest.raises(NoAnswer) as caught:
+        Http(vllm.url, KEY).json("/page")
+
+    assert says in str(caught.value)
+    assert KEY not in str(caught.value)
+    for word in ("codec", "recursion", "char 0"):
+        assert word not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a b", "http://..", "http://.x", "http://h/ä", "http://h\t", "http://h/a b"]
+)
+def test_what_no_request_can_go_to_is_no_url(url: str) -> None:
+    assert not is_url(url)
+    assert is_url("http://bücher.example")
 
 
 def test_a_redirected_request_leaves_its_key_behind(vllm: VllmLike) -> None:

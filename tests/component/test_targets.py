@@ -147,6 +147,31 @@ def test_a_dry_run_says_what_would_be_changed_and_makes_nothing(
     assert "GiB" in out
 
 
+@pytest.mark.parametrize(
+    ("target", "towards"), [("./base", "org/towards"), ("org/base", "./base"), ("org/base", "org/towards")]
+)
+def test_a_dry_run_fetches_nothing(
+    room: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    towards: str,
+) -> None:
+    def only_here(*_: object, local_files_only: bool, **__: object) -> str:
+        assert local_files_only
+        raise FileNotFoundError("set local_files_only to False")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", only_here)
+    change = f'[merge]\nmodel = "{towards}"\nweight = 0.5\n'
+    recipe = RECIPE.replace('"noise"', '"merge"').replace("./base", target).partition("[noise")[0] + change
+
+    code, _, err = make(room, capsys, "--dry-run", recipe=recipe)
+
+    assert code == 2
+    assert "a dry run fetches nothing" in err
+    assert "[model-missing]" in err
+
+
 def test_a_folder_that_is_there_is_left_as_it_is(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(room, capsys)
     before = (room / "out" / "made" / "target.json").read_bytes()

@@ -60,6 +60,18 @@ def test_what_is_stored_is_found(tmp_path: Path, first: CellRecord, second: Cell
     assert find(tmp_path, second.model_copy(update={"cell": cell_name(k=2)})) is None
 
 
+@pytest.mark.parametrize("kind", [".json", ANCHOR])
+def test_a_file_of_another_cell_under_this_cells_name_is_refused(
+    tmp_path: Path, first: CellRecord, kind: str
+) -> None:
+    path = store(tmp_path, first)
+    other = first.model_copy(update={"cell": cell_name(k=2)})
+    path.with_suffix(kind).rename(path_of(tmp_path, other).with_suffix(kind))
+
+    with pytest.raises(BadRecord, match=r"holds the cell chat-en-instruct-ngram-k4, not .*-k2"):
+        find(tmp_path, other) if kind == ".json" else find_anchor(tmp_path, other)
+
+
 def test_the_anchor_is_made_once_and_not_moved_by_later_baselines(
     tmp_path: Path, first: CellRecord, second: CellRecord
 ) -> None:

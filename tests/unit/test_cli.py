@@ -233,6 +233,49 @@ def test_a_path_that_is_not_there(before: str, capsys: pytest.CaptureFixture[str
     assert "nowhere" in refusal_of(capsys, "compare", before, "nowhere", code="no-cells")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["compare", "{}"],
+        ["compare", "{}/x"],
+        ["compare", "x", "--output", "{}/x.md"],
+        ["import", "{}", "--output", "o"],
+        ["card", "{}"],
+        ["curve", "{}"],
+        ["history", "{}"],
+        ["recipe", "{}"],
+        ["report", "{}", "--output", "r.html"],
+        ["merge", "{}", "--output", "o"],
+        ["claims", "{}", "x"],
+        ["anchor", "{}", "--reason", "x"],
+        ["tune", "{}.toml"],
+        ["list", "prompts", "--stack", "{}.toml"],
+        ["init", "--stack", "{}.toml"],
+        ["doctor", "--stack", "{}.toml"],
+    ],
+    ids=" ".join,
+)
+def test_a_path_that_no_system_takes_is_a_sentence(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = main([word.format("x" * 300) for word in words])
+
+    said = capsys.readouterr().err
+    assert (ended, said.count("\n")) == (2, 1), said
+    assert "File name too long" in said or "[no-" in said or "[cannot-" in said
+
+
+def test_a_folder_that_is_gone_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("gone").mkdir()
+    monkeypatch.chdir("gone")
+    Path("../gone").rmdir()
+    for words in (["bench"], ["plan"], ["compare", "x"], ["init"]):
+        assert main(words) == 2
+        assert "Traceback" not in capsys.readouterr().err
+
+
 def test_a_folder_without_cells(before: str, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(Path("empty"))
     assert "empty" in refusal_of(capsys, "compare", before, "empty", code="no-cells")

@@ -43,6 +43,7 @@ def test_a_server_that_drafts_nothing_has_no_speculative_counters() -> None:
             PAGE + 'vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",position="x"} 1\n',
             "not readable as Prometheus text",
         ),
+        (PAGE + 'vllm:generation_tokens_total{engine="2', "a number in it is none, or it is cut off"),
         (
             PAGE + 'vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0"} 1\n',
             "not readable as Prometheus text",
@@ -50,8 +51,10 @@ def test_a_server_that_drafts_nothing_has_no_speculative_counters() -> None:
     ],
 )
 def test_a_page_that_is_not_vllms_is_refused(text: str, says: str) -> None:
-    with pytest.raises(ServerFailed, match=says):
+    with pytest.raises(ServerFailed, match=says) as caught:
         parse(text)
+    for word in ("KeyError", "literal", "could not convert"):
+        assert word not in str(caught.value)
 
 
 @example("{")

@@ -209,3 +209,82 @@ def test_what_a_log_keeps_beside_a_message_is_not_sent(tmp_path: Path) -> None:
     [[prompt]] = read(Source(file=str(put(tmp_path, {"conversation": [said]})))).chats
 
     assert prompt.messages == ({"role": "user", "content": "Hi", "name": "Ann"},)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.json", '["Hi", "Ho"]', "entry 1: no row of a table, but text"),
+        ("a.json", '[null, {"text": "a"}]', "entry 1: no row of a table, but null"),
+        ("a.json", '{\n "data": [{"text": "a"}]\n}\n', "one object, and no rows"),
+        ("a.jsonl", "null\n", "line 1: not an object, but null"),
+        ("a.jsonl", '"Hi"\n', "line 1: not an object, but text"),
+        ("a.csv", "id;text\n1;Hi\n", "seems to separate columns"),
+        ("a.csv", "id|text\n1|Hi\n", "seems to separate columns"),
+        ("a.csv", "text,,\nHi,,\n", "two columns have no name"),
+        ("a.csv", " text ,id\nHi,1\n", "there are: ' text ', id"),
+        ("a.csv", "\u200btext\nHi\n", "there are: '\\u200btext'"),
+        ("a.tsv", "text,id\nHi,1\n", "seems to separate columns"),
+        (
+            "a.jsonl",
+            '{\n "text": "a"\n}\n',
+            "(not the whole of an object)",
+        ),
+        ("a.jsonl", f'{{"text": "a", "id": {"1" * 5000}}}', "a number in it has thousands of digits"),
+        ("a.jsonl", '{"text": "a", "id": 1.5}', "field id: 1.5 is no text; write a text"),
+        ("a.jsonl", '{"text": true}', "field text: true is no text; write a text"),
+        ("a.csv", "text,x,x\nHi,1,2\n", "the column 'x' stands there twice"),
+        ("a.csv", 'text\n\n\n"a\nb"\n""\n', "a.csv, line 6: field text"),
+        ("a.csv", "messages\n\"[{'role': 'user', 'content': 'a'}]\"\n", "is not the JSON of a list"),
+        ("a.jsonl", '{"text": "a", "tools": "none"}\n', "field tools: it is the text 'none'"),
+        ("a.jsonl", '{"text": "a", "tools": {"type": "function"}}\n', "field tools: it is a table"),
+        ("a.jsonl", '{"text": "a", "response_format": "json"}\n', "field response_format"),
+        ("a.jsonl", '{"conversation": [{"role": "prompter", "content": "a"}]}\n', "the roles are prompter"),
+    ],
+)
+def test_what_stands_there_instead_is_said(tmp_path: Path, name: str, text: str, says: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+
+    with pytest.raises(BadInput) as caught:
+        read(Source(file=str(path)))
+
+    assert says in str(caught.value)
+
+
+def test_roles_may_begin_with_a_capital(tmp_path: Path) -> None:
+    log = [
+        {"from": "Human", "value": "Hi"},
+        {"from": "GPT", "value": "Yes"},
+        {"role": "USER", "content": "W"},
+    ]
+
+    own = read(Source(file=str(put(tmp_path, {"conversations": log}))))
+
+    assert [prompt.messages[-1]["role"] for prompt in own.chats[0]] == ["user", "user"]
+
+
+def test_a_field_of_the_request_that_is_written_as_nothing_is_left_out(tmp_path: Path) -> None:
+    row = {"text": "Hi", "tools": "[]", "tool_choice": "null", "response_format": ""}
+
+    [[prompt]] = read(Source(file=str(put(tmp_path, row)))).chats
+
+    assert not prompt.request
+
+
+def test_one_text_in_two_languages_is_two_prompts(tmp_path: Path) -> None:
+    rows = [{"text": "OK?", "language": language} for language in ("en", "de", "en")]
+
+    own = read(Source(file=str(put(tmp_path, *rows))))
+
+    assert (own.languages, len(own.chats), own.twice) == (("en", "de"), 2, 1)
+
+
+def test_parquet_with_one_column_twice_is_refused(tmp_path: Path) -> None:
+    parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    path = tmp_path / "mine.parquet"
+    columns = [arrow.array(["a"]), arrow.array(["b"])]
+    parquet.write_table(arrow.Table.from_arrays(columns, names=["text", "text"]), path)
+
+    with pytest.raises(BadInput, match="the column 'text' stands there twice"):
+        read(Source(file=str(path)))

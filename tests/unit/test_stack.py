@@ -190,6 +190,28 @@ def test_the_self_drafter_of_the_embedded_stack_is_measured_only_by_name() -> No
             "line 8, key profiles.soak.prompts: it is missing",
             id="new profile without prompts",
         ),
+        *(
+            pytest.param(HEAD + table + NONE, f"key {table.strip('[').split(']')[0]}.*: {says}", id=table)
+            for table, says in (
+                ('[engine.env]\n"A=B" = "1"\n', "'A=B' is no name of a variable"),
+                ('[variants.x.env]\n"" = "1"\n', "'' is no name of a variable"),
+                (f"[profiles.quick]\nmax_tokens = {10**400}\n", "must be at most 1000000000"),
+                (f"[profiles.gate]\nprompts = {10**10}\n", "must be at most 1000000000"),
+            )
+        ),
+        pytest.param("start_seconds = 1e300\n" + HEAD + NONE, "must be at most 1000000000", id="long start"),
+        pytest.param(
+            'subject = ["quantisation"]\n' + HEAD + NONE,
+            "line 1, key subject.0: no record's identity has .* 'quantisation' .did you mean 'quantization'",
+            id="subject",
+        ),
+        pytest.param(
+            f'languages = ["{"a" * 60}"]\nworkloads = ["{"b" * 60}"]\n'
+            + HEAD
+            + f'[drafters.{"c" * 60}]\nmethod = "ngram"\nk = [1]\n',
+            "names that are too long for files",
+            id="names too long together",
+        ),
         pytest.param(
             "profiles = 4\n" + HEAD + NONE,
             "line 1, key profiles: must be a table, not 4",

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.errors import BadInput, reason_of
 from harness.results.files import json_lines
+from harness.text.validation import kind_of
 from training.recipe import Source
 
 COLUMNS = ("text", "prompt", "messages")
@@ -64,12 +65,13 @@ def _prompt_in(value: Any, where: str) -> str:
         return value
     if not isinstance(value, list):
         raise BadInput(
-            f"{where} holds {type(value).__name__}, not a text or a list of messages", code="source-column"
+            f"{where} holds {kind_of(value)}, not a text or a list of messages", code="source-column"
         )
     for message in value:
         if not isinstance(message, dict):
             raise BadInput(
-                f"{where} holds a list of {type(message).__name__}, not of messages", code="source-column"
+                f"{where} holds a list of {kind_of(message)}, not of messages",
+                code="source-column",
             )
         role = message.get("role", message.get("from"))
         text = message.get("content", message.get("value"))

@@ -97,6 +97,8 @@ def find_target(target: Target, *, say: Say, fetch: bool) -> Path:
         )
     except Exception as error:  # noqa: BLE001 - hub, network and cache each raise their own
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        if not fetch:
+            reason = "a dry run fetches nothing; without --dry-run it is fetched from the hub"
         raise BadInput(
             f"the target {reference} is not on this machine: {reason}", code="model-missing"
         ) from None

@@ -25,6 +25,8 @@ class Job:
     output: Path
     """An empty folder: it becomes the changed target."""
     say: Say
+    fetch: bool = True
+    """False in a dry run: what is not on this machine is then refused."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ def run(path: Path, changes: Sequence[str], *, output: Path | None, dry_run: boo
             f"{output} is there already: remove it, or name another --output", code="would-overwrite"
         )
     base = open_model(find_target(recipe.target, say=say, fetch=not dry_run))
-    job = Job(recipe=recipe, document=document, model=base, output=output, say=say)
+    job = Job(recipe=recipe, document=document, model=base, output=output, say=say, fetch=not dry_run)
     kind = KINDS[recipe.kind]
     plan = kind.plan(job)
     needed = needed_bytes(base, recipe) + plan.bytes

@@ -47,7 +47,7 @@ def make(job: Job) -> dict[str, Any]:
 
 def _other(job: Job) -> Model:
     towards = job.recipe.target.model_copy(update={"model": job.recipe.change.model, "revision": None})
-    other = open_model(find_target(towards, say=job.say, fetch=True))
+    other = open_model(find_target(towards, say=job.say, fetch=job.fetch))
     refuse_quantized(job.model, job.document)
     refuse_quantized(other, job.document)
     for tensor in job.model.tensors.values():
