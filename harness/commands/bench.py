@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from harness.config.shipped import INSTALLED, PREFIX, SUITES
+from harness.errors import BadInput
 
 
 def suites() -> list[str]:
@@ -27,6 +28,13 @@ def command_line(words: Sequence[str]) -> list[str]:
 
 
 def run(words: Sequence[str]) -> int:
-    """Become that pytest; Ctrl-C and every other signal reach it alone."""
+    """Become that pytest; Ctrl-C and every other signal reach it alone.
+
+    Raises:
+        BadInput: this interpreter may not be run again.
+    """
     command = command_line(words)
-    os.execv(command[0], command)  # noqa: S606
+    try:
+        os.execv(command[0], command)  # noqa: S606
+    except OSError as error:
+        raise BadInput(f"cannot run {command[0]}: {error.strerror}", code="cannot-read") from None

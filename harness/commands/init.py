@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
         shutil.copyfile(source, HERE)
         shutil.copytree(SUITES, folder, ignore=shutil.ignore_patterns("__*"))
     except OSError as error:
-        HERE.unlink(missing_ok=True)  # else the next try would find them there
+        with contextlib.suppress(OSError):  # on a read-only file system, where nothing was written
+            HERE.unlink(missing_ok=True)  # else the next try would find them there
         shutil.rmtree(folder, ignore_errors=True)
         why = error.strerror or error.args[0][0][2]  # shutil lists what happened to each file
         raise BadInput(f"cannot write into {Path.cwd()}: {why}", code="cannot-write") from None

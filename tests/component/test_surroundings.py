@@ -252,13 +252,21 @@ def test_a_results_folder_that_fills_up_ends_in_a_sentence(bench: Bench, kib: in
 
 
 @pytest.mark.skipif(not CAN_MOUNT, reason="no mounts of one's own here")
-def test_a_folder_that_fills_up_while_init_writes_is_left_as_it_was(tmp_path: Path) -> None:
-    script = 'mount -t tmpfs -o size=12k tmpfs "$0" && cd "$0" && "$@"; ls "$0"'
+@pytest.mark.parametrize(
+    ("options", "says"), [("size=12k", "No space left on device"), ("ro", "Read-only file system")]
+)
+def test_a_folder_that_cannot_be_written_is_left_as_it_was_by_init(
+    tmp_path: Path, options: str, says: str
+) -> None:
+    script = f'mount -t tmpfs -o {options} tmpfs "$0" && cd "$0" && "$@"; ls "$0"'
+    init = (
+        f"import sys; sys.path.insert(0, {str(DATA.parent)!r}); from harness.cli import main; main(['init'])"
+    )
     done = subprocess.run(
-        [*MOUNTS, script, str(tmp_path), sys.executable, "-m", "harness.cli", "init"],
+        [*MOUNTS, script, str(tmp_path), sys.executable, "-c", init],
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
 
     assert done.stdout == "", "ls shows what it left"
-    assert "No space left on device" in done.stderr
+    assert says in done.stderr
     assert "[cannot-write]" in done.stderr
