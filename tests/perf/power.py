@@ -400,6 +400,8 @@ def job(paths: Sequence[Path], cells: int, seed: int) -> dict[str, Any]:
     figures["e"] = known_changes(found, max(200, cells // 20), rng)
     say("(f)")
     figures["f"] = came_back(max(200, cells // 20), rng)
+    say("(g)")
+    figures["g"] = ok_at_the_margin(found, max(200, cells // 20), rng)
     return figures
 
 
@@ -558,6 +560,23 @@ def came_back(cells: int, rng: Generator) -> list[dict[str, Any]]:
         "if they died, %",
     ]
     _show(f"(f) positions 2 and 3 came back, over {SIZES[-1]} prompts", header, shown)
+    return figures
+
+
+def ok_at_the_margin(found: Sequence[Pool], cells: int, rng: Generator) -> list[dict[str, Any]]:
+    """(g) Cells of the same text that lost just the margin at position 0, and are `ok` by their bound."""
+    figures: list[dict[str, Any]] = []
+    for pool in found:
+        chance = chance_of(pool, 0, paired.MARGIN)
+        for m in SIZES if chance <= 1 else ():
+            old, _ = draw(pool, NOISES[0], m, cells, rng)
+            estimate, se, df = _log_ratio(old, fail(old, 0, chance, rng))
+            bound = estimate - special.stdtrit(df, 1 - paired.alpha_ok(m)) * se
+            share = float((bound > -paired.LOG_MARGIN).mean())
+            figures.append({"pool": pool.name, "m": m, "ok": round(share, 4)})
+    names = list(dict.fromkeys(f["pool"] for f in figures))
+    rows = [[n, *(f"{100 * f['ok']:.1f}" for f in figures if f["pool"] == n)] for n in names]
+    _show("(g) ok at a loss of just 2 %, % of cells", ["cell", *(f"m={m}" for m in SIZES)], rows)
     return figures
 
 
