@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain((of_system(error) if isinstance(error, OSError) else error).shown)
         return INVALID
     except KeyboardInterrupt:
-        complain("interrupted")
+        complain("interrupted: give the same command again")
         return INTERRUPTED
     return code
 
