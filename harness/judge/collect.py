@@ -344,5 +344,7 @@ def _nothing_in_common(base: Side, new: Side) -> str:
 
 
 def names_of(entries: Iterable[Entry]) -> str:
-    """The names of a few cells, and how many more there are."""
-    return listed([str(e.cell) for e in entries])
+    """The names of a few cells, with their suites where these differ, and how many more there are."""
+    found = list(entries)
+    several = len({e.suite for e in found}) > 1
+    return listed([f"{e.suite}/{e.cell}" if several else str(e.cell) for e in found])

@@ -30,7 +30,7 @@ from harness.judge.footnotes import (
 from harness.judge.over_none import speed_up_of
 from harness.judge.pairing import Counted, Pairs, Refused, counted, pair
 from harness.judge.refusals import with_refusals
-from harness.judge.throughput import described
+from harness.judge.throughput import OneStart, of_one_start
 from harness.judge.verdict import Verdict, judge_pairs
 from harness.measure.validity import mostly_degenerate
 from harness.results.records import CellRecord, load, tallies
@@ -91,6 +91,13 @@ class CellComparison:
     """Speeds are compared only then."""
     notes: tuple[str, ...]
     """What a reader must know beside the figures."""
+    speed: OneStart | None = None
+    """None where speeds are not compared, or hardly differ."""
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The notes, and the speed in words."""
+        return (*self.notes, *([self.speed.text] if self.speed else []))
 
     @property
     def drafts(self) -> bool:
@@ -270,14 +277,14 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
         verdict = dataclasses.replace(verdict, notes=(*verdict.notes, *depth_notes(new, pairs, across)))
     imported = old.identity.imported or new.identity.imported
     same = not (imported or old.environment.differences(new.environment))
-    notes = [*verdict.notes]
+    notes, speed = [*verdict.notes], None
     timed = [(f.tok_s, f.tokens_per_step) for f in (base.figures, other.figures)]
     if verdict.primary and not same and any(tok_s for tok_s, _ in timed):
         notes.append(f"speed is not compared {_UNKNOWN if imported else 'across environments'}")
     elif verdict.primary and all(all(one) for one in timed):
-        notes += described(*zip(*timed, strict=True))
+        speed = of_one_start(*zip(*timed, strict=True))
     if verdict.primary:
-        notes += [*weights_notes(old, new), *drafter_notes(old, new), *subject_notes(old, new)]
+        notes += [*weights_notes(old, new), *drafter_notes(old, new), *subject_notes(old, new, across)]
     if verdict.primary and not across:
         notes += text_notes(old, verdict)
     return CellComparison(
@@ -286,6 +293,7 @@ def _compared(base: _Cell, other: _Cell, across: Collection[str]) -> CellCompari
         positions=positions,
         same_environment=same,
         notes=tuple(notes),
+        speed=speed,
     )
 
 

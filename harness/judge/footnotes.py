@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from harness.judge.pairing import Pairs, brief, drafting
+from harness.judge.pairing import Pairs, brief, drafting, varied, without
 from harness.judge.verdict import Verdict, judge
 from harness.measure.engine_findings import LOSSY
 from harness.results.conditions import UNVERIFIED
+from harness.results.names import BASE
 from harness.results.records import CellRecord
 from harness.stats import paired
 from harness.stats.depth import mechanism
@@ -41,6 +42,8 @@ def conditions_of(record: CellRecord, across: Collection[str] = ()) -> dict[str,
     given = identity.as_given()
     given |= {"variant": record.cell.variant}
     values |= {field: given.get(field) for field in across}
+    if "variant" in across and record.cell.variant != BASE:
+        values |= {key: value for key, value in record.subject.variant.items() if key not in values}
     return {name: brief(value) for name, value in values.items() if value is not None or name in across}
 
 
@@ -85,18 +88,20 @@ def weights_notes(old: CellRecord, new: CellRecord) -> list[str]:
     return [f"{names[0]} and {names[1]} are the same drafter: their weights hash alike ({weights[0]})"]
 
 
-def subject_notes(old: CellRecord, new: CellRecord) -> list[str]:
-    """What differs in the settings of the engine or the drafter."""
-    notes = []
+def subject_notes(old: CellRecord, new: CellRecord, across: Collection[str] = ()) -> list[str]:
+    """What differs in the settings of the engine or the drafter, and is not what two variants change."""
+    notes, meant = [], varied(old, new, across)
     on_both = old.subject.as_given().keys() & new.subject.as_given().keys()
     for field, (before, after) in old.subject.differences(new.subject).items():
         if field not in on_both - _SHOWN_ABOVE:
             continue
-        texts = [brief(before), brief(after)]
+        texts = [brief(without(before, meant)), brief(without(after, meant))]
         if field == "resolved_config":  # thousands of characters: only the parts that differ
-            parts = [text.split(", ") for text in texts]
+            parts = [[p for p in text.split(", ") if p.partition("=")[0] not in meant] for text in texts]
             own = [[p for p in parts[i] if p not in set(parts[1 - i])] for i in (0, 1)]
             texts = [", ".join(ps[:_FEW]) + (", ..." if len(ps) > _FEW else "") for ps in own]
+        if texts[0] == texts[1]:
+            continue
         was, now = (t if len(t) <= _LONG else t[: _LONG - 3] + "..." for t in texts)
         notes.append(f"{field.replace('_', ' ')}: {was} -> {now}")
     return notes

@@ -198,7 +198,8 @@ def pair(
             f"{len(partners)} of {larger} prompts are in common (baseline {len(left)}, now {len(right)}), "
             f"at least {ENOUGH_IN_COMMON:.0%} must be{edited}"
         )
-    notes = [*_environment_notes(old, new), *execution_notes(old, new), *_settings_notes(old, new)]
+    notes = [*_environment_notes(old, new), *execution_notes(old, new, varied(old, new, across))]
+    notes += _settings_notes(old, new)
     if len(partners) < larger:
         notes.append(f"{larger - len(partners)} of {larger} prompts have no partner and are left out")
     pairs = [(left[key], right[partner]) for key, partner in partners.items()]
@@ -261,8 +262,12 @@ def _meant(old: CellRecord, new: CellRecord, across: Collection[str]) -> Collect
     """The fields that may differ: those named, and what two variants change, if the variant is named."""
     if "variant" not in across or old.cell.variant == new.cell.variant:
         return across
-    changed = {**old.subject.variant, **new.subject.variant}
-    return {*across, *(field for key in changed for field in _MOVED.get(key, ()))}
+    return {*across, *(field for key in varied(old, new, across) for field in _MOVED.get(key, ()))}
+
+
+def varied(old: CellRecord, new: CellRecord, across: Collection[str]) -> Collection[str]:
+    """The keys that the variants of two cells change, where the variant is compared across."""
+    return {**old.subject.variant, **new.subject.variant}.keys() if "variant" in across else ()
 
 
 def _same_drafter(old: CellRecord, new: CellRecord) -> bool:
@@ -284,9 +289,9 @@ def _environment_notes(old: CellRecord, new: CellRecord) -> list[str]:
     ]
 
 
-def execution_notes(old: CellRecord, new: CellRecord) -> list[str]:
-    """That the engine made two configurations of what it was given, apart from what it drafts."""
-    differ = _changes(old.subject.execution, new.subject.execution)
+def execution_notes(old: CellRecord, new: CellRecord, meant: Collection[str] = ()) -> list[str]:
+    """That the engine made two configurations of what it was given, apart from drafts and what is `meant`."""
+    differ = _changes(*(without(record.subject.execution, meant) for record in (old, new)))
     who = " and ".join(dict.fromkeys(drafting(record.cell) for record in (old, new)))
     return [f"the engine runs {who} by different paths: {differ}"] if differ else []
 
@@ -296,6 +301,11 @@ def _settings_notes(old: CellRecord, new: CellRecord) -> list[str]:
     before, after = old.subject.settings, new.subject.settings
     differ = _changes(dict.fromkeys(after) | before, dict.fromkeys(before) | after)
     return [f"settings of the drafter differ: {differ}"] if differ else []
+
+
+def without(values: Any, meant: Collection[str]) -> Any:
+    """The same mapping without the keys that are meant to differ; what is no mapping stays."""
+    return {k: v for k, v in values.items() if k not in meant} if isinstance(values, dict) else values
 
 
 def _changes(before: Any, after: Any) -> str:

@@ -155,14 +155,36 @@ def _within(found: Split) -> Iterator[str]:
         yield f"of a request's time: {', '.join(moved)}"
 
 
-def described(tok_s: tuple[float, float], tokens_per_step: tuple[float, float]) -> list[str]:
-    """The same of one start each: a note without an interval; nothing for less than the margin."""
-    speed, tokens = (new / old - 1 for old, new in (tok_s, tokens_per_step))
-    if abs(speed) < MARGIN:
-        return []
-    seconds = (1 + tokens) / (1 + speed) - 1
-    made = f"tokens per step {percent(tokens)}, seconds per step {percent(seconds)}"
-    return [f"tok/s {tok_s[0]:.1f} -> {tok_s[1]:.1f} ({percent(speed)}): {made}; one start each, so no claim"]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneStart:
+    """Speed of one start of each side: a description without an interval, no claim."""
+
+    tok_s: tuple[float, float]
+    tokens: float
+    """Relative change of tokens per step."""
+
+    @property
+    def speed(self) -> float:
+        """Relative change of tok/s."""
+        return self.tok_s[1] / self.tok_s[0] - 1
+
+    @property
+    def seconds(self) -> float:
+        """Relative change of seconds per step: speed ratio = tokens ratio / seconds ratio."""
+        return (1 + self.tokens) / (1 + self.speed) - 1
+
+    @property
+    def text(self) -> str:
+        """For formats that have no table of it."""
+        made = f"tokens per step {percent(self.tokens)}, seconds per step {percent(self.seconds)}"
+        old, new = self.tok_s
+        return f"tok/s {old:.1f} -> {new:.1f} ({percent(self.speed)}): {made}; one start each, so no claim"
+
+
+def of_one_start(tok_s: tuple[float, float], tokens_per_step: tuple[float, float]) -> OneStart | None:
+    """What two starts say of a speed; nothing of less than the margin."""
+    found = OneStart(tok_s=tok_s, tokens=tokens_per_step[1] / tokens_per_step[0] - 1)
+    return found if abs(found.speed) >= MARGIN else None
 
 
 def table(found: Split, requests: int, *, sides: tuple[str, str] = ("old", "new")) -> Block:

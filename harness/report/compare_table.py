@@ -46,7 +46,8 @@ def document(comparison: Comparison, *, pivot: Axis | None = None) -> Document:
     """
     labels = Labels(comparison)
     page = _Page(comparison, labels)
-    blocks = [page.pivot(pivot)] if pivot else [page.table(), page.positions(), page.stretches()]
+    every = (page.table, page.positions, page.stretches, page.speed)
+    blocks = [page.pivot(pivot)] if pivot else [block() for block in every]
     legend = [LEGEND] if comparison.columns[1:] and comparison.judged else []
     legend += [_POSITIONS_LEGEND] if legend and not pivot else []
     legend += [_SPEED_LEGEND] if len(comparison.columns) == 2 and not pivot else []  # noqa: PLR2004
@@ -184,6 +185,25 @@ class _Page:
 
         def values(a: CellComparison) -> Values:
             return {str(s.start): f"{_stretch(s)} {self._lost(s, a)}".rstrip() for s in a.verdict.stretches}
+
+        return self._line_a_pair(title, columns, values)[0]
+
+    def speed(self) -> Block:
+        """Where tok/s moved: by tokens per step, or by the time of a step."""
+        columns = [
+            Column("tok/s", "tok_s", align="r"),
+            Column("change %", "speed", signed, rank=1),
+            Column("tok/step, change %", "tokens", signed, rank=2),
+            Column("s/step, change %", "seconds", signed, rank=2),
+        ]
+        title = "speed where it moved, one start of each: a description, no claim"
+
+        def values(a: CellComparison) -> Values:
+            if a.speed is None:
+                return {}
+            old, new = map(run_table.tenths, a.speed.tok_s)
+            own = {"speed": a.speed.speed, "tokens": a.speed.tokens, "seconds": a.speed.seconds}
+            return {"tok_s": f"{old} → {new}", **own}
 
         return self._line_a_pair(title, columns, values)[0]
 

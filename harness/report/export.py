@@ -86,7 +86,7 @@ def _compared(row: Row, a: CellComparison, *, judged: bool) -> Values:
     v, primary = a.verdict, a.verdict.primary
     sides = {"base": row.figures, "new": a.figures}
     findings = [f"{side}: {finding}" for side, figures in sides.items() for finding in figures.findings]
-    notes = "; ".join([v.text, *row.notes, *a.notes, *findings])
+    notes = "; ".join([v.text, *row.notes, *a.told, *findings])
     if primary is None:
         return {"verdict": v.kind, "notes": notes}
     line = {**verdict_values(v), "verdict": v.kind if judged else None, "prompts": v.prompts, "notes": notes}
@@ -143,7 +143,7 @@ def _changed(base: Column, column: Column, row: Row, a: CellComparison, *, judge
     v, primary = a.verdict, a.verdict.primary
     verdict = v.kind if judged or v.kind == "invalid" else None
     named = _long_name(column, a.figures.entry) | {"base": base.name, "n": v.prompts, "verdict": verdict}
-    notes = "; ".join([v.text, *row.notes, *a.notes])
+    notes = "; ".join([v.text, *row.notes, *a.told])
     yield named | _figure("change", v.change, v.interval) | {"notes": notes}
     if primary is None:
         return
@@ -259,5 +259,5 @@ def _against_data(a: CellComparison, side: int, *, judged: bool) -> dict[str, An
         "positions": [dataclasses.asdict(p) for p in a.positions],
         "stretches": [dataclasses.asdict(s) for s in v.stretches],
         "same_environment": a.same_environment,
-        "notes": list(a.notes),
+        "notes": list(a.told),
     }

@@ -59,7 +59,8 @@ class Labels:
         """What all sides share, then what each has of its own."""
         columns = self._of.columns
         first = ["stack", "profile", "target", "vLLM", "T", "max_tokens", "concurrency", "prefix cache"]
-        names = list(dict.fromkeys([*first, "device", "threads", *self._of.across]))
+        varied = [n for column in columns for n in column.conditions if n != "drafter"]
+        names = list(dict.fromkeys([*first, "device", "threads", *self._of.across, *varied]))
         values = {name: [column.conditions.get(name, ()) for column in columns] for name in names}
         shared = {name: v[0] for name, v in values.items() if all(set(v[0]) == set(other) for other in v)}
         for line in (first, names[len(first) :]):

@@ -359,16 +359,16 @@ def test_positions_are_judged_for_one_drafter_alone(drafter: str, tested: set[bo
 
 
 @pytest.mark.parametrize(
-    ("seconds", "worse", "says"),
+    ("seconds", "worse", "moved"),
     [
         (2.0, 0, None),
         (2.04, 0, None),  # inside the margin of speed
-        (2.2, 0, "(-9.1 %): tokens per step 0.0 %, seconds per step +10.0 %"),
-        (2.0, 4, "seconds per step"),
+        (2.2, 0, {"speed": 1 / 1.1 - 1, "tokens": 0.0, "seconds": 0.1}),
+        (2.0, 4, {}),
     ],
 )
 def test_a_change_of_speed_is_split_into_tokens_and_time(
-    seconds: float, worse: int, says: str | None
+    seconds: float, worse: int, moved: dict[str, float] | None
 ) -> None:
     old, new = (
         write_run(Path(name), cell(seconds=s, worse=w))
@@ -378,8 +378,13 @@ def test_a_change_of_speed_is_split_into_tokens_and_time(
     (found,) = compared(old, new).rows[0].others
 
     assert found
-    notes = [note for note in found.notes if note.startswith("tok/s")]
-    assert [says in note for note in notes] == ([True] if says else []) if says else notes == []
+    if moved is None:
+        assert found.speed is None
+        return
+    assert found.speed
+    for name, value in moved.items():
+        assert getattr(found.speed, name) == pytest.approx(value)
+    assert 1 + found.speed.speed == pytest.approx((1 + found.speed.tokens) / (1 + found.speed.seconds))
 
 
 def test_what_a_run_keeps_of_its_servers_is_no_cell(tmp_path: Path) -> None:

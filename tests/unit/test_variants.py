@@ -233,6 +233,30 @@ def test_another_target_of_a_variant_is_paired_by_prompt() -> None:
     assert len(pair(cell(), other, across=("variant",)).prompts) == 24
 
 
+def test_what_a_variant_changes_stands_above_the_table_and_in_no_note(tmp_path: Path) -> None:
+    def with_engine(record: CellRecord, **more: Any) -> CellRecord:
+        about = {
+            "engine_args": {"seed": 1, **more},
+            "execution": {"kv_cache_dtype": "auto", "runner": 2, **more},
+        }
+        about |= {"resolved_config": ", ".join(f"{k}={v}" for k, v in {"seed": 1, **more}.items())}
+        return record.model_copy(update={"subject": record.subject.model_copy(update=about)})
+
+    small = of("small", changes={"kv_cache_dtype": "fp8"})
+    cells = [with_engine(plain()), with_engine(cell())]
+    cells += [
+        with_engine(small[0], kv_cache_dtype="fp8"),
+        with_engine(small[1], kv_cache_dtype="fp8", slow=True),
+    ]
+    found = compared(write_run(tmp_path / "run", *cells))
+
+    none, drafted = ([note for a in row.others if a for note in a.notes] for row in found.rows)
+    assert not any("fp8" in note for note in none + drafted)
+    assert sum("slow" in note for note in none) == 0
+    assert sum("slow" in note for note in drafted) == 2  # the arguments and the resolved configuration
+    assert found.columns[1].conditions["kv_cache_dtype"] == ("fp8",)
+
+
 def test_one_run_is_compared_with_itself_across_its_variants(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", plain(), cell(), *of("short"), *of("other", worse=2))
 

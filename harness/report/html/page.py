@@ -153,7 +153,7 @@ def _cells(one: Compared, rest: Comparison | None, run: int, *, apart: bool) -> 
             "rank": _rank(became, a.figures),
             "base": _figures(row.figures),
             "verdict": _verdict(a, judged=bool(of and of.judged)),
-            "notes": [*row.notes, *a.notes],
+            "notes": [*row.notes, *a.told],
             "of": functools.partial(prompts_of, row.figures.entry, a, across) if paired else None,
         }
         found.append((a.figures.entry, cell))
