@@ -27,14 +27,14 @@ from harness.provenance.hardware import environment
 from harness.provenance.record import provenance
 from harness.results.conditions import Environment
 from harness.results.files import json_object, write_atomically
-from harness.results.names import new_name
+from harness.results.names import SERVERS, new_name
 from harness.results.records import RUN_FILE, CellName, CellRecord, RunRecord, load
 from harness.results.timing import wall_of
 from harness.stats.paired import MIN_PROMPTS
 from harness.text.numbers import duration, listed
 from harness.text.redaction import without_home
 
-SELF_CHECK = "servers/self-check.json"
+SELF_CHECK = f"{SERVERS}/self-check.json"
 """In a run's folder: each known answer and what was seen, or why the self-check was left out; its seconds."""
 
 

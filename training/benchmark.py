@@ -14,6 +14,7 @@ from harness.config.stack import find_stack, load_stack
 from harness.config.toml import Document
 from harness.engine import process
 from harness.report.card import values_of
+from harness.results.names import SERVERS
 from harness.results.records import CellRecord, load
 from training.errors import TrainingFailed
 from training.export import export
@@ -86,6 +87,7 @@ def write_stack(context: Context, drafter: Path) -> Path:
 
 
 def newest(results: Path) -> list[Path]:
-    """The cells of the newest run."""
+    """The cells of the newest run; what the run keeps of its servers is none."""
     runs = sorted((p for p in results.glob("*") if p.is_dir()), key=lambda p: p.stat().st_mtime)
-    return sorted(runs[-1].glob("*/*.json")) if runs else []
+    files = sorted(runs[-1].glob("*/*.json")) if runs else []
+    return [file for file in files if file.parent.name != SERVERS]

@@ -14,6 +14,7 @@ from harness.errors import BadInput
 from harness.provenance.record import our_version
 from harness.results.files import append, files_below, write_atomically
 from harness.results.journal import difference
+from harness.results.names import SERVERS
 from harness.results.records import RUN_FILE
 from harness.results.shards import Plan
 from harness.text.console import Rarely, say
@@ -154,7 +155,7 @@ class Driver:
                 write_atomically(path, news[1])
             if news and name == OUTPUT:
                 self._show(number, news[1])
-            if path.suffix == ".jsonl" and path.parent.name != "servers":
+            if path.suffix == ".jsonl" and path.parent.name != SERVERS:
                 self._lost[number] = 0
         if sent.code is not None and sent.code in _CODES:
             self._codes[number] = sent.code

@@ -17,7 +17,7 @@ from harness.judge.pairing import drafting
 from harness.judge.speedup import SpeedRecord
 from harness.results.conditions import Environment, Identity, Subject
 from harness.results.description import Description
-from harness.results.names import BASE
+from harness.results.names import BASE, SERVERS
 from harness.results.records import RUN_FILE, SCHEMA, CellName, CellRecord, RunRecord, load
 from harness.text.numbers import listed
 from harness.text.validation import did_you_mean, near_path
@@ -180,7 +180,7 @@ def by_variant(side: Side) -> list[Side]:
 
 def _may_be_cell(file: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    other = file.name == RUN_FILE or file.name.endswith(ANCHOR) or file.parent.name == "servers"
+    other = file.name == RUN_FILE or file.name.endswith(ANCHOR) or file.parent.name == SERVERS
     return not hidden and not other and file.is_file()
 
 

@@ -27,6 +27,7 @@ from harness.provenance.record import folder_of, identity, patches_of, provenanc
 from harness.results.conditions import UNVERIFIED, Environment
 from harness.results.files import write_atomically
 from harness.results.journal import Journal, in_order
+from harness.results.names import SERVERS
 from harness.results.records import UNTIMED, CellRecord, Finding, PromptRecord, dump_cell
 
 Progress = Callable[[Cell, int, int], None]
@@ -79,14 +80,13 @@ class Measurement:
         self._journal = Journal(folder / f"{cell}.jsonl", head)
         check_texts(prompts, self._journal.records, self._journal.path)
         wanted = {(p.id, repeat) for p in prompts for repeat in range(repeats)}
-        self._done = {
-            (r.prompt, r.repeat): r for r in self._journal.records if (r.prompt, r.repeat) in wanted
-        }
+        kept = {(r.prompt, r.repeat): r for r in self._journal.records}
+        self._done = {key: kept[key] for key in kept if key in wanted}
         self._resumed = bool(self._done)
         self._by_counters, self._prepared, self._stalls, self._origin = False, False, 0, 0.0
         self._before: SpecCounters | None = None
         self._renew, self._stall_seconds = renew, stall_seconds
-        self._evidence = server.log.parent if server.log else folder.parent / "servers"
+        self._evidence = server.log.parent if server.log else folder.parent / SERVERS
         self._note = f"{suite}/{cell}"
         self._restarts = stalls_in(self._evidence, self._note)
         self._in_flight, self._writing = InFlight(), threading.Lock()

@@ -30,6 +30,8 @@ Name = Annotated[str, AfterValidator(_one_folder)]
 Thinking = Literal["on", "off"]
 BASE = "base"
 """The variant that is a stack as it stands; no name says it."""
+SERVERS = "servers"
+"""In the folder of a run: what it keeps of its servers. No cell is there."""
 REFERENCE = "(reference)"
 """Behind the name of a cell that only stands beside others."""
 

@@ -27,6 +27,7 @@ from harness.measure.probe import NoTokenizerError
 from harness.provenance.hardware import devices_taken
 from harness.provenance.surroundings import Watch
 from harness.results.files import append, json_object
+from harness.results.names import SERVERS
 from harness.results.records import CellRecord, Record
 from harness.run import Run
 from harness.text.console import Say
@@ -337,6 +338,6 @@ def starter(run: Run, say: Say) -> Callable[[ServerSpec], AbstractContextManager
     def start(spec: ServerSpec) -> AbstractContextManager[Server]:
         if options.server_url:
             return contextlib.nullcontext(attach(options.server_url, spec, key=options.api_key))
-        return running(spec, folder=run.folder / "servers", say=say, patch=options.patch)
+        return running(spec, folder=run.folder / SERVERS, say=say, patch=options.patch)
 
     return start

@@ -33,7 +33,7 @@ from harness.provenance.hardware import environment
 from harness.provenance.integrity import changed_files, code_loaders
 from harness.provenance.record import is_hashed, weights_hash
 from harness.results.files import read_json, write_atomically
-from harness.results.names import BASE
+from harness.results.names import BASE, SERVERS
 from harness.run import Run
 from harness.stats.acceptance import METRIC_VERSION
 from harness.suites.known_answers import (
@@ -233,7 +233,7 @@ def random_weights(bench: Bench) -> Outcome:
         return _outcome(name, "not checked", "— (the target is no folder here)")
     often = _checks(bench).often
     folder = bench.run.folder.resolve()  # a stack takes a relative path for a hub id
-    weights = folder / "servers" / "random-weights"
+    weights = folder / SERVERS / "random-weights"
     write_random_drafter(weights, target=target, tokens=often, k=K)
     answers, flaw = _asked(bench, Drafter(name="random", method="eagle3", model=str(weights), k=(K,)))
     if flaw:

@@ -10,6 +10,7 @@ import pytest
 from harness.errors import BadInput
 from tests.factories.refusals import refused
 from training import stages
+from training.benchmark import newest
 from training.recipe import Recipe, find_recipe, load_recipe
 from training.servers import open_slot
 from training.stages import Context, Stage
@@ -146,3 +147,14 @@ def test_the_record_says_what_it_was_made_from(kitchen: Kitchen, base: Context) 
     record = json.loads((second.folder / stages.DONE).read_text())
     assert record["inputs"] == base.recipe.train.lr
     assert record["upstream"] == {"first": first.folder.name}
+
+
+def test_the_served_drafter_is_read_from_cells_and_not_from_what_a_run_keeps_of_its_servers(
+    tmp_path: Path,
+) -> None:
+    files = [tmp_path / "results/run" / name for name in ("acceptance/a.json", "parity/a.json")]
+    for file in [*files, tmp_path / "results/run/servers/self-check.json"]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}", encoding="utf-8")
+
+    assert newest(tmp_path / "results") == files

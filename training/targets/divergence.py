@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ def loaded(folder: Path, recipe: TargetRecipe) -> Iterator[Any]:
     Raises:
         BadInput: transformers cannot load it, or finds no values for some of its weights.
     """
+    os.environ["TQDM_DISABLE"] = "1"  # read by each library that draws a bar, when it is imported
     import torch  # noqa: PLC0415 - seconds
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
     from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
