@@ -260,7 +260,9 @@ def packages_of(python: str | None) -> dict[str, str]:
     """Versions of the packages that decide what is measured, of an interpreter; None is this one."""
     code = (
         "import importlib.metadata as m, json, sys\n"
-        "have = {d.metadata['Name'].lower(): d.version for d in m.distributions() if d.metadata['Name']}\n"
+        "have = {}\n"
+        "for d in m.distributions():  # of one that is there twice, the first is imported\n"
+        "    have.setdefault((d.metadata['Name'] or '').lower(), d.version)\n"
         "print(json.dumps({n: have[n] for n in sys.argv[1:] if n in have}))"
     )
     try:

@@ -342,11 +342,8 @@ def wrapped(text: str, fits: Callable[[str], bool]) -> list[str]:
     for word in (f"{part} " for part in text.split(" ")):
         if not fits(lines[-1] + word.rstrip()):
             lines.append("")
-        if fits((lines[-1] + word).rstrip()):
-            lines[-1] += word
-            continue
-        for c in word:
-            if not fits((lines[-1] + c).rstrip()):
+        for part in [word] if fits((lines[-1] + word).rstrip()) else word:
+            if not fits((lines[-1] + part).rstrip()):
                 lines.append("")
-            lines[-1] += c
+            lines[-1] += part
     return [line for line in map(str.rstrip, lines) if line]

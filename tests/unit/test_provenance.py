@@ -180,3 +180,18 @@ def test_clocks_and_packages_are_told() -> None:
     assert hardware.packages_of(None)["pytest"] == pytest.__version__
     assert hardware.packages_of(None) == hardware.packages_of(sys.executable)
     assert hardware.packages_of("/nowhere/python") == {}
+
+
+def test_of_a_package_that_is_there_twice_the_one_is_told_that_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = tmp_path / "pytest-99.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: pytest\nVersion: 99.0\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # before the interpreter's own folder
+    hardware.packages_of.cache_clear()
+
+    found = hardware.packages_of(None)
+
+    hardware.packages_of.cache_clear()
+    assert found["pytest"] == "99.0"
