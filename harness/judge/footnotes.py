@@ -17,6 +17,8 @@ from harness.text.numbers import percent, signed_interval
 
 _SHOWN_ABOVE = frozenset({"drafter", "k", "engine", "mends", "execution", "settings"})
 """Fields of the subject that the table, or the notes of the pairs, show elsewhere."""
+_IN_TARGET = frozenset({"model", "revision", "served_name", "tokenizer", "dtype", "quantization"})
+"""Keys of a variant that the condition `target` shows."""
 _FEW = 3
 _LONG = 80
 
@@ -43,7 +45,8 @@ def conditions_of(record: CellRecord, across: Collection[str] = ()) -> dict[str,
     given |= {"variant": record.cell.variant}
     values |= {field: given.get(field) for field in across}
     if "variant" in across and record.cell.variant != BASE:
-        values |= {key: value for key, value in record.subject.variant.items() if key not in values}
+        own = {key: value for key, value in record.subject.variant.items() if key not in _IN_TARGET}
+        values = own | values
     return {name: brief(value) for name, value in values.items() if value is not None or name in across}
 
 

@@ -266,8 +266,9 @@ def _meant(old: CellRecord, new: CellRecord, across: Collection[str]) -> Collect
 
 
 def varied(old: CellRecord, new: CellRecord, across: Collection[str]) -> Collection[str]:
-    """The keys that the variants of two cells change, where the variant is compared across."""
-    return {**old.subject.variant, **new.subject.variant}.keys() if "variant" in across else ()
+    """The keys that the variants of two cells change, and what follows, where the variant is compared."""
+    keys = {**old.subject.variant, **new.subject.variant} if "variant" in across else {}
+    return {*keys, *(("tokenizer", "served_model_name") if "model" in keys else ())}
 
 
 def _same_drafter(old: CellRecord, new: CellRecord) -> bool:

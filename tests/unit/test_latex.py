@@ -88,7 +88,8 @@ def test_the_paired_table_has_every_row_under_rules(
     assert main(["compare", *runs, "--format", "latex"]) == 1
     text = capsys.readouterr().out
     assert balanced(text)
-    assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 2
+    assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 3
+    # the pairs, their positions, and the speed where it moved
     (row,) = (
         line
         for line in text.splitlines()

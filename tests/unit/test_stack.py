@@ -114,6 +114,7 @@ def test_the_self_drafter_of_the_embedded_stack_is_measured_only_by_name() -> No
 
     assert [name for name, drafter in stack.drafters.items() if not drafter.selected] == [
         "eagle3r2",
+        "eagle3r3",
         "self",
     ]
 

@@ -486,8 +486,8 @@ def test_what_decides_the_prompts_is_among_the_inputs(tmp_path: Path) -> None:
     ("row", "names"),
     [
         ({"question": "Why?", "a": 1}, ["'text'", "'prompt'", "'messages'", "a, question"]),
-        ({"text": 3}, ["'text'", "int"]),
-        ({"messages": ["Why?"]}, ["'messages'", "list of str"]),
+        ({"text": 3}, ["'text'", "number"]),
+        ({"messages": ["Why?"]}, ["'messages'", "list of text"]),
     ],
 )
 def test_a_wrong_line_of_a_file_is_named(tmp_path: Path, row: dict[str, Any], names: list[str]) -> None:
