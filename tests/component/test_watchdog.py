@@ -870,7 +870,7 @@ def test_a_restart_that_fails_is_said(vllm: VllmLike, capsys: pytest.CaptureFixt
     code, _, err = watched(capsys, vllm.url, "--restart", "sh -c 'exit 7'", *QUICK)
 
     assert code == 1
-    assert err == "draftgate: sh -c 'exit 7' failed (exit code 7) [watch-gave-up]\n"
+    assert err == "draftgate: sh -c 'exit 7' failed (exit code 7): try it by hand [watch-gave-up]\n"
 
 
 def test_a_restart_that_cannot_be_run_is_said(
@@ -883,7 +883,7 @@ def test_a_restart_that_cannot_be_run_is_said(
     code, _, err = watched(capsys, vllm.url, "--restart", str(script), *QUICK)
 
     assert code == 1
-    assert err == f"draftgate: cannot run {script}: Exec format error [watch-gave-up]\n"
+    assert err == f"draftgate: cannot run {script}: Exec format error; try it by hand [watch-gave-up]\n"
 
 
 def test_the_server_that_hangs_is_not_taken_for_the_new_one(
