@@ -86,7 +86,7 @@ def _target(options: argparse.Namespace) -> None:
         options.changes,
         output=options.output,
         dry_run=options.dry_run,
-        say=lambda text: print(text, file=sys.stderr),
+        say=speaker(),
     )
     sys.stdout.write(made + "\n")
 
@@ -94,7 +94,7 @@ def _target(options: argparse.Namespace) -> None:
 def _smoke(options: argparse.Namespace) -> None:
     from training import smoke  # noqa: PLC0415
 
-    smoke.check(smoke.run(options.folder, options.stack, say=lambda text: print(text, file=sys.stderr)))
+    smoke.check(smoke.run(options.folder, options.stack, say=speaker()))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -174,9 +174,10 @@ def quiet(log: Path) -> None:
         logger.add(log)
 
 
-def speaker(log: Path) -> Say:
-    """A function that writes progress to standard error, and lines that stay also to a log."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+def speaker(log: Path | None = None) -> Say:
+    """A function that writes progress to standard error; with a log, lines that stay go there too."""
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
     terminal, rarely = redraws(sys.stderr), Rarely()
 
     def say(text: str) -> None:
@@ -190,8 +191,9 @@ def speaker(log: Path) -> Say:
                 sys.stderr.write(f"{text[1:]}\n")
         else:
             sys.stderr.write(("\r\x1b[2K" if terminal else "") + text + "\n")
-            with log.open("a", encoding="utf-8") as lines:
-                lines.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            if log:
+                with log.open("a", encoding="utf-8") as lines:
+                    lines.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         sys.stderr.flush()
 
     return say

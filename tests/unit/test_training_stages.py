@@ -10,6 +10,7 @@ import pytest
 from harness.errors import BadInput
 from tests.factories.refusals import refused
 from training import stages
+from training.__main__ import speaker
 from training.benchmark import newest
 from training.recipe import Recipe, find_recipe, load_recipe
 from training.servers import open_slot
@@ -158,3 +159,14 @@ def test_the_served_drafter_is_read_from_cells_and_not_from_what_a_run_keeps_of_
         file.write_text("{}", encoding="utf-8")
 
     assert newest(tmp_path / "results") == files
+
+
+def test_progress_that_no_terminal_shows_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    say = speaker()
+    for seconds in range(50):
+        say(f"\rstarting: {seconds} s")
+    say("started")
+
+    *progress, last = capsys.readouterr().err.splitlines()
+    assert last == "started"
+    assert len(progress) <= 1
