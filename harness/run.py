@@ -31,7 +31,7 @@ from harness.results.names import SERVERS, new_name
 from harness.results.records import RUN_FILE, CellName, CellRecord, RunRecord, load
 from harness.results.timing import wall_of
 from harness.stats.paired import MIN_PROMPTS
-from harness.text.numbers import duration, listed
+from harness.text.numbers import duration, listed, numbered
 from harness.text.redaction import without_home
 
 SELF_CHECK = f"{SERVERS}/self-check.json"
@@ -77,8 +77,7 @@ class Options:
     confirm: bool | None = None
     """As the command line says, as the two above; None where it leaves that to the profile. In `profile`."""
     levels: tuple[int, ...] = ()  # requests in flight, of the load and curve suites
-    ks: tuple[int, ...] = ()
-    """Of the curve suite; empty where the stack's drafters say."""
+    ks: tuple[int, ...] = ()  # of the curve suite; empty where the stack's drafters say
     ttft_s: float = math.inf
     tpot_s: float = math.inf
     """Seconds to the first token, and per token after it, of a request that counts as good under load."""
@@ -337,10 +336,11 @@ class Run:
         for cell in cells:
             self.warmups(cell)
         known = "as it took here before" if self.pace.knows(cells) else "a guess until answers are there"
-        known = f" by {workers} workers, {known}" if workers > 1 else f", {known}"
+        known = f"{f' by {workers} workers' * (workers > 1)}, {known}"
+        size = f"{numbered(len(cells), 'cell')} on {numbered(len(servers), 'server')}"
         few = f" (of {profile.prompts} asked for: the files hold no more)" * (counts[0] < profile.prompts)
         return [
-            f"{len(cells)} cells on {len(servers)} servers ({listed([s.label for s in servers])}), "
+            f"{size} ({listed([s.label for s in servers])}), "
             f"{'/'.join(map(str, counts))} prompts{few} x {profile.max_tokens} tokens"
             + (f" x {repeats}" if repeats > 1 else "")
             + f", T={profile.sampling.temperature:g}, concurrency {profile.concurrency}; "

@@ -36,6 +36,7 @@ from harness.engine.server import Server, unhealthy
 from harness.errors import BadInput, ServerFailed
 from harness.results.files import write_atomically
 from harness.results.records import SCHEMA, Record, load
+from harness.text.numbers import numbered
 from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
 STALL_SECONDS = 180
@@ -149,7 +150,7 @@ class Watch:
         if name:
             work = f"engine {name} has {work}"
         elif in_flight is not None:
-            work = f"{in_flight} request{'s' * (in_flight > 1)} in flight"
+            work = f"{numbered(in_flight, 'request')} in flight"
         return Stall(
             kind="still",
             reason=f"{work}, but for {self.still_s:.0f} s no token was read or made, and KV-cache use stood "

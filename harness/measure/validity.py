@@ -11,6 +11,7 @@ from harness.results.timing import Speed, speed_of
 from harness.results.whole import counted
 from harness.stats.acceptance import Tally, added, overshoot_of
 from harness.stats.text_quality import degenerate, in_language
+from harness.text.numbers import numbered
 
 ENOUGH_STEPS = 50
 """With fewer verify steps, 0 accepted tokens may be bad luck."""
@@ -127,7 +128,7 @@ def findings(
     for fault in (str(patch.fault) for patch in patches if patch.patched):
         result.append(Finding.note("engine-mended", f"the engine runs with a patch: {fault}", fault=fault))
     if restarts:
-        times = f"{len(restarts)} time{'s' * (len(restarts) > 1)}"
+        times = numbered(len(restarts), "time")
         text = f"the server was restarted {times}: {'; '.join(restarts)}"
         result.append(Finding.note("server-restarted", text, count=len(restarts)))
     return tuple(result)

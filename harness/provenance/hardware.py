@@ -20,6 +20,7 @@ from harness.config import variants
 from harness.engine.facts import devices_of, engine_facts
 from harness.errors import BadInput, ServerFailed
 from harness.results.conditions import UNVERIFIED, Environment, Gpu
+from harness.text.numbers import numbered
 from harness.text.redaction import without_home
 
 _LEAST_CORES = 2
@@ -90,7 +91,7 @@ def shares_of(engine: Engine, workers: int, *, python: str | None = None) -> lis
     each = devices_of(engine.args)
     if workers * each > len(devices):
         raise BadInput(
-            f"{workers} workers with {each} device{'s' * (each > 1)} each, but {len(devices)} can be seen "
+            f"{workers} workers with {numbered(each, 'device')} each, but {len(devices)} can be seen "
             f"({', '.join(name for name, _ in devices)}): take {len(devices) // each} workers",
             code="too-few-devices",
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.text.numbers import numbered
+
 MARKS = {"identical": "=", "ok": "✓", "improved": "▲", "regressed": "▼", "inconclusive": "?", "invalid": "✗"}
 
 KINDS = {
@@ -37,7 +39,7 @@ def sentence(found: Sequence[tuple[str, str]], *, of: str = "cell") -> str:
         found: each cell's name, and what became of it: a key of `KINDS`.
         of: what is counted.
     """
-    text, worst, apart = f"{len(found)} {of}{'s' * (len(found) != 1)}", "", ": "
+    text, worst, apart = numbered(len(found), of), "", ": "
     for kind, (words, mark) in KINDS.items():
         if names := [name for name, became in found if became == kind]:
             worst, bad = mark or worst, mark in _BAD

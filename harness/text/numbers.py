@@ -47,3 +47,8 @@ def duration(seconds: float) -> str:
     if seconds < 2 * minute:
         return f"{seconds:.0f} s"
     return f"{seconds / minute:.0f} min" if seconds < 2 * hour else f"{seconds / hour:.1f} h"
+
+
+def numbered(n: int, what: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{n:,} {what}{'s' * (n != 1)}"

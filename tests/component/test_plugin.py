@@ -258,7 +258,7 @@ def test_the_plan_says_what_the_profile_and_the_options_ask_for(collect: Collect
     )
 
     result.stdout.fnmatch_lines(
-        ["draftgate: 1 cells on 1 servers (none), 120 prompts x 200 tokens x 3, T=0.7, concurrency 4; *"]
+        ["draftgate: 1 cell on 1 server (none), 120 prompts x 200 tokens x 3, T=0.7, concurrency 4; *"]
     )
 
 
