@@ -1,2 +1,6 @@
-# draftgate's own plugin comes by its entry point, `harness/entry.py`, where our suites are asked for.
+import pytest
+
+# draftgate's own plugin comes by its entry point, `harness/entry.py`, where our suites are asked for. Tests that start
+# pytest in their own process find these modules imported; a pytest that may not rewrite them says so in a warning.
+pytest.register_assert_rewrite("fixtures.bench", "harness.plugin")
 pytest_plugins = ["pytester"]
