@@ -58,13 +58,11 @@ def _model(asked: Http, spec: ServerSpec) -> tuple[str, *tuple[str, ...]]:
             raise
         return wanted, f"{error}: that it serves {wanted} is not checked"
     cards = [card for card in listed if isinstance(card, dict)] if isinstance(listed, list) else []
-    names = [name for card in cards if isinstance(name := card.get("id"), str)]
+    named = [(name, card) for card in cards if isinstance(name := card.get("id"), str)]
+    names = [name for name, _ in named]
     if wanted in names:
         return (wanted,)
-    for card in cards:
-        name = card.get("id")
-        if not isinstance(name, str):
-            continue
+    for name, card in named:
         if spec.target.served_name is None and _is_target(card, spec.target.model):
             called = f"the server calls the target {without_keys(name)}, the stack {wanted}"
             return name, f"{called}: they are taken as the same model"
