@@ -6,17 +6,21 @@ import argparse
 import sys
 from pathlib import Path
 
+from harness.errors import BadInput
 from harness.suites.curve import of_run, report
 from harness.suites.load import Bound
 from harness.text.arguments import whole
-from harness.text.console import show, width_of
+from harness.text.console import complain, show, width_of
 from harness.text.render import WIDE, lay_out
+
+_INCOMPLETE = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command's parser its options, and the function that runs it."""
     parser.description = (
-        "Print which k is best at which load, from the records of bench_suites/test_curve.py."
+        "Print which k is best at which load, from the records of bench_suites/test_curve.py. "
+        "Exit code: 0, or 2 where a curve is not whole, or the run holds none."
     )
     parser.add_argument("folder", metavar="RUN", type=Path, help="its folder")
     bound = Bound()
@@ -31,10 +35,16 @@ def run(options: argparse.Namespace) -> int:
     """Print them; the exit code.
 
     Raises:
-        BadInput: the run holds none, or one that is not whole.
+        BadInput: the run holds none that is whole.
     """
     bound = Bound(ttft_s=options.ttft_ms / 1000, tpot_s=options.tpot_ms / 1000)
     width = width_of(sys.stdout, wide=options.wide)
-    texts = [lay_out(report(*found, bound, may_schedule=False), width) for found in of_run(options.folder)]
+    broken: list[BadInput] = []
+    curves = list(of_run(options.folder, broken=broken))
+    if not curves:
+        raise BadInput("; ".join(map(str, broken)), code="no-cells")
+    texts = [lay_out(report(*found, bound, may_schedule=False), width) for found in curves]
     show("\n\n".join(texts) + "\n")
-    return 0
+    for why in broken:
+        complain(str(why))
+    return _INCOMPLETE if broken else 0

@@ -11,7 +11,7 @@ from harness.judge.compare import Comparison
 from harness.judge.curve import Curve
 from harness.judge.over_none import Evidence, of_cell, plain_of
 from harness.report.drawing import draw
-from harness.report.plots import picture
+from harness.report.plots import in_a_curve, picture
 from harness.results.records import CellRecord, load
 from harness.suites.curve import SUITE, of_run
 from harness.text.console import complain
@@ -27,29 +27,32 @@ def drawn(comparison: Comparison, form: str) -> bytes:
     runs = [] if comparison.columns[1:] else [Path(comparison.columns[0].path)]
     starts = [one for run in runs for one in starts_of(run) if not one.schedule]  # a point has one k
     curves = [one for run in runs for one in _curves(run)]
-    suites = [suite for suite in SUITES if not (curves and suite == SUITE.name)]
-    speeds = [*((one, False) for one in starts), *_speeds(comparison, suites)]
+    speeds = [*((one, False) for one in starts), *_speeds(comparison, curves)]
     return draw(picture(comparison, speeds=speeds, curves=curves), form, complain)
 
 
-def _speeds(comparison: Comparison, suites: Sequence[str]) -> Iterator[tuple[Evidence, bool]]:
-    """Of one start each; those of two sides only where both ran in one environment."""
+def _speeds(comparison: Comparison, curves: Sequence[Curve]) -> Iterator[tuple[Evidence, bool]]:
+    """Of one start each, but for points of `curves`; of two sides only where both ran in one environment."""
     for row in comparison.rows:
         others = [a.figures for a in row.others if a and a.same_environment and a.verdict.primary]
         for figures in (row.figures, *others) if others or not row.others else ():
             entry, old = figures.entry, bool(row.others) and figures is row.figures
-            if entry.cell.k and entry.suite.partition("/")[0] in suites and (none := plain_of(entry)):
+            asks = entry.suite.partition("/")[0] in SUITES and not in_a_curve(entry, curves)
+            if entry.cell.k and asks and (none := plain_of(entry)):
                 yield of_cell(entry.suite, load(entry.path, CellRecord), none), old
 
 
 def _curves(run: Path) -> list[Curve]:
-    """The curves of a run; none where one is not whole, and its cells are rows then."""
+    """The curves of a run. The cells of one that is not whole are rows."""
     if not (run / SUITE.name).is_dir():
         return []
+    broken: list[BadInput] = []
     try:
-        return [curve for curve, _, _ in of_run(run)]
-    except BadRecord:
-        raise
+        found = [curve for curve, _, _ in of_run(run, broken=broken)]
     except BadInput as error:
-        complain(f"no curve is drawn: {error}")
-        return []
+        found, broken = [], [error]
+    for why in broken:
+        if isinstance(why, BadRecord):
+            raise why
+        complain(f"no curve is drawn: {why}")
+    return found

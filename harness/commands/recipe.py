@@ -71,7 +71,8 @@ def run(options: argparse.Namespace) -> int:
     output: Path | None = options.output
     if output and output.suffix not in (".md", ".markdown"):
         raise BadInput(f"--output {output}: name a file that ends with .md", code="cannot-write")
-    found = [e for folder in dict.fromkeys(path.resolve() for path in options.runs) for e in evidence(folder)]
+    folders = {path.resolve(): path for path in reversed(options.runs)}  # as they were written
+    found = [e for folder in reversed(folders.values()) for e in evidence(folder)]
     blocks: dict[str, list[Evidence]] = {}
     for one in found:
         blocks.setdefault(one.block, []).append(one)
@@ -95,12 +96,12 @@ def evidence(folder: Path) -> list[Evidence]:
         why = f"it has no {RUN_FILE}" if folder.is_dir() else "it is no folder"
         why = why if folder.exists() else f"there is no such folder{near_path(folder)}"
         raise BadInput(f"{folder} is no run: {why}; name a folder of results/", code="no-cells")
-    described = load(folder / RUN_FILE, RunRecord)
+    described, name = load(folder / RUN_FILE, RunRecord), folder.resolve().name
     if described.profile == PROFILE:
         raise _imported(folder)
     if not described.finished:
         raise BadInput(f"{folder} is not finished: give its command again, with --resume", code="no-cells")
-    found = [*starts_of(folder), *_cells(folder)]
+    found = [*starts_of(folder), *_cells(folder, name)]
     if not found:
         raise BadInput(
             f"{folder} holds no drafter's cells of the suites {', '.join(SUITES)} or speed: run one of these",
@@ -117,7 +118,7 @@ def _imported(folder: Path) -> BadInput:
     )
 
 
-def _cells(folder: Path) -> Iterator[Evidence]:
+def _cells(folder: Path, name: str) -> Iterator[Evidence]:
     """Of every drafter's cell."""
     try:
         entries = collect(folder).entries
@@ -130,7 +131,7 @@ def _cells(folder: Path) -> Iterator[Evidence]:
         if record.identity.imported:
             raise _imported(folder)
         if entry.cell.k and entry.suite.partition("/")[0] in SUITES:
-            yield of_cell(folder.name, record, plain_of(entry))
+            yield of_cell(name, record, plain_of(entry))
 
 
 def starts_of(folder: Path) -> list[Evidence]:
@@ -139,19 +140,21 @@ def starts_of(folder: Path) -> list[Evidence]:
     Raises:
         BadRecord: a file is damaged.
     """
-    found = [of_speed(folder.name, load(path, SpeedRecord)) for path in sorted(folder.glob("speed/*.json"))]
+    name = folder.resolve().name
+    found = [of_speed(name, load(path, SpeedRecord)) for path in sorted(folder.glob("speed/*.json"))]
     if not (folder / curve.SUITE.name / "pairs").is_dir():
         return found
+    broken: list[BadInput] = []
     try:
-        curves = list(curve.of_run(folder))
-    except BadRecord:
-        raise
-    except BadInput:
-        return found
+        curves = list(curve.of_run(folder, broken=broken))
+    except BadInput as error:
+        curves, broken = [], [*broken, error]
+    if damaged := next((one for one in broken if isinstance(one, BadRecord)), None):
+        raise damaged
     for _, grid, again in curves:
         fixed = [one for one in again if one.k != SCHEDULED]
-        found += [of_starts(folder.name, grid[one.k, one.in_flight], one) for one in fixed]
-        found += of_schedule(folder.name, again)
+        found += [of_starts(name, grid[one.k, one.in_flight], one) for one in fixed]
+        found += of_schedule(name, again)
     return found
 
 

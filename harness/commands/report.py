@@ -6,15 +6,16 @@ import argparse
 import itertools
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.config.prompt_files import Source, read as read_prompts
-from harness.config.prompts import hash_of
+from harness.config.prompts import Prompt, hash_of
 from harness.config.shipped import DATA
 from harness.config.stack import find_stack, load_stack
 from harness.errors import BadInput, BadRecord
+from harness.judge.collect import Entry
 from harness.judge.curve import Curve
 from harness.judge.in_turn import Measured
 from harness.report.history import history
@@ -23,9 +24,13 @@ from harness.report.html.given import Given, read
 from harness.report.html.page import document
 from harness.report.html.sides import Shown
 from harness.report.html.write import page
+from harness.report.plots import in_a_curve
 from harness.results.files import output, write_atomically
 from harness.results.records import RUN_FILE
+from harness.suites.context import SUITE as CONTEXT
 from harness.suites.curve import SUITE as CURVE, of_run
+from harness.suites.long_prompts import kept_in
+from harness.suites.prefix import SUITE as PREFIX
 from harness.suites.quality_answers import SUITE as QUALITY, file_of, read_asked
 from harness.suites.runner import kept
 from harness.text.console import complain, show
@@ -109,18 +114,23 @@ def _own_texts(options: argparse.Namespace) -> dict[str, str]:
     return {hash_of(prompt.text): prompt.text for prompt in itertools.chain.from_iterable(rows)}
 
 
-def _questions(given: Given, broken: list[str]) -> dict[str, str]:
-    """Of the questions that a run keeps beside its answers, by hash; `broken` takes what is damaged."""
+def _kept_prompts(given: Given, broken: list[str]) -> dict[str, str]:
+    """Of the prompts that a run keeps beside its answers, by hash; `broken` takes what is damaged."""
     found: dict[str, str] = {}
-    for entry in given.side.entries if given.side else ():
+    entries = given.side.entries if given.side else ()
+    sources = [_questions(entry) for entry in entries if entry.suite == QUALITY]
+    sources += [kept_in(given.path, suite.name) for suite in (CONTEXT, PREFIX)]
+    for prompts in sources:
         try:
-            asked = read_asked(file_of(entry.path)) if entry.suite == QUALITY else {}
+            found |= {hash_of(prompt.text): prompt.text for prompt in prompts}
         except BadRecord as error:
             broken.append(str(error))
-            continue
-        prompts = [one.as_question.prompt(entry.cell.language) for one in asked.values()]
-        found |= {hash_of(prompt.text): prompt.text for prompt in prompts}
     return found
+
+
+def _questions(entry: Entry) -> Iterator[Prompt]:
+    for one in read_asked(file_of(entry.path)).values():
+        yield one.as_question.prompt(entry.cell.language)
 
 
 def _history(paths: Sequence[Path]) -> dict[str, Any] | str | None:
@@ -140,10 +150,12 @@ def _few(faults: Sequence[str]) -> str:
 def _shown(path: Path, *, whole: bool) -> Shown:
     """A run with its curves; the cells of curves that are not whole stand among the others."""
     curves, wrong = _curves(path)
-    given = read(path, without=f"{CURVE.name}/" if curves else None, whole=whole)
-    # What is missing of a run that is not finished is no fault of it.
-    broken = [str(wrong)] if wrong and (given.finished or isinstance(wrong, BadRecord)) else []
-    asked = _questions(given, broken)
+    drawn = [curve for curve, _ in curves]
+    given = read(path, without=lambda entry: in_a_curve(entry, drawn), whole=whole)
+    # What is missing of a run that is not finished is no fault of it; else a damaged file says why it is.
+    damaged = [one for one in wrong if isinstance(one, BadRecord)]
+    broken = [*map(str, damaged or (wrong if given.finished else ()))]
+    asked = _kept_prompts(given, broken)
     outcomes = [
         {"suite": o.suite, "cell": o.cell, "kind": o.kind, "sentence": o.sentence, "table": o.table_text()}
         for o in kept(path).values()
@@ -151,10 +163,11 @@ def _shown(path: Path, *, whole: bool) -> Shown:
     return Shown(given=given, curves=curves, outcomes=outcomes, broken=broken, asked=asked)
 
 
-def _curves(path: Path) -> tuple[list[tuple[Curve, list[Measured]]], BadInput | None]:
-    """The curves of a run; or why they cannot be drawn."""
+def _curves(path: Path) -> tuple[list[tuple[Curve, list[Measured]]], list[BadInput]]:
+    """The curves of a run; and why others cannot be drawn."""
+    wrong: list[BadInput] = []
     try:
-        found = of_run(path) if (path / CURVE.name).is_dir() else ()
-        return [(curve, again) for curve, _, again in found], None
+        found = list(of_run(path, broken=wrong)) if (path / CURVE.name).is_dir() else []
     except BadInput as error:
-        return [], error
+        return [], [*wrong, error]
+    return [(curve, again) for curve, _, again in found], wrong

@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.judge.throughput import disturbed_in
 from harness.measure.validity import countable, mostly_degenerate
-from harness.results.records import CellRecord, PromptRecord
+from harness.results.records import CellName, CellRecord, PromptRecord
 from harness.results.stretches import sums_of
 from harness.results.timing import Work, work_of
 from harness.stats.acceptance import overshoot_of
@@ -78,6 +78,11 @@ class Curve:
     def best(self, in_flight: int) -> Point:
         """The k with the largest utility; k = 0 has 1."""
         return max((p for p in self.points if p.in_flight == in_flight), key=lambda p: p.utility)
+
+    def holds(self, cell: CellName) -> bool:
+        """A record of that name is one of its points, or of `none` beside them."""
+        own = self.deepest.cell
+        return cell.place == own.place and (not cell.k or cell.drafter == own.drafter)
 
     @property
     def crossover(self) -> int | None:

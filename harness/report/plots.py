@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from harness.errors import BadInput
+from harness.judge.collect import Entry
 from harness.judge.compare import CellComparison, Comparison, Row
 from harness.judge.curve import Curve
 from harness.judge.over_none import Evidence
@@ -141,8 +142,7 @@ def picture(
     Raises:
         BadInput: there are more cells than a picture can hold.
     """
-    of_curves = f"{CURVE}/" if curves else None
-    rows = [r for r in comparison.rows if not (of_curves and r.figures.entry.suite.startswith(of_curves))]
+    rows = [row for row in comparison.rows if not in_a_curve(row.figures.entry, curves)]
     comparison = dataclasses.replace(comparison, rows=tuple(filter(_worth_a_row, rows)))
     labels = Labels(comparison)
     several = bool(comparison.columns[1:])
@@ -162,6 +162,11 @@ def picture(
             map(visible, [*(["  ".join(marks)] if marks else []), *labels.above(), *comparison.notes])
         ),
     )
+
+
+def in_a_curve(entry: Entry, curves: Sequence[Curve]) -> bool:
+    """The cell is a point of one of them."""
+    return entry.suite.startswith(f"{CURVE}/") and any(curve.holds(entry.cell) for curve in curves)
 
 
 def _worth_a_row(row: Row) -> bool:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.config.cells import Cell, with_k, without_drafts
 from harness.config.stack import Stack
 from harness.engine.spelling import SCHEDULE, check, takes_schedule
-from harness.errors import BadInput
+from harness.errors import BadInput, BadRecord
 from harness.judge.curve import Curve, Grid, Point, busy, curve, flaws, sentences
 from harness.judge.in_turn import SCHEDULED, Measured, Starts, advice, candidates, measured
 from harness.judge.throughput import figures as throughput_figures
@@ -26,6 +26,7 @@ from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import DASH, duration, number
 from harness.text.render import Block, Piece
 
+_Found = tuple[Curve, Grid, list[Measured]]
 _Records = TypeVar("_Records", bound=Mapping[Any, CellRecord])
 _PAIRS, _SCHEDULED = "pairs", "scheduled"
 _NEXT = 3
@@ -277,21 +278,24 @@ def figures(found: Curve, again: Sequence[Measured]) -> dict[str, object]:
     }  # fmt: skip
 
 
-def of_run(folder: Path) -> Iterator[tuple[Curve, Grid, list[Measured]]]:
-    """The curves whose records a run holds, and what starts in turn said of each: nothing where it has none.
+def of_run(folder: Path, *, broken: list[BadInput] | None = None) -> Iterator[_Found]:
+    """The curves whose records a run holds, and what starts in turn said of each.
+
+    Args:
+        folder: of the run.
+        broken: takes why a curve cannot be drawn, and why a file cannot be read; these are then left out.
 
     Raises:
-        BadInput: it holds none, or one whose records are not all there, or are no measurement.
-        BadRecord: a file is damaged.
+        BadInput: it holds none; or `broken` does not take one whose records are not all there, or are no
+            measurement.
+        BadRecord: a file is damaged, and `broken` does not take it.
     """
-    records = [load(path, CellRecord) for path in sorted(folder.glob(f"{SUITE.name}/*/*.json"))]
-    if not records:
+    records = _readable(folder.glob(f"{SUITE.name}/*/*.json"), broken)
+    if not broken and not any(record.cell.k for record in records):
         raise BadInput(
             f"{folder} holds no records of a curve: pytest bench_suites/test_curve.py makes them",
             code="no-cells",
         )
-    if wrong := flaws(records):
-        raise BadInput(f"{folder}: not a measurement, so measure anew: {wrong[0]}", code="no-cells")
     plain: dict[tuple[str, ...], dict[int, CellRecord]] = {}
     drafters: dict[tuple[str, ...], dict[tuple[int, int], CellRecord]] = {}
     for record in records:
@@ -303,20 +307,41 @@ def of_run(folder: Path) -> Iterator[tuple[Curve, Grid, list[Measured]]]:
     for (*place, drafter), of_drafter in drafters.items():
         none: Mapping[int, CellRecord] = plain.get(tuple(place), {})
         grid = {**{(0, level): record for level, record in none.items()}, **of_drafter}
-        starts = _starts_of(folder, drafter, tuple(place))
+        starts = _starts_of(folder, drafter, tuple(place), broken)
+        if wrong := flaws([*grid.values(), *starts.values()]):
+            said = f"{folder}: not a measurement, so measure anew: {wrong[0]}"
+        else:
+            try:
+                yield curve(grid), grid, measured(starts) if starts else []
+                continue
+            except ValueError as error:
+                said = f"{folder}: the curve of {'-'.join(place)}-{drafter} is not whole: {error}"
+        _take(BadInput(said, code="no-cells"), broken)
+
+
+def _readable(files: Iterable[Path], broken: list[BadInput] | None) -> list[CellRecord]:
+    found = []
+    for path in sorted(files):
         try:
-            yield curve(grid), grid, measured(_sound(starts)) if starts else []
-        except ValueError as error:
-            where = f"{'-'.join(place)}-{drafter}"
-            raise BadInput(f"{folder}: the curve of {where} is not whole: {error}", code="no-cells") from None
+            found.append(load(path, CellRecord))
+        except BadRecord as error:
+            _take(error, broken)
+    return found
 
 
-def _starts_of(folder: Path, drafter: str, place: tuple[str, ...]) -> Starts:
+def _take(error: BadInput, broken: list[BadInput] | None) -> None:
+    if broken is None:
+        raise error
+    if str(error) not in map(str, broken):
+        broken.append(error)
+
+
+def _starts_of(folder: Path, drafter: str, place: tuple[str, ...], broken: list[BadInput] | None) -> Starts:
     """The records of starts in turn."""
     root = folder / SUITE.name
     files = [path for of in (_PAIRS, _SCHEDULED) for path in root.glob(f"{of}/{drafter}/*/*/*.json")]
     found = {}
-    for record in (load(path, CellRecord) for path in sorted(files)):
+    for record in _readable(files, broken):
         if record.cell.place == place:
             *_, of, _, pair, level = record.suite.split("/")
             k = SCHEDULED if of == _SCHEDULED else record.cell.k

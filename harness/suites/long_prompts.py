@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from harness.config.cells import Cell
@@ -123,6 +124,21 @@ def long_prompts(bench: Bench, suite: str, cell: Cell, make: Make) -> Made:
         ]
         write_atomically(path, "".join(map(as_line, lines)))
         return made
+    return _read(path)
+
+
+def kept_in(folder: Path, suite: str) -> Iterator[Prompt]:
+    """The prompts that a run made for a suite.
+
+    Raises:
+        BadRecord: a file of them is damaged.
+    """
+    for path in sorted((folder / suite).glob("*.jsonl")):
+        for prompts in _read(path).values():
+            yield from prompts
+
+
+def _read(path: Path) -> Made:
     found: Made = {}
     for line in json_lines(path, may_be_empty=True):
         one = dict(line.data)

@@ -22,8 +22,9 @@ from harness.suites.load import Bound
 from harness.suites.runner import Bench, Outcome
 from harness.text.render import lay_out
 from tests.factories.benches import bench, cell_of, stack
+from tests.factories.pages import report
 from tests.factories.records import prompt_record
-from tests.factories.runs import cell, write_cell, write_run
+from tests.factories.runs import HARD, cell, write_cell, write_run
 from tests.factories.terminal import fits_80_columns
 
 NAME = "chat-en-instruct-ngram-k4"
@@ -552,6 +553,63 @@ def test_a_run_whose_curve_is_not_whole_is_refused(run: Path, lost: str) -> None
     with pytest.raises(BadInput) as refused:
         list(suite.of_run(run))
     assert refused.value.code == "no-cells"
+
+
+def beside(run: Path, how: str) -> Path:
+    """A second drafter's curve in the same place, which is not whole; the file that is to blame."""
+    for k, level in GRID:
+        if k:
+            one = record(k, level, drafter="suffix")
+            write_cell(run / one.suite, one)
+    path = run / "curve" / "01" / "chat-en-instruct-suffix-k4.json"
+    if how == "lost":
+        path.unlink()
+    elif how == "damaged":
+        path.write_text("{", encoding="utf-8")
+    else:
+        write_cell(path.parent, record(4, 1, drafter="suffix", findings=(HARD,)))
+    return path
+
+
+@pytest.mark.parametrize("how", ["lost", "damaged", "invalid"])
+def test_a_curve_that_is_not_whole_takes_no_other_away(
+    run: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = beside(write_run(run), how)
+
+    broken: list[BadInput] = []
+    ((found, _, _),) = suite.of_run(run, broken=broken)
+    assert found.deepest == GRID[4, 1]
+    assert str(path) in str(broken[0]) if how == "damaged" else len(broken) == 1
+    assert main(["curve", str(run)]) == 2
+    shown = capsys.readouterr()
+    assert "from 16 in flight on: off" in shown.out
+    assert "suffix" in shown.err
+    page = report(run, output=run / "page.html", code=2)
+    assert [one["name"] for one in page.data["curves"]] == ["chat-en-instruct-ngram"]
+    assert {one["family"] for one in page.data["cells"] if one["k"]} == {"suffix"}
+    assert len(page.data["cells"]) == 9 - (how != "invalid")
+
+
+@pytest.mark.parametrize("how", ["lost", "invalid"])
+def test_a_picture_has_the_curves_that_are_whole_and_rows_of_the_others(run: Path, how: str) -> None:
+    beside(write_run(run), how)
+
+    assert main(["compare", str(run), "--output", str(run / "picture.svg")]) == (2 if how == "invalid" else 0)
+    picture = (run / "picture.svg").read_text(encoding="utf-8")
+    assert "chat-en-instruct ngram, k = 4: 1:" in picture
+    assert "suffix-k2" in picture
+    assert "ngram-k2" not in picture
+
+
+def test_records_of_none_alone_are_no_curve(run: Path) -> None:
+    for path in run.glob("curve/*/*ngram*.json"):
+        path.unlink()
+
+    with pytest.raises(BadInput) as refused:
+        list(suite.of_run(run))
+    assert refused.value.code == "no-cells"
+    assert main(["curve", str(run)]) == 2
 
 
 def test_the_command_prints_the_curve(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -391,6 +391,20 @@ def test_cells_of_other_suites_say_nothing(tmp_path: Path) -> None:
     assert [e.suite for e in evidence(write_run(tmp_path / "run", *cells))] == ["acceptance"]
 
 
+def test_a_run_is_called_as_it_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", none(), timed(2))
+    write_run(tmp_path / "begun", none(), finished=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["recipe", "begun"]) == 2
+    assert main(["recipe", "run", "nowhere"]) == 2
+    assert str(tmp_path) not in capsys.readouterr().err
+    monkeypatch.chdir(run)
+    assert main(["recipe", ".", str(run)]) == 0
+    assert "of run." in capsys.readouterr().out
+
+
 def test_a_run_of_imports_alone_is_refused_as_that(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", none(), timed(2))
     record = load(run / "run.json", RunRecord).model_copy(update={"profile": PROFILE})

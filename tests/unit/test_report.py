@@ -240,6 +240,30 @@ def test_the_questions_that_a_run_keeps_are_shown_and_a_damaged_file_of_them_is_
     assert asked_in(page) == prompts
 
 
+def test_the_long_prompts_that_a_run_keeps_are_shown_and_leave_room_for_the_answers() -> None:
+    texts = [f"{i} " + "a page of a book " * (2000 if i else 10) for i in range(8)]
+    lines = [
+        {"length": 256, "id": f"p{i}", "language": "en", "category": "", "text": text}
+        for i, text in enumerate(texts)
+    ]
+    for name in ("base", "new"):
+        told = [
+            renamed(i, f"p{i}", prompt_text_hash=hash_of(text), text=name, text_hash=name)
+            for i, text in enumerate(texts)
+        ]
+        run = write_run(Path(name), cell(prompts=tuple(told), suite="context-00256"))
+        (run / "context").mkdir()
+        kept = run / "context" / "chat-en-instruct.jsonl"
+        kept.write_text("".join(map(as_line, lines)), encoding="utf-8")
+    page = report("base", "new", output=OUT)
+    assert asked_in(page) == texts
+    assert page.texts[:3] == [texts[0], *page.texts[1:3]]
+    assert {"base", "new"} == set(page.texts[1:3])
+    kept.write_text("{", encoding="utf-8")
+    page = report("base", "new", output=OUT, code=2)
+    assert [str(kept) in fault for fault in page.data["runs"][1]["faults"]] == [True]
+
+
 def test_the_commands_that_made_it_are_there() -> None:
     made = cell(provenance={"command": "pytest bench_suites --profile gate", "host": "here"})
     page = report(write_run(Path("run"), made), output=OUT)
@@ -283,7 +307,13 @@ def test_what_a_suite_keeps_beside_its_cells_is_no_cell_that_was_begun() -> None
     kept = {
         f"quality/questions/{name}": {"question": "1", "text": "?", "options": ["a", "b"], "right": 0},
         f"endpoints/{name}.tokens": {"prompt": "instruct-000", "tokens": [1]},
-        "prefix/chat-en-instruct": {"length": 256, "id": "instruct-000", "text": "long"},
+        "prefix/chat-en-instruct": {
+            "length": 256,
+            "id": "instruct-000",
+            "language": "en",
+            "category": "",
+            "text": "long",
+        },
     }
     for place, line in kept.items():
         (run / place).parent.mkdir(parents=True, exist_ok=True)

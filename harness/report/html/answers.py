@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import math
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -23,6 +24,8 @@ from harness.text.render import visible_lines
 
 _LONGEST = 200_000
 """Characters of a text that the page holds."""
+_LONG_PROMPT = 20_000
+"""Characters of a prompt that goes in after the answers: a few such prompts would leave them no room."""
 _GZIP = 31
 """`wbits` of a stream that a browser's DecompressionStream reads."""
 
@@ -110,7 +113,7 @@ def prompts_of(
         known = None not in (a.token_ids, b.token_ids)
         one: dict[str, Any] = {
             "prompt": a.prompt,
-            "asked": prompt and texts.add(prompt, -1.0),
+            "asked": prompt and texts.add(prompt, -1.0 if len(prompt) <= _LONG_PROMPT else math.inf),
             "same": int(_same(a, b)) if a.text_hash and b.text_hash else None,
             "part": common_tokens(a.token_ids or (), b.token_ids or ()) if known else None,
             "answers": len(before),

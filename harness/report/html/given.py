@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,12 @@ class Given:
     """When its cells were measured."""
 
 
-def read(path: Path, *, without: str | None = None, whole: bool = True) -> Given:
+def read(path: Path, *, without: Callable[[Entry], bool] = lambda _: False, whole: bool = True) -> Given:
     """Read the cells at `path`. What is damaged there is left out and named.
 
     Args:
         path: a run, a folder of cells or baselines, or one cell.
-        without: the beginning of the names of suites whose cells are shown otherwise.
+        without: which of its cells are shown otherwise.
         whole: with all prompts of each cell; else its head alone, and damage behind that stays unseen.
     """
     damaged: list[BadRecord] = []
@@ -78,7 +78,7 @@ def read(path: Path, *, without: str | None = None, whole: bool = True) -> Given
     once: dict[Any, Any] = {}  # thousands of cells say the same
     commands, times = {_command(run.provenance): None} if run else {}, set()
     for entry in side.entries if side else ():
-        if without and entry.suite.startswith(without):
+        if without(entry):
             continue
         try:
             record = load(entry.path, CellRecord) if whole else head_of(entry.path)
