@@ -54,5 +54,5 @@ def _curves(run: Path) -> list[Curve]:
     for why in broken:
         if isinstance(why, BadRecord):
             raise why
-        complain(f"no curve is drawn: {why}")
+        complain(f"not drawn: {why}")
     return found

@@ -11,11 +11,14 @@ from harness.judge.curve import Curve
 from harness.judge.throughput import Split, disturbed_in, split
 from harness.results.records import CellRecord
 from harness.results.timing import Work, work_of
+from harness.text.numbers import numbered
 
 SCHEDULED = -1
 """In place of k: the engine chose it by the size of the batch."""
 Starts = Mapping[tuple[int, int, int], CellRecord]
 """By pair, k and requests in flight; k = 0 is `none`."""
+_FEWEST = 2
+"""Pairs of starts."""
 _MOST_LONGER = 0.5
 """Share of the steps that may draft more than a schedule says of its load: a batch fills, and runs empty."""
 
@@ -87,6 +90,8 @@ def measured(starts: Starts) -> list[Measured]:
         ValueError: fewer than two pairs, a start is missing, or nothing was timed on one.
     """
     pairs = sorted({pair for pair, *_ in starts})
+    if len(pairs) < _FEWEST:
+        raise ValueError(f"it has {numbered(len(pairs), 'pair')} of starts, and {_FEWEST} are needed")
 
     def of(k: int, level: int) -> list[CellRecord]:
         return [starts[pair, k, level] for pair in pairs if (pair, k, level) in starts]

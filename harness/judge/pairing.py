@@ -23,6 +23,7 @@ from harness.judge.matching import (
 from harness.measure.validity import countable
 from harness.results.records import CellName, CellRecord, PromptRecord, tallies
 from harness.stats.acceptance import Tallies
+from harness.text.numbers import numbered
 
 ENOUGH_IN_COMMON = 0.9
 """Share of the prompts that both sides must have."""
@@ -110,7 +111,9 @@ class Pairs:
                 "has no token ids, or no order of steps): whole answers are compared"
             )
         notes = (
-            [f"{left_out} {self.unit} are left out: where their texts part is not known"] if left_out else []
+            [f"left out, since no record says where the texts part: {numbered(left_out, self.unit[:-1])}"]
+            if left_out
+            else []
         )
         begun = dataclasses.replace(
             self, prompts=tuple(cut), counts=(), same_start=False, notes=(*self.notes, *notes)

@@ -21,6 +21,7 @@ from harness.judge.matching import by_prompt, matched
 from harness.judge.pairing import brief, counted
 from harness.results.conditions import UNVERIFIED
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
+from harness.text.numbers import numbered
 from harness.text.validation import near_path
 
 MAX_P = 1e-5
@@ -137,7 +138,7 @@ def history(paths: Sequence[Path]) -> History:
             _add(opened.setdefault(place, []), point, cell, at=at)
         shown += own > 0
     for name, count in Counter(copies).items():
-        notes.append(f"{name}: {count} cells are copies of another run's, and count once")
+        notes.append(f"{name}: {numbered(count, 'cell')} copied from another run, counted once")
     series = [
         Series(
             entry=one.points[0].figures.entry,

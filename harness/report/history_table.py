@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.report.history import FOLLOWED, LEAST, MAX_P, History, Point, Series
-from harness.text.numbers import DASH, number, percent
+from harness.text.numbers import DASH, number, numbered, percent
 from harness.text.render import Block, Document, by_text
 
 _PLACE = ("stack", "device", "profile", "suite")
@@ -72,7 +72,7 @@ def document(found: History) -> Document:
     said = by_text((name, why) for name, why in invalid if why)
     notes = [f"no measurement in {', '.join(names)}: {why}" for why, names in said.items()]
     return Document(
-        sentence=f"{len(found.series)} series of {found.runs} runs: {rest}",
+        sentence=f"{len(found.series)} series of {numbered(found.runs, 'run')}: {rest}",
         title="history",
         above=(),
         blocks=(_overview(found, varying), *(_table(one) for one in found.series)),

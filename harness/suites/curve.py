@@ -283,11 +283,10 @@ def of_run(folder: Path, *, broken: list[BadInput] | None = None) -> Iterator[_F
 
     Args:
         folder: of the run.
-        broken: takes why a curve cannot be drawn, and why a file cannot be read; these are then left out.
+        broken: takes why a curve, what starts in turn say of it, or a file is left out.
 
     Raises:
-        BadInput: it holds none; or `broken` does not take one whose records are not all there, or are no
-            measurement.
+        BadInput: it holds none; or one is not whole or no measurement, and `broken` does not take it.
         BadRecord: a file is damaged, and `broken` does not take it.
     """
     records = _readable(folder.glob(f"{SUITE.name}/*/*.json"), broken)
@@ -308,15 +307,17 @@ def of_run(folder: Path, *, broken: list[BadInput] | None = None) -> Iterator[_F
         none: Mapping[int, CellRecord] = plain.get(tuple(place), {})
         grid = {**{(0, level): record for level, record in none.items()}, **of_drafter}
         starts = _starts_of(folder, drafter, tuple(place), broken)
-        if wrong := flaws([*grid.values(), *starts.values()]):
-            said = f"{folder}: not a measurement, so measure anew: {wrong[0]}"
-        else:
-            try:
-                yield curve(grid), grid, measured(starts) if starts else []
+        again, what = list[Measured](), "the curve"
+        try:
+            whole = curve(_sound(grid))
+            what = "what starts in turn say"
+            again = measured(_sound(starts)) if starts else []
+        except ValueError as error:
+            said = f"{folder}: {what} of {'-'.join(place)}-{drafter} is not whole: {error}"
+            _take(BadInput(said, code="no-cells"), broken)
+            if what == "the curve":
                 continue
-            except ValueError as error:
-                said = f"{folder}: the curve of {'-'.join(place)}-{drafter} is not whole: {error}"
-        _take(BadInput(said, code="no-cells"), broken)
+        yield whole, grid, again
 
 
 def _readable(files: Iterable[Path], broken: list[BadInput] | None) -> list[CellRecord]:

@@ -602,6 +602,26 @@ def test_a_picture_has_the_curves_that_are_whole_and_rows_of_the_others(run: Pat
     assert "ngram-k2" not in picture
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_starts_in_turn_that_are_not_all_there_leave_the_curve(
+    run: Path, *, finished: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = "curve/pairs/ngram/00/01"
+    for k in (0, 4):
+        write_cell(run / where, record(k, 1, suite=where))
+    write_run(run, finished=finished)
+
+    broken: list[BadInput] = []
+    ((found, _, again),) = suite.of_run(run, broken=broken)
+    assert (found, again, len(broken)) == (curve(GRID), [], 1)
+    assert main(["curve", str(run)]) == 2
+    assert "from 16 in flight on: off" in capsys.readouterr().out
+    page = report(run, output=run / "page.html", code=2 * finished)
+    assert [(len(one["points"]), one["measured"]) for one in page.data["curves"]] == [(len(GRID), [])]
+    assert main(["compare", str(run), "--output", str(run / "picture.svg")]) == 0
+    assert "k = 4: 1:" in (run / "picture.svg").read_text(encoding="utf-8")
+
+
 def test_records_of_none_alone_are_no_curve(run: Path) -> None:
     for path in run.glob("curve/*/*ngram*.json"):
         path.unlink()
