@@ -45,10 +45,11 @@ MIN_PROMPTS_POSITION = 20
 MIN_EVENTS = 20  # accepted, and refused, on each side of a position
 MIN_DIFFERING = 10
 
-# One-sided z at each look. Together the five spend ALPHA_PRIMARY, and ALPHA_OK.
+# One-sided z at each look. Together the five spend ALPHA_PRIMARY, and ALPHA_OK; below ENOUGH_PROMPTS no look
+# spends more than ALPHA_OK_FEW on `ok`.
 LOOKS = (16, 24, 40, 56, 80)
 REGRESSED_Z = (4.00, 3.91, 3.63, 3.49, 3.29)
-OK_Z = (2.88, 2.72, 2.33, 2.09, 1.76)
+OK_Z = (2.88, 2.72, 2.33, 2.33, 1.72)
 INTERVAL_Z = (3.10, 2.95, 2.60, 2.38, 2.09)  # two-sided: all five intervals hold the truth, with 95 %
 
 _MOST = 2**53  # what a float still holds exactly; 1 / _MOST is as far from 1 on the other side
@@ -236,9 +237,9 @@ def share_bound(m: int, *, seen: int = 0) -> float:
     The one-sided bound of Clopper and Pearson 1934; for none of m it is 1 - 0.05^(1/m).
 
     Raises:
-        ValueError: m < 1, or `seen` is not within 0..m.
+        ValueError: m < 1 or above 2**53, or `seen` is not within 0..m.
     """
-    if not (m >= 1 and 0 <= seen <= m):
+    if not (1 <= m <= _MOST and 0 <= seen <= m):
         raise ValueError(f"{seen} of {m} prompts bound nothing")
     if seen:
         return float(special.betaincinv(seen + 1, m - seen, 0.95)) if seen < m else 1.0

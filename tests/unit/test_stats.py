@@ -532,6 +532,12 @@ def test_all_looks_together_spend_the_alpha_of_one_test() -> None:
         assert low <= crossed <= high
 
 
+@pytest.mark.parametrize(("look", "z"), list(zip(paired.LOOKS, paired.OK_Z, strict=True)))
+def test_no_look_allows_ok_more_often_than_as_many_prompts_do(look: int, z: float) -> None:
+    """Below 80 prompts 1 %, since the t distribution promises too much of so few."""
+    assert scipy.stats.norm.sf(z) <= paired.alpha_ok(look)
+
+
 def test_a_look_that_was_not_planned_is_refused() -> None:
     with pytest.raises(ValueError, match="no look at 30"):
         paired.sequential_thresholds(30, 30)
