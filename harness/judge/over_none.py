@@ -192,13 +192,19 @@ def _unscheduled(record: CellRecord, one: Measured, levels: Collection[int]) -> 
 
 
 def interval_of(record: CellRecord) -> tuple[float, float] | None:
-    """The 95 % interval of tokens per step, from the scatter between prompts; None where there is none."""
+    """The 95 % interval of tokens per step, from the scatter between prompts; None where there is none.
+
+    Nor is there one of counts that are none.
+    """
     answers = filter(countable, record.prompts if record.valid else ())
     sums = sums_of(answers, lambda r: (r.tally.committed, r.tally.decode_steps))
     tokens, steps = ([pair[at] for pair in sums.values()] for at in (0, 1))
     if len(sums) < MIN_PROMPTS:
         return None
-    change = paired_log_ratio(steps, steps, tokens, steps)
+    try:
+        change = paired_log_ratio(steps, steps, tokens, steps)
+    except ValueError:
+        return None
     ends = change.interval() if change.se else None
     return (math.exp(ends[0]), math.exp(min(ends[1], _MOST))) if ends else None
 

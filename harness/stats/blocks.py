@@ -21,6 +21,10 @@ LOG_MARGIN = -math.log(1 - MARGIN)
 SCATTER = 0.01
 """The standard deviation of log tok/s between starts that a plan assumes."""
 MOST_BLOCKS = 1000
+_LEAST, _MOST = 1e-150, 1e150
+"""What a speed can be: the ratio of two is still a number."""
+_ALL = 1 - 1e-9
+"""The largest loss that is planned for."""
 _ROUNDING = 1e-12
 _ORDERS = ((OLD, NEW, NEW, OLD), (NEW, OLD, OLD, NEW))
 
@@ -85,8 +89,8 @@ def over_sessions(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]
 
 
 def _mean_log(values: Sequence[float]) -> float:
-    if not values or not all(0 < value < math.inf for value in values):
-        raise ValueError(f"{list(values)} are no speeds: each must be above 0")
+    if not values or not all(_LEAST <= value <= _MOST for value in values):
+        raise ValueError(f"{list(values)} are no speeds: each must be above 0, and none may be without end")
     return math.fsum(map(math.log, values)) / len(values)
 
 
@@ -95,15 +99,24 @@ def power(blocks: int, loss: float, *, scatter: float = SCATTER) -> float:
 
     By the noncentral t; and the estimate must reach the margin. A block's difference is of two means over two
     starts, so its standard deviation is that of one start.
+
+    Raises:
+        ValueError: fewer than two blocks, or more than 2**53; a loss outside 0..1; or no scatter.
     """
+    if not (2 <= blocks <= 2**53 and 0 <= loss < 1 and _ROUNDING < scatter < math.inf):  # noqa: PLR2004
+        raise ValueError(f"{blocks} blocks, a loss of {loss} and a scatter of {scatter} make no plan")
     se, df, change = scatter / math.sqrt(blocks), blocks - 1, math.log1p(-loss)
     significant = 1 - special.nctdtr(df, -change / se, special.stdtrit(df, 1 - ALPHA_PRIMARY))
     return float(min(significant, special.ndtr((-LOG_MARGIN - change) / se)))
 
 
 def detectable(blocks: int, *, scatter: float = SCATTER, chance: float = 0.8) -> float:
-    """The smallest loss, a fraction, that so many blocks call regressed with that chance."""
-    low, high = 0.0, 1 - 1e-9
+    """The smallest loss, a fraction, that so many blocks call regressed with that chance.
+
+    Raises:
+        ValueError: as `power`.
+    """
+    low, high = 0.0, _ALL
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (low, middle) if power(blocks, middle, scatter=scatter) >= chance else (middle, high)
@@ -118,10 +131,10 @@ def scatter_of(change: PairedRatio) -> float:
 def settled_by(change: PairedRatio) -> int | None:
     """How many blocks would say `ok` or `regressed` four times in five, if the change were as measured.
 
-    None where no number would: at the margin itself.
+    None where no number would, at the margin itself; or where nothing scatters, so that it is settled.
     """
-    scatter, loss = scatter_of(change), -math.expm1(change.estimate)
-    for blocks in range(change.m + 1, MOST_BLOCKS + 1):
+    scatter, loss = scatter_of(change), min(-math.expm1(change.estimate), _ALL)
+    for blocks in range(change.m + 1, MOST_BLOCKS + 1) if scatter else ():
         if change.estimate > -LOG_MARGIN:
             t = special.stdtrit(blocks - 1, 1 - ALPHA_OK) + special.stdtrit(blocks - 1, 0.8)
             if change.estimate - t * scatter / math.sqrt(blocks) > -LOG_MARGIN:

@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from harness.stats.paired import MIN_EVENTS, MIN_PROMPTS_POSITION, student
 
+_MOST = 2**53  # what a float still holds exactly
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Excess:
@@ -63,9 +65,11 @@ def mechanism(before: ArrayLike, after: ArrayLike) -> Mechanism | None:
 
     Returns:
         None where it cannot be told: fewer than MIN_PROMPTS_POSITION prompts, or no depth with MIN_EVENTS
-        accepted, not all on one prompt, and as many refused on both sides.
+        accepted, not all on one prompt, and as many refused on both sides; or what is no count.
     """
     sides = [np.asarray(side, dtype=np.float64) for side in (before, after)]
+    if not all(((side >= 0) & (side <= _MOST)).all() for side in sides):
+        return None
     with_steps = (sides[0][0] > 0) | (sides[1][0] > 0)
     sides = [side[:, with_steps] for side in sides]
     if (m := sides[0].shape[1]) < MIN_PROMPTS_POSITION:

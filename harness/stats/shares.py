@@ -8,6 +8,8 @@ from scipy import special  # not scipy.stats, which takes half a second to impor
 
 ALPHA = 0.001
 """How often a pair of sides that differ by chance alone is said to differ. Policy."""
+_MOST = 2**53
+"""A count that a float still holds exactly."""
 _Z = 1.959964
 """Of a two-sided interval of 95 %."""
 
@@ -16,9 +18,9 @@ def wilson(good: int, of: int) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson 1927).
 
     Raises:
-        ValueError: there are none, or more are good than there are.
+        ValueError: there are none, more are good than there are, or more than a count can be.
     """
-    if not 0 <= good <= of or not of:
+    if not (0 <= good <= of <= _MOST and of >= 1):
         raise ValueError(f"{good} of {of} is no share")
     share, z2 = good / of, _Z**2
     middle = (share + z2 / (2 * of)) / (1 + z2 / of)
@@ -32,9 +34,9 @@ def mcnemar(lost: int, won: int) -> float:
     McNemar's test of paired shares in its exact form: P(Bin(lost + won, 0.5) >= lost).
 
     Raises:
-        ValueError: a count is negative.
+        ValueError: a count is negative, or more than one can be.
     """
-    if min(lost, won) < 0:
+    if not all(0 <= count <= _MOST for count in (lost, won)):
         raise ValueError(f"{lost} lost and {won} won are no counts")
     # scipy's bdtrc is NaN for huge counts; the tail of the binomial is this incomplete beta function.
     return float(special.betainc(float(lost), float(won) + 1, 0.5)) if lost else 1.0
@@ -53,9 +55,10 @@ def change_interval(lost: int, won: int, both: int, neither: int) -> tuple[float
         neither: pairs that are good on none.
 
     Raises:
-        ValueError: a count is negative, or all are 0.
+        ValueError: a count is negative, all are 0, or they are more than a count can be.
     """
-    if min(lost, won, both, neither) < 0 or not (of := lost + won + both + neither):
+    of = lost + won + both + neither
+    if not (1 <= of <= _MOST and min(lost, won, both, neither) >= 0):
         raise ValueError(f"{lost} lost, {won} won, {both} and {neither} are no pairs")
     shares, ends = [], []
     for good in (both + won, both + lost):

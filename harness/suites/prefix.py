@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from harness.config.cells import Cell
@@ -146,6 +147,8 @@ def judged(plain: Side, drafted: Side) -> tuple[Kind, str]:
         return "invalid", f"not a measurement: {flaws[0]}"
     if not (plain.whole and drafted.whole):
         return "unsure", "an interruption filled the cache twice: measure it again without --resume"
+    if not all(0 <= side.hits < math.inf for side in (plain, drafted)):
+        return "invalid", f"not a measurement: {plain.hits} and {drafted.hits} cached tokens are no counts"
     if not plain.hits:
         return "unchecked", f"`none` finds none of {plain.queries} tokens in the cache: is it switched off?"
     lost = plain.hits - drafted.hits
