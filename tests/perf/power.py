@@ -48,6 +48,7 @@ BATCH = 1000
 _ROUNDING = 1e-12
 METHODS = ("gate", "primary", "position", "welch", "fixed", "fixed_position")
 TITLES = ("gate", "of it primary", "of it positions", "Welch, unpaired", "5 %", "5 % a position")
+ONE_CONDITION = "by conditional acceptance alone, %"
 PLANNED = 0.03  # the loss that prompts are planned for
 
 
@@ -179,20 +180,21 @@ class Judged:
     df: Reals
     differing: Counts
     alarms: dict[str, Flags]
-    """By METHODS."""
+    """By METHODS; and `one_condition`, the gate if a position needed no fewer tokens per decode step."""
 
 
 def judged(old: Counts, new: Counts) -> Judged:
     """`harness.judge.verdict.judge_pairs` on arrays, and what else is in use."""
     m = old.shape[1]
-    estimate, se, df = _log_ratio(old, new)
+    estimate, se, df = log_ratio(old, new)
     differing = ((old[..., :2] != new[..., :2]).any(axis=-1)).sum(axis=1)
     enough = (differing >= paired.MIN_DIFFERING) | (m < paired.MIN_PROMPTS_POSITION)
     primary = enough & (_p_loss(estimate, se, df) <= paired.ALPHA_PRIMARY) & (estimate <= -paired.LOG_MARGIN)
     sides = [np.flip(np.flip(s[..., 2:], -1).cumsum(axis=-1), -1) for s in (old, new)]
-    lost = np.zeros(len(old), dtype=bool)
+    lost = alone = np.zeros(len(old), dtype=bool)
     if m >= paired.MIN_PROMPTS_POSITION:
-        lost = enough & _positions(*sides, old[..., 1].astype(float), new[..., 1].astype(float))
+        found = _positions(*sides, old[..., 1].astype(float), new[..., 1].astype(float))
+        lost, alone = (enough & flags for flags in found)
     change = np.expm1(estimate)
     rates = [a.sum(axis=1)[:, 1:] / np.maximum(1, a.sum(axis=1)[:, :1]) for a in sides]
     return Judged(
@@ -204,6 +206,7 @@ def judged(old: Counts, new: Counts) -> Judged:
             "gate": primary | lost,
             "primary": primary,
             "position": lost,
+            "one_condition": primary | alone,
             "welch": _welch(old, new),
             "fixed": change <= -FIXED,
             "fixed_position": ((rates[1] <= (1 - FIXED) * rates[0]) & (rates[0] > 0)).any(axis=1),
@@ -211,7 +214,7 @@ def judged(old: Counts, new: Counts) -> Judged:
     )
 
 
-def _log_ratio(old: Counts, new: Counts) -> tuple[Reals, Reals, Reals]:
+def log_ratio(old: Counts | Reals, new: Counts | Reals) -> tuple[Reals, Reals, Reals]:
     """Estimates, their jackknife errors and degrees of freedom, as `paired_log_ratio` has them."""
     sides = [s[..., i].astype(float) for s in (old, new) for i in (0, 1)]
     total = [a.sum(axis=1, keepdims=True) for a in sides]
@@ -240,9 +243,16 @@ def _p_loss(estimate: Reals, se: Reals, df: Reals) -> Reals:
     return p
 
 
-def _positions(old: Counts, new: Counts, steps0: Reals, steps1: Reals) -> Flags:
-    """Whether a position was lost: (cells, m, k + 1) verify steps that accepted at least j; decode steps."""
-    ps, changes = [], []
+def _positions(old: Counts, new: Counts, steps0: Reals, steps1: Reals) -> tuple[Flags, Flags]:
+    """Whether a position was lost: by both of its conditions, and by conditional acceptance alone.
+
+    Args:
+        old: (cells, m, k + 1) verify steps that accepted at least j.
+        new: of the other side.
+        steps0: (cells, m) decode steps of the old side.
+        steps1: of the new one.
+    """
+    ps, changes, given = [], [], []
     for j in range(1, old.shape[-1]):
         x0, n0, x1, n1 = (
             s[..., i].astype(float) for s, i in ((old, j), (old, j - 1), (new, j), (new, j - 1))
@@ -260,15 +270,16 @@ def _positions(old: Counts, new: Counts, steps0: Reals, steps1: Reals) -> Flags:
         tokens = (side[..., j:].sum(axis=-1).astype(float) for side in (old, new))
         fewer = _p_loss(*_difference(next(tokens), steps0, next(tokens), steps1)) <= ALPHA_FEWER
         ps.append(np.where(tested, _p_loss(change, se, df), np.inf))
-        changes.append(np.where(tested & fewer, change, 0.0))
-    p, change = np.stack(ps, axis=1), np.stack(changes, axis=1)
+        changes.append(np.where(tested, change, 0.0))
+        given.append(fewer)
+    p = np.stack(ps, axis=1)
     order = p.argsort(axis=1)
     left = np.isfinite(p).sum(axis=1, keepdims=True) - np.arange(p.shape[1])
     with np.errstate(invalid="ignore"):
         adjusted = np.maximum.accumulate(np.take_along_axis(p, order, axis=1) * np.maximum(left, 1), axis=1)
-    material = np.take_along_axis(change, order, axis=1) <= -paired.MARGIN_POSITION
-    lost: Flags = np.asarray(((adjusted <= paired.ALPHA_POSITION) & material).any(axis=1))
-    return lost
+    material, fewer = (np.take_along_axis(np.stack(a, axis=1), order, axis=1) for a in (changes, given))
+    alone = (adjusted <= paired.ALPHA_POSITION) & (material <= -paired.MARGIN_POSITION)
+    return (alone & fewer).any(axis=1), alone.any(axis=1)
 
 
 def _difference(x0: Reals, n0: Reals, x1: Reals, n1: Reals) -> tuple[Reals, Reals, Reals]:
@@ -364,9 +375,9 @@ def prompts_needed(
     many = 20_000
     old, new = draw(pool, noise, many, 1, rng)
     new = fail(new, position, chance, rng)
-    _, se, _ = _log_ratio(old, new)
+    _, se, _ = log_ratio(old, new)
     still = np.ones_like(old)  # a side that never changes leaves the scatter of the other alone
-    alone = [_log_ratio(still, side)[1][0] for side in (old, new)]
+    alone = [log_ratio(still, side)[1][0] for side in (old, new)]
     planned = [
         planning.prompts_to_settle(math.log1p(-loss), float(scatter), many, many - 1)
         for scatter in (se[0], math.hypot(*alone))
@@ -427,7 +438,7 @@ def coverage(
     names = list(dict.fromkeys(f["noise"] for f in figures))
     rows = [[n, *(f"{100 * f['covered']:.1f}" for f in figures if f["noise"] == n)] for n in names]
     _show(
-        "(a) coverage of the 95 % interval, %, true loss 3 %",
+        f"(a) coverage of the 95 % interval, %, true loss 3 %, {cells} cells a row and m",
         ["other text", *(f"m={m}" for m in SIZES)],
         rows,
     )
@@ -477,7 +488,7 @@ def power(found: Sequence[Pool], noises: Sequence[Noise], cells: int, rng: Gener
         for f in figures
     ]
     _show(
-        f"(c) power over {SIZES[-1]} prompts, % of cells",
+        f"(c) power over {SIZES[-1]} prompts, % of {cells} cells",
         ["lost at", "other text", "true loss", *TITLES],
         rows,
     )
@@ -515,15 +526,17 @@ def known_changes(found: Sequence[Pool], cells: int, rng: Generator) -> list[dic
                 for at, by in ((0, 1), (2, -1), (3, 1)):
                     new[..., at] += by * gained
             said = judged(old, new)
-            change, red = float(np.expm1(said.estimate).mean()), float(said.alarms["gate"].mean())
-            figures.append(
-                {"pool": pool.name, "what": what, "change": round(change, 4), "red": round(red, 4)}
-            )
+            red = {name: said.alarms[name] for name in ("gate", "one_condition")}
+            values: dict[str, Any] = {"change": np.expm1(said.estimate), **red}
+            means = {name: round(float(value.mean()), 4) for name, value in values.items()}
+            figures.append({"pool": pool.name, "what": what, **means})
     rows = [
-        [f["pool"], str(f["what"]), f"{100 * f['change']:+.1f}", f"{100 * f['red']:.1f}"] for f in figures
-    ]
-    header = ["cell", "dead from position", "tokens per step, %", "called regressed, %"]
-    _show(f"(e) known changes over {SIZES[-1]} prompts of the same text", header, rows)
+        [f["pool"], str(f["what"]), f"{100 * f['change']:+.1f}",
+         *(f"{100 * f[name]:.1f}" for name in ("gate", "one_condition"))]
+        for f in figures
+    ]  # fmt: skip
+    header = ["cell", "dead from position", "tokens per step, %", "regressed, %", ONE_CONDITION]
+    _show(f"(e) known changes over {SIZES[-1]} prompts of the same text, {cells} cells a row", header, rows)
     return figures
 
 
@@ -547,6 +560,7 @@ def came_back(cells: int, rng: Generator) -> list[dict[str, Any]]:
             "before": float(both[0][:, 3:].sum() / both[0][:, 2:].sum()),
             "after": float(both[1][:, 3:].sum() / both[1][:, 2:].sum()),
             "red": float(back.alarms["gate"].mean()),
+            "one_condition": float(back.alarms["one_condition"].mean()),
             "found": float(died.alarms["gate"].mean()),
         }
         figures.append({"cell": str(whole.cell), **{name: round(v, 4) for name, v in values.items()}})
@@ -557,9 +571,10 @@ def came_back(cells: int, rng: Generator) -> list[dict[str, Any]]:
         "position 0 before, %",
         "after, %",
         "regressed, %",
-        "if they died, %",
+        ONE_CONDITION,
+        "regressed if they died, %",
     ]
-    _show(f"(f) positions 2 and 3 came back, over {SIZES[-1]} prompts", header, shown)
+    _show(f"(f) positions 2 and 3 came back, over {SIZES[-1]} prompts, {cells} cells a row", header, shown)
     return figures
 
 
@@ -570,13 +585,18 @@ def ok_at_the_margin(found: Sequence[Pool], cells: int, rng: Generator) -> list[
         chance = chance_of(pool, 0, paired.MARGIN)
         for m in SIZES if chance <= 1 else ():
             old, _ = draw(pool, NOISES[0], m, cells, rng)
-            estimate, se, df = _log_ratio(old, fail(old, 0, chance, rng))
-            bound = estimate - special.stdtrit(df, 1 - paired.alpha_ok(m)) * se
-            share = float((bound > -paired.LOG_MARGIN).mean())
-            figures.append({"pool": pool.name, "m": m, "ok": round(share, 4)})
-    names = list(dict.fromkeys(f["pool"] for f in figures))
-    rows = [[n, *(f"{100 * f['ok']:.1f}" for f in figures if f["pool"] == n)] for n in names]
-    _show("(g) ok at a loss of just 2 %, % of cells", ["cell", *(f"m={m}" for m in SIZES)], rows)
+            estimate, se, df = log_ratio(old, fail(old, 0, chance, rng))
+            for alpha in (paired.alpha_ok(m), paired.ALPHA_OK):
+                bound = estimate - special.stdtrit(df, 1 - alpha) * se
+                share = round(float((bound > -paired.LOG_MARGIN).mean()), 4)
+                figures.append({"pool": pool.name, "m": m, "alpha": alpha, "ok": share})
+    rows = []
+    for name in dict.fromkeys(f["pool"] for f in figures):
+        mine = [100 * f["ok"] for f in figures if f["pool"] == name]
+        both = zip(mine[::2], mine[1::2], strict=True)
+        rows.append([name, *(f"{ok:.1f} ({plain:.1f})" for ok, plain in both)])
+    title = f"(g) ok at a loss of just 2 %, % of {cells} cells, and were alpha 5 % at every size"
+    _show(title, ["cell", *(f"m={m}" for m in SIZES)], rows)
     return figures
 
 

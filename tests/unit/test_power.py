@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,12 @@ import scipy.stats
 
 from harness.errors import BadInput
 from harness.judge.pairing import Pairs
-from harness.judge.verdict import judge_pairs
+from harness.judge.verdict import judge, judge_pairs
 from harness.results.records import PromptRecord, dump_cell
 from harness.stats import paired
 from tests.factories.records import prompt_record
-from tests.factories.simulated import SAMPLED, cell, drafter
-from tests.perf import ROOT, power
+from tests.factories.simulated import SAMPLED, cell, dead_from, drafter
+from tests.perf import ROOT, looks, power
 from tests.perf.power import NOISES, Counts, Pool
 
 GATE = ROOT / "tests/data/recordings/bfloat16"
@@ -74,6 +75,44 @@ def test_the_simulation_judges_as_the_gate_does(recorded: list[Pool], m: int, lo
                 )
                 kinds.add((verdict.kind == "regressed", lost))
     assert len(kinds) > (m >= paired.MIN_PROMPTS_POSITION and loss > 0)
+
+
+KINDS = {"inconclusive": looks.OPEN, "identical": looks.IDENTICAL, "regressed": looks.REGRESSED,
+         "improved": looks.IMPROVED, "ok": looks.OK}  # fmt: skip
+
+
+@pytest.mark.parametrize("look", [None, *paired.LOOKS])
+def test_and_at_every_look(recorded: list[Pool], look: int | None) -> None:
+    kinds: set[str] = set()
+    for number, (pool, noise) in enumerate(itertools.product(recorded, (SAME, SOME, ALL))):
+        old, new = power.draw(pool, noise, look or 120, 3, rng(number))
+        none = np.zeros(old.shape[:2], dtype=bool)
+        for loss in (0.0, 0.05, 0.1):
+            worse = power.fail(new, 0, power.chance_of(pool, 0, loss), rng(number)) if loss else new
+            said, _ = looks.decided(old, worse, none, look, looks.Rules())
+            for i in range(len(old)):
+                sides = ([as_record(row) for row in side[i]] for side in (old, worse))
+                pairs = Pairs(prompts=tuple(((a,), (b,)) for a, b in zip(*sides, strict=True)), notes=())
+                verdict = judge_pairs(pairs, look=look, test_positions=False)
+                kinds.add(verdict.kind)
+                assert said[i] == KINDS[verdict.kind]
+    assert len(kinds) >= 2
+
+
+def test_and_of_drafters_that_are_dead_on_some_prompts() -> None:
+    """Steps of the same text, as the records of a real drafter have them."""
+    table = drafter(31, prompts=80)
+    whole = cell(table)
+    k = whole.cell.k
+    for count in (0, 1, 3, 9):
+        lost = cell(np.concatenate([dead_from(table[:count], 0), table[count:]]))
+        old, new = (np.array([[power.counts_of([r], k) for r in side.prompts]]) for side in (whole, lost))
+        dead = np.arange(80)[np.newaxis] < count
+        said, _ = looks.decided(old, new, dead, 80, looks.Rules())
+        verdict = judge(whole, lost.model_copy(update={"stopped_at": 80}), positions=False)
+        assert said[0] == KINDS[verdict.kind]
+        assert int(looks.broken(old, dead).sum()) == len(verdict.broken)
+        assert looks.dead_on(old, dead)[..., 1] == pytest.approx(new[..., 1], abs=5)
 
 
 @pytest.mark.parametrize("m", power.SIZES)
