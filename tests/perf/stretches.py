@@ -40,16 +40,21 @@ def drawn(old: Answers, new: Answers, m: int, rng: Generator, *, swapped: bool) 
 
 
 def red(old: Table, new: Table, m: int, cells: int, *, honest: bool, same_text: bool) -> dict[str, Any]:
-    """How many cells are regressed, how many of them by a stretch, and what they lost on average."""
+    """How many cells are regressed, how many of them by a stretch, and what they lost on average.
+
+    Of honest cells also how often the 95 % intervals of stretches hold no change.
+    """
     rng, texts = np.random.default_rng(m), ("a", "a" if same_text else "b")
     sides = [simulated.cell(t, text=x, seed=x != "a").prompts for t, x in zip((old, new), texts, strict=True)]
     said = [judge_pairs(drawn(sides[0], sides[1], m, rng, swapped=honest)) for _ in range(cells)]
+    held = [low <= 0 <= high for v in said for low, high in (s.change.ci() for s in v.stretches)]
     return {
         "m": m,
         "cells": cells,
         "change": round(float(np.mean([v.change or 0.0 for v in said])), 4),
         "red": sum(v.kind == "regressed" for v in said),
         "by a stretch": sum(any(s.lost for s in v.stretches) for v in said),
+        **({"covered": round(float(np.mean(held)), 4)} if honest else {}),
     }
 
 

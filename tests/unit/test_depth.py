@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.stats.depth import mechanism
+from harness.stats.depth import Excess, Mechanism, mechanism
 
 Rates = tuple[float, ...]
 BEFORE: Rates = (0.6, 0.55, 0.5, 0.45)
@@ -66,24 +66,30 @@ def test_one_factor_at_every_position_is_no_excess_and_more_at_depth_is_one() ->
     assert deeper.together.ci[1] < -0.1
 
 
+def parts(found: Mechanism) -> tuple[Excess, ...]:
+    return (found.first, found.together, *found.depths)
+
+
 @pytest.mark.parametrize(("m", "depth"), [(24, 0.45), (80, 0.45), (80, 0.25)])
 def test_the_interval_holds_the_truth_as_often_as_it_says(m: int, depth: float) -> None:
-    """Of 95 % intervals at most 1 in 10 may miss: over 400 trials, 61 or more are a chance of 1e-5."""
+    """At position 0, at each depth and over all: in 92.5 to 97.5 % of 400 trials, as so many can tell."""
     after = (0.5, 0.5, depth, depth)
     truth = mechanism(
         counts(BEFORE, m=20_000, seed=0, spread=0.2), counts(after, m=20_000, seed=1, spread=0.2)
     )
     assert truth
-    missed = 0
+    missed = np.zeros(5, dtype=int)
     for trial in range(400):
         found = mechanism(
             counts(BEFORE, m=m, seed=2 * trial + 2, spread=0.2),
             counts(after, m=m, seed=2 * trial + 3, spread=0.2),
         )
         assert found
-        low, high = found.together.ci
-        missed += not low <= truth.together.change <= high
-    assert missed <= 60
+        for i, (one, true) in enumerate(zip(parts(found), parts(truth), strict=True)):
+            low, high = one.ci
+            missed[i] += not low <= true.change <= high
+    assert missed.min() >= 10
+    assert missed.max() <= 30
 
 
 def test_too_little_says_nothing() -> None:

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from harness.stats.shares import change_interval, mcnemar, wilson
+from harness.stats.shares import ALPHA, change_interval, mcnemar, wilson
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,23 @@ def test_wilson_is_what_newcombe_published(good: int, of: int, low: float, high:
 
 def test_all_good_is_the_mirror_of_none() -> None:
     assert wilson(20, 20) == pytest.approx((1 - 0.1611, 1.0), abs=5e-5)
+
+
+@pytest.mark.parametrize(("of", "least"), [(12, 0.84), (24, 0.89), (60, 0.91), (120, 0.92)])
+def test_the_interval_of_a_share_holds_it_as_often_as_it_says(of: int, least: float) -> None:
+    """Exactly, by the binomial: 95 % over all shares from 1 to 99 %, and less at the worst of them."""
+    low, high = np.array([wilson(good, of) for good in range(of + 1)]).T
+    true = np.linspace(0.01, 0.99, 197)[:, np.newaxis]
+    chances = scipy.stats.binom.pmf(np.arange(of + 1), of, true)
+    covered = (chances * ((low <= true) & (true <= high))).sum(axis=1)
+    assert 0.95 <= covered.mean() <= 0.955
+    assert covered.min() >= least
+
+
+@pytest.mark.parametrize("of", [10, 20, 60, 500])
+def test_mcnemar_cries_wolf_no_more_often_than_its_alpha(of: int) -> None:
+    found = np.array([mcnemar(lost, of - lost) <= ALPHA for lost in range(of + 1)])
+    assert scipy.stats.binom.pmf(np.arange(of + 1), of, 0.5)[found].sum() <= ALPHA
 
 
 @pytest.mark.parametrize(("good", "of"), [(0, 0), (3, 2), (-1, 2)])
