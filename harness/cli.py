@@ -35,6 +35,11 @@ _OF_PYTEST = {
     "run": "bench on the nodes of a Ray cluster: run --ray [ADDRESS]",
 }
 """Commands whose words are pytest's."""
+_HERE = {
+    "compare": "set runs, baselines or cells side by side",
+    "anchor": "make baselines the anchors of their cells",
+}
+"""Commands of this module."""
 _OTHERWISE_CALLED = {"list": "listing", "import": "importing"}
 """Modules of commands that another name would hide."""
 _FORMATS = {
@@ -133,20 +138,31 @@ def _version() -> str:
         return f"of {Path(__file__).parent}, which is not installed"
 
 
-def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
+def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
+    """That of all commands, and one of each; where one is named, of that alone: all take longer than it."""
     parser = Parser(prog="draftgate", description="Judge speculative decoding by paired statistics.")
-    parser.add_argument("--version", action="version", version=f"draftgate {_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, text in _OF_PYTEST.items():
-        commands.add_parser(name, help=text)
-    comparing = commands.add_parser(
-        "compare",
-        help="set runs, baselines or cells side by side",
-        description="Set runs, baselines or cells side by side. "
+    helped = _OF_PYTEST | _HERE | _MODULES
+    named = {name: helped[name] for name in argv[:1] if name in helped}
+    if not named:
+        parser.add_argument("--version", action="version", version=f"draftgate {_version()}")
+    parsers = {name: commands.add_parser(name, help=text) for name, text in (named or helped).items()}
+    for name in named:
+        if name in _HERE:
+            {"compare": _add_compare, "anchor": _add_anchor}[name](parsers[name])
+        else:
+            module = _OTHERWISE_CALLED.get(name, name)
+            importlib.import_module(f"harness.commands.{module}").add_arguments(parsers[name])
+    return parser, parsers
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Set runs, baselines or cells side by side. "
         "Exit code: 0 nothing regressed, 1 regressed, 2 refused or invalid, 3 a cell has no partner, or is "
-        "inconclusive under --strict.",
+        "inconclusive under --strict."
     )
-    add = comparing.add_argument
+    add = parser.add_argument
     what = "BASE NEW [NEW...]: runs, folders of baselines or cells, or cell files; each NEW against BASE. "
     what += "One alone: its tables, as at the end of its run"
     add("paths", metavar="PATH", nargs="+", type=Path, help=what)
@@ -165,24 +181,17 @@ def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, argparse.ArgumentPa
     add("-q", "--quiet", action="store_true", help="print only the sentence that counts the cells")
     add("--partial", action="store_true", help="cells that only one side has are no reason to exit with 3")
     add("--strict", action="store_true", help="exit with 3 where a cell is inconclusive")
-    comparing.set_defaults(run=_compare)
-    moving = commands.add_parser(
-        "anchor",
-        help="make baselines the anchors of their cells",
-        description="Make baselines the anchors of their cells, which every later run is judged against too.",
+    parser.set_defaults(run=_compare)
+
+
+def _add_anchor(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Make baselines the anchors of their cells, which every later run is judged against too."
     )
-    moving.add_argument(
-        "baselines", metavar="BASELINE", nargs="+", type=Path, help="a cell file of baselines/"
-    )
-    moving.add_argument("--reason", metavar="TEXT", required=True, help="why; it is kept in the anchor")
-    moving.set_defaults(run=_anchor)
-    parsers: dict[str, argparse.ArgumentParser] = {"compare": comparing, "anchor": moving}
-    for name, text in _MODULES.items():
-        parsers[name] = commands.add_parser(name, help=text)
-        if name in argv:
-            module = _OTHERWISE_CALLED.get(name, name)
-            importlib.import_module(f"harness.commands.{module}").add_arguments(parsers[name])
-    return parser, parsers
+    add = parser.add_argument
+    add("baselines", metavar="BASELINE", nargs="+", type=Path, help="a cell file of baselines/")
+    add("--reason", metavar="TEXT", required=True, help="why; it is kept in the anchor")
+    parser.set_defaults(run=_anchor)
 
 
 def _compare(options: argparse.Namespace) -> int:

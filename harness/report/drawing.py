@@ -6,6 +6,7 @@ Colour never says anything alone: markers, lines and texts say it too. The colou
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
 import importlib
@@ -328,8 +329,8 @@ def shortened(text: str, fits: Callable[[str], bool]) -> str:
     """The text, or so much of its beginning and end as fits."""
     if fits(text):
         return text
-    kept = next((n for n in range(len(text) - 1, 1, -1) if fits(_around(text, n))), 1)
-    return _around(text, kept)
+    cut = bisect.bisect_left(range(2, len(text)), 1, key=lambda kept: not fits(_around(text, kept)))
+    return _around(text, cut + 1)
 
 
 def _around(text: str, kept: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 from typing import Any
 
@@ -34,6 +35,7 @@ def seconds(text: str) -> float:
     return value
 
 
+@functools.cache
 def _once(kind: Any) -> Any:
     """The same action, which refuses an option after itself or after its opposite."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import pyarrow.parquet
 import pytest
 from markdown_it import MarkdownIt
@@ -128,11 +129,12 @@ def test_nothing_to_follow_is_no_empty_list(capsys: pytest.CaptureFixture[str]) 
 # The long form
 
 
-def frame(form: str, *arguments: str) -> pd.DataFrame:
+def frame(form: str, *arguments: str) -> Any:
     """As pandas reads it. No format writes a text where nothing stands."""
     written(form, *arguments) if form != "parquet" else main(
         ["compare", *arguments, "--output", "out.parquet"]
     )
+    pd = importlib.import_module("pandas")  # a second, for these tests alone
     return pd.read_csv("out") if form == "long-csv" else pd.read_parquet("out.parquet")
 
 
@@ -149,7 +151,7 @@ def test_pandas_reads_a_figure_a_row(base: str, worse: str, form: str) -> None:
     assert table.unit.notna().all()
     assert table.groupby("figure").unit.nunique().max() == 1
 
-    def one(figure: str, run: str, language: str = "en", *, position: int | None = None) -> pd.Series:
+    def one(figure: str, run: str, language: str = "en", *, position: int | None = None) -> Any:
         of = table[(table.figure == figure) & (table.run == run) & (table.language == language)]
         of = of[of.drafter == "ngram"]
         (row,) = of[of.position.isna() if position is None else of.position == position].iloc

@@ -58,7 +58,9 @@ def answers(rng: np.random.Generator, first: float, count: int = 64) -> dict[str
     return said
 
 
-def test_an_honest_engine_passes() -> None:
+def test_an_honest_engine_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lossless, "PERMUTATIONS", 1999)  # enough for a p of half of ALPHA
+    assert 1 / (1 + lossless.PERMUTATIONS) <= lossless.ALPHA / 2
     rng = np.random.default_rng(2)
     found = [
         lossless.judge_sampled(answers(rng, 0.7), answers(rng, 0.7), checked=9, rng=rng)[0] for _ in range(20)

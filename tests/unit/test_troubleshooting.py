@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import training.errors
 from harness import errors
@@ -23,7 +24,8 @@ SAID = {"Refused", "UsageError", "GateWarning"}
 """Calls whose first argument a user reads, and that have no code."""
 OWN = {"complain": 0, "fail": 0, "skip": 0}
 """Functions that make such a text of an argument, and which. Findings have entries by their codes."""
-HOLE = "\0"
+HOLE, BREAK = "\0", "\1"
+"""What is filled in, and between two texts."""
 LETTERS = 6
 """Of an entry at least, beside what is filled in."""
 
@@ -49,32 +51,55 @@ def letters(text: str) -> int:
     return len(re.findall("[a-zA-Z]", text))
 
 
-@functools.cache
-def messages() -> tuple[tuple[str, str], ...]:
-    """See `_messages`."""
-    return tuple(_messages())
+class Sources:
+    """All our files, read once."""
 
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, ast.Call]] = []
+        """Where each call is, and what is called."""
+        self.literals: set[str] = set()
+        for file in FILES:
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call):
+                    name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                    self.calls.append((f"{file.relative_to(ROOT)}:{node.lineno}", name, node))
+                elif isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp | ast.IfExp):
+                    self.literals.add(text_of(node))
 
-def _messages() -> Iterator[tuple[str, str]]:
-    """Where it is raised, and the text of every message that is more than another's."""
-    for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call):
-                continue
-            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+    def messages(self) -> Iterator[tuple[str, str]]:
+        """Where it is raised, and the text of every message that is more than another's."""
+        for where, name, node in self.calls:
             place = 0 if name in SAID else OWN.get(name)
-            if place is None or len(node.args) <= place:
-                continue
-            text = text_of(node.args[place])
-            if letters(text) > LETTERS + 1:  # else it says what another one is about, with its place
-                yield f"{file.relative_to(ROOT)}:{node.lineno}", text
+            if place is not None and len(node.args) > place:
+                text = text_of(node.args[place])
+                if letters(text) > LETTERS + 1:  # else it says what another one is about, with its place
+                    yield where, text
+
+    def codes(self) -> list[str]:
+        """The codes of all findings."""
+        found = {"loops", validity.MOSTLY}  # one of them is chosen where it is given
+        for _, name, node in self.calls:
+            given = node.args[:1] if name in ("fatal", "note") else []
+            given += [k.value for k in node.keywords if name == "Finding" and k.arg == "code"]
+            found |= {a.value for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str)}
+        return sorted(found)
+
+    def errors(self) -> Iterator[tuple[str, str | None]]:
+        """Where an error of ours is made, and the code that is given or that its class has."""
+        own = {kind.__name__: kind.code or None for kind in kinds(errors.DraftgateError)}
+        assert {metrics.NotMetrics, BrokenInstrument, training.errors.Stalled} <= kinds(errors.DraftgateError)
+        for where, name, node in self.calls:
+            given = next((k.value for k in node.keywords if k.arg == "code"), None)
+            if name in own and (given is None or isinstance(given, ast.Constant)):
+                code = given.value if isinstance(given, ast.Constant) else own[name]
+                yield where, str(code) if code else None
+            elif name == "wrong":  # `Document.wrong` makes a BadInput
+                yield where, str(given.value) if isinstance(given, ast.Constant) else "wrong-field"
 
 
-def literals() -> Iterator[str]:
-    for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp | ast.IfExp):
-                yield text_of(node)
+@pytest.fixture(scope="module")
+def sources() -> Sources:
+    return Sources()
 
 
 def entries_of(page: str) -> list[str]:
@@ -92,84 +117,55 @@ CODES = [entry for entry in ENTRIES if re.fullmatch("[a-z]+(-[a-z]+)*", entry)]
 PHRASES = [entry for entry in ENTRIES if entry not in CODES]
 
 
-def covers(entry: str, text: str) -> bool:
-    """The parts of an entry stand in the text in this order; `...` is whatever was filled in."""
+def pattern(entry: str) -> re.Pattern[str]:
+    """The parts of an entry stand in a text in this order; `...` is whatever was filled in."""
     parts = [re.escape(part.strip()) for part in entry.split("...") if part.strip()]
-    return re.search(".*?".join(parts), text, re.DOTALL) is not None
+    return re.compile(f"[^{BREAK}]*?".join(parts))
 
 
-def test_a_message_has_an_entry() -> None:
+PATTERNS = {entry: pattern(entry) for entry in PHRASES}
+
+
+def test_a_message_has_an_entry(sources: Sources) -> None:
     without = [
         f"{where}: {text.replace(HOLE, '...')}"
-        for where, text in messages()
-        if not any(covers(entry, text) for entry in PHRASES)
+        for where, text in sources.messages()
+        if not any(entry.search(text) for entry in PATTERNS.values())
     ]
     assert without == []
 
 
-def test_an_entry_is_of_a_message_that_there_is() -> None:
-    known = list(literals())
-    stale = [entry for entry in PHRASES if not any(covers(entry, text) for text in known)]
-    assert stale == []
+def test_an_entry_is_of_a_message_that_there_is(sources: Sources) -> None:
+    known = BREAK.join(sources.literals)
+    assert [entry for entry, found in PATTERNS.items() if not found.search(known)] == []
 
 
-def test_no_entry_hides_what_has_none() -> None:
+def test_no_entry_hides_what_has_none(sources: Sources) -> None:
     """By fitting everything."""
-    assert len(messages()) > 5
-    for entry in PHRASES:
+    said = [text for _, text in sources.messages()]
+    assert len(said) > 5
+    for entry, found in PATTERNS.items():
         assert letters(entry.replace("...", "")) >= LETTERS, entry
-        assert sum(covers(entry, text) for _, text in messages()) <= 12, entry
+        assert sum(bool(found.search(text)) for text in said) <= 12, entry
 
 
-def codes() -> list[str]:
-    """The codes of all findings."""
-    found = {"loops", validity.MOSTLY}  # one of them is chosen where it is given
-    for file in FILES:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Call):
-                continue
-            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            given = node.args[:1] if name in ("fatal", "note") else []
-            given += [k.value for k in node.keywords if name == "Finding" and k.arg == "code"]
-            found |= {a.value for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str)}
-    return sorted(found)
-
-
-def test_a_finding_has_an_entry() -> None:
+def test_a_finding_has_an_entry(sources: Sources) -> None:
     measuring = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
-    assert len(codes()) > 15
-    assert [code for code in codes() if f"| {code} |" not in measuring or f"`{code}`" not in PAGE] == []
+    codes = sources.codes()
+    assert len(codes) > 15
+    assert [code for code in codes if f"| {code} |" not in measuring or f"`{code}`" not in PAGE] == []
 
 
 def kinds(kind: type[errors.DraftgateError]) -> set[type[errors.DraftgateError]]:
     return {kind}.union(*map(kinds, kind.__subclasses__()))
 
 
-def errors_made() -> Iterator[tuple[str, str | None]]:
-    """Where an error of ours is made, and the code that is given or that its class has."""
-    own = {kind.__name__: kind.code or None for kind in kinds(errors.DraftgateError)}
-    assert {metrics.NotMetrics, BrokenInstrument, training.errors.Stalled} <= kinds(errors.DraftgateError)
-    for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call):
-                continue
-            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            given = next((k.value for k in node.keywords if k.arg == "code"), None)
-            if name in own and (given is None or isinstance(given, ast.Constant)):
-                code = given.value if isinstance(given, ast.Constant) else own[name]
-                yield f"{file.relative_to(ROOT)}:{node.lineno}", str(code) if code else None
-            elif name == "wrong":  # `Document.wrong` makes a BadInput
-                code = given.value if isinstance(given, ast.Constant) else "wrong-field"
-                yield f"{file.relative_to(ROOT)}:{node.lineno}", str(code)
+def test_every_error_has_a_code(sources: Sources) -> None:
+    assert [where for where, code in sources.errors() if not code] == []
 
 
-def test_every_error_has_a_code() -> None:
-    assert [where for where, code in errors_made() if not code] == []
-
-
-def test_the_page_has_every_code_once_and_no_other() -> None:
-    assert sorted(CODES) == sorted({code for _, code in errors_made() if code})
+def test_the_page_has_every_code_once_and_no_other(sources: Sources) -> None:
+    assert sorted(CODES) == sorted({code for _, code in sources.errors() if code})
 
 
 def test_a_code_is_shown_at_the_end_of_the_first_line() -> None:

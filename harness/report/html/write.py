@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -66,6 +67,17 @@ def page(document: Mapping[str, Any], texts: Sequence[str]) -> str:
     """
     script, shown = _text("page.js"), _clean(document)
     hashes = [library.sha256 for library in LIBRARIES] + [sha256(script)]
+    whole = _template().render(
+        shown, data=shown, libraries=LIBRARIES, hashes=hashes, script=Markup(script),  # noqa: S704
+        style=Markup(_text("page.css")), words=WORDS, answers=_ANSWERS,  # noqa: S704
+    )  # fmt: skip
+    room = max(_LEAST_ROOM, _MOST - len(whole.encode()))
+    before, _, after = whole.partition(_ANSWERS)
+    return f"{before}{packed(texts, room)}{after}"
+
+
+@functools.cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_text), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=lambda value: numbers.DASH if value is None else value,
@@ -75,13 +87,7 @@ def page(document: Mapping[str, Any], texts: Sequence[str]) -> str:
         "number": numbers.number, "share": numbers.share, "signed": numbers.signed,
         "signed_interval": numbers.signed_interval, "interval": _interval, "shares": _shares,
     }  # fmt: skip
-    whole = environment.get_template("page.html.j2").render(
-        shown, data=shown, libraries=LIBRARIES, hashes=hashes, script=Markup(script),  # noqa: S704
-        style=Markup(_text("page.css")), words=WORDS, answers=_ANSWERS,  # noqa: S704
-    )  # fmt: skip
-    room = max(_LEAST_ROOM, _MOST - len(whole.encode()))
-    before, _, after = whole.partition(_ANSWERS)
-    return f"{before}{packed(texts, room)}{after}"
+    return environment.get_template("page.html.j2")
 
 
 def sha256(text: str) -> str:
