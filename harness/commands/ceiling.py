@@ -102,7 +102,7 @@ def block(stack: Stack) -> Iterator[str]:
                 continue
             speeds = [allowed(a, k, read=w + c + d, per_second=b).shown() for a in _ACCEPTANCE]
             rows.append([name, _size(d), *speeds])
-    yield text_table(["drafter", "D", *(f"a={a:g}" for a in _ACCEPTANCE)], rows)
+    yield from text_table(["drafter", "D", *(f"a={a:g}" for a in _ACCEPTANCE)], rows).splitlines()
     yield from map(visible, notes.values())
 
 

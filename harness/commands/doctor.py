@@ -30,9 +30,9 @@ from harness.results.names import BASE
 from harness.suites.known_answers import Result
 from harness.suites.selfcheck import SHORT, ensure
 from harness.text.arguments import Switch
-from harness.text.console import show
+from harness.text.console import show, width_of
 from harness.text.redaction import without_home
-from harness.text.render import visible
+from harness.text.render import folded
 
 _HUB, _MAIN, _PATIENCE_S = "https://huggingface.co", "main", 10.0
 _YES = frozenset({"1", "ON", "YES", "TRUE"})
@@ -82,12 +82,13 @@ def run(options: argparse.Namespace) -> int:
         BadInput: there is no such stack, or it is not one.
     """
     stack = load_stack(find_stack(options.stack, DATA / "stacks"))
-    well = True
+    well, width = True, width_of(sys.stdout)
     for line in checks(stack, results=options.results, self_check=options.self_check):
         well &= line.mark != "bad"
-        show(f"{line.mark:4}{line.name:14}{visible(line.text)}\n")
+        head = f"{line.mark:4}{line.name:14}"
+        show("\n".join(folded(f"{head}{line.text}", width, indent=" " * len(head))) + "\n")
     for text in ceiling.block(stack) if options.ceiling else ():
-        show(f"{text}\n")
+        show("\n".join(folded(text, width)) + "\n")
     return 0 if well else 1
 
 

@@ -114,12 +114,13 @@ def lay_out(pieces: Iterable[Piece], width: int | None = None) -> str:
     shown: list[str] = []
     for piece in pieces:
         line = piece.title if isinstance(piece, Block) else piece
-        shown += _folded(line, width) if line or isinstance(piece, str) else []
+        shown += folded(line, width) if line or isinstance(piece, str) else []
         shown += _lines(piece, width) if isinstance(piece, Block) else []
     return "\n".join(shown)
 
 
-def _folded(text: str, width: int | None, *, indent: str = "  ") -> Sequence[str]:
+def folded(text: str, width: int | None, *, indent: str = "  ") -> Sequence[str]:
+    """The lines of a line in so many columns; no word is broken."""
     text = visible(text)
     if width is None or wcswidth(text) <= width:
         return [text]
@@ -147,7 +148,7 @@ def _lines(block: Block, width: int | None) -> Iterable[str]:
     if width and block.prose and left[-1] == len(widths) - 1:
         room = max(_LEAST_PROSE, width - _sum(widths, left[:-1]) - 2)
         for row in table:
-            row[-1] = "\n".join(_folded(row[-1], room, indent=""))
+            row[-1] = "\n".join(folded(row[-1], room, indent=""))
     align = block.aligned
     # As a row of its own the header makes no column wider than its texts are.
     yield from (

@@ -12,6 +12,7 @@ import pytest
 from wcwidth import wcswidth
 
 from harness.cli import main
+from harness.commands import doctor
 from harness.judge.verdict import Kind as VerdictKind
 from harness.report.sentence import MARKS, sentence
 from harness.results.records import Finding
@@ -202,6 +203,22 @@ def test_compare_fits_a_narrow_terminal_and_a_file_has_all(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
     main(arguments)
     assert capsys.readouterr().out == wide
+
+
+def test_the_lines_of_doctor_fit_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = " ".join(["草稿模型", "weights"] * 20)
+    monkeypatch.setattr(doctor, "checks", lambda *_, **__: iter([doctor.Line("ok", "target", words)]))
+    monkeypatch.setattr(doctor.ceiling, "block", lambda _: iter([words]))
+    assert main(["doctor", "--ceiling"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["doctor", "--ceiling"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert 60 < max(map(wcswidth, lines)) <= 80
+    assert [line[18] for line in lines[1:4]] == [line[18:].strip()[0] for line in lines[1:4]]
 
 
 @pytest.mark.parametrize("what", ["stacks", "profiles", "drafters", "prompts", "suites"])
