@@ -38,8 +38,8 @@ FONT = "DejaVu Sans"
 """It comes with matplotlib."""
 _PLAIN, _WEIGHT = (re.compile(words, re.IGNORECASE) for words in ("sans|hei|gothic", "bold|black|light|thin"))
 """In the path of a font that looks as FONT does, and in that of one that looks less so."""
-_SIZE, _SMALL = 8, 7
-"""Points."""
+_SIZE, _SMALL, _DPI = 8, 7, 300
+"""Points, points, dots an inch: letters take whole dots, so a text is measured at the dots that draw it."""
 _STYLE = {
     "font.size": _SIZE, "axes.labelsize": _SIZE, "xtick.labelsize": _SMALL, "ytick.labelsize": _SMALL,
     "legend.fontsize": _SMALL, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
@@ -81,7 +81,7 @@ def draw(picture: Picture, form: str, warn: Callable[[str], None]) -> bytes:
             warn(f"{lacked}: install one (on Debian, fonts-noto-cjk), or write --format svg")
         file = io.BytesIO()
         figure = _Page(functools.partial(_escaped, without)).of(picture)
-        figure.savefig(file, format=form, dpi=300, metadata=_metadata(form, picture.title, text))
+        figure.savefig(file, format=form, dpi=_DPI, metadata=_metadata(form, picture.title, text))
     return file.getvalue()
 
 
@@ -147,7 +147,7 @@ class _Page:
     def __init__(self, shown: Callable[[str], str]) -> None:
         agg: Any = importlib.import_module("matplotlib.backends.backend_agg")
         self._font: Any = importlib.import_module("matplotlib.font_manager").FontProperties
-        self._ruler = agg.RendererAgg(1, 1, 72)
+        self._ruler = agg.RendererAgg(1, 1, _DPI)
         self._shown = shown
         self._subjects: dict[str, int] = {}
         self._pieces: list[tuple[float, Callable[[Any, float], None]]] = []
@@ -176,7 +176,7 @@ class _Page:
         width, _, _ = self._ruler.get_text_width_height_descent(
             text, self._font(size=size, weight=weight), ismath=False
         )
-        return float(width) / 72
+        return float(width) / _DPI
 
     def _short(self, text: str, room: float) -> str:
         return shortened(self._shown(text), lambda part: self._width(part, _SMALL) <= room)

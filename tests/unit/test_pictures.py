@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -195,6 +196,7 @@ def test_an_identical_cell_is_a_point_at_0(base: str) -> None:
 
 def inside(figure: Figure, size: float = 7) -> None:
     """All text is on the page, large enough, and above no other text."""
+    figure.set_dpi(300)  # as it is drawn
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
@@ -223,6 +225,13 @@ def test_all_text_is_on_the_page_and_apart(name: str, figures: list[Figure]) -> 
     for figure in figures:
         assert figure.get_figwidth() == pytest.approx(3.3)
         inside(figure)
+
+
+def test_sentences_of_any_words_end_on_the_page(figures: list[Figure]) -> None:
+    words = "20261130-000729-smollm2-cpu-e7be: the run is not finished: some of its cells are missing illicit"
+    notes = [" ".join(words.split()[i:] + words.split()[:i]) for i in range(len(words.split()))]
+    drawn(dataclasses.replace(picture(comparison(str(hostile("ngram")))), notes=(*notes, words * 3)), "png")
+    inside(figures[0])
 
 
 def test_a_change_from_little_to_much_keeps_its_numbers_on_the_page(figures: list[Figure]) -> None:
