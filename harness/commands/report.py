@@ -16,7 +16,7 @@ from harness.config.shipped import DATA
 from harness.config.stack import find_stack, load_stack
 from harness.errors import BadInput, BadRecord
 from harness.judge.collect import Entry
-from harness.judge.curve import Curve
+from harness.judge.curve import Curve, Grid
 from harness.judge.in_turn import Measured
 from harness.report.history import history
 from harness.report.history_table import as_page
@@ -150,7 +150,7 @@ def _few(faults: Sequence[str]) -> str:
 def _shown(path: Path, *, whole: bool) -> Shown:
     """A run with its curves; the cells of curves that are not whole stand among the others."""
     curves, wrong = _curves(path)
-    drawn = [curve for curve, _ in curves]
+    drawn = [curve for curve, *_ in curves]
     given = read(path, without=lambda entry: in_a_curve(entry, drawn), whole=whole)
     # What is missing of a run that is not finished is no fault of it; else a damaged file says why it is.
     damaged = [one for one in wrong if isinstance(one, BadRecord)]
@@ -163,11 +163,10 @@ def _shown(path: Path, *, whole: bool) -> Shown:
     return Shown(given=given, curves=curves, outcomes=outcomes, broken=broken, asked=asked)
 
 
-def _curves(path: Path) -> tuple[list[tuple[Curve, list[Measured]]], list[BadInput]]:
+def _curves(path: Path) -> tuple[list[tuple[Curve, Grid, list[Measured]]], list[BadInput]]:
     """The curves of a run; and why others cannot be drawn."""
     wrong: list[BadInput] = []
     try:
-        found = list(of_run(path, broken=wrong)) if (path / CURVE.name).is_dir() else []
+        return list(of_run(path, broken=wrong)) if (path / CURVE.name).is_dir() else [], wrong
     except BadInput as error:
         return [], [*wrong, error]
-    return [(curve, again) for curve, _, again in found], wrong

@@ -71,6 +71,11 @@ class Curve:
     """By load: the largest utility of a drafter whose every guess is right."""
 
     @property
+    def name(self) -> str:
+        """Its place and its drafter."""
+        return f"{'-'.join(self.deepest.cell.place)}-{self.deepest.cell.drafter}"
+
+    @property
     def levels(self) -> tuple[int, ...]:
         """Requests in flight."""
         return tuple(dict.fromkeys(point.in_flight for point in self.points))

@@ -609,6 +609,7 @@ def test_starts_in_turn_that_are_not_all_there_leave_the_curve(
     where = "curve/pairs/ngram/00/01"
     for k in (0, 4):
         write_cell(run / where, record(k, 1, suite=where))
+    write_cell(run / "curve" / "04", record(2, 4, provenance={"surroundings": {"others": 0.38}}))
     write_run(run, finished=finished)
 
     broken: list[BadInput] = []
@@ -618,6 +619,11 @@ def test_starts_in_turn_that_are_not_all_there_leave_the_curve(
     assert "from 16 in flight on: off" in capsys.readouterr().out
     page = report(run, output=run / "page.html", code=2 * finished)
     assert [(len(one["points"]), one["measured"]) for one in page.data["curves"]] == [(len(GRID), [])]
+    assert page.data["sentence"] == "1 curve: 1 measured"
+    assert "38%" in page.data["curves"][0]["sentences"][0]
+    assert page.data["runs"][0]["conditions"]["concurrency"] == ["1"]
+    assert page.data["provenance"]
+    assert not [tag for tag, own in page.tags if own.get("id") == "paired"]
     assert main(["compare", str(run), "--output", str(run / "picture.svg")]) == 0
     assert "k = 4: 1:" in (run / "picture.svg").read_text(encoding="utf-8")
 

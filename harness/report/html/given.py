@@ -39,7 +39,9 @@ class Given:
     name: str
     path: Path
     side: Side | None
-    """Its cells that can be read; None where there are none."""
+    """Its cells that can be read, but for those that are shown otherwise; None where there are none."""
+    ran: Side | None
+    """All cells that can be read."""
     finished: bool
     """False where its `run.json` says that it is not."""
     begun: tuple[Begun, ...]
@@ -78,8 +80,6 @@ def read(path: Path, *, without: Callable[[Entry], bool] = lambda _: False, whol
     once: dict[Any, Any] = {}  # thousands of cells say the same
     commands, times = {_command(run.provenance): None} if run else {}, set()
     for entry in side.entries if side else ():
-        if without(entry):
-            continue
         try:
             record = load(entry.path, CellRecord) if whole else head_of(entry.path)
             if beside(entry.path).exists():
@@ -90,15 +90,16 @@ def read(path: Path, *, without: Callable[[Entry], bool] = lambda _: False, whol
         facts[entry.path] = {field: once.setdefault(value, value) for field, value in _facts(record)}
         commands[_command(record.provenance)] = None
         times.add(str(record.provenance.get("time") or ""))
-    kept = tuple(e for e in side.entries if e.path in facts) if side else ()
+    readable = tuple(e for e in side.entries if e.path in facts) if side else ()
+    kept = tuple(e for e in readable if not without(e))
     kept = tuple(_beside_none(e, faults) for e in kept) if whole else kept
+    # Its last note says that the run is not finished, which the page says with more.
+    noted = side and dataclasses.replace(side, notes=side.notes if finished else side.notes[:-1])
     return Given(
         name=side.name if side else path.resolve().name if run else str(path),
         path=path,
-        # Its last note says that the run is not finished, which the page says with more.
-        side=dataclasses.replace(side, entries=kept, notes=side.notes if finished else side.notes[:-1])
-        if side and kept
-        else None,
+        side=dataclasses.replace(noted, entries=kept) if noted and kept else None,
+        ran=dataclasses.replace(noted, entries=readable) if noted and readable else None,
         finished=finished,
         begun=() if finished else tuple(_begun(path)),
         faults=tuple(faults),

@@ -38,8 +38,8 @@
   $$("table.sortable").forEach(sortable);
 
   const filter = $("#filter");
-  filter.addEventListener("submit", (event) => event.preventDefault());
-  filter.addEventListener("input", () => {
+  filter?.addEventListener("submit", (event) => event.preventDefault());
+  filter?.addEventListener("input", () => {
     const words = $("input", filter).value.toLowerCase().split(/\s+/);
     const kind = $("select", filter).value;
     const rows = [...$("#paired").tBodies[0].rows];

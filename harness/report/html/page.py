@@ -234,8 +234,8 @@ def _run(one: Shown, compared: Compared, rest: Comparison | None, *, cells: int)
     mean = comparison.geomean(0) if comparison else None
     columns = [*(comparison.columns[1:] if comparison else ()), *(rest.columns if rest else ())]
     conditions = next((column.conditions for column in columns if column.conditions), None)
-    if conditions is None and given.side:  # no cell of it may be compared
-        conditions = compare([given.side]).columns[0].conditions
+    if conditions is None and given.ran:  # no cell of it may be compared, or is shown as a cell
+        conditions = compare([given.ran]).columns[0].conditions
     return {
         "name": given.name,
         "path": shown_path(given.path),
@@ -264,7 +264,9 @@ def _sentence(cells: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> str
     names = _labels(cells, shown)
     found = [(name, str(cell["became"])) for name, cell in zip(names, cells, strict=True)]
     said = [(f"{o['suite']} {o['cell']}", o["kind"]) for one in shown for o in one.outcomes]
-    return sentence(found) or sentence(said, of="question") or "no cell is whole yet"
+    curves = [(c.name, "measured") for one in shown for c, *_ in one.curves]
+    told = sentence(found) or sentence(said, of="question") or sentence(curves, of="curve")
+    return told or "no cell is whole yet"
 
 
 def _looks(cells: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> Iterator[dict[str, Any]]:
@@ -280,10 +282,12 @@ def _looks(cells: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> Iterat
         yield {"became": became[text], "cells": names, "text": text}
 
 
-def _curve(found: curve.Curve, again: Sequence[in_turn.Measured], *, run: int) -> dict[str, Any]:
+def _curve(
+    found: curve.Curve, grid: curve.Grid, again: Sequence[in_turn.Measured], *, run: int
+) -> dict[str, Any]:
     return {
         "run": run,
-        "name": f"{'-'.join(found.deepest.cell.place)}-{found.deepest.cell.drafter}",
+        "name": found.name,
         "points": [
             {
                 "k": p.k, "in_flight": p.in_flight, "tokens_per_step": p.tokens_per_step,
@@ -296,7 +300,7 @@ def _curve(found: curve.Curve, again: Sequence[in_turn.Measured], *, run: int) -
             {"k": m.k, "in_flight": m.in_flight, **split_figures(m.split)}
             for m in again if m.k != in_turn.SCHEDULED
         ],
-        "sentences": [*curve.sentences(found), *in_turn.advice(again)],
+        "sentences": [*curve.busy(grid), *curve.sentences(found), *in_turn.advice(again)],
     }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def provenance(found: Sequence[Compared]) -> Iterator[dict[str, Any]]:
             differ |= {f for old, new in both for f in old.keys() | new.keys() if old.get(f) != new.get(f)}
             if one.base.name not in dict(sides):
                 sides.append((one.base.name, [old for old, _ in both]))
-        if one.run.side and one.run.name not in dict(sides):
+        if own and one.run.name not in dict(sides):
             sides.append((one.run.name, list(own.values())))
     fields = sorted(
         {field for _, facts in sides for own in facts for field in own},

@@ -20,7 +20,7 @@ class Shown:
     """A run, and what its suites say beside its cells."""
 
     given: Given
-    curves: Sequence[tuple[curve.Curve, Sequence[in_turn.Measured]]] = ()
+    curves: Sequence[tuple[curve.Curve, curve.Grid, Sequence[in_turn.Measured]]] = ()
     outcomes: Sequence[Mapping[str, str]] = ()
     """Suite, cell, kind, sentence and table of each question."""
     broken: Sequence[str] = ()
