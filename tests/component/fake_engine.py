@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.config.cells import ServerSpec
 from harness.config.variants import Target
 from harness.plugin import DATA
+from tests.component import forked
 from tests.component.vllm_like import AS_A_PROCESS
 from tests.factories.records import server_spec
 
@@ -64,22 +65,28 @@ FAKE_FREEZE = "{freeze}"
 
 
 def bench(fake: Fake, tmp_path: Path, *words: str) -> tuple[int, str]:
-    process = start_bench(fake, tmp_path, *words)
-    output, _ = process.communicate(timeout=120)
-    return process.returncode, output
+    """Exit code and output of a suite."""
+    return forked.run("pytest", *_words(fake, tmp_path, *words), output=tmp_path / "bench.out")
 
 
 def start_bench(fake: Fake, tmp_path: Path, *words: str) -> subprocess.Popen[str]:
+    """The suite as a process that a test can end."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pytest", *_words(fake, tmp_path, *words)],
+        cwd=DATA.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # A shell that runs these tests in the background has Ctrl-C ignored, and would hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )  # fmt: skip
+
+
+def _words(fake: Fake, tmp_path: Path, *words: str) -> list[str]:
     stack = tmp_path / "tiny.toml"
     stack.write_text(fake.stack.format(model=fake.folder / "tiny", python=fake.python, freeze=fake.freeze))
     usual = {"--self-check": "off", "--gate": "off", "--prompts": "3"}
     unless_named = [
         word for option, value in usual.items() if option not in words for word in (option, value)
     ]
-    return subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench_suites/test_acceptance.py",
-         "--stack", str(stack), "--results", str(tmp_path / "results"), *unless_named, *words],
-        cwd=DATA.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        # A shell that runs these tests in the background has Ctrl-C ignored, and would hand that down.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-    )  # fmt: skip
+    return [
+        "-p", "no:cacheprovider", "bench_suites/test_acceptance.py", "--stack", str(stack),
+        "--results", str(tmp_path / "results"), *unless_named, *words,
+    ]  # fmt: skip

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,16 @@ import pytest
 
 from harness.cli import main
 from harness.judge.collect import collect
-from tests.component.fake_engine import Fake, start_bench
+from tests.component import forked
+from tests.component.fake_engine import Fake, bench
 
 SUITE = "bench_suites/test_acceptance.py"
 
 
 def measured(fake: Fake, tmp_path: Path, *words: str) -> Path:
     before = set((tmp_path / "results").glob("*"))
-    process = start_bench(fake, tmp_path, *words)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    code, output = bench(fake, tmp_path, *words)
+    assert code == 0, output
     (folder,) = set((tmp_path / "results").glob("*")) - before
     return folder
 
@@ -152,19 +150,18 @@ def test_a_shard_is_missing_or_is_none(
     ],
 )
 def test_a_shard_is_measured_by_the_command_of_its_plan(
-    made: dict[str, Path], words: tuple[str, ...], code: str
+    made: dict[str, Path], tmp_path: Path, words: tuple[str, ...], code: str
 ) -> None:
     given = {"--prompts": "8", **dict([words])}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", SUITE,
-         "--stack", str(made["plan"].parent / "tiny.toml"),
-         "--results", str(made["plan"].parent / "results"), "--gate", "off", "--self-check", "off",
-         "--shard", f"{made['plan']}:0", *(word for pair in given.items() for word in pair)],
-        capture_output=True, text=True, check=False, timeout=120,
+    done, output = forked.run(
+        "pytest", "-p", "no:cacheprovider", SUITE, "--stack", str(made["plan"].parent / "tiny.toml"),
+        "--results", str(made["plan"].parent / "results"), "--gate", "off", "--self-check", "off",
+        "--shard", f"{made['plan']}:0", *(word for pair in given.items() for word in pair),
+        output=tmp_path / "output",
     )  # fmt: skip
 
-    assert done.returncode == 4
-    assert f"[{code}]" in done.stdout + done.stderr
+    assert done == 4
+    assert f"[{code}]" in output
 
 
 def test_a_stack_that_changed_is_another_server(made: dict[str, Path], tmp_path: Path) -> None:
@@ -173,12 +170,10 @@ def test_a_stack_that_changed_is_another_server(made: dict[str, Path], tmp_path:
     other.write_text(
         stack.read_text().replace("[engine.env]", "[engine.args]\nmax_model_len = 99\n[engine.env]")
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", SUITE, "--stack", str(other),
-         "--prompts", "8", "--gate", "off", "--self-check", "off", "--collect-only",
-         "--shard", f"{made['plan']}:0"],
-        capture_output=True, text=True, check=False, timeout=120,
+    code, output = forked.run(
+        "pytest", "-p", "no:cacheprovider", SUITE, "--stack", str(other), "--prompts", "8", "--gate", "off",
+        "--self-check", "off", "--collect-only", "--shard", f"{made['plan']}:0", output=tmp_path / "output",
     )  # fmt: skip
 
-    assert done.returncode == 4
-    assert "[another-plan]" in done.stdout + done.stderr
+    assert code == 4
+    assert "[another-plan]" in output

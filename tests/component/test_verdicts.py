@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from harness.suites.runner import kept
+from tests.component import forked
 from tests.component.fake_engine import Fake, bench
+
+
+@pytest.fixture(scope="module")
+def baselines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Fake, tuple[str, ...]]:
+    """An engine, and the words of a run that has baselines."""
+    folder = tmp_path_factory.mktemp("baselines")
+    (folder / "fake").mkdir()
+    fake = Fake(folder / "fake")
+    words = ("--prompts", "8", "--baselines", str(folder / "baselines"))
+    code, output = bench(fake, folder, *words, "--update-baselines")
+    assert code == 0, output
+    return fake, words
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "1")])
 def test_the_table_at_the_end_has_the_verdicts_of_all_processes(
-    tmp_path: Path, workers: tuple[str, ...]
+    baselines: tuple[Fake, tuple[str, ...]], tmp_path: Path, workers: tuple[str, ...]
 ) -> None:
-    (tmp_path / "fake").mkdir()
-    fake = Fake(tmp_path / "fake")
-    words = ("--prompts", "8", "--baselines", str(tmp_path / "baselines"))
-    code, output = bench(fake, tmp_path, *words, "--update-baselines")
-    assert code == 0, output
-
+    fake, words = baselines
     code, output = bench(fake, tmp_path, *words, "--gate", "on", *workers)
 
     assert code == 0, output
-    (folder,) = [p for p in (tmp_path / "results").iterdir() if "--gate on" in (p / "run.json").read_text()]
+    (folder,) = (tmp_path / "results").iterdir()
     (outcome,) = kept(folder).values()
     assert outcome.verdict
     assert outcome.verdict.kind == "identical"
@@ -42,11 +48,11 @@ def test_the_table_of_pytest_benchmark_is_printed_only_where_it_is_asked_for(tmp
     words = ["acceptance", "--stack", str(stack), "--gate", "off", "--prompts", "1", "--self-check", "off"]
 
     def legend(*more: str) -> bool:
-        done = subprocess.run(
-            [sys.executable, "-m", "harness.cli", "bench", *words, *more],
-            cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120,
-        )  # fmt: skip
-        return "Operations Per Second" in done.stdout
+        code, output = forked.run(
+            "harness.cli", "bench", *words, *more, output=tmp_path / "output", folder=tmp_path
+        )
+        assert code == 0, output
+        return "Operations Per Second" in output
 
     assert not legend()
     assert legend("--benchmark-verbose")
