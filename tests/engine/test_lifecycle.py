@@ -81,7 +81,14 @@ def test_no_engine_is_left_and_resume_repeats_no_prompt(draftgate: Draftgate, nu
     assert not engines_of(draftgate.results)
 
 
-@pytest.mark.parametrize("fork", ["true", "false"])
+@pytest.mark.parametrize(
+    "fork",
+    [
+        "true",
+        # A start anew takes a minute; that what it starts ends with its parent, test_engine_plugin.py shows.
+        pytest.param("false", marks=pytest.mark.nightly),
+    ],
+)
 def test_an_engine_whose_run_and_supervisor_are_killed_together_ends_by_itself(
     draftgate: Draftgate, tmp_path: Path, fork: str
 ) -> None:

@@ -68,18 +68,27 @@ def test_an_engine_that_has_counters_alone_is_checked_by_its_stream(engine: Serv
     assert [check.outcome for check in found.checks] == ["ok", "ok"], found
 
 
-@pytest.mark.parametrize("engine", [("self", 3, "probe")], indirect=True, ids=["unmended"])
-def test_without_the_patch_the_same_check_fails_at_a_temperature(
+UNMENDED = pytest.mark.parametrize("engine", [("self", 3, "probe")], indirect=True, ids=["unmended"])
+
+
+@UNMENDED
+def test_without_the_patch_the_same_check_fails_at_a_temperature(engine: Server) -> None:
+    found = check_itself(engine, load_prompts(DATA / "prompts", "instruct", "en", at_most=2), say=print)
+
+    assert [check.outcome for check in found.checks] == ["ok", "broken"], found
+    assert {patch["probe"] for patch in engine.patches} == {"fault"}
+    assert not any(patch["mended"] for patch in engine.patches)
+
+
+@pytest.mark.nightly  # a minute and a half: that the check sees the fault, the test above shows
+@UNMENDED
+def test_without_the_patch_records_show_the_fault_and_the_gate_sees_it(
     engine: Server, record_of: Measure, patched: dict[str, CellRecord]
 ) -> None:
     at_zero = record_of(temperature=0.0)
     sampled = record_of(**sampled_on(engine))
-    found = check_itself(engine, load_prompts(DATA / "prompts", "instruct", "en", at_most=2), say=print)
 
-    assert [check.outcome for check in found.checks] == ["ok", "broken"], found
     assert min(rate or 0 for rate in validity.total(at_zero.prompts).acceptance) >= 0.97
     assert not falling_and_alive(validity.total(sampled.prompts).acceptance)
-    assert {patch["probe"] for patch in engine.patches} == {"fault"}
-    assert not any(patch["mended"] for patch in engine.patches)
     if patched:  # not when this test runs alone
         assert verdict.judge(patched["sampled"], sampled).kind in ("regressed", "invalid")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -47,13 +46,14 @@ def engine(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         "chat_template": str(folder / "template.jinja"),
     }
     thinks = stack.model_copy(update={"engine": stack.engine.model_copy(update={"args": args})})
-    spec = dataclasses.replace(server_spec(thinks, stack.drafters["eagle3r1"], 4), fork=False)
+    spec = server_spec(thinks, stack.drafters["eagle3r1"], 4)
     with running(spec, folder=folder / "server", say=print, patch="1") as server:
         yield server
 
 
 def test_the_steps_of_thinking_and_answer_are_told_apart(record_of: Measure) -> None:
-    on, off = (record_of(thinking=thinking, prompts=8, max_tokens=48) for thinking in ("on", "off"))
+    shape = {"prompts": 8, "max_tokens": 48, "concurrency": 4}
+    on, off = (record_of(thinking=thinking, **shape) for thinking in ("on", "off"))
 
     assert on.valid, on.findings
     assert off.valid, off.findings
