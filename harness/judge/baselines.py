@@ -56,16 +56,6 @@ def of_cell(path: Path, cell: CellName) -> CellRecord:
     return found
 
 
-def find_anchor(folder: Path, record: CellRecord) -> CellRecord | None:
-    """The frozen baseline of the cell, which shows small losses added up; None where there is none.
-
-    Raises:
-        BadRecord: the file is there, but is damaged.
-    """
-    path = path_of(folder, record).with_suffix(ANCHOR)
-    return of_cell(path, record.cell) if path.exists() else None
-
-
 def beside(path: Path) -> Path:
     """Where the reserve of a run's cell lies."""
     return path.parent / RESERVE / path.name

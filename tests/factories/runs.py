@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from harness.judge import baselines
 from harness.results.records import CellRecord, Finding, PromptRecord, RunRecord, dump_cell
 from harness.suites.load import Level
 from tests.factories.records import cell_name, cell_record, prompt_record
@@ -116,3 +117,9 @@ def write_run(
 def level(in_flight: int, record: CellRecord, *, asked: int | None = None) -> Level:
     """A level of a load whose every request is in `record`, or of which `asked` were sent."""
     return Level(in_flight=in_flight, asked=len(record.prompts) if asked is None else asked, record=record)
+
+
+def anchor(folder: Path, record: CellRecord) -> CellRecord | None:
+    """The anchor of a cell among the baselines in `folder`; None where there is none."""
+    path = baselines.path_of(folder, record).with_suffix(baselines.ANCHOR)
+    return baselines.of_cell(path, record.cell) if path.exists() else None

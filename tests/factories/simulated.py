@@ -129,16 +129,18 @@ def answer(number: int, row: NDArray[np.int64], *, text: str, seed: int, k: int)
     """One prompt, answered to the end of its row."""
     accepted: list[int] = []
     steps: list[int] = []
+    drawn: list[int] = row.tolist()  # a number of an array takes ten times as long
     at, undrafted = 1, 0
-    while at < len(row):
-        tokens = int(row[at])
+    while at < len(drawn):
+        tokens = drawn[at]
         at += 1
         if tokens == UNDRAFTED:
             undrafted += 1
+            steps.append(1)
         else:
             accepted.append(tokens)
+            steps.append(1 + tokens)
             at += tokens
-        steps.append(1 + max(0, tokens))
     steps[-1] -= at - TOKENS
     return prompt_record(
         f"instruct-{number:03}",

@@ -8,10 +8,11 @@ import pytest
 
 from harness.errors import BadInput, BadRecord
 from harness.judge import baselines
-from harness.judge.baselines import ANCHOR, device_name, find, find_anchor, move_anchor, path_of, store
+from harness.judge.baselines import ANCHOR, device_name, find, move_anchor, path_of, store
 from harness.judge.pairing import Refused, pair
 from harness.results.conditions import Environment, Identity, Subject
 from harness.results.records import CellRecord, dump_cell, load
+from tests.factories import runs
 from tests.factories.records import cell_name, prompt_record
 from tests.factories.simulated import HARD, IDENTITY, SAMPLED, cell, drafter, edited, some, worse
 
@@ -51,7 +52,7 @@ def test_devices_have_folders(environment: dict[str, object], name: str) -> None
 
 def test_no_baseline_is_none(tmp_path: Path, first: CellRecord) -> None:
     assert find(tmp_path, first) is None
-    assert find_anchor(tmp_path, first) is None
+    assert runs.anchor(tmp_path, first) is None
 
 
 def test_what_is_stored_is_found(tmp_path: Path, first: CellRecord, second: CellRecord) -> None:
@@ -69,7 +70,7 @@ def test_a_file_of_another_cell_under_this_cells_name_is_refused(
     path.with_suffix(kind).rename(path_of(tmp_path, other).with_suffix(kind))
 
     with pytest.raises(BadRecord, match=r"holds the cell chat-en-instruct-ngram-k4, not .*-k2"):
-        find(tmp_path, other) if kind == ".json" else find_anchor(tmp_path, other)
+        find(tmp_path, other) if kind == ".json" else runs.anchor(tmp_path, other)
 
 
 def test_the_anchor_is_made_once_and_not_moved_by_later_baselines(
@@ -77,7 +78,7 @@ def test_the_anchor_is_made_once_and_not_moved_by_later_baselines(
 ) -> None:
     store(tmp_path, first)
     store(tmp_path, second)
-    now, anchor = find(tmp_path, first), find_anchor(tmp_path, first)
+    now, anchor = find(tmp_path, first), runs.anchor(tmp_path, first)
     assert now is not None
     assert anchor is not None
     assert now.prompts == baselines.untimed(second).prompts
@@ -92,9 +93,9 @@ def test_an_anchor_moves_for_a_reason(tmp_path: Path, first: CellRecord, second:
     for nothing in ("", "  \n"):
         with pytest.raises(BadInput, match="--reason"):
             move_anchor(path, nothing)
-    assert find_anchor(tmp_path, first) != find(tmp_path, first)
+    assert runs.anchor(tmp_path, first) != find(tmp_path, first)
     assert move_anchor(path, " a new engine ") == path.with_suffix(ANCHOR)
-    anchor = find_anchor(tmp_path, first)
+    anchor = runs.anchor(tmp_path, first)
     assert anchor is not None
     assert anchor.prompts == baselines.untimed(second).prompts
     assert anchor.provenance["anchor_reason"] == "a new engine"
@@ -173,7 +174,7 @@ def test_a_damaged_baseline_is_named_and_never_overwritten(
         find(tmp_path, first)
     assert str(path) in str(raised.value)
     with pytest.raises(BadRecord, match=said) as raised:
-        find_anchor(tmp_path, first)
+        runs.anchor(tmp_path, first)
     assert str(anchor) in str(raised.value)
     with pytest.raises(BadRecord, match=said):
         store(tmp_path, second)

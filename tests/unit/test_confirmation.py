@@ -10,7 +10,7 @@ import pytest
 
 from harness.config.stack import Profile
 from harness.errors import BadInput
-from harness.judge.baselines import ANCHOR, beside, find, find_anchor, move_anchor, reserve_of, store
+from harness.judge.baselines import ANCHOR, beside, find, move_anchor, reserve_of, store
 from harness.judge.collect import collect
 from harness.judge.compare import compare
 from harness.judge.confirmation import confirmed
@@ -197,7 +197,7 @@ def test_a_new_baseline_without_a_reserve_keeps_none_of_an_older_one(tmp_path: P
     store(tmp_path, runs.cell(), reserve=reserve())
     path = store(tmp_path, runs.cell(worse=1))
 
-    old, anchor = find(tmp_path, runs.cell()), find_anchor(tmp_path, runs.cell())
+    old, anchor = find(tmp_path, runs.cell()), runs.anchor(tmp_path, runs.cell())
     assert old is not None
     assert anchor is not None
     assert not old.reserve

@@ -31,6 +31,7 @@ from harness.results.records import CellRecord, load
 from harness.suites import self_drafting, selfcheck
 from harness.suites.self_drafting import Check, SelfCheck
 from harness.text import render
+from tests.factories import runs
 from tests.factories.damage import CELL, CELL_FILE, as_bytes, damaged, fuzz, harmless, json_of, put, read
 from tests.factories.records import cell_name
 from tests.factories.runs import cell, write_run
@@ -96,7 +97,7 @@ def test_a_baseline(folder: Path, content: bytes, kind: str) -> None:
     record = cell("en")
     name = baselines.path_of(folder, record).with_suffix(kind).relative_to(folder)
     path = put(folder, str(name), content)
-    find = baselines.find if kind == ".json" else baselines.find_anchor
+    find = baselines.find if kind == ".json" else runs.anchor
     found = read(path, lambda: find(folder / "in", record))
     if found is None and kind == ".json":
         with pytest.raises(DraftgateError):

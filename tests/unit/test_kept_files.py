@@ -16,6 +16,7 @@ from harness.judge.verdict import judge
 from harness.results import prediction
 from harness.results.journal import Journal
 from harness.results.records import CellRecord, RunRecord, dump_cell, load
+from tests.factories import runs
 from training.export import export
 from training.recipe import load_recipe
 
@@ -45,7 +46,7 @@ def test_what_is_compared_is_written_as_it_was_read(path: Path) -> None:
 def test_a_run_has_its_baselines_and_is_gated_as_it_was() -> None:
     """The figures are those that the earlier version gave."""
     record = measured()
-    for find in (baselines.find, baselines.find_anchor):
+    for find in (baselines.find, runs.anchor):
         baseline = find(KEPT / "baselines", record)
         assert baseline is not None
         verdict = judge(baseline, record)
