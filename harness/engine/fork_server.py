@@ -35,11 +35,19 @@ _PRELOADED = (
     "vllm.v1.engine.async_llm",
     "vllm.v1.engine.core",
     "vllm.v1.executor.multiproc_executor",
-    "vllm.v1.worker.cpu_worker",
 )
-"""What the processes of a server import. What is missing here, or in a version of vLLM, costs time only. Too
-much is worse: vLLM's CPU worker searches all modules for kernels, and stumbles over numba's, which the
-proposers import.
+"""What the processes of a server import. What is missing here, or in a version of vLLM, costs time only."""
+_WORKERS = {
+    True: ("vllm.v1.worker.cpu_worker",),
+    False: (
+        "vllm.v1.worker.gpu_worker",
+        "vllm.v1.worker.gpu_model_runner",
+        "vllm.v1.worker.gpu.model_runner",
+    ),
+}
+"""By whether the engine computes on the CPU. Too much is worse than too little: the CPU worker replaces
+`torch.cuda.current_stream` as it is imported, and then no GPU worker can load. It also searches all modules for
+kernels, and stumbles over numba's, which the proposers of a GPU worker import.
 """
 
 
@@ -80,6 +88,16 @@ def _preload() -> None:
     for name in _PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    workers: tuple[str, ...] = ()
+    with contextlib.suppress(ImportError, AttributeError):
+        workers = _WORKERS[_on_cpu()]
+    for name in workers:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def _on_cpu() -> bool:
+    return bool(importlib.import_module("vllm.platforms").current_platform.is_cpu())
 
 
 def _reap(*_: object) -> None:
@@ -186,7 +204,7 @@ def _forks_workers() -> bool:
 
     Libraries must be there already, and of the OpenMP libraries we can bind the threads of GNU's alone.
     """
-    if not importlib.import_module("vllm.platforms").current_platform.is_cpu():
+    if not _on_cpu():
         return True
     mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
     names = " ".join(map(os.path.basename, _preloads()))

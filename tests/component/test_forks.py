@@ -41,6 +41,14 @@ else:
         raise OSError("this is a fake")
     exec(open({engine!r}).read())
 """
+WORKER = """\
+with open({workers!r}, "a") as file:
+    file.write("{name} ")
+"""
+PLATFORM = """\
+class current_platform:
+    is_cpu = staticmethod(lambda: {cpu})
+"""
 
 
 class Fake:
@@ -58,6 +66,12 @@ class Fake:
             API_SERVER.format(imports=str(self.imports), engine=str(folder / "engine.py"))
         )
         self.torch(touched=False)
+        worker = folder / "vllm" / "v1" / "worker"
+        worker.mkdir(parents=True)
+        for package in (worker, worker.parent):
+            (package / "__init__.py").write_text("")
+        for name in ("cpu_worker", "gpu_worker"):
+            (worker / f"{name}.py").write_text(WORKER.format(workers=str(folder / "workers"), name=name))
         self.python = folder / "python"
         said = json.dumps([str(folder / "vllm"), "0.99.0+cpu", "vllm-fake"])
         self.python.write_text(
@@ -72,6 +86,9 @@ class Fake:
 
     def torch(self, *, touched: bool) -> None:
         (self.folder / "torch.py").write_text(TORCH.format(touched=touched))
+
+    def platform(self, *, cpu: bool) -> None:
+        (self.folder / "vllm" / "platforms.py").write_text(PLATFORM.format(cpu=cpu))
 
     def spec(self, **changes: Any) -> ServerSpec:
         values: dict[str, Any] = {
@@ -227,6 +244,18 @@ def test_a_process_that_has_touched_a_gpu_is_not_forked(fake: Fake, tmp_path: Pa
 
     with running(fake.spec(), folder=tmp_path, say=print) as server:
         assert isinstance(server.process, subprocess.Popen)
+
+
+@pytest.mark.parametrize(("cpu", "worker"), [(True, "cpu_worker"), (False, "gpu_worker")])
+def test_only_the_worker_of_the_engine_s_device_is_imported(
+    fake: Fake, tmp_path: Path, cpu: bool, worker: str
+) -> None:
+    """vLLM's CPU worker, once imported, replaces what a GPU worker asks of torch."""
+    fake.platform(cpu=cpu)
+
+    with running(fake.spec(fork=True), folder=tmp_path, say=print) as server:
+        assert not isinstance(server.process, subprocess.Popen)
+    assert (fake.folder / "workers").read_text().split() == [worker]
 
 
 def test_a_fork_server_that_hangs_is_replaced_by_a_start_anew(
