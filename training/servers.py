@@ -38,6 +38,8 @@ def base_spec(recipe: Recipe, *, say: Say, python: str) -> tuple[ServerSpec, str
     """
     target = resolve(recipe.target.model, say=say, python=recipe.engine.python)
     spec = server_spec(recipe, NO_DRAFTER, 0)
-    args = {"enforce_eager": True, **spec.args} if is_cpu(recipe, python) else spec.args
+    cpu = is_cpu(recipe, python)
+    args = {"enforce_eager": True, **spec.args} if cpu else spec.args
+    fork = spec.fork if cpu else bool(spec.fork)  # on a GPU only where asked for: it was not tried there
     served = recipe.target.model_copy(update={"served_name": target})
-    return dataclasses.replace(spec, target=served, args=args), target
+    return dataclasses.replace(spec, target=served, args=args, fork=fork), target

@@ -37,7 +37,7 @@ class ServerSpec:
     start_timeout_s: float
     request_timeout_s: float
     fork: bool | None = None
-    """Start it as a fork; None does so on a CPU engine."""
+    """Start it as a fork; None does so on the CPU, or on one GPU."""
     variant: str = BASE
     """Of the stack, or one of its references: each has servers of its own."""
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -46,8 +46,8 @@ _WORKERS = {
     ),
 }
 """By whether the engine computes on the CPU. Too much is worse than too little: the CPU worker replaces
-`torch.cuda.current_stream` as it is imported, and then no GPU worker can load. It also searches all modules for
-kernels, and stumbles over numba's, which the proposers of a GPU worker import.
+`torch.cuda.current_stream` as it is imported, and then no GPU worker can load. It also searches all modules
+for kernels, and stumbles over numba's, which the proposers of a GPU worker import.
 """
 
 

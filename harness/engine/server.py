@@ -18,7 +18,14 @@ import psutil
 
 from harness.config.cells import ServerSpec
 from harness.engine import forks, metrics, orphans, process, vllm_plugin
-from harness.engine.facts import command_line, engine_facts, reported, resolve_speculative, served_name
+from harness.engine.facts import (
+    command_line,
+    devices_of,
+    engine_facts,
+    reported,
+    resolve_speculative,
+    served_name,
+)
 from harness.engine.http import NO_KEY, Http, NoAnswer
 from harness.engine.models import resolve
 from harness.errors import PortTaken, ServerFailed
@@ -137,7 +144,7 @@ def running(
     began = time.monotonic()
     words = ["vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port), *words]
     child: process.Supervisor | None = None
-    if facts.cpu if spec.fork is None else spec.fork:
+    if (facts.cpu or devices_of(spec.args) == 1) if spec.fork is None else spec.fork:
         say(f"\rdraftgate: starting server {spec.label}: importing vLLM, once for all servers of this run")
         patience_s = spec.start_timeout_s
         child = forks.start(words, python=python, log=log, environment=environment, patience_s=patience_s)
@@ -145,7 +152,12 @@ def running(
     noted = None
     try:
         noted = orphans.note(start_id=start_id, label=spec.label, session=child.pid)
-        _wait_ready(port, child, log, spec, say=say, began=began)
+        try:
+            _wait_ready(port, child, log, spec, say=say, began=began)
+        except ServerFailed:
+            if isinstance(child, process.Forked) and not facts.cpu:
+                say(f"draftgate: server {spec.label} was a fork: engine.fork = false avoids that")
+            raise
         started_s = round(time.monotonic() - began, 1)
         faults, execution = reported(report)
         yield Server(

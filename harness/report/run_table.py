@@ -306,11 +306,16 @@ def verdict_table(verdicts: Sequence[tuple[CellRecord, Verdict]]) -> Table:
 
 
 def verdict_report(verdicts: Sequence[tuple[CellRecord, Verdict]], width: int | None = None) -> str:
-    """The paired table with what limits its reading below."""
+    """The paired table with what limits its reading below; no table where nothing was compared."""
     notes = by_text((str(record.cell), note) for record, verdict in verdicts for note in verdict.notes)
     lines = [f"note: {_named(names, len(verdicts))}: {note}" for note, names in notes.items()]
     lines += [f"note: {note}" for note in holm_notes([(str(record.cell), v) for record, v in verdicts])]
-    lines += [f"{MARKS[v.kind]} {record.cell}: {v.text}" for record, v in verdicts if worth_a_line(v)]
+    said = by_text((str(c.cell), f"{MARKS[v.kind]} {v.text}") for c, v in verdicts if worth_a_line(v))
+    for text, names in said.items():
+        mark, _, rest = text.partition(" ")
+        lines.append(f"{mark} {_named(names, len(verdicts))}: {rest}")
+    if all(verdict.primary is None for _, verdict in verdicts):
+        return lay_out(lines, width)
     table = block(*verdict_table(verdicts), "tokens per step against the baseline")
     return lay_out([table, LEGEND, *lines], width)
 

@@ -328,7 +328,7 @@ def ask(
 def no_baseline(run: Run, path: Path) -> Verdict:
     """Nothing to compare with: says how to make it."""
     how = f"make one with: {run.options.command} --update-baselines-new-only"
-    return Verdict(kind="invalid", text=f"no baseline at {path}: {how}")
+    return Verdict(kind="invalid", text=f"no baseline in {path.parent}: {how}")
 
 
 def starter(run: Run, say: Say) -> Callable[[ServerSpec], AbstractContextManager[Server]]:

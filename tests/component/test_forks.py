@@ -248,7 +248,7 @@ def test_a_process_that_has_touched_a_gpu_is_not_forked(fake: Fake, tmp_path: Pa
 
 @pytest.mark.parametrize(("cpu", "worker"), [(True, "cpu_worker"), (False, "gpu_worker")])
 def test_only_the_worker_of_the_engine_s_device_is_imported(
-    fake: Fake, tmp_path: Path, cpu: bool, worker: str
+    fake: Fake, tmp_path: Path, *, cpu: bool, worker: str
 ) -> None:
     """vLLM's CPU worker, once imported, replaces what a GPU worker asks of torch."""
     fake.platform(cpu=cpu)
@@ -256,6 +256,16 @@ def test_only_the_worker_of_the_engine_s_device_is_imported(
     with running(fake.spec(fork=True), folder=tmp_path, say=print) as server:
         assert not isinstance(server.process, subprocess.Popen)
     assert (fake.folder / "workers").read_text().split() == [worker]
+
+
+@pytest.mark.parametrize(("devices", "forked"), [(1, True), (2, False)])
+def test_a_server_on_one_gpu_is_a_fork_and_one_on_several_is_not(
+    fake: Fake, tmp_path: Path, *, devices: int, forked: bool
+) -> None:
+    fake.python.write_text(fake.python.read_text().replace("0.99.0+cpu", "0.99.0"))
+
+    with running(fake.spec(args={"tensor_parallel_size": devices}), folder=tmp_path, say=print) as server:
+        assert isinstance(server.process, subprocess.Popen) is not forked
 
 
 def test_a_fork_server_that_hangs_is_replaced_by_a_start_anew(

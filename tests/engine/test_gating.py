@@ -77,7 +77,7 @@ def test_a_baseline_is_asked_for_then_made_then_met(
 
     missing = run()
     assert missing.returncode == 1
-    assert "no baseline at" in missing.stdout
+    assert "no baseline in" in missing.stdout
     assert "--update-baselines-new-only" in missing.stdout
     assert not folder.exists()
 

@@ -72,6 +72,12 @@ def test_the_report_of_a_run_says_it_and_changes_no_verdict() -> None:
     assert "▼ chat-en-instruct-ngram-k4: so it is" in text
 
 
+def test_what_is_wrong_with_all_cells_alike_is_said_once_and_no_table_compares_nothing() -> None:
+    nothing = Verdict(kind="invalid", text="no baseline in there")
+    text = verdict_report([(cell(), nothing), (cell(cell=cell_name(language="zh")), nothing)])
+    assert text == "✗ all 2 cells: no baseline in there"
+
+
 def with_weights(name: str, weights: str | None) -> CellRecord:
     return cell(drafter(3), subject={"drafter": name, "engine": "0.32.0", "weights": weights})
 

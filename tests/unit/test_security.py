@@ -204,7 +204,7 @@ def test_the_key_of_a_server_is_in_its_environment_alone(
     monkeypatch.setattr(servers, "_wait_ready", lambda *_, **__: None)
     monkeypatch.setattr(processes, "stop", lambda _: None)
     said: list[str] = []
-    with servers.running(server_spec(), folder=tmp_path, say=said.append) as server:
+    with servers.running(server_spec(fork=False), folder=tmp_path, say=said.append) as server:
         (words, env) = seen[0]
         assert env["VLLM_API_KEY"] == server.key
         assert len(server.key) >= 32
