@@ -74,7 +74,9 @@ def test_the_report_of_a_run_says_it_and_changes_no_verdict() -> None:
 
 def test_what_is_wrong_with_all_cells_alike_is_said_once_and_no_table_compares_nothing() -> None:
     nothing = Verdict(kind="invalid", text="no baseline in there")
-    text = verdict_report([(cell(), nothing), (cell(cell=cell_name(language="zh")), nothing)])
+    text = verdict_report(
+        [(cell(drafter(3)), nothing), (cell(drafter(3), cell=cell_name(language="zh")), nothing)]
+    )
     assert text == "✗ all 2 cells: no baseline in there"
 
 
