@@ -265,6 +265,16 @@ def test_the_long_prompts_that_a_run_keeps_are_shown_and_leave_room_for_the_answ
     assert [str(kept) in fault for fault in page.data["runs"][1]["faults"]] == [True]
 
 
+@pytest.mark.parametrize(("count", "folded"), [(1, 0), (11, 0), (12, 2), (14, 4)])
+def test_many_runs_are_folded_above_the_table(count: int, folded: int) -> None:
+    page = report(*(write_run(Path(f"run-{i}"), cell()) for i in range(count)), output=OUT)
+    names = [tag for tag, _ in page.tags]
+    head = names[: names.index("main")]
+    at = head.index("details") if "details" in head else len(head)
+    assert head[:at].count("li") + head[at:].count("li") == count + len(page.data["looks"])
+    assert head[at:].count("li") == folded
+
+
 def test_the_commands_that_made_it_are_there() -> None:
     made = cell(provenance={"command": "pytest bench_suites --profile gate", "host": "here"})
     page = report(write_run(Path("run"), made), output=OUT)
