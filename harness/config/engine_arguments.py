@@ -25,9 +25,14 @@ def why_refused(name: str) -> str | None:
     return _REFUSED.get(name.replace("-", "_").split(".")[0])
 
 
+def underscored(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `[engine.args]`, which a stack may write with hyphens, by names with underscores."""
+    return {name.replace("-", "_"): value for name, value in args.items()}
+
+
 def parses_calls(args: Mapping[str, Any]) -> bool:
     """Arguments of `[engine.args]` name a parser of the calls that the target writes by itself."""
-    return "tool_call_parser" in {name.replace("-", "_") for name in args}
+    return "tool_call_parser" in underscored(args)
 
 
 def check_arguments(loc: tuple[str, ...], args: Mapping[str, Any], document: Document) -> None:

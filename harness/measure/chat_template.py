@@ -96,19 +96,26 @@ def template_of(folder: Path | None, told: Mapping[str, bool] | None = None) -> 
         return None
 
     def render(text: str) -> str:
-        try:
-            message = {"role": "user", "content": text}
-            text = tokenizer.apply_chat_template(
-                [message], add_generation_prompt=True, tokenize=False, **(told or {})
-            )
-        except Exception as error:  # noqa: BLE001 - a template is a program, and raises what it likes
+        found, why = None, ""
+        # As the engine does: a template that reads parts, and no text, is given parts.
+        for content in (text, [{"type": "text", "text": text}]):
+            message = {"role": "user", "content": content}
+            try:
+                shown = tokenizer.apply_chat_template(
+                    [message], add_generation_prompt=True, tokenize=False, **(told or {})
+                )
+            except Exception as error:  # noqa: BLE001 - a template is a program, and raises what it likes
+                why = why or " ".join(str(error).split()) or type(error).__name__
+                continue
+            if text.strip() in str(shown):
+                return str(shown)
+            found = found or str(shown)
+        if found is None:
             raise ServerFailed(
-                f"the chat template of {folder.name} does not render a user's message: "
-                f"{' '.join(str(error).split()) or type(error).__name__}; take the template of the model's "
-                "own repository, or a newer transformers",
+                f"the chat template of {folder.name} does not render a user's message: {why}; take the "
+                "template of the model's own repository, or a newer transformers",
                 code="chat-template",
-            ) from None
-
-        return str(text)
+            )
+        return found
 
     return render

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.config.engine_arguments import underscored
 from harness.config.prompts import Prompt
 from harness.config.stack import Profile
 from harness.engine.http import NOT_SHOWN, NoAnswer
@@ -138,7 +139,7 @@ def prompt_logprobs(
     Raises:
         ServerFailed: the server does not return them.
     """
-    allowed = server.spec.args.get("max_logprobs", 20)
+    allowed = underscored(server.spec.args).get("max_logprobs", 20)
     count = min(most, allowed) if isinstance(allowed, int) and allowed > 0 else most
     body = {"model": server.model, "prompt": list(ids), "max_tokens": 1, "prompt_logprobs": count}
     data = server.http.json("/v1/completions", body, timeout_s=_REQUEST_S)

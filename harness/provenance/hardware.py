@@ -134,14 +134,18 @@ def visible_devices(env: Mapping[str, str]) -> list[tuple[str, Gpu]]:
     cards = [(row.pop("index", ""), row.pop("uuid", ""), row) for row in rows]
     if env.get(VISIBLE) is None:
         return [(index, Gpu.model_validate(row)) for index, _, row in cards]
-    found = []
+    found: list[tuple[str, Gpu]] = []
     for name in map(str.strip, env[VISIBLE].split(",") if cards else ()):
-        like = [row for index, uuid, row in cards if name == index or (name[:4] == "GPU-" and name in uuid)]
+        number = re.match(r"[+-]?\d+", name)  # CUDA reads what begins with a number as that number
+        index = str(int(number[0])) if number else name
+        like = [row for at, uuid, row in cards if at == index or (name[:4] == "GPU-" and name in uuid)]
         if name.startswith("MIG-"):
             like = [_slice_of(name, cards)]
         if not like:  # CUDA stops at the first name that it does not know
             break
-        found.append((name, Gpu.model_validate(like[0])))
+        if index in dict(found):  # and sees nothing where one is there twice
+            return []
+        found.append((index, Gpu.model_validate(like[0])))
     return found
 
 

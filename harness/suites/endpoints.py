@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.config.cells import Cell
+from harness.config.engine_arguments import underscored
 from harness.config.prompts import Prompt, hash_of
 from harness.config.stack import Stack
 from harness.measure.chat_template import Shell, Template, shell_of, template_of
@@ -42,6 +43,8 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
 
 
 SUITE = Suite(name="endpoints", by_path=True, drafting=True, takes=_over_chat, plan=_plan)
+_RENDERS = {"chat_template", "chat_template_content_format", "default_chat_template_kwargs"}
+"""Arguments of the engine with which it renders otherwise than the model's own template says."""
 _FOLDERS = {CHAT: SUITE.name, RAW: SUITE.name, TEMPLATED: f"{SUITE.name}/templated"}
 
 
@@ -68,7 +71,7 @@ def _audited(bench: Bench, cell: Cell) -> Audit:
     target = cell.spec.target
     folder = folder_of(target.tokenizer or server.target_path, target.revision)
     # The server may have been given another template than the model's.
-    given = {"chat_template", "default_chat_template_kwargs"} & cell.spec.args.keys()
+    given = _RENDERS & underscored(cell.spec.args).keys()
     by_hand = template_of(Path(folder) if folder and not given else None, cell.template)
 
     def with_template(prompt: Prompt) -> Prompt:

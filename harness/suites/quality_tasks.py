@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.cells import Cell
+from harness.config.engine_arguments import underscored
 from harness.config.stack import Stack
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
@@ -99,7 +100,7 @@ def _arguments(server: Server, cell: Cell) -> str:
         "tokenizer": server.target_path or cell.spec.target.model,
         "tokenizer_backend": "huggingface",
         "num_concurrent": cell.profile.concurrency,
-        "max_length": cell.spec.args.get("max_model_len", 2048),
+        "max_length": underscored(cell.spec.args).get("max_model_len", 2048),
         "timeout": round(cell.spec.request_timeout_s),
     }
     return ",".join(f"{name}={value}" for name, value in said.items())

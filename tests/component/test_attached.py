@@ -23,6 +23,7 @@ from harness.engine.http import KEY, Http, NoAnswer, key_of_environment, without
 from harness.errors import BadInput, BadRecord, ServerFailed
 from harness.judge.pairing import pair
 from harness.measure.measurement import Measurement
+from harness.measure.probe import prompt_logprobs
 from harness.results.records import CellRecord
 from harness.text.redaction import keep_secret, without_keys, without_secrets
 from tests.component.vllm_like import Reply, VllmLike, as_events, as_json, serving, vllm_like
@@ -95,6 +96,13 @@ def test_a_server_that_hides_its_pages_is_measured_and_the_record_says_so(
     assert record.subject.engine == "unverified"
     assert codes(record).count("unverified") >= 2  # the model, the counters
     assert not record.counters
+
+
+@pytest.mark.parametrize("name", ["max_logprobs", "max-logprobs"])
+def test_no_more_probabilities_are_asked_for_than_the_stack_allows(vllm: VllmLike, name: str) -> None:
+    server = attach(vllm.url, dataclasses.replace(plain(), args={name: 3}), key=None)
+    prompt_logprobs(server, [1, 2, 3], most=20)
+    assert vllm.requests[-1][2]["prompt_logprobs"] == 3
 
 
 def test_a_server_that_shows_all_is_fully_verified(vllm: VllmLike, tmp_path: Path) -> None:

@@ -36,6 +36,14 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> None:
         ("0,1,-1,3", ["0", "1"]),
         ("0,9,1", ["0"]),
         ("GPU-", ["GPU-"]),
+        ("01,+2", ["1", "2"]),
+        ("1gpu,2", ["1", "2"]),
+        ("1,0,1", []),
+        ("1,01", []),
+        ("GPU-3000,GPU-3000", []),
+        ("MIG-11-bb,MIG-11-bb", []),
+        ("0,,1", ["0"]),
+        ("all", []),
     ],
 )
 def test_the_devices_that_are_visible_are_those_of_cuda(visible: str | None, names: list[str]) -> None:
