@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from harness.config.cells import Cell
+from harness.config.cells import Cell, warmups_of
 from harness.config.difference import Against
 from harness.config.prompt_files import OwnPrompts, plan_of
 from harness.config.prompts import Prompt, load_prompts
@@ -268,14 +268,13 @@ class Run:
         """Seconds that measuring `cells` will take, if each of so many workers takes the next server."""
         again = self.options.repeats if self.options.update else 0  # a baseline has the reserve too
         of_server = self.pace.each_start_s([] if self.options.server_url else cells, first=workers)
-        for cell in cells:
-            more = self.pace.answers_s(cell, again * len(self.reserve(cell.name)))
-            of_server[cell.spec] = of_server.get(cell.spec, 0) + self._answers_s(cell, warmups=True) + more
+        for cell, warmups in warmups_of(cells, attached=self.options.server_url).items():
+            answers_s = self._answers_s(cell, more=warmups + again * len(self.reserve(cell.name)))
+            of_server[cell.spec] = of_server.get(cell.spec, 0) + answers_s
         return busiest(of_server.values(), workers)
 
-    def _answers_s(self, cell: Cell, *, share: float = 1, warmups: bool = False) -> float:
-        count = share * len(self.prompts(cell)) * self.options.repeats + cell.profile.warmups * warmups
-        return self.pace.answers_s(cell, count)
+    def _answers_s(self, cell: Cell, *, share: float = 1, more: int = 0) -> float:
+        return self.pace.answers_s(cell, share * len(self.prompts(cell)) * self.options.repeats + more)
 
     def left_s(
         self,
@@ -297,12 +296,13 @@ class Run:
             spent_s: on these, and on its warm-up.
             start_s: of the last start, which the next ones will be like; None where there was one alone.
         """
-        known = {cell: self.measured.get((suite, str(cell))) for cell in cells if cell != now}
-        ahead = [cell for cell, record in known.items() if record is None]
-        took = spent_s + sum(wall_of(record.prompts) for record in known.values() if record)
-        planned = self._answers_s(now, share=done, warmups=True)
-        planned += sum(self._answers_s(cell) for cell, record in known.items() if record)
-        left = self._answers_s(now, share=1 - done) + sum(self._answers_s(c, warmups=True) for c in ahead)
+        before = [cell for cell in cells if cell != now and (suite, str(cell)) in self.measured]
+        ahead = [cell for cell in cells if cell != now and cell not in before]
+        warmups = warmups_of([*before, now, *ahead], attached=self.options.server_url)
+        took = spent_s + sum(wall_of(self.measured[suite, str(cell)].prompts) for cell in before)
+        planned = self._answers_s(now, share=done, more=warmups[now]) + sum(map(self._answers_s, before))
+        left = sum(self._answers_s(cell, more=warmups[cell]) for cell in ahead)
+        left += self._answers_s(now, share=1 - done)
         others = [cell for cell in ahead if cell.spec != now.spec]
         each = None if start_s is None else start_s * len({cell.spec for cell in others})
         return left * took / planned + (self.pace.starts_s(others, first=False) if each is None else each)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
@@ -209,3 +209,9 @@ def _places(stack: Stack, workload: str, own: OwnPrompts | None) -> Iterator[Cel
                     drafter=NONE,
                     k=0,
                 )
+
+
+def warmups_of(cells: Sequence[Cell], *, attached: object = None) -> dict[Cell, int]:
+    """How many requests each cell warms up with: the first one of a server for all, or `attached`, each."""
+    first = {cell.spec: cell for cell in reversed(cells)}
+    return {cell: cell.profile.warmups * bool(attached or first[cell.spec] == cell) for cell in cells}

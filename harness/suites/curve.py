@@ -38,8 +38,6 @@ _HEADER = (
     *("", "goodput"),
 )
 _RANKS = (0, 0, 0, 2, 0, 3, 3, 0, 1, 0, 2)
-_WARM = "curve/warm"
-"""Which start has answered already."""
 
 
 def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
@@ -206,13 +204,10 @@ def _pairs(run: Run) -> int:
 
 
 def _measured(bench: Bench, cell: Cell, in_flight: int, asked: int, suite: str) -> CellRecord:
-    """A cell at a load. The first one on a start warms it up for all."""
+    """A cell at a load."""
     one, there = _at(cell, in_flight), len(bench.run.prompts(cell))
-    warm = bench.shared.get(_WARM) == (bench.slot.starts, cell.spec)
-    if warm:
-        one = dataclasses.replace(one, profile=one.profile.model_copy(update={"warmups": 0}))
-    repeats, known = max(1, asked // there), bench.run.finished_cell(suite, one)
-    record = bench.measured(
+    repeats = max(1, asked // there)
+    return bench.measured(
         one,
         suite=suite,
         prompts=bench.run.prompts(one)[: asked // repeats],
@@ -220,9 +215,6 @@ def _measured(bench: Bench, cell: Cell, in_flight: int, asked: int, suite: str) 
         timed=True,
         passes=Measurement.all_passes,
     )
-    if known is None:
-        bench.shared[_WARM] = bench.slot.starts, cell.spec
-    return record
 
 
 def report(

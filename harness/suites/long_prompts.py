@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config.cells import Cell
+from harness.config.cells import Cell, warmups_of
 from harness.config.prompts import Prompt
 from harness.errors import BadInput, BadRecord
 from harness.measure.contexts import Count, texts_of
@@ -97,11 +97,11 @@ def effort(run: Run, cells: Sequence[Cell], tokens: Sequence[int]) -> tuple[int,
     """
     measured = with_none(run, cells)
     seconds, requests = run.pace.starts_s([] if run.options.server_url else measured), 0
-    for cell in measured:
+    for cell, warmups in warmups_of(measured, attached=run.options.server_url).items():
         prompts, profile = len(texts_alone(run, cell)), cell.profile
         run.warmups(cell)
         requests += len(tokens) * prompts
-        answers: float = len(tokens) * (prompts + profile.warmups)
+        answers: float = len(tokens) * prompts + warmups
         answers += sum(tokens) * prompts / (_PREFILL * profile.max_tokens)
         seconds += run.pace.answers_s(alone(cell), answers)
     return len(measured), requests, seconds

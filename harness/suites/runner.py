@@ -169,6 +169,9 @@ def in_turn(one: Callable[[int], None], count: int) -> None:
         one(number)
 
 
+_WARM = "warm"  # which start has answered already
+
+
 def _one_pass(measurement: Measurement) -> None:
     measurement.one_pass(0)
 
@@ -202,7 +205,7 @@ class Bench:
     ) -> CellRecord:
         """The record of a cell as it is on disk.
 
-        What the run has already, or the one that it resumes, is not measured again.
+        What the run has already is not measured again. The first cell on a start warms it up for all.
 
         Args:
             cell: what to measure.
@@ -225,14 +228,17 @@ class Bench:
             return known
         if fresh:
             self.slot.close()
+        server = self.slot.get(cell.spec)
+        # What the first requests to an attached server show, each cell asks for itself.
+        warm = not server.attached and self.shared.get(_WARM) == (self.slot.starts, cell.spec)
         measurement = Measurement(
-            server=self.slot.get(cell.spec),
+            server=server,
             renew=None if fresh else self.slot.renew,
             stall_seconds=self.run.options.stall_seconds,
             cell=cell,
             suite=suite,
             prompts=prompts,
-            warmups=self.run.warmups(cell),
+            warmups=() if warm else self.run.warmups(cell),
             repeats=repeats,
             seed=self.run.options.seed,
             timed=timed,
@@ -248,6 +254,7 @@ class Bench:
         else:
             stopped_at = passes(measurement)
         measurement.finish(stopped_at=stopped_at)
+        self.shared[_WARM] = self.slot.starts, cell.spec
         record = self.run.finished_cell(suite, cell)
         assert record is not None, "finish() has written it"  # noqa: S101
         return record

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 
-from harness.config.cells import Cell, FixedLength, server_spec
+from harness.config.cells import Cell, FixedLength, server_spec, warmups_of
 from harness.config.difference import Against, Differences, differences, listed, refuse_unmeant
 from harness.engine.spelling import check
 from harness.errors import BadInput
@@ -58,8 +58,8 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     starts = servers * each
     seconds = run.pace.starts_s(both) + (each - 1) * run.pace.starts_s(both, first=False)
     seconds += each * sum(
-        run.pace.answers_s(cell, run.options.repeats * len(run.prompts(cell)) + cell.profile.warmups)
-        for cell in both
+        run.pace.answers_s(cell, run.options.repeats * len(run.prompts(cell)) + warmups)
+        for cell, warmups in warmups_of(both).items()
     )
     n = against.blocks
     what = listed(found) or "they do not differ, so this shows how much starts scatter"

@@ -279,21 +279,6 @@ def test_what_is_measured_again_are_the_best_and_their_neighbours() -> None:
     assert candidates([steep]) == {0: {1}, 3: {1}, 4: {1}}
 
 
-def test_a_start_is_warmed_up_once(tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By what is measured on it first."""
-    whole, warm = Bench.measured, {}
-
-    def measured(ours: Bench, which: Cell, **words: Any) -> CellRecord:
-        warm[str(which), words["suite"]] = which.profile.warmups
-        return whole(ours, which, **words)
-
-    monkeypatch.setattr(Bench, "measured", measured)
-    put(tmp_path, NAME)
-
-    survey = {where: count for (name, where), count in warm.items() if name == NAME and "pairs" not in where}
-    assert survey == {"curve/01": 2, "curve/04": 0, "curve/16": 0}
-
-
 SCHEDULE_OF_GRID = [[1, 3, 4], [4, 15, 1], [16, 1_000_000, 0]]
 
 

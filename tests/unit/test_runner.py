@@ -376,6 +376,9 @@ class Fake:
         write_cell(self.given[-1]["folder"], cell())
 
 
+SERVER = {"version": "", "patches": (), "attached": False}
+
+
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What measurements and questions to a server were made with; no server is started."""
@@ -389,7 +392,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(lossless.probe, "ask", asked)
     monkeypatch.setattr(selfcheck, "ask", asked)
     monkeypatch.setattr(self_drafting, "ask", asked)
-    monkeypatch.setattr("harness.engine.slot.Slot.get", lambda *_: SimpleNamespace(version="", patches=()))
+    monkeypatch.setattr("harness.engine.slot.Slot.get", lambda *_: SimpleNamespace(**SERVER))
     return Fake.given
 
 
@@ -404,6 +407,25 @@ def test_a_cell_is_measured_once(tmp_path: Path, given: list[dict[str, Any]]) ->
     assert records == [cell()] * 3
     assert given[0]["stall_seconds"] == 7
     assert given[0]["renew"] == ours.slot.renew
+
+
+@pytest.mark.parametrize(("attached", "warmed"), [(False, [2, 0, 2]), (True, [2, 2, 2])])
+def test_the_first_cell_on_a_start_warms_it_up_for_all(
+    tmp_path: Path,
+    given: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    attached: bool,
+    warmed: list[int],
+) -> None:
+    """Of an attached server each cell learns from its first requests what it reports."""
+    monkeypatch.setitem(SERVER, "attached", attached)
+    ours = bench(tmp_path)
+    for number in range(3):
+        ours.slot.starts = 1 + number // 2
+        ours.measured(cell_of(ours), suite=f"load/{number}", prompts=())
+
+    assert [len(words["warmups"]) for words in given] == warmed
 
 
 def test_a_start_of_the_speed_suite_is_not_renewed(tmp_path: Path, given: list[dict[str, Any]]) -> None:
