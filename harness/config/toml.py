@@ -107,6 +107,8 @@ def _anchored(reference: str, info: ValidationInfo) -> str:
 
 
 def _absolute(reference: str, info: ValidationInfo) -> str:
+    if not reference.strip():
+        raise ValueError("it is empty: write the path of a program, or leave the key out")
     if info.context is None or not (reference.startswith((".", "~")) or "/" in reference):
         return reference
     try:

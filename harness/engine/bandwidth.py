@@ -98,7 +98,7 @@ def bandwidth(python: str, *, cores: list[int] | None, env: Mapping[str, str]) -
         done = subprocess.run(
             command, env={**os.environ, **env}, capture_output=True, text=True, check=True, timeout=_COPY_S
         )
-        return float(done.stdout)
+        return float(done.stdout.strip().rpartition("\n")[2])
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         said = str(getattr(error, "stderr", "") or error).strip().splitlines()
         raise ServerFailed(

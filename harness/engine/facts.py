@@ -58,7 +58,8 @@ def engine_facts(python: str) -> EngineFacts:
     )
     try:
         output = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-        found = json.loads(output.stdout)
+        # A program around an interpreter, or a site's own code in it, may say something first.
+        found = json.loads(output.stdout.strip().rpartition("\n")[2])
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         why = _unusable(python) or str(error).replace(repr(code), "...")
         what = f"cannot ask {python} which vLLM it has: {why}; name another interpreter in engine.python"
@@ -78,6 +79,8 @@ def engine_facts(python: str) -> EngineFacts:
 def _unusable(python: str) -> str:
     """Why this is no program; empty where it is one."""
     path = Path(python)
+    if path.is_symlink() and not os.path.exists(path):  # noqa: PTH110 - pathlib raises where links make a ring
+        return f"it is a link to {os.readlink(path)}, which leads nowhere"  # noqa: PTH115 - likewise
     if path.is_dir():
         return f"it is a folder: name the interpreter in it, like {path / 'bin' / 'python'}"
     if not path.is_file():

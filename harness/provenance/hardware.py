@@ -275,6 +275,6 @@ def packages_of(python: str | None) -> dict[str, str]:
             [python or sys.executable, "-c", code, *_PACKAGES],
             capture_output=True, text=True, check=True, timeout=60,
         ).stdout  # fmt: skip
-        return dict(json.loads(out))
+        return dict(json.loads(out.strip().rpartition("\n")[2]))
     except (OSError, ValueError, TypeError, subprocess.SubprocessError):
         return {}

@@ -11,7 +11,8 @@ import pytest
 
 from harness.config.stack import load_stack
 from harness.engine.facts import engine_facts
-from harness.errors import ServerFailed
+from harness.errors import BadInput, ServerFailed
+from harness.provenance.hardware import packages_of
 from harness.provenance.record import _interpreter
 
 STACK = """\
@@ -36,7 +37,10 @@ def python_of(folder: Path, written: str) -> str:
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
     """A virtual environment whose packages hold a vLLM."""
-    folder = tmp_path / "venv"
+    return environment_in(tmp_path / "venv")
+
+
+def environment_in(folder: Path) -> Path:
     venv.create(folder, symlinks=True)
     packages = folder / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     for name, text in (
@@ -73,13 +77,24 @@ def test_a_name_is_looked_up_by_the_system(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["a folder", "not executable", "not there", "no such name", "nothing runs it"]
+    "kind",
+    [
+        "a folder",
+        "not executable",
+        "not there",
+        "no such name",
+        "nothing runs it",
+        "a link to nothing",
+        "a ring",
+    ],
 )
 def test_what_is_no_interpreter_is_refused_in_one_sentence(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "python"
     match kind:
         case "a folder":
             path.mkdir()
+        case "a link to nothing" | "a ring":
+            path.symlink_to("python" if kind == "a ring" else "python3.7")
         case "not executable":
             path.write_text("#!/bin/sh\n")
         case "nothing runs it":
@@ -93,3 +108,33 @@ def test_what_is_no_interpreter_is_refused_in_one_sentence(tmp_path: Path, kind:
     assert caught.value.code == "engine-missing"
     assert "\n" not in str(caught.value)
     assert python in str(caught.value)
+
+
+@pytest.mark.parametrize("written", ["", "  "])
+def test_an_empty_name_is_no_interpreter(tmp_path: Path, written: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        python_of(tmp_path, written)
+    assert caught.value.code == "wrong-field"
+
+
+def test_an_interpreter_that_says_something_first_is_one(environment: Path, tmp_path: Path) -> None:
+    path = tmp_path / "python"
+    path.write_text(f'#!/bin/sh\necho loading modules\nexec {environment}/bin/python "$@"\n')
+    path.chmod(0o755)
+
+    assert engine_facts(str(path)).version == "9.9"
+    assert packages_of(str(path))["vllm"] == "9.9"
+
+
+@pytest.mark.parametrize(
+    "written", ["./c/bin/python", "../stacks/venv/bin/python", "./with space/bin/python"]
+)
+def test_a_path_of_links_and_steps_is_that_of_the_environment(tmp_path: Path, written: str) -> None:
+    here = tmp_path / "stacks"
+    for name in ("venv", "with space"):
+        environment_in(here / name)
+    (here / "a").symlink_to(here / "venv")
+    (here / "b").symlink_to("a")
+    (here / "c").symlink_to("b")
+
+    assert engine_facts(python_of(here, written)).version == "9.9"
