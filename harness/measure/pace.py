@@ -110,7 +110,7 @@ class Pace:
     engine: str | None = None
     """The version that will start the servers."""
     compiling_s: float = 0.0
-    """What a server takes more that this engine has not started here yet."""
+    """What the first start of a server by this engine takes more."""
 
     def starts_s(self, cells: Iterable[Cell], *, first: bool = True) -> float:
         """Of the servers of these cells."""
@@ -122,14 +122,19 @@ class Pace:
         return each | {spec: max(each[spec], self._slowest_s) for spec in list(each)[:first]}
 
     def _start_s(self, cell: Cell) -> float:
-        """As this server started last; else like the slowest that was seen, and compiling comes on top."""
+        """As it started last, but a first start compiled; else like the slowest, and compiling on top."""
         return self._last_start_s.get(_likes(cell.name)[1], self._new_start_s)
 
     @functools.cached_property
     def _last_start_s(self) -> dict[Hashable, float]:
         """By variant, drafter and k; the newest run comes first."""
-        of_engine = [one for one in self.cells if one.start_s and one.engine == self.engine]
-        return {_likes(one.cell)[1]: one.start_s or 0 for one in reversed(of_engine)}
+        starts: dict[Hashable, list[float]] = {}
+        for one in self.cells:
+            if one.start_s and one.engine == self.engine:
+                starts.setdefault(_likes(one.cell)[1], []).append(one.start_s)
+        return {
+            key: max(0, found[0] - self.compiling_s * (len(set(found)) == 1)) for key, found in starts.items()
+        }
 
     @functools.cached_property
     def _slowest_s(self) -> float:

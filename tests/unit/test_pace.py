@@ -96,6 +96,16 @@ def test_a_server_that_was_not_started_here_may_have_to_be_compiled() -> None:
     assert dataclasses.replace(pace, cells=()).starts_s(SERVERS[:1]) == 60
 
 
+def test_what_compiled_at_its_only_start_here_starts_faster_the_next_time() -> None:
+    once = dataclasses.replace(
+        GUESS, compiling_s=25, engine="1", cells=[seen(ENDPOINTS[0], start_s=40.0)] * 2
+    )
+    twice = dataclasses.replace(once, cells=[seen(ENDPOINTS[0], start_s=s) for s in (16.0, 40.0)])
+
+    assert once.starts_s(SERVERS[:1], first=False) == 40 - 25
+    assert twice.starts_s(SERVERS[:1], first=False) == 16
+
+
 def test_the_self_check_takes_as_long_as_last_time_or_by_a_guess_two_starts_and_its_answers() -> None:
     assert GUESS.self_checking_s(4, 64) == 2 * 60 + 4 * 64 / 50
     compiled = dataclasses.replace(GUESS, compiling_s=25, cells=[seen(start_s=30.0)])
