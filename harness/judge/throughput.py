@@ -7,6 +7,7 @@ of the speed, start by start and block by block.
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -73,13 +74,15 @@ def split(
         by: makes a change of both sides' values, block by block.
 
     Raises:
-        ValueError: as `by` does.
+        ValueError: as `by` does; or a start has no tokens, no steps or took no time.
     """
 
     def change(what: Callable[[Work], float]) -> PairedRatio:
         return by(*([[what(work) for work in block] for block in side] for side in (old, new)))
 
     works = [work for side in (old, new) for block in side for work in block]
+    if not all(0 < value < math.inf for one in works for value in (one.tokens, one.steps, one.seconds)):
+        raise ValueError("a start without tokens, steps or seconds has no speed")
     told = [part for part in PARTS if all(getattr(work, f"{part}_s") for work in works)]
     return Split(
         speed=change(lambda work: work.rate),

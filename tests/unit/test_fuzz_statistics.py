@@ -219,6 +219,7 @@ def split_of(old: list[list[Work]], new: list[list[Work]]) -> Split | None:
 @few
 @given(st.lists(WORK, min_size=1, max_size=3), st.sampled_from((1, 2, 6)))
 @example([{"tokens": 1, "steps": 1, "seconds": math.nan}], 6)
+@example([{"tokens": -1, "steps": -1, "seconds": -1}], 2)
 def test_the_speed_of_two_stacks(each: list[dict[str, Any]], of: int) -> None:
     sound = work({"tokens": 640, "steps": 400, "seconds": 20.0})
     sides = [[[sound, sound]] * of, [[work(values) for values in each]] * of]
