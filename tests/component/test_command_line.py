@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from junitparser.xunit2 import JUnitXml
+
+from tests.component import in_process
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = 'schema = 1\nname = "tiny"\n[target]\nmodel = "org/tiny"\n'
@@ -54,13 +55,10 @@ def collect(pytester: pytest.Pytester, python: Path) -> Collect:
 
     def run(text: str, *words: str, path: str = "", only: bool = True) -> pytest.RunResult:
         pytester.path.joinpath("tiny.toml").write_text(text.replace("PYTHON", str(python)), encoding="utf-8")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)  # they are imported already
-            return pytester.runpytest_inprocess(
-                "-p", "harness.plugin", "-p", "fixtures.bench", "-p", "no:cacheprovider", "--strict-markers",
-                "-q", *(["--collect-only"] if only else []), "--stack", "./tiny.toml", f"bench_suites{path}",
-                *words,
-            )  # fmt: skip
+        return in_process.run(
+            pytester, "--strict-markers", "-q", *(["--collect-only"] if only else []),
+            "--stack", "./tiny.toml", f"bench_suites{path}", *words,
+        )  # fmt: skip
 
     return run
 

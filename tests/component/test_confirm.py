@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from harness.config.prompts import load_prompts
 from harness.plugin import DATA
 from harness.results.records import CellRecord, RunRecord, load
 from harness.suites.runner import Outcome, kept
+from tests.component import in_process
 from tests.component.vllm_like import VllmLike, serving, tokens_of
 from tests.factories.streams import CHAT, chunk, spec, usage
 
@@ -87,13 +87,10 @@ def bench(pytester: pytest.Pytester, server: Drafting) -> Bench:
 
     def run(*words: str) -> pytest.RunResult:
         server.requests.clear()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)  # they are imported already
-            return pytester.runpytest_inprocess(
-                "-p", "harness.plugin", "-p", "fixtures.bench", "-p", "no:cacheprovider",
-                "--stack", "./tiny.toml", "--profile", "gate", "--prompts", str(COUNT),
-                "--server-url", server.url, "--baselines", "baselines", *words,
-            )  # fmt: skip
+        return in_process.run(
+            pytester, "--stack", "./tiny.toml", "--profile", "gate", "--prompts", str(COUNT),
+            "--server-url", server.url, "--baselines", "baselines", *words,
+        )  # fmt: skip
 
     return run
 

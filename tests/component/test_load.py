@@ -18,6 +18,7 @@ from harness.measure.client import Client
 from harness.measure.measurement import Measurement
 from harness.plugin import DATA
 from harness.results.records import PromptRecord
+from tests.component import in_process
 from tests.component.vllm_like import Reply, vllm_like
 from tests.factories.metrics_page import PAGE
 from tests.factories.records import cell_name, prompt_record, server_spec
@@ -26,18 +27,14 @@ from tests.factories.runs import level
 # The suite is collected as the others are
 
 SUITE = DATA.parent / "bench_suites" / "test_load.py"
-PLUGINS = ("harness.plugin", "fixtures.bench")
 
 
 @pytest.fixture
-def collected(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
+def collected(own_signals: None, pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
     shutil.copy(SUITE, pytester.mkdir("bench_suites"))
 
     def run(*words: str) -> pytest.RunResult:
-        return pytester.runpytest_subprocess(
-            *(word for plugin in PLUGINS for word in ("-p", plugin)), "-p", "no:cacheprovider",
-            "--strict-markers", "--collect-only", "-q", *words,
-        )  # fmt: skip
+        return in_process.run(pytester, "--strict-markers", "--collect-only", "-q", *words)
 
     return run
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from typing import Any
 
 import pytest
 
 from harness.plugin import DATA
 from harness.results.records import CellRecord, load
+from tests.component import in_process
 from tests.component.vllm_like import vllm_like
 from tests.factories.streams import CHAT
 
@@ -33,11 +33,9 @@ def measured(
     pytester.path.joinpath("tiny.toml").write_text(STACK, encoding="utf-8")
     pytester.path.joinpath("mine.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     shutil.copy(DATA.parent / "bench_suites" / "test_acceptance.py", pytester.mkdir("bench_suites"))
-    with vllm_like() as server, warnings.catch_warnings():
-        warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)
-        done = pytester.runpytest_inprocess(
-            "-p", "harness.plugin", "-p", "fixtures.bench", "-p", "no:cacheprovider",
-            "--stack", "./tiny.toml", "--server-url", server.url, "--gate", "off",
+    with vllm_like() as server:
+        done = in_process.run(
+            pytester, "--stack", "./tiny.toml", "--server-url", server.url, "--gate", "off",
             "--prompts-file", "mine.jsonl", "--concurrency", "3",
         )  # fmt: skip
         asked = [body for path, _, body in server.requests if path == CHAT]

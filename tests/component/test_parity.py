@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from harness.plugin import DATA
 from harness.results.prediction import dump
 from harness.results.records import CellRecord
 from harness.suites.runner import Bench
+from tests.component import in_process
 from tests.factories.predictions import TOKENS, predicted, reaches, served, spoiled
 
 STACK = """\
@@ -50,13 +50,8 @@ def suite(pytester: pytest.Pytester) -> Path:
 
 
 def run(pytester: pytest.Pytester, *words: str) -> pytest.RunResult:
-    plugins = ["harness.plugin", "fixtures.bench"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)  # they are imported already
-        return pytester.runpytest_inprocess(
-            *(word for plugin in plugins for word in ("-p", plugin)), "-p", "no:cacheprovider",
-            *(["-q"] if "--collect-only" in words else []), "--stack", "./tiny.toml", *words,
-        )  # fmt: skip
+    quiet = ["-q"] if "--collect-only" in words else []
+    return in_process.run(pytester, *quiet, "--stack", "./tiny.toml", *words)
 
 
 def collected(result: pytest.RunResult) -> list[str]:

@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 
 from harness.plugin import DATA
 from harness.text.numbers import duration
+from tests.component import forked, in_process
 
 SUITE = DATA.parent / "bench_suites" / "test_acceptance.py"
 SPEED = DATA.parent / "bench_suites" / "test_speed.py"
@@ -48,14 +46,8 @@ def collect(pytester: pytest.Pytester) -> Collect:
     pytester.path.joinpath("tiny.toml").write_text(STACK, encoding="utf-8")
 
     def run(*words: str, stack: str | None = "./tiny.toml", path: str = "bench_suites") -> pytest.RunResult:
-        plugins = ["harness.plugin", "fixtures.bench"]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)  # they are imported already
-            return pytester.runpytest_inprocess(
-                *(word for plugin in plugins for word in ("-p", plugin)), "-p", "no:cacheprovider",
-                "--strict-markers", "--collect-only", "-q",
-                *(["--stack", stack] if stack else []), path, *words,
-            )  # fmt: skip
+        given = ["--stack", stack] if stack else []
+        return in_process.run(pytester, "--strict-markers", "--collect-only", "-q", *given, path, *words)
 
     return run
 
@@ -353,16 +345,12 @@ def test_the_shipped_suites_are_what_is_tested_here() -> None:
     assert {path.name for path in Path(SUITE).parent.glob("test_*.py")} >= {SUITE.name, SPEED.name}
 
 
-def test_a_value_that_the_stack_lacks_is_answered_with_those_it_has() -> None:
+def test_a_value_that_the_stack_lacks_is_answered_with_those_it_has(tmp_path: Path) -> None:
     """For -m pytest says it itself: its markers are strict."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "bench_suites", "--collect-only", "-k", "klingon"],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parents[2],
-    )  # fmt: skip
-
-    assert done.returncode == 4
-    assert (
-        "no cell matches 'klingon': stack smollm2-cpu has endpoints chat, raw; languages en, zh"
-        in done.stderr
+    code, output = forked.run(
+        "pytest", "bench_suites", "--collect-only", "-k", "klingon", output=tmp_path / "output"
     )
-    assert "Traceback" not in done.stdout + done.stderr
+
+    assert code == 4
+    assert "no cell matches 'klingon': stack smollm2-cpu has endpoints chat, raw; languages en, zh" in output
+    assert "Traceback" not in output

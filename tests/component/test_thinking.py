@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from harness.engine.server import Server
 from harness.measure.probe import ask
 from harness.plugin import DATA
 from harness.results.records import CellRecord, load
+from tests.component import in_process
 from tests.component.vllm_like import vllm_like
 from tests.factories.records import server_spec
 from tests.factories.streams import CHAT, chunk, usage
@@ -48,12 +48,10 @@ def test_a_cell_is_named_selected_asked_and_kept_by_its_thinking(
     pytester.path.joinpath("tiny.toml").write_text(STACK, encoding="utf-8")
     shutil.copy(DATA.parent / "bench_suites" / "test_acceptance.py", pytester.mkdir("bench_suites"))
 
-    with vllm_like() as server, warnings.catch_warnings():
-        warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)
+    with vllm_like() as server:
         server.answer = answer
-        done = pytester.runpytest_inprocess(
-            "-p", "harness.plugin", "-p", "fixtures.bench", "-p", "no:cacheprovider",
-            "--stack", "./tiny.toml", "--server-url", server.url, "--gate", "off", "--prompts", "2",
+        done = in_process.run(
+            pytester, "--stack", "./tiny.toml", "--server-url", server.url, "--gate", "off", "--prompts", "2",
             "-m", f"think_{thinking}",
         )  # fmt: skip
         asked = [body for path, _, body in server.requests if path == CHAT]

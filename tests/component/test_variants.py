@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from harness.results.records import CellRecord, load
 from harness.suites import selfcheck
 from harness.suites.runner import kept
 from harness.suites.self_drafting import Check, SelfCheck
+from tests.component import in_process
 from tests.component.vllm_like import VllmLike, vllm_like
 
 STACK = """\
@@ -52,12 +52,9 @@ def bench(pytester: pytest.Pytester) -> Bench:
     shutil.copy(DATA.parent / "bench_suites" / "test_acceptance.py", pytester.mkdir("bench_suites"))
 
     def run(*words: str) -> pytest.RunResult:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pytest.PytestAssertRewriteWarning)
-            return pytester.runpytest_inprocess(
-                "-p", "harness.plugin", "-p", "fixtures.bench", "-p", "no:cacheprovider",
-                "--stack", "./tiny.toml", "--prompts", "8", "--baselines", "baselines", *words,
-            )  # fmt: skip
+        return in_process.run(
+            pytester, "--stack", "./tiny.toml", "--prompts", "8", "--baselines", "baselines", *words
+        )
 
     return run
 

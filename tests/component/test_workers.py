@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.results.records import CellRecord, RunRecord, load
-from tests.component.fake_engine import Fake, bench
+from tests.component.fake_engine import Fake, bench, start_bench
 from tests.component.vllm_like import VllmLike, serving
 
 CARDS = [f"{i}, GPU-{i}000-aa, NVIDIA H200, 580.65, 700.00 W, 1980 MHz" for i in range(4)]
@@ -178,9 +178,11 @@ def test_what_befalls_a_worker_alone_is_a_sentence_and_no_success(
     (tmp_path / "befalls.py").write_text(OF_A_WORKER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv(name, "1")
-    code, output = bench(fake, tmp_path, "-n", "2", "--max-worker-restart", "0", "-p", "befalls")
+    # Not a fork: xdist hands its workers the path of modules that it found when it was imported.
+    process = start_bench(fake, tmp_path, "-n", "2", "--max-worker-restart", "0", "-p", "befalls")
+    output, _ = process.communicate(timeout=120)
 
-    assert code == expected, output
+    assert process.returncode == expected, output
     assert "Traceback" not in output
     assert "INTERNALERROR" not in output
     (run,) = tmp_path.glob("results/*/run.json")

@@ -531,13 +531,15 @@ def test_fifty_cells_of_120_prompts_fit_into_two_megabytes() -> None:
     lexicon = [bytes(word[: 2 + i % 8]).decode() for i, word in enumerate(letters)]
 
     def told(i: int) -> dict[str, Any]:
-        text = " ".join(lexicon[at] for at in rng.integers(5000, size=90))
+        text = " ".join([lexicon[at] for at in rng.integers(5000, size=90).tolist()])
         return {"text": text, "text_hash": hash_of(text), "token_ids": tuple(range(answer(i).output_tokens))}
 
+    once = [answer(i) for i in range(120)]
     for name in ("base", "new"):
-        many = [
-            cell(f"l{at:02d}", prompts=tuple(answer(i, **told(i)) for i in range(120))) for at in range(50)
-        ]
+        many = (
+            cell(f"l{at:02d}", prompts=tuple(p.model_copy(update=told(i)) for i, p in enumerate(once)))
+            for at in range(50)
+        )
         write_run(Path(name), *many)
     page = report("base", "new", output=OUT)
     assert OUT.stat().st_size < 2_000_000
