@@ -26,6 +26,7 @@ from harness.measure.measurement import Measurement
 from harness.measure.probe import prompt_logprobs
 from harness.results.records import CellRecord
 from harness.text.redaction import keep_secret, without_keys, without_secrets
+from tests.component import in_process
 from tests.component.vllm_like import Reply, VllmLike, as_events, as_json, serving, vllm_like
 from tests.factories.records import cell_name, server_spec
 from tests.factories.stacks import HEAD
@@ -465,15 +466,15 @@ def test_it(cell, bench):
 """
 
 
+@pytest.mark.usefixtures("own_signals")
 def test_no_traceback_and_no_junit_holds_a_key(vllm: VllmLike, pytester: pytest.Pytester) -> None:
     vllm.key = SECRET
     pytester.makepyfile(test_run=RUN)
     (pytester.path / "tiny.toml").write_text(HEAD + "[drafters.none]\n")
     os.environ[KEY] = SECRET
     try:
-        done = pytester.runpytest_subprocess(
-            "-p", "harness.plugin", "-p", "fixtures.bench", "-p", "no:cacheprovider",
-            "--stack", "./tiny.toml", "-k", "chat and en", "--junitxml", "junit.xml",
+        done = in_process.run(
+            pytester, "--stack", "./tiny.toml", "-k", "chat and en", "--junitxml", "junit.xml",
             "--server-url", vllm.url, "--showlocals", "--workload", "instruct", "test_run.py",
         )  # fmt: skip
     finally:

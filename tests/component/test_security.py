@@ -6,6 +6,7 @@ import pytest
 
 from harness.engine.attached import attach
 from harness.errors import ServerFailed
+from tests.component import in_process
 from tests.component.vllm_like import Reply, as_json, vllm_like
 from tests.factories.records import server_spec
 from tests.factories.stacks import HEAD, NGRAM, stack
@@ -43,13 +44,13 @@ def test_told(cell, request, say):
 """
 
 
+@pytest.mark.usefixtures("own_signals")
 def test_no_message_of_a_run_acts_on_a_terminal(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_told=TOLD)
     stack(pytester.path, HEAD + "[drafters.none]\n" + NGRAM.replace("[2]", "[2, 4]"))
-    plugins = ("harness.plugin", "fixtures.bench")
-    done = pytester.runpytest_subprocess(
-        *(word for plugin in plugins for word in ("-p", plugin)), "-p", "no:cacheprovider", "-rA",
-        "--stack", "./tiny.toml", "-k", "chat and en", "--junitxml", "junit.xml", "test_told.py",
+    done = in_process.run(
+        pytester, "-rA", "--stack", "./tiny.toml", "-k", "chat and en", "--junitxml", "junit.xml",
+        "test_told.py",
     )  # fmt: skip
     text = "\n".join([*done.outlines, *done.errlines])
     for what in ("said", "failed", "raised", "warned", "skipped"):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import struct
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from harness.config.stack import find_stack, load_stack
 from harness.plugin import DATA
 from harness.suites import random_drafter, selfcheck
 from harness.suites.self_drafting import self_spec
+from tests.component import in_process
 from tests.component.fake_engine import Fake, bench
 
 
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 def test_the_family_of_a_stack_is_its_engine_and_target() -> None:
     """Other drafters, other names: the same self-check. Other arguments or another patch: another one."""
     stack = load_stack(find_stack("smollm2-cpu", DATA / "stacks"))
@@ -29,7 +32,6 @@ def test_the_family_of_a_stack_is_its_engine_and_target() -> None:
         assert isinstance(one, type(spec))
         return selfcheck.key_of(one, target="org/tiny", patch=patch)
 
-    pytest.importorskip("vllm")
     assert key(spec) == key(other)
     assert key(spec) != key(self_spec(stack.model_copy(update={"engine": args})))
     assert key(spec) != key(spec, "probe")
@@ -61,12 +63,13 @@ def test_a_guesser_is_a_safetensors_file_of_the_layout(tmp_path: Path) -> None:
     assert math.prod(header["t2d"]["shape"]) == 96
 
 
+@pytest.mark.usefixtures("own_signals")
 def test_our_errors_end_in_a_sentence_in_the_self_check_too(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         "import pytest\nfrom harness.errors import BadInput\n"
         "@pytest.mark.self_check\ndef test_it():\n    raise BadInput('no such target')\n"
     )
-    done = pytester.runpytest_subprocess("-p", "harness.plugin", "-p", "no:cacheprovider", "-m", "self_check")
+    done = in_process.run(pytester, "-m", "self_check")
     assert "no such target" in "\n".join(done.outlines)
     assert "raise BadInput" not in "\n".join(done.outlines)
 
