@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 import statistics
 from collections import defaultdict
@@ -109,6 +110,10 @@ def speed_of(records: Iterable[PromptRecord]) -> Speed | None:
     )
 
 
+LASTING_S, _MOST_TIMES = 3.0, 20
+"""Seconds that a timed pass takes at least, if that needs no more than so many."""
+
+
 class Work(Record):
     """What a cell did on one start: speed = tokens / steps * steps / seconds."""
 
@@ -128,6 +133,11 @@ class Work(Record):
     def rate(self) -> float:
         """Aggregate tok/s."""
         return self.tokens / self.seconds
+
+    @property
+    def times(self) -> int:
+        """How often this has to be done to last: in a second or two a start scatters more than starts do."""
+        return min(_MOST_TIMES, math.ceil(LASTING_S / self.seconds))
 
 
 def work_of(record: CellRecord) -> Work | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -171,6 +172,11 @@ def _in_turn(
     ks = [*where, *[SCHEDULED] * any(scheduled.values())]
     starts: dict[Cell, dict[tuple[int, int, int], CellRecord]] = {place: {} for place in columns}
     drafter = next(iter(columns)).name.drafter  # `none` runs again for each
+    times = {
+        (place, level): max(point.work.times for point in found.points if point.in_flight == level)
+        for place, found in curves.items()
+        for level in found.levels
+    }
     for pair in range(_pairs(bench.run)):
         for k in ks if pair % 2 == 0 else reversed(ks):
             fresh = False
@@ -181,7 +187,7 @@ def _in_turn(
                 for level in sorted(where.get(k, curves[place].levels)):
                     suite = f"{SUITE.name}/{_PAIRS if one is fixed else _SCHEDULED}"
                     suite += f"/{drafter}/{pair:02d}/{level:02d}"
-                    asked = _timed(len(bench.run.prompts(one)), level)
+                    asked = _timed(len(bench.run.prompts(one)), level) * times[place, level]
                     if not fresh and bench.run.finished_cell(suite, one) is None:
                         bench.slot.close()
                         fresh = True
@@ -206,7 +212,7 @@ def _pairs(run: Run) -> int:
 def _measured(bench: Bench, cell: Cell, in_flight: int, asked: int, suite: str) -> CellRecord:
     """A cell at a load."""
     one, there = _at(cell, in_flight), len(bench.run.prompts(cell))
-    repeats = max(1, asked // there)
+    repeats = math.ceil(asked / there)
     return bench.measured(
         one,
         suite=suite,

@@ -7,7 +7,7 @@ cells of a server are measured on each of its starts, by the first case that ask
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from harness.config.cells import Cell, FixedLength, server_spec, warmups_of
 from harness.config.difference import Against, Differences, differences, listed, refuse_unmeant
@@ -163,14 +163,15 @@ def _measured(bench: Bench, against: Against, cells: Sequence[Cell]) -> dict[Cel
         )
         return {cell: one for cell, one in block.items() if cell in left()}
 
-    sound(_block(bench, against, cells, _WARM_UP, (OLD, NEW)))
+    warm = sound(_block(bench, against, dict.fromkeys(cells, 1), _WARM_UP, (OLD, NEW)))
+    times = {cell: max(work.times for _, r in one if (work := work_of(r))) for cell, one in warm.items()}
     for number in range(against.blocks):
         name, order = f"{number:02d}", blocks.order(number)
-        block = sound(_block(bench, against, left(), name, order))
+        block = sound(_block(bench, against, {c: times[c] for c in left()}, name, order))
         again = {cell: why for cell, one in block.items() if (why := _disturbed(one))}
         for cell, why in again.items():
             bench.say(f"draftgate: {cell}: block {number} is measured again: {why}")
-        once_more = sound(_block(bench, against, list(again), name + _AGAIN, order))
+        once_more = sound(_block(bench, against, {c: times[c] for c in again}, name + _AGAIN, order))
         twice = {cell: why for cell, one in once_more.items() if (why := _disturbed(one))}
         found |= {cell: f"block {number} was disturbed twice: {why}" for cell, why in twice.items()}
         for cell in left():
@@ -179,9 +180,9 @@ def _measured(bench: Bench, against: Against, cells: Sequence[Cell]) -> dict[Cel
 
 
 def _block(
-    bench: Bench, against: Against, cells: Sequence[Cell], name: str, order: Sequence[int]
+    bench: Bench, against: Against, cells: Mapping[Cell, int], name: str, order: Sequence[int]
 ) -> dict[Cell, _Block]:
-    """One start after the other, each with all cells."""
+    """One start after the other, each with all cells, whose prompts are asked so many times."""
     block: dict[Cell, _Block] = {cell: [] for cell in cells}
     for at, side in enumerate(order if cells else ()):
         for cell, record in _start(bench, against, cells, side, f"{SUITE.name}/{name}/{at}-{_SIDES[side]}"):
@@ -190,11 +191,11 @@ def _block(
 
 
 def _start(
-    bench: Bench, against: Against, cells: Sequence[Cell], side: int, suite: str
+    bench: Bench, against: Against, cells: Mapping[Cell, int], side: int, suite: str
 ) -> Iterator[tuple[Cell, CellRecord]]:
-    """The records of one start. What is on disk already is not measured again."""
+    """The records of one start; prompts are asked so many times. What is on disk is not measured again."""
     fresh = False
-    for cell in cells:
+    for cell, times in cells.items():
         one = _side(against, cell, side)
         if known := bench.run.finished_cell(suite, one):
             yield cell, known
@@ -210,7 +211,7 @@ def _start(
             one,
             suite=suite,
             prompts=bench.run.prompts(one),
-            repeats=bench.run.options.repeats,
+            repeats=bench.run.options.repeats * times,
             timed=True,
             passes=Measurement.all_passes,
         )

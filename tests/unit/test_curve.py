@@ -16,6 +16,7 @@ from harness.engine.spelling import SCHEDULE
 from harness.errors import BadInput
 from harness.judge.curve import accepted_at, curve, sentences
 from harness.judge.in_turn import SCHEDULED, advice, candidates, measured
+from harness.results import timing
 from harness.results.records import CellRecord, Finding
 from harness.suites import curve as suite
 from harness.suites.load import Bound
@@ -269,6 +270,18 @@ def test_the_best_k_and_its_neighbours_are_measured_again_in_turn(tmp_path: Path
     assert figures[4, 1]["tok_s_low"] > 0
     assert figures[1, 16]["tok_s_high"] < 0
     assert "16 in flight" in found.table_text()
+
+
+def test_what_is_over_in_a_moment_is_asked_more_often_when_it_is_measured_again(
+    tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the fastest k of a load."""
+    points = [point for point in curve(GRID).points if point.in_flight == 1]
+    monkeypatch.setattr(timing, "LASTING_S", 2.5 * min(point.work.seconds for point in points))
+    put(tmp_path, NAME)
+
+    first = {count for _, where, count in asked if where.endswith("/01") and "pairs" in where}
+    assert first == {3 * suite.FEWEST}
 
 
 def test_what_is_measured_again_are_the_best_and_their_neighbours() -> None:

@@ -17,6 +17,7 @@ from harness.judge import throughput as judging
 from harness.judge.throughput import cause, disturbed, judge, split
 from harness.judge.verdict import Verdict
 from harness.provenance.surroundings import Surroundings
+from harness.results import timing
 from harness.results.records import CellRecord, Finding
 from harness.results.timing import Work, work_of
 from harness.stats.blocks import NEW, OLD
@@ -217,6 +218,29 @@ def test_a_slower_stack_is_found_with_its_cause(tmp_path: Path, starts: Starts) 
         *("01/0-new", "01/1-old", "01/2-old", "01/3-new"),
     ]
     assert len(sides) == 2 + 4 * 4
+
+
+def test_prompts_that_are_answered_at_once_are_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As often at each start, by the faster one of the warm-up starts."""
+    asked: dict[str, int] = {}
+
+    def measured(_: Bench, which: Cell, *, suite: str, repeats: int, **__: Any) -> CellRecord:
+        asked[suite] = repeats
+        return start(which, suite)
+
+    monkeypatch.setattr(Bench, "measured", measured)
+    fastest = min(
+        work.seconds
+        for suite in ("throughput/warm-up/0-old", "throughput/warm-up/1-new")
+        if (work := work_of(start(cell_of(bench(tmp_path), NAME), suite)))
+    )
+    monkeypatch.setattr(timing, "LASTING_S", 2.5 * fastest)
+    ask(tmp_path, NAME)
+
+    assert [repeats for suite, repeats in asked.items() if "warm-up" in suite] == [1, 1]
+    assert {repeats for suite, repeats in asked.items() if "warm-up" not in suite} == {3}
 
 
 def test_all_cells_of_a_server_share_its_starts(tmp_path: Path, starts: Starts) -> None:
