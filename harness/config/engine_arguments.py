@@ -30,6 +30,11 @@ def underscored(args: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace("-", "_"): value for name, value in args.items()}
 
 
+def drafts_from_answers(method: str | None, settings: Mapping[str, Any]) -> bool:
+    """The drafter drafts from earlier answers, to any request: suffix decoding, unless it keeps none."""
+    return method == "suffix" and settings.get("suffix_decoding_max_cached_requests") != 0
+
+
 def parses_calls(args: Mapping[str, Any]) -> bool:
     """Arguments of `[engine.args]` name a parser of the calls that the target writes by itself."""
     return "tool_call_parser" in underscored(args)

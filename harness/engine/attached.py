@@ -10,12 +10,14 @@ import re
 from typing import Any
 
 from harness.config.cells import ServerSpec
+from harness.config.engine_arguments import drafts_from_answers
 from harness.engine import metrics
 from harness.engine.facts import served_name
 from harness.engine.http import NO_KEY, NOT_SHOWN, Http, NoAnswer
 from harness.engine.server import Server
 from harness.errors import ServerFailed
 from harness.results.conditions import UNVERIFIED
+from harness.text.numbers import numbered
 from harness.text.redaction import without_keys, without_secrets
 
 
@@ -44,7 +46,7 @@ def attach(url: str, spec: ServerSpec, *, key: str | None) -> Server:
         log=None,
         speculative=spec.speculative,
         counts=counters is not None,
-        unverified=(*said, *more, *_drafter_as_said(spec)),
+        unverified=(*said, *more, *_drafter_as_said(spec), *_warm(spec, counters)),
     )
 
 
@@ -135,6 +137,18 @@ def _drafter_as_said(spec: ServerSpec) -> tuple[str, ...]:
     known = without_secrets(dict(spec.speculative))
     said = ", ".join(f"{name} {json.dumps(value)}" for name, value in known.items())
     return (f"the drafter is as the stack says ({said}): no server tells what it drafts with",)
+
+
+def _warm(spec: ServerSpec, counters: metrics.SpecCounters | None) -> tuple[str, ...]:
+    """What the drafter may remember of requests before ours: not even a salt keeps it from that."""
+    drafter = dict(spec.speculative or {})
+    if not drafts_from_answers(drafter.get("method"), drafter) or (counters and not counters.finished):
+        return ()
+    before = (
+        f"had finished {numbered(counters.finished, 'request')}" if counters else "may have finished requests"
+    )
+    why = f"the server {before} before this run, and the drafter drafts from earlier answers"
+    return (f"{why}: start it anew, or set suffix_decoding_max_cached_requests to 0",)
 
 
 def _version(asked: Http) -> str:

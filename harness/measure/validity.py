@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from harness.config.engine_arguments import drafts_from_answers
 from harness.results.conditions import Patch, Subject
 from harness.results.records import CellName, CellRecord, Finding, PromptRecord
 from harness.results.timing import Speed, speed_of
@@ -32,9 +33,8 @@ def countable(record: PromptRecord) -> bool:
 
 
 def remembers(subject: Subject) -> bool:
-    """The drafter drafts from earlier answers: suffix decoding, unless its settings keep none."""
-    kept = subject.settings.get("suffix_decoding_max_cached_requests")
-    return subject.method == "suffix" and kept != 0
+    """The drafter drafts from earlier answers."""
+    return drafts_from_answers(subject.method, subject.settings)
 
 
 def mostly_degenerate(findings: Iterable[Finding]) -> bool:

@@ -324,6 +324,28 @@ def test_a_drafter_that_remembers_is_not_asked_twice(
     assert record.valid is not again
 
 
+@pytest.mark.parametrize(
+    ("spec", "known", "said"),
+    [
+        (drafting("suffix"), True, [1, 2]),
+        (drafting("suffix"), False, [2, 2]),
+        (drafting("suffix", suffix_decoding_max_cached_requests=0), True, [1, 1]),
+        (drafting("ngram"), True, [1, 1]),
+    ],
+)
+def test_a_drafter_that_remembers_earlier_runs_is_not_verified(
+    drafts: VllmLike, tmp_path: Path, spec: ServerSpec, *, known: bool, said: list[int]
+) -> None:
+    if not known:
+        drafts.replies["/metrics"] = Reply(status=404)
+    hidden = 0 if known else 1
+    found = []
+    for run in ("first", "second"):
+        found.append(len(attach(drafts.url, spec, key=None).unverified) - hidden)
+        measured(drafts, spec, tmp_path / run)
+    assert found == said
+
+
 LOOKED_UP = [
     chunk("a", (1,)),
     *[chunk("b", (i,)) for i in range(2, 22)],
