@@ -153,7 +153,10 @@ def starts_of(folder: Path) -> list[Evidence]:
         raise damaged
     for _, grid, again in curves:
         fixed = [one for one in again if one.k != SCHEDULED]
-        found += [of_starts(name, grid[one.k, one.in_flight], one) for one in fixed]
+        found += [
+            of_starts(name, grid[one.k, one.in_flight], one, none=grid.get((0, one.in_flight)))
+            for one in fixed
+        ]
         found += of_schedule(name, again)
     return found
 

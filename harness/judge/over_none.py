@@ -18,7 +18,7 @@ from harness.config.stack import NONE
 from harness.engine.spelling import SCHEDULE
 from harness.judge.collect import Entry
 from harness.judge.in_turn import Drafts, Measured, followed
-from harness.judge.pairing import drafting
+from harness.judge.pairing import drafting, execution_notes
 from harness.judge.speedup import SpeedRecord, over_pairs
 from harness.judge.throughput import disturbed_in
 from harness.measure.validity import countable, mostly_degenerate, speed_up, total
@@ -55,6 +55,8 @@ class Evidence:
     """Over pairs of starts."""
     flaw: str = ""
     """Why it is no evidence."""
+    paths: tuple[str, ...] = ()
+    """That the engine ran both in different ways: then not drafts alone make the difference."""
     schedule: Drafts | None = None
     """What an engine drafted at this load that chose k by a schedule; None where k is fixed."""
 
@@ -142,6 +144,7 @@ def of_cell(run: str, record: CellRecord, none: CellRecord | None) -> Evidence:
         interval=interval_of(record),
         speed=None if isinstance(change, str) else change,
         flaw=change if isinstance(change, str) else "",
+        paths=tuple(execution_notes(none, record)) if none else (),
     )
 
 
@@ -154,17 +157,21 @@ def of_speed(run: str, record: SpeedRecord) -> Evidence:
         return Evidence(run=run, record=record, starts=True, flaw=str(error))
 
 
-def of_starts(run: str, record: CellRecord, measured: Measured) -> Evidence:
+def of_starts(
+    run: str, record: CellRecord, measured: Measured, *, none: CellRecord | None = None
+) -> Evidence:
     """What a curve found on starts in turn.
 
     Args:
         run: its name.
         record: the curve's at the same k and load.
         measured: of it.
+        none: the curve's at this load, for how the engine ran it.
     """
+    paths = tuple(execution_notes(none, record)) if none else ()
     flaw = _INEXACT if record.identity.verification else _looped(record) or _not_idle(measured.disturbed)
     head = record.model_copy(update={"prompts": ()})
-    return Evidence(run=run, record=head, speed=measured.split.speed, starts=True, flaw=flaw)
+    return Evidence(run=run, record=head, speed=measured.split.speed, starts=True, flaw=flaw, paths=paths)
 
 
 def of_schedule(run: str, found: Sequence[Measured]) -> list[Evidence]:
@@ -277,6 +284,16 @@ def speed_up_of(entry: Entry, record: CellRecord, speed: Speed | None) -> float 
     """
     found = _timed_plain_of(entry)
     return speed_up(record, found[0], speeds=(speed, found[1])) if found else None
+
+
+def speed_notes(entry: Entry, record: CellRecord) -> tuple[str, ...]:
+    """What else than drafts may make the speed-up of a cell.
+
+    Raises:
+        BadRecord: see `plain_of`.
+    """
+    found = _timed_plain_of(entry)
+    return tuple(f"speed-up: {text}" for text in execution_notes(found[0], record)) if found else ()
 
 
 def _timed_plain_of(entry: Entry) -> tuple[CellRecord, Speed | None] | None:

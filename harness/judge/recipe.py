@@ -143,7 +143,7 @@ def _reason(own: Sequence[Evidence], places: Collection[Any]) -> str:
     return f"not settled whether it pays by more than the {MARGIN:.0%} that starts may differ by"
 
 
-def _notes(rows: Iterable[Evidence]) -> tuple[str, ...]:
+def _notes(rows: Sequence[Evidence]) -> tuple[str, ...]:
     """What limits the reading of evidence."""
     said = [
         (row.name, f.text)
@@ -151,6 +151,7 @@ def _notes(rows: Iterable[Evidence]) -> tuple[str, ...]:
         for f in getattr(row.record, "findings", ())
         if f.code in _SAID and not f.hard
     ]
+    said += [(row.name, text) for row in rows for text in row.paths]
     return _by_name(said)
 
 

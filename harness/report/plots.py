@@ -155,11 +155,12 @@ def picture(
     shown = "".join(line.label + line.text for line in cells.lines)
     marks = [f"{MARK} most answers are degenerate: acceptance is higher than in use"]
     marks = [mark for mark in (*LEGEND.split("  "), *marks) if mark[0] in shown]
+    paths = dict.fromkeys(f"speed-up: {text}" for one, _ in speeds for text in one.paths)
     return Picture(
         title=visible(labels.title(None)),
         parts=tuple(p for p in parts if (p.lines if isinstance(p, Forest) else p.panels)),
         notes=tuple(
-            map(visible, [*(["  ".join(marks)] if marks else []), *labels.above(), *comparison.notes])
+            map(visible, [*(["  ".join(marks)] if marks else []), *paths, *labels.above(), *comparison.notes])
         ),
     )
 

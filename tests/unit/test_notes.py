@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from harness.cli import main
 from harness.judge.footnotes import holm_notes, weights_notes
 from harness.judge.pairing import execution_notes
 from harness.judge.verdict import Kind, Verdict, judge
@@ -11,6 +14,7 @@ from harness.report.run_table import report, verdict_report
 from harness.results.conditions import Identity
 from harness.results.records import CellRecord
 from harness.stats import paired
+from tests.factories import runs
 from tests.factories.records import cell_name
 from tests.factories.simulated import cell, drafter, worse
 
@@ -124,6 +128,28 @@ def test_different_paths_of_the_engine_stand_below_the_speed_up() -> None:
     assert not any("paths" in note for note in judge(two[0], two[0]).notes)
     unverified = two[1].subject.model_copy(update={"execution": "unverified"})
     assert execution_notes(two[0], two[1].model_copy(update={"subject": unverified})) == []
+
+
+@pytest.mark.parametrize("v1", [{"model_runner": "V1", "async_scheduling": False}, {"attention": [1, 3]}, {}])
+def test_different_paths_are_said_wherever_a_speed_up_is_shown(
+    tmp_path: Path, v1: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    v2 = {"model_runner": "V2", "async_scheduling": True, "attention": [1, 2]}
+    drafts = {"drafter": "ngram", "k": 4, "engine": "0.32.0", "settings": {}, "method": "ngram"}
+    none = runs.plain(seconds=4.0, subject={**drafts, "drafter": "none", "k": 0, "execution": v2})
+    drafted = runs.cell(subject={**drafts, "execution": v2 | v1})
+    run = runs.write_run(tmp_path / "run", none, drafted)
+    notes = execution_notes(none, drafted)
+    assert len(notes) == bool(v1)
+    note = "".join(notes).partition(":")[0] or "different paths"
+    said = []
+    for words in (["compare"], ["recipe"], ["report"], ["compare", "--format", "svg"]):
+        file = tmp_path / "out.svg"
+        written = ["--output", str(file)] if words[-1] in ("svg", "report") else ["--wide"]
+        assert main([*words, str(run), *written]) == 0
+        shown = capsys.readouterr().out
+        said.append(note in (file.read_text(encoding="utf-8") if "--output" in written else shown))
+    assert said == [bool(v1)] * 4
 
 
 def test_another_way_to_verify_drafts_is_refused_unless_it_is_the_subject() -> None:
