@@ -21,12 +21,31 @@ from harness.results.timing import speed_of
 from tests.engine.conftest import NGRAM, Draftgate
 
 Measure = Callable[..., CellRecord]
+Usual = Callable[[str], tuple[CellRecord, Path]]
 pytestmark = NGRAM
 
 
+@pytest.fixture(scope="module")
+def measured() -> dict[str, tuple[CellRecord, Path]]:
+    return {}
+
+
+@pytest.fixture
+def usual(record_of: Measure, measured: dict[str, tuple[CellRecord, Path]], tmp_path: Path) -> Usual:
+    """Four prompts over an endpoint and their file: measured once, for all tests that only look at them."""
+
+    def found(endpoint: str) -> tuple[CellRecord, Path]:
+        if endpoint not in measured:
+            file = tmp_path / "cells" / f"{endpoint}-en-instruct-ngram-k4.json"
+            measured[endpoint] = record_of(endpoint=endpoint), file
+        return measured[endpoint]
+
+    return found
+
+
 @pytest.mark.parametrize("endpoint", ["chat", "raw"])
-def test_steps_tokens_and_counters_agree(engine: Server, record_of: Measure, endpoint: str) -> None:
-    record = record_of(endpoint=endpoint)
+def test_steps_tokens_and_counters_agree(engine: Server, usual: Usual, endpoint: str) -> None:
+    record, _ = usual(endpoint)
 
     assert record.valid, record.findings
     assert {r.source for r in record.prompts} == {"request" if engine.per_request else "counters"}
@@ -35,18 +54,20 @@ def test_steps_tokens_and_counters_agree(engine: Server, record_of: Measure, end
     assert sum(r.undrafted for r in record.prompts) > 0  # ngram finds no match in most steps
 
 
-def test_chat_renders_a_template_and_raw_does_not(record_of: Measure) -> None:
-    chat, raw = record_of(endpoint="chat", prompts=2), record_of(endpoint="raw", prompts=2)
+def test_chat_renders_a_template_and_raw_does_not(usual: Usual) -> None:
+    (chat, _), (raw, _) = usual("chat"), usual("raw")
 
     for a, b in zip(chat.prompts, raw.prompts, strict=True):
         assert a.prompt_tokens > b.prompt_tokens + 20
         assert a.prompt_hash != b.prompt_hash
 
 
-def test_the_counters_give_the_same_steps_as_the_responses(engine: Server, record_of: Measure) -> None:
+def test_the_counters_give_the_same_steps_as_the_responses(
+    engine: Server, record_of: Measure, usual: Usual
+) -> None:
     """An engine that reports nothing per request is read through /metrics, one prompt at a time."""
     older = dataclasses.replace(engine, per_request=False)
-    by_request = record_of(folder="request")
+    by_request, _ = usual("chat")
     by_counters = record_of(server=older, folder="counters")
 
     assert {r.source for r in by_counters.prompts} == {"counters"}
@@ -87,8 +108,8 @@ def test_a_cold_cache_is_cold_and_a_warm_one_is_said_to_be_warm(record_of: Measu
     assert "warm-cache" not in {f.code for f in cold.findings}
 
 
-def test_times_are_those_of_a_stream(record_of: Measure) -> None:
-    record = record_of(prompts=3)
+def test_times_are_those_of_a_stream(usual: Usual) -> None:
+    record, _ = usual("chat")
 
     for r in record.prompts:
         assert r.ttft_s is not None
@@ -97,10 +118,10 @@ def test_times_are_those_of_a_stream(record_of: Measure) -> None:
     assert speed_of(record.prompts) is not None
 
 
-def test_a_cell_file_reads_back_as_it_was(record_of: Measure, tmp_path: Path) -> None:
-    record = record_of(prompts=2)
+def test_a_cell_file_reads_back_as_it_was(usual: Usual) -> None:
+    record, file = usual("chat")
 
-    assert load(tmp_path / "cells" / "chat-en-instruct-ngram-k4.json", CellRecord) == record
+    assert load(file, CellRecord) == record
 
 
 def test_foreign_traffic_makes_a_cell_invalid(

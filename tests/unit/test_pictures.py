@@ -196,9 +196,8 @@ def test_an_identical_cell_is_a_point_at_0(base: str) -> None:
 def inside(figure: Figure, size: float = 7) -> None:
     """All text is on the page, large enough, and above no other text."""
     figure.set_dpi(300)  # as it is drawn
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
     texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
     boxes = [t.get_window_extent(renderer) for t in texts]
     page = figure.bbox
