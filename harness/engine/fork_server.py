@@ -38,16 +38,16 @@ _PRELOADED = (
 )
 """What the processes of a server import. What is missing here, or in a version of vLLM, costs time only."""
 _WORKERS = {
-    True: ("vllm.v1.worker.cpu_worker",),
-    False: (
+    "cpu": ("vllm.v1.worker.cpu_worker",),
+    "cuda": (
         "vllm.v1.worker.gpu_worker",
         "vllm.v1.worker.gpu_model_runner",
         "vllm.v1.worker.gpu.model_runner",
     ),
 }
-"""By whether the engine computes on the CPU. Too much is worse than too little: the CPU worker replaces
-`torch.cuda.current_stream` as it is imported, and then no GPU worker can load. It also searches all modules
-for kernels, and stumbles over numba's, which the proposers of a GPU worker import.
+"""By vLLM's platform. Too much is worse than too little: the CPU worker replaces `torch.cuda.current_stream`
+as it is imported, and then no GPU worker can load. It also searches all modules for kernels, and stumbles
+over numba's, which the proposers of a GPU worker import.
 """
 
 
@@ -65,7 +65,7 @@ def main(descriptor: int) -> None:
     _preload()
     signal.signal(signal.SIGCHLD, _reap)
     with socket.socket(fileno=descriptor) as harness:
-        while not importlib.import_module("torch").cuda.is_initialized():  # that cannot be forked
+        while _may_fork():
             message, descriptors, *_ = socket.recv_fds(harness, MOST_BYTES, 3)
             if not message:
                 return
@@ -88,16 +88,23 @@ def _preload() -> None:
     for name in _PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    workers: tuple[str, ...] = ()
-    with contextlib.suppress(ImportError, AttributeError):
-        workers = _WORKERS[_on_cpu()]
-    for name in workers:
+    for name in _WORKERS.get(_platform(), ()):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 
 
-def _on_cpu() -> bool:
-    return bool(importlib.import_module("vllm.platforms").current_platform.is_cpu())
+def _platform() -> str:
+    """`cpu`, `cuda`, or empty: where vLLM knows another one, or does not tell."""
+    try:
+        current = importlib.import_module("vllm.platforms").current_platform
+        return next((name for name in _WORKERS if getattr(current, f"is_{name}")()), "")
+    except (ImportError, AttributeError):
+        return ""
+
+
+def _may_fork() -> bool:
+    """No process that touched a GPU; and only engines on which forks were seen to work."""
+    return bool(_platform()) and not importlib.import_module("torch").cuda.is_initialized()
 
 
 def _reap(*_: object) -> None:
@@ -204,7 +211,7 @@ def _forks_workers() -> bool:
 
     Libraries must be there already, and of the OpenMP libraries we can bind the threads of GNU's alone.
     """
-    if not _on_cpu():
+    if _platform() != "cpu":
         return True
     mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
     names = " ".join(map(os.path.basename, _preloads()))

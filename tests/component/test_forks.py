@@ -47,7 +47,7 @@ with open({workers!r}, "a") as file:
 """
 PLATFORM = """\
 class current_platform:
-    is_cpu = staticmethod(lambda: {cpu})
+    is_cpu, is_cuda = (staticmethod(lambda name=name: name == {name!r}) for name in ("cpu", "cuda"))
 """
 
 
@@ -66,6 +66,7 @@ class Fake:
             API_SERVER.format(imports=str(self.imports), engine=str(folder / "engine.py"))
         )
         self.torch(touched=False)
+        self.platform("cpu")
         worker = folder / "vllm" / "v1" / "worker"
         worker.mkdir(parents=True)
         for package in (worker, worker.parent):
@@ -87,8 +88,8 @@ class Fake:
     def torch(self, *, touched: bool) -> None:
         (self.folder / "torch.py").write_text(TORCH.format(touched=touched))
 
-    def platform(self, *, cpu: bool) -> None:
-        (self.folder / "vllm" / "platforms.py").write_text(PLATFORM.format(cpu=cpu))
+    def platform(self, name: str) -> None:
+        (self.folder / "vllm" / "platforms.py").write_text(PLATFORM.format(name=name))
 
     def spec(self, **changes: Any) -> ServerSpec:
         values: dict[str, Any] = {
@@ -246,16 +247,23 @@ def test_a_process_that_has_touched_a_gpu_is_not_forked(fake: Fake, tmp_path: Pa
         assert isinstance(server.process, subprocess.Popen)
 
 
-@pytest.mark.parametrize(("cpu", "worker"), [(True, "cpu_worker"), (False, "gpu_worker")])
+@pytest.mark.parametrize(("platform", "worker"), [("cpu", "cpu_worker"), ("cuda", "gpu_worker")])
 def test_only_the_worker_of_the_engine_s_device_is_imported(
-    fake: Fake, tmp_path: Path, *, cpu: bool, worker: str
+    fake: Fake, tmp_path: Path, platform: str, worker: str
 ) -> None:
     """vLLM's CPU worker, once imported, replaces what a GPU worker asks of torch."""
-    fake.platform(cpu=cpu)
+    fake.platform(platform)
 
     with running(fake.spec(fork=True), folder=tmp_path, say=print) as server:
         assert not isinstance(server.process, subprocess.Popen)
     assert (fake.folder / "workers").read_text().split() == [worker]
+
+
+def test_an_engine_of_another_device_is_not_forked(fake: Fake, tmp_path: Path) -> None:
+    fake.platform("xpu")
+
+    with running(fake.spec(fork=True), folder=tmp_path, say=print) as server:
+        assert isinstance(server.process, subprocess.Popen)
 
 
 @pytest.mark.parametrize(("devices", "forked"), [(1, True), (2, False)])
