@@ -67,6 +67,11 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         BadInput: nothing that was named can be shown, or the page cannot be written.
     """
+    if options.across and not options.baseline and len(set(options.runs)) == 1:
+        raise BadInput(
+            f"--across {options.across[0]} compares, and one RUN stands alone: name another, or --baseline",
+            code="compare-option",
+        )
     try:
         return _written(options, whole=False)
     except BadRecord:  # read every file whole first, so that what is damaged is named and left out

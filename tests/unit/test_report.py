@@ -265,6 +265,13 @@ def test_the_long_prompts_that_a_run_keeps_are_shown_and_leave_room_for_the_answ
     assert [str(kept) in fault for fault in page.data["runs"][1]["faults"]] == [True]
 
 
+def test_a_field_to_compare_across_needs_two_to_compare(capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(Path("run"), cell())
+    assert main(["report", str(run), str(run), "--across", "drafter", "--output", str(OUT)]) == 2
+    assert "[compare-option]" in capsys.readouterr().err
+    assert not OUT.exists()
+
+
 @pytest.mark.parametrize(("count", "folded"), [(1, 0), (11, 0), (12, 2), (14, 4)])
 def test_many_runs_are_folded_above_the_table(count: int, folded: int) -> None:
     page = report(*(write_run(Path(f"run-{i}"), cell()) for i in range(count)), output=OUT)
