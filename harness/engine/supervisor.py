@@ -40,11 +40,14 @@ def supervise(work: Callable[[], object]) -> int:
         nonlocal asked_to_end
         asked_to_end = True
 
+    supervisor = os.getpid()
     pid = os.fork()
     if not pid:
         os.setpgid(0, 0)
         # Should this supervisor itself be killed, the engine goes too.
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != supervisor:  # it was killed already
+            os._exit(1)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         work()
         os._exit(1)
