@@ -45,7 +45,7 @@ class Fake:
         return server_spec(
             engine_python=str(self.python), drafter="none", k=0, speculative=None,
             target=Target(model=str(self.folder / "tiny")), env={"FAKE_FREEZE": str(self.freeze)},
-            start_timeout_s=30.0, request_timeout_s=30.0,
+            start_timeout_s=30.0, request_timeout_s=30.0, fork=False,
         )  # fmt: skip
 
 
@@ -58,6 +58,7 @@ languages = ["en"]
 model = "{model}"
 [engine]
 python = "{python}"
+fork = false
 [engine.env]
 FAKE_FREEZE = "{freeze}"
 [drafters.none]
