@@ -25,6 +25,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries that count what is left at the end say that it leaked
+
+
 @pytest.fixture(autouse=True)
 def no_known_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """The keys that one test gives away are no secrets in the next."""
