@@ -211,7 +211,7 @@ def _places(stack: Stack, workload: str, own: OwnPrompts | None) -> Iterator[Cel
                 )
 
 
-def warmups_of(cells: Sequence[Cell], *, attached: object = None) -> dict[Cell, int]:
+def warmups_of(cells: Sequence[Cell], *, attached: bool = False) -> dict[Cell, int]:
     """How many requests each cell warms up with: the first one of a server for all, or `attached`, each."""
     first = {cell.spec: cell for cell in reversed(cells)}
-    return {cell: cell.profile.warmups * bool(attached or first[cell.spec] == cell) for cell in cells}
+    return {cell: cell.profile.warmups * (attached or first[cell.spec] == cell) for cell in cells}

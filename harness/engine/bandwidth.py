@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 
+from harness.engine.facts import last_line
 from harness.errors import ServerFailed
 
 _COPY_S = 120
@@ -98,7 +99,7 @@ def bandwidth(python: str, *, cores: list[int] | None, env: Mapping[str, str]) -
         done = subprocess.run(
             command, env={**os.environ, **env}, capture_output=True, text=True, check=True, timeout=_COPY_S
         )
-        return float(done.stdout.strip().rpartition("\n")[2])
+        return float(last_line(done.stdout))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         said = str(getattr(error, "stderr", "") or error).strip().splitlines()
         raise ServerFailed(

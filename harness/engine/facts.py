@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.cells import ServerSpec, canonical
+from harness.config.engine_arguments import underscored
 from harness.config.shipped import INSTALLED
 from harness.engine import vllm_plugin
 from harness.engine.models import resolve
@@ -58,8 +59,7 @@ def engine_facts(python: str) -> EngineFacts:
     )
     try:
         output = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-        # A program around an interpreter, or a site's own code in it, may say something first.
-        found = json.loads(output.stdout.strip().rpartition("\n")[2])
+        found = json.loads(last_line(output.stdout))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         why = _unusable(python) or str(error).replace(repr(code), "...")
         what = f"cannot ask {python} which vLLM it has: {why}; name another interpreter in engine.python"
@@ -74,6 +74,11 @@ def engine_facts(python: str) -> EngineFacts:
     folder, version, package = found
     offers = vars(offers_of(Path(folder)))
     return EngineFacts(version=version, package=package, folder=folder, **offers)
+
+
+def last_line(output: str) -> str:
+    """The answer in what an interpreter printed: a program around it, or a site, may say more first."""
+    return output.strip().rpartition("\n")[2]
 
 
 def _unusable(python: str) -> str:
@@ -182,7 +187,7 @@ def options(given: Mapping[str, Any]) -> list[str]:
 
 def compiles(args: Mapping[str, Any]) -> bool:
     """Whether an engine with these arguments compiles its model when it starts for the first time."""
-    return not any(args.get(name) for name in ("enforce_eager", "enforce-eager"))
+    return not underscored(args).get("enforce_eager")
 
 
 _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_parallel_size")
@@ -190,7 +195,7 @@ _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_
 
 def devices_of(args: Mapping[str, Any]) -> int:
     """How many devices of this machine a server with these arguments takes."""
-    given = {name.replace("-", "_"): value for name, value in args.items()}
+    given = underscored(args)
     copies = given.get("data_parallel_size_local", given.get("data_parallel_size", 1))
     sizes = [copies, *(given.get(name, 1) for name in _PARALLEL)]
     return math.prod(int(size) for size in sizes if re.fullmatch("[1-9][0-9]{0,4}", str(size)))

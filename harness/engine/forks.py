@@ -26,7 +26,8 @@ class ForkServer:
 
     def __init__(self, python: str, environment: Mapping[str, str]) -> None:
         """Start it; it imports vLLM in some seconds."""
-        self._ready = False
+        self.ready = False
+        """It has forked a server."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             descriptor = theirs.fileno()
@@ -49,12 +50,12 @@ class ForkServer:
         request = {"words": list(words), "environment": dict(environment), "folder": str(Path.cwd())}
         (stdin, pipe), (ended, code) = os.pipe(), os.pipe()
         try:
-            self._socket.settimeout(_PATIENCE_S if self._ready else patience_s)
+            self._socket.settimeout(_PATIENCE_S if self.ready else patience_s)
             with log.open("ab") as output:
                 handed = [stdin, output.fileno(), code]
                 socket.send_fds(self._socket, [json.dumps(request).encode()], handed)
             pid = int(self._socket.recv(fork_server.MOST_BYTES))
-            self._ready = True
+            self.ready = True
         except BaseException:
             os.close(pipe)  # a supervisor that comes too late finds it closed, and ends
             os.close(ended)
@@ -71,6 +72,8 @@ class ForkServer:
 
 
 _servers: dict[tuple[str, ...], ForkServer] = {}
+_never: set[tuple[str, ...]] = set()
+"""What a first fork failed for, on a device or after an import that allows none: the next would fail, too."""
 _lock = threading.Lock()
 
 
@@ -89,6 +92,8 @@ def start(
     shared = {name: value for name, value in environment.items() if name not in _OF_ONE_START}
     key = (python, str(Path.cwd()), *(f"{name}={value}" for name, value in sorted(shared.items())))
     with _lock:
+        if key in _never:
+            return None
         if key not in _servers:
             # As long as a start id, so that one can be written over it.
             mark = {orphans.MARK: "0" * len(environment[orphans.MARK])}
@@ -96,7 +101,10 @@ def start(
         try:
             return _servers[key].fork(words, log=log, environment=environment, patience_s=patience_s)
         except (OSError, ValueError):
-            _servers.pop(key).stop()
+            failed = _servers.pop(key)
+            failed.stop()
+            if not failed.ready:
+                _never.add(key)
             return None
         except BaseException:  # its answer would be taken for that to the next request
             _servers.pop(key).stop()

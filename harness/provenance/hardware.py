@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.config import variants
-from harness.engine.facts import devices_of, engine_facts
+from harness.engine.facts import devices_of, engine_facts, last_line
 from harness.errors import BadInput, ServerFailed
 from harness.results.conditions import UNVERIFIED, Environment, Gpu
 from harness.text.numbers import numbered
@@ -275,6 +275,6 @@ def packages_of(python: str | None) -> dict[str, str]:
             [python or sys.executable, "-c", code, *_PACKAGES],
             capture_output=True, text=True, check=True, timeout=60,
         ).stdout  # fmt: skip
-        return dict(json.loads(out.strip().rpartition("\n")[2]))
+        return dict(json.loads(last_line(out)))
     except (OSError, ValueError, TypeError, subprocess.SubprocessError):
         return {}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from harness.stats.paired import ALPHA_OK, ALPHA_PRIMARY, PairedRatio
+from harness.stats.paired import ALPHA_OK, ALPHA_PRIMARY, MOST, PairedRatio
 
 OLD, NEW = 0, 1
 MARGIN = 0.03
@@ -103,7 +103,7 @@ def power(blocks: int, loss: float, *, scatter: float = SCATTER) -> float:
     Raises:
         ValueError: fewer than two blocks, or more than 2**53; a loss outside 0..1; or no scatter.
     """
-    if not (2 <= blocks <= 2**53 and 0 <= loss < 1 and _ROUNDING < scatter < math.inf):  # noqa: PLR2004
+    if not (2 <= blocks <= MOST and 0 <= loss < 1 and _ROUNDING < scatter < math.inf):  # noqa: PLR2004
         raise ValueError(f"{blocks} blocks, a loss of {loss} and a scatter of {scatter} make no plan")
     se, df, change = scatter / math.sqrt(blocks), blocks - 1, math.log1p(-loss)
     significant = 1 - special.nctdtr(df, -change / se, special.stdtrit(df, 1 - ALPHA_PRIMARY))

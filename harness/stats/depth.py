@@ -18,9 +18,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.stats.paired import MIN_EVENTS, MIN_PROMPTS_POSITION, student
-
-_MOST = 2**53  # what a float still holds exactly
+from harness.stats.paired import MIN_EVENTS, MIN_PROMPTS_POSITION, MOST, student
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,7 @@ def mechanism(before: ArrayLike, after: ArrayLike) -> Mechanism | None:
         accepted, not all on one prompt, and as many refused on both sides; or what is no count.
     """
     sides = [np.asarray(side, dtype=np.float64) for side in (before, after)]
-    if not all(((side >= 0) & (side <= _MOST)).all() for side in sides):
+    if not all(((side >= 0) & (side <= MOST)).all() for side in sides):
         return None
     with_steps = (sides[0][0] > 0) | (sides[1][0] > 0)
     sides = [side[:, with_steps] for side in sides]

@@ -52,7 +52,7 @@ REGRESSED_Z = (4.00, 3.91, 3.63, 3.49, 3.29)
 OK_Z = (2.88, 2.72, 2.33, 2.33, 1.72)
 INTERVAL_Z = (3.10, 2.95, 2.60, 2.38, 2.09)  # two-sided: all five intervals hold the truth, with 95 %
 
-_MOST = 2**53  # what a float still holds exactly; 1 / _MOST is as far from 1 on the other side
+MOST = 2**53  # what a float still holds exactly; 1 / MOST is as far from 1 on the other side
 _MOST_CHANGE = math.log(1000)  # an interval that reaches further says nothing
 _ROUNDING = 1e-12
 
@@ -239,7 +239,7 @@ def share_bound(m: int, *, seen: int = 0) -> float:
     Raises:
         ValueError: m < 1 or above 2**53, or `seen` is not within 0..m.
     """
-    if not (1 <= m <= _MOST and 0 <= seen <= m):
+    if not (1 <= m <= MOST and 0 <= seen <= m):
         raise ValueError(f"{seen} of {m} prompts bound nothing")
     if seen:
         return float(special.betaincinv(seen + 1, m - seen, 0.95)) if seen < m else 1.0
@@ -307,7 +307,7 @@ def _counts(*arrays: ArrayLike) -> tuple[FloatArray, list[float]]:
     if x0.ndim != 1 or not x0.shape == n0.shape == x1.shape == n1.shape:
         raise ValueError(f"one value a prompt is needed: {x0.shape}, {n0.shape}, {x1.shape}, {n1.shape}")
     together = np.array((x0, n0, x1, n1))
-    good = (together == 0) | ((together >= 1 / _MOST) & (together <= _MOST))
+    good = (together == 0) | ((together >= 1 / MOST) & (together <= MOST))
     if not good.all():
         row, i = np.argwhere(~good)[0]
         name = ("x0", "n0", "x1", "n1")[row]

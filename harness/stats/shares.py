@@ -6,10 +6,10 @@ import math
 
 from scipy import special  # not scipy.stats, which takes half a second to import
 
+from harness.stats.paired import MOST
+
 ALPHA = 0.001
 """How often a pair of sides that differ by chance alone is said to differ. Policy."""
-_MOST = 2**53
-"""A count that a float still holds exactly."""
 _Z = 1.959964
 """Of a two-sided interval of 95 %."""
 
@@ -20,7 +20,7 @@ def wilson(good: int, of: int) -> tuple[float, float]:
     Raises:
         ValueError: there are none, more are good than there are, or more than a count can be.
     """
-    if not (0 <= good <= of <= _MOST and of >= 1):
+    if not (0 <= good <= of <= MOST and of >= 1):
         raise ValueError(f"{good} of {of} is no share")
     share, z2 = good / of, _Z**2
     middle = (share + z2 / (2 * of)) / (1 + z2 / of)
@@ -36,7 +36,7 @@ def mcnemar(lost: int, won: int) -> float:
     Raises:
         ValueError: a count is negative, or more than one can be.
     """
-    if not all(0 <= count <= _MOST for count in (lost, won)):
+    if not all(0 <= count <= MOST for count in (lost, won)):
         raise ValueError(f"{lost} lost and {won} won are no counts")
     # scipy's bdtrc is NaN for huge counts; the tail of the binomial is this incomplete beta function.
     return float(special.betainc(float(lost), float(won) + 1, 0.5)) if lost else 1.0
@@ -58,7 +58,7 @@ def change_interval(lost: int, won: int, both: int, neither: int) -> tuple[float
         ValueError: a count is negative, all are 0, or they are more than a count can be.
     """
     of = lost + won + both + neither
-    if not (1 <= of <= _MOST and min(lost, won, both, neither) >= 0):
+    if not (1 <= of <= MOST and min(lost, won, both, neither) >= 0):
         raise ValueError(f"{lost} lost, {won} won, {both} and {neither} are no pairs")
     shares, ends = [], []
     for good in (both + won, both + lost):

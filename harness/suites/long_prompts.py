@@ -97,7 +97,7 @@ def effort(run: Run, cells: Sequence[Cell], tokens: Sequence[int]) -> tuple[int,
     """
     measured = with_none(run, cells)
     seconds, requests = run.pace.starts_s([] if run.options.server_url else measured), 0
-    for cell, warmups in warmups_of(measured, attached=run.options.server_url).items():
+    for cell, warmups in warmups_of(measured, attached=bool(run.options.server_url)).items():
         prompts, profile = len(texts_alone(run, cell)), cell.profile
         run.warmups(cell)
         requests += len(tokens) * prompts

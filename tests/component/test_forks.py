@@ -259,11 +259,15 @@ def test_only_the_worker_of_the_engine_s_device_is_imported(
     assert (fake.folder / "workers").read_text().split() == [worker]
 
 
-def test_an_engine_of_another_device_is_not_forked(fake: Fake, tmp_path: Path) -> None:
+def test_an_engine_of_another_device_is_not_forked_and_not_imported_for_that_again(
+    fake: Fake, tmp_path: Path
+) -> None:
     fake.platform("xpu")
 
-    with running(fake.spec(fork=True), folder=tmp_path, say=print) as server:
-        assert isinstance(server.process, subprocess.Popen)
+    for _ in range(2):
+        with running(fake.spec(fork=True), folder=tmp_path, say=print) as server:
+            assert isinstance(server.process, subprocess.Popen)
+    assert len(fake.importers()) == 1
 
 
 @pytest.mark.parametrize(("devices", "forked"), [(1, True), (2, False)])

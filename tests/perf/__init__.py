@@ -21,13 +21,18 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "fixtures"
 
 
-def options(name: str, about: str | None) -> argparse.ArgumentParser:
-    """A parser with what every comparison takes."""
-    parser = argparse.ArgumentParser(
+def parser_of(name: str, about: str | None) -> argparse.ArgumentParser:
+    """A parser that knows what it is called."""
+    return argparse.ArgumentParser(
         prog=f"python -m tests.perf.{name}",
         description=about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def options(name: str, about: str | None) -> argparse.ArgumentParser:
+    """A parser with what every comparison of engines takes."""
+    parser = parser_of(name, about)
     parser.add_argument("--stack", default="smollm2-cpu", help="name or TOML file (%(default)s)")
     parser.add_argument("--drafter", default=NONE, help="one of the stack's, ngram-k4 for its k = 4")
     parser.add_argument(

@@ -22,6 +22,7 @@ from tests.perf import carry_out, say
 from tests.perf.power import (
     BATCH,
     NOISES,
+    SCATTERED,
     WHERE,
     Counts,
     Noise,
@@ -39,7 +40,6 @@ RESERVES = 200
 """Of each false alarm."""
 LOSSES = (0.0, 0.02, 0.03, 0.05)
 NIGHTS = 30
-SCATTERED = ("diverged 30 %", "sampled")
 
 
 def ps_of(old: Counts, new: Counts) -> tuple[float, list[float]]:

@@ -10,7 +10,6 @@ prompts less one (Kish 1965).
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from typing import Any
@@ -20,10 +19,20 @@ from scipy import special
 from tabulate import tabulate
 
 from harness.stats import paired
-from tests.perf import carry_out, positive, say
-from tests.perf.power import BATCH, NOISES, SIZES, WHERE, Flags, Reals, draw, log_ratio, pools, usable
-
-SCATTERED = ("diverged 30 %", "sampled")
+from tests.perf import carry_out, parser_of, positive, say
+from tests.perf.power import (
+    BATCH,
+    NOISES,
+    SCATTERED,
+    SIZES,
+    WHERE,
+    Flags,
+    Reals,
+    draw,
+    log_ratio,
+    pools,
+    usable,
+)
 
 
 def plain(old: Reals, new: Reals) -> tuple[Reals, Reals, Reals]:
@@ -53,11 +62,7 @@ def said(change: tuple[Reals, Reals, Reals], differing: Reals, m: int) -> tuple[
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.perf.lengths",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("lengths", __doc__)
     parser.add_argument("--cells", type=positive, default=20_000, help="a row, about (%(default)s)")
     parser.add_argument("--sigma", type=float, default=1.3, help="of the logarithm of a length (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)

@@ -9,7 +9,6 @@ some prompts: their texts are the same, and none of their drafts is accepted any
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 import sys
@@ -23,10 +22,11 @@ from scipy import special
 from tabulate import tabulate
 
 from harness.stats import paired, same_text
-from tests.perf import carry_out, positive, say
+from tests.perf import carry_out, parser_of, positive, say
 from tests.perf.power import (
     BATCH,
     NOISES,
+    SCATTERED,
     WHERE,
     Counts,
     Flags,
@@ -46,7 +46,6 @@ OPEN, IDENTICAL, REGRESSED, IMPROVED, OK = range(5)
 Kinds = NDArray[np.int64]
 
 SAME = NOISES[0]
-SCATTERED = ("diverged 30 %", "sampled")
 LOSSES = (0.0, 0.02, 0.03, 0.05)
 DEAD = (0.02, 0.05, 0.1)
 """Shares of tokens per step that are lost on dead prompts."""
@@ -242,11 +241,7 @@ def few_prompts(found: Sequence[Pool], cells: int, rng: Generator) -> list[dict[
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.perf.looks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("looks", __doc__)
     parser.add_argument("--cells", type=positive, default=20_000, help="a row, about (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -11,7 +11,6 @@ same chance, on the whole new side: what follows then begins earlier.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from harness.measure.validity import countable
 from harness.results.records import CellRecord, load
 from harness.stats import paired as stats
 from harness.stats.same_text import common_tokens
-from tests.perf import ROOT, carry_out, say
+from tests.perf import ROOT, carry_out, parser_of, say
 from tests.perf.power import Counts, Flags, Judged, Reals, judged
 
 Steps = NDArray[np.int64]
@@ -173,11 +172,7 @@ def job(paths: Sequence[Path], cells: int, seed: int) -> dict[str, Any]:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.perf.parted",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("parted", __doc__)
     parser.add_argument("--records", type=Path, nargs="+", help="cell files (recordings of EAGLE-3)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the cells")
     parser.add_argument("--seed", type=int, default=0)

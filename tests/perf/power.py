@@ -11,7 +11,6 @@ position, each with the same chance: the answer then ends that many tokens earli
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 import sys
@@ -32,7 +31,7 @@ from harness.measure.validity import countable
 from harness.results.records import CellRecord, PromptRecord, load
 from harness.stats import paired, planning
 from harness.stats.acceptance import Tally
-from tests.perf import ROOT, carry_out, say
+from tests.perf import ROOT, carry_out, parser_of, say
 
 Counts = NDArray[np.int64]
 """(..., k + 3): tokens committed, decode steps, and verify steps by accepted tokens."""
@@ -87,6 +86,8 @@ NOISES = (
     Noise(name="stand-in 30 %", share=0.3, seeds=False),
     Noise(name="stand-in all", share=1.0, seeds=False),
 )
+SCATTERED = ("diverged 30 %", "sampled")
+"""The kinds that differ by themselves, of those that have two recordings."""
 
 
 def counts_of(records: Iterable[PromptRecord], k: int) -> list[int]:
@@ -602,11 +603,7 @@ def ok_at_the_margin(found: Sequence[Pool], cells: int, rng: Generator) -> list[
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.perf.power",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("power", __doc__)
     parser.add_argument(
         "--records", type=Path, nargs="+", help="cell files or folders of them (the baselines and recordings)"
     )

@@ -9,7 +9,6 @@ a share of the answers in a loop from some token on.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from harness.judge.verdict import judge_pairs
 from harness.results.records import PromptRecord
 from tests.factories import simulated
 from tests.factories.simulated import STRONG, WEAK, Table
-from tests.perf import carry_out, positive, say
+from tests.perf import carry_out, parser_of, positive, say
 
 PROMPTS, TOKENS, SIZES = 200, 1500, (8, 12)
 LOOPS = (0.0, 0.1, 0.3)
@@ -92,8 +91,7 @@ def job(cells: int) -> dict[str, Any]:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.perf.stretches", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = parser_of("stretches", __doc__)
     parser.add_argument("--cells", type=positive, default=10_000, help="of each honest kind (%(default)s)")
     options = parser.parse_args()
     return carry_out(lambda: job(options.cells))
