@@ -26,10 +26,10 @@ from harness.results.names import new_name
 from harness.text.arguments import Parser
 from harness.text.console import end_like_ctrl_c
 
-_ALONE = ("--against", "--benchmark-json", "--junit-xml", "--junitxml", "--numprocesses", "--plan",
+_ALONE = ("-n", "--against", "--benchmark-json", "--junit-xml", "--junitxml", "--numprocesses", "--plan",
           "--resume", "--server-url", "--shard", "--update-baselines",
           "--update-baselines-new-only")  # fmt: skip
-"""Options that mean one machine, or a file that would stay on a node. `-n` is one too."""
+"""Options that mean one machine, or a file that would stay on a node."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -55,7 +55,7 @@ def run(words: Sequence[str]) -> int:
     if own.ray != "auto" and ":" not in own.ray:  # the name of a suite
         own.ray, rest = "auto", [own.ray, *rest]
     for word in rest:
-        if word.split("=")[0] in _ALONE or word.startswith("-n"):
+        if (word.split("=")[0] if word.startswith("--") else word[:2]) in _ALONE:  # -n 2, -n2
             what = f"draftgate run --ray does without {word}: it is for one machine; use draftgate bench"
             raise BadInput(what, code="option-value")
     ray = _ray()

@@ -27,7 +27,7 @@ from harness.judge.footnotes import (
     text_notes,
     weights_notes,
 )
-from harness.judge.over_none import speed_notes, speed_up_of
+from harness.judge.over_none import speed_up_of
 from harness.judge.pairing import Counted, Pairs, Refused, counted, pair
 from harness.judge.refusals import with_refusals
 from harness.judge.throughput import OneStart, of_one_start
@@ -329,8 +329,8 @@ def figures_of(entry: Entry, record: CellRecord, counts: Counted, *, over_none: 
     if not valid:
         counts = Counted([], tallies([]))
     tally, speed = counts.sums.total(), speed_of(record.prompts if valid else ())
-    gained = speed_up_of(entry, record, speed) if over_none and speed and record.cell.k else None
-    notes = () if gained is None else speed_notes(entry, record)
+    beside = over_none and speed and record.cell.k
+    gained, notes = speed_up_of(entry, record, speed) if beside else (None, ())
     return Figures(
         entry=entry,
         invalid=None if valid else record.why_invalid,

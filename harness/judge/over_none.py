@@ -276,24 +276,19 @@ def plain_of(entry: Entry) -> CellRecord | None:
     return found[0] if found else None
 
 
-def speed_up_of(entry: Entry, record: CellRecord, speed: Speed | None) -> float | None:
-    """`validity.speed_up` of a cell of this speed over `none` beside it.
+def speed_up_of(
+    entry: Entry, record: CellRecord, speed: Speed | None
+) -> tuple[float | None, tuple[str, ...]]:
+    """`validity.speed_up` of a cell of this speed over `none` beside it; what else than drafts may make it.
 
     Raises:
         BadRecord: see `plain_of`.
     """
     found = _timed_plain_of(entry)
-    return speed_up(record, found[0], speeds=(speed, found[1])) if found else None
-
-
-def speed_notes(entry: Entry, record: CellRecord) -> tuple[str, ...]:
-    """What else than drafts may make the speed-up of a cell.
-
-    Raises:
-        BadRecord: see `plain_of`.
-    """
-    found = _timed_plain_of(entry)
-    return tuple(f"speed-up: {text}" for text in execution_notes(found[0], record)) if found else ()
+    gained = speed_up(record, found[0], speeds=(speed, found[1])) if found else None
+    if found is None or gained is None:
+        return None, ()
+    return gained, tuple(f"speed-up: {text}" for text in execution_notes(found[0], record))
 
 
 def _timed_plain_of(entry: Entry) -> tuple[CellRecord, Speed | None] | None:
