@@ -144,6 +144,11 @@ def with_k(cell: Cell, k: int) -> Cell:
     return dataclasses.replace(cell, name=name, spec=dataclasses.replace(spec, k=k, speculative=speculative))
 
 
+def with_profile(cell: Cell, **changes: object) -> Cell:
+    """The same cell with other values in its profile."""
+    return dataclasses.replace(cell, profile=cell.profile.model_copy(update=changes))
+
+
 def _in_order(value: Any) -> Any:
     """The same with sorted keys: records of equal stacks are equal text, however their files are written."""
     return json.loads(canonical(value))

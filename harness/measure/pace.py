@@ -7,14 +7,14 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from harness.config.cells import Cell, ServerSpec
+from harness.config.cells import Cell, ServerSpec, warmups_of
 from harness.config.stack import Stack
 from harness.engine.facts import compiles, engine_facts
 from harness.errors import BadRecord, ServerFailed
@@ -177,6 +177,18 @@ class Pace:
     def answers_s(self, cell: Cell, count: float) -> float:
         """Of so many answers in a cell."""
         return count * cell.profile.max_tokens / (self.rate(cell) or self.tokens_per_s)
+
+    def cells_s(self, counts: Mapping[Cell, float], *, first: bool = True, attached: bool = False) -> float:
+        """Of a start of each server of these cells, its warm-up, and so many answers in each cell.
+
+        Args:
+            counts: answers by cell, in the order in which they are measured.
+            first: a server is the first of its run.
+            attached: the server runs already: none starts, and each cell warms it up.
+        """
+        warmups = warmups_of(list(counts), attached=attached)
+        starts_s = 0 if attached else self.starts_s(counts, first=first)
+        return starts_s + sum(self.answers_s(cell, count + warmups[cell]) for cell, count in counts.items())
 
     def knows(self, cells: Iterable[Cell]) -> bool:
         """No cell's time is a guess."""

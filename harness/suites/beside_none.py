@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -54,12 +53,6 @@ def measured_after_none(
         plain = [one for one in with_none(bench.run, bench.cells) if not one.name.k]
         bench.shared[suite] = {one.name.place: measure(one) for one in plain}
     return bench.shared[suite].get(cell.name.place), measure(cell)
-
-
-def alone(cell: Cell, **changes: object) -> Cell:
-    """The cell with one request in flight: no prompt of another one stands between the steps."""
-    profile = cell.profile.model_copy(update={"concurrency": 1, **changes})
-    return dataclasses.replace(cell, profile=profile)
 
 
 def paired(old: CellRecord, new: CellRecord, over: Figure, under: Figure) -> PairedRatio | None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from statistics import fmean
 
-from harness.config.cells import Cell
+from harness.config.cells import Cell, with_profile
 from harness.config.prompts import Prompt
 from harness.measure.contexts import Count, lengthened
 from harness.measure.validity import countable, mostly_degenerate
@@ -17,7 +17,6 @@ from harness.run import Run
 from harness.stats.paired import MIN_PROMPTS, PairedRatio
 from harness.suites.beside_none import (
     Figure,
-    alone,
     committed,
     decode_seconds,
     decode_steps,
@@ -71,7 +70,7 @@ def along_the_context(bench: Bench, cell: Cell) -> Outcome:
 
 def _measured(bench: Bench, cell: Cell) -> dict[int, CellRecord]:
     """The records of a cell by the length of its prompts, the shortest first."""
-    one = alone(cell, cache="off" if cell.profile.cache == "off" else "cold")
+    one = with_profile(cell, concurrency=1, cache="off" if cell.profile.cache == "off" else "cold")
     prompts = long_prompts(bench, SUITE.name, one, _made)
     return {n: _record(bench, one, n, prompts[n]) for n in prompts}
 

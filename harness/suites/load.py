@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
-from harness.config.cells import Cell
+from harness.config.cells import Cell, with_profile
 from harness.judge.pairing import MOST_SILENCED
 from harness.judge.verdict import Verdict, judge
 from harness.measure.measurement import Measurement
@@ -31,13 +31,11 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     levels = run.options.levels
     run.refuse_in_flight(cells, max(levels))
     requests = {cell: sum(_repeats(run, n, cell) * len(run.prompts(cell)) for n in levels) for cell in cells}
-    seconds = duration(sum(run.pace.answers_s(_at(1, cell), count) for cell, count in requests.items()))
+    seconds = duration(
+        sum(run.pace.answers_s(with_profile(cell, concurrency=1), count) for cell, count in requests.items())
+    )
     text = f"load: {', '.join(map(str, levels))} in flight, {sum(requests.values())} requests; "
     return [text + f"less than {seconds}, which is what they take one at a time"]
-
-
-def _at(in_flight: int, cell: Cell) -> Cell:
-    return dataclasses.replace(cell, profile=cell.profile.model_copy(update={"concurrency": in_flight}))
 
 
 SUITE = Suite(name="load", by_path=True, plan=_plan)
@@ -69,7 +67,7 @@ def under_load(bench: Bench, cell: Cell) -> Outcome:
 
 def _measured(bench: Bench, cell: Cell, in_flight: int) -> Level:
     """One level: the prompts as often as it takes, in one stream."""
-    one = _at(in_flight, cell)
+    one = with_profile(cell, concurrency=in_flight)
     prompts, repeats = bench.run.prompts(one), _repeats(bench.run, in_flight, one)
     record = bench.measured(
         one,

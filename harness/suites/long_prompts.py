@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config.cells import Cell, warmups_of
+from harness.config.cells import Cell, with_profile
 from harness.config.prompts import Prompt
 from harness.errors import BadInput, BadRecord
 from harness.measure.contexts import Count, texts_of
 from harness.measure.probe import Tokens
 from harness.results.files import as_line, json_lines, write_atomically
 from harness.run import Run
-from harness.suites.beside_none import alone, with_none
+from harness.suites.beside_none import with_none
 from harness.suites.runner import Bench
 
 LENGTHS = (256, 1024, 4096, 16384)
@@ -96,15 +96,14 @@ def effort(run: Run, cells: Sequence[Cell], tokens: Sequence[int]) -> tuple[int,
         BadInput: see `texts_alone`.
     """
     measured = with_none(run, cells)
-    seconds, requests = run.pace.starts_s([] if run.options.server_url else measured), 0
-    for cell, warmups in warmups_of(measured, attached=bool(run.options.server_url)).items():
+    counts, requests = {}, 0
+    for cell in measured:
         prompts, profile = len(texts_alone(run, cell)), cell.profile
         run.warmups(cell)
         requests += len(tokens) * prompts
-        answers: float = len(tokens) * prompts + warmups
-        answers += sum(tokens) * prompts / (_PREFILL * profile.max_tokens)
-        seconds += run.pace.answers_s(alone(cell), answers)
-    return len(measured), requests, seconds
+        answers = len(tokens) * prompts + sum(tokens) * prompts / (_PREFILL * profile.max_tokens)
+        counts[with_profile(cell, concurrency=1)] = answers
+    return len(measured), requests, run.pace.cells_s(counts, attached=bool(run.options.server_url))
 
 
 def long_prompts(bench: Bench, suite: str, cell: Cell, make: Make) -> Made:

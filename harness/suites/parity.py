@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from harness.config.cells import Cell
+from harness.config.cells import Cell, with_profile
 from harness.config.prompts import HELD_OUT, Prompt, load_held_out
 from harness.config.stack import Sampling, Stack
 from harness.errors import BadInput
@@ -289,9 +289,8 @@ def parity(bench: Bench, cell: Cell) -> Outcome:
     longest = max(line.tokens for line in predicted)
     max_tokens = min(longest, run.options.max_tokens or longest)
     # Nothing is sampled, and answers are as long as those that the drafter was validated on.
-    profile = {"sampling": Sampling(), "max_tokens": max_tokens, "prompts": len(pairs)}
     served = bench.measured(
-        dataclasses.replace(cell, profile=cell.profile.model_copy(update=profile)),
+        with_profile(cell, sampling=Sampling(), max_tokens=max_tokens, prompts=len(pairs)),
         suite=SUITE.name,
         prompts=[prompt for prompt, _ in pairs],
     )

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from harness.config.cells import Cell
+from harness.config.cells import Cell, with_profile
 from harness.config.prompts import Prompt
 from harness.errors import BadInput
 from harness.measure.contexts import Count, behind_one_text
@@ -15,7 +15,7 @@ from harness.report.run_table import Column, Values
 from harness.results.records import CellRecord, PromptRecord
 from harness.run import Run
 from harness.stats.paired import PairedRatio
-from harness.suites.beside_none import alone, first_flaw, measured_after_none, paired, sparing
+from harness.suites.beside_none import first_flaw, measured_after_none, paired, sparing
 from harness.suites.long_prompts import Made, effort, long_prompts, planned
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import duration, share, signed, signed_interval
@@ -117,7 +117,7 @@ def prefix(bench: Bench, cell: Cell) -> Outcome:
 def _measured(bench: Bench, cell: Cell) -> Side:
     records = []
     for name, cache in ((COLD, "cold"), (SHARED, "warm")):
-        one = alone(cell, cache=cache)
+        one = with_profile(cell, concurrency=1, cache=cache)
         ((_, prompts),) = long_prompts(bench, SUITE.name, one, _made).items()
         suite = f"{SUITE.name}-{name}"
         records.append(bench.measured(one, suite=suite, prompts=prompts, timed=bench.run.timed))

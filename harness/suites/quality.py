@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from harness.config.cells import Cell
+from harness.config.cells import Cell, with_profile
 from harness.config.prompts import hash_of
 from harness.config.questions import Question, read_questions
 from harness.config.stack import Sampling
@@ -36,14 +36,13 @@ TOKENS = 24
 
 def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     measured = [_asking(run, cell) for cell in with_none(run, cells)]
-    seconds = run.pace.starts_s([] if run.options.server_url else measured)
     for cell in [_asking(run, cell) for cell in cells]:
         _earlier(run, cell, {question.id: question for question in asked(run, cell)})
     for cell in measured:
         run.warmups(cell)
-        seconds += run.pace.answers_s(cell, len(asked(run, cell)))
-    requests = sum(len(asked(run, cell)) for cell in measured)
-    text = f"quality: {len(measured)} cells with those of `none`, {requests} answers"
+    counts = {cell: len(asked(run, cell)) for cell in measured}
+    seconds = run.pace.cells_s(counts, attached=bool(run.options.server_url))
+    text = f"quality: {len(measured)} cells with those of `none`, {sum(counts.values())} answers"
     return [f"{text}, and the likelihood of each option without a drafter; about {duration(seconds)}"]
 
 
@@ -76,8 +75,7 @@ def _asking(run: Run, cell: Cell) -> Cell:
     """The cell with the questions as its prompts, at T=0."""
     name = cell.name.model_copy(update={"workload": WORKLOAD})
     tokens = run.options.max_tokens or TOKENS
-    profile = cell.profile.model_copy(update={"max_tokens": tokens, "sampling": Sampling()})
-    return dataclasses.replace(cell, name=name, profile=profile)
+    return with_profile(dataclasses.replace(cell, name=name), max_tokens=tokens, sampling=Sampling())
 
 
 def asked(run: Run, cell: Cell) -> tuple[Question, ...]:

@@ -45,12 +45,10 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
                 "delete it",
                 code="question-row",
             )
-    asking = [_asking(run, cell) for cell in cells]
-    requests = sum(len(asked(run, cell)) for cell in asking)
-    seconds = run.pace.starts_s([] if run.options.server_url else asking)
-    seconds += sum(run.pace.answers_s(cell, len(asked(run, cell))) for cell in asking)
+    counts = {one: len(asked(run, one)) for cell in cells if (one := _asking(run, cell))}
+    seconds = duration(run.pace.cells_s(counts, attached=bool(run.options.server_url)))
     hidden = "; the records hold no text of these answers (--keep-texts)" if _bare(run, cells[0]) else ""
-    return [f"refusals: {len(cells)} cells, {requests} questions; less than {duration(seconds)}{hidden}"]
+    return [f"refusals: {len(cells)} cells, {sum(counts.values())} questions; less than {seconds}{hidden}"]
 
 
 SUITE = Suite(

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from harness.config.cells import Cell
+from harness.config.cells import Cell, with_profile
 from harness.config.engine_arguments import parses_calls
 from harness.config.prompt_files import Source, read
 from harness.config.prompts import Prompt
@@ -43,10 +43,9 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
         run.warmups(cell)
         for prompt in asked(run, cell):
             check_schemas(prompt)
-    requests = sum(len(asked(run, cell)) for cell in measured)
-    seconds = run.pace.starts_s([] if run.options.server_url else measured)
-    seconds += sum(run.pace.answers_s(cell, len(asked(run, cell))) for cell in measured)
-    text = f"tools: {len(measured)} cells with those of `none`, {requests} requests; "
+    counts = {cell: len(asked(run, cell)) for cell in measured}
+    seconds = run.pace.cells_s(counts, attached=bool(run.options.server_url))
+    text = f"tools: {len(measured)} cells with those of `none`, {sum(counts.values())} requests; "
     forced = measured[0].name.workload not in run.options.own and not _parses(run, measured[0])
     why = "; the stack names no tool_call_parser, so every call is required" * forced
     return [f"{text}less than {duration(seconds)}{why}"]
@@ -90,10 +89,9 @@ def _asking(run: Run, cell: Cell) -> Cell:
     if name.workload not in options.own:
         name = name.model_copy(update={"workload": WORKLOAD})
     tokens = options.max_tokens or max(TOKENS, cell.profile.max_tokens)
-    profile = cell.profile.model_copy(update={"max_tokens": tokens})
     more = {} if _parses(run, cell) else ANY_PARSER
     spec = dataclasses.replace(cell.spec, args={**cell.spec.args, **more})
-    return dataclasses.replace(cell, name=name, profile=profile, spec=spec)
+    return with_profile(dataclasses.replace(cell, name=name, spec=spec), max_tokens=tokens)
 
 
 def asked(run: Run, cell: Cell) -> tuple[Prompt, ...]:
