@@ -70,7 +70,7 @@ def server_rank(item: pytest.Item, order: Mapping[ServerSpec, int]) -> int:
 
 def group_of(suite: Suite, cell: Cell) -> str:
     """What stays on one device: a server's cells, or those that a suite compares with each other."""
-    return suite.name if suite.apart and not suite.own_servers else cell.spec.key
+    return suite.name if suite.beside_none or suite.own_prompts else cell.spec.key
 
 
 def by_server(

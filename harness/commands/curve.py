@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from harness.errors import BadInput
-from harness.suites.curve import of_run, report
+from harness.suites.curve_report import of_run, report
 from harness.suites.load import Bound
 from harness.text.arguments import whole
 from harness.text.console import complain, show, width_of

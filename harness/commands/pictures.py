@@ -13,7 +13,7 @@ from harness.judge.over_none import Evidence, of_cell, plain_of
 from harness.report.drawing import draw
 from harness.report.plots import in_a_curve, picture
 from harness.results.records import CellRecord, load
-from harness.suites.curve import SUITE, of_run
+from harness.suites.curve_report import NAME, of_run
 from harness.text.console import complain
 
 
@@ -44,13 +44,10 @@ def _speeds(comparison: Comparison, curves: Sequence[Curve]) -> Iterator[tuple[E
 
 def _curves(run: Path) -> list[Curve]:
     """The curves of a run. The cells of one that is not whole are rows."""
-    if not (run / SUITE.name).is_dir():
+    if not (run / NAME).is_dir():
         return []
     broken: list[BadInput] = []
-    try:
-        found = [curve for curve, _, _ in of_run(run, broken=broken)]
-    except BadInput as error:
-        found, broken = [], [error]
+    found = [curve for curve, _, _ in of_run(run, broken=broken)]
     for why in broken:
         if isinstance(why, BadRecord):
             raise why

@@ -18,7 +18,7 @@ from harness.judge.speedup import SpeedRecord
 from harness.report.references import NOTHING, comment
 from harness.results.files import output as output_path, write_atomically
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
-from harness.suites import curve
+from harness.suites import curve_report as curve
 from harness.text.console import show, width_of
 from harness.text.numbers import DASH, number
 from harness.text.render import (
@@ -142,13 +142,10 @@ def starts_of(folder: Path) -> list[Evidence]:
     """
     name = folder.resolve().name
     found = [of_speed(name, load(path, SpeedRecord)) for path in sorted(folder.glob("speed/*.json"))]
-    if not (folder / curve.SUITE.name / "pairs").is_dir():
+    if not (folder / curve.NAME / "pairs").is_dir():
         return found
     broken: list[BadInput] = []
-    try:
-        curves = list(curve.of_run(folder, broken=broken))
-    except BadInput as error:
-        curves, broken = [], [*broken, error]
+    curves = list(curve.of_run(folder, broken=broken))
     if damaged := next((one for one in broken if isinstance(one, BadRecord)), None):
         raise damaged
     for _, grid, again in curves:

@@ -16,8 +16,6 @@ from harness.config.shipped import DATA
 from harness.config.stack import find_stack, load_stack
 from harness.errors import BadInput, BadRecord
 from harness.judge.collect import Entry
-from harness.judge.curve import Curve, Grid
-from harness.judge.in_turn import Measured
 from harness.report.history import history
 from harness.report.history_table import as_page
 from harness.report.html.given import Given, read
@@ -28,7 +26,7 @@ from harness.report.plots import in_a_curve
 from harness.results.files import output, write_atomically
 from harness.results.records import RUN_FILE
 from harness.suites.context import SUITE as CONTEXT
-from harness.suites.curve import SUITE as CURVE, of_run
+from harness.suites.curve_report import NAME as CURVE, of_run
 from harness.suites.long_prompts import kept_in
 from harness.suites.prefix import SUITE as PREFIX
 from harness.suites.quality_answers import SUITE as QUALITY, file_of, read_asked
@@ -154,7 +152,8 @@ def _few(faults: Sequence[str]) -> str:
 
 def _shown(path: Path, *, whole: bool) -> Shown:
     """A run with its curves; the cells of curves that are not whole stand among the others."""
-    curves, wrong = _curves(path)
+    wrong: list[BadInput] = []
+    curves = list(of_run(path, broken=wrong)) if (path / CURVE).is_dir() else []
     drawn = [curve for curve, *_ in curves]
     given = read(path, without=lambda entry: in_a_curve(entry, drawn), whole=whole)
     # What is missing of a run that is not finished is no fault of it; else a damaged file says why it is.
@@ -166,12 +165,3 @@ def _shown(path: Path, *, whole: bool) -> Shown:
         for o in kept(path).values()
     ]
     return Shown(given=given, curves=curves, outcomes=outcomes, broken=broken, asked=asked)
-
-
-def _curves(path: Path) -> tuple[list[tuple[Curve, Grid, list[Measured]]], list[BadInput]]:
-    """The curves of a run; and why others cannot be drawn."""
-    wrong: list[BadInput] = []
-    try:
-        return list(of_run(path, broken=wrong)) if (path / CURVE.name).is_dir() else [], wrong
-    except BadInput as error:
-        return [], [*wrong, error]

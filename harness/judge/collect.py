@@ -24,7 +24,7 @@ from harness.text.validation import did_you_mean, near_path
 
 AXES = ("endpoint", "language", "workload", "thinking", "variant")
 """What two cells may be compared across."""
-_STARTS = ("speed/", "throughput/", "curve/pairs/", "curve/scheduled/")
+_STARTS = ("speed/", "throughput/", "curve/once/", "curve/pairs/", "curve/scheduled/")
 """Suites of single server starts. A claim about speed is made of these; they are no cells to compare."""
 _R = TypeVar("_R")
 _SPEED_UPS = "speed-ups over pairs of starts are not compared here"

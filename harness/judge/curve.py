@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from harness.stats.paired import paired_log_ratio
 
 Grid = Mapping[tuple[int, int], CellRecord]
 """Records by k and requests in flight; k = 0 is `none`."""
+Records = TypeVar("Records", bound=Mapping[Any, CellRecord])
 MOST_BATCH = 1_000_000
 """Where a schedule's last range ends; an engine cuts it at its own largest batch."""
 
@@ -96,6 +98,10 @@ class Curve:
         on = [level for level in self.levels if self.best(level).k]
         return next((level for level in off if level > max(on, default=0)), None)
 
+    def starts_of_ranges(self) -> set[int]:
+        """The load where each range of the schedule begins; the lowest for the first."""
+        return {self.levels[0], *(first for first, *_ in self.schedule()[1:])}
+
     def schedule(self) -> list[list[int]]:
         """Ranges of batch sizes with the k that is best at the load where each begins: [first, last, k]."""
         ranges: list[list[int]] = []
@@ -113,7 +119,8 @@ def curve(grid: Grid) -> Curve:
     """The curve of a drafter in one place.
 
     Args:
-        grid: with k = 0 at every load, and the largest k at the lowest one.
+        grid: with k = 0 at every load, and the largest k at the lowest one. Acceptance is read at the largest
+            k, at the first load that asked most prompts.
 
     Raises:
         ValueError: one of these is missing, or nothing was timed or drafted there.
@@ -121,16 +128,18 @@ def curve(grid: Grid) -> Curve:
     levels, ks = sorted({n for _, n in grid}), sorted({k for k, _ in grid})
     if not levels or ks[0] != 0 or ks == [0]:
         raise ValueError("a curve needs none, and a drafter beside it")
-    deepest = grid.get((ks[-1], levels[0]))
-    if deepest is None:
+    if (ks[-1], levels[0]) not in grid:
         raise ValueError(f"the records at k = {ks[-1]} and {levels[0]} in flight are missing")
+    deep = {n: grid[ks[-1], n] for n in levels if (ks[-1], n) in grid}
+    deepest = max(deep.values(), key=lambda record: len({r.prompt for r in record.prompts}))
     works = {where: work for where, record in grid.items() if (work := work_of(record))}
-    alike = {r.prompt for r in grid[0, levels[0]].prompts} if (0, levels[0]) in grid else ()
-    timed = tuple(
-        r for r in deepest.prompts if r.prompt in alike
-    )  # the others are asked for acceptance alone
-    if work := work_of(deepest.model_copy(update={"prompts": timed})):
-        works[ks[-1], levels[0]] = work
+    for n, record in deep.items():  # prompts that `none` was not asked are there for acceptance alone
+        alike = {r.prompt for r in grid[0, n].prompts} if (0, n) in grid else ()
+        timed = tuple(r for r in record.prompts if r.prompt in alike)
+        if work := work_of(record.model_copy(update={"prompts": timed})):
+            works[ks[-1], n] = work
+    if (ks[-1], levels[0]) not in works:
+        raise ValueError(f"k = {ks[-1]} was not timed at {levels[0]} in flight")
     if lacking := [n for n in levels if (0, n) not in works]:
         raise ValueError(f"none was not timed at {lacking[0]} in flight")
     answers = [r for r in deepest.prompts if countable(r)]
@@ -206,7 +215,7 @@ def _ideal(answers: Sequence[PromptRecord], seconds: Mapping[int, float]) -> flo
 
 def sentences(found: Curve) -> list[str]:
     """What to run, where it stops to pay, and what a better policy or drafter could be worth."""
-    said = [f"at {level} in flight: {_advice(found.best(level))}" for level in found.levels]
+    said = [f"at {level} in flight: {_advice(found, level)}" for level in found.levels]
     if found.crossover is not None:
         said.append(f"from {found.crossover} in flight on: off")
     for level in found.levels:
@@ -219,10 +228,11 @@ def sentences(found: Curve) -> list[str]:
     return said
 
 
-def _advice(point: Point) -> str:
-    if not point.k:
-        return "off"
-    return f"k = {point.k}, utility {point.utility:.2f}"
+def _advice(found: Curve, in_flight: int) -> str:
+    drafting = [p for p in found.points if p.in_flight == in_flight and p.k]
+    best = max(drafting, key=lambda p: p.utility)
+    how = f"k = {best.k}, utility {best.utility:.2f}"
+    return how if found.best(in_flight).k else f"off (the best is {how})"
 
 
 def _more(most: float, best: float) -> str:
@@ -235,6 +245,13 @@ def busy(grid: Grid) -> list[str]:
     return [f"these are not the times of an idle machine: {why}"] if why else []
 
 
-def flaws(records: Iterable[CellRecord]) -> list[str]:
-    """Why records make no curve."""
-    return [f"{record.suite}/{record.cell}: {record.why_invalid}" for record in records if not record.valid]
+def sound(grid: Records) -> Records:
+    """The same.
+
+    Raises:
+        ValueError: one of these is no measurement.
+    """
+    for record in grid.values():
+        if not record.valid:
+            raise ValueError(f"{record.suite}/{record.cell}: {record.why_invalid}")
+    return grid

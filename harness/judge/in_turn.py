@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from harness.engine.spelling import SCHEDULE
-from harness.judge.curve import Curve
+from harness.judge.curve import Curve, Grid
 from harness.judge.throughput import Split, disturbed_in, split
 from harness.results.records import CellRecord
 from harness.results.timing import Work, work_of
@@ -17,6 +17,8 @@ SCHEDULED = -1
 """In place of k: the engine chose it by the size of the batch."""
 Starts = Mapping[tuple[int, int, int], CellRecord]
 """By pair, k and requests in flight; k = 0 is `none`."""
+_OPEN = 0.85
+"""Share of the best k's utility from which on one start of each does not tell which is better."""
 _FEWEST = 2
 """Pairs of starts."""
 _MOST_LONGER = 0.5
@@ -71,16 +73,27 @@ class Measured:
         return f"{self}{pays}" + (f" (not an idle machine: {self.disturbed})" if self.disturbed else "")
 
 
-def candidates(curves: Iterable[Curve]) -> dict[int, set[int]]:
-    """Where each k is measured again: at the loads where it is the best or next to it; `none` at all."""
-    found: dict[int, set[int]] = {}
-    for one in curves:
-        ks = sorted({point.k for point in one.points})
-        for level in one.levels:
-            at = ks.index(one.best(level).k)
-            for k in {0, *ks[max(0, at - 1) : at + 2]}:
-                found.setdefault(k, set()).add(level)
-    return dict(sorted(found.items()))
+def candidates(found: Curve) -> dict[int, set[int]]:
+    """Where each k is measured again: at the loads where it is the best, or a neighbour not far behind.
+
+    `none` at all of these. At a load where every k is far behind `none` nothing is.
+    """
+    again: dict[int, set[int]] = {}
+    ks = sorted({point.k for point in found.points})
+    for level in found.levels:
+        best = found.best(level)
+        near = ks[max(0, (at := ks.index(best.k)) - 1) : at + 2]
+        points = (p for p in found.points if p.in_flight == level and p.k in near)
+        for k in {p.k for p in points if p.k and p.utility >= _OPEN * best.utility}:
+            for one in (0, k):
+                again.setdefault(one, set()).add(level)
+    return dict(sorted(again.items()))
+
+
+def with_first(grid: Grid, starts: Starts) -> Starts:
+    """Starts in turn, with those of the curve itself as their first block where they have none."""
+    again = {(k, level) for _, k, level in starts if k != SCHEDULED}
+    return {**{(0, *where): grid[where] for where in again if where in grid}, **starts}
 
 
 def measured(starts: Starts) -> list[Measured]:
@@ -133,7 +146,7 @@ def _drafts(records: Sequence[CellRecord], in_flight: int) -> Drafts | None:
 def advice(found: Sequence[Measured]) -> list[str]:
     """What to run at each load, by starts in turn; and whether a schedule is followed, and pays."""
     said = []
-    for level in dict.fromkeys(one.in_flight for one in found):
+    for level in dict.fromkeys(one.in_flight for one in found if one.k != SCHEDULED):
         fixed = [one for one in found if one.in_flight == level and one.k != SCHEDULED]
         best = max(fixed, key=lambda one: one.split.speed.estimate)
         said.append(f"measured in turn at {level} in flight: the best is {best.advice}")

@@ -114,6 +114,11 @@ LASTING_S, _MOST_TIMES = 3.0, 20
 """Seconds that a timed pass takes at least, if that needs no more than so many."""
 
 
+def times_of(seconds: float) -> int:
+    """How often what takes so long has to be done to last: a start of a second or two scatters for itself."""
+    return max(1, min(_MOST_TIMES, math.ceil(LASTING_S / seconds)))
+
+
 class Work(Record):
     """What a cell did on one start: speed = tokens / steps * steps / seconds."""
 
@@ -133,11 +138,6 @@ class Work(Record):
     def rate(self) -> float:
         """Aggregate tok/s."""
         return self.tokens / self.seconds
-
-    @property
-    def times(self) -> int:
-        """How often this has to be done to last: in a second or two a start scatters more than starts do."""
-        return min(_MOST_TIMES, math.ceil(LASTING_S / self.seconds))
 
 
 def work_of(record: CellRecord) -> Work | None:

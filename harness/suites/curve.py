@@ -1,87 +1,85 @@
-"""The curve suite: which k at which load. One start for each k; every load is measured on it.
+"""The curve suite: which k at which load, of all drafters beside one `none`, in blocks of server starts.
 
-All cells of a server are measured on its start, and `none` once for all drafters.
+The first block starts `none` and each k of each drafter, and times each at every load. The later blocks start
+again what that leaves open, in turn.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Collection, Mapping, Sequence
 
-from harness.config.cells import Cell, with_k, without_drafts
+from harness.config.cells import Cell, with_k, with_profile, without_drafts
 from harness.config.stack import Stack
 from harness.engine.spelling import SCHEDULE, check, takes_schedule
-from harness.errors import BadInput, BadRecord
-from harness.judge.curve import Curve, Grid, Point, busy, curve, flaws, sentences
-from harness.judge.in_turn import SCHEDULED, Measured, Starts, advice, candidates, measured
-from harness.judge.throughput import figures as throughput_figures
+from harness.errors import BadInput, DraftgateError
+from harness.judge.curve import Curve, Grid, busy, curve, sentences, sound
+from harness.judge.in_turn import SCHEDULED, Measured, advice, candidates, measured, with_first
 from harness.measure.measurement import Measurement
-from harness.results.records import CellRecord, load
+from harness.results.records import CellRecord
+from harness.results.timing import times_of, work_of
 from harness.run import Run
-from harness.suites.load import Bound, goodput, passes
+from harness.suites.beside_none import sparing
+from harness.suites.curve_report import NAME, ONCE, PAIRS, WITH_SCHEDULE, figures, report
+from harness.suites.load import Bound
 from harness.suites.runner import Bench, Kind, Outcome, Suite
-from harness.text.numbers import DASH, duration, number
-from harness.text.render import Block, Piece
+from harness.text.numbers import duration
 
-_Found = tuple[Curve, Grid, list[Measured]]
-_Records = TypeVar("_Records", bound=Mapping[Any, CellRecord])
-_PAIRS, _SCHEDULED = "pairs", "scheduled"
-_NEXT = 3
-"""The best k and its neighbours."""
 FEWEST = 4
-"""Requests that a load is timed with."""
-_HEADER = (
-    *("in flight", "k", "tok/step", "ms/step", "tok/s", "tokens x", "time x", "utility", "95 % CI"),
-    *("", "goodput"),
-)
-_RANKS = (0, 0, 0, 2, 0, 3, 3, 0, 1, 0, 2)
+"""Requests that a load is timed with, at least."""
+_ONE_WAVE = 16
+"""From so many in flight on, a load is timed with one request for each, below with two."""
+_Found = tuple[Curve, Grid, list[Measured]]
 
 
 def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
-    levels, pairs = run.options.levels, _pairs(run)
+    levels, blocks = run.options.levels, _blocks(run)
     run.refuse_in_flight(cells, max(levels))
-    every = {one.spec: one for cell in cells for one in _column(run, cell)}
-    for spec in every:
+    columns = [_column(run, cell) for cell in cells]
+    every = list(dict.fromkeys(one for column in columns for one in column))
+    servers = dict.fromkeys(one.spec for one in every)
+    for spec in servers:
         check(spec)
-    measured = {(one.name, one.spec): one for cell in cells for one in _column(run, cell)}
-    asked = {(one, level): _asked(run, one, level) for one in measured.values() for level in levels}
 
-    def answers_s(one: Cell, level: int, count: int) -> float:
-        warming = one.profile.warmups if level == levels[0] else 0
-        return run.pace.answers_s(_at(one, level), count + warming)
+    def count(one: Cell, *, whole: bool = False) -> int:
+        plain_s = run.pace.answers_s(without_drafts(one), math.prod(_asked(run, one)))
+        return math.prod(_asked(run, one, times=times_of(plain_s), whole=whole))
 
-    seconds = run.pace.starts_s(every.values())
-    seconds += sum(answers_s(*where, count) for where, count in asked.items())
-    again = [[*_column(run, cell)[:1], *_column(run, cell)[1:][-_NEXT:]] for cell in cells]
-    in_turn = sum(run.pace.starts_s(column, first=False) for column in again)
-    in_turn += sum(
-        answers_s(one, level, _timed(len(run.prompts(one)), level))
-        for column in again
-        for one in column
-        for level in levels
+    def seconds(ones: Sequence[Cell], *, first: bool = False) -> float:
+        """Of one start of each server, with these cells at every load."""
+        at = [with_profile(one, concurrency=level) for one in ones for level in reversed(levels)]
+        return run.pace.cells_s({one: count(one) for one in at}, first=first)
+
+    first_s = seconds(every, first=True)
+    if not _covered(run, cells[0]):
+        deepest = [with_profile(column[-1], concurrency=levels[0]) for column in columns]
+        first_s += sum(run.pace.answers_s(one, count(one, whole=True) - count(one)) for one in deepest)
+    again_s = seconds([one for one in every if not one.name.k])
+    for column in columns:  # of a best k and its neighbours one is settled at most loads
+        again_s += seconds(column[1:][-2:]) + run.pace.starts_s(column[1:][-3:-2], first=False)
+    following = [column[-1] for column in columns if takes_schedule(column[-1].spec) and len(levels) > 1]
+    total = first_s + blocks * seconds(following) + (blocks - 1) * again_s
+    ks = ", ".join(map(str, sorted({one.name.k for one in every})))
+    text = f"curve: k {ks} at {', '.join(map(str, levels))} in flight, {len(servers)} servers: "
+    text += (
+        f"each once, about {duration(first_s)}; then what that leaves open {blocks - 1} times again, in turn"
     )
-    ks = sorted({one.name.k for one, _ in asked})
-    text = f"curve: k {', '.join(map(str, ks))} at {', '.join(map(str, levels))} in flight: {len(every)} "
-    text += f"starts, {sum(asked.values())} requests; about {duration(seconds)}"
-    text += f"; then the best k of each load, its neighbours and none {pairs} times each, in turn; about "
-    return [text + duration(pairs * in_turn)]
+    return [f"{text}{', and a schedule of k' * bool(following)}; about {duration(total)} in all"]
 
 
-def _largest(cell: Cell, stack: Stack, _: str) -> bool:
+def _largest(cell: Cell, stack: Stack, words: str) -> bool:
     """A drafter has one curve in a place: asked for by the cell with the largest of its k."""
-    return cell.name.k == max(stack.drafters[cell.name.drafter].k)
+    return cell.name.k == max(stack.drafters[cell.name.drafter].k) and sparing(cell, stack, words)
 
 
 SUITE = Suite(
-    name="curve",
+    name=NAME,
     by_path=True,
     own_servers=True,
     one_server="a server that runs already has one k, so it has no curve",
     drafting=True,
+    beside_none=True,
     takes=_largest,
     plan=_plan,
 )
@@ -94,31 +92,29 @@ def _column(run: Run, cell: Cell) -> list[Cell]:
     return [without_drafts(cell), *(with_k(cell, k) for k in ks)]
 
 
-def _at(cell: Cell, in_flight: int) -> Cell:
-    return dataclasses.replace(cell, profile=cell.profile.model_copy(update={"concurrency": in_flight}))
+def _asked(run: Run, one: Cell, *, times: int = 1, whole: bool = False) -> tuple[int, int]:
+    """How many prompts a cell asks at its load, and how often each; `whole`: all of them."""
+    there, in_flight = len(run.prompts(one)), one.profile.concurrency
+    wanted = max(FEWEST, in_flight if in_flight >= _ONE_WAVE else 2 * in_flight)
+    few = min(wanted, there)
+    return (there, times) if whole else (few, math.ceil(wanted / few) * times)
 
 
-def _deepest(run: Run, cell: Cell, in_flight: int) -> bool:
-    """Acceptance is read here: all prompts are asked."""
-    return in_flight == run.options.levels[0] and cell.name == _column(run, cell)[-1].name
+def _covered(run: Run, cell: Cell) -> bool:
+    """The requests of some load are all prompts. Else the largest k asks all at the first load."""
+    return any(
+        _asked(run, with_profile(cell, concurrency=n))[0] == len(run.prompts(cell))
+        for n in run.options.levels
+    )
 
 
-def _asked(run: Run, cell: Cell, in_flight: int) -> int:
-    """Requests at a load."""
-    there = len(run.prompts(cell))
-    if cell.name.k and _deepest(run, cell, in_flight):
-        return max(there, _timed(there, in_flight))
-    return _timed(there, in_flight)
-
-
-def _timed(there: int, in_flight: int) -> int:
-    """Requests that a load is timed with, of so many prompts."""
-    wanted = max(FEWEST, 2 * in_flight)
-    return wanted if wanted <= there else there * passes(in_flight, there)
+def _blocks(run: Run) -> int:
+    """Half as many as the speed suite has pairs: a curve has several k and loads in each."""
+    return max(2, run.options.pairs // 2)
 
 
 def k_by_load(bench: Bench, cell: Cell) -> Outcome:
-    """Time every k of a drafter at every load.
+    """Time every k of a drafter at every load, with all drafters that share its `none`.
 
     Raises:
         BadInput, ServerFailed: see `Bench.measured`; or nothing was timed.
@@ -127,222 +123,150 @@ def k_by_load(bench: Bench, cell: Cell) -> Outcome:
     if not run.timed:
         what = "several workers share this device, so no time means anything: use one worker"
         raise BadInput(what, code="nothing-timed")
-    alike = [c for c in bench.cells if c.spec == cell.spec] or [cell]
-    found = Outcome(suite=SUITE.name, cell=str(cell))
-    columns = {place: _column(run, place) for place in alike}
-    grids = {place: {} for place in alike}  # type: dict[Cell, dict[tuple[int, int], CellRecord]]
-    for at in range(len(columns[cell])):
-        for place, column in columns.items():
-            for level in run.options.levels:
-                asked = _asked(run, column[at], level)
-                record = _measured(bench, column[at], level, asked, f"{SUITE.name}/{level:02d}")
-                grids[place][record.cell.k, level] = record
-    try:
-        curves = {place: curve(_sound(grid)) for place, grid in grids.items()}
-        starts = _in_turn(bench, columns, curves)
-        again = measured(_sound(starts[cell]))
-    except ValueError as error:
-        return found.model_copy(update={"kind": "invalid", "sentence": f"not a measurement: {error}"})
-    bound = Bound(ttft_s=run.options.ttft_s, tpot_s=run.options.tpot_s)
-    mine, noisy = curves[cell], busy(grids[cell])
-    table = report(mine, grids[cell], again, bound, may_schedule=takes_schedule(cell.spec))
-    said = "; ".join([*noisy, *sentences(mine), *advice(again)])
+    plain = without_drafts(cell).spec
+    if (key := f"{NAME}/{plain.key}") not in bench.shared:
+        alike = [c for c in bench.cells if without_drafts(c).spec == plain] or [cell]
+        bench.shared[key] = _Blocks(bench, alike).all()
+    mine: _Found | Exception = bench.shared[key][cell]
+    found = Outcome(suite=NAME, cell=str(cell))
+    if isinstance(mine, ValueError):
+        return found.model_copy(update={"kind": "invalid", "sentence": f"not a measurement: {mine}"})
+    if isinstance(mine, Exception):
+        raise mine
+    own, grid, again = mine
+    noisy, bound = busy(grid), Bound(ttft_s=run.options.ttft_s, tpot_s=run.options.tpot_s)
     kind: Kind = "unsure" if noisy or any(one.disturbed for one in again) else "fine"
-    return found.model_copy(
-        update={"kind": kind, "sentence": said, "table": table, "figures": figures(mine, again)}
-    )
-
-
-def _sound(grid: _Records) -> _Records:
-    """The same; ValueError where one of them is no measurement."""
-    if wrong := flaws(grid.values()):
-        raise ValueError(wrong[0])
-    return grid
-
-
-def _in_turn(
-    bench: Bench, columns: Mapping[Cell, Sequence[Cell]], curves: Mapping[Cell, Curve]
-) -> dict[Cell, dict[tuple[int, int, int], CellRecord]]:
-    """Each k on a start of its own, at the loads where it may be the best, pair by pair up and down.
-
-    The last of them is the schedule that the curve says, where the engine takes one.
-    """
-    where = candidates(curves.values())
-    scheduled = {place: _scheduled(column[-1], curves[place]) for place, column in columns.items()}
-    ks = [*where, *[SCHEDULED] * any(scheduled.values())]
-    starts: dict[Cell, dict[tuple[int, int, int], CellRecord]] = {place: {} for place in columns}
-    drafter = next(iter(columns)).name.drafter  # `none` runs again for each
-    times = {
-        (place, level): max(point.work.times for point in found.points if point.in_flight == level)
-        for place, found in curves.items()
-        for level in found.levels
+    changes = {
+        "kind": kind,
+        "sentence": "; ".join([*noisy, *sentences(own), *advice(again)]),
+        "table": report(own, grid, again, bound, may_schedule=takes_schedule(cell.spec)),
+        "figures": figures(own, again),
     }
-    for pair in range(_pairs(bench.run)):
-        for k in ks if pair % 2 == 0 else reversed(ks):
-            fresh = False
-            for place, column in columns.items():
-                fixed = next((c for c in column if c.name.k == k), None)
-                if (one := scheduled[place] if k == SCHEDULED else fixed) is None:
-                    continue
-                for level in sorted(where.get(k, curves[place].levels)):
-                    suite = f"{SUITE.name}/{_PAIRS if one is fixed else _SCHEDULED}"
-                    suite += f"/{drafter}/{pair:02d}/{level:02d}"
-                    asked = _timed(len(bench.run.prompts(one)), level) * times[place, level]
-                    if not fresh and bench.run.finished_cell(suite, one) is None:
-                        bench.slot.close()
-                        fresh = True
-                    starts[place][pair, k, level] = _measured(bench, one, level, asked, suite)
-    return starts
+    return found.model_copy(update=changes)
 
 
-def _scheduled(deepest: Cell, found: Curve) -> Cell | None:
+class _Blocks:
+    """Measures the curves that share a `none`, block by block."""
+
+    def __init__(self, bench: Bench, cells: Sequence[Cell]) -> None:
+        self._bench = bench
+        self._levels = bench.run.options.levels
+        self._columns = {cell: _column(bench.run, cell) for cell in cells}
+        self._every = dict.fromkeys(one for column in self._columns.values() for one in column)
+        self._found: dict[Cell, _Found | Exception] = {}
+        self._seen: dict[tuple[int, Cell, int], CellRecord] = {}
+        """By block, cell and requests in flight."""
+        self._times: dict[int, int] = {}
+
+    def all(self) -> dict[Cell, _Found | Exception]:
+        """Each curve; or why there is none: a ValueError where what was measured makes none.
+
+        Raises:
+            BadInput, ServerFailed: `none` could not be measured.
+        """
+        self._times = self._lasting(next(iter(self._every)))
+        self._block(0, dict.fromkeys(self._every, self._levels))
+        curves: dict[Cell, tuple[Curve, Grid]] = {}
+        for cell, column in self._columns.items():
+            if cell in self._found:
+                continue
+            grid = {(one.name.k, n): self._seen[0, one, n] for one in column for n in self._levels}
+            try:
+                curves[cell] = curve(sound(grid)), grid
+            except ValueError as error:
+                self._found[cell] = error
+        again: dict[Cell, set[int]] = {one: set() for one in self._every}
+        following: dict[Cell, Cell] = {}
+        for cell, (found, _) in curves.items():
+            plain, *_ = column = self._columns[cell]
+            for k, levels in candidates(found).items():
+                again[next(one for one in column if one.name.k == k)] |= levels
+            if one := _with_schedule(column[-1], found):
+                following[cell] = one
+                again[one] = found.starts_of_ranges()
+                again[plain] |= again[one]
+        self._block(0, {one: again[one] for one in following.values()})
+        for number in range(1, _blocks(self._bench.run)):
+            self._block(number, again)
+        for cell, own in curves.items():
+            starts = {
+                (number, one.name.k if one in self._every else SCHEDULED, level): record
+                for (number, one, level), record in self._seen.items()
+                if one == following.get(cell) or (number and one in self._columns[cell])
+            }
+            try:
+                in_turn = measured(sound(with_first(own[1], starts))) if starts else []
+                self._found.setdefault(cell, (*own, in_turn))
+            except ValueError as error:
+                self._found[cell] = error
+        return self._found
+
+    def _lasting(self, plain: Cell) -> dict[int, int]:
+        """How often each load's requests are asked, so that a pass of `none` lasts."""
+        times, wave_s = dict.fromkeys(self._levels, 1), 0.0
+        for level in self._levels:
+            one = with_profile(plain, concurrency=level)
+            waves = math.prod(_asked(self._bench.run, one)) / level
+            if wave_s and times_of(2 * waves * wave_s) == 1:  # a wave of more requests takes longer still
+                continue
+            few = min(level, len(self._bench.run.prompts(one)))
+            work = work_of(self._measured(one, (few, math.ceil(level / few)), f"{ONCE}/{level:02d}"))
+            wave_s = work.seconds if work else math.inf
+            times[level] = times_of(waves * wave_s)
+        return times
+
+    def _block(self, number: int, wanted: Mapping[Cell, Collection[int]]) -> None:
+        """Start each server once and measure its cells at these loads; every other block backwards."""
+        specs = list(dict.fromkeys(one.spec for one, levels in wanted.items() if levels))
+        for spec in reversed(specs) if number % 2 else specs:
+            own = [cell for cell in self._columns if cell.name.drafter == spec.drafter]
+            if any(isinstance(self._found.get(cell), DraftgateError) for cell in own):
+                continue
+            fresh = not number
+            try:
+                for one in (one for one in wanted if one.spec == spec):
+                    for level in sorted(wanted[one], reverse=True):  # warm-ups at once
+                        suite = self._suite(number, one, level)
+                        if not fresh and self._bench.run.finished_cell(f"{NAME}/{suite}", one) is None:
+                            self._bench.slot.close()
+                            fresh = True
+                        asked = self._asked(one, level, whole=not number)
+                        self._seen[number, one, level] = self._measured(
+                            with_profile(one, concurrency=level), asked, suite
+                        )
+            except DraftgateError as error:  # the other drafters have their curves all the same
+                if not own:
+                    raise
+                self._found.update(dict.fromkeys(own, error))
+
+    def _asked(self, one: Cell, level: int, *, whole: bool) -> tuple[int, int]:
+        run = self._bench.run
+        deepest = level == self._levels[0] and any(one == column[-1] for column in self._columns.values())
+        whole = whole and deepest and not _covered(run, one)
+        return _asked(run, with_profile(one, concurrency=level), times=self._times[level], whole=whole)
+
+    def _measured(self, one: Cell, asked: tuple[int, int], suite: str) -> CellRecord:
+        return self._bench.measured(
+            one,
+            suite=f"{NAME}/{suite}",
+            prompts=self._bench.run.prompts(one)[: asked[0]],
+            repeats=asked[1],
+            timed=True,
+            passes=Measurement.all_passes,
+        )
+
+    def _suite(self, number: int, one: Cell, level: int) -> str:
+        """Where a block's record lies."""
+        of = PAIRS if one in self._every else WITH_SCHEDULE
+        if number or of == WITH_SCHEDULE:
+            return f"{of}/{one.name.drafter}/{number:02d}/{level:02d}"
+        return f"{level:02d}"
+
+
+def _with_schedule(deepest: Cell, found: Curve) -> Cell | None:
     """The cell of the largest k with the curve's schedule; None where the engine has none to follow."""
     schedule = found.schedule()
     if len(schedule) == 1 or not takes_schedule(deepest.spec):
         return None
     drafter = {**(deepest.spec.speculative or {}), SCHEDULE: schedule}
     return dataclasses.replace(deepest, spec=dataclasses.replace(deepest.spec, speculative=drafter))
-
-
-def _pairs(run: Run) -> int:
-    """Half as many as the speed suite has: a curve has several k and loads in each."""
-    return max(2, run.options.pairs // 2)
-
-
-def _measured(bench: Bench, cell: Cell, in_flight: int, asked: int, suite: str) -> CellRecord:
-    """A cell at a load."""
-    one, there = _at(cell, in_flight), len(bench.run.prompts(cell))
-    repeats = math.ceil(asked / there)
-    return bench.measured(
-        one,
-        suite=suite,
-        prompts=bench.run.prompts(one)[: asked // repeats],
-        repeats=repeats,
-        timed=True,
-        passes=Measurement.all_passes,
-    )
-
-
-def report(
-    found: Curve, grid: Grid, again: Sequence[Measured], bound: Bound, *, may_schedule: bool
-) -> tuple[Piece, ...]:
-    """The table of a curve, a row for each k and load, and what it says."""
-    cell = found.deepest.cell
-    times = f"acceptance from k = {cell.k}, times from one start of each k"
-    title = f"{'-'.join(cell.place)} {cell.drafter}: {times}; goodput is requests a second with {bound}"
-    rows = []
-    for point in found.points:
-        good = goodput(grid[point.k, point.in_flight].prompts, bound)
-        rows.append((*_row(point), "◀" * (point == found.best(point.in_flight)), number(good)))
-    note = "utility is tokens gained over time added (tokens x / time x); its interval is of acceptance alone"
-    lines = [f"{note}; ◀ the best k of a load", *busy(grid), *sentences(found), *advice(again)]
-    if may_schedule:
-        schedule = json.dumps(found.schedule())
-        lines.append(f"for [drafters.{cell.drafter}] of the stack: {SCHEDULE} = {schedule}")
-    return (Block(title=title, header=_HEADER, rows=tuple(rows), ranks=_RANKS), *lines)
-
-
-def _row(point: Point) -> tuple[str, ...]:
-    ends = point.interval
-    return (
-        str(point.in_flight),
-        str(point.k),
-        number(point.tokens_per_step),
-        number(point.work.seconds / point.work.steps, 1, scale=1e3),
-        number(point.work.rate, 1),
-        number(point.gained),
-        number(point.added),
-        number(point.utility),
-        f"{number(ends[0])}..{number(ends[1])}" if ends else DASH,
-    )
-
-
-def figures(found: Curve, again: Sequence[Measured]) -> dict[str, object]:
-    """For a program."""
-    return {
-        "cell": str(found.deepest.cell),
-        "points": [
-            {"k": p.k, "in_flight": p.in_flight, "tokens_per_step": p.tokens_per_step, "utility": p.utility,
-             "tok_s": p.work.rate} for p in found.points
-        ],
-        "best": {str(level): found.best(level).k for level in found.levels},
-        "crossover": found.crossover,
-        "schedule": found.schedule(),
-        "measured": [
-            {"k": "schedule" if m.k == SCHEDULED else m.k, "in_flight": m.in_flight,
-             **throughput_figures(m.split), "drafts": dataclasses.asdict(m.drafts) if m.drafts else None}
-            for m in again
-        ],
-    }  # fmt: skip
-
-
-def of_run(folder: Path, *, broken: list[BadInput] | None = None) -> Iterator[_Found]:
-    """The curves whose records a run holds, and what starts in turn said of each.
-
-    Args:
-        folder: of the run.
-        broken: takes why a curve, what starts in turn say of it, or a file is left out.
-
-    Raises:
-        BadInput: it holds none; or one is not whole or no measurement, and `broken` does not take it.
-        BadRecord: a file is damaged, and `broken` does not take it.
-    """
-    records = _readable(folder.glob(f"{SUITE.name}/*/*.json"), broken)
-    if not broken and not any(record.cell.k for record in records):
-        raise BadInput(
-            f"{folder} holds no records of a curve: pytest bench_suites/test_curve.py makes them",
-            code="no-cells",
-        )
-    plain: dict[tuple[str, ...], dict[int, CellRecord]] = {}
-    drafters: dict[tuple[str, ...], dict[tuple[int, int], CellRecord]] = {}
-    for record in records:
-        name, level = record.cell, int(record.suite.rpartition("/")[2])
-        if name.k:
-            drafters.setdefault((*name.place, name.drafter), {})[name.k, level] = record
-        else:
-            plain.setdefault(name.place, {})[level] = record
-    for (*place, drafter), of_drafter in drafters.items():
-        none: Mapping[int, CellRecord] = plain.get(tuple(place), {})
-        grid = {**{(0, level): record for level, record in none.items()}, **of_drafter}
-        starts = _starts_of(folder, drafter, tuple(place), broken)
-        again, what = list[Measured](), "the curve"
-        try:
-            whole = curve(_sound(grid))
-            what = "what starts in turn say"
-            again = measured(_sound(starts)) if starts else []
-        except ValueError as error:
-            said = f"{folder}: {what} of {'-'.join(place)}-{drafter} is not whole: {error}"
-            _take(BadInput(said, code="no-cells"), broken)
-            if what == "the curve":
-                continue
-        yield whole, grid, again
-
-
-def _readable(files: Iterable[Path], broken: list[BadInput] | None) -> list[CellRecord]:
-    found = []
-    for path in sorted(files):
-        try:
-            found.append(load(path, CellRecord))
-        except BadRecord as error:
-            _take(error, broken)
-    return found
-
-
-def _take(error: BadInput, broken: list[BadInput] | None) -> None:
-    if broken is None:
-        raise error
-    if str(error) not in map(str, broken):
-        broken.append(error)
-
-
-def _starts_of(folder: Path, drafter: str, place: tuple[str, ...], broken: list[BadInput] | None) -> Starts:
-    """The records of starts in turn."""
-    root = folder / SUITE.name
-    files = [path for of in (_PAIRS, _SCHEDULED) for path in root.glob(f"{of}/{drafter}/*/*/*.json")]
-    found = {}
-    for record in _readable(files, broken):
-        if record.cell.place == place:
-            *_, of, _, pair, level = record.suite.split("/")
-            k = SCHEDULED if of == _SCHEDULED else record.cell.k
-            found[int(pair), k, int(level)] = record
-    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from harness.config.cells import Cell, FixedLength, server_spec, warmups_of
+from harness.config.cells import Cell, FixedLength, server_spec
 from harness.config.difference import Against, Differences, differences, listed, refuse_unmeant
 from harness.engine.spelling import check
 from harness.errors import BadInput
@@ -23,7 +23,7 @@ from harness.provenance.hardware import devices_taken
 from harness.provenance.surroundings import Surroundings, busy
 from harness.results.names import BASE
 from harness.results.records import CellRecord
-from harness.results.timing import Work, work_of
+from harness.results.timing import Work, times_of, work_of
 from harness.run import Run
 from harness.stats import blocks
 from harness.stats.blocks import NEW, OLD
@@ -56,11 +56,8 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
         check(spec)
     servers, each = len({cell.spec for cell in both}), 2 + 4 * against.blocks
     starts = servers * each
-    seconds = run.pace.starts_s(both) + (each - 1) * run.pace.starts_s(both, first=False)
-    seconds += each * sum(
-        run.pace.answers_s(cell, run.options.repeats * len(run.prompts(cell)) + warmups)
-        for cell, warmups in warmups_of(both).items()
-    )
+    counts = {cell: run.options.repeats * len(run.prompts(cell)) for cell in both}
+    seconds = run.pace.cells_s(counts) + (each - 1) * run.pace.cells_s(counts, first=False)
     n = against.blocks
     what = listed(found) or "they do not differ, so this shows how much starts scatter"
     lines = [f"throughput: {run.options.stack.name} (new) against {against.stack.name} (old): {what}"]
@@ -164,7 +161,8 @@ def _measured(bench: Bench, against: Against, cells: Sequence[Cell]) -> dict[Cel
         return {cell: one for cell, one in block.items() if cell in left()}
 
     warm = sound(_block(bench, against, dict.fromkeys(cells, 1), _WARM_UP, (OLD, NEW)))
-    times = {cell: max(work.times for _, r in one if (work := work_of(r))) for cell, one in warm.items()}
+    took = {cell: min(work.seconds for _, r in one if (work := work_of(r))) for cell, one in warm.items()}
+    times = {cell: times_of(seconds) for cell, seconds in took.items()}
     for number in range(against.blocks):
         name, order = f"{number:02d}", blocks.order(number)
         block = sound(_block(bench, against, {c: times[c] for c in left()}, name, order))

@@ -56,7 +56,8 @@ def test_a_cell_file_that_somebody_formatted_is_read_too() -> None:
 
 
 def test_speed_ups_are_not_cells_and_are_counted() -> None:
-    starts = ("speed/00", "throughput/00/0-old", "curve/pairs/ngram/00/01", "curve/scheduled/ngram/00/01")
+    starts = ("speed/00", "throughput/00/0-old", "curve/once/01", "curve/pairs/ngram/00/01",
+              "curve/scheduled/ngram/00/01")  # fmt: skip
     run = write_run(Path("run"), cell(), *(cell(suite=suite) for suite in starts))
     record = SpeedRecord(
         stack="tiny", profile="gate", cell=cell_name(), identity={}, subject={}, environment={},
@@ -65,7 +66,7 @@ def test_speed_ups_are_not_cells_and_are_counted() -> None:
     write_speed(run / "speed" / "chat-en-instruct-ngram-k4.json", record)
     side = collect(run)
     assert len(side.entries) == 1
-    assert side.notes == ("5 files of speed-ups over pairs of starts are not compared here",)
+    assert side.notes == ("6 files of speed-ups over pairs of starts are not compared here",)
     with pytest.raises(BadInput, match="holds no cell \\(2 files of speed-ups"):
         collect(run / "speed")
 

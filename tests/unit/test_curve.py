@@ -12,13 +12,14 @@ import pytest
 
 from harness.cli import main
 from harness.config.cells import Cell
+from harness.config.stack import Profile
 from harness.engine.spelling import SCHEDULE
-from harness.errors import BadInput
+from harness.errors import BadInput, ServerFailed
 from harness.judge.curve import accepted_at, curve, sentences
 from harness.judge.in_turn import SCHEDULED, advice, candidates, measured
 from harness.results import timing
 from harness.results.records import CellRecord, Finding
-from harness.suites import curve as suite
+from harness.suites import curve as suite, curve_report
 from harness.suites.load import Bound
 from harness.suites.runner import Bench, Outcome
 from harness.text.render import lay_out
@@ -34,7 +35,7 @@ STEPS = np.random.default_rng(1).choice(5, size=(8, 40), p=(0.35, 0.3, 0.15, 0.1
 TIMES = {
     1: {0: 1.0, 1: 1.05, 2: 1.1, 4: 1.2},
     4: {0: 1.0, 1: 1.35, 2: 1.7, 4: 2.4},
-    16: {0: 1.0, 1: 2, 2: 3, 4: 4},
+    16: {0: 1.0, 1: 1.8, 2: 3, 4: 4},
 }
 """Seconds a step, by requests in flight and k: drafting pays at 1, hardly at 4, and not at 16."""
 
@@ -234,12 +235,20 @@ def test_every_k_is_timed_at_every_load_and_acceptance_is_read_once(tmp_path: Pa
     assert found.figures["best"] == {"1": 4, "4": 1, "16": 0}
     assert found.figures["crossover"] == 16
     assert "from 16 in flight on: off" in found.sentence
-    survey = [one for one in asked if "pairs" not in one[1]]
-    assert len(survey) == 4 * 3
-    requests = {(name, where): count for name, where, count in survey}
-    assert requests[NAME, "curve/01"] == 8, "all prompts"
-    assert requests["chat-en-instruct-ngram-k1", "curve/01"] == suite.FEWEST
-    assert requests["chat-en-instruct-none", "curve/16"] == 32
+    requests = {(name, where): count for name, where, count in asked if where.count("/") == 1}
+    assert len(requests) == 4 * 3
+    assert requests[NAME, "curve/04"] == 8, "all prompts"
+    assert requests[NAME, "curve/01"] == requests["chat-en-instruct-ngram-k1", "curve/01"] == suite.FEWEST
+    assert requests["chat-en-instruct-none", "curve/16"] == 16
+
+
+def test_the_largest_k_asks_all_prompts_where_no_load_needs_as_many(tmp_path: Path, asked: Asked) -> None:
+    put(tmp_path, NAME, profile=Profile(prompts=40, max_tokens=64))
+
+    requests = {(name, where): count for name, where, count in asked}
+    assert requests[NAME, "curve/01"] == 40
+    assert requests[NAME, "curve/pairs/ngram/01/01"] == suite.FEWEST
+    assert requests["chat-en-instruct-none", "curve/01"] == suite.FEWEST
 
 
 def test_cells_of_a_server_share_its_start(tmp_path: Path, asked: Asked) -> None:
@@ -248,23 +257,56 @@ def test_cells_of_a_server_share_its_start(tmp_path: Path, asked: Asked) -> None
     assert [found.kind for found in both] == ["fine", "fine"]
     drafting = [name.rpartition("-")[2] for name, *_ in asked]
     servers = [k for k, _ in itertools.groupby(drafting)]
-    assert servers == ["none", "k1", "k2", "k4", "none", "k1", "k2", "k4", "k2", "k1", "none"]
-    assert len(asked) == 2 * (3 * 4 + 2 * (3 + 2 + 2 + 1))
+    assert servers == ["none", "k1", "k2", "k4", "k2", "k1", "none"]
+    assert len(asked) == 1 + 2 * (3 * 4 + (3 + 2 + 2 + 1))
+
+
+DRAFTERS = {"none": {}, "ngram": {"method": "ngram", "k": [4]}, "suffix": {"method": "suffix", "k": [2]}}
+
+
+def test_drafters_share_the_starts_of_none(tmp_path: Path, asked: Asked) -> None:
+    both = put(tmp_path, NAME, "chat-en-instruct-suffix-k2", stack=stack(drafters=DRAFTERS))
+
+    assert [found.kind for found in both] == ["fine", "fine"]
+    servers = [s for s, _ in itertools.groupby(name.split("-instruct-")[1] for name, *_ in asked)]
+    first = ["none", "ngram-k1", "ngram-k2", "ngram-k4", "suffix-k1", "suffix-k2"]
+    assert servers == [*first, *reversed(first[:-1])]
+    assert {one["blocks"] for found in both for one in found.figures["measured"]} == {2}
+
+
+def test_a_drafter_whose_server_does_not_start_takes_no_other_curve_away(
+    tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Bench.measured
+
+    def start(ours: Bench, which: Cell, **words: Any) -> CellRecord:
+        if which.name.drafter == "ngram":
+            raise ServerFailed("it ends at once")
+        return whole(ours, which, **words)
+
+    monkeypatch.setattr(Bench, "measured", start)
+    ours = bench(tmp_path, levels=(1, 4), stack=stack(drafters=DRAFTERS))
+    cells = tuple(cell_of(ours, name) for name in (NAME, "chat-en-instruct-suffix-k2"))
+    ours = Bench(run=ours.run, slot=ours.slot, say=ours.say, cells=cells)
+
+    with pytest.raises(ServerFailed):
+        suite.k_by_load(ours, cells[0])
+    done = len(asked)
+    assert suite.k_by_load(ours, cells[1]).kind == "fine"
+    assert len(asked) == done
 
 
 def test_the_best_k_and_its_neighbours_are_measured_again_in_turn(tmp_path: Path, asked: Asked) -> None:
-    """The same requests for all, k by k up and down, `none` for each drafter anew."""
+    """The same requests for all, k by k down and up; the first start of each counts too."""
     (found,) = put(tmp_path, NAME, pairs=6)
 
     again = [one for one in asked if "pairs" in one[1]]
     assert {count for _, where, count in again if where.endswith("/01")} == {suite.FEWEST}
     for load, ks in (("01", ("k2", "k4")), ("04", ("k1", "k2")), ("16", ("k1",))):
         assert [name.rpartition("-")[2] for name, where, _ in again if where.endswith(f"/{load}")] == [
-            *("none", *ks),
             *(*reversed(ks), "none"),
             *("none", *ks),
         ]
-    assert all("/pairs/ngram/" in where for _, where, _ in again)
     figures = {(m["k"], m["in_flight"]): m for m in found.figures["measured"]}
     assert figures[4, 1]["blocks"] == 3
     assert figures[4, 1]["tok_s_low"] > 0
@@ -272,24 +314,32 @@ def test_the_best_k_and_its_neighbours_are_measured_again_in_turn(tmp_path: Path
     assert "16 in flight" in found.table_text()
 
 
-def test_what_is_over_in_a_moment_is_asked_more_often_when_it_is_measured_again(
+def test_what_is_over_in_a_moment_is_asked_more_often(
     tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the fastest k of a load."""
-    points = [point for point in curve(GRID).points if point.in_flight == 1]
-    monkeypatch.setattr(timing, "LASTING_S", 2.5 * min(point.work.seconds for point in points))
+    """So often that `none` takes long enough, by one wave of requests; and not asked where fewer take it."""
+    (wave_s,) = (p.work.seconds for p in curve(GRID).points if (p.in_flight, p.k) == (1, 0))
+    monkeypatch.setattr(timing, "LASTING_S", 2.5 * suite.FEWEST * wave_s)
     put(tmp_path, NAME)
 
-    first = {count for _, where, count in asked if where.endswith("/01") and "pairs" in where}
-    assert first == {3 * suite.FEWEST}
+    counts = {(where[-2:], count) for _, where, count in asked if "once" not in where}
+    assert counts == {("01", 3 * suite.FEWEST), ("04", 5 * 8), ("16", 10 * 16)}
+    assert [count for _, where, count in asked if "once" in where] == [1, 4, 16]
 
 
 def test_what_is_measured_again_are_the_best_and_their_neighbours() -> None:
-    assert candidates([curve(GRID)]) == {0: {1, 4, 16}, 1: {4, 16}, 2: {1, 4}, 4: {1}}
-    off = curve({(k, 1): record(k, 1, step=1.0 + k) for k in (0, 1, 2, 4)})
-    assert candidates([off]) == {0: {1}, 1: {1}}
+    assert candidates(curve(GRID)) == {0: {1, 4, 16}, 1: {4, 16}, 2: {1, 4}, 4: {1}}
+    off = curve({(k, 1): record(k, 1, step=1.0 + 0.7 * k) for k in (0, 1, 2, 4)})
+    assert candidates(off) == {0: {1}, 1: {1}}
     steep = curve({(k, 1): record(k, 1, step=1.0 + 0.01 * k) for k in (0, 1, 2, 3, 4)})
-    assert candidates([steep]) == {0: {1}, 3: {1}, 4: {1}}
+    assert candidates(steep) == {0: {1}, 3: {1}, 4: {1}}
+
+
+def test_what_one_start_of_each_settles_is_not_measured_again() -> None:
+    slow = {(k, 16): record(k, 16, step=1.0 + k) for k in TIMES[16]}
+    assert candidates(curve({**GRID, **slow})) == {0: {1, 4}, 1: {4}, 2: {1, 4}, 4: {1}}
+    lone = {(k, 1): record(k, 1, step={0: 1.0, 1: 1.0, 2: 2.0, 4: 4.0}[k]) for k in (0, 1, 2, 4)}
+    assert candidates(curve(lone)) == {0: {1}, 1: {1}}
 
 
 SCHEDULE_OF_GRID = [[1, 3, 4], [4, 15, 1], [16, 1_000_000, 0]]
@@ -302,7 +352,7 @@ def test_the_schedule_is_measured_beside_none_where_the_engine_takes_one(
     (found,) = put(tmp_path, NAME)
 
     starts = [(where.split("/")[-2:], name) for name, where, _ in asked if "scheduled" in where]
-    loads = ("01", "04", "16")
+    loads = ("16", "04", "01")
     assert [where for where, _ in starts] == [[pair, load] for pair in ("00", "01") for load in loads]
     assert {name for _, name in starts} == {NAME}
     own = {m["in_flight"]: m for m in found.figures["measured"] if m["k"] == "schedule"}
@@ -406,6 +456,14 @@ def test_the_largest_k_of_a_drafter_stands_for_its_curve(tmp_path: Path) -> None
     assert takes == [False, True]
 
 
+@pytest.mark.parametrize(("words", "taken"), [("", False), ("zh or en", True)])
+def test_one_place_is_enough_unless_the_words_name_others(tmp_path: Path, words: str, *, taken: bool) -> None:
+    ours = bench(tmp_path)
+    other = cell_of(ours, "chat-zh-instruct-ngram-k4")
+
+    assert suite.SUITE.takes(other, ours.run.options.stack, words) == taken
+
+
 def test_a_record_that_is_no_measurement_makes_no_curve(
     tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,14 +501,14 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_run_shows_its_curves_again(run: Path) -> None:
-    ((found, grid, again),) = suite.of_run(run)
+    ((found, grid, again),) = curve_report.of_run(run)
 
     assert grid == GRID
     assert again == []
-    assert suite.figures(found, []) == suite.figures(curve(GRID), [])
-    text = lay_out(suite.report(found, grid, [], Bound(), may_schedule=True))
+    assert curve_report.figures(found, []) == curve_report.figures(curve(GRID), [])
+    text = lay_out(curve_report.report(found, grid, [], Bound(), may_schedule=True))
     assert "[[1, 3, 4], [4, 15, 1], [16" in text
-    assert "[[1, 3, 4]" not in lay_out(suite.report(found, grid, [], Bound(), may_schedule=False))
+    assert "[[1, 3, 4]" not in lay_out(curve_report.report(found, grid, [], Bound(), may_schedule=False))
 
 
 def test_a_run_shows_what_starts_in_turn_said(run: Path) -> None:
@@ -459,11 +517,23 @@ def test_a_run_shows_what_starts_in_turn_said(run: Path) -> None:
         where = f"curve/pairs/ngram/{pair:02d}/01"
         write_cell(run / where, one.model_copy(update={"suite": where}))
 
-    ((_, grid, again),) = suite.of_run(run)
+    ((_, grid, again),) = curve_report.of_run(run)
 
     assert grid == GRID
     assert again == measured(starts)
     assert [(m.k, m.in_flight) for m in again] == [(4, 1)]
+
+
+def test_the_first_start_of_each_is_the_first_block_where_none_is_shared(run: Path) -> None:
+    starts = {(1, k, 1): record(k, 1, step=1 + 0.01 * (k == 0)) for k in (0, 4)}
+    for (_, k, _), one in starts.items():
+        where = f"curve/pairs/{'ngram' if k else 'none'}/01/01"
+        write_cell(run / where, one.model_copy(update={"suite": where}))
+
+    ((_, _, again),) = curve_report.of_run(run)
+
+    assert again == measured({**starts, **{(0, k, 1): GRID[k, 1] for k in (0, 4)}})
+    assert again[0].split.speed.m == 2
 
 
 def test_a_run_shows_its_schedule_and_a_recipe_names_one_k(
@@ -479,7 +549,7 @@ def test_a_run_shows_its_schedule_and_a_recipe_names_one_k(
             write_cell(run / in_turn, one.model_copy(update={"suite": in_turn}))
     write_run(run)
 
-    ((_, _, again),) = suite.of_run(run)
+    ((_, _, again),) = curve_report.of_run(run)
     assert [m.k for m in again] == [SCHEDULED, 4]
     assert main(["curve", str(run)]) == 0
     assert "drafts follow it (k = 4)" in capsys.readouterr().out
@@ -549,7 +619,7 @@ def test_a_run_whose_curve_is_not_whole_is_refused(run: Path, lost: str) -> None
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     with pytest.raises(BadInput) as refused:
-        list(suite.of_run(run))
+        list(curve_report.of_run(run))
     assert refused.value.code == "no-cells"
 
 
@@ -576,7 +646,7 @@ def test_a_curve_that_is_not_whole_takes_no_other_away(
     path = beside(write_run(run), how)
 
     broken: list[BadInput] = []
-    ((found, _, _),) = suite.of_run(run, broken=broken)
+    ((found, _, _),) = curve_report.of_run(run, broken=broken)
     assert found.deepest == GRID[4, 1]
     assert str(path) in str(broken[0]) if how == "damaged" else len(broken) == 1
     assert main(["curve", str(run)]) == 2
@@ -611,7 +681,7 @@ def test_starts_in_turn_that_are_not_all_there_leave_the_curve(
     write_run(run, finished=finished)
 
     broken: list[BadInput] = []
-    ((found, _, again),) = suite.of_run(run, broken=broken)
+    ((found, _, again),) = curve_report.of_run(run, broken=broken)
     assert (found, again, len(broken)) == (curve(GRID), [], 1)
     assert main(["curve", str(run)]) == 2
     assert "from 16 in flight on: off" in capsys.readouterr().out
@@ -631,7 +701,7 @@ def test_records_of_none_alone_are_no_curve(run: Path) -> None:
         path.unlink()
 
     with pytest.raises(BadInput) as refused:
-        list(suite.of_run(run))
+        list(curve_report.of_run(run))
     assert refused.value.code == "no-cells"
     assert main(["curve", str(run)]) == 2
 
