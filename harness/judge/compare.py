@@ -34,7 +34,7 @@ from harness.judge.throughput import OneStart, of_one_start
 from harness.judge.verdict import Verdict, judge_pairs
 from harness.measure.validity import mostly_degenerate
 from harness.results.records import CellRecord, load, tallies
-from harness.results.stretches import Part, Stretch, acceptance_intervals, interval_of, parts_of, stretches_of
+from harness.results.stretches import Part, Stretch, intervals_of, parts_of, stretches_of
 from harness.results.timing import speed_of
 
 
@@ -325,22 +325,22 @@ def figures_of(entry: Entry, record: CellRecord, counts: Counted, *, over_none: 
         counts: its answers that count.
         over_none: read the cell of `none` beside it, for the speed-up.
     """
-    valid = record.valid
-    if not valid:
+    if not (valid := record.valid):
         counts = Counted([], tallies([]))
     tally, speed = counts.sums.total(), speed_of(record.prompts if valid else ())
     beside = over_none and speed and record.cell.k
     gained, notes = speed_up_of(entry, record, speed) if beside else (None, ())
+    of_rate, of_shares = intervals_of(counts.records, counts.sums)
     return Figures(
         entry=entry,
         invalid=None if valid else record.why_invalid,
         prompts=len({r.prompt for r in counts.records}),
         tokens_per_step=tally.tokens_per_step,
-        tokens_per_step_ci=interval_of(counts.records, counts.sums),
+        tokens_per_step_ci=of_rate,
         tau=tally.tau,
         accepted_per_draft=tally.accepted_per_draft,
         acceptance=tally.acceptance,
-        acceptance_ci=acceptance_intervals(counts.records, counts.sums),
+        acceptance_ci=of_shares,
         stretches=stretches_of(counts.records),
         parts=parts_of(counts.records),
         tok_s=speed.aggregate if speed else None,

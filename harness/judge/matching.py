@@ -60,6 +60,8 @@ def matched(
 
 def _same_prompt(old: Answers, new: Answers) -> bool:
     """Whether two prompts of one id have the same text."""
+    if len(old) == len(new) == 1:
+        return _same_text(old[0], new[0])
     return all(itertools.starmap(_same_text, itertools.product(old, new)))
 
 

@@ -127,7 +127,7 @@ class Pairs:
     def _whole(self, why: str) -> Pairs:
         return dataclasses.replace(self, notes=(*self.notes, why), same_start=False)
 
-    @property
+    @functools.cached_property
     def unit(self) -> Unit:
         """What `prompts` are called."""
         turns = any(r.conversation for old, _ in self.prompts for r in old)
@@ -149,10 +149,13 @@ class Pairs:
     @functools.cached_property
     def same_text(self) -> int | None:
         """Prompts whose answers are the same on both sides; None where a file does not hold all texts."""
-        texts = [[[r.text_hash for r in side] for side in sides] for sides in self.prompts]
-        if not all(all(old) and all(new) for old, new in texts):
-            return None
-        return sum(old == new for old, new in texts)
+        same = 0
+        for sides in self.prompts:
+            old, new = ([r.text_hash for r in side] for side in sides)
+            if "" in old or "" in new:
+                return None
+            same += old == new
+        return same
 
     @functools.cached_property
     def identical(self) -> bool:
@@ -216,7 +219,8 @@ def pair(
         notes.append("other seeds: paired by prompt alone, which takes more prompts for the same certainty")
     units = by_conversation(pairs)
     notes += turns_notes(units, pairs)
-    silenced, asked = _silenced(counts[0].records, new.prompts)
+    silent = len(counts[1].records) < len(new.prompts)
+    silenced, asked = _silenced(counts[0].records, new.prompts) if silent else ([], 0)
     if len(silenced) > max(1, MOST_SILENCED * asked):
         raise Refused(f"{len(silenced)} of {asked} answers had a decode step and have none now")
     return Pairs(

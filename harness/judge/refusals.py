@@ -31,6 +31,8 @@ class RefusalChange:
     def of(cls, old: CellRecord, new: CellRecord) -> RefusalChange | None:
         """Of two cells; None where one was not looked at, or is of other questions."""
         before, after = sorts_of(old), sorts_of(new)
+        if not (before and after):
+            return None
         texts = {r.prompt: r.prompt_text_hash for r in old.prompts}
         edited = {r.unit for r in new.prompts if texts.get(r.prompt) != r.prompt_text_hash}
         both = {unit: (before[unit], after[unit]) for unit in before if unit in after and unit not in edited}

@@ -9,7 +9,7 @@ from harness.judge.footnotes import temperature
 from harness.judge.pairing import Counted, counted
 from harness.report.references import NOTHING, comment
 from harness.results.records import CellRecord, tallies
-from harness.results.stretches import acceptance_intervals, interval_of
+from harness.results.stretches import intervals_of
 from harness.results.whole import said_of
 from harness.text.numbers import DASH, number
 from harness.text.render import Block, markdown, markdown_table, raised
@@ -32,6 +32,7 @@ def values_of(record: CellRecord, *, run: str) -> dict[str, Any]:
         run: what `draftgate claims` finds it by.
     """
     counts = counted(record) if record.valid else Counted([], tallies([]))
+    of_rate, of_shares = intervals_of(counts.records, counts.sums)
     total, gpus = counts.sums.total(), [str(gpu.name) for gpu in record.environment.gpus]
     traps = [f"{'INVALID: ' * hard}{text}" for hard, text in said_of(record.findings, record.prompts)]
     return {
@@ -47,10 +48,10 @@ def values_of(record: CellRecord, *, run: str) -> dict[str, Any]:
         "weights": record.subject.weights,
         "valid": record.valid,
         "tokens_per_step": total.tokens_per_step,
-        "tokens_per_step_ci": interval_of(counts.records, counts.sums),
+        "tokens_per_step_ci": of_rate,
         "tau": total.tau,
         "acceptance": total.acceptance,
-        "acceptance_ci": acceptance_intervals(counts.records, counts.sums),
+        "acceptance_ci": of_shares,
         "traps": [*traps, *record.trusted],
         "reference": {"run": run, "cell": str(record.cell)},
     }

@@ -26,16 +26,18 @@ class Conditions(BaseModel):
     @model_serializer
     def as_given(self) -> dict[str, Any]:
         """The fields that were given, under their names on disk."""
-        fields = type(self).model_fields
+        fields, given = type(self).model_fields, self.model_fields_set
         known = {
             field.serialization_alias or name: getattr(self, name)
             for name, field in fields.items()
-            if name in self.model_fields_set
+            if name in given
         }
         return known | (self.model_extra or {})
 
     def differences(self, other: Self) -> dict[str, tuple[Any, Any]]:
         """The fields that differ, sorted, each with both values; None stands for a field that is missing."""
+        if self == other and self.model_fields_set == other.model_fields_set:
+            return {}
         mine, theirs = self.model_dump(), other.model_dump()
         return {
             name: (mine.get(name), theirs.get(name))

@@ -70,7 +70,7 @@ def read_bytes(path: Path, *, may_be_empty: bool = False) -> bytes:
         raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise BadRecord(f"{path}: {error.strerror}", code="cannot-read") from None
-    if not (may_be_empty or raw.strip()):
+    if not may_be_empty and (not raw or raw.isspace()):
         raise BadRecord(f"{path}: the file is empty")
     return raw
 

@@ -136,16 +136,16 @@ class PromptRecord(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.accepted is not None and self.drafted is not None and len(self.accepted) != len(self.drafted):
-            raise ValueError(f"{len(self.accepted)} accepted counts, but {len(self.drafted)} drafted ones")
-        k = len(self.histogram) - 1
-        if self.accepted is not None and histogram_of(self.accepted, k) != self.histogram:
-            raise ValueError(f"its steps do not make the histogram {list(self.histogram)}")
+        if (accepted := self.accepted) is not None:
+            if self.drafted is not None and len(accepted) != len(self.drafted):
+                raise ValueError(f"{len(accepted)} accepted counts, but {len(self.drafted)} drafted ones")
+            if histogram_of(accepted, len(self.histogram) - 1) != self.histogram:
+                raise ValueError(f"its steps do not make the histogram {list(self.histogram)}")
         if self.token_ids is not None and len(self.token_ids) != self.output_tokens:
             raise ValueError(f"{len(self.token_ids)} token ids, but {self.output_tokens} output tokens")
         if self.parts is not None and sum(length for _, length in self.parts) != len(self.text):
             raise ValueError(f"its parts do not make its text of {len(self.text)} characters")
-        counts = self.part_tokens or ()
+        counts = self.part_tokens
         if counts and (len(counts), sum(counts)) != (len(self.parts or ()), self.output_tokens):
             raise ValueError(f"its parts have not {self.output_tokens} tokens")
         if self.steps is not None:

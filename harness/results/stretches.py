@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.results.records import PromptRecord
+from harness.stats import shares
 from harness.stats.acceptance import FloatArray, Tallies
-from harness.stats.paired import MIN_PROMPTS, paired_difference, paired_log_ratio
+from harness.stats.paired import MIN_PROMPTS, paired_log_ratio
 
 STARTS = (0, 100, 500, 1000)
 """Tokens before each stretch. Answers of the profiles `quick` and `gate` lie within the first."""
@@ -125,41 +126,23 @@ def parts_of(records: Sequence[PromptRecord]) -> tuple[Part, ...]:
     return tuple(Part(part=part, **_span(*sums)) for part, sums in found)
 
 
-def interval_of(records: Sequence[PromptRecord], sums: Tallies) -> tuple[float, float] | None:
-    """`Span.interval` of whole answers, whose sums are `sums`."""
-    by_prompt = _sums_by_unit(records, (sums.committed, sums.decode_steps))
-    interval: tuple[float, float] | None = _span(*by_prompt)["interval"]
-    return interval
+Interval = tuple[float, float]
 
 
-def acceptance_intervals(
+def intervals_of(
     records: Sequence[PromptRecord], sums: Tallies
-) -> tuple[tuple[float, float] | None, ...]:
-    """The 95 % intervals of `Tally.acceptance`, within 0..1, from the scatter between prompts.
+) -> tuple[Interval | None, tuple[Interval | None, ...]]:
+    """Of whole answers, whose sums are `sums`: `Span.interval`, and those of `Tally.acceptance`.
 
-    None where nothing varied, or fewer than 8 prompts have a verify step.
+    These are of 95 % too, and None where nothing varied, or fewer than 8 prompts have a verify step.
     """
-    verified, *accepted = _sums_by_unit(records, sums.at_least)
-    return tuple(_share_interval(a, verified) for a in accepted)
-
-
-def _sums_by_unit(records: Sequence[PromptRecord], counts: Sequence[FloatArray] | FloatArray) -> FloatArray:
-    """The seeds and turns of each unit added up; shape (counts, units)."""
+    counts = np.array((sums.committed, sums.decode_steps, *sums.at_least))
     units = [r.unit for r in records]
     places = {unit: i for i, unit in enumerate(dict.fromkeys(units))}
-    if len(places) == len(units):
-        return np.array(counts)
-    at = np.array([places[unit] for unit in units], dtype=np.intp)
-    return np.array([np.bincount(at, count, len(places)) for count in counts])
-
-
-def _share_interval(part: FloatArray, whole: FloatArray) -> tuple[float, float] | None:
-    if np.count_nonzero(whole) < MIN_PROMPTS:
-        return None
-    # The error of one rate is that of its change from 0, which has no scatter.
-    change = paired_difference(np.zeros_like(part), whole, part, whole)
-    ends = change.interval() if change.se else None
-    return (max(0.0, ends[0]), min(1.0, ends[1])) if ends else None
+    if len(places) < len(units):  # the seeds and turns of each added up
+        at = np.array([places[unit] for unit in units], dtype=np.intp)
+        counts = np.array([np.bincount(at, count, len(places)) for count in counts])
+    return _span(counts[0], counts[1])["interval"], shares.intervals(counts[3:], counts[2])
 
 
 def _part(record: PromptRecord, begins: FloatArray) -> NDArray[np.intp] | None:

@@ -12,7 +12,7 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
-from harness.results.records import CellRecord, PromptRecord, Record, Seconds
+from harness.results.records import ENDS, CellRecord, PromptRecord, Record, Seconds
 
 _LEAST_S, _MOST_S = 1e-6, 1e9
 """Less time than this was not measured, and more is none that anybody waited for."""
@@ -85,26 +85,22 @@ def wall_of(records: Iterable[Timed]) -> float:
 
 def speed_of(records: Iterable[PromptRecord]) -> Speed | None:
     """The speed of a cell; None where nothing was timed."""
-    timed: list[PromptRecord] = []
-    tokens: list[int] = []
-    ttfts: list[float] = []
-    totals: list[float] = []
-    for r in records:  # one pass: a comparison of thousands of cells comes here for each
-        ttft, total = r.ttft_s, r.total_s
-        if r.failed or r.began_s is None or ttft is None or total is None:
-            continue
-        if max(ttft, _LEAST_S) <= total:
-            timed.append(r)
-            tokens.append(r.output_tokens)
-            ttfts.append(ttft)
-            totals.append(total)
+    known = [
+        (r, r.output_tokens, ttft, total)
+        for r in records
+        if (ttft := r.ttft_s) is not None and (total := r.total_s) is not None and r.began_s is not None
+        if ttft <= total >= _LEAST_S and r.finish in ENDS
+    ]
+    if not known:
+        return None
+    timed, tokens, ttfts, totals = zip(*known, strict=True)
     later = sum(tokens) - len(tokens)
     wall = wall_of(timed)
     if not wall or later <= 0:
         return None
     return Speed(
         aggregate=sum(tokens) / wall,
-        mean_prompt=statistics.fmean(list(map(operator.truediv, tokens, totals))),
+        mean_prompt=statistics.fmean(map(operator.truediv, tokens, totals)),
         ttft_s=statistics.median(ttfts),
         tpot_s=sum(map(operator.sub, totals, ttfts)) / later,
     )

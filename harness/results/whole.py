@@ -31,11 +31,12 @@ def contradiction(cell: CellRecord) -> Contradiction | None:
     A file made by hand of some of a cell's prompts is read: its counters went around others too.
     """
     for records in (cell.prompts, cell.reserve):
-        for (prompt, repeat), count in Counter((r.prompt, r.repeat) for r in records).items():
-            if count > 1:
-                text = f"the prompt {prompt!r} (repeat {repeat}) stands twice"
-                return Contradiction(text=text, near=("prompt", prompt))
-    for prompt in {r.prompt for r in cell.prompts} & {r.prompt for r in cell.reserve}:
+        asked = [(r.prompt, r.repeat) for r in records]
+        if len(set(asked)) < len(asked):
+            prompt, repeat = next(one for one, count in Counter(asked).items() if count > 1)
+            text = f"the prompt {prompt!r} (repeat {repeat}) stands twice"
+            return Contradiction(text=text, near=("prompt", prompt))
+    for prompt in {r.prompt for r in cell.reserve} & {r.prompt for r in cell.prompts if cell.reserve}:
         return Contradiction(text=f"{prompt!r} stands in prompts and in reserve", near=("prompt", prompt))
     for r in (*cell.prompts, *cell.reserve):
         # Recordings have no texts, and tests name their texts themselves.

@@ -323,10 +323,12 @@ def tallies_of(
     drafted: Sequence[int | None],
 ) -> Tallies:
     """`tally_of` of many answers at once."""
-    depth = max(map(len, histograms), default=1)
-    if any(len(histogram) != depth for histogram in histograms):
+    depths = set(map(len, histograms))
+    depth = max(depths, default=1)
+    if len(depths) > 1:
         histograms = [(*histogram, *[0] * (depth - len(histogram))) for histogram in histograms]
-    steps = np.array(histograms, dtype=np.float64).reshape(-1, depth).T
+    counts = np.fromiter(itertools.chain.from_iterable(histograms), np.float64, depth * len(histograms))
+    steps = counts.reshape(-1, depth).T
     at_least = steps[::-1].cumsum(axis=0)[::-1]
     alone, tokens = np.array(undrafted, dtype=np.float64), np.array(output_tokens, dtype=np.float64)
     overshoot = 1 + at_least.sum(axis=0) + alone - tokens

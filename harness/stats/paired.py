@@ -94,7 +94,7 @@ class PairedRatio:
 
     def interval(self) -> tuple[float, float] | None:
         """`ci` of 95 %; None where it is infinite, since a few prompts hold nearly all steps."""
-        return self.ci() if math.isfinite(self.ci()[0]) else None
+        return ends if math.isfinite((ends := self.ci())[0]) else None
 
     def ci(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided Student interval; a point where se is 0, infinite where df is below 1.
@@ -282,23 +282,32 @@ def _paired(
     counts: FloatArray, sums: Sequence[float], *, estimate: float, without: FloatArray
 ) -> PairedRatio:
     """The estimate with its jackknife error; `without` is the estimate without each prompt."""
-    m = len(without)
     x0, n0, x1, n1 = counts
-    scatter = without - without.sum() / m
-    se = math.sqrt((m - 1) / m * float(scatter @ scatter))
-    steps = n0 + n1
-    df = float(steps.sum() ** 2 / (steps @ steps)) - 1
-    require_df(df)
     return PairedRatio(
         r0=sums[0] / sums[1],
         r1=sums[2] / sums[3],
         estimate=estimate,
-        # Scatter of this size is rounding alone: all prompts changed alike, or none did.
-        se=se if se > _ROUNDING * max(1.0, abs(estimate)) else 0.0,
-        m=m,
+        se=jackknife(without, estimate),
+        m=len(without),
         differing=int(np.count_nonzero((x0 != x1) | (n0 != n1))),
-        df=df,
+        df=effective_df(n0 + n1),
     )
+
+
+def jackknife(without: FloatArray, estimate: float) -> float:
+    """The standard error, of the estimates without each prompt."""
+    m = len(without)
+    scatter = without - without.sum() / m
+    se = math.sqrt((m - 1) / m * float(scatter @ scatter))
+    # Scatter of this size is rounding alone: all prompts changed alike, or none did.
+    return se if se > _ROUNDING * max(1.0, abs(estimate)) else 0.0
+
+
+def effective_df(steps: FloatArray) -> float:
+    """`PairedRatio.df`, of the steps of each prompt."""
+    df = float(steps.sum() ** 2 / (steps @ steps)) - 1
+    require_df(df)
+    return df
 
 
 def _counts(*arrays: ArrayLike) -> tuple[FloatArray, list[float]]:

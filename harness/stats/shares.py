@@ -6,7 +6,7 @@ import math
 
 from scipy import special  # not scipy.stats, which takes half a second to import
 
-from harness.stats.paired import MOST
+from harness.stats.paired import MIN_PROMPTS, MOST, FloatArray, effective_df, jackknife, student
 
 ALPHA = 0.001
 """How often a pair of sides that differ by chance alone is said to differ. Policy."""
@@ -76,3 +76,37 @@ def change_interval(lost: int, won: int, both: int, neither: int) -> tuple[float
     )
     change = shares[0] - shares[1]
     return max(-1.0, change - down), min(1.0, change + up)
+
+
+def intervals(x: FloatArray, n: FloatArray) -> tuple[tuple[float, float] | None, ...]:
+    """The 95 % intervals of shares X / N, within 0..1, from the scatter between prompts.
+
+    The error of one share is that of its change from 0, which has no scatter: see `paired.paired_difference`.
+
+    Args:
+        x: shape (shares, m), each at most `n`.
+        n: shape (m,).
+
+    Returns:
+        None for a share that does not vary, and for all where fewer than `MIN_PROMPTS` prompts count, or
+        nearly all is in a few.
+
+    Raises:
+        ValueError: these are no such counts, or one prompt holds all of `n`.
+    """
+    if not ((x >= 0) & (x <= n)).all() or not ((n == 0) | ((n >= 1 / MOST) & (n <= MOST))).all():
+        raise ValueError("shares need counts from 0 to 2**53, and no more of a part than of the whole")
+    some = n > 0
+    x, n = x[:, some], n[some]
+    t = student(0.975, effective_df(n)) if len(n) >= MIN_PROMPTS else math.inf
+    if not math.isfinite(t):
+        return (None,) * len(x)
+    sums, rest = x.sum(axis=1), n.sum() - n
+    if not rest.all():
+        raise ValueError("one prompt holds all steps: there is no scatter between prompts")
+    shares = (sums / n.sum()).tolist()
+    errors = map(jackknife, (sums[:, None] - x) / rest, shares)
+    return tuple(
+        (max(0.0, share - t * se), min(1.0, share + t * se)) if se else None
+        for share, se in zip(shares, errors, strict=True)
+    )

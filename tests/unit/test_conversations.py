@@ -19,7 +19,7 @@ from harness.judge.curve import accepted_at
 from harness.judge.pairing import pair
 from harness.judge.verdict import Verdict, judge, judge_pairs
 from harness.results.records import CellRecord, PromptRecord, dump_cell, load, tallies
-from harness.results.stretches import acceptance_intervals, interval_of
+from harness.results.stretches import intervals_of
 from harness.stats.paired import LOOKS, MIN_PROMPTS, PairedRatio
 from harness.suites import beside_none, tools
 from harness.suites.acceptance import in_sequence
@@ -96,11 +96,11 @@ def test_what_was_compared_is_called_by_its_name() -> None:
 @pytest.mark.parametrize(
     "width",
     [
-        lambda rs: np.diff(interval_of(rs, tallies(rs)) or (0, 0)),
+        lambda rs: np.diff(intervals_of(rs, tallies(rs))[0] or (0, 0)),
         lambda rs: np.diff(over_none.interval_of(cell(rs)) or (0, 0)),
         lambda rs: accepted_at(rs, 4)[1],
         lambda rs: changed(rs).se,
-        lambda rs: np.diff(acceptance_intervals(rs, tallies(rs))[1] or (0, 0)),
+        lambda rs: np.diff(intervals_of(rs, tallies(rs))[1][1] or (0, 0)),
     ],
     ids=["table", "recipe", "curve", "suites", "positions"],
 )

@@ -43,6 +43,8 @@ DECIDES = re.compile(r"\b(Verdict|Kind|Result|Parity|Choice|Evidence|PairedRatio
 THROUGH = {
     "paired.require_two": "a check that others make",
     "paired.require_df": "a check that others make",
+    "paired.jackknife": "through all that have an error",
+    "paired.effective_df": "through all that have an error",
     "blocks.order": "which side has which start",
     "evidence.evidence": "what `verdict.judge_pairs` judges",
     "evidence.position_at": "through `confirmation.confirmed`",
@@ -109,6 +111,19 @@ def test_the_interval_of_a_share(good: float, of: float) -> None:
     except ValueError:
         return
     assert 0 <= low <= high <= 1
+
+
+@few
+@given(st.lists(st.tuples(numbers, numbers), max_size=12))
+@example([(1, 2**53)] + [(1, 1)] * 9)
+@example([(math.nan, 8)] * 9)
+def test_the_intervals_of_shares_between_prompts(prompts: list[tuple[float, float]]) -> None:
+    good, of = np.array(prompts, dtype=np.float64).reshape(-1, 2).T
+    try:
+        (ends,) = shares.intervals(good[None], of)
+    except ValueError:
+        return
+    assert ends is None or (len(prompts) >= paired.MIN_PROMPTS and 0 <= ends[0] <= ends[1] <= 1)
 
 
 @few

@@ -18,7 +18,7 @@ from harness.report.compare_table import document
 from harness.report.export import as_data, csv_rows
 from harness.report.run_table import report, stretch_table, written
 from harness.results.records import dump_cell, tallies
-from harness.results.stretches import acceptance_intervals, name_of, reached, split, stretches_of
+from harness.results.stretches import intervals_of, name_of, reached, split, stretches_of
 from harness.stats.acceptance import added
 from harness.stats.paired import ALPHA_CELL, holm
 from harness.text.render import as_json
@@ -142,7 +142,7 @@ def test_so_does_that_of_acceptance_at_a_position() -> None:
     rng, held = np.random.default_rng(0), [0] * len(truth)
     for _ in range(200):
         drawn = [records[i] for i in rng.choice(400, 12, replace=False)]
-        for i, interval in enumerate(acceptance_intervals(drawn, tallies(drawn))):
+        for i, interval in enumerate(intervals_of(drawn, tallies(drawn))[1]):
             assert interval
             held[i] += interval[0] <= (truth[i] or 0) <= interval[1]
     assert all(180 <= n <= 198 for n in held), held
@@ -151,13 +151,13 @@ def test_so_does_that_of_acceptance_at_a_position() -> None:
 def test_acceptance_has_an_interval_only_where_prompts_differ_and_enough_of_them() -> None:
     table = drafter(7, prompts=12)
     few, dead = (list(cell(t).prompts) for t in (table[:7], dead_from(table, 2)))
-    assert acceptance_intervals(few, tallies(few)) == (None,) * 4
-    first, *_, last = acceptance_intervals(dead, tallies(dead))
+    assert intervals_of(few, tallies(few))[1] == (None,) * 4
+    first, *_, last = intervals_of(dead, tallies(dead))[1]
     assert first
     assert last is None
     seeds = [r.model_copy(update={"seed": seed}) for r in dead for seed in (0, 1)]  # no new prompts
-    assert acceptance_intervals(seeds, tallies(seeds))[0] == pytest.approx(first)
-    assert acceptance_intervals([], tallies([])) == ()
+    assert intervals_of(seeds, tallies(seeds))[1][0] == pytest.approx(first)
+    assert intervals_of([], tallies([]))[1] == ()
 
 
 # Shown

@@ -19,6 +19,8 @@ _GROUPS = ("identity", "subject", "environment", "provenance")
 _FLEETING = frozenset({"command", "clocks", "server", "self_check", "time", "host", "run"})
 """Fields of the provenance that differ from run to run and explain no figure."""
 
+_as_json = json.JSONEncoder(ensure_ascii=False).encode
+
 Facts = Mapping[tuple[str, str], str]
 """What a cell says of itself: group and field, and its value as text."""
 
@@ -148,4 +150,4 @@ def _facts(record: CellRecord | Head) -> Iterator[tuple[tuple[str, str], str]]:
             parts = value if isinstance(value, dict) and value else {"": value}
             for part, one in parts.items():
                 field = f"{name}.{part}" if part else name
-                yield (group, field), one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)
+                yield (group, field), one if isinstance(one, str) else _as_json(one)
