@@ -36,8 +36,8 @@ class ServerSpec:
     can be made without weights."""
     start_timeout_s: float
     request_timeout_s: float
-    fork: bool | None = None
-    """Start it as a fork; None does so on the CPU, or on one GPU."""
+    fork: bool = True
+    """Start it as a fork of a process that has imported vLLM, where the engine can be forked."""
     variant: str = BASE
     """Of the stack, or one of its references: each has servers of its own."""
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)

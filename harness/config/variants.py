@@ -43,8 +43,8 @@ class Engine(Table):
     """A free one when not given."""
     args: dict[str, Any] = Field(default_factory=dict)
     env: dict[Variable, str] = Field(default_factory=dict)
-    fork: bool | None = None
-    """Fork each server off a process that has imported vLLM once; on the CPU or one GPU when not given."""
+    fork: bool = True
+    """Fork each server off a process that has imported vLLM once, where the engine can be forked."""
     start_timeout_s: float = Field(default=900, gt=0)
     request_timeout_s: float = Field(default=300, gt=0)
     """How long a server may send nothing of an answer; the whole of it may take longer."""

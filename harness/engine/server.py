@@ -20,7 +20,6 @@ from harness.config.cells import ServerSpec
 from harness.engine import forks, metrics, orphans, process, vllm_plugin
 from harness.engine.facts import (
     command_line,
-    devices_of,
     engine_facts,
     reported,
     resolve_speculative,
@@ -144,7 +143,7 @@ def running(
     began = time.monotonic()
     words = ["vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port), *words]
     child: process.Supervisor | None = None
-    if (facts.cpu or devices_of(spec.args) == 1) if spec.fork is None else spec.fork:
+    if spec.fork:
         say(f"\rdraftgate: starting server {spec.label}: importing vLLM, once for all servers of this run")
         patience_s = spec.start_timeout_s
         child = forks.start(words, python=python, log=log, environment=environment, patience_s=patience_s)
