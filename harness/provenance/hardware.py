@@ -134,19 +134,24 @@ def visible_devices(env: Mapping[str, str]) -> list[tuple[str, Gpu]]:
     cards = [(row.pop("index", ""), row.pop("uuid", ""), row) for row in rows]
     if env.get(VISIBLE) is None:
         return [(index, Gpu.model_validate(row)) for index, _, row in cards]
-    found: list[tuple[str, Gpu]] = []
+    found: dict[str, tuple[str, Gpu]] = {}
     for name in map(str.strip, env[VISIBLE].split(",") if cards else ()):
         number = re.match(r"[+-]?\d+", name)  # CUDA reads what begins with a number as that number
         index = str(int(number[0])) if number else name
-        like = [row for at, uuid, row in cards if at == index or (name[:4] == "GPU-" and name in uuid)]
+        like = [
+            (uuid or at, row)
+            for at, uuid, row in cards
+            if at == index or (name.startswith("GPU-") and uuid.startswith(name))
+        ]
         if name.startswith("MIG-"):
-            like = [_slice_of(name, cards)]
-        if not like:  # CUDA stops at the first name that it does not know
+            like = [(name, _slice_of(name, cards))]
+        if len(like) != 1:  # CUDA stops at the first name that it does not know, or that is of several
             break
-        if index in dict(found):  # and sees nothing where one is there twice
+        card, row = like[0]
+        if card in found:  # and sees nothing where one is there twice
             return []
-        found.append((index, Gpu.model_validate(like[0])))
-    return found
+        found[card] = (index, Gpu.model_validate(row))
+    return list(found.values())
 
 
 def _slice_of(name: str, cards: list[tuple[str, str, dict[str, str]]]) -> dict[str, str]:
