@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.config.engine_arguments import drafts_from_answers
 from harness.config.prompt_files import OwnPrompts
 from harness.config.stack import NO_DRAFTER, NONE, Drafter, Profile, Stack
 from harness.config.variants import Engine, Target
@@ -63,6 +64,12 @@ class ServerSpec:
         """What a reader calls it: `ngram-k4`, `none`, `short-none`."""
         of = "" if self.variant == BASE else f"{self.variant}-"
         return of + (f"{self.drafter}-k{self.k}" if self.k else self.drafter)
+
+    @property
+    def remembers(self) -> bool:
+        """Its drafter drafts from earlier answers, to any request."""
+        drafter = self.speculative or {}
+        return drafts_from_answers(drafter.get("method"), drafter)
 
 
 class FixedLength(Profile):

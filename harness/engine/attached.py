@@ -10,7 +10,6 @@ import re
 from typing import Any
 
 from harness.config.cells import ServerSpec
-from harness.config.engine_arguments import drafts_from_answers
 from harness.engine import metrics
 from harness.engine.facts import served_name
 from harness.engine.http import NO_KEY, NOT_SHOWN, Http, NoAnswer
@@ -141,13 +140,12 @@ def _drafter_as_said(spec: ServerSpec) -> tuple[str, ...]:
 
 def _warm(spec: ServerSpec, counters: metrics.SpecCounters | None) -> tuple[str, ...]:
     """What the drafter may remember of requests before ours: not even a salt keeps it from that."""
-    drafter = dict(spec.speculative or {})
-    if not drafts_from_answers(drafter.get("method"), drafter) or (counters and not counters.finished):
+    if not spec.remembers or (counters and not counters.finished):
         return ()
     before = (
         f"had finished {numbered(counters.finished, 'request')}" if counters else "may have finished requests"
     )
-    why = f"the server {before} before this run, and the drafter drafts from earlier answers"
+    why = f"the server {before} before, and the drafter drafts from earlier answers"
     return (f"{why}: start it anew, or set suffix_decoding_max_cached_requests to 0",)
 
 

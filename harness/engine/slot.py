@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from harness.config.cells import ServerSpec
 from harness.engine.server import Server
@@ -30,6 +30,7 @@ class Slot(contextlib.AbstractContextManager["Slot"]):
         self._refused: tuple[ServerSpec, DraftgateError] | None = None
         self.starts = 0
         """Servers started so far."""
+        self._asked: set[str] = set()
 
     @property
     def last_start_s(self) -> float | None:
@@ -39,19 +40,30 @@ class Slot(contextlib.AbstractContextManager["Slot"]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def get(self, spec: ServerSpec) -> Server:
+    def get(self, spec: ServerSpec, *, anew: bool = False, cold: Iterable[str] = ()) -> Server:
         """The server of `spec`: the one that runs, or a new one. A server of another `spec` is ended first.
 
         A first start that failed is not tried again until another server was asked for.
 
+        Args:
+            spec: what it must be.
+            anew: end the one that runs in any case.
+            cold: texts of prompts that a drafter which remembers must not have answered yet: where it was
+                given one of them before, its server is ended too.
+
         Raises:
             ServerFailed, BadInput: it could not be started.
         """
+        texts = set(cold)
+        if anew or (spec.remembers and self._asked & texts):
+            self.close()
+        self._asked |= texts
         if self._server is not None and self._server.spec == spec:
             return self.ready()
         if self._refused is not None and self._refused[0] == spec:
             raise self._refused[1]
         self.close()
+        self._asked = texts
         try:
             return self._enter(spec)
         except DraftgateError as error:
@@ -84,6 +96,7 @@ class Slot(contextlib.AbstractContextManager["Slot"]):
     def close(self) -> None:
         """End the server, if there is one."""
         self._server = self._refused = None
+        self._asked = set()
         self._running.close()
 
     def _occupant(self) -> Server:

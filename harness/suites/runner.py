@@ -226,9 +226,8 @@ class Bench:
             check_texts(prompts, known.prompts, self.run.folder / suite / f"{cell}.json")
             self.say(f"draftgate: {suite}/{cell}: measured already, in {self.run.folder}")
             return known
-        if fresh:
-            self.slot.close()
-        server = self.slot.get(cell.spec)
+        cold = () if cell.profile.cache == "warm" else [prompt.text for prompt in prompts]
+        server = self.slot.get(cell.spec, anew=fresh, cold=cold)
         # What the first requests to an attached server show, each cell asks for itself.
         warm = not server.attached and self.shared.get(_WARM) == (self.slot.starts, cell.spec)
         measurement = Measurement(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from harness.config.stack import NO_DRAFTER
+from harness.config.stack import NO_DRAFTER, Profile
 from harness.errors import BadInput
 from harness.judge.baselines import store
 from harness.judge.verdict import Verdict, judge
@@ -392,7 +392,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(lossless.probe, "ask", asked)
     monkeypatch.setattr(selfcheck, "ask", asked)
     monkeypatch.setattr(self_drafting, "ask", asked)
-    monkeypatch.setattr("harness.engine.slot.Slot.get", lambda *_: SimpleNamespace(**SERVER))
+    monkeypatch.setattr("harness.engine.slot.Slot.get", lambda *_, **__: SimpleNamespace(**SERVER))
     return Fake.given
 
 
@@ -426,6 +426,26 @@ def test_the_first_cell_on_a_start_warms_it_up_for_all(
         ours.measured(cell_of(ours), suite=f"load/{number}", prompts=())
 
     assert [len(words["warmups"]) for words in given] == warmed
+
+
+@pytest.mark.parametrize(("cache", "cold"), [("cold", True), ("warm", False)])
+def test_a_cold_cell_names_its_prompts_to_the_slot(
+    tmp_path: Path, given: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, *, cache: str, cold: bool
+) -> None:
+    words: dict[str, Any] = {}
+
+    def get(*_: object, **more: Any) -> SimpleNamespace:
+        words.update(more)
+        return SimpleNamespace(**SERVER)
+
+    monkeypatch.setattr("harness.engine.slot.Slot.get", get)
+    ours = bench(tmp_path, profile=Profile(prompts=8, max_tokens=64, cache=cache))
+    prompts = ours.run.prompts(cell_of(ours))
+
+    ours.measured(cell_of(ours), suite="acceptance", prompts=prompts)
+
+    assert words == {"anew": False, "cold": [p.text for p in prompts] if cold else ()}
+    assert len(given) == 1
 
 
 def test_a_start_of_the_speed_suite_is_not_renewed(tmp_path: Path, given: list[dict[str, Any]]) -> None:

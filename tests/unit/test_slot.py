@@ -89,6 +89,26 @@ def test_closing_ends_the_server_and_the_next_one_is_new(slot: Slot, engines: En
     assert slot.get(NONE) is not first
 
 
+@pytest.mark.parametrize(("settings", "starts"), [({}, 2), ({"suffix_decoding_max_cached_requests": 0}, 1)])
+def test_a_drafter_that_remembers_a_prompt_is_started_anew(
+    slot: Slot, settings: dict[str, int], starts: int
+) -> None:
+    suffix = dataclasses.replace(NGRAM, speculative={"method": "suffix", **settings})
+    for texts in (["a", "b"], ["c"], [], ["d", "b"], ["a"]):
+        slot.get(suffix, cold=texts)
+
+    assert slot.starts == starts
+
+
+def test_a_prompt_that_was_asked_before_a_renewal_counts_as_asked(slot: Slot) -> None:
+    suffix = dataclasses.replace(NGRAM, speculative={"method": "suffix"})
+    slot.get(suffix, cold=["a"])
+    slot.renew("it hangs")
+    slot.get(suffix, cold=["a"])
+
+    assert slot.starts == 3
+
+
 @pytest.mark.parametrize("how", ["get", "ready"])
 def test_a_server_whose_process_ended_is_started_anew(slot: Slot, engines: Engines, how: str) -> None:
     first = slot.get(NONE)
