@@ -18,12 +18,12 @@ from harness.config.stack import NONE
 from harness.engine.spelling import SCHEDULE
 from harness.judge.collect import Entry
 from harness.judge.in_turn import Drafts, Measured, followed
-from harness.judge.pairing import drafting, execution_notes
+from harness.judge.pairing import counted, drafting, execution_notes
 from harness.judge.speedup import SpeedRecord, over_pairs
 from harness.judge.throughput import disturbed_in
 from harness.measure.validity import countable, mostly_degenerate, speed_up, total
 from harness.results.records import CellName, CellRecord, load
-from harness.results.stretches import sums_of
+from harness.results.stretches import MOST_LOG, intervals_of, sums_of
 from harness.results.timing import Speed, speed_of
 from harness.stats.blocks import MARGIN
 from harness.stats.paired import MIN_PROMPTS, PairedRatio, paired_log_ratio
@@ -34,8 +34,6 @@ _NO_EVIDENCE = {
     "foreign-traffic": "other requests ran on the server",
 }
 """Findings that make a cell no evidence, beside loops and what is no measurement at all."""
-_MOST = 700.0
-"""Its exponential is still a number."""
 _INEXACT = "its drafts are not verified exactly, so the answers are not the target's alone"
 
 
@@ -129,7 +127,7 @@ class Evidence:
     def ends(self) -> tuple[float, float]:
         """Of the 95 % interval of `gain`."""
         low, high = self.speed.ci() if self.speed else (math.nan, math.nan)
-        return math.exp(low), math.exp(min(high, _MOST))
+        return math.exp(low), math.exp(min(high, MOST_LOG))
 
 
 def of_cell(run: str, record: CellRecord, none: CellRecord | None) -> Evidence:
@@ -203,17 +201,11 @@ def interval_of(record: CellRecord) -> tuple[float, float] | None:
 
     Nor is there one of counts that are none.
     """
-    answers = filter(countable, record.prompts if record.valid else ())
-    sums = sums_of(answers, lambda r: (r.tally.committed, r.tally.decode_steps))
-    tokens, steps = ([pair[at] for pair in sums.values()] for at in (0, 1))
-    if len(sums) < MIN_PROMPTS:
-        return None
+    counts = counted(record)
     try:
-        change = paired_log_ratio(steps, steps, tokens, steps)
+        return intervals_of(counts.records, counts.sums)[0] if record.valid else None
     except ValueError:
         return None
-    ends = change.interval() if change.se else None
-    return (math.exp(ends[0]), math.exp(min(ends[1], _MOST))) if ends else None
 
 
 def _flaws(record: CellRecord, none: CellRecord) -> Iterator[str]:

@@ -19,8 +19,9 @@ from harness.stats.paired import MIN_PROMPTS, paired_log_ratio
 STARTS = (0, 100, 500, 1000)
 """Tokens before each stretch. Answers of the profiles `quick` and `gate` lie within the first."""
 
-
 PARTS = ("thinking", "answer")
+MOST_LOG = 700.0
+"""Its exponential is still a number."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,6 +182,6 @@ def _span(tokens: FloatArray, steps: FloatArray) -> dict[str, Any]:
         # The error of one rate is that of its change from one token a step, which has no scatter.
         change = paired_log_ratio(steps, steps, tokens, steps)
         ends = change.interval() if change.se else None
-        interval = (math.exp(ends[0]), math.exp(ends[1])) if ends else None
+        interval = (math.exp(ends[0]), math.exp(min(ends[1], MOST_LOG))) if ends else None
     rate = float(tokens.sum() / steps.sum()) if count else None
     return {"prompts": count, "tokens_per_step": rate, "interval": interval}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import re
 from collections import Counter
@@ -105,6 +106,7 @@ def counted(records: Iterable[PromptRecord]) -> dict[str, int]:
     }
 
 
+@functools.lru_cache(maxsize=1024)  # where nothing is sampled, many cells have the same answers
 def _hash_of(text: str) -> str:
     """As the client makes it."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
