@@ -42,19 +42,18 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     for spec in servers:
         check(spec)
 
-    def count(one: Cell, *, whole: bool = False) -> int:
+    deepest = {column[-1].name for column in columns}
+
+    def count(one: Cell, *, first: bool) -> int:
         plain_s = run.pace.answers_s(without_drafts(one), math.prod(_asked(run, one)))
-        return math.prod(_asked(run, one, times=times_of(plain_s), whole=whole))
+        return math.prod(_asked(run, one, times=times_of(plain_s), deepest=first and one.name in deepest))
 
     def seconds(ones: Sequence[Cell], *, first: bool = False) -> float:
         """Of one start of each server, with these cells at every load."""
         at = [with_profile(one, concurrency=level) for one in ones for level in reversed(levels)]
-        return run.pace.cells_s({one: count(one) for one in at}, first=first)
+        return run.pace.cells_s({one: count(one, first=first) for one in at}, first=first)
 
     first_s = seconds(every, first=True)
-    if not _covered(run, cells[0]):
-        deepest = [with_profile(column[-1], concurrency=levels[0]) for column in columns]
-        first_s += sum(run.pace.answers_s(one, count(one, whole=True) - count(one)) for one in deepest)
     again_s = seconds([one for one in every if not one.name.k])
     for column in columns:  # of a best k and its neighbours one is settled at most loads
         again_s += seconds(column[1:][-2:]) + run.pace.starts_s(column[1:][-3:-2], first=False)
@@ -92,20 +91,21 @@ def _column(run: Run, cell: Cell) -> list[Cell]:
     return [without_drafts(cell), *(with_k(cell, k) for k in ks)]
 
 
-def _asked(run: Run, one: Cell, *, times: int = 1, whole: bool = False) -> tuple[int, int]:
-    """How many prompts a cell asks at its load, and how often each; `whole`: all of them."""
-    there, in_flight = len(run.prompts(one)), one.profile.concurrency
-    wanted = max(FEWEST, in_flight if in_flight >= _ONE_WAVE else 2 * in_flight)
-    few = min(wanted, there)
-    return (there, times) if whole else (few, math.ceil(wanted / few) * times)
+def _asked(run: Run, one: Cell, *, times: int = 1, deepest: bool = False) -> tuple[int, int]:
+    """How many prompts a cell asks at its load, and how often each.
+
+    Where no load needs all prompts, the `deepest` asks them at the first one: acceptance is read there.
+    """
+    there, levels, in_flight = len(run.prompts(one)), run.options.levels, one.profile.concurrency
+    if deepest and in_flight == levels[0] and all(_requests(n) < there for n in levels):
+        return there, times
+    few = min(_requests(in_flight), there)
+    return few, math.ceil(_requests(in_flight) / few) * times
 
 
-def _covered(run: Run, cell: Cell) -> bool:
-    """The requests of some load are all prompts. Else the largest k asks all at the first load."""
-    return any(
-        _asked(run, with_profile(cell, concurrency=n))[0] == len(run.prompts(cell))
-        for n in run.options.levels
-    )
+def _requests(in_flight: int) -> int:
+    """That a load is timed with."""
+    return max(FEWEST, in_flight if in_flight >= _ONE_WAVE else 2 * in_flight)
 
 
 def _blocks(run: Run) -> int:
@@ -218,6 +218,7 @@ class _Blocks:
     def _block(self, number: int, wanted: Mapping[Cell, Collection[int]]) -> None:
         """Start each server once and measure its cells at these loads; every other block backwards."""
         specs = list(dict.fromkeys(one.spec for one, levels in wanted.items() if levels))
+        deepest = [column[-1] for column in self._columns.values()]
         for spec in reversed(specs) if number % 2 else specs:
             own = [cell for cell in self._columns if cell.name.drafter == spec.drafter]
             if any(isinstance(self._found.get(cell), DraftgateError) for cell in own):
@@ -230,20 +231,15 @@ class _Blocks:
                         if not fresh and self._bench.run.finished_cell(f"{NAME}/{suite}", one) is None:
                             self._bench.slot.close()
                             fresh = True
-                        asked = self._asked(one, level, whole=not number)
-                        self._seen[number, one, level] = self._measured(
-                            with_profile(one, concurrency=level), asked, suite
+                        at, times = with_profile(one, concurrency=level), self._times[level]
+                        asked = _asked(
+                            self._bench.run, at, times=times, deepest=not number and one in deepest
                         )
+                        self._seen[number, one, level] = self._measured(at, asked, suite)
             except DraftgateError as error:  # the other drafters have their curves all the same
                 if not own:
                     raise
                 self._found.update(dict.fromkeys(own, error))
-
-    def _asked(self, one: Cell, level: int, *, whole: bool) -> tuple[int, int]:
-        run = self._bench.run
-        deepest = level == self._levels[0] and any(one == column[-1] for column in self._columns.values())
-        whole = whole and deepest and not _covered(run, one)
-        return _asked(run, with_profile(one, concurrency=level), times=self._times[level], whole=whole)
 
     def _measured(self, one: Cell, asked: tuple[int, int], suite: str) -> CellRecord:
         return self._bench.measured(
