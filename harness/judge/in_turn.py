@@ -70,7 +70,7 @@ class Measured:
         """The same, and whether it pays."""
         low, high = self.split.speed.ci()
         pays = "" if low > 0 else ", so off" if high < 0 else ", so it is not settled that it pays"
-        return f"{self}{pays}" + (f" (not an idle machine: {self.disturbed})" if self.disturbed else "")
+        return f"{self}{pays}"
 
 
 def candidates(found: Curve) -> dict[int, set[int]]:
@@ -135,7 +135,7 @@ def k_at(schedule: Iterable[Sequence[int]], in_flight: int) -> int:
 
 def _drafts(records: Sequence[CellRecord], in_flight: int) -> Drafts | None:
     answers = [r for record in records for r in record.prompts if not r.failed]
-    if any(r.drafted is None for r in answers):
+    if any(r.drafted is None and r.draft_tokens != 0 for r in answers):
         return None
     lengths = [length for r in answers for length in (*(r.drafted or ()), *[0] * r.undrafted)]
     wanted = k_at(records[0].subject.settings[SCHEDULE], in_flight)
@@ -151,7 +151,9 @@ def advice(found: Sequence[Measured]) -> list[str]:
         best = max(fixed, key=lambda one: one.split.speed.estimate)
         said.append(f"measured in turn at {level} in flight: the best is {best.advice}")
     scheduled = [one for one in found if one.k == SCHEDULED]
-    return [*said, *(f"at {o.in_flight} in flight {o.advice}; {followed(o.drafts)}" for o in scheduled)]
+    said += [f"at {o.in_flight} in flight {o.advice}; {followed(o.drafts)}" for o in scheduled]
+    why = next((one.disturbed for one in found if one.disturbed), "")
+    return said + [f"measured in turn, but not on an idle machine: {why}"] * bool(why)
 
 
 def followed(drafts: Drafts | None) -> str:

@@ -37,7 +37,7 @@ def report(
 ) -> tuple[Piece, ...]:
     """The table of a curve, a row for each k and load, and what it says."""
     cell = found.deepest.cell
-    times = f"acceptance from k = {cell.k}, times from the first start of each k"
+    times = f"acceptance from k = {cell.k}, times from one start of each k"
     title = f"{'-'.join(cell.place)} {cell.drafter}: {times}; goodput is requests a second with {bound}"
     rows = []
     for point in found.points:

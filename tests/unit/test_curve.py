@@ -386,6 +386,18 @@ def test_an_engine_that_ignores_its_schedule_is_seen(drafts: int, *, follow: boo
     assert ("does not follow" in advice([own, fixed])[-1]) != follow
 
 
+def test_an_answer_without_a_draft_has_no_lengths_to_tell() -> None:
+    """An engine that tells of every draft says nothing of steps that had none."""
+    rests = scheduled(SCHEDULE_OF_GRID, 16)
+    none = rests.prompts[0].model_copy(update={"drafted": None, "accepted": None})
+    rests = rests.model_copy(update={"prompts": (none, *rests.prompts[1:])})
+    starts = {(pair, 0, 16): record(0, 16) for pair in (0, 1)}
+    (own,) = measured({**starts, (0, SCHEDULED, 16): rests, (1, SCHEDULED, 16): rests})
+
+    assert own.drafts
+    assert own.drafts.follow
+
+
 def test_a_schedule_whose_drafts_nobody_tells_is_said_to_be_that() -> None:
     mute = scheduled(SCHEDULE_OF_GRID, 4)
     mute = mute.model_copy(
