@@ -8,6 +8,7 @@ engine ignores, a layer or a draft map that is off by one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -253,11 +254,12 @@ def _folder(stack: Stack, cell: Cell) -> Path:
     return Path(stack.drafters[cell.name.drafter].model or "/nowhere")
 
 
-def _held_out(folder: Path) -> list[tuple[Prompt, Predicted]]:
+@functools.cache  # each start of pytest asks for all cells of a drafter, and checking all lines takes time
+def _held_out(folder: Path) -> tuple[tuple[Prompt, Predicted], ...]:
     """The held-out prompts that something is predicted for, in the order of their file."""
     predicted = {line.id: line for line in prediction.load(folder / prediction.VALIDATION)}
     prompts = load_held_out(folder / HELD_OUT)
-    return [(prompt, predicted[prompt.id]) for prompt in prompts if prompt.id in predicted]
+    return tuple((prompt, predicted[prompt.id]) for prompt in prompts if prompt.id in predicted)
 
 
 SUITE = Suite(

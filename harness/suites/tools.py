@@ -41,6 +41,7 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     measured = [_asking(run, cell) for cell in with_none(run, cells)]
     for cell in measured:
         run.warmups(cell)
+    for cell in {(cell.name.workload, cell.name.language): cell for cell in measured}.values():
         for prompt in asked(run, cell):
             check_schemas(prompt)
     counts = {cell: len(asked(run, cell)) for cell in measured}
