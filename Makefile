@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Set, it would have each process that a test starts compile our modules anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: bench test test-all test-engine lint docs audit setup quantize-env clean
 
 setup: $(READY)
