@@ -276,7 +276,7 @@ def paired_blocks(comparison: Comparison) -> tuple[Block, ...]:
         Column("", "who", align="l"),
         Column("answered by", "way", align="l"),
         Column("n", "questions", run_table.count),
-        Column("right %", "shares", _before_and_after),
+        Column("right %", "shares", lambda ends: " → ".join(map(share, ends))),
         Column("lost", "lost", run_table.count),
         Column("won", "won", run_table.count),
         Column("change", "change_ci", signed_interval),
@@ -302,10 +302,6 @@ def _of_pair(old: Figures, new: CellComparison, label: str) -> Iterator[Values]:
                 "shares": (row["accuracy"], right / row["questions"]),
                 **({"speeds": speeds} if row["way"] == WAYS["written"] and speeds else {}),
             }
-
-
-def _before_and_after(ends: tuple[float, float]) -> str:
-    return f"{share(ends[0])} → {share(ends[1])}"
 
 
 def _speeds(ends: tuple[float | None, float | None]) -> str:

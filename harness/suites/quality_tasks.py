@@ -13,7 +13,6 @@ from typing import Any
 
 from harness.config.cells import Cell
 from harness.config.engine_arguments import underscored
-from harness.config.stack import Stack
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
 from harness.report import run_table
@@ -29,10 +28,6 @@ _SHOWN = 3
 """Figures in the sentence of a cell; the table has all."""
 
 
-def _asked_for(cell: Cell, stack: Stack, words: str) -> bool:
-    return "--tasks" in words and sparing(cell, stack, words)
-
-
 def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     if importlib.util.find_spec("lm_eval") is None:
         what = "--tasks: it takes the package lm-eval: pip install 'draftgate[quality]'"
@@ -42,7 +37,12 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-SUITE = Suite(name="tasks", by_path=True, takes=_asked_for, plan=_plan)
+SUITE = Suite(
+    name="tasks",
+    by_path=True,
+    takes=lambda cell, stack, words: "--tasks" in words and sparing(cell, stack, words),
+    plan=_plan,
+)
 
 
 def tasks(bench: Bench, cell: Cell) -> Outcome:

@@ -172,10 +172,6 @@ def in_turn(one: Callable[[int], None], count: int) -> None:
 _WARM = "warm"  # which start has answered already
 
 
-def _one_pass(measurement: Measurement) -> None:
-    measurement.one_pass(0)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench:
     """What a question has to work with."""
@@ -200,7 +196,7 @@ class Bench:
         repeats: int = 1,
         timed: bool = False,
         fresh: bool = False,
-        passes: Callable[[Measurement], int | None] = _one_pass,
+        passes: Callable[[Measurement], int | None] = lambda measurement: measurement.one_pass(0),
         ahead: Sequence[Cell] = (),
     ) -> CellRecord:
         """The record of a cell as it is on disk.

@@ -68,15 +68,11 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     return [*lines, f"if starts scatter by {blocks.SCATTER:.0%}, {n} blocks find {sees}"]
 
 
-def _as_it_stands(cell: Cell, *_: object) -> bool:
-    return cell.name.variant == BASE
-
-
 SUITE = Suite(
     name="throughput",
     by_path=True,
     own_servers=True,
-    takes=_as_it_stands,
+    takes=lambda cell, *_: cell.name.variant == BASE,
     nothing="the throughput suite compares two stacks as they stand, without variants and references: write "
     "what the variant of stack {stack} changes into a stack of its own",
     leaves_out="it compares two stacks as they stand: write what a variant changes into a stack of its own",
