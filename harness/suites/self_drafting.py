@@ -110,9 +110,8 @@ def check_itself(
     checks, said = [], Counter[int]()
     for temperature in (0.0, TEMPERATURE):
         say(f"\rdraftgate: self-check: T={temperature:g}, {len(prompts)} prompts")
-        profile = Profile(
-            prompts=len(prompts), max_tokens=max_tokens, sampling=Sampling(temperature=temperature)
-        )
+        count, sampling = len(prompts), Sampling(temperature=temperature)
+        profile = Profile(prompts=count, max_tokens=max_tokens, concurrency=count, sampling=sampling)
         answers, hard = ask(server, prompts, profile, stall_seconds=stall_seconds)
         checks.append(_check(server, answers, hard, temperature))
         if not temperature:
@@ -158,7 +157,9 @@ def draft_tokens_of(server: Server, answer: Answer, temperature: float) -> list[
     record = answer.record
     if record.accepted is None or record.drafted is None or record.undrafted:
         return []
-    logprobs = prompt_logprobs(server, [*answer.prompt_ids, *answer.ids])
+    # At T=0 only how far the two likeliest are apart matters. A hundred take seconds an answer.
+    ids, most = [*answer.prompt_ids, *answer.ids], MOST_LOGPROBS if temperature else 2
+    logprobs = prompt_logprobs(server, ids, most=most)
     start = len(answer.prompt_ids)
     return [
         draft_token_of(position, logprobs[start + index], temperature, accepted=accepted)
