@@ -273,7 +273,7 @@ class Run:
             of_server[cell.spec] = of_server.get(cell.spec, 0) + answers_s
         return busiest(of_server.values(), workers)
 
-    def _answers_s(self, cell: Cell, *, share: float = 1, more: int = 0) -> float:
+    def _answers_s(self, cell: Cell, *, share: float = 1, more: float = 0) -> float:
         return self.pace.answers_s(cell, share * len(self.prompts(cell)) * self.options.repeats + more)
 
     def left_s(

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from harness.config.engine_arguments import drafts_from_answers
 from harness.config.prompt_files import OwnPrompts
-from harness.config.stack import NO_DRAFTER, NONE, Drafter, Profile, Stack
+from harness.config.stack import NO_DRAFTER, NONE, WARM_TOKENS, Drafter, Profile, Stack
 from harness.config.variants import Engine, Target
 from harness.results.names import BASE
 from harness.results.records import CellName
@@ -223,7 +223,8 @@ def _places(stack: Stack, workload: str, own: OwnPrompts | None) -> Iterator[Cel
                 )
 
 
-def warmups_of(cells: Sequence[Cell], *, attached: bool = False) -> dict[Cell, int]:
-    """How many requests each cell warms up with: the first one of a server for all, or `attached`, each."""
+def warmups_of(cells: Sequence[Cell], *, attached: bool = False) -> dict[Cell, float]:
+    """How many answers' time each cell warms up for: the first one of a server for all, or `attached`, each."""
     first = {cell.spec: cell for cell in reversed(cells)}
-    return {cell: cell.profile.warmups * (attached or first[cell.spec] == cell) for cell in cells}
+    share = {cell: min(1, WARM_TOKENS / cell.profile.max_tokens) for cell in cells}
+    return {c: c.profile.warmups * share[c] * (attached or first[c.spec] == c) for c in cells}

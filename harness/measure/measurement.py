@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.config.cells import Cell
 from harness.config.prompts import Prompt, check_texts, first_rows
+from harness.config.stack import WARM_TOKENS, Profile
 from harness.engine.metrics import SpecCounters, settled
 from harness.engine.offers import dynamic_k
 from harness.engine.server import Server
@@ -136,22 +137,19 @@ class Measurement:
         write_atomically(self._path, dump_cell(record))
         return record
 
-    def _environment(self) -> Environment:
-        spec, elsewhere = self._cell.spec, self._server.attached
-        return Environment(cpu=UNVERIFIED) if elsewhere else environment(spec, python=spec.engine_python)
-
     def _record(self, *, moved: dict[str, int] | None, stopped_at: int | None) -> CellRecord:
-        records = in_order(self._done.values(), [p.id for p in self._prompts])
+        spec, records = self._cell.spec, in_order(self._done.values(), [p.id for p in self._prompts])
+        here = None if self._server.attached else environment(spec, python=spec.engine_python)
         if not self._timed:
             records = tuple(r.model_copy(update=UNTIMED) for r in records)
         return CellRecord(
-            stack=self._cell.spec.stack,
+            stack=spec.stack,
             profile=self._cell.profile_name,
             suite=self._suite,
             cell=self._cell.name,
             identity=self._identity,
             subject=self._subject,
-            environment=self._environment(),
+            environment=here or Environment(cpu=UNVERIFIED),
             provenance={**provenance(self._server), "run": self._evidence.parent.name, **self.seen},
             stopped_at=stopped_at,
             warmups=len(self._warmups),
@@ -185,13 +183,13 @@ class Measurement:
             records=records,
         )
 
-    def _client(self, on_tokens: OnTokens | None = None) -> Client:
+    def _client(self, profile: Profile, on_tokens: OnTokens | None = None) -> Client:
         return Client(
             url=self._server.url,
             key=self._server.key,
             model=self._server.model,
             endpoint=self._cell.name.endpoint,
-            profile=self._cell.profile,
+            profile=profile,
             k=self._cell.name.k,
             server=self._server.start_id,
             timeout_s=self._cell.spec.request_timeout_s,
@@ -266,15 +264,12 @@ class Measurement:
         # As after a resume: no server's counters hold all prompts.
         self._resumed = bool(self._done)
 
-    def _salt(self) -> str | None:
-        return secrets.token_hex(8) if self._cell.profile.cache == "cold" else None
-
     async def _ask(self, client: Client, prompt: Prompt, repeat: int) -> PromptRecord:
         return await client.ask(
             prompt,
             repeat=repeat,
             seed=seed_of(prompt.id, repeat=repeat, base=self._seed),
-            salt=self._salt(),
+            salt=secrets.token_hex(8) if self._cell.profile.cache == "cold" else None,
             origin=self._origin,
             segment=self._journal.segment,
             counters=self._server.counters if self._by_counters else None,
@@ -283,9 +278,10 @@ class Measurement:
     async def _prepare(self) -> None:
         drafts = self._cell.name.k > 0
         self._by_counters = drafts and not self._server.per_request
-        concurrency = self._cell.profile.concurrency
+        profile = self._cell.profile
+        concurrency, shorter = profile.concurrency, {"max_tokens": min(profile.max_tokens, WARM_TOKENS)}
         at_once = 1 if self._by_counters else concurrency
-        async with self._client() as client:
+        async with self._client(profile.model_copy(update=shorter)) as client:
             for at in range(0, len(self._warmups), at_once):
                 asked = [self._ask(client, prompt, 0) for prompt in self._warmups[at : at + at_once]]
                 records = await asyncio.gather(*asked)
@@ -328,8 +324,9 @@ class Measurement:
                     return
 
         async def workers() -> None:
-            async with self._client(lambda _prompt, _rendered, ids: self._emitted.update(ids)) as client:
-                await asyncio.gather(*(worker(client) for _ in range(self._cell.profile.concurrency)))
+            profile, emitted = self._cell.profile, self._emitted
+            async with self._client(profile, lambda _prompt, _rendered, ids: emitted.update(ids)) as client:
+                await asyncio.gather(*(worker(client) for _ in range(profile.concurrency)))
             await answered.put(None)
 
         async def write() -> None:

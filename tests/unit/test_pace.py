@@ -196,11 +196,12 @@ def test_a_plan_is_the_starts_and_the_answers(tmp_path: Path) -> None:
         for drafter in ("none", "ngram-k4")
         for endpoint in ("chat", "raw")
     ]
-    answers = 4 * 8 + 2 * 2  # the first cell of each server warms it up
+    warm = 2 * 16 / 64  # two short answers
+    answers = 4 * 8 + 2 * warm  # the first cell of each server warms it up
 
     assert bench(tmp_path).run.estimate_s(cells) == pytest.approx(2 * 60 + answers * 64 / 50)
     attached = bench(tmp_path, server_url="http://127.0.0.1:8000")
-    assert attached.run.estimate_s(cells) == pytest.approx(4 * (8 + 2) * 64 / 50)
+    assert attached.run.estimate_s(cells) == pytest.approx(4 * (8 + warm) * 64 / 50)
     write(tmp_path / "results", "1", took(8.0))  # 8 tokens a second
     eager = stack(engine={"args": {"enforce_eager": True}})
     assert bench(tmp_path, stack=eager).run.estimate_s(cells) == pytest.approx(2 * 12.5 + answers * 8)
@@ -219,15 +220,15 @@ def test_what_is_left_goes_on_as_the_run_has_gone_so_far(tmp_path: Path) -> None
     run = bench(tmp_path).run
     names = ("chat-en-instruct-none", "chat-zh-instruct-none", "chat-en-instruct-ngram-k4")
     cells = [cell(name) for name in names]
-    warmed = (2 + 2) * 64 / 25
+    warmed = (2 + 0.5) * 64 / 25  # a quarter of the answers, and two of 16 tokens
 
     def left(cells: list[Cell], now: int, **changes: Any) -> float:
         return run.left_s("acceptance", cells, cells[now], **({"start_s": None} | changes))
 
     assert left(cells[:1], 0, done=0.25, spent_s=warmed) == pytest.approx(6 * 64 / 25)
-    assert left(cells, 0, done=0.25, spent_s=warmed) == pytest.approx((6 + 8 + 10) * 64 / 25 + 60)
-    assert left(cells, 0, done=0.25, spent_s=warmed, start_s=7) == pytest.approx((6 + 8 + 10) * 64 / 25 + 7)
+    assert left(cells, 0, done=0.25, spent_s=warmed) == pytest.approx((6 + 8 + 8.5) * 64 / 25 + 60)
+    assert left(cells, 0, done=0.25, spent_s=warmed, start_s=7) == pytest.approx((6 + 8 + 8.5) * 64 / 25 + 7)
 
     done = cell_record(prompt_record(total_s=8 * 64 / 25), cell=cells[0].name)
     run.measured["acceptance", names[0]] = done
-    assert left(cells, 1, done=1, spent_s=8 * 64 / 25) == pytest.approx(10 * 64 / 25 + 60)
+    assert left(cells, 1, done=1, spent_s=8 * 64 / 25) == pytest.approx(8.5 * 64 / 25 + 60)
