@@ -43,6 +43,7 @@ def run(
     folder: Path = DATA.parent,
     environment: Mapping[str, str] = os.environ,
     timeout_s: float = 120,
+    of_this_process: bool = False,
 ) -> tuple[int, str]:
     """Run it.
 
@@ -53,6 +54,7 @@ def run(
         folder: where it runs; without one, the root of the repository.
         environment: the whole of it, as far as it matters after the start of an interpreter.
         timeout_s: seconds that it may take.
+        of_this_process: fork this process, with all that it has, rather than one that has our modules alone.
 
     Returns:
         Its exit code, and what it wrote.
@@ -61,7 +63,8 @@ def run(
         TimeoutError: it took longer, and was killed.
     """
     asked = (module, words, dict(environment), str(folder), str(output))
-    process = _server().Process(target=_become, args=asked)
+    context = multiprocessing.get_context("fork") if of_this_process else _server()
+    process = context.Process(target=_become, args=asked)
     process.start()
     process.join(timeout_s)
     if process.is_alive():
@@ -76,6 +79,7 @@ def _become(
     with Path(output).open("wb") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a fork of pytest has its captured ones
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

@@ -25,6 +25,7 @@ from harness.measure.measurement import Measurement
 from harness.plugin import DATA
 from harness.results.names import Thinking
 from harness.results.records import CellName, CellRecord
+from tests.component import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 NGRAM = pytest.mark.parametrize("engine", [("ngram", 4, "1")], indirect=True, ids=["ngram-k4"])
@@ -74,7 +75,7 @@ def record_of(engine: Server, tmp_path: Path) -> Callable[..., CellRecord]:
         concurrency: int = 1,
         endpoint: str = "chat",
         language: str = "en",
-        cache: str = "cold",
+        warmups: int = 0,
         server: Server = engine,
         seed: int = 0,
         folder: str = "cells",
@@ -86,8 +87,7 @@ def record_of(engine: Server, tmp_path: Path) -> Callable[..., CellRecord]:
             prompts=prompts,
             max_tokens=max_tokens,
             concurrency=concurrency,
-            warmups=1,
-            cache=cache,
+            warmups=warmups,
             sampling=Sampling(temperature=temperature),
         )
         name = CellName(
@@ -99,7 +99,7 @@ def record_of(engine: Server, tmp_path: Path) -> Callable[..., CellRecord]:
             cell=Cell(name=name, spec=spec, profile_name=profile_name, profile=profile),
             suite="acceptance",
             prompts=load_prompts(DATA / "prompts", "instruct", language, at_most=prompts, after=after),
-            warmups=load_prompts(DATA / "prompts", "warmup", language, at_most=2),
+            warmups=load_prompts(DATA / "prompts", "warmup", language, at_most=1),
             repeats=1,
             seed=seed,
             timed=True,
@@ -114,28 +114,29 @@ def record_of(engine: Server, tmp_path: Path) -> Callable[..., CellRecord]:
 
 
 class Draftgate:
-    """`pytest bench_suites` as a user runs it, in a process of its own."""
+    """`pytest bench_suites` as a user runs it: `start` in a new process, `run` in a fork of this one.
+
+    A fork need not import vLLM again: it asks the fork server that the tests have started.
+    """
 
     def __init__(
         self, results: Path, *, words: tuple[str, ...] = (), env: dict[str, str] | None = None
     ) -> None:
         self.results, self.words, self.env = results, words, env or {}
 
-    def command(self, *words: str) -> list[str]:
-        return [
-            sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench_suites",
-            "--results", str(self.results), *self.words, *words,
-        ]  # fmt: skip
+    def arguments(self, *words: str) -> list[str]:
+        return ["-p", "no:cacheprovider", "bench_suites", "--results", str(self.results), *self.words, *words]
 
-    def run(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*words), cwd=ROOT, env={**os.environ, **self.env, **(env or {})},
-            capture_output=True, text=True, timeout=900, check=False,
+    def run(self, *words: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+        """Exit code and output."""
+        return forked.run(
+            "pytest", *self.arguments(*words), output=self.results.with_suffix(".txt"),
+            environment={**os.environ, **self.env, **(env or {})}, timeout_s=900, of_this_process=True,
         )  # fmt: skip
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(*words),
+            [sys.executable, "-m", "pytest", *self.arguments(*words)],
             cwd=ROOT,
             env={**os.environ, **self.env},
             stdout=subprocess.PIPE,

@@ -167,7 +167,7 @@ def finished(draftgate: Draftgate) -> bool:
 def resumed(draftgate: Draftgate, outcome: Outcome, before: list[dict[str, object]]) -> Outcome:
     """Go on with an interrupted run, and look whether all is there."""
     outcome.orphans = orphans_of(draftgate)
-    outcome.resumed = draftgate.run(*CELL, "--resume").returncode
+    outcome.resumed = draftgate.run(*CELL, "--resume")[0]
     outcome.lost = lost(before, draftgate.lines())
     outcome.orphans += orphans_of(draftgate)
     return outcome

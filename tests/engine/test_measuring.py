@@ -21,24 +21,28 @@ from harness.results.timing import speed_of
 from tests.engine.conftest import NGRAM, Draftgate
 
 Measure = Callable[..., CellRecord]
-Usual = Callable[[str], tuple[CellRecord, Path]]
+Usual = Callable[..., tuple[CellRecord, Path]]
+SHAPE = {"prompts": 8, "max_tokens": 12}
+"""A verdict wants eight prompts; ngram drafts for some of them within twelve tokens."""
 pytestmark = NGRAM
 
 
 @pytest.fixture(scope="module")
-def measured() -> dict[str, tuple[CellRecord, Path]]:
+def measured() -> dict[tuple[str, str], tuple[CellRecord, Path]]:
     return {}
 
 
 @pytest.fixture
-def usual(record_of: Measure, measured: dict[str, tuple[CellRecord, Path]], tmp_path: Path) -> Usual:
-    """Four prompts over an endpoint and their file: measured once, for all tests that only look at them."""
+def usual(
+    record_of: Measure, measured: dict[tuple[str, str], tuple[CellRecord, Path]], tmp_path: Path
+) -> Usual:
+    """Eight prompts over an endpoint and their file: measured once, for all tests that only look at them."""
 
-    def found(endpoint: str) -> tuple[CellRecord, Path]:
-        if endpoint not in measured:
-            file = tmp_path / "cells" / f"{endpoint}-en-instruct-ngram-k4.json"
-            measured[endpoint] = record_of(endpoint=endpoint), file
-        return measured[endpoint]
+    def found(endpoint: str, time: str = "once") -> tuple[CellRecord, Path]:
+        if (endpoint, time) not in measured:
+            file = tmp_path / time / f"{endpoint}-en-instruct-ngram-k4.json"
+            measured[endpoint, time] = record_of(endpoint=endpoint, warmups=1, folder=time, **SHAPE), file
+        return measured[endpoint, time]
 
     return found
 
@@ -68,7 +72,7 @@ def test_the_counters_give_the_same_steps_as_the_responses(
     """An engine that reports nothing per request is read through /metrics, one prompt at a time."""
     older = dataclasses.replace(engine, per_request=False)
     by_request, _ = usual("chat")
-    by_counters = record_of(server=older, folder="counters")
+    by_counters = record_of(server=older, folder="counters", **SHAPE)
 
     assert {r.source for r in by_counters.prompts} == {"counters"}
     for a, b in zip(by_request.prompts, by_counters.prompts, strict=True):
@@ -82,9 +86,9 @@ def test_counters_cannot_tell_prompts_apart_that_run_together(engine: Server, re
         record_of(server=older, concurrency=4)
 
 
-def test_the_same_prompts_one_at_a_time_give_the_same_steps_again(record_of: Measure) -> None:
+def test_the_same_prompts_one_at_a_time_give_the_same_steps_again(usual: Usual) -> None:
     """Batches may move text, even at T=0; alone nothing does."""
-    once, again = (record_of(prompts=8, folder=name) for name in ("once", "again"))  # a verdict wants 8
+    (once, _), (again, _) = usual("chat"), usual("chat", "again")
 
     assert [r.text_hash for r in once.prompts] == [r.text_hash for r in again.prompts]
     assert [r.histogram for r in once.prompts] == [r.histogram for r in again.prompts]
@@ -92,17 +96,18 @@ def test_the_same_prompts_one_at_a_time_give_the_same_steps_again(record_of: Mea
 
 
 def test_a_seed_gives_the_same_sampled_text_again_and_another_one_another(record_of: Measure) -> None:
-    one = record_of(temperature=0.7, prompts=2, folder="one")
-    again = record_of(temperature=0.7, prompts=2, folder="again")
-    other = record_of(temperature=0.7, prompts=2, seed=1, folder="other")
+    sampled = {"temperature": 0.7, "prompts": 2, "max_tokens": 16}
+    one, again = (record_of(folder=name, **sampled) for name in ("one", "again"))
+    other = record_of(folder="other", seed=1, **sampled)
 
     assert [r.text_hash for r in one.prompts] == [r.text_hash for r in again.prompts]
     assert all(a.text_hash != b.text_hash for a, b in zip(one.prompts, other.prompts, strict=True))
 
 
-def test_a_cold_cache_is_cold_and_a_warm_one_is_said_to_be_warm(record_of: Measure) -> None:
-    """The prompts of `summary` are longer than one cache block; these are not, so ask for longer ones."""
-    cold = record_of(cache="cold", folder="cold")
+def test_a_cold_cache_is_cold(usual: Usual) -> None:
+    """The server has read the same prompts before."""
+    usual("chat")
+    cold, _ = usual("chat", "again")
 
     assert cold.counters["cached"] == 0
     assert "warm-cache" not in {f.code for f in cold.findings}
@@ -135,7 +140,7 @@ def test_foreign_traffic_makes_a_cell_invalid(
         return await ask(self, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Client, "ask", ask_twice)
-    record = record_of(prompts=2)
+    record = record_of(prompts=2, max_tokens=8)
 
     assert not record.valid
     assert {"foreign-traffic", "counters-disagree"} <= {f.code for f in record.findings}
@@ -144,7 +149,7 @@ def test_foreign_traffic_makes_a_cell_invalid(
 def test_the_key_is_in_no_record_no_log_and_no_process_list(
     engine: Server, record_of: Measure, tmp_path: Path
 ) -> None:
-    record_of(prompts=1)
+    record_of(prompts=1, max_tokens=4)
     written = "".join(p.read_text(errors="replace") for p in tmp_path.rglob("*") if p.is_file())
     assert engine.log is not None
     listed = b"".join(p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline") if os.access(p, os.R_OK))
@@ -174,14 +179,14 @@ def test_attaching_checks_what_the_server_tells(engine: Server) -> None:
 
 
 def test_a_suite_runs_against_a_server_that_is_there_already(engine: Server, draftgate: Draftgate) -> None:
-    done = draftgate.run(
+    code, output = draftgate.run(
         "--server-url", engine.url, "-m", "chat and zh and ngram and k4",
         "--prompts", "2", "--max-tokens", "16", "--gate", "off",
         *([] if engine.per_request else ["--concurrency", "1"]),
         env={"DRAFTGATE_API_KEY": engine.key},
     )  # fmt: skip
 
-    assert done.returncode == 0, done.stdout
+    assert code == 0, output
     (path,) = draftgate.results.glob("*/acceptance/*.json")
     record = load(path, CellRecord)
     assert record.provenance["server"]["attached"]
@@ -190,18 +195,18 @@ def test_a_suite_runs_against_a_server_that_is_there_already(engine: Server, dra
 
 def test_a_load_loses_nothing_and_shows_each_level(engine: Server, draftgate: Draftgate) -> None:
     """The levels are one stream each: 8 prompts make a level of 4 once and one of 8 twice over."""
-    done = draftgate.run(
+    code, output = draftgate.run(
         "bench_suites/test_load.py", "--server-url", engine.url, "--levels", "1,4,8", "--max-tokens", "8",
         "-k", "test_load", "-m", "chat and en and ngram and k4",
         env={"DRAFTGATE_API_KEY": engine.key},
     )  # fmt: skip
     if not engine.per_request:
-        assert "[no-acceptance-per-request]" in done.stdout
+        assert "[no-acceptance-per-request]" in output
         return
 
-    assert done.returncode == 0, done.stdout
-    assert "goodput is requests a second with TTFT <= 2000 ms and TPOT <= 200 ms" in done.stdout
-    rows = re.findall(r"^ *([148]) +(\d+) +(\d+) +(\d+) +\d\.\d\d ", done.stdout, flags=re.MULTILINE)
+    assert code == 0, output
+    assert "goodput is requests a second with TTFT <= 2000 ms and TPOT <= 200 ms" in output
+    rows = re.findall(r"^ *([148]) +(\d+) +(\d+) +(\d+) +\d\.\d\d ", output, flags=re.MULTILINE)
     assert rows == [("1", "8", "0", "0"), ("4", "8", "0", "0"), ("8", "16", "0", "0")]
     for level, requests in ((1, 8), (4, 8), (8, 16)):
         (path,) = draftgate.results.glob(f"*/load-{level:02d}/chat-en-instruct-ngram-k4.json")

@@ -18,15 +18,14 @@ from harness.results.records import CellRecord
 from harness.suites.self_drafting import check_itself
 
 Measure = Callable[..., CellRecord]
-SAMPLED: dict[str, Any] = {
-    "temperature": 0.7, "prompts": 12, "max_tokens": 48, "concurrency": 4, "folder": "sampled",
-}  # fmt: skip
-"""Enough tokens to see each position fall; four answers at once, to have them sooner."""
+AT_ZERO: dict[str, Any] = {"temperature": 0.0, "prompts": 4, "folder": "at-zero"}
+SAMPLED: dict[str, Any] = {"temperature": 0.7, "prompts": 12, "max_tokens": 32, "folder": "sampled"}
+"""Enough tokens to see each position fall."""
 
 
-def sampled_on(engine: Server) -> dict[str, Any]:
-    """The same one at a time, where the engine cannot tell requests apart."""
-    return SAMPLED if engine.per_request else SAMPLED | {"concurrency": 1}
+def at_once(engine: Server, shape: dict[str, Any]) -> dict[str, Any]:
+    """All answers at once, to have them sooner, where the engine can tell requests apart."""
+    return shape | {"concurrency": shape["prompts"] if engine.per_request else 1}
 
 
 def falling_and_alive(acceptance: tuple[float | None, ...]) -> bool:
@@ -45,8 +44,8 @@ def patched() -> dict[str, CellRecord]:
 def test_with_the_patch_self_drafting_is_as_it_must_be(
     engine: Server, record_of: Measure, patched: dict[str, CellRecord]
 ) -> None:
-    at_zero = record_of(temperature=0.0)
-    sampled = patched["sampled"] = record_of(**sampled_on(engine))
+    at_zero = record_of(**at_once(engine, AT_ZERO))
+    sampled = patched["sampled"] = record_of(**at_once(engine, SAMPLED))
 
     assert at_zero.valid, at_zero.findings
     assert min(rate or 0 for rate in validity.total(at_zero.prompts).acceptance) >= 0.97
@@ -63,7 +62,8 @@ def test_an_engine_that_has_counters_alone_is_checked_by_its_stream(engine: Serv
     """vLLM before 0.29, GPU engines among them, does not tell each request's acceptance."""
     older = dataclasses.replace(engine, per_request=False)
 
-    found = check_itself(older, load_prompts(DATA / "prompts", "instruct", "en", at_most=2), say=print)
+    prompts = load_prompts(DATA / "prompts", "instruct", "en", at_most=2)
+    found = check_itself(older, prompts, say=print, max_tokens=32)
 
     assert [check.outcome for check in found.checks] == ["ok", "ok"], found
 
@@ -85,8 +85,8 @@ def test_without_the_patch_the_same_check_fails_at_a_temperature(engine: Server)
 def test_without_the_patch_records_show_the_fault_and_the_gate_sees_it(
     engine: Server, record_of: Measure, patched: dict[str, CellRecord]
 ) -> None:
-    at_zero = record_of(temperature=0.0)
-    sampled = record_of(**sampled_on(engine))
+    at_zero = record_of(**at_once(engine, AT_ZERO))
+    sampled = record_of(**at_once(engine, SAMPLED))
 
     assert min(rate or 0 for rate in validity.total(at_zero.prompts).acceptance) >= 0.97
     assert not falling_and_alive(validity.total(sampled.prompts).acceptance)

@@ -52,8 +52,8 @@ def engine(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 def test_the_steps_of_thinking_and_answer_are_told_apart(record_of: Measure) -> None:
-    shape = {"prompts": 8, "max_tokens": 48, "concurrency": 4}
-    on, off = (record_of(thinking=thinking, **shape) for thinking in ("on", "off"))
+    on = record_of(thinking="on", prompts=8, max_tokens=48, concurrency=8)
+    off = record_of(thinking="off", prompts=2, max_tokens=16, concurrency=2)
 
     assert on.valid, on.findings
     assert off.valid, off.findings
