@@ -224,7 +224,7 @@ def _places(stack: Stack, workload: str, own: OwnPrompts | None) -> Iterator[Cel
 
 
 def warmups_of(cells: Sequence[Cell], *, attached: bool = False) -> dict[Cell, float]:
-    """How many answers' time each cell warms up for: the first one of a server for all, or `attached`, each."""
+    """How many answers each cell's warm-up is worth: the first one's on a server, or if `attached`, each."""
     first = {cell.spec: cell for cell in reversed(cells)}
     share = {cell: min(1, WARM_TOKENS / cell.profile.max_tokens) for cell in cells}
     return {c: c.profile.warmups * share[c] * (attached or first[c.spec] == c) for c in cells}

@@ -208,11 +208,11 @@ def test_a_plan_is_the_starts_and_the_answers(tmp_path: Path) -> None:
 
 
 def test_answers_of_some_cells_take_their_starts_and_warm_ups_too() -> None:
-    """Of a server that runs already each cell warms up."""
+    """Of a server that runs already each cell warms up. Two warm-ups are worth half an answer."""
     counts = dict.fromkeys([SERVERS[0], cell("raw-en-instruct-none"), SERVERS[1]], 3)
 
-    assert GUESS.cells_s(counts) == pytest.approx(2 * 60 + (9 + 2 * 2) * 64 / 50)
-    assert GUESS.cells_s(counts, attached=True) == pytest.approx((9 + 3 * 2) * 64 / 50)
+    assert GUESS.cells_s(counts) == pytest.approx(2 * 60 + (9 + 2 * 0.5) * 64 / 50)
+    assert GUESS.cells_s(counts, attached=True) == pytest.approx((9 + 3 * 0.5) * 64 / 50)
 
 
 def test_what_is_left_goes_on_as_the_run_has_gone_so_far(tmp_path: Path) -> None:
