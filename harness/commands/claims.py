@@ -83,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
             "references (docs/claims.md), or say --allow-none",
             code="claim-reference",
         )
-    verdict = f"{len(wrong)} of {checked} not as recorded" if wrong else f"{checked} checked, all hold"
+    held = "" if unreadable and not checked else ", all hold"
+    verdict = f"{len(wrong)} of {checked} not as recorded" if wrong else f"{checked} checked{held}"
     unread = f"; references that cannot be checked: {len(unreadable)}" if unreadable else ""
     lines = [*wrong, f"{options.file}: {verdict}{unread}{code_note}"]
     show("".join(visible(line) + "\n" for line in lines))

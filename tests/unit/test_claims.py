@@ -222,6 +222,7 @@ def test_a_reference_that_leads_nowhere_says_what_there_is(
     assert code == 2
     assert re.search(r"^draftgate: page.md:\d: .*\[claim-reference\]$", out, re.MULTILINE)
     assert said in out
+    assert "all hold" not in out
     assert "Traceback" not in out
 
 
