@@ -26,12 +26,12 @@ $(VENV)-quantize/.ready: requirements/quantize.lock requirements/torch-cpu.lock
 bench: $(READY)
 	$(BIN)/python -m pytest bench_suites
 
-# The fast ones first: what fails there is not waited for. A third of the component tests' time is waiting.
+# The fast ones first: what fails there is not waited for.
 test: $(READY)
 	@for tier in unit component engine; do \
 	  began=$$(date +%s); \
-	  case $$tier in unit) by="-n 2";; component) by="-n 3";; engine) by="-n 0";; esac; \
-	  $(BIN)/python -m pytest tests/$$tier -m "not nightly" --durations 10 $$by --dist loadfile || exit; \
+	  case $$tier in engine) two=;; *) two="-n 2 --dist loadfile";; esac; \
+	  $(BIN)/python -m pytest tests/$$tier -m "not nightly" --durations 10 $$two || exit; \
 	  echo "tests/$$tier took $$(($$(date +%s) - began)) s"; \
 	done
 
