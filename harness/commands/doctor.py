@@ -137,7 +137,7 @@ def checks(stack: Stack, *, results: Path, self_check: bool | None) -> Iterator[
 
 def _disk(name: str, folder: Path) -> Line:
     there = folder.resolve()
-    while not there.exists():
+    while not os.access(there, os.F_OK):
         there = there.parent
     if not os.access(there, os.W_OK):
         return Line("bad", name, f"{without_home(str(there))} cannot be written")

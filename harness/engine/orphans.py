@@ -72,7 +72,10 @@ def note(*, start_id: str, label: str, session: int) -> Path | None:
 def end_orphans(say: Say) -> None:
     """End every server whose owner is gone. Notes that cannot be read are passed over."""
     machine = _machine()
-    for path in sorted(folder().glob("*.json")):
+    notes: list[Path] = []
+    with contextlib.suppress(OSError):  # a home that may not be entered: then nobody could leave a note there
+        notes = sorted(folder().glob("*.json"))
+    for path in notes:
         try:
             noted = load(path, Note)
         except BadRecord:  # another version's, or damaged: nothing in it can be relied on

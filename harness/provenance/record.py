@@ -244,7 +244,7 @@ def weights_hash(folder: str | None) -> str:
 
 def is_hashed(folder: str | None) -> bool:
     """`weights_hash` of it need not read it."""
-    return all(_note_of(file).is_file() for file in _weights(folder))
+    return all(os.access(_note_of(file), os.R_OK) for file in _weights(folder))
 
 
 def _weights(folder: str | None) -> list[Path]:

@@ -174,6 +174,16 @@ def test_a_user_whom_the_system_does_not_know_needs_no_home(bench: Bench) -> Non
     fine(bench, bench(above=STRANGER))
 
 
+@pytest.mark.skipif(not CAN_BE_ONE, reason="no user namespaces here")
+def test_a_home_that_its_user_may_not_enter_is_done_without(bench: Bench) -> None:
+    home = bench.folder / "home"
+    home.mkdir(mode=0)
+    for name in ("XDG_CACHE_HOME", "DRAFTGATE_CACHE"):
+        bench.env.pop(name, None)
+    bench.env["HOME"] = str(home)
+    fine(bench, bench(above=STRANGER, checked="warn"))
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(bench: Bench) -> None:
     (bench.folder / "file").write_text("")
     bench.env["DRAFTGATE_CACHE"] = str(bench.folder / "file" / "cache")
