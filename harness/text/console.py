@@ -56,9 +56,12 @@ def complain(text: str) -> None:
 def settle_in() -> None:
     """Make this process at home where it was started: whatever it prints can be written, and it has a home.
 
-    A character that a stream cannot write becomes an escape. A user whom the system does not know, and who
-    has no HOME, gets one among the temporary files: libraries look for theirs there.
+    A character that a stream cannot write becomes an escape. What a closed stream gets is lost. A user
+    whom the system does not know, and who has no HOME, gets one among the temporary files: libraries look
+    for theirs there.
     """
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for good
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for good
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

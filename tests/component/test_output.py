@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,15 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
         2,
         "draftgate: cannot write to standard output: No space left on device [cannot-print]\n",
     )
+
+
+@pytest.mark.parametrize(("closed", "said"), [(">&-", True), (">&- 2>&-", False)])
+def test_an_output_that_is_closed_gets_nothing(tmp_path: Path, closed: str, *, said: bool) -> None:
+    run = write_run(tmp_path / "run", cell())
+    words = shlex.join([sys.executable, "-m", "harness.cli", "compare", str(run)])
+    for what, code in ((str(run), 0), ("nowhere", 2)):
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"{words} {what} {closed}"], capture_output=True, text=True, check=False,
+            timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert (done.returncode, done.stderr.count("\n")) == (code, int(bool(code) and said))
