@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from harness.config.engine_arguments import drafts_from_answers
 from harness.config.prompt_files import OwnPrompts
-from harness.config.stack import NO_DRAFTER, NONE, WARM_TOKENS, Drafter, Profile, Stack
+from harness.config.stack import NO_DRAFTER, NONE, Drafter, Profile, Stack
 from harness.config.variants import Engine, Target
 from harness.results.names import BASE
 from harness.results.records import CellName
@@ -221,6 +221,10 @@ def _places(stack: Stack, workload: str, own: OwnPrompts | None) -> Iterator[Cel
                     drafter=NONE,
                     k=0,
                 )
+
+
+WARM_TOKENS = 16
+"""Of an answer that warms a server up: what is slow the first time is so in the first steps."""
 
 
 def warmups_of(cells: Sequence[Cell], *, attached: bool = False) -> dict[Cell, float]:

@@ -51,10 +51,6 @@ class Sampling(Table):
     repetition_penalty: float = Field(default=1.0, gt=0)
 
 
-WARM_TOKENS = 16
-"""Of an answer that warms a server up: what is slow the first time is so in the first steps."""
-
-
 class Profile(Table):
     """How much to measure, and how to sample."""
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config.cells import Cell
+from harness.config.cells import WARM_TOKENS, Cell
 from harness.config.prompts import Prompt, check_texts, first_rows
-from harness.config.stack import WARM_TOKENS, Profile
+from harness.config.stack import Profile
 from harness.engine.metrics import SpecCounters, settled
 from harness.engine.offers import dynamic_k
 from harness.engine.server import Server
