@@ -157,7 +157,7 @@ class Http:
                 if body:  # vLLM says there what is wrong with a request
                     message += f": {_said(error)[:_EXCERPT]}"
             if error.code == _UNAUTHORIZED:
-                message += f"; set {KEY} to its key"
+                message += f"; it refuses the key in {KEY}" if self.headers else f"; set {KEY} to its key"
             raise NoAnswer(without_keys(message), status=error.code) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error

@@ -90,9 +90,11 @@ def shares_of(engine: Engine, workers: int, *, python: str | None = None) -> lis
         )
     each = devices_of(engine.args)
     if workers * each > len(devices):
+        most = len(devices) // each
+        how = f"take {numbered(most, 'worker')}" if most else "that is too few for one"
         raise BadInput(
             f"{workers} workers with {numbered(each, 'device')} each, but {len(devices)} can be seen "
-            f"({', '.join(name for name, _ in devices)}): take {len(devices) // each} workers",
+            f"({', '.join(name for name, _ in devices)}): {how}",
             code="too-few-devices",
         )
     names = [name for name, _ in devices]

@@ -357,10 +357,14 @@ def test_another_k_is_refused(vllm: VllmLike) -> None:
 def test_a_wrong_key_is_told_from_other_failures(vllm: VllmLike) -> None:
     vllm.replies["/v1/models"] = as_json({"error": "Unauthorized"}, 401)
 
-    with pytest.raises(ServerFailed, match=r"answers 401 .*; set DRAFTGATE_API_KEY to its key") as caught:
+    with pytest.raises(
+        ServerFailed, match=r"answers 401 .*; it refuses the key in DRAFTGATE_API_KEY"
+    ) as caught:
         attach(vllm.url, at_k2(), key="sk-wrong")
-
     assert "sk-wrong" not in str(caught.value)
+
+    with pytest.raises(ServerFailed, match=r"answers 401 .*; set DRAFTGATE_API_KEY to its key"):
+        attach(vllm.url, at_k2(), key=None)
 
 
 NO_HTTP = Reply(raw=b"SSH-2.0-OpenSSH_9.6\r\n")
