@@ -267,8 +267,8 @@ class Run:
     def estimate_s(self, cells: Sequence[Cell], *, workers: int = 1) -> float:
         """Seconds that measuring `cells` will take, if each of so many workers takes the next server."""
         again = self.options.repeats if self.options.update else 0  # a baseline has the reserve too
-        of_server = self.pace.each_start_s([] if self.options.server_url else cells, first=workers)
-        for cell, warmups in warmups_of(cells, attached=bool(self.options.server_url)).items():
+        of_server = self.pace.each_start_s(cells, first=workers)
+        for cell, warmups in warmups_of(cells, attached=self.pace.attached).items():
             answers_s = self._answers_s(cell, more=warmups + again * len(self.reserve(cell.name)))
             of_server[cell.spec] = of_server.get(cell.spec, 0) + answers_s
         return busiest(of_server.values(), workers)
@@ -298,7 +298,7 @@ class Run:
         """
         before = [cell for cell in cells if cell != now and (suite, str(cell)) in self.measured]
         ahead = [cell for cell in cells if cell != now and cell not in before]
-        warmups = warmups_of([*before, now, *ahead], attached=bool(self.options.server_url))
+        warmups = warmups_of([*before, now, *ahead], attached=self.pace.attached)
         took = spent_s + sum(wall_of(self.measured[suite, str(cell)].prompts) for cell in before)
         planned = self._answers_s(now, share=done, more=warmups[now]) + sum(map(self._answers_s, before))
         left = sum(self._answers_s(cell, more=warmups[cell]) for cell in ahead)

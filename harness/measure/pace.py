@@ -111,6 +111,8 @@ class Pace:
     """The version that will start the servers."""
     compiling_s: float = 0.0
     """What the first start of a server by this engine takes more."""
+    attached: bool = False
+    """The servers run already: none starts, and each cell warms its server up."""
 
     def starts_s(self, cells: Iterable[Cell], *, first: bool = True) -> float:
         """Of the servers of these cells."""
@@ -118,7 +120,11 @@ class Pace:
 
     def each_start_s(self, cells: Iterable[Cell], *, first: int) -> dict[ServerSpec, float]:
         """Of each of these servers. The `first` ones of a run take longest: they read all from the disk."""
-        each = {spec: self._start_s(cell) for spec, cell in {cell.spec: cell for cell in cells}.items()}
+        each = {
+            spec: self._start_s(cell)
+            for spec, cell in {cell.spec: cell for cell in cells}.items()
+            if not self.attached
+        }
         return each | {spec: max(each[spec], self._slowest_s) for spec in list(each)[:first]}
 
     def _start_s(self, cell: Cell) -> float:
@@ -178,17 +184,16 @@ class Pace:
         """Of so many answers in a cell."""
         return count * cell.profile.max_tokens / (self.rate(cell) or self.tokens_per_s)
 
-    def cells_s(self, counts: Mapping[Cell, float], *, first: bool = True, attached: bool = False) -> float:
+    def cells_s(self, counts: Mapping[Cell, float], *, first: bool = True) -> float:
         """Of a start of each server of these cells, its warm-up, and so many answers in each cell.
 
         Args:
             counts: answers by cell, in the order in which they are measured.
             first: a server is the first of its run.
-            attached: the server runs already: none starts, and each cell warms it up.
         """
-        warmups = warmups_of(list(counts), attached=attached)
-        starts_s = 0 if attached else self.starts_s(counts, first=first)
-        return starts_s + sum(self.answers_s(cell, count + warmups[cell]) for cell, count in counts.items())
+        warmups = warmups_of(list(counts), attached=self.attached)
+        answers_s = (self.answers_s(cell, count + warmups[cell]) for cell, count in counts.items())
+        return self.starts_s(counts, first=first) + sum(answers_s)
 
     def knows(self, cells: Iterable[Cell]) -> bool:
         """No cell's time is a guess."""
@@ -207,6 +212,7 @@ def pace_of(stack: Stack, results: Path, *, server_url: str | None, here: Enviro
         self_check_s=last_self_check_s(results, stack=stack.name, here=here),
         engine=engine,
         compiling_s=COMPILING_S * compiles(stack.engine.args),
+        attached=server_url is not None,
     )
 
 

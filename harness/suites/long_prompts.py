@@ -103,7 +103,7 @@ def effort(run: Run, cells: Sequence[Cell], tokens: Sequence[int]) -> tuple[int,
         requests += len(tokens) * prompts
         answers = len(tokens) * prompts + sum(tokens) * prompts / (_PREFILL * profile.max_tokens)
         counts[with_profile(cell, concurrency=1)] = answers
-    return len(measured), requests, run.pace.cells_s(counts, attached=bool(run.options.server_url))
+    return len(measured), requests, run.pace.cells_s(counts)
 
 
 def long_prompts(bench: Bench, suite: str, cell: Cell, make: Make) -> Made:

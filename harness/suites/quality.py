@@ -41,7 +41,7 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     for cell in measured:
         run.warmups(cell)
     counts = {cell: len(asked(run, cell)) for cell in measured}
-    seconds = run.pace.cells_s(counts, attached=bool(run.options.server_url))
+    seconds = run.pace.cells_s(counts)
     text = f"quality: {len(measured)} cells with those of `none`, {sum(counts.values())} answers"
     return [f"{text}, and the likelihood of each option without a drafter; about {duration(seconds)}"]
 

@@ -45,8 +45,8 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
                 "delete it",
                 code="question-row",
             )
-    counts = {one: len(asked(run, one)) for cell in cells if (one := _asking(run, cell))}
-    seconds = duration(run.pace.cells_s(counts, attached=bool(run.options.server_url)))
+    counts = {one: len(asked(run, one)) for one in (_asking(run, cell) for cell in cells)}
+    seconds = duration(run.pace.cells_s(counts))
     hidden = "; the records hold no text of these answers (--keep-texts)" if _bare(run, cells[0]) else ""
     return [f"refusals: {len(cells)} cells, {sum(counts.values())} questions; less than {seconds}{hidden}"]
 

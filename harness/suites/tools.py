@@ -45,7 +45,7 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
         for prompt in asked(run, cell):
             check_schemas(prompt)
     counts = {cell: len(asked(run, cell)) for cell in measured}
-    seconds = run.pace.cells_s(counts, attached=bool(run.options.server_url))
+    seconds = run.pace.cells_s(counts)
     text = f"tools: {len(measured)} cells with those of `none`, {sum(counts.values())} requests; "
     forced = measured[0].name.workload not in run.options.own and not _parses(run, measured[0])
     why = "; the stack names no tool_call_parser, so every call is required" * forced
