@@ -57,8 +57,8 @@ class Slot(contextlib.AbstractContextManager["Slot"]):
         texts = set(cold)
         if anew or (spec.remembers and self._asked & texts):
             self.close()
-        self._asked |= texts
         if self._server is not None and self._server.spec == spec:
+            self._asked |= texts
             return self.ready()
         if self._refused is not None and self._refused[0] == spec:
             raise self._refused[1]

@@ -35,9 +35,7 @@ def _matched(old: Sequence[PromptRecord], new: Sequence[PromptRecord]) -> tuple[
             continue
         if a.text_hash != b.text_hash:
             parted.add(a.repeat)
-        if not a.text_hash == b.text_hash != "" or a.seed != b.seed:
-            continue
-        if (before := a.committed) and (after := b.committed):
+        elif a.text_hash and a.seed == b.seed and (before := a.committed) and (after := b.committed):
             less, both = matched(before, after)
             fewer, steps = fewer + less, steps + both
     return fewer, steps
