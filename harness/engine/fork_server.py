@@ -17,6 +17,7 @@ import ctypes
 import importlib
 import json
 import os
+import pickle
 import runpy
 import signal
 import socket
@@ -25,10 +26,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+Look = Callable[[], object]
 Supervise = Callable[[Callable[[], object]], int]
 
 MOST_BYTES = 1 << 17
 """Of a request."""
+_LOOK_S = 60
+"""For a look at a model's class."""
 _MARK, _METHOD = "DRAFTGATE_SERVER", "VLLM_WORKER_MULTIPROC_METHOD"
 _PRELOADED = (
     "vllm.entrypoints.openai.api_server",
@@ -198,8 +202,42 @@ def _fork_on() -> None:
 
     os.register_at_fork(after_in_child=afresh)
     os.environ.setdefault(_METHOD, "fork")
+    with contextlib.suppress(ImportError, AttributeError):
+        registry: Any = importlib.import_module("vllm.model_executor.models.registry")
+        registry._run_in_subprocess = _looking_in_a_fork(registry._run_in_subprocess)  # noqa: SLF001
     methods._maybe_force_spawn = choose  # noqa: SLF001
     worker.worker_main = staticmethod(bound)
+
+
+def _looking_in_a_fork(elsewhere: Callable[[Look], Any]) -> Callable[[Look], Any]:
+    """Calls that look at a model's class in a fork of the server: a new process would import vLLM once more.
+
+    vLLM does so the first time that it serves an architecture, and not in the server itself, since what is
+    imported might touch a GPU.
+
+    Args:
+        elsewhere: makes such a call as vLLM does it. It has the last word where a fork fails.
+    """
+
+    def look(call: Look) -> Any:
+        pipe, end = os.pipe()
+        pid = os.fork()
+        if not pid:
+            signal.alarm(_LOOK_S)  # a lock that another thread held is never released here
+            try:
+                importlib.import_module("vllm.plugins").load_general_plugins()
+                with os.fdopen(end, "wb") as file:
+                    pickle.dump(call(), file)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        os.close(end)
+        with os.fdopen(pipe, "rb") as file:
+            seen = file.read()
+        _, status = os.waitpid(pid, 0)
+        return elsewhere(call) if status else pickle.loads(seen)  # noqa: S301 - of our own fork
+
+    return look
 
 
 def _preloads() -> list[str]:

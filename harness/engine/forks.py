@@ -74,7 +74,22 @@ class ForkServer:
 _servers: dict[tuple[str, ...], ForkServer] = {}
 _never: set[tuple[str, ...]] = set()
 """What a first fork failed for, on a device or after an import that allows none: the next would fail, too."""
-_lock = threading.Lock()
+_lock = threading.RLock()
+
+
+def begin(*, python: str, environment: Mapping[str, str]) -> None:
+    """Let a fork server import vLLM, while the caller makes ready what a server of it needs.
+
+    Args:
+        python: the engine's interpreter.
+        environment: the whole of a server's; `orphans.MARK` is in it.
+    """
+    key = _key(python, environment)
+    with _lock:
+        if key not in _servers and key not in _never:
+            # As long as a start id, so that one can be written over it.
+            mark = {orphans.MARK: "0" * len(environment[orphans.MARK])}
+            _servers[key] = ForkServer(python, _shared(environment) | mark)
 
 
 def start(
@@ -89,15 +104,11 @@ def start(
         environment: the whole of it; `orphans.MARK` is in it.
         patience_s: for the import of vLLM.
     """
-    shared = {name: value for name, value in environment.items() if name not in _OF_ONE_START}
-    key = (python, str(Path.cwd()), *(f"{name}={value}" for name, value in sorted(shared.items())))
+    key = _key(python, environment)
     with _lock:
         if key in _never:
             return None
-        if key not in _servers:
-            # As long as a start id, so that one can be written over it.
-            mark = {orphans.MARK: "0" * len(environment[orphans.MARK])}
-            _servers[key] = ForkServer(python, shared | mark)
+        begin(python=python, environment=environment)
         try:
             return _servers[key].fork(words, log=log, environment=environment, patience_s=patience_s)
         except (OSError, ValueError):
@@ -109,6 +120,15 @@ def start(
         except BaseException:  # its answer would be taken for that to the next request
             _servers.pop(key).stop()
             raise
+
+
+def _shared(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name not in _OF_ONE_START}
+
+
+def _key(python: str, environment: Mapping[str, str]) -> tuple[str, ...]:
+    shared = sorted(_shared(environment).items())
+    return python, str(Path.cwd()), *(f"{name}={value}" for name, value in shared)
 
 
 @atexit.register

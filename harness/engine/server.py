@@ -26,7 +26,7 @@ from harness.engine.facts import (
     served_name,
 )
 from harness.engine.http import NO_KEY, Http, NoAnswer
-from harness.engine.models import resolve
+from harness.engine.models import check_reference, located, resolve
 from harness.errors import PortTaken, ServerFailed
 from harness.text.console import Say
 
@@ -116,22 +116,17 @@ def running(
             f"{spec.drafter!r}: use a newer engine",
             code="engine-too-old",
         )
-    target = resolve(spec.target.model, say=say, python=spec.engine_python)
-    speculative = resolve_speculative(spec, target=target, say=say)
-    words = command_line(spec, model=target, speculative=speculative, per_request=facts.per_request)
-    orphans.end_orphans(say)
     start_id = secrets.token_hex(6)
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / f"{spec.label}-{start_id}.log"
     report = folder / f"{spec.label}-{start_id}.mends.jsonl"
     key = secrets.token_urlsafe(24) if locked else NO_KEY
     environment = {
+        **({} if facts.cpu else {"TRITON_CACHE_DIR": _kernels({**os.environ, **spec.env})}),
         **os.environ,
         "VLLM_NO_USAGE_STATS": "1",
         # vLLM's 5 s are too short: when the API server pauses for so long, it closes idle connections before
         # it reads the requests that wait on them, and loses those.
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(math.ceil(spec.request_timeout_s) + 60),
-        **({"HF_HUB_OFFLINE": "1"} if target.startswith("/") else {}),
+        **({"HF_HUB_OFFLINE": "1"} if located(spec.target.model).startswith("/") else {}),
         **spec.env,
         **({"VLLM_API_KEY": key} if locked else {}),
         **vllm_plugin.found_by({**os.environ, **spec.env}),
@@ -139,6 +134,15 @@ def running(
         vllm_plugin.REPORT: str(report),
         orphans.MARK: start_id,
     }
+    check_reference(spec.target.model)
+    if spec.fork:
+        forks.begin(python=python, environment=environment)
+    target = resolve(spec.target.model, say=say, python=spec.engine_python)
+    speculative = resolve_speculative(spec, target=target, say=say)
+    words = command_line(spec, model=target, speculative=speculative, per_request=facts.per_request)
+    orphans.end_orphans(say)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{spec.label}-{start_id}.log"
     port = free_port(spec.port)
     began = time.monotonic()
     words = ["vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port), *words]
@@ -180,6 +184,15 @@ def running(
         process.stop(child)
         orphans.end(child.pid, start_id)  # a supervisor that was killed leaves its engine
         orphans.forget(noted)
+
+
+def _kernels(environment: Mapping[str, str]) -> str:
+    """A folder for Triton kernels in vLLM's cache, for all servers.
+
+    By itself vLLM gives each configuration one of its own, and compiles anew what they have in common.
+    """
+    user = Path(environment.get("XDG_CACHE_HOME", "~/.cache"), "vllm")
+    return str(Path(environment.get("VLLM_CACHE_ROOT", user), "triton").expanduser())
 
 
 def free_port(wanted: int | None) -> int:

@@ -160,6 +160,19 @@ def test_servers_are_forks_of_one_process_that_imported_the_engine_once(fake: Fa
     assert until(lambda: not psutil.Process(seen[0][2]).children())  # no zombies
 
 
+def test_the_engine_is_imported_while_the_model_is_made_ready(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(reference: str, **_: Any) -> str:
+        assert until(fake.importers)
+        return reference
+
+    monkeypatch.setattr("harness.engine.server.resolve", slowly)
+    with running(fake.spec(), folder=tmp_path, say=print) as server:
+        assert psutil.Process(server.pid).ppid() == fake.importers()[0]
+    assert len(fake.importers()) == 1
+
+
 def test_a_forked_server_that_dies_is_quoted_with_its_exit_code(fake: Fake, tmp_path: Path) -> None:
     with (
         pytest.raises(ServerFailed) as caught,
