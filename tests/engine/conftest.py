@@ -129,6 +129,7 @@ class Draftgate:
 
     def run(self, *words: str, env: dict[str, str] | None = None) -> tuple[int, str]:
         """Exit code and output."""
+        self.results.parent.mkdir(parents=True, exist_ok=True)
         return forked.run(
             "pytest", *self.arguments(*words), output=self.results.with_suffix(".txt"),
             environment={**os.environ, **self.env, **(env or {})}, timeout_s=900, of_this_process=True,

@@ -29,7 +29,7 @@ def test_a_drafter_that_drafts_less_misses_its_baseline_on_other_prompts_too(
 ) -> None:
     """The baseline is the shared server's; the run starts its own, and does the self-check if need be."""
     # Another setting is another drafter: its tokens alone decide, and 12 prompts would be too few.
-    shape = {"prompts": 16, "max_tokens": 32, "concurrency": 8}
+    shape = {"prompts": 16, "max_tokens": 24, "concurrency": 8}
     first, others = (
         record_of(language="zh", profile_name="quick", after=after, folder=f"after{after}", **shape)
         for after in (0, shape["prompts"])

@@ -18,7 +18,7 @@ from harness.results.records import CellRecord, RunRecord, load
 from tests.engine.conftest import Draftgate, engines_of, family_of, running_of
 
 MOUNT, UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
-CELL = ("-m", "chat and en and ngram and k4", "--prompts", "6", "--max-tokens", "32", "--gate", "off")
+CELL = ("-m", "chat and en and ngram and k4", "--prompts", "6", "--max-tokens", "24", "--gate", "off")
 STARTED_S = 480
 """Within these a run has its first prompts, also on a machine with other work: a start took 120 s there."""
 

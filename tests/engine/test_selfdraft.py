@@ -73,7 +73,8 @@ UNMENDED = pytest.mark.parametrize("engine", [("self", 3, "probe")], indirect=Tr
 
 @UNMENDED
 def test_without_the_patch_the_same_check_fails_at_a_temperature(engine: Server) -> None:
-    found = check_itself(engine, load_prompts(DATA / "prompts", "instruct", "en", at_most=2), say=print)
+    prompts = load_prompts(DATA / "prompts", "instruct", "en", at_most=2)
+    found = check_itself(engine, prompts, say=print, max_tokens=40)
 
     assert [check.outcome for check in found.checks] == ["ok", "broken"], found
     assert {patch["probe"] for patch in engine.patches} == {"fault"}

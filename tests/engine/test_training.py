@@ -326,6 +326,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.nightly  # a minute and a half; test_from_nothing_to_a_served_measured_drafter goes this way too
 def test_hidden_states_reach_the_trainer(tiny: Path, tmp_path: Path) -> None:
     """About a minute: one server, the CPU connector, two steps, a checkpoint."""
     import torch  # noqa: PLC0415
