@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 
 from harness.config.cells import ServerSpec
 from harness.config.variants import Target
-from harness.engine import forks
+from harness.engine import fork_server, forks
 from harness.engine.server import Server, running
 from harness.errors import ServerFailed
 from tests.component.vllm_like import AS_A_PROCESS
@@ -171,6 +173,20 @@ def test_the_engine_is_imported_while_the_model_is_made_ready(
     with running(fake.spec(), folder=tmp_path, say=print) as server:
         assert psutil.Process(server.pid).ppid() == fake.importers()[0]
     assert len(fake.importers()) == 1
+
+
+def test_a_server_looks_at_a_model_in_a_fork_of_itself_else_as_vllm_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[int] = []
+    plugins = types.SimpleNamespace(load_general_plugins=lambda: loaded.append(os.getpid()))
+    monkeypatch.setitem(sys.modules, "vllm.plugins", plugins)
+    look = fork_server._looking_in_a_fork(lambda call: ("elsewhere", call))
+
+    pid, plugged = look(lambda: (os.getpid(), loaded))
+    assert plugged == [pid] != [os.getpid()]
+    for fails in (lambda: 1 / 0, threading.Lock, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+        assert look(fails) == ("elsewhere", fails)
 
 
 def test_a_forked_server_that_dies_is_quoted_with_its_exit_code(fake: Fake, tmp_path: Path) -> None:
