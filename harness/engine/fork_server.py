@@ -210,13 +210,13 @@ def _fork_on() -> None:
 
 
 def _looking_in_a_fork(elsewhere: Callable[[Look], Any]) -> Callable[[Look], Any]:
-    """Calls that look at a model's class in a fork of the server: a new process would import vLLM once more.
+    """What vLLM looks at a model's class with: a function that makes such a call in a fork of the server.
 
-    vLLM does so the first time that it serves an architecture, and not in the server itself, since what is
-    imported might touch a GPU.
+    vLLM looks the first time that it serves an architecture. It starts a new process for that, which imports
+    vLLM once more: in the server itself, what the class imports might touch a GPU.
 
     Args:
-        elsewhere: makes such a call as vLLM does it. It has the last word where a fork fails.
+        elsewhere: vLLM's own function. It is called where the fork fails.
     """
 
     def look(call: Look) -> Any:

@@ -119,8 +119,9 @@ def running(
     start_id = secrets.token_hex(6)
     report = folder / f"{spec.label}-{start_id}.mends.jsonl"
     key = secrets.token_urlsafe(24) if locked else NO_KEY
+    given = {**os.environ, **spec.env}
     environment = {
-        **({} if facts.cpu else {"TRITON_CACHE_DIR": _kernels({**os.environ, **spec.env})}),
+        **({} if facts.cpu else {"TRITON_CACHE_DIR": _kernels(given)}),
         **os.environ,
         "VLLM_NO_USAGE_STATS": "1",
         # vLLM's 5 s are too short: when the API server pauses for so long, it closes idle connections before
@@ -129,7 +130,7 @@ def running(
         **({"HF_HUB_OFFLINE": "1"} if located(spec.target.model).startswith("/") else {}),
         **spec.env,
         **({"VLLM_API_KEY": key} if locked else {}),
-        **vllm_plugin.found_by({**os.environ, **spec.env}),
+        **vllm_plugin.found_by(given),
         vllm_plugin.MODE: patch,
         vllm_plugin.REPORT: str(report),
         orphans.MARK: start_id,

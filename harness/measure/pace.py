@@ -208,7 +208,7 @@ def pace_of(stack: Stack, results: Path, *, server_url: str | None, here: Enviro
     with contextlib.suppress(ServerFailed):  # without an engine, its start will say so
         facts = engine_facts(stack.engine.python or sys.executable)
         engine = facts.version
-        if facts.cpu and _FAST not in here.isa:
+        if facts.cpu and not server_url and _FAST not in here.isa:
             tokens_per_s /= _SLOWER
     return Pace(
         start_s=stack.start_seconds,
