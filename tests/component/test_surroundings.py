@@ -35,7 +35,7 @@ class Bench:
 
     def command(self, *words: str, checked: str = "off", gate: str = "off") -> list[str]:
         return [
-            sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench_suites/test_acceptance.py",
+            sys.executable, "-m", "pytest", *self.without, "bench_suites/test_acceptance.py",
             "--stack", str(self.stack), "--results", str(self.folder / "results"), "--gate", gate,
             "--baselines", str(self.folder / "baselines"), "--prompts", "3", "--self-check", checked, *words,
         ]  # fmt: skip
@@ -43,6 +43,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         fake = Fake(folder)
         self.folder = folder
+        self.without: tuple[str, ...] = ("-p", "no:cacheprovider")
         self.stack = folder / "tiny.toml"
         self.stack.write_text(TINY.format(model=folder / "tiny", python=fake.python, freeze=fake.freeze))
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "FORCE_", "LC_"))}
@@ -248,6 +249,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
 
 @pytest.mark.skipif(not CAN_MOUNT, reason="no mounts of one's own here")
 def test_a_read_only_checkout_is_enough(bench: Bench) -> None:
+    bench.without = ()  # pytest wants to remember there what failed
     fine(bench, bench(above=(*MOUNTS, READ_ONLY, str(DATA.parent))))
 
 
