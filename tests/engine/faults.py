@@ -28,7 +28,7 @@ from tests.engine.conftest import ROOT, Draftgate, engines_of, family_of, runnin
 PROMPTS, STALL_SECONDS, LENGTH = 6, 20, "48"
 CELL = (
     "-m", "chat and en and ngram and k4", "--prompts", str(PROMPTS), "--max-tokens", LENGTH, "--gate", "off",
-    "--stall-seconds", str(STALL_SECONDS), "--self-check", "off",
+    "--stall-seconds", str(STALL_SECONDS), "--self-check", "off", "--concurrency", "1",
 )  # fmt: skip
 MOUNT, UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
 

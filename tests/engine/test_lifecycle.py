@@ -18,7 +18,11 @@ from harness.results.records import CellRecord, RunRecord, load
 from tests.engine.conftest import Draftgate, engines_of, family_of, running_of
 
 MOUNT, UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
-CELL = ("-m", "chat and en and ngram and k4", "--prompts", "6", "--max-tokens", "24", "--gate", "off")
+CELL = (
+    "-m", "chat and en and ngram and k4", "--prompts", "6", "--max-tokens", "24", "--gate", "off",
+    "--concurrency", "1",
+)  # fmt: skip
+"""One prompt at a time: with four in flight the last four of six end as one, before a signal can come."""
 STARTED_S = 480
 """Within these a run has its first prompts, also on a machine with other work: a start took 120 s there."""
 
@@ -28,7 +32,7 @@ def wait_for(what: str, condition: object, *, within_s: float) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"waited {within_s} s for {what}"
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 def interrupt(draftgate: Draftgate, number: signal.Signals, *, after_prompts: int) -> tuple[int, str]:
