@@ -2,7 +2,9 @@
 
 DraftgateError
 ├── BadInput          a stack, an option, a prompt file, a record: fix it and run again
-│   └── BadRecord     a file of ours that does not parse, was cut off, or has another schema
+│   ├── BadOption     an option of the command line
+│   ├── BadRecord     a file of ours that does not parse, was cut off, or has another schema
+│   └── NoCells       what was named holds no cell, or none that can be used so
 └── ServerFailed      the engine did not start, died, or is not the one that was asked for
     └── PortTaken     it could not have its port
 
@@ -37,6 +39,18 @@ def reason_of(error: BaseException) -> str:
 
 class BadInput(DraftgateError):  # noqa: N818 - reads as what it is
     """Something the user gave cannot be used."""
+
+
+class BadOption(BadInput):
+    """An option says what cannot be."""
+
+    code = "option-value"
+
+
+class NoCells(BadInput):
+    """What was named holds no cell, or none that can be used so."""
+
+    code = "no-cells"
 
 
 class BadRecord(BadInput):

@@ -14,12 +14,13 @@ from typing import Any
 from harness.config.difference import Against
 from harness.config.engine_arguments import parses_calls
 from harness.config.prompt_files import ANY, OwnPrompts, Source, name_of, read
+from harness.config.rows import BadRow
 from harness.config.shipped import DATA
 from harness.config.stack import ENDPOINTS, PROFILES, RESERVED, Stack, default_stack, find_stack, load_stack
 from harness.config.toml import MOST
 from harness.engine.http import is_url, key_of_environment, shown
 from harness.engine.watchdog import STALL_SECONDS
-from harness.errors import BadInput
+from harness.errors import BadInput, BadOption
 from harness.results.files import can_write
 from harness.results.records import MOST_K, RUN_FILE
 from harness.results.shards import named
@@ -128,7 +129,7 @@ def refuse_repeated(words: Sequence[str]) -> None:
     said: set[str] = set()
     for option in filter(None, (known.get(word.split("=", 1)[0]) for word in words)):
         if option in said:
-            raise BadInput(f"{option} is given twice: name one", code="option-value")
+            raise BadOption(f"{option} is given twice: name one")
         said.add(option)
 
 
@@ -157,7 +158,7 @@ def _files(option: Callable[[str], Any]) -> list[str]:
     asked = " ".join(map(str, option("file_or_dir")))
     if questions and not re.search("test_(quality|refusals)", asked):
         what = f"--questions {questions}: it is for bench_suites/test_quality.py and test_refusals.py"
-        raise BadInput(f"{what}: name one, or say --prompts-file", code="option-value")
+        raise BadOption(f"{what}: name one, or say --prompts-file")
     return [*files, questions] if questions and "test_refusals" in asked else files
 
 
@@ -172,17 +173,15 @@ def _own(stack: Stack, workloads: Sequence[str], *, attached: bool) -> dict[str,
     own = {workload: read(stack.prompts[workload]) for workload in workloads if workload in stack.prompts}
     for prompts in own.values():
         if clash := [language for language in prompts.languages if language.lower() in _taken(stack)]:
-            raise BadInput(
+            raise BadRow(
                 f"{prompts.file}: the language {clash[0]!r} has another meaning in the name of a cell, or to "
-                "pytest: write another",
-                code="prompt-row",
+                "pytest: write another"
             )
         by_case = {language.lower(): language for language in prompts.languages}
         if other := [language for language in prompts.languages if by_case[language.lower()] != language]:
-            raise BadInput(
+            raise BadRow(
                 f"{prompts.file}: the languages {other[0]} and {by_case[other[0].lower()]} differ in nothing "
-                "but capitals, and not every file system tells such cells apart: write one",
-                code="prompt-row",
+                "but capitals, and not every file system tells such cells apart: write one"
             )
         free = [prompt.id for turns in prompts.chats for prompt in turns if prompt.may_call]
         if free and not (attached or parses_calls(stack.engine.args)):
@@ -220,10 +219,9 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
     """
     name = option("--profile")
     if name not in stack.profiles:
-        raise BadInput(
+        raise BadOption(
             f"--profile {name}: unknown profile{did_you_mean(name, stack.profiles)}; there are: "
-            f"{', '.join(stack.profiles)}",
-            code="option-value",
+            f"{', '.join(stack.profiles)}"
         )
     profile = stack.profiles[name]
     numbers = ("prompts", "max_tokens", "concurrency")
@@ -234,13 +232,12 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
     for field, lowest in least.items():
         if not lowest <= option(field) <= MOST:
             value = f"--{field.replace('_', '-')} {option(field)}"[:80]
-            raise BadInput(f"{value}: must be {lowest} or more, and at most {MOST}", code="option-value")
+            raise BadOption(f"{value}: must be {lowest} or more, and at most {MOST}")
     profile = profile.model_copy(update=changes)
     if option("--sequential") and (profile.prompts < LOOKS[0] or option("--repeats") > 1):
-        raise BadInput(
+        raise BadOption(
             f"--sequential looks at {', '.join(map(str, LOOKS))} prompts, once: use --profile gate, "
-            "without --repeats",
-            code="option-value",
+            "without --repeats"
         )
     files = _files(option)
     named = [
@@ -250,10 +247,9 @@ def options_of(option: Callable[[str], Any], stack: Stack, *, root: Path, words:
     workloads = tuple(dict.fromkeys(named)) or (stack.workload_of(name),)
     for workload in workloads:
         if workload not in stack.workloads:
-            raise BadInput(
+            raise BadOption(
                 f"--workload {workload}: unknown workload{did_you_mean(workload, stack.workloads)}; "
-                f"there are: {', '.join(stack.workloads)}",
-                code="option-value",
+                f"there are: {', '.join(stack.workloads)}"
             )
     return Options(
         stack=stack,
@@ -297,7 +293,7 @@ def _rising(flag: str, text: str, *, most: int = MOST) -> tuple[int, ...]:
     if not numbers or numbers != tuple(sorted(set(numbers))) or not numbers[0] or numbers[-1] > most:
         what = "requests" if flag == "--levels" else "draft tokens"
         what += f", at most {most}" if most < MOST else ""
-        raise BadInput(f"{flag} {text[:80]}: rising numbers of {what}, like 1,4,16", code="option-value")
+        raise BadOption(f"{flag} {text[:80]}: rising numbers of {what}, like 1,4,16")
     return numbers
 
 

@@ -14,7 +14,7 @@ import pytest
 from harness.config.cells import ServerSpec, cells_of
 from harness.config.shipped import DATA, SUITES
 from harness.engine.spelling import check
-from harness.errors import BadInput, DraftgateError, GateWarning, of_system
+from harness.errors import BadInput, BadOption, DraftgateError, GateWarning, of_system
 from harness.options import add_options, options_of, refuse_repeated, refuse_unwritable, stack_of
 from harness.provenance.hardware import VISIBLE, in_use
 from harness.run import Run
@@ -202,7 +202,7 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> None:
     shared = [cell for suite, cell in pairs if not suite.apart]
     lines = run.plan(shared, self_check_s=ahead_s, workers=(workers := config.stash.get(WORKERS, 1)))
     if run.options.against and pairs and throughput.SUITE not in [suite for suite, _ in pairs]:
-        raise BadInput("--against is for bench_suites/test_throughput.py: name it too", code="option-value")
+        raise BadOption("--against is for bench_suites/test_throughput.py: name it too")
     for suite in dict.fromkeys(suite for suite, _ in pairs):
         lines += suite.plan(run, [cell for of, cell in pairs if of == suite])
     lines += [] if run.options.server_url else in_use(run.options.stack.engine, workers)

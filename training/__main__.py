@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except DraftgateError as error:
         sys.stderr.write(f"\ntraining: {error.shown}\n")
-        return INVALID if type(error).__name__.startswith("Bad") else 1
+        return INVALID if isinstance(error, BadInput) else 1
     except OSError as error:
         sys.stderr.write(f"\ntraining: {of_system(error).shown}\n")
         return INVALID

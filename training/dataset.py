@@ -15,7 +15,7 @@ from harness.results.files import as_line, writing
 from harness.text.console import Say
 from training import program
 from training.answers.rows import Row, arranged, contents_of, digest, index, within
-from training.errors import TrainingFailed
+from training.errors import BadData
 from training.recipe import Recipe
 
 COLUMNS = frozenset({"input_ids", "loss_mask", "seq_len"})
@@ -55,11 +55,10 @@ def run(
     ratio = train_ratio(recipe.dataset.validation)
     trained = train_rows(len(rows), ratio)
     if not trained or trained == len(rows):
-        raise TrainingFailed(
+        raise BadData(
             f"{responses_file}: training and validation need at least a row each, and there are {len(rows)} "
             f"(another {unsupervised} have no answer within dataset.seq_length = {length}). Ask for more "
-            "prompts, or raise seq_length",
-            code="training-data",
+            "prompts, or raise seq_length"
         )
     rows = arranged(rows, trained, seed=recipe.prompts.seed)
     part, data = folder / "data.part", folder / "data"
@@ -169,30 +168,23 @@ def verify(data: Path, rows: Sequence[Row]) -> None:
     try:
         written = load_from_disk(str(data))
     except (OSError, ValueError) as error:
-        raise TrainingFailed(
-            f"{data}: not a data set that can be read: {error}; see log.txt there", code="training-data"
-        ) from None
+        raise BadData(f"{data}: not a data set that can be read: {error}; see log.txt there") from None
     missing = sorted(COLUMNS - set(written.column_names))
     if missing:
         there = ", ".join(written.column_names) or "none"
-        raise TrainingFailed(
+        raise BadData(
             f"{data}: the columns {', '.join(missing)} are missing; there are: {there}. Use the version of "
-            "speculators that draftgate's extra `train` names",
-            code="training-data",
+            "speculators that draftgate's extra `train` names"
         )
     if len(written) != len(rows):
-        raise TrainingFailed(
-            f"{data}: speculators made {len(written)} rows of {len(rows)}; see log.txt there",
-            code="training-data",
-        )
+        raise BadData(f"{data}: speculators made {len(written)} rows of {len(rows)}; see log.txt there")
     number = 0
     for batch in written.with_format("numpy").iter(batch_size=500):
         for ids, mask in zip(batch["input_ids"], batch["loss_mask"], strict=True):
             if digest(ids, mask) != rows[number].digest:
-                raise TrainingFailed(
+                raise BadData(
                     f"{data}: row {number} is not {rows[number].id}: this version of speculators shuffles in "
-                    "another way, or changes rows. Use the version that draftgate's extra `train` names",
-                    code="training-data",
+                    "another way, or changes rows. Use the version that draftgate's extra `train` names"
                 )
             number += 1
 

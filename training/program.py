@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.engine import process
 from harness.engine.http import without_proxy
-from training.errors import TrainingFailed
+from training.errors import TrainingStopped
 
 POLL_S = 0.5
 SPECULATORS: tuple[str, ...] = (sys.executable, "-P", "-m", "speculators")
@@ -64,7 +64,7 @@ def run(
         process.stop(child)
     if child.returncode:
         failed = f"{what} failed (exit code {child.returncode})"
-        raise TrainingFailed(process.obituary(failed, log, begin=began_at), code="training-stopped")
+        raise TrainingStopped(process.obituary(failed, log, begin=began_at))
 
 
 def speculators(words: Sequence[str], **how: Any) -> None:

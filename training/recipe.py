@@ -16,6 +16,7 @@ from harness.config.toml import Document, Reference, Table, too_deep
 from harness.config.variants import Engine, Target
 from harness.errors import BadInput
 from harness.results.records import MOST_K
+from training.errors import BadRecipe
 
 RECIPES = Path(__file__).parent / "recipes"
 _T = TypeVar("_T")
@@ -217,21 +218,15 @@ def temperatures_of(shares: Mapping[str, float]) -> dict[float, float]:
         except ValueError:
             temperature = -1.0
         if not 0 <= temperature < float("inf"):
-            raise BadInput(
-                f"responses.temperatures: {name!r} is not a temperature (a number from 0 up)",
-                code="training-option",
-            )
+            raise BadRecipe(f"responses.temperatures: {name!r} is not a temperature (a number from 0 up)")
         if not 0 <= share < float("inf"):
-            raise BadInput(
-                f"responses.temperatures: {share} is not a share of the answers (a number from 0 up)",
-                code="training-option",
+            raise BadRecipe(
+                f"responses.temperatures: {share} is not a share of the answers (a number from 0 up)"
             )
         found[temperature] += share
     total = sum(found.values())
     if not total:
-        raise BadInput(
-            "responses.temperatures: the shares add up to nothing: raise one", code="training-option"
-        )
+        raise BadRecipe("responses.temperatures: the shares add up to nothing: raise one")
     return {temperature: share / total for temperature, share in sorted(found.items()) if share}
 
 
@@ -296,23 +291,21 @@ def check_plain(recipe: Table, path: Path) -> None:
             raise ValueError("a text holds a NUL")  # noqa: TRY301 - one sentence for all
     except (ValueError, TypeError) as error:
         what = f"{path}: a value in it cannot be used: {error}; write another"
-        raise BadInput(what, code="training-option") from None
+        raise BadRecipe(what) from None
 
 
 def _refuse_twice(changes: Iterable[str]) -> None:
     keys = Counter(change.partition("=")[0].strip() for change in changes)
     for key, count in keys.items():
         if count > 1:
-            raise BadInput(f"--set {key}= is given twice: name one value", code="training-option")
+            raise BadRecipe(f"--set {key}= is given twice: name one value")
 
 
 def _change(data: dict[str, Any], change: str) -> None:
     """Set one value: `train.epochs=2`, `drafter=eagle3once`."""
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
-        raise BadInput(
-            f"--set {change}: not of the form KEY=VALUE, like train.epochs=2", code="training-option"
-        )
+        raise BadRecipe(f"--set {change}: not of the form KEY=VALUE, like train.epochs=2")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
@@ -322,5 +315,5 @@ def _change(data: dict[str, Any], change: str) -> None:
     for table in tables:
         at = at.setdefault(table, {})
         if not isinstance(at, dict):
-            raise BadInput(f"--set {change}: {table} is no table of a recipe", code="training-option")
+            raise BadRecipe(f"--set {change}: {table} is no table of a recipe")
     at[last] = value

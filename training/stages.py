@@ -19,9 +19,10 @@ from filelock import FileLock
 
 from harness.config.cells import canonical
 from harness.engine.slot import Slot
-from harness.errors import BadInput, BadRecord
+from harness.errors import BadRecord
 from harness.results.files import json_object, write_atomically
 from harness.text.console import Say
+from training.errors import BadRecipe
 from training.recipe import Recipe
 
 DONE, LOCK = "stage.json", ".lock"
@@ -92,7 +93,7 @@ def known(stages: tuple[Stage, ...], *names: str | None) -> None:
     """
     there = [stage.name for stage in stages]
     for name in set(names).difference(there, {None}):
-        raise BadInput(f"unknown stage {name!r}; there are: {', '.join(there)}", code="training-option")
+        raise BadRecipe(f"unknown stage {name!r}; there are: {', '.join(there)}")
 
 
 def carry_out(
@@ -120,9 +121,7 @@ def carry_out(
         if record is not None and not again:
             base.say(f"{name}: done before ({planned.folder})")
         elif only is not None and name != only:
-            raise BadInput(
-                f"--only {only}: {name} is not done yet; run without --only first", code="training-option"
-            )
+            raise BadRecipe(f"--only {only}: {name} is not done yet; run without --only first")
         else:
             context = dataclasses.replace(base, folder=planned.folder, upstream=dict(upstream))
             record = _do(planned, context, again=again)

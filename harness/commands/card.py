@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from harness.errors import BadInput
+from harness.errors import NoCells
 from harness.judge.collect import collect
 from harness.judge.compare import compare
 from harness.report.card import PARITY, block, values_of
@@ -43,12 +43,11 @@ def run(options: argparse.Namespace) -> int:
     path: Path = options.path
     side = collect(path)
     if (path / RUN_FILE).is_file() and not load(path / RUN_FILE, RunRecord).finished:
-        raise BadInput(f"{path} is not finished: give its command again, with --resume", code="no-cells")
+        raise NoCells(f"{path} is not finished: give its command again, with --resume")
     mine = [e for e in side.entries if e.cell.k and e.suite.partition("/")[0] in _SUITES]
     if not mine:
-        raise BadInput(
-            f"{path} holds no drafter's cell of the suites {' or '.join(_SUITES[:2])}: name a run that does",
-            code="no-cells",
+        raise NoCells(
+            f"{path} holds no drafter's cell of the suites {' or '.join(_SUITES[:2])}: name a run that does"
         )
     rows = []
     for entry in mine:

@@ -19,7 +19,7 @@ from harness.judge.compare import PositionChange, compare
 from harness.judge.over_none import of_cell, plain_of
 from harness.measure.validity import MOSTLY, countable
 from harness.report.figures import Figure
-from harness.report.references import FORM, Claim, read
+from harness.report.references import FORM, BadClaim, Claim, read
 from harness.report.run_table import answer_values, figure_values, pair_values
 from harness.results.files import read_text
 from harness.results.records import RUN_FILE, CellRecord, load
@@ -78,10 +78,9 @@ def run(options: argparse.Namespace) -> int:
         complain(f"{options.file}:{line}: {text}")
     code_note = f" ({found.in_code} in code left alone)" if found.in_code else ""
     if not checked and not unreadable and not options.allow_none:
-        raise BadInput(
+        raise BadClaim(
             f"{options.file} holds no figure with a reference{code_note}, so nothing was checked: write "
-            "references (docs/claims.md), or say --allow-none",
-            code="claim-reference",
+            "references (docs/claims.md), or say --allow-none"
         )
     held = "" if unreadable and not checked else ", all hold"
     verdict = f"{len(wrong)} of {checked} not as recorded" if wrong else f"{checked} checked{held}"
@@ -113,17 +112,15 @@ def _checked(claim: Claim, records: _Records) -> list[str]:
         if not figures:
             figures = (Figure(text="nothing", value=None, digits=0, unit=""),)
         if len(figures) > len(values):
-            raise BadInput(
+            raise BadClaim(
                 f"the column of {_name(claim.fields[0])} is said to hold {len(values)} figures, "
-                f"but {len(figures)} stand there: leave out those that it does not have",
-                code="claim-reference",
+                f"but {len(figures)} stand there: leave out those that it does not have"
             )
     elif len(figures) == 1 and figures[0].value is None:
         values = values[:1]  # one dash for an interval that there is not
     elif len(figures) < len(values):
-        raise BadInput(
-            f"{_name(claim.fields[0])} is {len(values)} figures, but {len(figures)} stand there: write all",
-            code="claim-reference",
+        raise BadClaim(
+            f"{_name(claim.fields[0])} is {len(values)} figures, but {len(figures)} stand there: write all"
         )
     else:
         figures = figures[-len(values) :]
@@ -178,7 +175,7 @@ class _Records:
         name = _name(field)
         for key in ("run", "cell"):
             if key not in keys:
-                raise BadInput(f"the reference to {name} names no {key}: add {key}=", code="claim-reference")
+                raise BadClaim(f"the reference to {name} names no {key}: add {key}=")
         if name in _STARTS:
             return (self._over_starts(keys["run"], keys["cell"])[_STARTS.index(name)],)
         entry = self._entry(keys["run"], keys["cell"])
@@ -189,9 +186,7 @@ class _Records:
         known = self._met[asked]
         if name not in known and not _POSITION.fullmatch(name):
             comparison = "" if base else " (with base=RUN also what a comparison says)"
-            raise BadInput(
-                f"there is no field {name}; there are: {', '.join(known)}{comparison}", code="claim-reference"
-            )
+            raise BadClaim(f"there is no field {name}; there are: {', '.join(known)}{comparison}")
         return known.get(name, (None,))  # a position beyond its k was not measured
 
     def _over_starts(self, run: str, cell: str) -> tuple[float | None, ...]:
@@ -204,7 +199,7 @@ class _Records:
         ]  # fmt: skip
         if len(found) != 1:
             what = f"{run} holds {len(found)} cells {cell} over starts: name a run that holds one"
-            raise BadInput(what, code="claim-reference")
+            raise BadClaim(what)
         one = found[0]
         return (one.gain, *one.ends) if one.sound else (None, None, None)
 
@@ -213,18 +208,13 @@ class _Records:
         of_run = [e for path, e in self._entries.items() if _within(parts, path) or _within(parts, e.path)]
         if not parts or not of_run:
             names = ", ".join(side.name for side in self._sides)
-            raise BadInput(f"no run given is named {run}; there are: {names}", code="claim-reference")
+            raise BadClaim(f"no run given is named {run}; there are: {names}")
         found = [e for e in of_run if str(e.cell) == cell]
         if not found:
-            raise BadInput(
-                f"{run} holds no cell {cell}; there are: {names_of(of_run)}", code="claim-reference"
-            )
+            raise BadClaim(f"{run} holds no cell {cell}; there are: {names_of(of_run)}")
         if len(found) > 1:
             paths = " and ".join(str(e.path) for e in found[:2])
-            raise BadInput(
-                f"{run} has {len(found)} cells named {cell} ({paths}): write more of the path",
-                code="claim-reference",
-            )
+            raise BadClaim(f"{run} has {len(found)} cells named {cell} ({paths}): write more of the path")
         return found[0]
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.errors import BadInput
+from harness.errors import BadInput, NoCells
 from harness.suites.curve_report import of_run, report
 from harness.suites.load import Bound
 from harness.text.arguments import whole
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     broken: list[BadInput] = []
     curves = list(of_run(options.folder, broken=broken))
     if not curves:
-        raise BadInput("; ".join(map(str, broken)), code="no-cells")
+        raise NoCells("; ".join(map(str, broken)))
     texts = [lay_out(report(*found, bound, may_schedule=False), width) for found in curves]
     show("\n\n".join(texts) + "\n")
     for why in broken:

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from harness.commands.import_parts import Foreign, parsed
+from harness.commands.import_parts import BadImport, Foreign, parsed
 from harness.engine.metrics import parse
-from harness.errors import BadInput, ServerFailed
+from harness.errors import ServerFailed
 from harness.results.description import BENCH, SCRAPES, Description
 from harness.results.files import read_json, read_text
 from harness.results.records import Count, Seconds
@@ -77,13 +77,11 @@ def of_scrapes(before: Path, after: Path) -> Description:
         try:
             pages.append(parse(read_text(path)))
         except ServerFailed as error:
-            raise BadInput(f"{path}: {error}", code="import-file") from None
+            raise BadImport(f"{path}: {error}") from None
     try:
         moved = pages[1] - pages[0]
     except ServerFailed as error:
-        raise BadInput(
-            f"{before} and {after}: {error}: give the earlier scrape first", code="import-file"
-        ) from None
+        raise BadImport(f"{before} and {after}: {error}: give the earlier scrape first") from None
     tally = Tally(
         at_least=(moved.drafts, *moved.per_position), undrafted=0, committed=0, output_tokens=0, drafted=None
     )

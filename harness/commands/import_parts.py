@@ -8,10 +8,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.errors import BadRecord
+from harness.errors import BadInput, BadRecord
 from harness.results.files import read_json
 from harness.results.records import MOST_K, Count
 from harness.text.validation import first_fault
+
+
+class BadImport(BadInput):
+    """A file, or its options, are not what draftgate imports."""
+
+    code = "import-file"
 
 
 class Foreign(BaseModel):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.commands import import_aiperf, import_described, import_guidellm
+from harness.commands.import_parts import BadImport
 from harness.commands.import_requests import PROFILE, Imported, cell_of
 from harness.engine.models import sha256_of
 from harness.errors import BadInput, BadRecord
@@ -62,9 +63,8 @@ def run(options: argparse.Namespace) -> int:
     kinds = {path: _kind(path) for path in options.files}
     tool = kinds[options.files[0]]
     if other := next((path for path, kind in kinds.items() if kind != tool), None):
-        raise BadInput(
-            f"{options.files[0]} is of {tool}, and {other} of {kinds[other]}: give files of one tool",
-            code="import-file",
+        raise BadImport(
+            f"{options.files[0]} is of {tool}, and {other} of {kinds[other]}: give files of one tool"
         )
     reader = _READERS.get(tool)
     made = _cells(options, reader) if reader else _descriptions(options, tool)
@@ -77,9 +77,9 @@ def run(options: argparse.Namespace) -> int:
 def _kind(path: Path) -> str:
     """Whose file it is, by what stands in it."""
     if path.is_dir():
-        raise BadInput(f"{path} is a folder: name the file in it ({_KNOWN})", code="import-file")
+        raise BadImport(f"{path} is a folder: name the file in it ({_KNOWN})")
     if not path.exists():
-        raise BadInput(f"{path}: no such file{near_path(path)}", code="import-file")
+        raise BadImport(f"{path}: no such file{near_path(path)}")
     raw = read_bytes(path)
     if b"# TYPE " in raw and not raw.lstrip().startswith(b"{"):
         return SCRAPES
@@ -97,16 +97,14 @@ def _kind(path: Path) -> str:
         if isinstance(data, dict) and keys <= data.keys():
             return kind
     if isinstance(data, dict) and {"schema", "cell"} <= data.keys():
-        raise BadInput(f"{path} is draftgate's own: draftgate compare takes it as it is", code="import-file")
+        raise BadImport(f"{path} is draftgate's own: draftgate compare takes it as it is")
     raise _foreign(path)
 
 
 def _foreign(path: Path) -> BadInput:
     near = path.parent / "profile_export.jsonl"
     hint = f"; beside it lies {near}" if near.is_file() and near != path else ""
-    return BadInput(
-        f"{path} is not a file that draftgate imports{hint}: it takes {_KNOWN}", code="import-file"
-    )
+    return BadImport(f"{path} is not a file that draftgate imports{hint}: it takes {_KNOWN}")
 
 
 def _cells(
@@ -135,16 +133,13 @@ def _cells(
 def _descriptions(options: argparse.Namespace, tool: str) -> dict[Path, CellRecord | Description]:
     files: Sequence[Path] = options.files
     if options.drafter:
-        raise BadInput(f"--drafter: a description of {tool} has none; leave it out", code="import-file")
+        raise BadImport(f"--drafter: a description of {tool} has none; leave it out")
     if tool == BENCH:
         found = [import_described.of_bench(path) for path in files]
     elif len(files) == _PAIR:
         found = [import_described.of_scrapes(*files)]
     else:
-        raise BadInput(
-            f"{len(files)} scrape(s) of /metrics given: it takes two, the one before first",
-            code="import-file",
-        )
+        raise BadImport(f"{len(files)} scrape(s) of /metrics given: it takes two, the one before first")
     made: dict[Path, CellRecord | Description] = {}
     for path, one in zip(files, found, strict=False):
         to = options.output / "described" / f"{path.stem}.json"

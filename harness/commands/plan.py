@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.commands.bench import command_line
-from harness.errors import BadInput
+from harness.errors import BadOption
 from harness.results.files import output, write_atomically
 from harness.results.shards import Plan, of_file
 from harness.text.arguments import Parser
@@ -70,9 +70,7 @@ def planned(words: Sequence[str], *, shards: str, folder: Path | None = None) ->
             sys.stderr.write(collected.stdout)
             return collected.returncode
         if not file.is_file():
-            raise BadInput(
-                "no cell is selected, so there is nothing to plan: look at -k and -m", code="option-value"
-            )
+            raise BadOption("no cell is selected, so there is nothing to plan: look at -k and -m")
         return of_file(file)
 
 

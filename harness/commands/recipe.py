@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.commands.import_requests import PROFILE
 from harness.engine.spelling import serve_command
-from harness.errors import BadInput, BadRecord
+from harness.errors import BadInput, BadRecord, NoCells
 from harness.judge.collect import collect
 from harness.judge.in_turn import SCHEDULED
 from harness.judge.over_none import Evidence, of_cell, of_schedule, of_speed, of_starts, plain_of
@@ -95,26 +95,24 @@ def evidence(folder: Path) -> list[Evidence]:
     if not (folder / RUN_FILE).is_file():
         why = f"it has no {RUN_FILE}" if folder.is_dir() else "it is no folder"
         why = why if folder.exists() else f"there is no such folder{near_path(folder)}"
-        raise BadInput(f"{folder} is no run: {why}; name a folder of results/", code="no-cells")
+        raise NoCells(f"{folder} is no run: {why}; name a folder of results/")
     described, name = load(folder / RUN_FILE, RunRecord), folder.resolve().name
     if described.profile == PROFILE:
         raise _imported(folder)
     if not described.finished:
-        raise BadInput(f"{folder} is not finished: give its command again, with --resume", code="no-cells")
+        raise NoCells(f"{folder} is not finished: give its command again, with --resume")
     found = [*starts_of(folder), *_cells(folder, name)]
     if not found:
-        raise BadInput(
-            f"{folder} holds no drafter's cells of the suites {', '.join(SUITES)} or speed: run one of these",
-            code="no-cells",
+        raise NoCells(
+            f"{folder} holds no drafter's cells of the suites {', '.join(SUITES)} or speed: run one of these"
         )
     return found
 
 
 def _imported(folder: Path) -> BadInput:
-    return BadInput(
+    return NoCells(
         f"{folder} was imported: it does not say how its server was started, nor on which machine; "
-        "measure with draftgate bench",
-        code="no-cells",
+        "measure with draftgate bench"
     )
 
 

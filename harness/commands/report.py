@@ -14,7 +14,7 @@ from harness.config.prompt_files import Source, read as read_prompts
 from harness.config.prompts import Prompt, hash_of
 from harness.config.shipped import DATA
 from harness.config.stack import find_stack, load_stack
-from harness.errors import BadInput, BadRecord
+from harness.errors import BadInput, BadRecord, NoCells
 from harness.judge.collect import Entry
 from harness.report.history import history
 from harness.report.history_table import as_page
@@ -80,10 +80,10 @@ def _written(options: argparse.Namespace, *, whole: bool) -> int:
     shown = [_shown(path, whole=whole) for path in dict.fromkeys(options.runs)]
     baseline = read(options.baseline, whole=whole) if options.baseline else None
     if baseline and not baseline.side:
-        raise BadInput(f"--baseline: {_few([*baseline.faults, baseline.empty])}", code="no-cells")
+        raise NoCells(f"--baseline: {_few([*baseline.faults, baseline.empty])}")
     faults = [fault for one in shown for fault in one.faults]
     if not any(one.something for one in shown):
-        raise BadInput(f"no run to show: {_few(faults)}", code="no-cells")
+        raise NoCells(f"no run to show: {_few(faults)}")
     faults += baseline.faults if baseline else ()
     own = dict(itertools.chain(_own_texts(options).items(), *(one.asked.items() for one in shown)))
     command = shlex.join(["draftgate", *sys.argv[1:]])

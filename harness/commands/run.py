@@ -19,7 +19,7 @@ from harness.config.rows import HUB
 from harness.config.shipped import DATA, INSTALLED, SUITES
 from harness.config.stack import Stack, default_stack, find_stack, load_stack
 from harness.config.toml import Document
-from harness.errors import BadInput
+from harness.errors import BadInput, BadOption
 from harness.results.files import files_below, read_bytes, write_atomically
 from harness.results.journal import difference
 from harness.results.names import new_name
@@ -57,7 +57,7 @@ def run(words: Sequence[str]) -> int:
     for word in rest:
         if (word.split("=")[0] if word.startswith("--") else word[:2]) in _ALONE:  # -n 2, -n2
             what = f"draftgate run --ray does without {word}: it is for one machine; use draftgate bench"
-            raise BadInput(what, code="option-value")
+            raise BadOption(what)
     ray = _ray()
     end_like_ctrl_c()
     with tempfile.TemporaryDirectory(prefix="draftgate-run-") as made:

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.config.shipped import DATA
 from harness.config.space import Search
 from harness.config.stack import find_stack
-from harness.errors import BadInput
+from harness.errors import BadOption
 from harness.suites.tune import tune
 from harness.text.arguments import whole
 from harness.text.console import Rarely, end_like_ctrl_c, say, show
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     """
     if not 1 <= options.trials <= _MOST:
         what = f"--trials {options.trials}: must be 1 or more, and at most {_MOST}"
-        raise BadInput(what, code="option-value")
+        raise BadOption(what)
     path = find_stack(options.space, DATA / "spaces", option="SPACE", what="space")
     folder = options.results / f"tune-{path.stem}"
     search = Search(path, folder)

@@ -18,7 +18,7 @@ from harness.engine.http import KEY, Http, NoAnswer, is_url, key_of_environment,
 from harness.engine.server import unhealthy
 from harness.engine.supervisor import GRACE_S
 from harness.engine.watchdog import MOST_STALLS, STALL_SECONDS, Guard, Stall
-from harness.errors import BadInput, ServerFailed
+from harness.errors import BadInput, BadOption, ServerFailed
 from harness.text.arguments import seconds
 from harness.text.console import complain, say
 
@@ -57,10 +57,9 @@ def run(options: argparse.Namespace) -> int:
             f"{shown(url)!r} is not the URL of a server, like http://127.0.0.1:8000", code="not-a-url"
         )
     if options.interval and options.interval > options.stall_seconds / 4:
-        raise BadInput(
+        raise BadOption(
             f"--interval {options.interval:g}: a stall of {options.stall_seconds:g} s needs four readings or "
-            "more: use a shorter interval, or longer --stall-seconds",
-            code="option-value",
+            "more: use a shorter interval, or longer --stall-seconds"
         )
     server = Http(url, key_of_environment())
     command = None if options.restart is None else _command(options.restart)
@@ -84,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
         say(f"no longer watching {url}")
         return 0
     except metrics.NotMetrics as error:
-        raise BadInput(str(error), code="option-value") from None
+        raise BadOption(str(error)) from None
     except ServerFailed as error:
         complain(error.shown)
         return 1
@@ -154,9 +153,9 @@ def _command(text: str) -> list[str]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise BadInput(f"--restart {text!r}: {error}", code="option-value") from None
+        raise BadOption(f"--restart {text!r}: {error}") from None
     if not words or not shutil.which(words[0]):
-        raise BadInput(f"--restart {text!r}: there is no such command: write its path", code="option-value")
+        raise BadOption(f"--restart {text!r}: there is no such command: write its path")
     return words
 
 

@@ -18,13 +18,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 from harness.config.layouts import BESIDE, LAYOUTS, OPTIONAL, REQUEST, Columns, named, parsed, role_of
 from harness.config.prompts import Prompt, hash_of
-from harness.config.rows import HUB, is_folder, rows_of
+from harness.config.rows import HUB, BadRow, is_folder, rows_of
 from harness.errors import BadInput
 from harness.text.validation import kind_of
 
 ANY = "any"
 """The language of prompts of which nobody says one."""
-_CODE = "prompt-row"
 _PLACEHOLDER = "FULL BENCHMARK DATA SHOULD BE FETCHED"
 """What SPEED-Bench ships in place of texts that it may not give away."""
 _OF_A_MESSAGE = ("name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content")
@@ -143,7 +142,7 @@ def read(source: Source) -> OwnPrompts:
     for number, (where, row) in enumerate(rows, start=1):
         if not isinstance(row, dict):
             todo = 'write {"text": ...} for each'
-            raise BadInput(f"{where}: no row of a table, but {kind_of(row)}: {todo}", code=_CODE)
+            raise BadRow(f"{where}: no row of a table, but {kind_of(row)}: {todo}")
         if number == 1:
             layout, columns = _columns(source, row, where)
         try:
@@ -161,7 +160,7 @@ def read(source: Source) -> OwnPrompts:
         first, more = wrong[0], f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
         raise BadInput(f"{first}{more}", code=first.code)
     if not chats:
-        raise BadInput(f"{source.file}: it holds no prompt: add rows, or name another file", code=_CODE)
+        raise BadRow(f"{source.file}: it holds no prompt: add rows, or name another file")
     return OwnPrompts(
         file=source.file,
         layout=layout,
@@ -172,7 +171,7 @@ def read(source: Source) -> OwnPrompts:
 
 
 def _bad(where: str, field: str, what: str, todo: str) -> BadInput:
-    return BadInput(f"{where}: field {field}: {what}; {todo}", code=_CODE)
+    return BadRow(f"{where}: field {field}: {what}; {todo}")
 
 
 def _columns(source: Source, row: dict[str, Any], where: str) -> tuple[str, Columns]:
@@ -189,10 +188,9 @@ def _columns(source: Source, row: dict[str, Any], where: str) -> tuple[str, Colu
     ]
     layout = source.layout or ("own columns" if asks & own.keys() else next(iter(fits), ""))
     if not layout:
-        raise BadInput(
+        raise BadRow(
             f"{where}: no column holds a prompt; there are: {named(there) or 'none'}: name it "
-            'in a stack, as in [prompts.mine] with columns.text = "body"',
-            code=_CODE,
+            'in a stack, as in [prompts.mine] with columns.text = "body"'
         )
     known = {
         role: column if column in there else OPTIONAL.get(role, column)

@@ -23,6 +23,12 @@ _BREAK = re.compile("\r\n|\r|\n")
 _Rows = Iterator[tuple[str, Any]]
 
 
+class BadRow(BadInput):
+    """A row of a table, or the table itself, is not what is read here."""
+
+    code = "prompt-row"
+
+
 def rows_of(file: str) -> _Rows:
     """Each row of a file or of a data set of the hub, and where it stands.
 
@@ -81,7 +87,7 @@ def _parquet(path: Path) -> _Rows:
     try:
         file = parquet.ParquetFile(path)
         if wrong := _wrong_names(file.schema_arrow.names):
-            raise BadInput(f"{path}: {wrong}", code="prompt-row")
+            raise BadRow(f"{path}: {wrong}")
         yield from _of_arrow(str(path), file.iter_batches(batch_size=_AT_ONCE))
     except (ValueError, OSError) as error:  # pyarrow's own errors are of these
         raise BadInput(f"{path}: not Parquet, or damaged: {reason_of(error)}", code="damaged-file") from None
@@ -117,7 +123,7 @@ def _json(path: Path) -> _Rows:
     if raw[:1] == b"{" and raw.split(b"\n")[0].rstrip()[-1:] in b"{[,":  # an object over several lines
         read_json(path)
         what = "one object, and no rows: write a list of objects, or an object a line"
-        raise BadInput(f"{path}: {what}", code="prompt-row")
+        raise BadRow(f"{path}: {what}")
     return _lines(path)
 
 
@@ -138,20 +144,18 @@ def _csv(path: Path) -> _Rows:
                 file, strict=True, dialect="excel-tab" if path.suffix == ".tsv" else "excel"
             )
             if wrong := _wrong_names(list(rows.fieldnames or ())):
-                raise BadInput(f"{path}, line 1: {wrong}", code="prompt-row")
+                raise BadRow(f"{path}, line 1: {wrong}")
             for row in rows:
                 breaks = sum(len(_BREAK.findall(value)) for value in row.values() if isinstance(value, str))
                 where = f"{path}, line {rows.line_num - breaks}"
                 if None in row or None in row.values():
                     what = "it has more values" if None in row else "it has fewer values"
-                    raise BadInput(f"{where}: {what} than line 1 has columns: quote them", code="prompt-row")
+                    raise BadRow(f"{where}: {what} than line 1 has columns: quote them")
                 yield where, row
     except UnicodeDecodeError as error:
-        raise BadInput(
-            f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8", code="prompt-row"
-        ) from None
+        raise BadRow(f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8") from None
     except csv.Error as error:
-        raise BadInput(f"{path}, line {rows.line_num}: not CSV: {error}", code="prompt-row") from None
+        raise BadRow(f"{path}, line {rows.line_num}: not CSV: {error}") from None
 
 
 def _wrong_names(names: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from harness.errors import BadInput
+from harness.errors import NoCells
 from harness.judge.compare import CellComparison, Comparison, Figures, PositionChange, Row
 from harness.judge.evidence import StretchChange
 from harness.judge.footnotes import holm_notes
@@ -236,9 +236,7 @@ class _Page:
                 value = axis_value(figures.entry, axis)
                 if value in place:
                     paths = f"{place[value][0].entry.path} and {figures.entry.path}"
-                    raise BadInput(
-                        f"{paths} are the same cell twice: name a narrower folder", code="no-cells"
-                    )
+                    raise NoCells(f"{paths} are the same cell twice: name a narrower folder")
                 place[value] = (figures, a, of)
         values = list(dict.fromkeys(value for place in places.values() for value in place))
         order = {label: i for i, label in enumerate(dict.fromkeys(label for label, _ in places))}

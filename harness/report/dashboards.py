@@ -13,7 +13,7 @@ from typing import Any
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from harness.errors import BadInput
+from harness.errors import BadInput, NoCells
 from harness.judge.collect import Entry
 from harness.judge.compare import CellComparison, Comparison, Figures
 from harness.results.records import CellRecord, load
@@ -61,10 +61,7 @@ def benchmark_data(comparison: Comparison) -> list[dict[str, Any]]:
             speed = {"name": f"{name}: output tokens per second", "unit": "tokens/s", "value": figures.tok_s}
             found.append({**speed, "extra": extra})
     if not found:
-        raise BadInput(
-            "no cell has a figure that github-action-benchmark could follow: name a valid run",
-            code="no-cells",
-        )
+        raise NoCells("no cell has a figure that github-action-benchmark could follow: name a valid run")
     return found
 
 
@@ -113,9 +110,7 @@ def pytest_benchmark(comparison: Comparison) -> dict[str, Any]:
             }
         )
     if not benchmarks:
-        raise BadInput(
-            "no cell has times that pytest-benchmark could compare: name a timed run", code="no-cells"
-        )
+        raise NoCells("no cell has times that pytest-benchmark could compare: name a timed run")
     return {**about, "benchmarks": benchmarks, "version": version("pytest-benchmark")}
 
 
@@ -182,8 +177,5 @@ def _followed(comparison: Comparison) -> Iterator[tuple[dict[str, str], Figures,
         place |= {part: str("" if cell.get(part) is None else cell[part]) for part in _CELL}
         other = seen.setdefault(tuple(place.values()), entry)
         if other is not entry:
-            raise BadInput(
-                f"{other.path} and {entry.path} are the same cell twice: name a narrower folder",
-                code="no-cells",
-            )
+            raise NoCells(f"{other.path} and {entry.path} are the same cell twice: name a narrower folder")
         yield place, figures, a

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import BadInput, BadRecord
+from harness.errors import BadInput, BadRecord, NoCells
 from harness.judge.collect import Entry, collect
 from harness.judge.compare import Figures, figures_of
 from harness.judge.matching import by_prompt, matched
@@ -150,7 +150,7 @@ def history(paths: Sequence[Path]) -> History:
         for one in several
     ]
     if not series:
-        raise BadInput("; ".join([f"no run of {_listed(paths)} can be shown", *notes]), code="no-cells")
+        raise NoCells("; ".join([f"no run of {_listed(paths)} can be shown", *notes]))
     series.sort(key=lambda one: one.entry.order)
     return History(runs=shown, series=tuple(series), notes=tuple(notes))
 
@@ -165,13 +165,12 @@ def _in_order(paths: Sequence[Path], notes: list[str]) -> list[tuple[Path, dt.da
     for path in paths:
         if not path.is_dir():
             what = "a file, and no folder of runs" if path.exists() else f"no such folder{near_path(path)}"
-            raise BadInput(f"{path}: {what}", code="no-cells")
+            raise NoCells(f"{path}: {what}")
         for file in sorted(path.rglob(RUN_FILE)):
             folders.setdefault(file.resolve().parent, file.parent)
     if not folders:
-        raise BadInput(
-            f"{_listed(paths)} holds no run: name runs, or the folder with all of them, like results/",
-            code="no-cells",
+        raise NoCells(
+            f"{_listed(paths)} holds no run: name runs, or the folder with all of them, like results/"
         )
     found = []
     for folder in folders.values():

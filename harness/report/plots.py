@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from harness.errors import BadInput
+from harness.errors import NoCells
 from harness.judge.collect import Entry
 from harness.judge.compare import CellComparison, Comparison, Row
 from harness.judge.curve import Curve
@@ -149,9 +149,7 @@ def picture(
     cells = _changes(comparison, labels) if several else _rates(comparison, labels)
     parts = (cells, _positions(comparison, labels), _speeds(speeds), _curves(curves))
     if (most := max(len(p.lines) for p in parts if isinstance(p, Forest))) > MOST_ROWS:
-        raise BadInput(
-            f"a picture holds {MOST_ROWS} rows, and these are {most}: name a narrower folder", code="no-cells"
-        )
+        raise NoCells(f"a picture holds {MOST_ROWS} rows, and these are {most}: name a narrower folder")
     shown = "".join(line.label + line.text for line in cells.lines)
     marks = [f"{MARK} most answers are degenerate: acceptance is higher than in use"]
     marks = [mark for mark in (*LEGEND.split("  "), *marks) if mark[0] in shown]

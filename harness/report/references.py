@@ -22,6 +22,13 @@ from harness.report.figures import Figure, figures_before, figures_in, has_more
 from harness.results.files import merge_error, merge_left
 from harness.text.render import Block
 
+
+class BadClaim(BadInput):
+    """A reference cannot be read, or does not say what to compare with."""
+
+    code = "claim-reference"
+
+
 FORM = "<!-- draftgate: run=RUN cell=CELL field=FIELD -->"
 NOTHING = "-"
 """A column that claims nothing."""
@@ -83,7 +90,7 @@ def read(markdown: str, *, name: str = "the text") -> References:
             except BadInput as error:
                 unreadable.append((number, error.shown))
     text = "no row of a table right below says which cell it is about (<!-- draftgate: cell=CELL -->)"
-    shown = BadInput(text, code="claim-reference").shown
+    shown = BadClaim(text).shown
     unreadable += [(number, shown) for number in reader.without_rows]
     return References(claims=tuple(reader.claims), unreadable=tuple(unreadable), in_code=in_code)
 
@@ -108,9 +115,7 @@ class _Reader:
         line, keys = reference.string, _keys(reference)
         if "columns" in keys:
             if _REFERENCE.sub("", line).strip():
-                raise BadInput(
-                    "a reference with columns= has a line of its own, above its table", code="claim-reference"
-                )
+                raise BadClaim("a reference with columns= has a line of its own, above its table")
             _columns(keys)
             self._above |= dict.fromkeys(_rows_below(self._lines, number), (number, keys))
             self.without_rows.add(number)
@@ -122,7 +127,7 @@ class _Reader:
             self.claims += _in_row(number, line, shared | keys)
         else:
             text = f"a reference names its field, {FORM}, unless it is in a table with columns= above"
-            raise BadInput(text, code="claim-reference")
+            raise BadClaim(text)
 
 
 def _without_examples(markdown: str) -> tuple[list[str], int]:
@@ -163,10 +168,7 @@ def _rows_below(lines: Sequence[str], number: int) -> range:
 def _in_text(number: int, before: str, keys: dict[str, str]) -> Claim:
     figures = figures_before(html.unescape(_REFERENCE.sub("", before)))
     if not figures:
-        raise BadInput(
-            f"no figure stands right before the reference to {keys['field']}: write it there",
-            code="claim-reference",
-        )
+        raise BadClaim(f"no figure stands right before the reference to {keys['field']}: write it there")
     return Claim(line=number, keys=keys, fields=_fields(keys["field"]), figures=figures)
 
 
@@ -175,16 +177,14 @@ def _in_row(number: int, line: str, keys: dict[str, str]) -> Iterator[Claim]:
     cells = [html.unescape(cell).strip() for cell in re.split(r"(?<!\\)\|", text)]
     columns = _columns(keys)
     if len(cells) != len(columns):
-        raise BadInput(
-            f"the row has {len(cells)} columns, columns= above its table names {len(columns)}: name each",
-            code="claim-reference",
+        raise BadClaim(
+            f"the row has {len(cells)} columns, columns= above its table names {len(columns)}: name each"
         )
     for cell, fields in zip(cells, columns, strict=True):
         if fields and has_more(cell):
-            raise BadInput(
+            raise BadClaim(
                 f"the column of {'/'.join(fields)} holds {cell!r}, and not all of it is a figure: write a "
-                "number like 1.34, 54.1 % or 1,024",
-                code="claim-reference",
+                "number like 1.34, 54.1 % or 1,024"
             )
         if fields and cell:
             yield Claim(line=number, keys=keys, fields=fields, figures=figures_in(cell), in_table=True)
@@ -192,20 +192,20 @@ def _in_row(number: int, line: str, keys: dict[str, str]) -> Iterator[Claim]:
 
 def _keys(reference: re.Match[str]) -> dict[str, str]:
     if not reference["end"]:
-        raise BadInput("a reference ends on the line where it begins, with -->", code="claim-reference")
+        raise BadClaim("a reference ends on the line where it begins, with -->")
     if not reference["body"].startswith(":"):
-        raise BadInput(f"a reference reads {FORM}", code="claim-reference")
+        raise BadClaim(f"a reference reads {FORM}")
     keys: dict[str, str] = {}
     for part in reference["body"][1:].split():
         key, _, value = part.partition("=")
         if not value or key not in _KEYS:
-            raise BadInput(f"{part!r} is no part of a reference, which reads {FORM}", code="claim-reference")
+            raise BadClaim(f"{part!r} is no part of a reference, which reads {FORM}")
         if key in keys:
-            raise BadInput(f"{key}= stands twice in one reference", code="claim-reference")
+            raise BadClaim(f"{key}= stands twice in one reference")
         try:
             keys[key] = value if key in _FIELDS else unquote(value, errors="surrogatepass")
         except UnicodeDecodeError:
-            raise BadInput(f"{part!r} holds a %XX that is no UTF-8", code="claim-reference") from None
+            raise BadClaim(f"{part!r} holds a %XX that is no UTF-8") from None
     return keys
 
 
@@ -216,10 +216,7 @@ def _columns(keys: Mapping[str, str]) -> list[tuple[str, ...]]:
 def _fields(text: str) -> tuple[str, ...]:
     for field in (fields := text.split("/")):
         if not _FIELD.fullmatch(field):
-            raise BadInput(
-                f"{field!r} is no field: it reads like tau, or pos_0% for a share in percent",
-                code="claim-reference",
-            )
+            raise BadClaim(f"{field!r} is no field: it reads like tau, or pos_0% for a share in percent")
     return tuple(fields)
 
 

@@ -11,9 +11,11 @@ import pytest
 
 import training.errors
 from harness import errors
+from harness.commands.import_parts import BadImport
 from harness.engine import metrics
 from harness.measure import validity
 from harness.plugin import DATA
+from harness.report.references import BadClaim
 from harness.suites.selfcheck import BrokenInstrument
 
 ROOT = DATA.parent
@@ -87,7 +89,8 @@ class Sources:
     def errors(self) -> Iterator[tuple[str, str | None]]:
         """Where an error of ours is made, and the code that is given or that its class has."""
         own = {kind.__name__: kind.code or None for kind in kinds(errors.DraftgateError)}
-        assert {metrics.NotMetrics, BrokenInstrument, training.errors.Stalled} <= kinds(errors.DraftgateError)
+        known = {metrics.NotMetrics, BrokenInstrument, BadImport, BadClaim, training.errors.Stalled}
+        assert known <= kinds(errors.DraftgateError)
         for where, name, node in self.calls:
             given = next((k.value for k in node.keywords if k.arg == "code"), None)
             if name in own and (given is None or isinstance(given, ast.Constant)):

@@ -17,7 +17,7 @@ from harness.engine.models import resolve, sha256_of
 from harness.errors import BadInput
 from harness.results.files import json_object, write_atomically
 from harness.results.prediction import VALIDATION
-from training.errors import TrainingFailed
+from training.errors import BadDrafter, TrainingStopped
 from training.export import model_card
 from training.export.manifest import records_of
 from training.export.scrub import recipe_toml, scrubbed, scrubbed_values
@@ -38,9 +38,8 @@ def run(context: Context) -> dict[str, Any]:
     recipe, train, data = context.recipe, context.upstream["train"], context.upstream["dataset"]
     checkpoint = train / "checkpoints" / "best"
     if not (checkpoint / "config.json").is_file():
-        raise TrainingFailed(
-            f"{checkpoint}: no checkpoint was validated, so there is no best one. Train longer",
-            code="training-stopped",
+        raise TrainingStopped(
+            f"{checkpoint}: no checkpoint was validated, so there is no best one. Train longer"
         )
     texts = {"recipe.toml": recipe_toml(recipe)}
     for name, stage in (("log.txt", train), (VALIDATION, train), (HELD_OUT, data)):
@@ -117,11 +116,10 @@ def load(folder: Path) -> dict[str, Any]:
     try:
         known = json_object(path.read_bytes(), str(path))
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}", code="damaged-drafter") from None
+        raise BadDrafter(f"{path}: {error.strerror}") from None
     if known.get("schema") != SCHEMA:
-        raise BadInput(
-            f"{path}: these are no records that this version of draftgate can read: export the drafter again",
-            code="damaged-drafter",
+        raise BadDrafter(
+            f"{path}: these are no records that this version of draftgate can read: export the drafter again"
         )
     return known
 
@@ -143,9 +141,8 @@ def add_served(folder: Path, served: list[dict[str, Any]]) -> dict[str, Any]:
         _write_records(folder, known)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"[:200]
-        raise BadInput(
-            f"{folder / RECORDS}: no card can be written from it ({what}): export the drafter again",
-            code="damaged-drafter",
+        raise BadDrafter(
+            f"{folder / RECORDS}: no card can be written from it ({what}): export the drafter again"
         ) from None
     return known
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from harness.config.prompts import HELD_OUT
 from harness.engine.models import sha256_of
-from harness.errors import BadInput
 from harness.provenance.hardware import environment, packages_of
 from harness.results import prediction
 from harness.results.files import json_lines, json_object
+from training.errors import BadDrafter
 from training.export.scrub import public_name, recipe_values
 from training.recipe import Recipe
 from training.stages import DONE
@@ -104,4 +104,4 @@ def _json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error}", code="damaged-drafter") from None
+        raise BadDrafter(f"{path}: cannot be read: {error}") from None

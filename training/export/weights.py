@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.variants import Target
-from harness.errors import BadInput
+from training.errors import BadDrafter
 from training.export.scrub import public_name, scrubbed_values
 from training.validate.eagle3 import EMBEDDINGS
 
@@ -28,9 +28,8 @@ def config_of(checkpoint: Path, target: Target) -> dict[str, Any]:
             raise TypeError  # noqa: TRY301 - one sentence for all
         json.dumps(config, ensure_ascii=False, allow_nan=False).encode()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BadInput(
-            f"{path}: not the configuration of a drafter made by speculators: train again, or name another",
-            code="damaged-drafter",
+        raise BadDrafter(
+            f"{path}: not the configuration of a drafter made by speculators: train again, or name another"
         ) from None
     verifier["name_or_path"] = public_name(target)
     layer.pop("_name_or_path", None)
@@ -63,7 +62,7 @@ def write_weights(checkpoint: Path, verifier: str, to: Path, config: Mapping[str
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path}: cannot be read: {error}", code="damaged-drafter") from None
+        raise BadDrafter(f"{path}: cannot be read: {error}") from None
     dtype = getattr(torch, config["dtype"])
     kept = {}
     for name in sorted(tensors):
@@ -75,9 +74,8 @@ def write_weights(checkpoint: Path, verifier: str, to: Path, config: Mapping[str
         if name == EMBEDDINGS and not config.get("embed_requires_grad") and _same(tensor, verifier):
             continue
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise BadInput(
-                f"{path}: {name} holds numbers that are not finite, so training went wrong: lower train.lr",
-                code="damaged-drafter",
+            raise BadDrafter(
+                f"{path}: {name} holds numbers that are not finite, so training went wrong: lower train.lr"
             )
         kept[name] = tensor.contiguous()
     save_file(kept, to / path.name, metadata={"format": "pt"})

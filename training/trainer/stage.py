@@ -22,7 +22,7 @@ from harness.errors import BadInput, BadRecord
 from harness.results.files import read_json, write_atomically
 from harness.text.console import Say
 from training.dataset import train_ratio, train_rows
-from training.errors import TrainingFailed
+from training.errors import TrainingStopped
 from training.hidden.disk_space import hidden_folder
 from training.hidden.extract import Progress, finished, layers_of, server_spec, trainers_order
 from training.hidden.prefetch import Prefetcher
@@ -142,9 +142,7 @@ def _alone(folder: Path) -> None:
         with FileLock(folder / LOCK, timeout=60):
             pass
     except Timeout:
-        raise TrainingFailed(
-            f"{folder}: another trainer works there. End it first", code="training-stopped"
-        ) from None
+        raise TrainingStopped(f"{folder}: another trainer works there. End it first") from None
 
 
 def trainer_settings(
@@ -253,11 +251,9 @@ def _judge(folder: Path) -> None:
         outcome = read_json(folder / "outcome.json")
     except BadRecord:
         died = "the trainer died (run the same command to go on after its last checkpoint)"
-        raise TrainingFailed(process.obituary(died, folder / "log.txt"), code="training-stopped") from None
+        raise TrainingStopped(process.obituary(died, folder / "log.txt")) from None
     if outcome["kind"] not in {"done", "early"}:
         good = (
             f"last good checkpoint: {outcome['last_good']}" if outcome["last_good"] else "no checkpoint yet"
         )
-        raise TrainingFailed(
-            f"training stopped: {outcome['why']}; {good} ({folder / 'checkpoints'})", code="training-stopped"
-        )
+        raise TrainingStopped(f"training stopped: {outcome['why']}; {good} ({folder / 'checkpoints'})")

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from harness.errors import BadInput
+from training.errors import BadDrafter
 from training.validate.eagle3 import EMBEDDINGS
 
 
@@ -39,9 +39,8 @@ def arguments(drafter: str, *, target: str, to: Path) -> dict[str, Any]:
         tensors = load_file(source / "model.safetensors")
         config["speculators_config"]["verifier"]["name_or_path"] = target
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise BadInput(
-            f"train.from_pretrained: {source} holds no drafter of speculators ({error}): name another",
-            code="damaged-drafter",
+        raise BadDrafter(
+            f"train.from_pretrained: {source} holds no drafter of speculators ({error}): name another"
         ) from None
     if EMBEDDINGS not in tensors:
         tensors[EMBEDDINGS] = load_model_layers([EMBEDDINGS], target)[EMBEDDINGS].contiguous()

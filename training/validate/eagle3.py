@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import BadInput
+from training.errors import BadDrafter
 
 Tokens = NDArray[np.int64]
 EMBEDDINGS = "embed_tokens.weight"
@@ -72,14 +72,9 @@ class Eagle3:
             config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
             kind = config.get("speculators_model_type")
         except (OSError, ValueError, AttributeError):
-            raise BadInput(
-                f"{checkpoint}: no checkpoint of speculators (config.json)", code="damaged-drafter"
-            ) from None
+            raise BadDrafter(f"{checkpoint}: no checkpoint of speculators (config.json)") from None
         if kind != "eagle3":
-            raise BadInput(
-                f"{checkpoint}: a prediction is made for eagle3 drafters, this is {kind!r}",
-                code="damaged-drafter",
-            )
+            raise BadDrafter(f"{checkpoint}: a prediction is made for eagle3 drafters, this is {kind!r}")
         import torch  # noqa: PLC0415 - seconds, and not needed to read a prediction
         from safetensors import safe_open  # noqa: PLC0415
         from speculators.models.eagle3 import Eagle3DraftModel, Eagle3SpeculatorConfig  # noqa: PLC0415

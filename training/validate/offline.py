@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.config.prompts import HELD_OUT, hash_of, load_held_out
-from harness.errors import BadInput
 from harness.results import prediction
 from harness.results.files import json_lines, write_atomically
 from harness.results.prediction import Predicted
 from harness.text.console import Say
 from training.answers import rows
+from training.errors import BadDrafter
 from training.recipe import Recipe
 from training.validate.eagle3 import Drafter, Eagle3, Guesses, Sample, Tokens
 
@@ -35,10 +35,7 @@ def answer_of(loss_mask: Sequence[int]) -> int:
     mask = [bool(value) for value in loss_mask]
     start = mask.index(True) if True in mask else len(mask)
     if not 0 < start < len(mask) or not all(mask[start:]):
-        raise BadInput(
-            "a held-out sample is one prompt and one answer: its loss mask is zeros, then ones",
-            code="damaged-drafter",
-        )
+        raise BadDrafter("a held-out sample is one prompt and one answer: its loss mask is zeros, then ones")
     return start
 
 
@@ -55,13 +52,12 @@ def read_sample(path: Path, *, id: str, language: str, loss_mask: Sequence[int],
         tensors = load_file(path)
         states, ids = tensors["hidden_states"], tensors["token_ids"]
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}", code="damaged-drafter") from None
+        raise BadDrafter(f"{path}: {error.strerror or error}") from None
     except (KeyError, SafetensorError) as error:
-        raise BadInput(f"{path}: no hidden states of ours: {error}", code="damaged-drafter") from None
+        raise BadDrafter(f"{path}: no hidden states of ours: {error}") from None
     if not len(loss_mask) == len(ids) == len(states):
-        raise BadInput(
-            f"{path}: {len(states)} states and {len(ids)} tokens, but a mask of {len(loss_mask)}",
-            code="damaged-drafter",
+        raise BadDrafter(
+            f"{path}: {len(states)} states and {len(ids)} tokens, but a mask of {len(loss_mask)}"
         )
     return Sample(
         id=id,
@@ -101,7 +97,7 @@ def held_out(
         ids, mask = rows.within(line.data, length)
         row = rows_by_digest.get(rows.digest(ids, mask))
         if row is None:
-            raise BadInput(f"{line.where}: its answer is not in the validation rows", code="damaged-drafter")
+            raise BadDrafter(f"{line.where}: its answer is not in the validation rows")
         states = hidden / f"hs_{row}.safetensors"
         if states.exists():  # extraction may have lost a few, and training goes on without them
             whole = len(ids) == len(line.data["input_ids"])
