@@ -13,6 +13,9 @@ Each error has a code. `docs/troubleshooting.md` says for every code what it mea
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 
 class DraftgateError(Exception):
     """Anything that ends in one clear sentence instead of a traceback."""
@@ -57,6 +60,25 @@ class BadRecord(BadInput):
     """A results or baseline file cannot be trusted."""
 
     code = "damaged-file"
+
+
+def library(module: str, what: str, *, package: str, extra: str) -> Any:
+    """A module that only an extra of draftgate installs.
+
+    Args:
+        module: its name.
+        what: takes it: a command, an option, a file.
+        package: that has it.
+        extra: that installs the package.
+
+    Raises:
+        BadInput: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        text = f"{what} takes the package {package}: pip install 'draftgate[{extra}]'"
+        raise BadInput(text, code="extra-missing") from None
 
 
 class ServerFailed(DraftgateError):  # noqa: N818

@@ -20,7 +20,7 @@ from harness.results.files import output as output_path, write_atomically
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 from harness.suites import curve_report as curve
 from harness.text.console import show, width_of
-from harness.text.numbers import DASH, number
+from harness.text.numbers import DASH, interval, number
 from harness.text.render import (
     WIDE,
     Block,
@@ -189,10 +189,8 @@ def _written(found: Choice, width: int | None, *, markdown: bool) -> str:
     blocks = [
         _table([e for e in found.evidence if e.starts is starts], starts=starts) for starts in (True, False)
     ]
-    page = Document(
-        title=found.why, above=(), blocks=tuple(block for block in blocks if block.rows), footnotes=(),
-        notes=found.notes, sentences=(), legend=(),
-    )  # fmt: skip
+    shown = tuple(block for block in blocks if block.rows)
+    page = Document(title=found.why, blocks=shown, notes=found.notes)
     return "\n".join([*lines, as_markdown(page) if markdown else as_text(page, width)])
 
 
@@ -228,12 +226,8 @@ def _row(one: Evidence) -> tuple[str, ...]:
         str(one.in_flight),
         one.name,
         number(one.tokens_per_step),
-        _ends(one.interval),
+        interval(one.interval),
         number(one.gain if one.sound else None),
-        _ends(one.ends if one.sound else None),
+        interval(one.ends if one.sound else None),
         str(over) if one.sound else DASH,
     )
-
-
-def _ends(ends: tuple[float, float] | None) -> str:
-    return f"{ends[0]:.2f}..{ends[1]:.2f}" if ends else DASH

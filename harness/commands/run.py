@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import os
 import socket
 import tempfile
@@ -19,7 +18,7 @@ from harness.config.rows import HUB
 from harness.config.shipped import DATA, INSTALLED, SUITES
 from harness.config.stack import Stack, default_stack, find_stack, load_stack
 from harness.config.toml import Document
-from harness.errors import BadInput, BadOption
+from harness.errors import BadInput, BadOption, library
 from harness.results.files import files_below, read_bytes, write_atomically
 from harness.results.journal import difference
 from harness.results.names import new_name
@@ -80,11 +79,7 @@ def run(words: Sequence[str]) -> int:
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # else it waits for minutes where none answers
-    try:
-        return importlib.import_module("ray")
-    except ImportError:
-        what = "draftgate run --ray takes the package ray: pip install 'draftgate[ray]'"
-        raise BadInput(what, code="extra-missing") from None
+    return library("ray", "draftgate run --ray", package="ray", extra="ray")
 
 
 def _connect(ray: Any, address: str) -> None:

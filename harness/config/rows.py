@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.errors import BadInput, reason_of
+from harness.errors import BadInput, library, reason_of
 from harness.results.files import json_lines, read_bytes, read_json
 from harness.text.validation import did_you_mean, near_path
 
@@ -94,13 +93,7 @@ def _parquet(path: Path) -> _Rows:
 
 
 def _library(name: str, file: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise BadInput(
-            f"{file}: to read it takes the package datasets: pip install 'draftgate[prompts]'",
-            code="extra-missing",
-        ) from None
+    return library(name, f"{file}: to read it", package="datasets", extra="prompts")
 
 
 def _of_arrow(name: str, batches: Iterable[Any]) -> _Rows:

@@ -11,7 +11,7 @@ from harness.report.references import NOTHING, comment
 from harness.results.records import CellRecord, tallies
 from harness.results.stretches import intervals_of
 from harness.results.whole import said_of
-from harness.text.numbers import DASH, number
+from harness.text.numbers import DASH, ranged, share
 from harness.text.render import Block, markdown, markdown_table, raised
 
 HELD_OUT = "held out in training"
@@ -95,21 +95,14 @@ def _cells(row: Mapping[str, Any], positions: int, traps: Mapping[str, int]) -> 
     yield DASH if get("prompts") is None else f"{get('prompts'):,d}"
     yield DASH if get("temperature") is None else f"{get('temperature'):g}"
     yield DASH if get("k") is None else str(get("k"))
-    yield _ranged(get("tokens_per_step"), get("tokens_per_step_ci"), digits=2)
+    yield ranged(get("tokens_per_step"), get("tokens_per_step_ci"))
     rates, ends = list(get("acceptance") or ()), list(get("acceptance_ci") or ())
     for i in range(positions):
-        yield _ranged(*(v[i] if i < len(v) else None for v in (rates, ends)), digits=1, scale=100)
+        rate, between = (v[i] if i < len(v) else None for v in (rates, ends))
+        yield ranged(rate, between, share)
     yield from (get("engine") or DASH, get("device") or DASH)
     fired = get("traps")
     yield DASH if fired is None else " ".join(map(raised, sorted(traps[text] for text in fired))) or "none"
-
-
-def _ranged(value: float | None, ends: Sequence[float] | None, *, digits: int, scale: float = 1) -> str:
-    """`2.11 (2.01..2.21)`."""
-    shown = number(value, digits, scale=scale)
-    if value is None or not ends:
-        return shown
-    return f"{shown} ({number(ends[0], digits, scale=scale)}..{number(ends[1], digits, scale=scale)})"
 
 
 def language(code: Any) -> str:

@@ -13,7 +13,7 @@ from harness.report import run_table
 from harness.report.labels import Axis, Labels, axis_value
 from harness.report.references import NOTHING, with_references
 from harness.report.run_table import CELL, LEGEND, Column, Values, worth_a_line
-from harness.report.sentence import MARKS, sentence
+from harness.report.sentence import MARKS, became, sentence
 from harness.results.stretches import name_of
 from harness.text.numbers import DASH, number, share, signed, signed_interval
 from harness.text.render import Block, Document, by_text, raised
@@ -305,13 +305,10 @@ class _Page:
             if not others:
                 found.append((self._rows.row(row), "invalid" if row.figures.invalid else "measured"))
             for label, a in others:
-                found.append((self._rows.row(row) + self._side(label), self._became(row, a)))
+                found.append(
+                    (self._rows.row(row) + self._side(label), became(row, a, judged=self._of.judged))
+                )
         return sentence(found, of="comparison" if self._several else "cell")
-
-    def _became(self, row: Row, a: CellComparison) -> str:
-        if a.verdict.kind == "invalid":
-            return "invalid" if row.figures.invalid or a.figures.invalid else "refused"
-        return a.verdict.kind if self._of.judged else "measured"
 
     def sentences(self) -> Iterator[str]:
         """A line for each cell that needs a look."""

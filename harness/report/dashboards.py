@@ -16,11 +16,11 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from harness.errors import BadInput, NoCells
 from harness.judge.collect import Entry
 from harness.judge.compare import CellComparison, Comparison, Figures
+from harness.report.labels import PLACE, where
 from harness.results.records import CellRecord, load
-from harness.text.numbers import number
+from harness.text.numbers import interval
 from harness.text.render import visible
 
-_PLACE = ("stack", "device", "profile", "suite")
 _CELL = ("endpoint", "language", "workload", "thinking", "variant", "drafter", "k")
 _GAUGES = {
     "valid": "1 where the cell is a measurement, 0 where it is not.",
@@ -47,14 +47,14 @@ def benchmark_data(comparison: Comparison) -> list[dict[str, Any]]:
     """
     found = []
     for place, figures, a in _followed(comparison):
-        name = visible("/".join((*(place[part] for part in _PLACE), str(figures.entry.cell))))
+        name = visible("/".join((*(place[part] for part in PLACE), str(figures.entry.cell))))
         said = [f"{figures.prompts} prompts", *([a.verdict.text] if a else []), *figures.findings]
         extra = "\n".join(map(visible, said))
         if figures.tokens_per_step is not None and figures.entry.cell.k:
             ends = figures.tokens_per_step_ci
             found.append(
                 {"name": f"{name}: tokens per step", "unit": "tokens/step", "value": figures.tokens_per_step}
-                | ({"range": f"95 % CI {number(ends[0])}..{number(ends[1])}"} if ends else {})
+                | ({"range": f"95 % CI {interval(ends)}"} if ends else {})
                 | {"extra": extra}
             )
         if figures.tok_s is not None:
@@ -96,7 +96,7 @@ def pytest_benchmark(comparison: Comparison) -> dict[str, Any]:
             {
                 "group": cell,
                 "name": cell,
-                "fullname": visible("/".join((*(place[part] for part in _PLACE), cell))),
+                "fullname": visible("/".join((*(place[part] for part in PLACE), cell))),
                 "params": None,
                 "param": None,
                 "extra_info": {
@@ -121,7 +121,7 @@ def openmetrics(comparison: Comparison) -> str:
         BadInput: there is more than one run to follow, or a cell twice.
     """
     own = {"acceptance_ratio": "position", "verdict": "verdict"}
-    labels = {name: [*_PLACE, *_CELL, *([own[name]] if name in own else [])] for name in _GAUGES}
+    labels = {name: [*PLACE, *_CELL, *([own[name]] if name in own else [])] for name in _GAUGES}
     families = {n: GaugeMetricFamily(f"draftgate_{n}", t, labels=labels[n]) for n, t in _GAUGES.items()}
     for place, figures, a in _followed(comparison):
         values = [visible(value) for value in place.values()]
@@ -173,7 +173,7 @@ def _followed(comparison: Comparison) -> Iterator[tuple[dict[str, str], Figures,
         a = row.others[0] if row.others else None
         figures = a.figures if a else row.figures
         entry, cell = figures.entry, figures.entry.cell.model_dump()
-        place = {part: str(getattr(entry, part)) for part in _PLACE}
+        place = where(entry)
         place |= {part: str("" if cell.get(part) is None else cell[part]) for part in _CELL}
         other = seen.setdefault(tuple(place.values()), entry)
         if other is not entry:

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from harness.errors import BadInput
+from harness.errors import library
 from harness.report.plots import Forest, Panel, Panels, Picture, Point, Series
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -65,11 +65,7 @@ def draw(picture: Picture, form: str, warn: Callable[[str], None]) -> bytes:
     Raises:
         BadInput: matplotlib is not installed.
     """
-    try:
-        mpl: Any = importlib.import_module("matplotlib")
-    except ImportError:
-        what = f"--format {form} takes the package matplotlib: pip install 'draftgate[report]'"
-        raise BadInput(what, code="extra-missing") from None
+    mpl = library("matplotlib", f"--format {form}", package="matplotlib", extra="report")
     text = picture.text
     with mpl.rc_context(), _quiet():
         mpl.rcdefaults()  # not those of the user, or the same records would give another file

@@ -10,9 +10,10 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from harness.errors import BadInput
+from harness.errors import library
 from harness.judge.collect import Entry
 from harness.judge.compare import CellComparison, Column, Comparison, Figures, Row
+from harness.report.labels import where
 from harness.report.run_table import Values, figure_values, part_values, stretch_values, verdict_values
 from harness.results.stretches import Span
 from harness.text.render import visible
@@ -131,8 +132,8 @@ def _own(column: Column, figures: Figures) -> Iterator[Values]:
     found += [_figure("acceptance", rate, ends, position=i) for i, (rate, ends) in enumerate(rates)]
     spans: list[tuple[str, Span]] = [(f"from_{s.start}", s) for s in figures.stretches]
     spans += [(f"in_{p.part}", p) for p in figures.parts]
-    for where, span in spans:
-        line = _figure(f"tokens_per_step_{where}", span.tokens_per_step, span.interval)
+    for name, span in spans:
+        line = _figure(f"tokens_per_step_{name}", span.tokens_per_step, span.interval)
         found.append(line | {"n": span.prompts})
     found += [_figure(name, getattr(figures, name)) for name in ("tok_s", "speed_up")]
     yield from (named | line for line in found if line["value"] is not None)
@@ -170,9 +171,8 @@ def _figure(
 
 
 def _long_name(column: Column, entry: Entry) -> Values:
-    where = {part: getattr(entry, part) for part in ("stack", "device", "profile", "suite")}
     vllm = ", ".join(column.conditions.get("vLLM", ()))
-    return {"run": column.name, "vllm": vllm or None, **where, **entry.cell.model_dump()}
+    return {"run": column.name, "vllm": vllm or None, **where(entry), **entry.cell.model_dump()}
 
 
 def parquet(header: Sequence[str], rows: Sequence[Sequence[Value]]) -> bytes:
@@ -181,12 +181,10 @@ def parquet(header: Sequence[str], rows: Sequence[Sequence[Value]]) -> bytes:
     Raises:
         BadInput: the package that writes it is not installed.
     """
-    try:
-        import pyarrow  # noqa: PLC0415, ICN001 - of an extra
-        from pyarrow import parquet as writer  # noqa: PLC0415
-    except ImportError:
-        what = "--format parquet takes the package pyarrow: pip install 'draftgate[report]'"
-        raise BadInput(what, code="extra-missing") from None
+    pyarrow, writer = (
+        library(name, "--format parquet", package="pyarrow", extra="report")
+        for name in ("pyarrow", "pyarrow.parquet")
+    )
     kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
     schema = pyarrow.schema([(name, kinds[_LONG[name]]) for name in header])
     columns = [
@@ -230,10 +228,10 @@ def as_data(comparison: Comparison, *, exit_code: int) -> dict[str, Any]:
 def _figures_data(figures: Figures) -> dict[str, Any]:
     fields = {f.name: getattr(figures, f.name) for f in dataclasses.fields(figures) if f.name != "entry"}
     entry = figures.entry
-    where = {"suite": entry.suite, "profile": entry.profile, "stack": entry.stack, "device": entry.device}
+    place = {"suite": entry.suite, "profile": entry.profile, "stack": entry.stack, "device": entry.device}
     for name in ("stretches", "parts"):
         fields[name] = [dataclasses.asdict(span) for span in getattr(figures, name)]
-    return {"cell": entry.cell.model_dump(), **where, "path": str(entry.path), **fields}
+    return {"cell": entry.cell.model_dump(), **place, "path": str(entry.path), **fields}
 
 
 def _against_data(a: CellComparison, side: int, *, judged: bool) -> dict[str, Any]:

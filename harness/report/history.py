@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import BadInput, BadRecord, NoCells
+from harness.errors import BadInput, BadRecord, NoCells, library
 from harness.judge.collect import Entry, collect
 from harness.judge.compare import Figures, figures_of
 from harness.judge.matching import by_prompt, matched
@@ -245,14 +245,8 @@ def _apart(old: CellRecord, new: CellRecord) -> str:
     return "" if len(same) == len(sides[0]) == len(sides[1]) else "other prompts"
 
 
-def _otava() -> Callable[..., Any]:
-    try:
-        from otava.analysis import compute_change_points  # noqa: PLC0415 - of an extra, and takes a second
-    except ImportError:
-        what = "draftgate history takes the package apache-otava: pip install 'draftgate[history]'"
-        raise BadInput(what, code="extra-missing") from None
-    found: Callable[..., Any] = compute_change_points
-    return found
+def _otava() -> Any:
+    return library("otava.analysis", "draftgate history", package="apache-otava", extra="history")
 
 
 def changes_of(figure: str, values: Sequence[float | None]) -> list[Change]:
@@ -262,7 +256,7 @@ def changes_of(figure: str, values: Sequence[float | None]) -> list[Change]:
         BadInput: Otava is not installed.
     """
     known = [(i, value) for i, value in enumerate(values) if value is not None]
-    found, _ = _otava()(
+    found, _ = _otava().compute_change_points(
         [value for _, value in known], window_len=_WINDOW, max_pvalue=MAX_P, min_magnitude=LEAST
     )
     return [

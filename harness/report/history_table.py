@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.report.history import FOLLOWED, LEAST, MAX_P, History, Point, Series
-from harness.text.numbers import DASH, number, numbered, percent
+from harness.report.labels import PLACE, varying, where
+from harness.text.numbers import DASH, interval, number, numbered, percent
 from harness.text.render import Block, Document, by_text
 
-_PLACE = ("stack", "device", "profile", "suite")
 _SHORT = 9
 """Digits of a commit."""
 
@@ -29,19 +29,10 @@ def as_data(found: History) -> dict[str, Any]:
 
 def _series_data(one: Series) -> dict[str, Any]:
     entry = one.entry
-    where = {part: getattr(entry, part) for part in _PLACE}
-    names = (
-        "prompts",
-        "tokens_per_step",
-        "tokens_per_step_ci",
-        "tau",
-        "accepted_per_draft",
-        "acceptance",
-        "tok_s",
-    )
+    names = ("prompts", "tokens_per_step", "tokens_per_step_ci", "tau", "accepted_per_draft")
     return {
         "cell": entry.cell.model_dump(),
-        **where,
+        **where(entry),
         "apart": one.apart or None,
         "points": [
             {
@@ -49,7 +40,7 @@ def _series_data(one: Series) -> dict[str, Any]:
                 "when": p.when.isoformat(),
                 "path": str(p.figures.entry.path),
                 "invalid": p.figures.invalid,
-                **{name: getattr(p.figures, name) for name in names},
+                **{name: getattr(p.figures, name) for name in (*names, "acceptance", "tok_s")},
             }
             for p in one.points
         ],
@@ -65,8 +56,8 @@ def _series_data(one: Series) -> dict[str, Any]:
 
 def document(found: History) -> Document:
     """A row for each series, and below a table of each with a row for each run."""
-    varying = [part for part in _PLACE if len({getattr(one.entry, part) for one in found.series}) > 1]
-    changed = [_name(one, varying) for one in found.series if one.changes]
+    parts = varying([one.entry for one in found.series])
+    changed = [_name(one, parts) for one in found.series if one.changes]
     rest = f"{len(changed)} changed: {', '.join(changed)}" if changed else "no change found"
     invalid = ((f"{p.run} {p.figures.entry.cell}", p.figures.invalid) for s in found.series for p in s.points)
     said = by_text((name, why) for name, why in invalid if why)
@@ -74,15 +65,12 @@ def document(found: History) -> Document:
     return Document(
         sentence=f"{len(found.series)} series of {numbered(found.runs, 'run')}: {rest}",
         title="history",
-        above=(),
-        blocks=(_overview(found, varying), *(_table(one) for one in found.series)),
-        footnotes=(),
+        blocks=(_overview(found, parts), *(_table(one) for one in found.series)),
         notes=(*notes, *found.notes),
         sentences=(
             f"A change is {LEAST:.1%} or more between two stretches of a series, with p below {MAX_P:g}.",
             "tok/s: one server start a run, on one machine; a description, no claim.",
         ),
-        legend=(),
     )
 
 
@@ -118,17 +106,17 @@ def as_page(found: History) -> dict[str, Any] | None:
     }
 
 
-def _name(one: Series, parts: Sequence[str] = _PLACE) -> str:
+def _name(one: Series, parts: Sequence[str] = PLACE) -> str:
     return "/".join([*(getattr(one.entry, part) for part in parts), str(one.entry.cell)])
 
 
-def _overview(found: History, varying: Sequence[str]) -> Block:
+def _overview(found: History, parts: Sequence[str]) -> Block:
     rows = []
     for one in found.series:
         ends = one.points[0], one.points[-1]
         rows.append(
             (
-                _name(one, varying),
+                _name(one, parts),
                 str(len(one.points)),
                 *(f"{p.when:%Y-%m-%d}" for p in ends),
                 *(" → ".join(_of(p, name) for p in ends) for name in FOLLOWED),
@@ -147,13 +135,12 @@ def _of(point: Point, figure: str) -> str:
 def _table(one: Series) -> Block:
     rows = []
     for i, p in enumerate(one.points):
-        ends = p.figures.tokens_per_step_ci
         said = [f"{FOLLOWED[c.figure]} {percent(c.change)}" for c in one.changes if c.at == i]
         said += [] if p.finished else ["not finished"]
         rows.append(
             (
                 f"{p.when:%Y-%m-%d %H:%M}", p.engine or DASH, _commit(p), _of(p, "tokens_per_step"),
-                f"{number(ends[0])}..{number(ends[1])}" if ends else DASH, _of(p, "tok_s"),
+                interval(p.figures.tokens_per_step_ci), _of(p, "tok_s"),
                 "no measurement" if p.figures.invalid else ", ".join(said), p.run,
             )
         )  # fmt: skip

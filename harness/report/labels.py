@@ -14,6 +14,8 @@ from harness.text.numbers import DASH
 
 Axis = Literal["endpoint", "language", "workload", "thinking", "variant", "drafter"]
 
+PLACE = ("stack", "device", "profile", "suite")
+"""What tells cells of one name apart."""
 _SHORT = 16
 """Characters of a column's label; what is longer stands above the table."""
 _MANY = 4
@@ -28,8 +30,7 @@ class Labels:
         self._above = ""
         self.columns = self._column_labels()
         entries = [row.figures.entry for row in comparison.rows]
-        parts = ("stack", "device", "profile", "suite")
-        self._varying = [p for p in parts if len({getattr(e, p) for e in entries}) > 1]
+        self._varying = varying(entries)
 
     def _column_labels(self) -> list[str]:
         """What distinguishes the sides, if it is short: a field compared across, drafters, engines, names."""
@@ -104,6 +105,16 @@ class Labels:
 
     def _prefix(self, entry: Entry) -> str:
         return "".join(f"{getattr(entry, part)}/" for part in self._varying)
+
+
+def where(entry: Entry) -> dict[str, str]:
+    """Each part of `PLACE` of a cell."""
+    return {part: getattr(entry, part) for part in PLACE}
+
+
+def varying(entries: Sequence[Entry]) -> list[str]:
+    """The parts of `PLACE` in which cells differ."""
+    return [part for part in PLACE if len({getattr(entry, part) for entry in entries}) > 1]
 
 
 def _tell_apart(texts: Sequence[str], columns: int) -> bool:

@@ -21,7 +21,7 @@ from harness.report.labels import Labels
 from harness.report.run_table import LEGEND
 from harness.report.sentence import MARKS
 from harness.stats.paired import MARGIN
-from harness.text.numbers import number, percent, share, signed_interval
+from harness.text.numbers import interval, number, percent, ranged, share, signed
 from harness.text.render import visible
 
 CURVE = "curve"
@@ -29,15 +29,13 @@ CURVE = "curve"
 MOST_ROWS = 100
 """Rows of one part."""
 
-Ends = tuple[float, float] | None
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
     """A figure, and the ends of its 95 % interval."""
 
     value: float
-    ends: Ends
+    ends: tuple[float, float] | None
     kind: str = ""
     """Of a verdict."""
     old: bool = False
@@ -115,17 +113,14 @@ class Picture:
             yield part.title
             if isinstance(part, Forest):
                 for line in part.lines:
-                    ends = [signed_interval(p.ends) if part.none == 0 else _ends(p.ends) for p in line.points]
+                    show = signed if part.none == 0 else number
+                    ends = [interval(p.ends, show) if p.ends or not part.none else "" for p in line.points]
                     yield f"{line.label}: {line.text}" + f" ({', '.join(ends)})" * any(ends)
                 continue
-            show = share if part.unit == "share" else number
+            figure = share if part.unit == "share" else number
             for panel in part.panels:
                 for one in panel.series:
-                    points = [
-                        f"{at}: {show(p.value)}"
-                        + (f" ({show(p.ends[0])}..{show(p.ends[1])})" if p.ends else "")
-                        for at, p in one.points.items()
-                    ]
+                    points = [f"{at}: {ranged(p.value, p.ends, figure)}" for at, p in one.points.items()]
                     yield f"{panel.title}, {one.label}: {', '.join(points)}"
 
 
@@ -268,7 +263,3 @@ def _curves(curves: Sequence[Curve]) -> Panels:
         title="utility: tokens gained over time added, of one start each; intervals of acceptance alone",
         axis="requests in flight", panels=tuple(panels), unit="ratio",
     )  # fmt: skip
-
-
-def _ends(ends: Ends) -> str:
-    return f"{number(ends[0])}..{number(ends[1])}" if ends else ""

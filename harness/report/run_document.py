@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from harness.judge.collect import Side
 from harness.report.references import NOTHING, of_one_side
 from harness.report.run_table import Column, block, common_lines, footnotes, report, tables
@@ -31,19 +33,23 @@ def run_document(side: Side) -> tuple[Document, bool]:
             entries = [own[str(row["cell"]).split()[0]] for row in rows]
             made = block(columns, rows, of + (title or "speed"))
             blocks.append(of_one_side(made, side, entries, [_field(column) for column in columns]))
-    every = [cell for cells in groups.values() for cell in cells]
-    said = sentence([(str(cell.cell), "measured" if cell.valid else "invalid") for cell in every])
+    said, valid = _counted(groups.values())
     page = Document(
         sentence=said,
         title=side.name,
         above=tuple(above),
         blocks=tuple(blocks),
-        footnotes=(),
         notes=side.notes,
         sentences=tuple(below),
-        legend=(),
     )
-    return page, all(cell.valid for cell in every)
+    return page, valid
+
+
+def _counted(groups: Iterable[Sequence[CellRecord]]) -> tuple[str, bool]:
+    """The sentence that counts the cells, and whether all are valid."""
+    cells = [cell for group in groups for cell in group]
+    said = sentence([(str(cell.cell), "measured" if cell.valid else "invalid") for cell in cells])
+    return said, all(cell.valid for cell in cells)
 
 
 def _field(column: Column) -> str:
@@ -75,8 +81,6 @@ def side_report(side: Side, width: int | None = None) -> tuple[str, bool]:
     of = "{}:\n" if len(groups) > 1 else ""
     tables = [of.format(visible(suite)) + report(cells, width) for (*_, suite), cells in groups.items()]
     notes = [lay_out([f"note: {note}"], width) for note in side.notes]
-    all_cells = [cell for cells in groups.values() for cell in cells]
-    said = lay_out(
-        [sentence([(str(c.cell), "measured" if c.valid else "invalid") for c in all_cells])], width
-    )
-    return "\n\n".join([said, *tables, *notes, said]) + "\n", all(c.valid for c in all_cells)
+    counted, valid = _counted(groups.values())
+    said = lay_out([counted], width)
+    return "\n\n".join([said, *tables, *notes, said]) + "\n", valid

@@ -22,7 +22,7 @@ from harness.results.records import CellRecord, PromptRecord
 from harness.results.stretches import PARTS, Part, Span, Stretch, name_of, parts_of, stretches_of
 from harness.results.timing import speed_of
 from harness.results.whole import said_of
-from harness.text.numbers import DASH, number, share, signed, signed_interval
+from harness.text.numbers import DASH, number, ranged, share, signed, signed_interval
 from harness.text.render import Block, Piece, by_text, lay_out, visible
 
 Values = dict[str, Any]
@@ -212,12 +212,8 @@ def stretch_table(cells: Iterable[CellRecord]) -> Table:
 
     `answers` is how many reach each stretch and say what their steps committed.
     """
-    known = [(cell, stretches_of(cell.prompts) if cell.cell.k else ()) for cell in cells]
-    rows = [
-        {"cell": marked(cell), "reach": "/".join(str(s.prompts) for s in own), **stretch_values(own)}
-        for cell, own in known
-        if own
-    ]
+    known = [(cell, own) for cell in cells if cell.cell.k and (own := stretches_of(cell.prompts))]
+    rows = [_spans(cell, own) | stretch_values(own) for cell, own in known]
     longest = max((own for _, own in known), key=len, default=())
     columns = [
         Column(name_of(s.start), "/".join(stretch_values([s])), _with_interval, rank=i)
@@ -231,23 +227,19 @@ def part_table(cells: Iterable[CellRecord]) -> Table:
 
     `answers` is how many have a step there and say what their steps committed.
     """
-    known = [(cell, parts_of(cell.prompts) if cell.cell.k else ()) for cell in cells]
-    rows = [
-        {"cell": marked(cell), "reach": "/".join(str(p.prompts) for p in own), **part_values(own)}
-        for cell, own in known
-        if own
-    ]
-    names = [f"tokens_per_step_in_{part}" for part in PARTS]
-    columns = [
-        Column(part, f"{name}/{name}_low/{name}_high", _with_interval)
-        for part, name in zip(PARTS, names, strict=True)
-    ]
+    known = [(cell, own) for cell in cells if cell.cell.k and (own := parts_of(cell.prompts))]
+    rows = [_spans(cell, own) | part_values(own) for cell, own in known]
+    names = {part: f"tokens_per_step_in_{part}" for part in PARTS}
+    columns = [Column(part, f"{n}/{n}_low/{n}_high", _with_interval) for part, n in names.items()]
     return [CELL, Column("answers", "reach", rank=1), *columns], rows
 
 
+def _spans(cell: CellRecord, spans: Iterable[Span]) -> Values:
+    return {"cell": marked(cell), "reach": "/".join(str(span.prompts) for span in spans)}
+
+
 def _with_interval(rate: float | None, low: float | None, high: float | None) -> str:
-    """`2.31 (2.10..2.55)`; no interval where there is none."""
-    return number(rate) + (f" ({number(low)}..{number(high)})" if low is not None else "")
+    return ranged(rate, None if low is None or high is None else (low, high))
 
 
 def _none_of(cell: CellRecord, cells: Iterable[CellRecord]) -> CellRecord | None:

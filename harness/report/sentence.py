@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.judge.compare import CellComparison, Row
 from harness.text.numbers import numbered
 
 MARKS = {"identical": "=", "ok": "✓", "improved": "▲", "regressed": "▼", "inconclusive": "?", "invalid": "✗"}
@@ -30,6 +31,13 @@ outcomes, and `measured` (not judged), `alone` (no partner), `refused` (may not 
 _BAD = (MARKS["regressed"], MARKS["invalid"])
 _NAMED = 3
 """Cells that a sentence names of each kind that is bad."""
+
+
+def became(row: Row, a: CellComparison, *, judged: bool) -> str:
+    """What became of a cell that was compared with another: a key of `KINDS`."""
+    if a.verdict.kind == "invalid":
+        return "invalid" if row.figures.invalid or a.figures.invalid else "refused"
+    return a.verdict.kind if judged else "measured"
 
 
 def sentence(found: Sequence[tuple[str, str]], *, of: str = "cell") -> str:

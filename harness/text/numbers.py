@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 DASH = "—"
+Ends = Sequence[float] | None
+"""Of an interval; None where there is none."""
+_LISTED = 8
+"""Names in a sentence."""
 
 
 def number(value: float | None, digits: int = 2, *, scale: float = 1) -> str:
@@ -30,15 +34,30 @@ def percent(change: float) -> str:
     return f"{signed(change)} %"
 
 
-def signed_interval(ends: tuple[float, float] | None) -> str:
-    """The two ends of an interval of changes, as `signed`: `-1.0..+2.3`; an em dash for None."""
-    return f"{signed(ends[0])}..{signed(ends[1])}" if ends else DASH
+def interval(ends: Ends, show: Callable[[float], str] = number) -> str:
+    """The two ends of an interval: `2.01..2.21`; an em dash for None."""
+    return f"{show(ends[0])}..{show(ends[1])}" if ends else DASH
 
 
-def listed(names: Sequence[str], most: int = 8) -> str:
+def signed_interval(ends: Ends) -> str:
+    """The same of changes, as `signed`: `-1.0..+2.3`."""
+    return interval(ends, signed)
+
+
+def share_interval(ends: Ends) -> str:
+    """The same of shares in percent, as `share`: `54.0..59.9`."""
+    return interval(ends, share)
+
+
+def ranged(value: float | None, ends: Ends, show: Callable[[float | None], str] = number) -> str:
+    """A figure and its interval, where it has one: `2.11 (2.01..2.21)`."""
+    return show(value) + (f" ({interval(ends, show)})" if ends and value is not None else "")
+
+
+def listed(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join([*names[:most], *([f"and {more} more"] if more > 0 else [])])
+    more = len(names) - _LISTED
+    return ", ".join([*names[:_LISTED], *([f"and {more} more"] if more > 0 else [])])
 
 
 def duration(seconds: float) -> str:

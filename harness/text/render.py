@@ -65,13 +65,13 @@ class Document:
     sentence: str = ""
     """All in one line. A terminal shows it first and last."""
     title: str
-    above: tuple[str, ...]
+    above: tuple[str, ...] = ()
     blocks: tuple[Block, ...]
-    footnotes: tuple[str, ...]
+    footnotes: tuple[str, ...] = ()
     """Numbered from 1; `raised` makes the numbers that stand in the rows."""
-    notes: tuple[str, ...]
-    sentences: tuple[str, ...]
-    legend: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+    legend: tuple[str, ...] = ()
 
 
 def raised(number: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.judge import curve, in_turn
 from harness.judge.collect import Entry
-from harness.judge.compare import CellComparison, Comparison, Figures, Row, compare
+from harness.judge.compare import CellComparison, Comparison, Figures, compare
 from harness.judge.footnotes import holm_notes
 from harness.judge.pairing import drafting
 from harness.judge.throughput import figures as split_figures
@@ -20,7 +20,7 @@ from harness.report.html.provenance import commands, few, provenance
 from harness.report.html.sides import Compared, Shown, compared, shown_path, told_apart
 from harness.report.labels import Labels
 from harness.report.run_table import figure_values, verdict_values, worth_a_line
-from harness.report.sentence import KINDS, sentence
+from harness.report.sentence import KINDS, became, sentence
 from harness.results.names import BASE, thinking_word
 from harness.results.stretches import name_of
 from harness.text.render import by_text
@@ -141,22 +141,21 @@ def _cells(one: Compared, rest: Comparison | None, run: int, *, apart: bool) -> 
         apart: other cells of the page have one.
     """
     found: list[tuple[Entry, dict[str, Any]]] = []
-    labels = Labels(one.comparison) if one.comparison else None
-    for row, a in one.pairs:
-        assert labels  # noqa: S101 - there are pairs
-        of = one.comparison
-        across = of.across if of else ()
-        paired = a.verdict.primary is not None
-        cell = {
-            **_cell(a.figures, run, name=labels.row(row)),
-            "became": (became := _became(row, a, judged=bool(of and of.judged))),
-            "rank": _rank(became, a.figures),
-            "base": _figures(row.figures),
-            "verdict": _verdict(a, judged=bool(of and of.judged)),
-            "notes": [*row.notes, *a.told],
-            "of": functools.partial(prompts_of, row.figures.entry, a, across) if paired else None,
-        }
-        found.append((a.figures.entry, cell))
+    if of := one.comparison:
+        labels = Labels(of)
+        for row, a in one.pairs:
+            kind = became(row, a, judged=of.judged)
+            shown = functools.partial(prompts_of, row.figures.entry, a, of.across)
+            cell = {
+                **_cell(a.figures, run, name=labels.row(row)),
+                "became": kind,
+                "rank": _rank(kind, a.figures),
+                "base": _figures(row.figures),
+                "verdict": _verdict(a, judged=of.judged),
+                "notes": [*row.notes, *a.told],
+                "of": None if a.verdict.primary is None else shown,
+            }
+            found.append((a.figures.entry, cell))
     if rest:
         names = Labels(rest)
         for row in rest.rows:
@@ -176,8 +175,8 @@ def _cell(figures: Figures, run: int, *, name: str) -> dict[str, Any]:
         "suite": entry.suite, "profile": entry.profile, "k": cell.k, "family": cell.drafter,
     }  # fmt: skip
     empty: dict[str, Any] = {"base": None, "verdict": None, "notes": [], "prompts": None, "of": None}
-    became = "invalid" if figures.invalid else "measured"
-    figured = {"figures": _figures(figures), "became": became, "rank": _rank(became, figures)}
+    kind = "invalid" if figures.invalid else "measured"
+    figured = {"figures": _figures(figures), "became": kind, "rank": _rank(kind, figures)}
     return {"run": run, "name": name, **axes, **figured, **empty}
 
 
@@ -199,15 +198,9 @@ def _figures(figures: Figures) -> dict[str, Any]:
     }
 
 
-def _became(row: Row, a: CellComparison, *, judged: bool) -> str:
-    if a.verdict.kind == "invalid":
-        return "invalid" if row.figures.invalid or a.figures.invalid else "refused"
-    return a.verdict.kind if judged else "measured"
-
-
-def _rank(became: str, figures: Figures) -> float:
+def _rank(kind: str, figures: Figures) -> float:
     """What needs a look comes first; a cell that drafts nothing says less."""
-    return _ORDER.index(became) + (0 if figures.entry.cell.k else 0.5)
+    return _ORDER.index(kind) + (0 if figures.entry.cell.k else 0.5)
 
 
 def _verdict(a: CellComparison, *, judged: bool) -> dict[str, Any]:
@@ -277,9 +270,9 @@ def _looks(cells: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> Iterat
         key=lambda one: one[1]["rank"],
     )
     said = ((name, cell["verdict"]["text"]) for name, cell in worth)
-    became = {c["verdict"]["text"]: c["became"] for _, c in reversed(worth)}
+    kinds = {c["verdict"]["text"]: c["became"] for _, c in reversed(worth)}
     for text, names in by_text(said).items():
-        yield {"became": became[text], "cells": names, "text": text}
+        yield {"became": kinds[text], "cells": names, "text": text}
 
 
 def _curve(

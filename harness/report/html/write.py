@@ -85,7 +85,8 @@ def _template() -> jinja2.Template:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters |= {
         "number": numbers.number, "share": numbers.share, "signed": numbers.signed,
-        "signed_interval": numbers.signed_interval, "interval": _interval, "shares": _shares,
+        "signed_interval": numbers.signed_interval, "interval": numbers.interval,
+        "shares": numbers.share_interval,
     }  # fmt: skip
     return environment.get_template("page.html.j2")
 
@@ -108,11 +109,3 @@ def _clean(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_clean(key): _clean(one) for key, one in value.items()}
     return [_clean(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def _interval(ends: Sequence[float] | None) -> str:
-    return f"{numbers.number(ends[0])}..{numbers.number(ends[1])}" if ends else numbers.DASH
-
-
-def _shares(ends: Sequence[float] | None) -> str:
-    return f"{numbers.share(ends[0])}..{numbers.share(ends[1])}" if ends else numbers.DASH
