@@ -14,8 +14,9 @@ import dataclasses
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from harness.config.engine_arguments import underscored
 from harness.config.stack import Drafter, Stack
 from harness.engine.bandwidth import bandwidth, cores_of
 from harness.engine.models import resolve
@@ -70,7 +71,7 @@ def block(stack: Stack) -> Iterator[str]:
     """The lines of the ceiling; what is not known is an em dash, and a sentence says why."""
     yield "theoretical, not measured: tok/s of one request that memory allows, had all else cost nothing"
     yield "  tok/s = B E / (W + C + D),  E = 1 + a + ... + a^k,  a = acceptance in every position"
-    kind = str(_arguments(stack).get("kv_cache_dtype", "auto"))
+    kind = str(underscored(stack.engine.args).get("kv_cache_dtype", "auto"))
     try:
         target = _weights(stack, stack.target.model, stack.target.revision)
         if stack.target.quantization and not target.config.get("quantization_config"):
@@ -136,14 +137,10 @@ def _bandwidth(stack: Stack) -> tuple[float, str]:
     if cores is not None:
         which = f"core{'s' * (len(cores) > 1)} {', '.join(map(str, cores))} of {here.cpu}"
         return found, f"a copy on {which}, bytes read and written"
-    given = str(_arguments(stack).get("tensor_parallel_size", 1))
+    given = str(underscored(stack.engine.args).get("tensor_parallel_size", 1))
     devices = int(given) if re.fullmatch("[1-9][0-9]{0,3}", given) else 1
     names = here.gpus[0].name if here.gpus else "the GPU"
     return found * devices, f"a copy on {names}, bytes read and written{f', times {devices}' * (devices > 1)}"
-
-
-def _arguments(stack: Stack) -> dict[str, Any]:
-    return {name.replace("-", "_"): value for name, value in stack.engine.args.items()}
 
 
 def _size(count: float) -> str:

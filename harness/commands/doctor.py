@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from harness.commands import ceiling
 from harness.config.cells import specs_of
+from harness.config.engine_arguments import underscored
 from harness.config.prompts import load_prompts
 from harness.config.shipped import DATA, EMBEDDED
 from harness.config.stack import Stack, default_stack, find_stack, load_stack
@@ -180,7 +181,7 @@ def _model(reference: str, python: str) -> tuple[Mark, str]:
 
 def _thinking(stack: Stack, python: str) -> tuple[Mark, str]:
     """Whether the chat template knows the switch, and the server splits off what is thought."""
-    target, args = stack.target, {name.replace("-", "_"): v for name, v in stack.engine.args.items()}
+    target, args = stack.target, underscored(stack.engine.args)
     given = str(args.get("chat_template", ""))
     if "{" in given:  # the template itself
         texts = [given]
@@ -192,10 +193,8 @@ def _thinking(stack: Stack, python: str) -> tuple[Mark, str]:
     if not texts:
         return "—", f"no chat template here in which to look for {target.thinking_key}"
     if not any(target.thinking_key in text for text in texts):
-        return (
-            "bad",
-            f"the chat template has no {target.thinking_key}: name its switch in target.thinking_key",
-        )
+        key = target.thinking_key
+        return "bad", f"the chat template has no {key}: name its switch in target.thinking_key"
     if "reasoning_parser" not in args:
         return "—", "engine.args has no reasoning_parser: what is thought is not told apart from the answer"
     return "ok", f"the chat template has {target.thinking_key}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from harness.config.engine_arguments import underscored
+from harness.config.prompts import hash_of
 from harness.config.stack import Stack
 from harness.errors import BadInput
 from harness.text.redaction import without_secrets
@@ -31,7 +32,7 @@ class Against:
     def recorded(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed."""
         text = json.dumps(self.stack.model_dump(mode="json"), sort_keys=True)  # a hash: it may hold a secret
-        return {"against": hashlib.sha256(text.encode()).hexdigest()[:16], "blocks": self.blocks}
+        return {"against": hash_of(text), "blocks": self.blocks}
 
 
 def differences(old: Stack, new: Stack, drafters: Iterable[str]) -> Differences:
@@ -56,8 +57,7 @@ def _fields(stack: Stack, drafters: Iterable[str]) -> Iterator[tuple[str, Any]]:
         yield f"target.{name}", value
     engine = stack.engine
     yield from (("engine.python", engine.python), ("engine.fork", engine.fork))
-    args = {name.replace("-", "_"): value for name, value in engine.args.items()}
-    for table, values in (("args", args), ("env", engine.env)):
+    for table, values in (("args", underscored(engine.args)), ("env", engine.env)):
         yield from ((f"engine.{table}.{name}", value) for name, value in without_secrets(values).items())
     for name in drafters:
         drafter = stack.drafters[name]

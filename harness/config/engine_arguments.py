@@ -22,12 +22,17 @@ _REFUSED = dict.fromkeys(
 
 def why_refused(name: str) -> str | None:
     """Why a stack does not set an argument of vLLM; None of those that it may."""
-    return _REFUSED.get(name.replace("-", "_").split(".")[0])
+    return _REFUSED.get(spelled(name).split(".")[0])
+
+
+def spelled(name: str) -> str:
+    """The name of an argument, which a stack may write with hyphens, with underscores."""
+    return name.replace("-", "_")
 
 
 def underscored(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `[engine.args]`, which a stack may write with hyphens, by names with underscores."""
-    return {name.replace("-", "_"): value for name, value in args.items()}
+    """Arguments of `[engine.args]` by names with underscores."""
+    return {spelled(name): value for name, value in args.items()}
 
 
 def drafts_from_answers(method: str | None, settings: Mapping[str, Any]) -> bool:
@@ -51,9 +56,9 @@ def check_arguments(loc: tuple[str, ...], args: Mapping[str, Any], document: Doc
     Raises:
         BadInput: with file, line and key.
     """
-    spelled: dict[str, str] = {}
+    names: dict[str, str] = {}
     for name in args:
-        other = spelled.setdefault(name.replace("-", "_"), name)
+        other = names.setdefault(spelled(name), name)
         if other != name:
             what = f"{other} and {name} are one argument of vLLM, which stands there twice"
             raise document.wrong((*loc, name), what, code="stack-argument")

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 from harness.config.layouts import BESIDE, LAYOUTS, OPTIONAL, REQUEST, Columns, named, parsed, role_of
 from harness.config.prompts import Prompt, hash_of
-from harness.config.rows import HUB, BadRow, is_folder, rows_of
+from harness.config.rows import HUB, BadRow, is_folder, refuse, rows_of
 from harness.errors import BadInput
 from harness.text.validation import kind_of
 
@@ -156,9 +156,7 @@ def read(source: Source) -> OwnPrompts:
         asked = turns[-1].language, turns[-1].text
         twice += [where] if asked in chats else []
         chats.setdefault(asked, turns)
-    if wrong:
-        first, more = wrong[0], f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
-        raise BadInput(f"{first}{more}", code=first.code)
+    refuse(wrong)
     if not chats:
         raise BadRow(f"{source.file}: it holds no prompt: add rows, or name another file")
     return OwnPrompts(

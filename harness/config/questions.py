@@ -8,13 +8,13 @@ an option from 0, or as its letter (MMLU). Upper and lower case of the columns' 
 from __future__ import annotations
 
 import dataclasses
-import json
 import string
 from collections.abc import Mapping
 from typing import Any
 
+from harness.config.layouts import parsed
 from harness.config.prompts import Prompt
-from harness.config.rows import rows_of
+from harness.config.rows import refuse, rows_of
 from harness.errors import BadInput
 from harness.text.validation import kind_of
 
@@ -81,9 +81,7 @@ def read_questions(file: str) -> tuple[Question, ...]:
             wrong.append(error)
             continue
         found[key], places[key] = question, where
-    if wrong:
-        more = f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
-        raise BadInput(f"{wrong[0]}{more}", code=wrong[0].code)
+    refuse(wrong)
     if not found:
         raise BadInput(f"{file}: it holds no question: add rows, or name another file", code="question-row")
     return tuple(found.values())
@@ -132,12 +130,7 @@ class _Row:
             # A gap is an option that is missing: the letters go on behind it.
             letters = list(LETTERS[: LETTERS.index(letters[-1]) + 1])
             return tuple(self.text(letter.lower()) for letter in letters)
-        found = self.data["choices"]
-        if isinstance(found, str):  # of a table without lists
-            try:
-                found = json.loads(found)
-            except (ValueError, RecursionError):
-                found = None
+        found = parsed(self.data["choices"])
         if not isinstance(found, list) or not _LEAST <= len(found) <= len(LETTERS):
             raise self.bad("choices", "it is no list of two or more options", "correct it")
         return tuple(self.told("choices", one) for one in found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,13 @@ def rows_of(file: str) -> _Rows:
     if not path.is_file():
         raise BadInput(f"{path}: there is no such file of prompts{near_path(path)}", code="prompt-file")
     return reader(path)
+
+
+def refuse(wrong: Sequence[BadInput]) -> None:
+    """Raise the first error of several rows, if there is one, and say how many more have one."""
+    if wrong:
+        more = f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
+        raise BadInput(f"{wrong[0]}{more}", code=wrong[0].code)
 
 
 def is_folder(dataset: str) -> bool:

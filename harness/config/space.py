@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
 import math
 import random
@@ -19,6 +17,7 @@ from harness.config.cells import Cell, canonical, cells_of
 from harness.config.engine_arguments import why_refused
 from harness.config.parameter import Parameter
 from harness.config.prompt_files import OwnPrompts, read
+from harness.config.prompts import hash_of
 from harness.config.shipped import DATA
 from harness.config.stack import NONE, Drafter, Profile, Stack, find_stack, load_stack
 from harness.config.toml import Document, Table
@@ -222,13 +221,9 @@ class Search:
     def recorded(self) -> dict[str, Any]:
         """What must be the same for a search to go on. Of the stack a hash: it may hold a secret."""
         asked = self.space.model_dump(mode="json", by_alias=True)
-        stack = canonical(self.stack.model_dump(mode="json"))
+        stack = hash_of(canonical(self.stack.model_dump(mode="json")))
         prompts = {name: own.digest for name, own in self.own.items()}
-        return {
-            **asked,
-            "stack_hash": hashlib.sha256(stack.encode()).hexdigest()[:16],
-            "prompts_hash": prompts,
-        }
+        return {**asked, "stack_hash": stack, "prompts_hash": prompts}
 
     def changed(self, values: Values) -> Stack:
         """The stack with these values.
@@ -262,7 +257,7 @@ class Search:
         own = {key: value for key, value in values.items() if key.startswith("command.")}
         if not own:
             return None
-        name = hashlib.sha256(canonical([self._words, own]).encode()).hexdigest()[:8]
+        name = hash_of(canonical([self._words, own]))[:8]
         return self.folder / "targets" / name / f"target-{name}"
 
     def command(self, values: Values) -> list[str]:
@@ -298,6 +293,4 @@ class Search:
             own=self.own,
         )
         wanted = {**self.place, "variant": BASE, "drafter": self.space.drafter}
-        return itertools.filterfalse(
-            lambda cell: any(getattr(cell.name, axis) != value for axis, value in wanted.items()), cells
-        )
+        return (c for c in cells if all(getattr(c.name, axis) == of for axis, of in wanted.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import Counter
@@ -314,35 +315,22 @@ def _check_profiles(stack: Stack, document: Document) -> None:
 
 
 def _check_drafter(drafter: Drafter, document: Document) -> None:
-    name, k, where = drafter.name, drafter.k, ("drafters", drafter.name, "k")
+    name, k = drafter.name, drafter.k
+    wrong = functools.partial(document.wrong, ("drafters", name, "k"), code="stack-drafter")
     if drafter.method is None:
         if name != NONE or k != (0,) or drafter.model or drafter.settings:
-            raise document.wrong(
-                where, f"drafter {name!r} has no method; only {NONE!r} drafts nothing", code="stack-drafter"
-            )
+            raise wrong(f"drafter {name!r} has no method; only {NONE!r} drafts nothing")
         return
     if name == NONE:
-        raise document.wrong(
-            where, f"the drafter {NONE!r} drafts nothing: it takes no method", code="stack-drafter"
-        )
+        raise wrong(f"the drafter {NONE!r} drafts nothing: it takes no method")
     if not k or k == (0,):
-        raise document.wrong(
-            where,
-            f"drafter {name!r} has no k (num_speculative_tokens), like k = [2, 4]",
-            code="stack-drafter",
-        )
+        raise wrong(f"drafter {name!r} has no k (num_speculative_tokens), like k = [2, 4]")
     for tokens in k:
         if not 0 < tokens <= MOST_K:
-            raise document.wrong(where, f"k is {tokens}, it must be from 1 to {MOST_K}", code="stack-drafter")
+            raise wrong(f"k is {tokens}, it must be from 1 to {MOST_K}")
     if isinstance(drafter.selected, tuple) and not set(drafter.selected) <= set(k):
-        raise document.wrong(
-            where,
-            f"selected names a k that is not among them: {list(drafter.selected)}",
-            code="stack-drafter",
-        )
+        raise wrong(f"selected names a k that is not among them: {list(drafter.selected)}")
     if len(set(k)) != len(k):
-        raise document.wrong(where, f"k holds a value twice: {list(k)}", code="stack-name")
+        raise wrong(f"k holds a value twice: {list(k)}", code="stack-name")
     if "num_speculative_tokens" in drafter.settings:
-        raise document.wrong(
-            where, f"drafter {name!r} sets num_speculative_tokens; that is k here", code="stack-drafter"
-        )
+        raise wrong(f"drafter {name!r} sets num_speculative_tokens; that is k here")

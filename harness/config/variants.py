@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from harness.config.engine_arguments import check_arguments
+from harness.config.engine_arguments import check_arguments, spelled, underscored
 from harness.config.toml import Document, Program, Reference, Table
 
 
@@ -70,8 +70,8 @@ class Variant(Target, Engine):
         if "model" in given:
             of_target = {"revision": None} | of_target
         own = self.model_extra or {}
-        spelled = {_spelled(name) for name in own}
-        args = {name: value for name, value in engine.args.items() if _spelled(name) not in spelled}
+        changed = underscored(own)
+        args = {name: value for name, value in engine.args.items() if spelled(name) not in changed}
         of_engine |= {"args": args | own, "env": engine.env | self.env}
         return target.model_copy(update=of_target), engine.model_copy(update=of_engine)
 
@@ -96,7 +96,3 @@ def check_variant(loc: tuple[str, ...], variant: Variant, document: Document) ->
     if loc[0] == "references" and not variant.model:
         raise document.wrong((*loc, "model"), "it is missing: a reference is another target")
     check_arguments(loc, variant.model_extra or {}, document)
-
-
-def _spelled(name: str) -> str:
-    return name.replace("-", "_")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness.config.cells import ServerSpec
+from harness.config.engine_arguments import spelled, underscored
 from harness.config.toml import Document
 from harness.engine.facts import EngineFacts, engine_facts, options
 from harness.engine.models import check_reference
@@ -104,7 +105,7 @@ def _known(facts: EngineFacts, what: str, words: Iterable[str], known: frozenset
 def _unknown(words: Iterable[str], known: frozenset[str]) -> str | None:
     """The first word that is not known, in whatever way it is spelled."""
     for word in words:
-        name = word.replace("-", "_").split(".")[0]
+        name = spelled(word).split(".")[0]
         if not {word, name, name.removeprefix("no_")} & known:
             return word
     return None
@@ -124,7 +125,7 @@ def serve_command(identity: Identity, subject: Subject) -> str:
     config = subject.resolved_config or ""
     target = _reference(identity.target or "MODEL")
     model, tokenizer = (found[1] if (found := one.search(config)) else None for one in (_TARGET, _TOKENIZER))
-    given = {name.replace("-", "_"): value for name, value in sorted(subject.engine_args.items())}
+    given = underscored(dict(sorted(subject.engine_args.items())))
     if identity.cache == "off" and given.get("enable_prefix_caching") is False:
         del given["enable_prefix_caching"]
     own = {

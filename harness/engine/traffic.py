@@ -6,6 +6,7 @@ reads only in part (embeddings, a second modality) is left out: the result is ne
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -162,9 +163,7 @@ def _tensors(folder: Path, size: int | None) -> Iterator[tuple[str, float]]:
         with safe_open(file, framework="numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - safe_open returns no mapping
                 tensor = tensors.get_slice(name)
-                kind, count = tensor.get_dtype(), 1
-                for length in tensor.get_shape():
-                    count *= length
+                kind, count = tensor.get_dtype(), math.prod(tensor.get_shape())
                 yield name, count * (size if size and kind in _FLOATS else _STORED.get(kind, 1))
 
 

@@ -222,7 +222,14 @@ def _patch_faults() -> None:
             fault.patch()
             _patched.add(fault)
         still = patching and fault.shows()
-        _report(fault, found=found, patched=patching and not still)
+        line = {
+            "fault": fault.name,
+            "probe": "fault" if found else "healthy",
+            "mended": patching and not still,
+            "vllm": import_module("vllm").__version__,
+            "pid": os.getpid(),
+        }
+        _write(line)
         if still:
             raise RuntimeError(f"draftgate: could not patch {fault.what}: probe failed before and after")
         if patching:
@@ -239,17 +246,6 @@ def found_by(environment: Mapping[str, str]) -> dict[str, str]:
     paths = [path for path in (environment.get("PYTHONPATH"), folder) if path]
     named = environment.get("VLLM_PLUGINS")  # else vLLM loads all that there are
     return {"PYTHONPATH": os.pathsep.join(paths)} | ({"VLLM_PLUGINS": f"{named},draftgate"} if named else {})
-
-
-def _report(fault: Fault, *, found: bool, patched: bool) -> None:
-    line = {
-        "fault": fault.name,
-        "probe": "fault" if found else "healthy",
-        "mended": patched,
-        "vllm": import_module("vllm").__version__,
-        "pid": os.getpid(),
-    }
-    _write(line)
 
 
 def _write(line: dict[str, Any]) -> None:

@@ -203,14 +203,18 @@ def _nvidia(fields: str) -> list[dict[str, str]]:
 
 def _nvidia_smi(*words: str) -> list[str] | None:
     """The lines that nvidia-smi prints: none without it, None where it fails."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
+    if shutil.which("nvidia-smi") is None:
         return []
+    said = output_of("nvidia-smi", *words)
+    return None if said is None else said.splitlines()
+
+
+def output_of(*command: str) -> str | None:
+    """What a program prints; None where it is not there, or fails."""
     try:
-        done = subprocess.run([program, *words], capture_output=True, text=True, check=True, timeout=20)
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.splitlines()
 
 
 def clocks() -> dict[str, Any]:

@@ -6,13 +6,13 @@ import base64
 import csv
 import functools
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.config.layouts import parsed
 from harness.engine.models import sha256_of
 from harness.results.conditions import UNVERIFIED
 
@@ -141,11 +141,8 @@ def mounted_files(*options: Any) -> dict[str, str]:
 
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        try:
-            inner = json.loads(value) if value.lstrip().startswith(("{", "[")) else None
-        except (ValueError, RecursionError):
-            inner = None
-        yield from [value] if inner is None else _texts(inner)
+        inner = parsed(value) if value.lstrip().startswith(("{", "[")) else value
+        yield from [value] if isinstance(inner, str) else _texts(inner)
     elif isinstance(value, dict):
         for item in value.values():
             yield from _texts(item)

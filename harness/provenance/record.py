@@ -14,7 +14,6 @@ import re
 import shlex
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.config.cells import Cell, FixedLength
+from harness.config.prompts import hash_of
 from harness.engine.facts import EngineFacts, engine_facts, served_name
 from harness.engine.models import cache_folder, sha256_of
 from harness.engine.offers import lossy_verification
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
-from harness.provenance.hardware import clocks, devices_taken, packages_of
+from harness.provenance.hardware import clocks, devices_taken, output_of, packages_of
 from harness.provenance.integrity import changed_files, code_loaders, commit_of, mounted_files
 from harness.results.conditions import UNVERIFIED, Identity, Patch, Subject
 from harness.results.files import write_atomically
@@ -234,12 +234,7 @@ def _changed(facts: EngineFacts | None) -> list[list[str]] | str:
 def weights_hash(folder: str | None) -> str:
     """SHA-256 over names and hashes of all weight files of a folder; each file is read once, then cached."""
     files = _weights(folder)
-    if not files:
-        return UNVERIFIED
-    whole = hashlib.sha256()
-    for file in files:
-        whole.update(f"{file.name} {_cached_hash(file)}\n".encode())
-    return whole.hexdigest()[:16]
+    return hash_of("".join(f"{file.name} {_cached_hash(file)}\n" for file in files)) if files else UNVERIFIED
 
 
 def is_hashed(folder: str | None) -> bool:
@@ -304,12 +299,5 @@ def our_commit(file: Path = Path(__file__)) -> dict[str, Any]:
 
 
 def _git(*words: str) -> str:
-    program = shutil.which("git")
-    if program is None:
-        return UNVERIFIED
-    try:
-        return subprocess.run(
-            [program, *words], capture_output=True, text=True, check=True, timeout=20
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return UNVERIFIED
+    said = output_of("git", *words)
+    return UNVERIFIED if said is None else said.strip()
