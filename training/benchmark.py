@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli_w
 
-import harness
+from harness.config.shipped import DATA, SUITES
 from harness.config.stack import find_stack, load_stack
 from harness.config.toml import Document
 from harness.engine import process
@@ -20,8 +20,7 @@ from training.errors import TrainingFailed
 from training.export import export
 from training.stages import Context
 
-STACKS = Path(harness.__file__).resolve().parent.parent / "fixtures" / "stacks"
-SUITES = Path(harness.__file__).resolve().parent.parent / "bench_suites"
+STACKS = DATA / "stacks"
 
 
 def run(context: Context) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ from tabulate import tabulate
 from harness.config.cells import ServerSpec
 from harness.engine.server import Server
 from harness.engine.slot import Slot
-from harness.engine.watchdog import Guard, guarded
+from harness.engine.watchdog import MOST_STALLS, Guard, guarded
 from harness.errors import ServerFailed
 from harness.text.console import Say
 from training import benchmark, dataset, stages
@@ -36,7 +35,7 @@ TOKENS_PER_ANSWER = 250
 
 
 def _target(context: Context) -> tuple[ServerSpec, str]:
-    return base_spec(context.recipe, say=context.say, python=sys.executable)
+    return base_spec(context.recipe, say=context.say)
 
 
 @contextlib.contextmanager
@@ -71,7 +70,7 @@ def _prompts(context: Context) -> dict[str, Any]:
         served: list[tuple[Magpie, Stall]] = []
 
         def ask(source: Source, first: int, number: int) -> list[str | None]:
-            for attempt in range(1, generate.MOST_STALLS + 1):
+            for attempt in range(1, MOST_STALLS + 1):
                 if not served:
                     [(server, stalled)] = opened.enter_context(_serve(context))
                     served.append((Magpie(server, context.recipe), stalled))
@@ -79,9 +78,9 @@ def _prompts(context: Context) -> dict[str, Any]:
                 try:
                     return write(source, first, number)
                 except ServerFailed:
-                    if not stalled() or attempt == generate.MOST_STALLS:
+                    if not stalled() or attempt == MOST_STALLS:
                         raise
-                    context.say(f"the server stalled ({attempt} of {generate.MOST_STALLS}): {stalled()}")
+                    context.say(f"the server stalled ({attempt} of {MOST_STALLS}): {stalled()}")
                     opened.close()
                     context.slot.close()
                     served.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -53,13 +54,11 @@ def run(
         },
     )
     try:
-        while True:
-            try:
+        while child.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=POLL_S)
-            except subprocess.TimeoutExpired:
-                watch()
-            else:
                 break
+            watch()
     finally:
         process.stop(child)
     if child.returncode:

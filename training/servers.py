@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from harness.config.cells import ServerSpec, server_spec
@@ -25,12 +26,12 @@ def open_slot(work: Path, say: Say) -> Slot:
     return Slot(lambda spec: running(spec, folder=work / "servers", say=say, locked=False), say)
 
 
-def is_cpu(recipe: Recipe, python: str) -> bool:
+def is_cpu(recipe: Recipe) -> bool:
     """Whether the installed engine is a CPU one."""
-    return engine_facts(recipe.engine.python or python).cpu
+    return engine_facts(recipe.engine.python or sys.executable).cpu
 
 
-def base_spec(recipe: Recipe, *, say: Say, python: str) -> tuple[ServerSpec, str]:
+def base_spec(recipe: Recipe, *, say: Say) -> tuple[ServerSpec, str]:
     """The server that answers prompts, and the target's folder, under whose name it is served.
 
     Raises:
@@ -38,7 +39,7 @@ def base_spec(recipe: Recipe, *, say: Say, python: str) -> tuple[ServerSpec, str
     """
     target = resolve(recipe.target.model, say=say, python=recipe.engine.python)
     spec = server_spec(recipe, NO_DRAFTER, 0)
-    cpu = is_cpu(recipe, python)
+    cpu = is_cpu(recipe)
     args = {"enforce_eager": True, **spec.args} if cpu else spec.args
     fork = spec.fork if cpu else bool(spec.fork)  # on a GPU only where asked for: it was not tried there
     served = recipe.target.model_copy(update={"served_name": target})

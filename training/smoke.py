@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
 import re
 import struct
 import time
+import wave
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -90,10 +92,11 @@ def _png(red: int, green: int, blue: int, side: int = 224) -> str:
 
 def _silence(rate: int = 16_000) -> str:
     """A second of silence as a WAV file, base64."""
-    data = bytes(2 * rate)
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16)
-    body = b"WAVE" + form + struct.pack("<4sI", b"data", len(data)) + data
-    return base64.b64encode(struct.pack("<4sI", b"RIFF", len(body)) + body).decode()
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setparams((1, 2, rate, rate, "NONE", ""))
+        file.writeframes(bytes(2 * rate))
+    return base64.b64encode(out.getvalue()).decode()
 
 
 def questions() -> tuple[Question, ...]:

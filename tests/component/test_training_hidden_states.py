@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import struct
-import sys
 import threading
 import time
 from pathlib import Path
@@ -61,7 +60,7 @@ def test_a_gpus_engine_is_forked_unless_the_recipe_says_otherwise(
 ) -> None:
     (tmp_path / "config.json").write_text('{"num_hidden_layers": 30}')
     recipe = RECIPE.model_copy(update={"engine": RECIPE.engine.model_copy(update={"env": given})})
-    base, _ = base_spec(recipe, say=lambda _: None, python=sys.executable)
+    base, _ = base_spec(recipe, say=lambda _: None)
     spec = server_spec(recipe, base, target=str(tmp_path), folder=tmp_path, cpu=cpu, shared=True)
     assert dict(spec.env).get("VLLM_WORKER_MULTIPROC_METHOD") == method
 

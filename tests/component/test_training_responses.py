@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from harness.config.stack import Sampling
 from harness.engine.http import NO_KEY
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
@@ -364,7 +365,12 @@ def test_speculators_itself_asks_every_prompt_word_for_word(tmp_path: Path) -> N
         said = regenerate(files, server=usable, recipe=settings, temperature=0.5)
     bodies = [body for _, _, body in vllm.requests]
     assert sorted(body["messages"][0]["content"] for body in bodies) == sorted(t for t in texts if t != "1e3")
-    asked = {**generate.sampling(0.5), "model": folder, "max_tokens": 7, "return_token_ids": True}
+    asked = {
+        **Sampling(temperature=0.5).model_dump(),
+        "model": folder,
+        "max_tokens": 7,
+        "return_token_ids": True,
+    }
     assert all({k: v for k, v in body.items() if k != "messages"} == asked for body in bodies)
     rows = list(complete_lines(files[1]))
     assert sorted(row["primary_id"] for row in rows) == [f"p{i}" for i in range(7)]

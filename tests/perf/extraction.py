@@ -43,9 +43,9 @@ def apart(context: Context) -> dict[str, float]:
     from speculators.data_generation.vllm_client import generate_hidden_states  # noqa: PLC0415
 
     rows = datasets.load_from_disk(str(context.upstream["dataset"] / "data")).with_format(None)
-    base, target = base_spec(context.recipe, say=context.say, python=sys.executable)
+    base, target = base_spec(context.recipe, say=context.say)
     folder = hidden_folder(context, target, tokens=0)
-    cpu = is_cpu(context.recipe, sys.executable)
+    cpu = is_cpu(context.recipe)
     server = context.slot.get(
         server_spec(context.recipe, base, target=target, folder=folder, cpu=cpu, shared=True)
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from harness.config.stack import Sampling
 from harness.engine.http import NO_KEY
 from harness.engine.server import Server
+from harness.engine.watchdog import MOST_STALLS
 from harness.errors import ServerFailed
 from harness.results.files import as_line, drop_torn_line, writing
 from harness.text.console import Say
@@ -30,7 +31,6 @@ Serve = Callable[[], AbstractContextManager[Sequence[tuple[Server, Stall]]]]
 """Starts the target's servers under the watchdog. Their served name must be what vLLM loads the target from,
 because speculators uses one name for requests and tokenizer. They must take requests without a key."""
 
-MOST_STALLS = 3
 ROUNDS = 2
 """A request that failed for a reason that may pass is sent again."""
 MOST_FAILED = 0.01
@@ -171,23 +171,6 @@ def ask_all(
         raise errors[0]
 
 
-def sampling(temperature: float) -> dict[str, float | int]:
-    """Every sampling parameter, so that no default of a model's generation_config applies.
-
-    No seed: speculators would send the same one with every prompt, and prompts that share their random
-    numbers favour the same tokens at the same index of every answer.
-    """
-    return {
-        "temperature": temperature,
-        "top_p": 1.0,
-        "top_k": 0,
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-    }
-
-
 def regenerate(
     ask: Ask, server: Server, recipe: Recipe, *, say: Say, stalled: Stall, share: float = 1.0
 ) -> None:
@@ -202,6 +185,10 @@ def regenerate(
         TrainingFailed: speculators ended badly.
     """
     model = _usable(server)
+    # Every sampling parameter, so that no default of a model's generation_config applies. No seed:
+    # speculators would send the same one with every prompt, and prompts that share their random numbers
+    # favour the same tokens at the same index of every answer.
+    sampling = Sampling(temperature=ask.temperature)
     words = [
         "regenerate-responses",
         *("--endpoint", f"{server.url}/v1/chat/completions"),
@@ -209,7 +196,7 @@ def regenerate(
         *("--dataset", str(ask.ask_file)),
         *("--max-tokens", str(recipe.responses.max_tokens)),
         *("--concurrency", str(max(1, round(share * recipe.responses.concurrency)))),
-        *("--sampling-params", json.dumps(sampling(ask.temperature))),
+        *("--sampling-params", sampling.model_dump_json()),
         *("--outfile", str(ask.raw_file)),
         "--resume",
     ]

@@ -13,13 +13,13 @@ from typing import Any
 
 from harness.config.prompts import HELD_OUT
 from harness.config.variants import Target
-from harness.engine.models import resolve, sha256_of
+from harness.engine.models import resolve
 from harness.errors import BadInput
 from harness.results.files import json_object, write_atomically
 from harness.results.prediction import VALIDATION
 from training.errors import BadDrafter, TrainingStopped
 from training.export import model_card
-from training.export.manifest import records_of
+from training.export.manifest import files_of, records_of
 from training.export.scrub import recipe_toml, scrubbed, scrubbed_values
 from training.export.weights import config_of, write_weights
 from training.stages import Context
@@ -94,7 +94,7 @@ def export(
             own = name in {VALIDATION, HELD_OUT}  # prompts are not ours to change
             write_atomically(part / name, text if own else scrubbed(text))
         write_weights(checkpoint, verifier, part, config)
-        known = {**scrubbed_values(dict(records)), "schema": SCHEMA, "served": [], "files": _files(part)}
+        known = {**scrubbed_values(dict(records)), "schema": SCHEMA, "served": [], "files": files_of(part)}
         _write_records(part, known)
         if to.exists():
             shutil.rmtree(to)
@@ -159,10 +159,3 @@ def _write_records(folder: Path, known: Mapping[str, Any]) -> None:
     card.encode()
     write_atomically(folder / RECORDS, text + "\n")
     write_atomically(folder / "README.md", card)
-
-
-def _files(folder: Path) -> dict[str, Any]:
-    return {
-        file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-        for file in sorted(folder.iterdir())
-    }

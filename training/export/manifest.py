@@ -94,6 +94,15 @@ def data_of(stages: Mapping[str, Path]) -> dict[str, Any]:
     }
 
 
+def files_of(folder: Path) -> dict[str, Any]:
+    """Size and hash of each file below a folder."""
+    return {
+        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
 def _origin(row: Mapping[str, Any]) -> tuple[str, str]:
     return str(row.get("source")), str(row.get("language"))
 

@@ -72,7 +72,7 @@ def _data(get: Get) -> str:
     parts = [
         "## Data",
         f"Prompts, and the target's own answers to them: {how}.",
-        _table(["source", "language", "prompts", "answers kept", "tokens of answers"], rows),
+        tabled(["source", "language", "prompts", "answers kept", "tokens of answers"], rows),
         _shares(sources),
     ]
     dropped = get("data.dropped")
@@ -128,9 +128,9 @@ def _training(get: Get) -> str:
     return "\n\n".join(
         [
             "## Training",
-            _table(["", ""], rows),
+            tabled(["", ""], rows),
             "Validation after each epoch, as the trainer counts it (over its draft vocabulary, all answers):",
-            _table(header, table),
+            tabled(header, table),
             f"Exported: epoch {_epoch(best)}, the one with the lowest validation loss.",
         ]
     )
@@ -187,15 +187,19 @@ def _measured(served: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _files(get: Get) -> str:
-    files = get("files") or {}
+    return f"## Files\n\n{files_table(dict(sorted((get('files') or {}).items())))}"
+
+
+def files_table(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Files by name, with their size and hash."""
     rows = [
-        [markdown(name), f"{f['bytes'] / 1e6:.2f}", f"`{markdown(f['sha256'])}`"]
-        for name, f in sorted(files.items())
+        [markdown(name), f"{f['bytes'] / 1e6:.2f}", f"`{markdown(f['sha256'])}`"] for name, f in files.items()
     ]
-    return f"## Files\n\n{_table(['file', 'MB', 'SHA-256'], rows)}"
+    return tabled(["file", "MB", "SHA-256"], rows)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def tabled(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; without rows, of em dashes."""
     if not rows:
         rows = [[DASH] * len(header)]
     shown: str = tabulate(rows, headers=header, tablefmt="github", disable_numparse=True)

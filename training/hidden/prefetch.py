@@ -13,14 +13,11 @@ from pathlib import Path
 from harness.config.cells import ServerSpec
 from harness.engine.server import Server
 from harness.engine.slot import Slot
-from harness.engine.watchdog import Guard, guarded
+from harness.engine.watchdog import MOST_STALLS, Guard, guarded
 from harness.text.console import Say
 from training.errors import TrainingFailed
 from training.hidden.extract import Extractor, Progress, ServerGone
 from training.trainer import metrics
-
-STALLS = 3
-"""The third stall ends the stage; after the others the server starts again."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -73,13 +70,16 @@ class Prefetcher:
                 return
             self.stalls += 1
             self.slot.close()
-            if self.stalls == STALLS:
+            if self.stalls == MOST_STALLS:
                 raise TrainingFailed(
-                    f"the server stalled {STALLS} times while it extracted hidden states: {why}; its log is "
-                    f"{server.log}; run the same command to go on with the {self._left()} rows that are left",
+                    f"the server stalled {MOST_STALLS} times while it extracted hidden states: {why}; its "
+                    f"log is {server.log}; run the same command to go on with the {self._left()} rows that are "
+                    "left",
                     code="training-stalled",
                 )
-            self.say(f"the server stalled ({self.stalls} of {STALLS}): {why}; evidence beside {server.log}")
+            self.say(
+                f"the server stalled ({self.stalls} of {MOST_STALLS}): {why}; evidence beside {server.log}"
+            )
             server = self.slot.get(self.spec)
 
     def _all_there(self) -> bool:

@@ -8,13 +8,13 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 from harness.config.prompts import load_prompts
+from harness.config.shipped import DATA
 from harness.errors import BadInput
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "fixtures" / "prompts"
+BENCHMARK = DATA / "prompts"
 HAN_PER_WORD = 1.5
 """Chinese is written without spaces. Its words have one or two characters in running text, so a run of
 8 words is as long as one of 12 characters, and as telling."""

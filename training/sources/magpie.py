@@ -9,6 +9,7 @@ from typing import Any
 
 import openai
 
+from harness.config.stack import Sampling
 from harness.engine.server import Server
 from harness.errors import BadInput, ServerFailed
 from harness.stats.text_quality import degenerate
@@ -138,9 +139,7 @@ class Magpie:
         """The arguments of one request: every sampling parameter, so that no server default applies."""
         label = f"{self._recipe.prompts.seed}/{source.language}/{source.temperature}/{number}"
         extra: dict[str, Any] = {
-            "top_k": 0,
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
+            **Sampling(temperature=source.temperature).model_dump(),
             "add_special_tokens": False,  # the template has written them
             "skip_special_tokens": False,  # otherwise a special token in the text would be invisible
         }
@@ -149,10 +148,6 @@ class Magpie:
         return {
             "model": self._server.model,
             "prompt": self._start.prompt,
-            "temperature": source.temperature,
-            "top_p": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
             "max_tokens": MAX_TOKENS,
             "n": 1,
             "seed": int.from_bytes(hashlib.sha256(label.encode()).digest()[:4]) // 2,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tabulate import tabulate
-
 from harness.text.numbers import duration, share
 from harness.text.render import markdown
+from training.export.model_card import files_table, tabled
 
 
 def text(records: Mapping[str, Any]) -> str:
@@ -17,10 +16,6 @@ def text(records: Mapping[str, Any]) -> str:
     rows = [[markdown(file), *_figures(of)] for file, of in measured["files"].items()]
     rows.append(["all", *_figures(measured)])
     header = ["texts of", "KL, nats per token", "95 % CI", "same likeliest token", "texts", "tokens"]
-    files = [
-        [markdown(name), f"{of['bytes'] / 1e6:.2f}", f"`{of['sha256']}`"]
-        for name, of in records["files"].items()
-    ]
     weights = [[markdown(name), f"`{sha256}`"] for name, sha256 in base["sha256"].items()]
     made = (
         f"Made from {markdown(base['model'])} by a recipe of draftgate of kind `{records['kind']}`, in "
@@ -36,14 +31,14 @@ def text(records: Mapping[str, Any]) -> str:
         f"A changed target, to study speculative decoding with. {markdown(records['about'])}.",
         made,
         "## What was changed",
-        _table(["", ""], [[markdown(name), _said(value)] for name, value in records["change"].items()]),
+        tabled(["", ""], [[markdown(name), _said(value)] for name, value in records["change"].items()]),
         "## How far it is from the unchanged target",
         compared,
-        _table(header, rows),
+        tabled(header, rows),
         "## Files",
-        _table(["file", "MB", "SHA-256"], files),
+        files_table(records["files"]),
         "The unchanged target's weights, and the recipe:",
-        _table(["file", "SHA-256"], [*weights, ["recipe", f"`{records['recipe_sha256']}`"]]),
+        tabled(["file", "SHA-256"], [*weights, ["recipe", f"`{records['recipe_sha256']}`"]]),
     )
     return "\n\n".join(sections) + "\n"
 
@@ -67,8 +62,3 @@ def _said(value: Any) -> str:
         counted = {str(of): list(value.values()).count(of) for of in value.values()}
         return "; ".join(f"{of}: {count} of them" for of, count in counted.items())
     return markdown(", ".join(map(str, value)) if isinstance(value, list) else str(value))
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    shown: str = tabulate(rows, headers=header, tablefmt="github", disable_numparse=True)
-    return shown

@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 from tabulate import tabulate
 
 from harness.config.cells import canonical
-from harness.engine.models import sha256_of
 from harness.errors import BadInput
 from harness.provenance.hardware import packages_of
 from harness.results.files import write_atomically
 from harness.text.console import Say
+from training.export.manifest import files_of
 from training.export.scrub import public_name, scrubbed_values
 from training.hidden.disk_space import SPARE, size_of
 from training.targets import ablate, card, command, divergence, merge, noise, quantize
@@ -92,11 +92,7 @@ def run(path: Path, changes: Sequence[str], *, output: Path | None, dry_run: boo
             "bytes": made.bytes,
             "seconds": {"change": round(changed_s, 1), "all": round(time.monotonic() - began, 1)},
             "versions": {name: of for name, of in packages_of(None).items() if name in _PACKAGES},
-            "files": {
-                str(file.relative_to(part)): {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-                for file in sorted(part.rglob("*"))
-                if file.is_file()
-            },
+            "files": files_of(part),
         }
         text = json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(part / RECORDS, text + "\n")

@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness.engine import process
+from harness.engine.facts import options
 from harness.engine.http import without_proxy
 from harness.errors import BadInput, BadRecord
 from harness.results.files import read_json, write_atomically
@@ -61,8 +62,8 @@ def run(context: Context) -> dict[str, Any]:
     rows = datasets.load_from_disk(str(data)).with_format(None)
     lengths = list(rows["seq_len"])
     split = train_rows(len(lengths), train_ratio(recipe.dataset.validation))
-    cpu = is_cpu(recipe, sys.executable)
-    base, target = base_spec(recipe, say=say, python=sys.executable)
+    cpu = is_cpu(recipe)
+    base, target = base_spec(recipe, say=say)
     hidden = hidden_folder(context, target, tokens=sum(lengths))
     _alone(folder)
     store = Checkpoints(folder / "checkpoints", keep_last=recipe.train.keep_last)
@@ -169,7 +170,7 @@ def trainer_settings(
     arguments |= (ON_CPU if cpu else ON_GPU) | train.args
     compiled = train.compile and not cpu
     return {
-        "arguments": _flags(arguments),
+        "arguments": options(arguments),
         "device": "cpu" if cpu else "cuda",
         "gpu_memory": None if cpu else 0.95 - recipe.hidden_states.gpu_memory,
         "compile": compiled,
@@ -181,21 +182,6 @@ def trainer_settings(
         "outcome": str(folder / "outcome.json"),
         "lock": str(folder / LOCK),
     }
-
-
-def _flags(arguments: dict[str, Any]) -> list[str]:
-    words: list[str] = []
-    for name, value in arguments.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(flag)
-        elif value is False:
-            words.append(f"--no-{flag.removeprefix('--')}")
-        elif isinstance(value, list | tuple):
-            words += [flag, *map(str, value)]
-        elif value is not None:
-            words += [flag, str(value)]
-    return words
 
 
 def command(recipe: Recipe, settings: Path) -> list[str]:
