@@ -15,7 +15,7 @@ from harness.engine.server import Server
 from harness.engine.slot import Slot
 from harness.engine.watchdog import MOST_STALLS, Guard, guarded
 from harness.text.console import Say
-from training.errors import TrainingFailed
+from training.errors import Stalled, TrainingFailed
 from training.hidden.extract import Extractor, Progress, ServerGone
 from training.trainer import metrics
 
@@ -71,11 +71,10 @@ class Prefetcher:
             self.stalls += 1
             self.slot.close()
             if self.stalls == MOST_STALLS:
-                raise TrainingFailed(
+                raise Stalled(
                     f"the server stalled {MOST_STALLS} times while it extracted hidden states: {why}; its "
-                    f"log is {server.log}; run the same command to go on with the {self._left()} rows that are "
-                    "left",
-                    code="training-stalled",
+                    f"log is {server.log}; run the same command to go on with the {self._left()} rows that "
+                    "are left"
                 )
             self.say(
                 f"the server stalled ({self.stalls} of {MOST_STALLS}): {why}; evidence beside {server.log}"
