@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from harness.errors import BadInput, DraftgateError, of_system
+from harness.errors import BadInput, DraftgateError, shown
 from harness.judge.baselines import move_anchor
 from harness.judge.collect import Side, by_variant, collect, of_drafter
 from harness.judge.compare import Comparison, compare
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
     except (DraftgateError, OSError) as error:
-        complain((of_system(error) if isinstance(error, OSError) else error).shown)
+        complain(shown(error))
         return INVALID
     except KeyboardInterrupt:
         complain("interrupted: give the same command again")
@@ -151,8 +151,9 @@ def _parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
         if name in _HERE:
             {"compare": _add_compare, "anchor": _add_anchor}[name](parsers[name])
         else:
-            module = _OTHERWISE_CALLED.get(name, name)
-            importlib.import_module(f"harness.commands.{module}").add_arguments(parsers[name])
+            module = importlib.import_module(f"harness.commands.{_OTHERWISE_CALLED.get(name, name)}")
+            module.add_arguments(parsers[name])
+            parsers[name].set_defaults(run=module.run)
     return parser, parsers
 
 

@@ -85,10 +85,12 @@ class ServerFailed(DraftgateError):  # noqa: N818
     """The engine is not there, or not what was asked for."""
 
 
-def of_system(error: OSError) -> BadInput:
-    """What the system says of a path that a user gave, where nothing better is known: that it is too long."""
+def shown(error: DraftgateError | OSError) -> str:
+    """An error as a user sees it; of the system's own what it says of a path: that it is too long, say."""
+    if isinstance(error, DraftgateError):
+        return error.shown
     where = f"{error.filename}: " if error.filename else ""
-    return BadInput(f"{where}{error.strerror or error}", code="cannot-read")
+    return BadInput(f"{where}{error.strerror or error}", code="cannot-read").shown
 
 
 class PortTaken(ServerFailed):

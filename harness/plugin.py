@@ -14,11 +14,12 @@ import pytest
 from harness.config.cells import ServerSpec, cells_of
 from harness.config.shipped import DATA, SUITES
 from harness.engine.spelling import check
-from harness.errors import BadInput, BadOption, DraftgateError, GateWarning, of_system
+from harness.errors import BadInput, BadOption, DraftgateError, GateWarning, shown
 from harness.options import add_options, options_of, refuse_repeated, refuse_unwritable, stack_of
 from harness.provenance.hardware import VISIBLE, in_use
 from harness.run import Run
 from harness.selection import (
+    cases_of,
     cell_of,
     loose_words,
     markers,
@@ -78,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
         options = options_of(config.getoption, stack, root=config.rootpath, words=words)
         run = Run(options, DATA, run=worker.get("draftgate_run"))
     except (BadInput, OSError) as error:
-        raise pytest.UsageError((of_system(error) if isinstance(error, OSError) else error).shown) from None
+        raise pytest.UsageError(shown(error)) from None
     config.stash[RUN] = run
     run.timed = worker.get("draftgate_timed", True)
     if worker.get("draftgate_share"):
@@ -193,7 +194,7 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> None:
     Raises:
         DraftgateError: what is not there, or cannot be.
     """
-    pairs = [(suite_of(item), cell) for item in items if (cell := cell_of(item))]
+    pairs = [(suite, cell) for _, suite, cell in cases_of(items)]
     run = config.stash[RUN]
     if not run.options.server_url:
         for spec in dict.fromkeys(cell.spec for _, cell in pairs):
@@ -228,7 +229,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         config.stash[RUN].write(finished=False)
     except BadInput as error:
         raise pytest.UsageError(error.shown) from None
-    config.stash[_ASKED] = [(suite_of(i).name, str(cell)) for i in session.items if (cell := cell_of(i))]
+    config.stash[_ASKED] = [(suite.name, str(cell)) for _, suite, cell in cases_of(session.items)]
     end_like_ctrl_c()
 
 

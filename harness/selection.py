@@ -51,6 +51,11 @@ def cell_of(item: pytest.Item) -> Cell | None:
     return cell if isinstance(cell, Cell) else None
 
 
+def cases_of(items: Iterable[pytest.Item]) -> list[tuple[str, Suite, Cell]]:
+    """The id of each case that measures a cell, its suite and its cell."""
+    return [(item.nodeid, suite_of(item), cell) for item in items if (cell := cell_of(item))]
+
+
 def suite_of(item: pytest.Item) -> Suite:
     """The suite that a test case belongs to; one without a name, where the case is of none."""
     marker = item.get_closest_marker("cells")

@@ -16,7 +16,7 @@ from harness.results.files import write_atomically
 from harness.results.journal import difference
 from harness.results.shards import Case, Plan, Shard, Unit, divided, named
 from harness.run import Run
-from harness.selection import cell_of, suite_of
+from harness.selection import cases_of, cell_of
 from harness.suites.runner import Suite
 from harness.suites.selfcheck import checked, seconds_ahead
 
@@ -70,7 +70,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Write the plan."""
     config = session.config
     path, run = config.getoption("--plan"), config.stash[RUN]
-    cases = [(item.nodeid, suite_of(item), cell) for item in session.items if (cell := cell_of(item))]
+    cases = cases_of(session.items)
     if not (path and cases) or session.testsfailed:
         return
     try:

@@ -14,7 +14,7 @@ from harness.plugin import LEFT_OUT, LINES, LOST_WORKER, RUN, WORKERS, stopped_b
 from harness.provenance.hardware import cores_of, shares_of
 from harness.results.names import BASE
 from harness.results.shards import Unit, divided
-from harness.selection import by_server, cell_of, group_of, owns_servers, suite_of
+from harness.selection import by_server, cases_of, cell_of, group_of, owns_servers
 from harness.sharding import units_of
 from harness.text.numbers import duration, listed
 
@@ -81,7 +81,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         raise pytest.UsageError(
             f"--tx {unlike[0]}: a worker measures on this machine, in this folder and interpreter: use -n"
         )
-    cases = [(item.nodeid, suite_of(item), cell) for item in session.items if (cell := cell_of(item))]
+    cases = cases_of(session.items)
     try:
         shares = shares_of(engine, workers, python=engine.python)
         units = units_of(config.stash[RUN], cases)
@@ -149,6 +149,5 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
     """Cells of one server go to one worker, whatever `--dist` says."""
-    items = _session(config).items
-    servers = {item.nodeid: group_of(suite_of(item), cell) for item in items if (cell := cell_of(item))}
+    servers = {case: group_of(suite, cell) for case, suite, cell in cases_of(_session(config).items)}
     return by_server(servers, config.stash[_SECONDS], config, log) if servers else None

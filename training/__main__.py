@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.config.stack import DEFAULT_STACK
-from harness.errors import BadInput, DraftgateError, of_system
+from harness.errors import BadInput, DraftgateError, shown
 from harness.text.arguments import Parser
 from harness.text.console import Rarely, Say, end_like_ctrl_c, redraws, settle_in
 from training import stages
@@ -36,12 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = shlex.join(["python", "-m", "training", *words])
         sys.stderr.write(f"\ntraining: interrupted; {options.kept}: {again}\n")
         return INTERRUPTED
-    except DraftgateError as error:
-        sys.stderr.write(f"\ntraining: {error.shown}\n")
-        return INVALID if isinstance(error, BadInput) else 1
-    except OSError as error:
-        sys.stderr.write(f"\ntraining: {of_system(error).shown}\n")
-        return INVALID
+    except (DraftgateError, OSError) as error:
+        sys.stderr.write(f"\ntraining: {shown(error)}\n")
+        return INVALID if isinstance(error, BadInput | OSError) else 1
     return 0
 
 

@@ -23,14 +23,13 @@ _INVALID = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its options, and the function that runs it."""
+    """Give the command's parser its options."""
     parser.description = (
         "Print Markdown for a model card: acceptance of each drafter by endpoint and language with n, T, "
         "engine, intervals and what limits them, and the references that draftgate claims checks. "
         "Exit code: 0, or 2 where a cell is no measurement or the run cannot be used."
     )
     parser.add_argument("path", metavar="RUN", type=Path, help="a finished run, or a folder of baselines")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

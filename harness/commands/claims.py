@@ -45,7 +45,7 @@ _UNITS = {"x": "speed_up", "×": "speed_up", "ms": "_ms", "tok/s": "tok_s"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its options, and the function that runs it."""
+    """Give the command's parser its options."""
     parser.description = (
         "Compare every figure of a Markdown file that has a reference, like "
         f"tau 1.34{FORM}, with the record, at the precision that is printed. "
@@ -56,7 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = "runs, folders of baselines or cells, or cell files, that the references name"
     add("runs", metavar="RUN", nargs="+", type=Path, help=what)
     add("--allow-none", action="store_true", help="accept a file without any reference")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ _INCOMPLETE = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its options, and the function that runs it."""
+    """Give the command's parser its options."""
     parser.description = (
         "Print which k is best at which load, from the records of bench_suites/test_curve.py. "
         "Exit code: 0, or 2 where a curve is not whole, or the run holds none."
@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text = f"of a request that counts as good ({seconds * 1000:g})"
         parser.add_argument(flag, metavar="N", type=whole, default=round(seconds * 1000), help=text)
     parser.add_argument("--wide", action="store_true", help=WIDE)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -54,7 +54,7 @@ class Line(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its options, and the function that runs it."""
+    """Give the command's parser its options."""
     parser.description = (
         "Check whether this machine can measure a stack, and check the engine itself: the target drafts for "
         "itself, which has a known result. Exit code: 0 all is well, 1 it is not, 2 bad input."
@@ -73,7 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="then say what memory bandwidth allows, which is no measurement",
     )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

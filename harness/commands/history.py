@@ -16,7 +16,7 @@ _FORMATS = {".md": "markdown", ".markdown": "markdown", ".json": "json"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its options, and the function that runs it."""
+    """Give the command's parser its options."""
     parser.description = (
         "Show each cell over time, with engine version and commit, and where its figures changed. "
         "Exit code: 0 shown, whether anything changed or not; 2 there is nothing to show."
@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--format", choices=("table", "markdown", "json"), help=forms)
     add("--output", metavar="FILE", type=output, help="write there, not to standard output")
     add("--wide", action="store_true", help=render.WIDE)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

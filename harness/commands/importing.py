@@ -33,7 +33,7 @@ _PAIR = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its options, and the function that runs it."""
+    """Give the command's parser its options."""
     parser.description = (
         "Read what others measured. AIPerf's profile_export.jsonl and GuideLLM's JSON become cells, "
         "which `draftgate compare` pairs prompt by prompt. The JSON of `vllm bench serve`, or two scrapes "
@@ -49,7 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the folder of the run to make, or to add to",
     )
     add("--drafter", metavar="NAME", help="what proposed the tokens, or none: no file says it")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -17,14 +17,13 @@ _ON_GPU = "smollm2-gpu"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its options, and the function that runs it."""
+    """Give the command's parser its options."""
     parser.description = (
         f"Write {HERE}, a copy of a shipped stack to name your model and drafters in, and {SUITES.name}/ "
         "into the current folder. `draftgate bench` and `pytest bench_suites` then measure that stack."
     )
     what = f"the stack to copy ({DEFAULT_STACK}; {_ON_GPU} where there is a GPU)"
     parser.add_argument("--stack", metavar="NAME|PATH", help=what)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

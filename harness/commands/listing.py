@@ -22,14 +22,13 @@ _Rows = Iterator[tuple[str, ...]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its options, and the function that runs it."""
+    """Give the command's parser its options."""
     parser.description = (
         "List what can be named: stacks, or a stack's profiles, drafters, variants and prompts; suites."
     )
     parser.add_argument("what", choices=_LISTS, help=", ".join(_LISTS))
     parser.add_argument("--stack", metavar="NAME|PATH", default=default_stack(), help="whose (%(default)s)")
     parser.add_argument("--wide", action="store_true", help=WIDE)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -20,11 +20,10 @@ _ONE_EACH = "servers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its options, and the function that runs it."""
+    """Give the command's parser its options."""
     parser.description = "Make one run of the runs that measured the shards of a plan."
     parser.add_argument("runs", metavar="SHARD", nargs="+", type=Path, help="the folder of a shard's run")
     parser.add_argument("--output", metavar="RUN", type=output_path, required=True, help="the folder to make")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -49,7 +49,7 @@ _TITLES = {"drafter": "run", "none": "run it without a drafter", "nothing": "not
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its options, and the function that runs it."""
+    """Give the command's parser its options."""
     parser.description = (
         "Print for each use the vllm serve command that the records of runs support, and the evidence beside "
         "it; or why they support none. Exit code: 0, or 2 where a run cannot be used."
@@ -58,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = "write Markdown there, which draftgate claims checks"
     parser.add_argument("--output", metavar="FILE.md", type=output_path, help=what)
     parser.add_argument("--wide", action="store_true", help=WIDE)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

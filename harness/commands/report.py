@@ -41,7 +41,7 @@ _NAMED = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its options, and the function that runs it."""
+    """Give the command's parser its options."""
     parser.description = (
         "Write runs into one HTML file that needs no network: verdicts, charts, answers side by side. "
         "Exit code: 0 everything is shown, 2 something could not be read or was refused."
@@ -56,7 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompts-file", metavar="FILE", action="append", default=[], help=files)
     add("--stack", metavar="STACK", help="the stack whose [prompts] tables name them")
     add("--output", metavar="FILE", type=output, required=True, help="the page, like report.html")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ _TRIALS, _MOST = 20, 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its options, and the function that runs it."""
+    """Give the command's parser its options."""
     shipped = ", ".join(sorted(path.stem for path in (DATA / "spaces").glob("*.toml")))
     parser.description = (
         "Search a space of parameters, then measure the winner and the default again on prompts that no "
@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("space", metavar="SPACE", help=f"a TOML file, or one that comes with draftgate: {shipped}")
     add("--trials", metavar="N", type=whole, default=_TRIALS, help="in all, with earlier ones (%(default)s)")
     add("--results", metavar="DIR", type=Path, default=Path("results"), help="where searches go (results)")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ RESTART_PATIENCE_S = 1800.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its options, and the function that runs it."""
+    """Give the command's parser its options."""
     parser.description = (
         "Watch by its counters whether a vLLM server works or hangs. A key is taken from "
         f"{KEY}. Exit code: 1 it stalled (with --restart: {MOST_STALLS} times, or CMD failed), "
@@ -42,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stall-seconds", metavar="N", type=seconds, default=STALL_SECONDS, help=stalled)
     between = "seconds between two readings (an eighth of --stall-seconds, at most 10)"
     add("--interval", metavar="N", type=seconds, help=between)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
