@@ -70,38 +70,23 @@ def add_options(add: Callable[..., None]) -> None:
     across = "a key in which the two stacks may differ, repeatable"
     add("--across", metavar="KEY", action="append", default=[], help=across)
     add("--pairs", metavar="N", type=whole, default=6, help="pairs of server starts for a speed-up (6)")
-    add(
-        "--sequential",
-        action="store_true",
-        help="stop a cell at the first look (16 to 80 prompts) that decides",
-    )
+    sequential = "stop a cell at the first look (16 to 80 prompts) that decides"
+    add("--sequential", action="store_true", help=sequential)
     stalled = f"restart a server that has work and does nothing for so long ({STALL_SECONDS})"
     add("--stall-seconds", metavar="N", type=whole, default=STALL_SECONDS, help=stalled)
     add("--compare", metavar="RUN", type=Path, help="judge against a run's folder, not the baselines")
-    add(
-        "--self-check",
-        "--calibration",
-        dest="self_check",
-        choices=("off", "warn", "on"),
-        default="on",
-        help="what a broken instrument does to a run (on: nothing is measured)",
-    )
+    broken = "what a broken instrument does to a run (on: nothing is measured)"
+    add("--self-check", "--calibration", dest="self_check", choices=("off", "warn", "on"), default="on",
+        help=broken)  # fmt: skip
     add("--plan", type=Path, help=argparse.SUPPRESS)  # these two are for draftgate plan
     add("--shards", type=whole, default=1, help=argparse.SUPPRESS)
     shard = "measure what a plan of draftgate plan says of one machine, like plan.json:0"
     add("--shard", metavar="FILE:NUMBER", help=shard)
     levels, bound = ",".join(map(str, LEVELS)), Bound()
-    add(
-        "--levels",
-        metavar="N,N",
-        default=levels,
-        help=f"requests in flight, of the load and curve suites ({levels})",
-    )
-    add(
-        "--ks",
-        metavar="N,N",
-        help="draft tokens a step, of the curve suite (the drafter's, and 1,2,4,8 below)",
-    )
+    in_flight = f"requests in flight, of the load and curve suites ({levels})"
+    add("--levels", metavar="N,N", default=levels, help=in_flight)
+    ks = "draft tokens a step, of the curve suite (the drafter's, and 1,2,4,8 below)"
+    add("--ks", metavar="N,N", help=ks)
     for flag, seconds, what in (
         ("--ttft-ms", bound.ttft_s, "time to first token"),
         ("--tpot-ms", bound.tpot_s, "time per output token after it"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from harness import selection
 from harness.config.cells import ServerSpec, cells_of
 from harness.config.shipped import DATA, SUITES
 from harness.engine.spelling import check
@@ -18,21 +19,7 @@ from harness.errors import BadInput, BadOption, DraftgateError, GateWarning, sho
 from harness.options import add_options, options_of, refuse_repeated, refuse_unwritable, stack_of
 from harness.provenance.hardware import VISIBLE, in_use
 from harness.run import Run
-from harness.selection import (
-    cases_of,
-    cell_of,
-    loose_words,
-    markers,
-    marks_of,
-    measures,
-    no_cell_matches,
-    not_asked_about,
-    not_on_one_server,
-    only_by_name,
-    server_rank,
-    suite_of,
-    untaken,
-)
+from harness.selection import cases_of, cell_of, measures, no_cell_matches, suite_of
 from harness.suites import throughput
 from harness.suites.ending import ending, measured_all
 from harness.suites.selfcheck import MARKER, checked, seconds_ahead
@@ -86,7 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[VISIBLE] = worker["draftgate_share"]
         os.sched_setaffinity(0, worker["draftgate_cores"] or os.sched_getaffinity(0))
     sys.argv = worker.get("mainargv", sys.argv)  # a record keeps the command that the user gave
-    for value in markers(run.options):
+    for value in selection.markers(run.options):
         config.addinivalue_line("markers", f"{value}: cells of {value}")
 
 
@@ -110,7 +97,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     asked = [c for c in cells if c.name.k or not drafting]
     metafunc.parametrize(
         "cell",
-        [pytest.param(c, id=str(c), marks=marks_of(c, options.stack)) for c in asked or cells],
+        [pytest.param(c, id=str(c), marks=selection.marks_of(c, options.stack)) for c in asked or cells],
         scope="session",
     )
 
@@ -131,7 +118,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _take(config: pytest.Config, items: list[pytest.Item]) -> None:
     stack, words = config.stash[RUN].options.stack, " ".join([_named(config), *config.invocation_params.args])
-    dropped, said = untaken(items, stack, words)
+    dropped, said = selection.untaken(items, stack, words)
     if said and len(dropped) == len(items):
         raise pytest.UsageError(said[0])
     for text in [] if hasattr(config, "workerinput") else said:
@@ -169,22 +156,28 @@ def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drop what is measured only by name, put cells of one server together, warn of a loose -k."""
     named, arguments = _named(config), config.invocation_params.args
     stack, url = config.stash[RUN].options.stack, config.getoption("--server-url")
-    _drop(config, items, [i for i in items if only_by_name(i, stack, arguments=arguments, named=named)])
+    _drop(
+        config,
+        items,
+        [i for i in items if selection.only_by_name(i, stack, arguments=arguments, named=named)],
+    )
     if not items and named.strip() and _of_benches(config):
-        why = not_asked_about(config.option, *config.stash[_TAKEN]) or no_cell_matches(named.strip(), stack)
+        why = selection.not_asked_about(config.option, *config.stash[_TAKEN]) or no_cell_matches(
+            named.strip(), stack
+        )
         raise pytest.UsageError(why)
     order: dict[ServerSpec, int] = {}
     for item in items:
         if cell := cell_of(item):
             order.setdefault(cell.spec, len(order))
     # By value of the server, not by parameter index as pytest does; other tests keep their place first.
-    items.sort(key=lambda item: server_rank(item, order))
+    items.sort(key=lambda item: selection.server_rank(item, order))
     config.stash[_BENCHES] = bool(order) or any(item.get_closest_marker(MARKER) for item in items)
     if hasattr(config, "workerinput"):
         return
-    if url and (why := not_on_one_server(items, list(order))):
+    if url and (why := selection.not_on_one_server(items, list(order))):
         raise pytest.UsageError(why)
-    for text in loose_words(config.getoption("keyword") or "", items, stack):
+    for text in selection.loose_words(config.getoption("keyword") or "", items, stack):
         config.issue_config_time_warning(GateWarning(text), stacklevel=2)
 
 

@@ -78,13 +78,7 @@ def _target(options: argparse.Namespace) -> None:
     end_like_ctrl_c()
     path = find_recipe(options.recipe, recipe.TARGETS)
     check_extra()
-    made = make.run(
-        path,
-        options.changes,
-        output=options.output,
-        dry_run=options.dry_run,
-        say=speaker(),
-    )
+    made = make.run(path, options.changes, output=options.output, dry_run=options.dry_run, say=speaker())
     sys.stdout.write(made + "\n")
 
 
@@ -99,30 +93,22 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     run = commands.add_parser("run", help="carry out a recipe", description="Carry out a recipe.")
     run.set_defaults(act=_run, kept="finished work is kept. To go on")
-    run.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of one in training/recipes")
-    run.add_argument(
-        "--work", type=Path, default=Path("results/training"), help="all folders go there (%(default)s)"
-    )
-    run.add_argument("--only", metavar="STAGE", help="this stage alone; those before it must be done")
-    run.add_argument(
-        "--from", dest="start", metavar="STAGE", help="this stage and all after it, also those that are done"
-    )
-    run.add_argument(
-        "--stall-seconds",
-        type=float,
-        default=180,
-        help="a server with work that does nothing for this long is restarted (%(default)s)",
-    )
-    run.add_argument(
-        "--keep-hidden-states", action="store_true", help="leave them on the RAM disk for another recipe"
-    )
+    add = run.add_argument
+    add("recipe", metavar="RECIPE", help="a TOML file, or the name of one in training/recipes")
+    work = Path("results/training")
+    add("--work", type=Path, default=work, help="all folders go there (%(default)s)")
+    add("--only", metavar="STAGE", help="this stage alone; those before it must be done")
+    start = "this stage and all after it, also those that are done"
+    add("--from", dest="start", metavar="STAGE", help=start)
+    stalled = "a server with work that does nothing for this long is restarted (%(default)s)"
+    add("--stall-seconds", type=float, default=180, help=stalled)
+    add("--keep-hidden-states", action="store_true", help="leave them on the RAM disk for another recipe")
     target = commands.add_parser(
         "target", help="make a changed target", description="Make a changed target from a recipe."
     )
     target.set_defaults(act=_target, kept="nothing was made. To begin again")
-    target.add_argument(
-        "recipe", metavar="RECIPE", help="a TOML file, or the name of one in training/recipes/targets"
-    )
+    what = "a TOML file, or the name of one in training/recipes/targets"
+    target.add_argument("recipe", metavar="RECIPE", help=what)
     target.add_argument("--output", type=Path, help="the folder to be made (results/targets/NAME)")
     smoke = commands.add_parser(
         "smoke",
@@ -131,19 +117,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     smoke.set_defaults(act=_smoke)
     smoke.add_argument("folder", metavar="FOLDER", help="of the target; or embedded:NAME")
-    smoke.add_argument(
-        "--stack", default=DEFAULT_STACK, help="whose engine serves it: a name, or a TOML file (%(default)s)"
-    )
+    whose = "whose engine serves it: a name, or a TOML file (%(default)s)"
+    smoke.add_argument("--stack", default=DEFAULT_STACK, help=whose)
+    values = "a value instead of the recipe's, like train.epochs=2; may be given several times"
     for command in (run, target):
-        command.add_argument(
-            "--set",
-            dest="changes",
-            metavar="KEY=VALUE",
-            action="append",
-            default=[],
-            help="a value instead of the recipe's, like train.epochs=2; may be given several times",
-        )
-        command.add_argument("--dry-run", action="store_true", help="say what would be done, and how much")
+        add = command.add_argument
+        add("--set", dest="changes", metavar="KEY=VALUE", action="append", default=[], help=values)
+        add("--dry-run", action="store_true", help="say what would be done, and how much")
     return parser
 
 

@@ -62,17 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--stack", metavar="NAME|PATH", default=default_stack(), help="(%(default)s)")
     add("--results", metavar="DIR", type=Path, default=Path("results"), help="where runs go (results)")
-    add(
-        "--self-check",
-        "--calibrate",
-        action=Switch,
-        help="do the self-check now, or not at all (by default: only where no result is remembered)",
-    )
-    add(
-        "--ceiling",
-        action="store_true",
-        help="then say what memory bandwidth allows, which is no measurement",
-    )
+    when = "do the self-check now, or not at all (by default: only where no result is remembered)"
+    add("--self-check", "--calibrate", action=Switch, help=when)
+    what = "then say what memory bandwidth allows, which is no measurement"
+    add("--ceiling", action="store_true", help=what)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -41,13 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("files", metavar="FILE", nargs="+", type=Path, help=f"files of one tool: {_KNOWN}")
-    add(
-        "--output",
-        metavar="RUN",
-        type=output,
-        required=True,
-        help="the folder of the run to make, or to add to",
-    )
+    what = "the folder of the run to make, or to add to"
+    add("--output", metavar="RUN", type=output, required=True, help=what)
     add("--drafter", metavar="NAME", help="what proposed the tokens, or none: no file says it")
 
 
@@ -112,12 +107,8 @@ def _cells(
     made: dict[Path, CellRecord | Description] = {}
     for path in options.files:
         for found in reader(path):
-            source = {
-                "tool": found.tool,
-                "version": found.version,
-                "file": path.name,
-                "sha256": sha256_of(path),
-            }
+            source = {"tool": found.tool, "version": found.version, "file": path.name}
+            source["sha256"] = sha256_of(path)
             cell = cell_of(found, drafter=options.drafter, provenance={**provenance(), "imported": source})
             to = options.output / cell.suite / f"{cell.cell}.json"
             if to in made or to.exists():
@@ -164,12 +155,10 @@ def _write(folder: Path, tool: str, made: dict[Path, Any], files: Sequence[Path]
             f"--output {folder} is there already, and is no run: name another", code="would-overwrite"
         )
     for path, one in made.items():
-        text = (
-            dump_cell(one)
-            if isinstance(one, CellRecord)
-            else one.model_dump_json(by_alias=True, indent=1) + "\n"
-        )
-        write_atomically(path, text)
+        if isinstance(one, CellRecord):
+            write_atomically(path, dump_cell(one))
+        else:
+            write_atomically(path, one.model_dump_json(by_alias=True, indent=1) + "\n")
     record = RunRecord(
         run=folder.resolve().name,
         stack=tool,

@@ -19,18 +19,10 @@ from harness.report.references import NOTHING, comment
 from harness.results.files import output as output_path, write_atomically
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 from harness.suites import curve_report as curve
+from harness.text import render
 from harness.text.console import show, width_of
 from harness.text.numbers import DASH, interval, number
-from harness.text.render import (
-    WIDE,
-    Block,
-    Document,
-    as_markdown,
-    as_text,
-    lay_out,
-    markdown as in_markdown,
-    visible,
-)
+from harness.text.render import Block, Document, lay_out, visible
 from harness.text.validation import near_path
 
 SUITES = ("acceptance", "load", "curve")
@@ -57,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folders of finished runs")
     what = "write Markdown there, which draftgate claims checks"
     parser.add_argument("--output", metavar="FILE.md", type=output_path, help=what)
-    parser.add_argument("--wide", action="store_true", help=WIDE)
+    parser.add_argument("--wide", action="store_true", help=render.WIDE)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -161,7 +153,7 @@ def _block(own: Sequence[Evidence], width: int | None, *, markdown: bool) -> Ite
     device = ", ".join(str(gpu.name) for gpu in machine.gpus) or str(machine.cpu)
     parts = [f"{identity.target} {identity.dtype}", f"vLLM {one.record.subject.engine}", device]
     runs = ", ".join(dict.fromkeys(e.run for e in own))
-    escaped = in_markdown if markdown else str
+    escaped = render.markdown if markdown else str
     said = (
         f"{'## ' * markdown}{escaped(' · '.join(parts))}",
         f"of {escaped(runs)}. For /path/to/NAME write your own folder.",
@@ -190,7 +182,7 @@ def _written(found: Choice, width: int | None, *, markdown: bool) -> str:
     ]
     shown = tuple(block for block in blocks if block.rows)
     page = Document(title=found.why, blocks=shown, notes=found.notes)
-    return "\n".join([*lines, as_markdown(page) if markdown else as_text(page, width)])
+    return "\n".join([*lines, render.as_markdown(page) if markdown else render.as_text(page, width)])
 
 
 def _table(own: Sequence[Evidence], *, starts: bool) -> Block:

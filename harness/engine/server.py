@@ -18,13 +18,7 @@ import psutil
 
 from harness.config.cells import ServerSpec
 from harness.engine import forks, metrics, orphans, process, vllm_plugin
-from harness.engine.facts import (
-    command_line,
-    engine_facts,
-    reported,
-    resolve_speculative,
-    served_name,
-)
+from harness.engine.facts import command_line, engine_facts, reported, resolve_speculative, served_name
 from harness.engine.http import NO_KEY, Http, NoAnswer
 from harness.engine.models import check_reference, located, resolve
 from harness.errors import PortTaken, ServerFailed

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from training.targets.folder import (
-    FLOATS,
-    Model,
-    Tensor,
-    find_target,
-    open_model,
-    refuse_quantized,
-    write_changed,
-)
+from training.targets import folder
+from training.targets.folder import FLOATS, Model, Tensor, refuse_quantized
 from training.targets.job import Job, Plan
 
 
@@ -41,13 +34,13 @@ def make(job: Job) -> dict[str, Any]:
         with safe_open(other.tensors[tensor.name].file, "pt") as opened:
             return before.float().lerp(opened.get_tensor(tensor.name).float(), weight)
 
-    write_changed(job.model, job.output, merged)
+    folder.write_changed(job.model, job.output, merged)
     return {"weight": weight, "towards": other.folder.name, "sha256": list(other.sha256().values())}
 
 
 def _other(job: Job) -> Model:
     towards = job.recipe.target.model_copy(update={"model": job.recipe.change.model, "revision": None})
-    other = open_model(find_target(towards, say=job.say, fetch=job.fetch))
+    other = folder.open_model(folder.find_target(towards, say=job.say, fetch=job.fetch))
     refuse_quantized(job.model, job.document)
     refuse_quantized(other, job.document)
     for tensor in job.model.tensors.values():
