@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -271,7 +271,9 @@ def changed_document(path: Path, changes: Sequence[str]) -> Document:
         BadInput: it is not TOML, or a change is not possible.
     """
     document = Document(path)
-    _refuse_twice(changes)
+    keys = Counter(change.partition("=")[0].strip() for change in changes)
+    for key in (key for key, count in keys.items() if count > 1):
+        raise BadRecipe(f"--set {key}= is given twice: name one value")
     for change in changes:
         _change(document.tables, change)
         if too_deep(document.tables):
@@ -292,13 +294,6 @@ def check_plain(recipe: Table, path: Path) -> None:
     except (ValueError, TypeError) as error:
         what = f"{path}: a value in it cannot be used: {error}; write another"
         raise BadRecipe(what) from None
-
-
-def _refuse_twice(changes: Iterable[str]) -> None:
-    keys = Counter(change.partition("=")[0].strip() for change in changes)
-    for key, count in keys.items():
-        if count > 1:
-            raise BadRecipe(f"--set {key}= is given twice: name one value")
 
 
 def _change(data: dict[str, Any], change: str) -> None:

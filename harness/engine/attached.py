@@ -111,23 +111,17 @@ _OTHERS = "select its cells with -m, or start it as they need it"
 
 
 def _check_drafter(url: str, spec: ServerSpec, counters: metrics.SpecCounters) -> None:
+    k = len(counters.per_position)
     if spec.speculative and not counters.present:
-        raise ServerFailed(
-            f"{url} has no speculative-decoding counters: it does not draft (or runs with "
-            f"--disable-log-stats), but the cells are for drafter {spec.label}: {_OTHERS}",
-            code="other-drafter",
-        )
-    if counters.present and not spec.speculative:
-        raise ServerFailed(
-            f"{url} drafts, but the cells are for drafter {spec.label}, which does not: {_OTHERS}",
-            code="other-drafter",
-        )
-    if counters.present and counters.per_position and len(counters.per_position) != spec.k:
-        raise ServerFailed(
-            f"{url} drafts {len(counters.per_position)} tokens a step, the cells are for k = {spec.k}: "
-            f"{_OTHERS}",
-            code="other-drafter",
-        )
+        why = "has no speculative-decoding counters: it does not draft (or runs with --disable-log-stats), "
+        why += f"but the cells are for drafter {spec.label}"
+    elif counters.present and not spec.speculative:
+        why = f"drafts, but the cells are for drafter {spec.label}, which does not"
+    elif counters.present and k not in (0, spec.k):
+        why = f"drafts {k} tokens a step, the cells are for k = {spec.k}"
+    else:
+        return
+    raise ServerFailed(f"{url} {why}: {_OTHERS}", code="other-drafter")
 
 
 def _drafter_as_said(spec: ServerSpec) -> tuple[str, ...]:

@@ -54,8 +54,10 @@ def changed_files(folder: str) -> tuple[tuple[str, str], ...] | str:
         if not path.is_file():
             found.append((name, "missing"))
         elif _OF_PYTHON.search(name):
-            if digest.removeprefix("sha256=") != _as_recorded(path):
-                found.append((name, sha256_of(path)[:16]))
+            now = sha256_of(path)
+            recorded = base64.urlsafe_b64encode(bytes.fromhex(now)).rstrip(b"=").decode()
+            if digest.removeprefix("sha256=") != recorded:
+                found.append((name, now[:16]))
         elif str(path.stat().st_size) != size:
             found.append((name, sha256_of(path)[:16]))
     return tuple(found)
@@ -68,11 +70,6 @@ def _record_of(package: Path) -> Path | None:
         if named or re.split(r"[-_]", record.parent.name)[0] == package.name:
             return record
     return None
-
-
-def _as_recorded(path: Path) -> str:
-    """The hash as a wheel's RECORD writes it."""
-    return base64.urlsafe_b64encode(bytes.fromhex(sha256_of(path))).rstrip(b"=").decode()
 
 
 @functools.cache

@@ -174,12 +174,9 @@ def sampling_defaults(log: Path | None) -> dict[str, Any] | str:
         return UNVERIFIED
     if not isinstance(defaults, dict) or not all(isinstance(name, str) for name in defaults):
         return UNVERIFIED
-    plain = all(value is None or _is_figure(value) for value in defaults.values())
+    figures = [value for value in defaults.values() if value is not None]
+    plain = all(isinstance(value, int | float) and abs(value) < _MOST for value in figures)
     return defaults if plain else UNVERIFIED
-
-
-def _is_figure(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) < _MOST
 
 
 def _text_of(log: Path | None) -> str:

@@ -135,11 +135,12 @@ def _of(point: Point, figure: str) -> str:
 def _table(one: Series) -> Block:
     rows = []
     for i, p in enumerate(one.points):
+        commit = (p.commit[:_SHORT] if p.commit else DASH) + "+" * p.dirty
         said = [f"{FOLLOWED[c.figure]} {percent(c.change)}" for c in one.changes if c.at == i]
         said += [] if p.finished else ["not finished"]
         rows.append(
             (
-                f"{p.when:%Y-%m-%d %H:%M}", p.engine or DASH, _commit(p), _of(p, "tokens_per_step"),
+                f"{p.when:%Y-%m-%d %H:%M}", p.engine or DASH, commit, _of(p, "tokens_per_step"),
                 interval(p.figures.tokens_per_step_ci), _of(p, "tok_s"),
                 "no measurement" if p.figures.invalid else ", ".join(said), p.run,
             )
@@ -148,7 +149,3 @@ def _table(one: Series) -> Block:
     title = _name(one) + (f" (apart from the series before: {one.apart})" if one.apart else "")
     ranks = (0, 1, 3, 0, 2, 1, 0, 4)
     return Block(header=header, rows=tuple(rows), align="lllrrrll", title=title, ranks=ranks)
-
-
-def _commit(point: Point) -> str:
-    return (point.commit[:_SHORT] if point.commit else DASH) + "+" * point.dirty

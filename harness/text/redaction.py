@@ -9,6 +9,7 @@ import json
 import os
 import re
 import urllib.parse
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +78,25 @@ def _forms(key: str) -> set[str]:
     }
 
 
+def in_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """A value with every text in it changed, but for the keys of its tables."""
+    if isinstance(value, Mapping):
+        return {key: in_texts(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [in_texts(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
+
+
 def without_home(value: Any) -> Any:
     """A value with `~` for the user's home folder in its texts, and without user and password in URLs."""
-    if isinstance(value, dict):
-        return {key: without_home(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_home(item) for item in value]
-    if not isinstance(value, str):
-        return value
+    return in_texts(value, _without_home)
+
+
+def _without_home(text: str) -> str:
     homes = {str(Path.home()), os.path.realpath(Path.home())} - {"/"}
     for home in sorted(homes, key=len, reverse=True):
-        value = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", value)
-    return re.sub(r"://[^/@\s]*@", f"://{HIDDEN}@", value)
+        text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
+    return re.sub(r"://[^/@\s]*@", f"://{HIDDEN}@", text)
 
 
 def without_secrets(value: Any) -> Any:

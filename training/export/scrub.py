@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from harness.config.variants import Target
+from harness.text.redaction import in_texts
 from training.recipe import Recipe
 
 PUBLIC = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -37,11 +37,7 @@ def scrubbed(text: str) -> str:
 
 def scrubbed_values(value: Any) -> Any:
     """The value with every text in it scrubbed."""
-    if isinstance(value, Mapping):
-        return {name: scrubbed_values(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [scrubbed_values(item) for item in value]
-    return scrubbed(value) if isinstance(value, str) else value
+    return in_texts(value, scrubbed)
 
 
 def recipe_toml(recipe: Recipe) -> str:

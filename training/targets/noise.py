@@ -51,12 +51,9 @@ def _sizes(job: Job) -> dict[str, float]:
             if fnmatchcase(tensor.name, pattern) and len(tensor.shape) > 1 and tensor.dtype in FLOATS
         ]
         if not fitting:
-            what = f"the target has no matrix named so, as it has {_example(job)}"
+            others = [tensor.name for tensor in job.model.tensors.values() if len(tensor.shape) > 1]
+            what = f"the target has no matrix named so, as it has {max(others, key=len)}"
             raise job.document.wrong(("noise", "matrices", pattern), what, code="target-names")
         for name in fitting:
             found.setdefault(name, size)
     return found
-
-
-def _example(job: Job) -> str:
-    return max((t for t in job.model.tensors.values() if len(t.shape) > 1), key=lambda t: len(t.name)).name

@@ -81,7 +81,8 @@ def read(path: Path, *, without: Callable[[Entry], bool] = lambda _: False, whol
     facts: dict[Path, Facts] = {}
     once: dict[Any, Any] = {}  # thousands of cells say the same
     commands, times = {_command(run.provenance): None} if run else {}, set()
-    for entry in side.entries if side else ():
+    entries = side.entries if side else ()
+    for entry in entries:
         try:
             record = load(entry.path, CellRecord) if whole else head_of(entry.path)
             if beside(entry.path).exists():
@@ -92,7 +93,7 @@ def read(path: Path, *, without: Callable[[Entry], bool] = lambda _: False, whol
         facts[entry.path] = {field: once.setdefault(value, value) for field, value in _facts(record)}
         commands[_command(record.provenance)] = None
         times.add(str(record.provenance.get("time") or ""))
-    readable = tuple(e for e in side.entries if e.path in facts) if side else ()
+    readable = tuple(e for e in entries if e.path in facts)
     kept = tuple(e for e in readable if not without(e))
     kept = tuple(_beside_none(e, faults) for e in kept) if whole else kept
     # Its last note says that the run is not finished, which the page says with more.
