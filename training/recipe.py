@@ -292,8 +292,7 @@ def check_plain(recipe: Table, path: Path) -> None:
         if "\\u0000" in text:
             raise ValueError("a text holds a NUL")  # noqa: TRY301 - one sentence for all
     except (ValueError, TypeError) as error:
-        what = f"{path}: a value in it cannot be used: {error}; write another"
-        raise BadRecipe(what) from None
+        raise BadRecipe(f"{path}: a value in it cannot be used: {error}; write another") from None
 
 
 def _change(data: dict[str, Any], change: str) -> None:

@@ -197,8 +197,7 @@ class _Records:
             if str(one.cell) == cell and parts and _within(parts, side.path.resolve() / one.suite)
         ]  # fmt: skip
         if len(found) != 1:
-            what = f"{run} holds {len(found)} cells {cell} over starts: name a run that holds one"
-            raise BadClaim(what)
+            raise BadClaim(f"{run} holds {len(found)} cells {cell} over starts: name a run that holds one")
         one = found[0]
         return (one.gain, *one.ends) if one.sound else (None, None, None)
 

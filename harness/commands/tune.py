@@ -37,8 +37,7 @@ def run(options: argparse.Namespace) -> int:
         BadInput, ServerFailed: see `harness.suites.tune.tune`.
     """
     if not 1 <= options.trials <= _MOST:
-        what = f"--trials {options.trials}: must be 1 or more, and at most {_MOST}"
-        raise BadOption(what)
+        raise BadOption(f"--trials {options.trials}: must be 1 or more, and at most {_MOST}")
     path = find_stack(options.space, DATA / "spaces", option="SPACE", what="space")
     folder = options.results / f"tune-{path.stem}"
     search = Search(path, folder)

@@ -63,8 +63,7 @@ def check_arguments(loc: tuple[str, ...], args: Mapping[str, Any], document: Doc
             what = f"{other} and {name} are one argument of vLLM, which stands there twice"
             raise document.wrong((*loc, name), what, code="stack-argument")
         if why := why_refused(name):
-            what = f"{name} is not given here: {why}"
-            raise document.wrong((*loc, name), what, code="stack-argument")
+            raise document.wrong((*loc, name), f"{name} is not given here: {why}", code="stack-argument")
     check_json(loc, args, document)
 
 

@@ -156,8 +156,7 @@ class Search:
         if unused := sorted(asked - places):
             raise self.wrong(f"command.{unused[0]}", f"the command has no place {{{unused[0]}}}")
         if unknown := sorted(places - asked - {OUTPUT, HERE}):
-            what = f'{{{unknown[0]}}} is no parameter: add [space."command.{unknown[0]}"]'
-            raise self.wrong("", what)
+            raise self.wrong("", f'{{{unknown[0]}}} is no parameter: add [space."command.{unknown[0]}"]')
         if words and not (asked and OUTPUT in places):
             raise self.wrong("", "the command needs {output}, the folder to make, and a parameter")
         return words

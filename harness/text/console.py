@@ -22,6 +22,7 @@ from harness.text.render import visible
 _COLOURS = {"✓": 32, "▲": 32, "?": 33, "≠": 33, "▼": 31, "✗": 31}
 """Of each mark, as terminals number them: green, yellow, red."""
 _MARK = re.compile(rf"(?<!\S)[{''.join(_COLOURS)}](?!\S)")
+_RARELY_S = 60
 Say = Callable[[str], None]
 """Says a line to whoever watches: on a terminal, in a log, or nowhere."""
 
@@ -145,15 +146,16 @@ def redraws(stream: Any) -> bool:
 
 
 class Rarely:
-    """Says yes when so much time has passed since it was made, or since it last said yes."""
+    """Says yes when a minute has passed since it was made, or since it last said yes."""
 
-    def __init__(self, seconds: float = 60, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self) -> None:
         """For a line of progress in a log."""
-        self._seconds, self._clock, self._last = seconds, clock, clock()
+        self._last = time.monotonic()
 
     def __call__(self) -> bool:
         """Whether it is time again."""
-        if self._clock() - self._last < self._seconds:
+        now = time.monotonic()
+        if now - self._last < _RARELY_S:
             return False
-        self._last = self._clock()
+        self._last = now
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
@@ -114,6 +114,9 @@ class Divergence(Table):
     """Of each text, the first ones."""
 
 
+_Kind = Literal["ablate", "noise", "merge", "command", "quantize"]
+
+
 class TargetRecipe(Table):
     """From which target, and how."""
 
@@ -121,7 +124,7 @@ class TargetRecipe(Table):
     name: Name
     """Of the changed target, and of its folder."""
     about: str = ""
-    kind: Literal["ablate", "noise", "merge", "command", "quantize"]
+    kind: _Kind
     """One of `training.targets.make.KINDS`. The table of this name says how."""
     target: Target
     """The unchanged one. Hidden states and divergence are computed in its dtype."""
@@ -152,15 +155,10 @@ def load_target_recipe(path: Path, changes: Sequence[str] = ()) -> tuple[TargetR
     recipe = document.model(TargetRecipe)
     if recipe.change is None:
         raise document.wrong(("kind",), f"there is no table [{recipe.kind}], which says how")
-    for other in set(document.tables) & set(_kinds()) - {recipe.kind}:
+    for other in set(document.tables) & set(get_args(_Kind)) - {recipe.kind}:
         raise document.wrong((other,), f"the recipe is of kind {recipe.kind!r}: take this table out")
     check_plain(recipe, path)
     return recipe, document
-
-
-def _kinds() -> tuple[str, ...]:
-    kinds: tuple[str, ...] = TargetRecipe.model_fields["kind"].annotation.__args__  # type: ignore[union-attr]
-    return kinds
 
 
 def texts_of(path: str, *, most: int | None = None) -> list[str]:
