@@ -39,11 +39,6 @@ class Offers:
     """Of `vllm serve`, by their names in Python, and a few that it does not take."""
 
     @property
-    def lossy(self) -> frozenset[str]:
-        """Ways to verify drafts that change the text."""
-        return self.verification - EXACT
-
-    @property
     def dynamic_k(self) -> frozenset[str]:
         """Fields by which the engine itself chooses k."""
         return self.drafter_fields & _DYNAMIC

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.engine.facts import engine_facts
-from harness.engine.offers import Offers, lossy_verification, offers_of
+from harness.engine.offers import EXACT, Offers, lossy_verification, offers_of
 from tests.perf.engines import BEGIN, DATA, END, PAGE, row_of, table
 
 SOURCES = {
@@ -40,7 +40,7 @@ def test_methods_fields_and_arguments_are_those_of_the_source(tmp_path: Path) ->
 
     assert offers.per_request
     assert offers.methods == {"ngram", "eagle3", "qwen3_5_mtp", "mtp"}
-    assert offers.lossy == {"fly", "synthetic"}
+    assert offers.verification - EXACT == {"fly", "synthetic"}
     assert offers.dynamic_k == {"num_speculative_tokens_per_batch_size"}
     assert offers.drafter_fields == {"method", "num_speculative_tokens_per_batch_size"}
     assert offers.arguments == {"max_model_len", "port"}
