@@ -25,18 +25,22 @@ _WHY = {
 
 
 class _Bench(Foreign):
+    """What a result says, by the names of a description's fields."""
+
     model_id: str
     completed: Count
     failed: Count | None = None
-    max_concurrency: Count | None = None
-    total_output_tokens: Count
-    duration: Seconds
-    median_ttft_ms: Seconds | None = None
-    median_tpot_ms: Seconds | None = None
-    spec_decode_num_drafts: Count | None = None
-    spec_decode_draft_tokens: Count | None = None
-    spec_decode_accepted_tokens: Count | None = None
-    spec_decode_per_position_acceptance_rates: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
+    concurrency: Count | None = Field(default=None, alias="max_concurrency")
+    output_tokens: Count = Field(alias="total_output_tokens")
+    seconds: Seconds = Field(alias="duration")
+    ttft_ms: Seconds | None = Field(default=None, alias="median_ttft_ms")
+    tpot_ms: Seconds | None = Field(default=None, alias="median_tpot_ms")
+    drafts: Count | None = Field(default=None, alias="spec_decode_num_drafts")
+    draft_tokens: Count | None = Field(default=None, alias="spec_decode_draft_tokens")
+    accepted: Count | None = Field(default=None, alias="spec_decode_accepted_tokens")
+    acceptance: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+        default=None, alias="spec_decode_per_position_acceptance_rates"
+    )
 
 
 def of_bench(path: Path) -> Description:
@@ -53,16 +57,7 @@ def of_bench(path: Path) -> Description:
         why_not_paired=_WHY[BENCH],
         target=b.model_id.rstrip("/").rpartition("/")[2] if b.model_id.startswith("/") else b.model_id,
         requests=b.completed + (b.failed or 0),
-        failed=b.failed,
-        concurrency=b.max_concurrency,
-        output_tokens=b.total_output_tokens,
-        seconds=b.duration,
-        ttft_ms=b.median_ttft_ms,
-        tpot_ms=b.median_tpot_ms,
-        drafts=b.spec_decode_num_drafts,
-        draft_tokens=b.spec_decode_draft_tokens,
-        accepted=b.spec_decode_accepted_tokens,
-        acceptance=b.spec_decode_per_position_acceptance_rates,
+        **b.model_dump(exclude={"model_id", "completed"}),
     )
 
 
