@@ -720,9 +720,9 @@ def test_requests_differ_by_number_alone_and_are_not_too_many(monkeypatch: pytes
     assert len({*first, *second}) == 15
     assert ask(source, 12, 3) == second
     assert completions.most == 4
-    request = completions.requests[0]
-    assert (request["prompt"], request["stop"], request["temperature"]) == ("<start>user\n", ["<end>"], 0.9)
-    assert request["extra_body"]["stop_token_ids"] == [1]
+    sent = completions.requests[0] | completions.requests[0]["extra_body"]  # as openai's client does
+    assert (sent["prompt"], sent["stop"], sent["temperature"]) == ("<start>user\n", ["<end>"], 0.9)
+    assert sent["stop_token_ids"] == [1]
 
 
 def test_a_failed_request_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
