@@ -207,25 +207,12 @@ class Tally:
         pairs = zip(self.at_least[1:], self.at_least, strict=False)
         return tuple(a / before if before else None for a, before in pairs)
 
-    def __add__(self, other: Tally) -> Tally:
-        """The sums of both; a smaller k counts as positions never reached."""
-        longest = max(len(self.at_least), len(other.at_least))
-        mine, theirs = (t.at_least + (0,) * (longest - len(t.at_least)) for t in (self, other))
-        known = self.drafted is not None and other.drafted is not None
-        return Tally(
-            at_least=tuple(a + b for a, b in zip(mine, theirs, strict=True)),
-            undrafted=self.undrafted + other.undrafted,
-            committed=self.committed + other.committed,
-            output_tokens=self.output_tokens + other.output_tokens,
-            drafted=(self.drafted or 0) + (other.drafted or 0) if known else None,
-        )
-
 
 EMPTY = Tally(at_least=(0,), undrafted=0, committed=0, output_tokens=0, drafted=0)
 
 
 def added(tallies: Iterable[Tally]) -> Tally:
-    """The sum of many tallies, without a new tally for each addition."""
+    """The sum of many tallies; a smaller k counts as positions never reached."""
     ts = list(tallies)
     if len(ts) <= 1:
         return ts[0] if ts else EMPTY

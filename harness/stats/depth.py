@@ -18,7 +18,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.stats.paired import MIN_EVENTS, MIN_PROMPTS_POSITION, MOST, student
+from harness.stats.paired import MIN_EVENTS, MIN_PROMPTS_POSITION, MOST, effective_df, jackknife, student
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,23 +70,20 @@ def mechanism(before: ArrayLike, after: ArrayLike) -> Mechanism | None:
         return None
     with_steps = (sides[0][0] > 0) | (sides[1][0] > 0)
     sides = [side[:, with_steps] for side in sides]
-    if (m := sides[0].shape[1]) < MIN_PROMPTS_POSITION:
+    if sides[0].shape[1] < MIN_PROMPTS_POSITION:
         return None
     enough = [_enough(side) for side in sides]
     known = next((j for j, good in enumerate(zip(*enough, strict=True)) if not all(good)), len(enough[0]))
     if known < 2:  # noqa: PLR2004 - position 0 and one depth
         return None
     reached = sides[0].sum(axis=1)[1:known]
-    whole = _beyond([side.sum(axis=1)[:, None] for side in sides], known, reached)
+    whole = _beyond([side.sum(axis=1)[:, None] for side in sides], known, reached)[:, 0].tolist()
     without = _beyond([side.sum(axis=1)[:, None] - side for side in sides], known, reached)
-    scatter = without - without.mean(axis=1)[:, None]
-    errors = np.sqrt((m - 1) / m * (scatter**2).sum(axis=1))
-    steps = sides[0][0] + sides[1][0]
-    df = float(steps.sum() ** 2 / (steps @ steps)) - 1
+    df = effective_df(sides[0][0] + sides[1][0])
     places = (0, None, *range(1, known))
     first, together, *depths = (
-        Excess(position=place, estimate=float(value), se=float(error), df=df)
-        for place, value, error in zip(places, whole[:, 0], errors, strict=True)
+        Excess(position=place, estimate=value, se=jackknife(rest, value), df=df)
+        for place, value, rest in zip(places, whole, without, strict=True)
     )
     return Mechanism(first=first, together=together, depths=tuple(depths))
 

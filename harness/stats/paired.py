@@ -16,10 +16,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import special  # not scipy.stats, which takes half a second to import
 
-FloatArray = NDArray[np.float64]
+from harness.stats.acceptance import FloatArray
 
 # Policy. Noise makes a verdict inconclusive; it never makes a margin wider.
 MARGIN = 0.02
@@ -93,17 +93,12 @@ class PairedRatio:
         return (math.expm1(low), math.expm1(high)) if -_MOST_CHANGE < low <= high < _MOST_CHANGE else None
 
     def interval(self) -> tuple[float, float] | None:
-        """`ci` of 95 %; None where it is infinite, since a few prompts hold nearly all steps."""
+        """`ci`; None where it is infinite, since a few prompts hold nearly all steps."""
         return ends if math.isfinite((ends := self.ci())[0]) else None
 
-    def ci(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided Student interval; a point where se is 0, infinite where df is below 1.
-
-        Raises:
-            ValueError: level outside (0, 1).
-        """
-        _require_share("level", level)
-        return self._around(student((1 + level) / 2, self.df))
+    def ci(self) -> tuple[float, float]:
+        """Two-sided Student interval of 95 %; a point where se is 0, infinite where df is below 1."""
+        return self._around(student(0.975, self.df))
 
     def repeated_ci(self, look: int) -> tuple[float, float]:
         """The 95 % interval at one of LOOKS that holds however often was looked.
@@ -273,7 +268,8 @@ def student(p: float, df: float) -> float:
     Raises:
         ValueError: p outside (0, 1), df not above 0 or not finite.
     """
-    _require_share("a level", p)
+    if not 0 < p < 1:
+        raise ValueError(f"a level must lie between 0 and 1, not {p}")
     require_df(df)
     return float(special.stdtrit(df, p)) if df >= 1 or p == 0.5 else math.copysign(math.inf, p - 0.5)  # noqa: PLR2004
 
@@ -343,8 +339,3 @@ def require_df(df: float) -> None:
     """ValueError: degrees of freedom that are not above 0, or not finite."""
     if not 0 < df < math.inf:
         raise ValueError(f"degrees of freedom must be finite and above 0: {df}")
-
-
-def _require_share(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must lie between 0 and 1, not {value}")

@@ -18,54 +18,42 @@ from harness.stats.paired import (
     student,
 )
 
+MOST_PLANNED = 100_000
+"""Prompts that anyone would run."""
 
-def minimum_detectable_loss(
-    se: float,
-    df: float,
-    *,
-    alpha: float = ALPHA_PRIMARY,
-    log_margin: float = LOG_MARGIN,
-    power: float = POWER,
-) -> float:
-    """The smallest true loss, as a fraction of r0, that would be called regressed with chance `power`.
 
-    1 - exp(-max[(t(1-alpha, df) + t(power, df)) * se, L + z(power) * se]), with se that of the log ratio and
+def minimum_detectable_loss(se: float, df: float, *, alpha: float = ALPHA_PRIMARY) -> float:
+    """The smallest true loss, as a fraction of r0, that would be called regressed with chance POWER.
+
+    1 - exp(-max[(t(1-alpha, df) + t(POWER, df)) * se, L + z(POWER) * se]), with se that of the log ratio and
     df its degrees of freedom: the estimate must be significant at one-sided alpha, and be at least the
     margin, so that a loss of just the margin is found at most half the time.
 
     Raises:
-        ValueError: se or log_margin negative or not finite, df not above 0, alpha or power outside (0, 1).
+        ValueError: se negative or not finite, df not above 0, alpha outside (0, 1).
     """
-    _require_scale(se, log_margin)
+    _require_scale(se)
     require_df(df)
     # -t(alpha) is t(1-alpha), exact for a tiny alpha.
-    significant = (student(power, df) - student(alpha, df)) * se if se else 0.0
-    return -math.expm1(-max(significant, log_margin + float(special.ndtri(power)) * se))
+    significant = (student(POWER, df) - student(alpha, df)) * se if se else 0.0
+    return -math.expm1(-max(significant, LOG_MARGIN + float(special.ndtri(POWER)) * se))
 
 
 def prompts_to_settle(
-    estimate: float,
-    se: float,
-    m: int,
-    df: float,
-    *,
-    alpha: float = ALPHA_PRIMARY,
-    log_margin: float = LOG_MARGIN,
-    power: float = POWER,
-    most: int = 100_000,
+    estimate: float, se: float, m: int, df: float, *, alpha: float = ALPHA_PRIMARY
 ) -> int | None:
     """How many prompts like these m would give a verdict, if the true log ratio were `estimate`.
 
-    The smallest n in MIN_PROMPTS..most for which, with se_n = se * sqrt(m / n), df_n = (df + 1) * n / m - 1
-    and chance `power`, above -L the verdict is ok: estimate - (t(1 - alpha_ok(n), df_n) + t(power, df_n)) *
-    se_n > -L; from -L down it is regressed: the loss is at least `minimum_detectable_loss(se_n, df_n)`.
-    None where `most` is too few, as at a loss of the margin itself. For a 3 % loss, give the estimate
-    log(0.97). With power 0.5 it is enough that the same figures over more prompts would do.
+    The smallest n in MIN_PROMPTS..MOST_PLANNED for which, with se_n = se * sqrt(m / n), df_n =
+    (df + 1) * n / m - 1 and chance POWER, above -L the verdict is ok: estimate - (t(1 - alpha_ok(n), df_n) +
+    t(POWER, df_n)) * se_n > -L; from -L down it is regressed: the loss is at least
+    `minimum_detectable_loss(se_n, df_n)`. None where so many are too few, as at a loss of the margin itself.
+    For a 3 % loss, give the estimate log(0.97).
 
     Raises:
         ValueError: as `minimum_detectable_loss`, m < 2, or the estimate is not finite.
     """
-    _require_scale(se, log_margin)
+    _require_scale(se)
     require_df(df)
     require_two(m)
     if not math.isfinite(estimate):
@@ -75,17 +63,16 @@ def prompts_to_settle(
         se_n, df_n = se * math.sqrt(m / n), (df + 1) * n / m - 1
         if df_n <= 0:  # worth less than one prompt of equal length
             return False
-        if estimate > -log_margin:
-            half = (student(1 - alpha_ok(n), df_n) + student(power, df_n)) * se_n if se_n else 0.0
-            return estimate - half > -log_margin
-        least = minimum_detectable_loss(se_n, df_n, alpha=alpha, log_margin=log_margin, power=power)
-        return least <= -math.expm1(estimate)
+        if estimate > -LOG_MARGIN:
+            half = (student(1 - alpha_ok(n), df_n) + student(POWER, df_n)) * se_n if se_n else 0.0
+            return estimate - half > -LOG_MARGIN
+        return minimum_detectable_loss(se_n, df_n, alpha=alpha) <= -math.expm1(estimate)
 
-    sizes = range(MIN_PROMPTS, most + 1)
+    sizes = range(MIN_PROMPTS, MOST_PLANNED + 1)
     first = bisect.bisect_left(sizes, x=True, key=settled)
     return sizes[first] if first < len(sizes) else None
 
 
-def _require_scale(se: float, log_margin: float) -> None:
-    if not (0 <= se < math.inf and 0 <= log_margin < math.inf):
-        raise ValueError(f"se and margin must be finite and not negative: {se}, {log_margin}")
+def _require_scale(se: float) -> None:
+    if not 0 <= se < math.inf:
+        raise ValueError(f"se must be finite and not negative: {se}")

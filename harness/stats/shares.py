@@ -6,7 +6,8 @@ import math
 
 from scipy import special  # not scipy.stats, which takes half a second to import
 
-from harness.stats.paired import MIN_PROMPTS, MOST, FloatArray, effective_df, jackknife, student
+from harness.stats.acceptance import FloatArray
+from harness.stats.paired import MIN_PROMPTS, MOST, effective_df, jackknife, student
 
 ALPHA = 0.001
 """How often a pair of sides that differ by chance alone is said to differ. Policy."""
