@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
 from typing import Literal
 
 from harness.judge.broken import one_by_one
@@ -53,11 +52,6 @@ class StretchChange:
     tested: bool
     """It may decide: it has a p, and the drafter is the same."""
     lost: bool
-
-    @property
-    def relative(self) -> float:
-        """The change, as a fraction of the old rate."""
-        return math.expm1(self.change.estimate)
 
     @property
     def lower(self) -> bool:

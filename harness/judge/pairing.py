@@ -41,6 +41,8 @@ _RENDERING = frozenset(
 )
 """A comparison across one of these pairs prompts by id, since their rendered tokens differ."""
 _OF_MODEL = ("target", "revision", "weights", "tokenizer", "chat_template")
+OF_TARGET = (*_OF_MODEL, "dtype", "quantization")
+"""Fields of the identity that two targets differ in."""
 _MOVED: Mapping[str, tuple[str, ...]] = {
     "model": _OF_MODEL,
     "revision": _OF_MODEL,

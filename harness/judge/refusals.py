@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
-from harness.judge.pairing import ENOUGH_IN_COMMON, Refused, pair
+from harness.judge.pairing import ENOUGH_IN_COMMON, OF_TARGET, Refused, pair
 from harness.judge.verdict import Kind, Verdict, worst
 from harness.measure.refusals import sorts_of
 from harness.results.records import CellRecord
@@ -14,8 +14,6 @@ from harness.text.numbers import signed_interval
 
 MARGIN = 0.02
 """Share of the questions that may be refused more. Policy."""
-OF_TARGET = ("target", "revision", "weights", "tokenizer", "chat_template", "dtype", "quantization")
-"""What two targets differ in: the suite is about the target, so these may differ where it is gated."""
 _ANSWERS, _NONE = frozenset({"answered", "refused"}), frozenset({"empty", "loop"})
 _NAMED = 3
 
@@ -120,7 +118,10 @@ def with_refusals(verdict: Verdict, old: CellRecord, new: CellRecord) -> Verdict
 
 
 def judge(old: CellRecord, new: CellRecord, *, across: Collection[str], against: str) -> Verdict:
-    """The verdict on the refusals of `new`; invalid where the two cannot be compared."""
+    """The verdict on the refusals of `new`; invalid where the two cannot be compared.
+
+    It is about the target, so what two targets differ in may differ.
+    """
     try:
         pair(old, new, across={*across, *OF_TARGET})
     except Refused as refusal:

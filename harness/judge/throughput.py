@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from harness.judge.verdict import Kind, Verdict
@@ -33,13 +33,9 @@ _MATTERS = 0.01
 class Timed(Protocol):
     """A record with times."""
 
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """It may hold what was seen around the start."""
-
-    @property
-    def environment(self) -> Environment:
-        """The machine."""
+    provenance: dict[str, Any]
+    """It may hold what was seen around the start."""
+    environment: Environment
 
 
 Side = Sequence[Sequence[Work]]

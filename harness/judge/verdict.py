@@ -246,7 +246,7 @@ def _sentence(verdict: Verdict, shown: Evidence) -> str:
     parts += [_what_was_lost(position) for position in gone]
     for stretch in (s for s in shown.stretches if s.lower):
         rates = f"{stretch.change.r0:.2f} -> {stretch.change.r1:.2f} per step"
-        parts.append(f"tokens {name_of(stretch.start)}: {rates} ({percent(stretch.relative)})")
+        parts.append(f"tokens {name_of(stretch.start)}: {rates} ({percent(stretch.change.change)})")
     return "; ".join(parts)
 
 

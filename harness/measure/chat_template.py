@@ -9,6 +9,7 @@ from typing import Literal
 
 from harness.errors import ServerFailed
 from harness.measure.probe import Tokens
+from harness.stats.same_text import common_tokens
 
 Template = Literal["present", "doubled", "partial", "missing"]
 _PROBES = ("Q", "7")
@@ -59,20 +60,13 @@ def shell_of(tokens: Tokens) -> Shell:
         ServerFailed: no usable answer.
     """
     one, two = (tokens.chat(probe) for probe in _PROBES)
-    before = _common(one, two)
-    after = tuple(reversed(_common(one[::-1], two[::-1])))
+    before = one[: common_tokens(one, two)]
+    after = one[len(one) - common_tokens(one[::-1], two[::-1]) :]
     plain, with_special = tokens.raw(_PROBES[0], special=False), tokens.raw(_PROBES[0])
     added_first = with_special[0] if with_special[-len(plain) :] == plain != with_special else None
     return Shell(
         before=before, after=after, bos=added_first if added_first is not None else (before or (None,))[0]
     )
-
-
-def _common(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int, ...]:
-    length = 0
-    while length < min(len(one), len(two)) and one[length] == two[length]:
-        length += 1
-    return one[:length]
 
 
 def template_of(folder: Path | None, told: Mapping[str, bool] | None = None) -> Callable[[str], str] | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import takewhile
 
 from harness.config.questions import LETTERS, Question
 from harness.engine.server import Server
 from harness.errors import ServerFailed
 from harness.measure.probe import Tokens, prompt_logprobs
+from harness.stats.same_text import common_tokens
 
 _SAYS = re.compile(
     r"(?i:answer|option|答案|選項|选项)\s*(?:is|是|為|为)?\s*[:：]?\s*[(（\"'*]*([A-Z])(?![A-Za-z])"
@@ -34,7 +34,7 @@ def log_likelihoods(server: Server, question: Question, language: str) -> tuple[
     found = []
     for option in question.continuations(language):
         ids = tokens.raw(context + option)
-        start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, ids, strict=False)))
+        start = common_tokens(before, ids)
         by_token = prompt_logprobs(server, ids, most=1)
         try:
             found.append(sum(by_token[at][ids[at]] for at in range(max(1, start), len(ids))))

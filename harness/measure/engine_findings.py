@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from harness.config.engine_arguments import underscored
 from harness.engine.offers import dynamic_k
 from harness.measure.draft_vocab import Coverage
 from harness.results.conditions import Identity, Subject
@@ -116,7 +117,7 @@ def _dynamic_k(cell: CellName, subject: Subject) -> list[Finding]:
 def _resolved(asked: Mapping[str, Any], execution: Any) -> list[Finding]:
     """Values that the engine replaced by its own: a drafter may lower the longest context, say."""
     made = execution if isinstance(execution, Mapping) else {}
-    plain = {name.replace("-", "_").removeprefix("enable_"): value for name, value in asked.items()}
+    plain = {name.removeprefix("enable_"): value for name, value in underscored(asked).items()}
     other = [
         f"{name} {made[name]}, not {value}"
         for name, value in sorted(plain.items())
@@ -132,13 +133,10 @@ def _engine(cell: CellName, subject: Subject, *, sampled: bool) -> list[Finding]
     for patch in subject.patches:
         if patch.probe != "fault" or patch.patched or not cell.k:
             continue
-        name = patch.fault
-        if sampled:
-            text = f"the engine has the fault {name}, and no patch: acceptance at T > 0 is wrong"
-            result.append(Finding.fatal("engine-faulty", text, fault=str(name)))
-        else:
-            text = f"the engine has the fault {name}, and no patch: at T=0 that changes nothing"
-            result.append(Finding.note("engine-faulty", text, fault=str(name)))
+        text = f"the engine has the fault {patch.fault}, and no patch: "
+        text += "acceptance at T > 0 is wrong" if sampled else "at T=0 that changes nothing"
+        kind = Finding.fatal if sampled else Finding.note
+        result.append(kind("engine-faulty", text, fault=str(patch.fault)))
     changed = subject.engine_files
     if changed and not isinstance(changed, str):
         names = [f"{name} ({digest})" for name, digest in changed]

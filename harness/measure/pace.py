@@ -20,7 +20,7 @@ from harness.engine.facts import compiles, engine_facts
 from harness.errors import BadRecord, ServerFailed
 from harness.results.conditions import Environment, Identity, Subject
 from harness.results.files import read_bytes
-from harness.results.records import RUN_FILE, CellName, RunRecord, load
+from harness.results.records import RUN_FILE, CellName, RunRecord, Source, load
 from harness.results.timing import wall_of
 
 _RUNS, _ENOUGH = 5, 1000
@@ -59,7 +59,7 @@ class Seen:
 class _Answer(BaseModel):
     """When a prompt was answered. A plan reads thousands of files, and needs no more of each."""
 
-    source: str
+    source: Source
     segment: int = 0
     repeat: int
     began_s: float | None = None

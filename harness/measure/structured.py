@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from referencing.exceptions import Unresolvable
 
 from harness.config.prompts import Prompt
 from harness.errors import BadInput
+from harness.measure.turns import texts_of
 from harness.results.records import PromptRecord
 
 CALL, SCHEMA = "call", "schema"
@@ -103,8 +103,4 @@ def _flaw_of_json(text: str, schema: Mapping[str, Any]) -> Flaw:
 
 def part_of(record: PromptRecord, name: str) -> str:
     """What an answer says in one of its parts."""
-    if record.parts is None:
-        return record.text if name == "content" else ""
-    ends = list(itertools.accumulate(length for _, length in record.parts))
-    spans = zip([0, *ends], ends, record.parts, strict=False)
-    return "".join(record.text[start:end] for start, end, (part, _) in spans if part == name)
+    return "".join(text for part, text in texts_of(record) if part == name)

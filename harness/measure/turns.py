@@ -38,10 +38,14 @@ def with_history(prompt: Prompt, repeat: int, *, prompts: Sequence[Prompt], done
 
 def content_of(record: PromptRecord) -> str | None:
     """What an answer says to the user, without its reasoning; None where it calls a tool."""
-    if record.parts is None:
-        return record.text
-    ends = itertools.accumulate(length for _, length in record.parts)
-    found = [(name, record.text[end - n : end]) for (name, n), end in zip(record.parts, ends, strict=True)]
+    found = texts_of(record)
     if any(name == "tool_calls" for name, _ in found):
         return None
     return "".join(text for name, text in found if name != "reasoning")
+
+
+def texts_of(record: PromptRecord) -> list[tuple[str, str]]:
+    """The parts of an answer, each with its text."""
+    parts = record.parts or (("content", len(record.text)),)
+    ends = itertools.accumulate(length for _, length in parts)
+    return [(name, record.text[end - n : end]) for (name, n), end in zip(parts, ends, strict=True)]

@@ -332,7 +332,7 @@ def _numbered(values: Values, side: int) -> Values:
 
 
 def _stretch(s: StretchChange) -> str:
-    return f"{number(s.change.r0)} → {number(s.change.r1)} ({signed(s.relative)})"
+    return f"{number(s.change.r0)} → {number(s.change.r1)} ({signed(s.change.change)})"
 
 
 def _change(values: tuple[float | None, float | None, str]) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
-from harness.results.records import ENDS, CellRecord, PromptRecord, Record, Seconds
+from harness.results.records import ENDS, CellRecord, PromptRecord, Record, Seconds, Source
 
 _LEAST_S, _MOST_S = 1e-6, 1e9
 """Less time than this was not measured, and more is none that anybody waited for."""
@@ -37,25 +37,13 @@ class Speed:
 class Timed(Protocol):
     """The fields of a prompt record that say when it was answered."""
 
-    @property
-    def source(self) -> str:
-        """Where acceptance was read."""
-
-    @property
-    def segment(self) -> int:
-        """Counts up when a cell is resumed."""
-
-    @property
-    def repeat(self) -> int:
-        """Which pass over the prompts."""
-
-    @property
-    def began_s(self) -> float | None:
-        """From the beginning of the segment."""
-
-    @property
-    def total_s(self) -> float | None:
-        """Until its end."""
+    source: Source
+    segment: int
+    repeat: int
+    began_s: float | None
+    """From the beginning of the segment."""
+    total_s: float | None
+    """Until its end."""
 
 
 def wall_of(records: Iterable[Timed]) -> float:

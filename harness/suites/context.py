@@ -28,7 +28,7 @@ from harness.suites.beside_none import (
 )
 from harness.suites.long_prompts import LENGTHS, Made, effort, long_prompts, planned
 from harness.suites.runner import Bench, Kind, Outcome, Suite
-from harness.text.numbers import DASH, duration, number, percent, share, signed, signed_interval
+from harness.text.numbers import duration, interval, number, percent, share, signed, signed_interval
 from harness.text.render import Piece, by_text
 
 
@@ -197,7 +197,7 @@ def report(found: Sequence[Length], missing: str) -> tuple[Piece, ...]:
         Column("none step ms", "none_step_ms", run_table.tenths, rank=7),
         Column("step ms", "step_ms", run_table.tenths, rank=4),
         Column("speed-up", "speed_up", number, rank=1),
-        Column("95 % CI", "speed_up_ci", _interval, rank=3),
+        Column("95 % CI", "speed_up_ci", interval, rank=3),
         Column("none TTFT ms", "none_ttft_ms", run_table.count, rank=8),
         Column("TTFT ms", "ttft_ms", run_table.count, rank=5),
         Column("same text", "same_text", run_table.count, rank=6),
@@ -211,10 +211,6 @@ def report(found: Sequence[Length], missing: str) -> tuple[Piece, ...]:
     notes = [f"note: at {', '.join(at)} tokens: {text}" for text, at in by_text(soft).items()]
     below = [missing, *sentences(found), *faults(found), *notes]
     return (run_table.block(columns, rows, head), *filter(None, below))
-
-
-def _interval(ends: tuple[float, float] | None) -> str:
-    return f"{ends[0]:.2f}..{ends[1]:.2f}" if ends else DASH
 
 
 def left_out(wanted: Sequence[int], there: Sequence[int]) -> str:

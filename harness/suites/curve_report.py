@@ -17,7 +17,7 @@ from harness.judge.in_turn import SCHEDULED, Measured, advice, measured, with_fi
 from harness.judge.throughput import figures as throughput_figures
 from harness.results.records import CellRecord, load
 from harness.suites.load import Bound, goodput
-from harness.text.numbers import DASH, number
+from harness.text.numbers import interval, number
 from harness.text.render import Block, Piece
 
 NAME = "curve"
@@ -52,7 +52,6 @@ def report(
 
 
 def _row(point: Point) -> tuple[str, ...]:
-    ends = point.interval
     return (
         str(point.in_flight),
         str(point.k),
@@ -62,7 +61,7 @@ def _row(point: Point) -> tuple[str, ...]:
         number(point.gained),
         number(point.added),
         number(point.utility),
-        f"{number(ends[0])}..{number(ends[1])}" if ends else DASH,
+        interval(point.interval),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.cells import Cell, with_profile
+from harness.config.engine_arguments import underscored
 from harness.config.prompts import Prompt
 from harness.errors import BadInput, BadRecord
 from harness.measure.contexts import Count, texts_of
@@ -36,7 +37,7 @@ Make = Callable[[Sequence[Prompt], Sequence[str], Sequence[int], Count], Made]
 
 def window_of(args: Mapping[str, Any]) -> int | None:
     """The max_model_len that a stack gives the engine; None where it gives none, or not as a number."""
-    given = str({name.replace("-", "_"): value for name, value in args.items()}.get("max_model_len"))
+    given = str(underscored(args).get("max_model_len"))
     return int(given) if re.fullmatch("[1-9][0-9]{0,8}", given) else None
 
 

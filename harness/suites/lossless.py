@@ -7,7 +7,6 @@ temperature the texts may differ, but their distribution must not.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from harness.config.stack import Profile, Sampling, Stack
 from harness.engine.server import Server
 from harness.measure import probe
 from harness.measure.probe import Answer, are_logprobs
+from harness.stats.same_text import common_tokens
 from harness.suites.known_answers import TIE, Result
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.suites.self_drafting import with_logprobs
@@ -74,8 +74,8 @@ class Divergence:
 
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
     """Index of the first token that differs, None where the answers are the same."""
-    pairs = itertools.zip_longest(one, other)  # an answer that has ended differs from one that goes on
-    return next((index for index, (a, b) in enumerate(pairs) if a != b), None)
+    at = common_tokens(one, other)
+    return at if at < max(len(one), len(other)) else None  # one that has ended differs from one that goes on
 
 
 def gap_at(logprobs: Mapping[int, float], plain: int | None, drafted: int | None) -> float:

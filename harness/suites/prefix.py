@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from harness.config.cells import Cell, with_profile
+from harness.config.engine_arguments import underscored
 from harness.config.prompts import Prompt
 from harness.errors import BadInput
 from harness.measure.contexts import Count, behind_one_text
@@ -30,8 +31,8 @@ COLD, SHARED = "cold", "shared"
 
 
 def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
-    off = {name.replace("-", "_"): value for name, value in cells[0].spec.args.items()}
-    if cells[0].profile.cache == "off" or off.get("enable_prefix_caching") is False:
+    caching = underscored(cells[0].spec.args).get("enable_prefix_caching")
+    if cells[0].profile.cache == "off" or caching is False:
         raise BadInput(
             "the profile (cache) or the stack (enable_prefix_caching) starts the engine without a prefix "
             "cache, and this suite asks what is found in it: name another profile, or leave that out",

@@ -21,7 +21,7 @@ from harness.suites.beside_none import first_flaw
 from harness.suites.known_answers import TIE
 from harness.suites.lossless import Divergence
 from harness.suites.runner import Kind, Outcome
-from harness.text.numbers import DASH, number, share, signed_interval
+from harness.text.numbers import DASH, number, share, share_interval, signed_interval
 from harness.text.render import Block, Piece
 
 SUITE = "quality"
@@ -232,7 +232,7 @@ class Answers:
             Column("answered by", "way", align="l"),
             Column("n", "questions", run_table.count, rank=7),
             Column("right %", "accuracy", share),
-            Column("95 % CI", "ci", _shares, rank=2),
+            Column("95 % CI", "ci", share_interval, rank=2),
             *([Column("lost", "lost", run_table.count), Column("won", "won", run_table.count),
                Column("change", "change_ci", signed_interval, rank=3),
                Column("p", "p", _p, rank=1)] if self._others() else []),
@@ -250,10 +250,6 @@ class Answers:
 
 _KINDS: tuple[Kind, ...] = ("fine", "noteworthy", "unsure", "failed")
 """From good to bad."""
-
-
-def _shares(ends: tuple[float, float] | None) -> str:
-    return f"{share(ends[0])}..{share(ends[1])}" if ends else DASH
 
 
 def _p(value: float | None) -> str:

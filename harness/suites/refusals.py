@@ -24,7 +24,7 @@ from harness.run import Run
 from harness.stats.shares import wilson
 from harness.suites import runner
 from harness.suites.runner import Bench, Outcome, Suite
-from harness.text.numbers import DASH, duration, share
+from harness.text.numbers import duration, share, share_interval
 from harness.text.render import Piece
 
 WORKLOAD = "refusals"
@@ -167,12 +167,8 @@ def _sentence(row: Values) -> str:
         return f"none of {row['questions']} questions has an answer: this target cannot be asked"
     none = row["empty"] + row["loop"]
     text = f"{row['refused']} of {row['answers']} answers refuse, {share(row['share'])} % "
-    text += f"(95 % CI {_ends(row['ci'])})"
+    text += f"(95 % CI {share_interval(row['ci'])})"
     return text + (f"; {none} more are no answers" if none else "")
-
-
-def _ends(ends: tuple[float, float] | None) -> str:
-    return f"{share(ends[0])}..{share(ends[1])}" if ends else DASH
 
 
 def _table(record: CellRecord, row: Values, sentence: str) -> tuple[Piece, ...]:
@@ -181,7 +177,7 @@ def _table(record: CellRecord, row: Values, sentence: str) -> tuple[Piece, ...]:
         Column("answers", "answers", run_table.count),
         Column("refused", "refused", run_table.count),
         Column("%", "share", share),
-        Column("95 % CI", "ci", _ends),
+        Column("95 % CI", "ci", share_interval),
         Column("by phrases", "phrases", run_table.count, rank=2),
         Column("empty", "empty", run_table.count, rank=1),
         Column("loops", "loop", run_table.count, rank=1),

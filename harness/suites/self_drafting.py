@@ -7,15 +7,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from harness.config.cells import ServerSpec, server_spec
+from harness.config.engine_arguments import underscored
 from harness.config.prompts import Prompt
 from harness.config.stack import Drafter, Profile, Sampling, Stack
 from harness.engine.server import Server
 from harness.engine.watchdog import STALL_SECONDS
 from harness.measure.probe import MOST_LOGPROBS, Answer, ask, prompt_logprobs
 from harness.provenance.record import patches_of
+from harness.results.records import Record
 from harness.suites.known_answers import (
     DraftToken,
     Result,
@@ -37,10 +39,8 @@ _OFTEN = 24
 NO_STEPS = "— (the engine does not report single steps, and its stream does not show them)"
 
 
-class Check(BaseModel):
+class Check(Record):
     """One known answer, and what was seen."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     outcome: Result
@@ -50,10 +50,8 @@ class Check(BaseModel):
         return f"{self.name}: {self.outcome}: {self.text}"
 
 
-class SelfCheck(BaseModel):
+class SelfCheck(Record):
     """What the self-check of an engine with a target found."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     engine: str
@@ -89,7 +87,7 @@ def self_spec(stack: Stack, *, prefix_cache: bool = True) -> ServerSpec:
 
 def with_logprobs(spec: ServerSpec) -> ServerSpec:
     """The same server, allowed to return as many log probabilities as we ask for."""
-    if "max_logprobs" in {name.replace("-", "_") for name in spec.args}:
+    if "max_logprobs" in underscored(spec.args):
         return spec
     return dataclasses.replace(spec, args={**spec.args, "max_logprobs": MOST_LOGPROBS})
 

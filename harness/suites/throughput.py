@@ -15,7 +15,7 @@ from harness.engine.spelling import check
 from harness.errors import BadInput
 from harness.judge import throughput
 from harness.judge.footnotes import subject_notes
-from harness.judge.pairing import execution_notes
+from harness.judge.pairing import OF_TARGET, execution_notes
 from harness.judge.verdict import Verdict
 from harness.measure.measurement import Measurement
 from harness.measure.validity import mostly_degenerate
@@ -33,10 +33,6 @@ from harness.text.render import Piece
 
 _SIDES = {OLD: "old", NEW: "new"}
 _WARM_UP, _AGAIN = "warm-up", "-again"
-_OF_TARGET = frozenset(
-    {"target", "revision", "weights", "tokenizer", "chat_template", "dtype", "quantization"}
-)
-"""Fields of a cell's identity that another target may change."""
 _KINDS: dict[str, Kind] = {"regressed": "failed", "inconclusive": "unsure"}
 
 
@@ -147,7 +143,7 @@ def _measured(bench: Bench, against: Against, cells: Sequence[Cell]) -> dict[Cel
     def left() -> list[Cell]:
         return [cell for cell, blocks_of in found.items() if not isinstance(blocks_of, str)]
 
-    may_differ = _OF_TARGET if other_target else frozenset()
+    may_differ = OF_TARGET if other_target else ()
 
     def sound(block: dict[Cell, _Block]) -> dict[Cell, _Block]:
         """What is a measurement of a block; of the rest is kept why it is none."""

@@ -22,7 +22,7 @@ from harness.run import Run
 from harness.stats.shares import ALPHA, mcnemar, wilson
 from harness.suites.beside_none import first_flaw, measured_after_none, sparing, with_none
 from harness.suites.runner import Bench, Kind, Outcome, Suite
-from harness.text.numbers import DASH, duration, number, share
+from harness.text.numbers import duration, number, share_interval
 from harness.text.render import Piece
 
 WORKLOAD = "tools"
@@ -220,9 +220,9 @@ class Pairs:
             Column("", "kind", align="l"),
             Column("n", "prompts", run_table.count),
             Column("none valid", "none_valid", run_table.count, rank=1),
-            Column("95 % CI", "none_ci", _shares, rank=6),
+            Column("95 % CI", "none_ci", share_interval, rank=6),
             Column("valid", "valid", run_table.count),
-            Column("95 % CI", "ci", _shares, rank=3),
+            Column("95 % CI", "ci", share_interval, rank=3),
             Column("lost", "lost", run_table.count),
             Column("won", "won", run_table.count),
             Column("tok/step", "tokens_per_step", number, rank=4),
@@ -233,7 +233,3 @@ class Pairs:
         below = [sentence, f"not valid with the drafter: {said}" if said else ""]
         table = run_table.block(columns, self.rows(), f"{self.drafted.cell}: valid answers; intervals in %")
         return (table, *filter(None, below))
-
-
-def _shares(ends: tuple[float, float] | None) -> str:
-    return f"{share(ends[0])}..{share(ends[1])}" if ends else DASH

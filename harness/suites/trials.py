@@ -8,7 +8,6 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from harness.config.cells import Cell, canonical
 from harness.config.prompts import Prompt, load_prompts
@@ -228,13 +227,6 @@ class Trials:
         """The run of a trial is named by what it measures: who asks for it again finds it."""
         search = self.search
         name = hashlib.sha256(canonical([dict(values), in_flight]).encode()).hexdigest()[:8]
-        options: dict[str, Any] = {
-            "update": "",
-            "gate": "off",
-            "pairs": 2,
-            "sequential": False,
-            "compare": None,
-        }
         return Run(
             Options(
                 stack=search.changed(values),
@@ -248,8 +240,12 @@ class Trials:
                 resume=False,
                 server_url=None,
                 baselines=self.folder,
+                gate="off",
+                update="",
+                pairs=2,
+                sequential=False,
+                compare=None,
                 command="draftgate tune",
-                **options,
             ),
             DATA,
             run=f"{kind}-{name}",
