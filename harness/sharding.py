@@ -13,6 +13,7 @@ from harness.plugin import RUN
 from harness.provenance.hardware import on_cpu
 from harness.provenance.record import our_version
 from harness.results.files import write_atomically
+from harness.results.grouping import grouped
 from harness.results.journal import difference
 from harness.results.shards import Case, Plan, Shard, Unit, divided, named
 from harness.run import Run
@@ -111,10 +112,7 @@ def _plan(run: Run, cases: Sequence[tuple[str, Suite, Cell]], *, count: int) -> 
 
 def units_of(run: Run, cases: Sequence[tuple[str, Suite, Cell]]) -> list[Unit]:
     """Cells of one server together, and those of a suite that has servers of its own."""
-    groups: dict[str, list[tuple[str, Suite, Cell]]] = {}
-    for case in cases:
-        _, suite, cell = case
-        groups.setdefault(suite.name if suite.apart else cell.spec.key, []).append(case)
+    groups = grouped(cases, lambda case: case[1].name if case[1].apart else case[2].spec.key)
     units = []
     for group in groups.values():
         cells = [cell for _, _, cell in group]

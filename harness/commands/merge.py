@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.results.files import append, output as output_path, write_atomically
+from harness.results.files import append, output as output_path, writable, write_atomically
 from harness.results.records import RUN_FILE, RunRecord, load
 from harness.suites.runner import OUTCOMES
 from harness.text.console import show
@@ -48,24 +48,21 @@ def merge(folders: Sequence[Path], output: Path) -> None:
     _refuse(shards)
     if output.exists():
         raise BadInput(f"--output {output}: is there already; name a new folder", code="cannot-write")
-    try:
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as made:
-            whole = Path(made) / "run"
-            whole.mkdir()
-            for folder, record in shards:
-                _copy(folder, whole, str(record.options["shard"]["number"]))
-            first = shards[0][1]
-            merged = first.model_copy(
-                update={
-                    "run": output.name,
-                    "options": {k: v for k, v in first.options.items() if k != "shard"},
-                    "provenance": {**first.provenance, "merged": [record.provenance for _, record in shards]},
-                }
-            )
-            write_atomically(whole / RUN_FILE, merged.model_dump_json(by_alias=True, indent=1) + "\n")
-            whole.rename(output)
-    except OSError as error:
-        raise BadInput(f"cannot write {output}: {error.strerror}", code="cannot-write") from None
+    with writable(output), tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as made:
+        whole = Path(made) / "run"
+        whole.mkdir()
+        for folder, record in shards:
+            _copy(folder, whole, str(record.options["shard"]["number"]))
+        first = shards[0][1]
+        merged = first.model_copy(
+            update={
+                "run": output.name,
+                "options": {k: v for k, v in first.options.items() if k != "shard"},
+                "provenance": {**first.provenance, "merged": [record.provenance for _, record in shards]},
+            }
+        )
+        write_atomically(whole / RUN_FILE, merged.model_dump_json(by_alias=True, indent=1) + "\n")
+        whole.rename(output)
 
 
 def _refuse(shards: Sequence[tuple[Path, RunRecord]]) -> None:

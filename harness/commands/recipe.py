@@ -17,6 +17,7 @@ from harness.judge.recipe import Choice, choose, uses
 from harness.judge.speedup import SpeedRecord
 from harness.report.references import NOTHING, comment
 from harness.results.files import output as output_path, write_atomically
+from harness.results.grouping import grouped
 from harness.results.records import RUN_FILE, CellRecord, RunRecord, load
 from harness.suites import curve_report as curve
 from harness.text import render
@@ -64,9 +65,7 @@ def run(options: argparse.Namespace) -> int:
         raise BadInput(f"--output {output}: name a file that ends with .md", code="cannot-write")
     folders = {path.resolve(): path for path in reversed(options.runs)}  # as they were written
     found = [e for folder in reversed(folders.values()) for e in evidence(folder)]
-    blocks: dict[str, list[Evidence]] = {}
-    for one in found:
-        blocks.setdefault(one.block, []).append(one)
+    blocks = grouped(found, lambda one: one.block)
     width = None if output else width_of(sys.stdout, wide=options.wide)
     text = "\n".join(part for own in blocks.values() for part in _block(own, width, markdown=bool(output)))
     if output:

@@ -17,6 +17,7 @@ from harness.judge.pairing import drafting
 from harness.judge.speedup import SpeedRecord
 from harness.results.conditions import Environment, Identity, Subject
 from harness.results.description import Description
+from harness.results.grouping import grouped
 from harness.results.names import BASE, SERVERS
 from harness.results.records import RUN_FILE, SCHEMA, CellName, CellRecord, RunRecord, load
 from harness.text.numbers import listed
@@ -296,10 +297,7 @@ def _levels(what: Callable[[Entry], Hashable]) -> list[_Key]:
 
 def _sole(entries: Iterable[Entry], key: _Key) -> dict[Hashable, Entry]:
     """By key, the entries whose key no other has."""
-    groups: dict[Hashable, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(key(entry), []).append(entry)
-    return {value: group[0] for value, group in groups.items() if len(group) == 1}
+    return {value: group[0] for value, group in grouped(entries, key).items() if len(group) == 1}
 
 
 def _drafting(entries: Iterable[Entry], key: _Key) -> list[Entry]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from harness.judge.pairing import Pairs, brief, drafting, varied, without
@@ -91,9 +91,9 @@ def weights_notes(old: CellRecord, new: CellRecord) -> list[str]:
     return [f"{names[0]} and {names[1]} are the same drafter: their weights hash alike ({weights[0]})"]
 
 
-def subject_notes(old: CellRecord, new: CellRecord, across: Collection[str] = ()) -> list[str]:
+def subject_notes(old: CellRecord, new: CellRecord, across: Collection[str] = ()) -> Iterator[str]:
     """What differs in the settings of the engine or the drafter, and is not what two variants change."""
-    notes, meant = [], varied(old, new, across)
+    meant = varied(old, new, across)
     on_both = old.subject.as_given().keys() & new.subject.as_given().keys()
     for field, (before, after) in old.subject.differences(new.subject).items():
         if field not in on_both - _SHOWN_ABOVE:
@@ -106,8 +106,7 @@ def subject_notes(old: CellRecord, new: CellRecord, across: Collection[str] = ()
         if texts[0] == texts[1]:
             continue
         was, now = (t if len(t) <= _LONG else t[: _LONG - 3] + "..." for t in texts)
-        notes.append(f"{field.replace('_', ' ')}: {was} -> {now}")
-    return notes
+        yield f"{field.replace('_', ' ')}: {was} -> {now}"
 
 
 def holm_notes(verdicts: Sequence[tuple[str, Verdict]]) -> list[str]:

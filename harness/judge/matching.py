@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Sequence, Sized
 
+from harness.results.grouping import grouped
 from harness.results.records import PromptRecord
 
 Answers = tuple[PromptRecord, ...]
@@ -13,9 +15,7 @@ Answers = tuple[PromptRecord, ...]
 
 def by_prompt(records: list[PromptRecord]) -> dict[str, Answers]:
     """The answers to each prompt, by its id; those of several seeds in their order."""
-    groups: dict[str, list[PromptRecord]] = {}
-    for r in records:
-        groups.setdefault(r.prompt, []).append(r)
+    groups = grouped(records, operator.attrgetter("prompt"))
     if len(groups) == len(records):
         return {r.prompt: (r,) for r in records}
     return {key: tuple(sorted(rs, key=lambda r: (r.seed, r.repeat))) for key, rs in groups.items()}

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from harness.judge.over_none import Evidence
+from harness.results.grouping import grouped
 from harness.stats.blocks import MARGIN
 from harness.text.render import by_text
 
@@ -100,12 +101,9 @@ def choose(use: str, evidence: Collection[Evidence]) -> Choice:
 
 def _strongest(rows: Iterable[Evidence]) -> list[Evidence]:
     """In each place the evidence over starts, where there is some; else all."""
-    places: dict[Any, list[Evidence]] = {}
-    for row in rows:
-        places.setdefault(row.place, []).append(row)
     return [
         row
-        for own in places.values()
+        for own in grouped(rows, lambda row: row.place).values()
         for row in ([r for r in own if r.starts and r.sound] or [r for r in own if r.sound] or own)
     ]
 

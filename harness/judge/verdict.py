@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 from harness.judge.evidence import Evidence, Loss, Position, StretchChange, evidence
@@ -223,11 +223,9 @@ def _sentence(verdict: Verdict, shown: Evidence) -> str:
     parts = [_change(primary, shown.look)]
     if verdict.share is not None:
         parts[0] += f" on the common beginning, {verdict.share:.0%} of the tokens"
-    gone = [position for position in shown.positions if position.lost]
-    if gone:
+    if gone := [position for position in shown.positions if position.lost]:
         parts[0] += f", lost at position {', '.join(str(position.index) for position in gone)}"
-    faded = [stretch for stretch in shown.stretches if stretch.lost]
-    if faded:
+    if faded := [stretch for stretch in shown.stretches if stretch.lost]:
         parts[0] += f", lost at tokens {', '.join(name_of(stretch.start) for stretch in faded)}"
     parts += _beside_the_change(shown, verdict.kind)
     if verdict.lower:
@@ -250,29 +248,26 @@ def _sentence(verdict: Verdict, shown: Evidence) -> str:
     return "; ".join(parts)
 
 
-def _beside_the_change(shown: Evidence, kind: Kind) -> list[str]:
-    parts = []
+def _beside_the_change(shown: Evidence, kind: Kind) -> Iterator[str]:
     if shown.whole and shown.primary.identical:
-        parts.append(f"as many steps for it in every prompt ({_hidden(shown)})")
+        yield f"as many steps for it in every prompt ({_hidden(shown)})"
     elif shown.mostly_alike and kind == "ok":
         few = f"{shown.primary.differing} of {shown.m} {shown.pairs.unit} differ"
-        parts.append(f"{few} ({_hidden(shown, what='lost all drafts')})")
+        yield f"{few} ({_hidden(shown, what='lost all drafts')})"
     if shown.whole and shown.lost_later:
-        parts.append(f"whole answers lost {-shown.whole.change:.1%}, and so failed")
+        yield f"whole answers lost {-shown.whole.change:.1%}, and so failed"
     if shown.broken:
         names = ", ".join(shown.broken[:_NAMED]) + (", ..." if len(shown.broken) > _NAMED else "")
         fails = shown.cost >= paired.MARGIN
         how = "regressed on these prompts" if fails else "lost its drafts on these prompts"
-        parts.append(f"{how}, {percent(-shown.cost)} by them alone: {names}")
-    return parts
+        yield f"{how}, {percent(-shown.cost)} by them alone: {names}"
 
 
-def _of_whole_answers(shown: Evidence) -> list[str]:
+def _of_whole_answers(shown: Evidence) -> Iterator[str]:
     """A footnote: the table's figures are those of whole answers, the verdict's are not."""
-    if shown.whole is None:
-        return []
-    on = f"compared on the common beginning, {shown.pairs.share:.0%} of the tokens"
-    return [f"{on}; whole answers: {_change(shown.whole)}"]
+    if shown.whole:
+        on = f"compared on the common beginning, {shown.pairs.share:.0%} of the tokens"
+        yield f"{on}; whole answers: {_change(shown.whole)}"
 
 
 def _change(primary: paired.PairedRatio, look: int | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.config.engine_arguments import underscored
@@ -127,51 +127,42 @@ def _resolved(asked: Mapping[str, Any], execution: Any) -> list[Finding]:
     return [Finding.note("not-as-asked", f"the engine runs with {', '.join(other)}")] if other else []
 
 
-def _engine(cell: CellName, subject: Subject, *, sampled: bool) -> list[Finding]:
+def _engine(cell: CellName, subject: Subject, *, sampled: bool) -> Iterator[Finding]:
     """Faults of the engine that run without their patch, and changes of its files."""
-    result = []
     for patch in subject.patches:
         if patch.probe != "fault" or patch.patched or not cell.k:
             continue
         text = f"the engine has the fault {patch.fault}, and no patch: "
         text += "acceptance at T > 0 is wrong" if sampled else "at T=0 that changes nothing"
         kind = Finding.fatal if sampled else Finding.note
-        result.append(kind("engine-faulty", text, fault=str(patch.fault)))
+        yield kind("engine-faulty", text, fault=str(patch.fault))
     changed = subject.engine_files
     if changed and not isinstance(changed, str):
         names = [f"{name} ({digest})" for name, digest in changed]
         more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
         text = f"files of the engine differ from those of its package: {', '.join(names[:_FEW])}{more}"
-        result.append(Finding.note("engine-patched", text))
+        yield Finding.note("engine-patched", text)
     if subject.loads_code:
         text = f"the engine's environment loads other code before its own: {', '.join(subject.loads_code)}"
-        result.append(Finding.note("engine-patched", text))
-    return result
+        yield Finding.note("engine-patched", text)
 
 
-def _defaults(defaults: Any, sampling: Mapping[str, Any]) -> list[Finding]:
+def _defaults(defaults: Any, sampling: Mapping[str, Any]) -> Iterator[Finding]:
     """Sampling parameters that the server takes from the model where a request does not give them."""
-    if not isinstance(defaults, Mapping):
-        return []
+    given = dict(sorted(defaults.items())) if isinstance(defaults, Mapping) else {}
     known = {**sampling, "max_tokens": None}
-    taken = {name: value for name, value in sorted(defaults.items()) if name not in known}
-    other = {
-        name: value
-        for name, value in sorted(defaults.items())
-        if name in sampling and value != sampling[name]
-    }
-    result = []
+    taken = {name: value for name, value in given.items() if name not in known}
+    other = {n: value for n, value in given.items() if n in sampling and value != sampling[n]}
     if other:
         sent = ", ".join(f"{name} {sampling[name]:g}" for name in other)
         text = (
             f"the server takes defaults from the model ({_listed(other)}), and our requests set others "
             f"({sent}): a request that sets none has other figures"
         )
-        result.append(Finding.note("sampling-defaults", text))
+        yield Finding.note("sampling-defaults", text)
     if taken:
         text = f"in force, from the model's generation_config.json: {_listed(taken)}"
-        result.append(Finding.note("sampling-defaults", text))
-    return result
+        yield Finding.note("sampling-defaults", text)
 
 
 def _listed(values: Mapping[str, Any]) -> str:

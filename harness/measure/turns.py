@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from harness.config.prompts import Prompt
+from harness.results.grouping import grouped
 from harness.results.records import PromptRecord
 
 Done = Mapping[tuple[str, int], PromptRecord]
@@ -15,11 +16,8 @@ Done = Mapping[tuple[str, int], PromptRecord]
 
 def lacking(repeats: Sequence[int], prompts: Sequence[Prompt], done: Done) -> list[list[tuple[Prompt, int]]]:
     """What has no answer yet, with its repeat; the turns of a row stand together, in order."""
-    rows: dict[tuple[int, str], list[tuple[Prompt, int]]] = {}
-    for repeat, prompt in itertools.product(repeats, prompts):
-        if (prompt.id, repeat) not in done:
-            rows.setdefault((repeat, prompt.row), []).append((prompt, repeat))
-    return list(rows.values())
+    left = [(p, repeat) for repeat, p in itertools.product(repeats, prompts) if (p.id, repeat) not in done]
+    return list(grouped(left, lambda one: (one[1], one[0].row)).values())
 
 
 def with_history(prompt: Prompt, repeat: int, *, prompts: Sequence[Prompt], done: Done) -> Prompt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from harness.config.engine_arguments import drafts_from_answers
 from harness.results.conditions import Patch, Subject
@@ -134,73 +134,57 @@ def findings(
     return tuple(result)
 
 
-def _unreconciled(records: Sequence[PromptRecord]) -> list[Finding]:
+def _unreconciled(records: Sequence[PromptRecord]) -> Iterator[Finding]:
     """The steps must make the tokens, but for the overshoot of the last step."""
-    result = []
-    for r in records:
-        if not countable(r):
-            continue
+    for r in filter(countable, records):
         k = len(r.histogram) - 1
         over = overshoot_of(r.histogram, undrafted=r.undrafted, output_tokens=r.output_tokens)
         if not 0 <= over <= k:
-            result.append(
-                Finding.fatal(
-                    "not-reconciled",
-                    f"{r.prompt}: its steps do not make its tokens: it has {r.output_tokens} output tokens, "
-                    f"but its steps make 1 + {r.output_tokens + over - 1} (0 to {k} more are possible)",
-                    prompt=r.prompt,
-                    output_tokens=r.output_tokens,
-                    overshoot=over,
-                )
+            yield Finding.fatal(
+                "not-reconciled",
+                f"{r.prompt}: its steps do not make its tokens: it has {r.output_tokens} output tokens, "
+                f"but its steps make 1 + {r.output_tokens + over - 1} (0 to {k} more are possible)",
+                prompt=r.prompt,
+                output_tokens=r.output_tokens,
+                overshoot=over,
             )
-    return result
 
 
-def _cut_by_the_engine(cut: Sequence[PromptRecord], of: int, max_tokens: int | None) -> list[Finding]:
+def _cut_by_the_engine(cut: Sequence[PromptRecord], of: int, max_tokens: int | None) -> Iterator[Finding]:
     """Answers that max_model_len cut before max_tokens: they are not what was asked for."""
-    if not cut:
-        return []
-    first = cut[0]
-    return [
-        Finding.fatal(
+    if cut:
+        first = cut[0]
+        yield Finding.fatal(
             "cut-by-max-model-len",
             f"{len(cut)} of {of} answers were cut before max_tokens ({max_tokens}), as {first.prompt} "
             f"at {first.prompt_tokens} + {first.output_tokens} tokens: raise max_model_len",
             count=len(cut),
             of=of,
         )
-    ]
 
 
-def _seen_before(records: Sequence[PromptRecord], cache: str) -> list[Finding]:
+def _seen_before(records: Sequence[PromptRecord], cache: str) -> Iterator[Finding]:
     """Prompts asked twice of a server whose drafter remembers: a salt keeps no earlier answer from it."""
     asked = Counter((r.server, r.prompt) for r in records if not r.failed)
-    again = [prompt for (_, prompt), times in asked.items() if times > 1]
-    if not again:
-        return []
-    return [
-        Finding.fatal(
+    if again := [prompt for (_, prompt), times in asked.items() if times > 1]:
+        yield Finding.fatal(
             "warm-suffix-cache",
             f"one server was asked {len(again)} prompts more than once, and the drafter drafts from earlier "
             f"answers, but the cache should be {cache}: set suffix_decoding_max_cached_requests to 0, "
             'measure one repeat, or set cache = "warm"',
             count=len(again),
         )
-    ]
 
 
 def _against_counters(
     records: Sequence[PromptRecord], moved: dict[str, int], requests: int, cache: str
-) -> list[Finding]:
-    result = []
+) -> Iterator[Finding]:
     if moved["finished"] != requests:
-        result.append(
-            Finding.fatal(
-                "foreign-traffic",
-                f"the server finished {moved['finished']} requests while {requests} of ours ran",
-                finished=moved["finished"],
-                ours=requests,
-            )
+        yield Finding.fatal(
+            "foreign-traffic",
+            f"the server finished {moved['finished']} requests while {requests} of ours ran",
+            finished=moved["finished"],
+            ours=requests,
         )
     ours = counted(records)
     if not any(r.failed for r in records):
@@ -208,16 +192,13 @@ def _against_counters(
         if wrong:
             text = f"/metrics and the responses count differently: {'; '.join(wrong)}"
             more = {name: moved[name] - n for name, n in ours.items()}
-            result.append(Finding.fatal("counters-disagree", text, **more))
+            yield Finding.fatal("counters-disagree", text, **more)
     if cache in ("cold", "off") and moved["cached"]:
-        result.append(
-            Finding.fatal(
-                "warm-cache",
-                f"{moved['cached']} prompt tokens came from the prefix cache, which should be {cache}",
-                cached=moved["cached"],
-            )
+        yield Finding.fatal(
+            "warm-cache",
+            f"{moved['cached']} prompt tokens came from the prefix cache, which should be {cache}",
+            cached=moved["cached"],
         )
-    return result
 
 
 def _soft_findings(
@@ -254,11 +235,11 @@ def _soft_findings(
     return result
 
 
-def _loops(cell: CellName, records: Sequence[PromptRecord]) -> list[Finding]:
+def _loops(cell: CellName, records: Sequence[PromptRecord]) -> Iterator[Finding]:
     """How many answers got stuck, and the figures of the others alone."""
     stuck = [not r.failed and degenerate(r.text) for r in records]
     if not any(stuck):
-        return []
+        return
     mostly = sum(stuck) * 2 > len(records)
     text = f"{sum(stuck)} of {len(records)} answers end in a loop"
     if cell.k:
@@ -266,7 +247,7 @@ def _loops(cell: CellName, records: Sequence[PromptRecord]) -> list[Finding]:
         text += f"; {_without(rest, records)}"
     if mostly:
         text += f" ({MARK} mostly degenerate: no claim about speed)"
-    return [Finding.note(MOSTLY if mostly else "loops", text, count=sum(stuck), of=len(records))]
+    yield Finding.note(MOSTLY if mostly else "loops", text, count=sum(stuck), of=len(records))
 
 
 def _parts(records: Sequence[PromptRecord]) -> str:

@@ -8,6 +8,7 @@ from harness.judge.collect import Side
 from harness.report.references import NOTHING, of_one_side
 from harness.report.run_table import Column, block, common_lines, footnotes, report, tables
 from harness.report.sentence import sentence
+from harness.results.grouping import grouped
 from harness.results.records import CellRecord, load
 from harness.text.numbers import share
 from harness.text.render import Block, Document, lay_out, visible
@@ -65,10 +66,8 @@ def groups_of(side: Side) -> dict[tuple[str, ...], list[CellRecord]]:
     Raises:
         BadRecord: a cell is damaged.
     """
-    groups: dict[tuple[str, ...], list[CellRecord]] = {}
-    for e in side.entries:
-        groups.setdefault((e.stack, e.device, e.profile, e.suite), []).append(load(e.path, CellRecord))
-    return groups
+    groups = grouped(side.entries, lambda e: (e.stack, e.device, e.profile, e.suite))
+    return {key: [load(e.path, CellRecord) for e in own] for key, own in groups.items()}
 
 
 def side_report(side: Side, width: int | None = None) -> tuple[str, bool]:

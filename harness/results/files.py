@@ -233,6 +233,19 @@ def drop_torn_line(path: Path) -> bool:
 
 
 @contextlib.contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Say so where the block cannot write `path`.
+
+    Raises:
+        BadInput: it cannot, with the reason of the operating system.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}", code="cannot-write") from None
+
+
+@contextlib.contextmanager
 def writing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     """Open a file that appears at `path`, whole, when the block has ended well; else what was there stays.
 
@@ -241,19 +254,18 @@ def writing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     """
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        encoding = "utf-8" if mode == "w" else None
-        with tempfile.NamedTemporaryFile(
-            mode, encoding=encoding, dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}", code="cannot-write") from None
+        with writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            encoding = "utf-8" if mode == "w" else None
+            with tempfile.NamedTemporaryFile(
+                mode, encoding=encoding, dir=path.parent, prefix=f".{path.name}.", delete=False
+            ) as file:
+                temporary = Path(file.name)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
     finally:
         if temporary:
             temporary.unlink(missing_ok=True)  # it is gone already where all went well
@@ -291,11 +303,9 @@ def can_write(path: Path) -> None:
         BadInput: it cannot, with the reason of the operating system.
     """
     new = not path.exists()
-    try:
+    with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}", code="cannot-write") from None
     if new:
         path.unlink(missing_ok=True)  # several workers may have looked
 
@@ -316,14 +326,12 @@ def append(path: Path, data: bytes) -> None:
     Raises:
         BadInput: the file cannot be written, with the reason of the operating system.
     """
-    try:
+    with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}", code="cannot-write") from None
 
 
 def as_line(value: dict[str, Any]) -> str:

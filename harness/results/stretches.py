@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.results.grouping import grouped
 from harness.results.records import PromptRecord
 from harness.stats import shares
 from harness.stats.acceptance import FloatArray, Tallies
@@ -161,19 +162,12 @@ def sums_of(
     records: Iterable[PromptRecord], what: Callable[[PromptRecord], tuple[float, ...]]
 ) -> dict[str, tuple[float, ...]]:
     """Some figures of answers, summed over the seeds and turns of each unit."""
-    sums: dict[str, tuple[float, ...]] = {}
-    for r in records:
-        more = what(r)
-        before = sums.get(r.unit)
-        sums[r.unit] = more if before is None else tuple(a + b for a, b in zip(before, more, strict=True))
-    return sums
+    groups = grouped(records, lambda r: r.unit)
+    return {unit: tuple(map(sum, zip(*map(what, own), strict=True))) for unit, own in groups.items()}
 
 
 def _by_unit(records: Sequence[PromptRecord]) -> list[list[PromptRecord]]:
-    groups: dict[str, list[PromptRecord]] = {}
-    for r in records:
-        groups.setdefault(r.unit, []).append(r)
-    return list(groups.values())
+    return list(grouped(records, lambda r: r.unit).values())
 
 
 def _span(tokens: FloatArray, steps: FloatArray) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
+from harness.results.grouping import grouped
+
 if TYPE_CHECKING:
     from harness.results.records import CellRecord, Finding, PromptRecord
 
@@ -74,20 +76,18 @@ def said_of(findings: Iterable[Finding], records: Collection[PromptRecord]) -> l
     Where several answers say the same, but for figures and ids, it is one text with their number.
     """
     prompts = {record.prompt for record in records}
-    alike: dict[tuple[bool, str, str], list[str]] = {}
-    for finding in findings:
+
+    def alike(finding: Finding) -> tuple[bool, str, str]:
         prompt, _, text = finding.text.partition(": ")
         kind = (finding.code, _FIGURES.sub("0", text)) if prompt in prompts else (finding.text, "")
-        alike.setdefault((finding.hard, *kind), []).append(finding.text)
-    of = len(records)
+        return finding.hard, *kind
+
     return [
         (
             hard,
-            texts[0]
-            if len(texts) == 1 or not of_answers
-            else f"{len(texts)} of {of} answers, like {texts[0]}",
+            (f"{len(own)} of {len(records)} answers, like " if own[1:] and of_answers else "") + own[0].text,
         )
-        for (hard, _, of_answers), texts in alike.items()
+        for (hard, _, of_answers), own in grouped(findings, alike).items()
     ]
 
 

@@ -21,7 +21,7 @@ from harness.results.records import CellRecord
 from harness.results.timing import times_of, work_of
 from harness.run import Run
 from harness.suites.beside_none import sparing
-from harness.suites.curve_report import NAME, ONCE, PAIRS, WITH_SCHEDULE, figures, report
+from harness.suites.curve_report import NAME, ONCE, PAIRS, WITH_SCHEDULE, Found, figures, report
 from harness.suites.load import Bound
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import duration
@@ -30,7 +30,6 @@ FEWEST = 4
 """Requests that a load is timed with, at least."""
 _ONE_WAVE = 16
 """From so many in flight on, a load is timed with one request for each, below with two."""
-_Found = tuple[Curve, Grid, list[Measured]]
 
 
 def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
@@ -127,7 +126,7 @@ def k_by_load(bench: Bench, cell: Cell) -> Outcome:
     if (key := f"{NAME}/{plain.key}") not in bench.shared:
         alike = [c for c in bench.cells if without_drafts(c).spec == plain] or [cell]
         bench.shared[key] = _Blocks(bench, alike).all()
-    mine: _Found | Exception = bench.shared[key][cell]
+    mine: Found | Exception = bench.shared[key][cell]
     found = Outcome(suite=NAME, cell=str(cell))
     if isinstance(mine, ValueError):
         return found.model_copy(update={"kind": "invalid", "sentence": f"not a measurement: {mine}"})
@@ -153,12 +152,12 @@ class _Blocks:
         self._levels = bench.run.options.levels
         self._columns = {cell: _column(bench.run, cell) for cell in cells}
         self._every = dict.fromkeys(one for column in self._columns.values() for one in column)
-        self._found: dict[Cell, _Found | Exception] = {}
+        self._found: dict[Cell, Found | Exception] = {}
         self._seen: dict[tuple[int, Cell, int], CellRecord] = {}
         """By block, cell and requests in flight."""
         self._times: dict[int, int] = {}
 
-    def all(self) -> dict[Cell, _Found | Exception]:
+    def all(self) -> dict[Cell, Found | Exception]:
         """Each curve; or why there is none: a ValueError where what was measured makes none.
 
         Raises:

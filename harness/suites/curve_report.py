@@ -29,7 +29,7 @@ _HEADER = (
     *("", "goodput"),
 )
 _RANKS = (0, 0, 0, 2, 0, 3, 3, 0, 1, 0, 2)
-_Found = tuple[Curve, Grid, list[Measured]]
+Found = tuple[Curve, Grid, list[Measured]]
 
 
 def report(
@@ -84,7 +84,7 @@ def figures(found: Curve, again: Sequence[Measured]) -> dict[str, object]:
     }  # fmt: skip
 
 
-def of_run(folder: Path, *, broken: list[BadInput] | None = None) -> Iterator[_Found]:
+def of_run(folder: Path, *, broken: list[BadInput] | None = None) -> Iterator[Found]:
     """The curves whose records a run holds, and what starts in turn said of each.
 
     Args:
@@ -95,10 +95,7 @@ def of_run(folder: Path, *, broken: list[BadInput] | None = None) -> Iterator[_F
         BadInput: it holds none, or one is not whole or no measurement; unless `broken` takes it.
         BadRecord: a file is damaged, likewise.
     """
-    first, later = (
-        defaultdict[Any, dict[Any, CellRecord]](dict),
-        defaultdict[Any, dict[Any, CellRecord]](dict),
-    )
+    first, later = (defaultdict[Any, dict[Any, CellRecord]](dict) for _ in range(2))
     for path in sorted(folder.glob(f"{NAME}/**/*.json")):
         try:
             record = load(path, CellRecord)

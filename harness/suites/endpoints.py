@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from harness.measure.probe import Tokens
 from harness.measure.validity import MARK, countable, mostly_degenerate, total
 from harness.provenance.record import folder_of
 from harness.report.run_table import POSITION
-from harness.results.files import write_atomically
+from harness.results.files import as_line, write_atomically
+from harness.results.grouping import grouped
 from harness.results.records import CellRecord, PromptRecord
 from harness.run import Run
 from harness.stats.paired import PairedRatio, paired_log_ratio
@@ -156,7 +156,7 @@ class Audit:
         return None
 
     def _paired(self, old: str, new: str) -> list[tuple[list[PromptRecord], list[PromptRecord]]]:
-        before, after = (_by_prompt(self.records[variant]) for variant in (old, new))
+        before, after = (grouped(self.records[way].prompts, lambda r: r.prompt) for way in (old, new))
         return [(records, after[prompt]) for prompt, records in before.items() if prompt in after]
 
     def faults(self) -> list[str]:
@@ -232,13 +232,6 @@ class Audit:
         return lines
 
 
-def _by_prompt(record: CellRecord) -> dict[str, list[PromptRecord]]:
-    found: dict[str, list[PromptRecord]] = {}
-    for answer in record.prompts:
-        found.setdefault(answer.prompt, []).append(answer)
-    return found
-
-
 def _steps(record: PromptRecord) -> tuple[object, ...]:
     return record.text_hash, record.histogram, record.undrafted, record.output_tokens
 
@@ -276,4 +269,4 @@ def rows(audit: Audit) -> Block:
 def token_lines(audit: Audit) -> str:
     """A JSON line for every prompt over every variant, with its token ids."""
     each = [r for variant in VARIANTS for r in audit.rendered[variant]]
-    return "".join(json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in each)
+    return "".join(as_line(dataclasses.asdict(r)) for r in each)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -221,23 +221,15 @@ def _position(promised: Sequence[Tally], served: Sequence[Tally], index: int) ->
     return Position(predicted=rate(promised), served=rate(served), gap=gap)
 
 
-def _explanations(summary: Summary) -> tuple[str, ...]:
-    said = []
+def _explanations(summary: Summary) -> Iterator[str]:
     if summary.vocab_share is not None:
-        said.append(
-            f"{summary.vocab_share:.1%} of first wrong guesses were for tokens the drafter cannot say"
-        )
+        yield f"{summary.vocab_share:.1%} of first wrong guesses were for tokens the drafter cannot say"
     if summary.accepted_first is not None and summary.accepted_rest is not None:
-        said.append(
-            f"right guesses a draft: {summary.accepted_first:.2f} from the first {summary.k} tokens of an "
-            f"answer, {summary.accepted_rest:.2f} later"
-        )
+        right = f"right guesses a draft: {summary.accepted_first:.2f} from the first {summary.k} tokens"
+        yield f"{right} of an answer, {summary.accepted_rest:.2f} later"
     if summary.not_argmax > _MANY_NOT_GREEDY:
-        said.append(
-            f"{summary.not_argmax:.1%} of the answers' tokens are not what the hidden states say: "
-            "answers that were not greedy, or hidden states of something else"
-        )
-    return tuple(said)
+        other = f"{summary.not_argmax:.1%} of the answers' tokens are not what the hidden states say"
+        yield f"{other}: answers that were not greedy, or hidden states of something else"
 
 
 def _takes(cell: Cell, stack: Stack, _: str) -> bool:
