@@ -286,13 +286,11 @@ def _one_each(*sides: Side) -> bool:
 
 def _levels(what: Callable[[Entry], Hashable]) -> list[_Key]:
     """Keys from the strictest to the loosest."""
-    return [
-        lambda e: (what(e), e.suite, e.profile, e.stack, e.device),
-        lambda e: (what(e), e.suite, e.profile, e.stack),
-        lambda e: (what(e), e.suite, e.profile),
-        lambda e: (what(e), e.suite),
-        what,
-    ]
+
+    def level(of: int) -> _Key:
+        return lambda e: (what(e), *(e.suite, e.profile, e.stack, e.device)[:of])
+
+    return [level(of) for of in range(4, -1, -1)]
 
 
 def _sole(entries: Iterable[Entry], key: _Key) -> dict[Hashable, Entry]:

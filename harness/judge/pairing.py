@@ -112,14 +112,11 @@ class Pairs:
                 f"texts part, and of {left_out} of {len(self.prompts)} {self.unit} no record says where (it "
                 "has no token ids, or no order of steps): whole answers are compared"
             )
-        notes = (
-            [f"left out, since no record says where the texts part: {numbered(left_out, self.unit[:-1])}"]
-            if left_out
-            else []
-        )
-        begun = dataclasses.replace(
-            self, prompts=tuple(cut), counts=(), same_start=False, notes=(*self.notes, *notes)
-        )
+        notes = self.notes
+        if left_out:
+            what = numbered(left_out, self.unit[:-1])
+            notes += (f"left out, since no record says where the texts part: {what}",)
+        begun = dataclasses.replace(self, prompts=tuple(cut), counts=(), same_start=False, notes=notes)
         share = sum(t.committed.sum() for t in begun.tallies) / sum(t.committed.sum() for t in self.tallies)
         with_steps = np.minimum(*(t.decode_steps for t in begun.tallies)) > 0
         if share < ENOUGH_SHARED or with_steps.mean() < ENOUGH_BEGUN:

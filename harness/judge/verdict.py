@@ -232,11 +232,8 @@ def _sentence(verdict: Verdict, shown: Evidence) -> str:
         parts[0] += ", lower but inside the margin of 2 %"
     if verdict.unsettled:
         parts.append(_why(verdict.unsettled, shown))
-    same = (
-        "whose texts are not known"
-        if verdict.same_text is None
-        else f"{verdict.same_text} with the same text"
-    )
+    known = verdict.same_text is not None
+    same = f"{verdict.same_text} with the same text" if known else "whose texts are not known"
     where = "" if verdict.against == "baseline" else f" against the {verdict.against}"
     parts.append(f"paired over {m} {shown.pairs.unit}{where}, {same}")
     if shown.pairs.silenced:
@@ -295,11 +292,8 @@ def _why(unsettled: Unsettled, shown: Evidence) -> str:
         lost = f"whole answers fell by {-shown.whole.change:.1%}, one-sided p {shown.whole.p_loss():.2g}"
         return f"{lost}: what comes after the texts part may have got worse"
     at_once = "" if shown.look is None else ", all asked at once,"
-    settle = (
-        f"about {unsettled.prompts} {shown.pairs.unit}{at_once} would settle it"
-        if unsettled.prompts
-        else f"no number of such {shown.pairs.unit} would settle it"
-    )
+    enough = f"about {unsettled.prompts}" if unsettled.prompts else "no number of such"
+    settle = f"{enough} {shown.pairs.unit}{at_once if unsettled.prompts else ''} would settle it"
     if not unsettled.could_see or unsettled.could_see > _ALL:
         return f"a few prompts hold nearly all steps, so no loss could have been seen; {settle}"
     return f"could have seen a loss of {unsettled.could_see:.1%} or more; {settle}"

@@ -82,13 +82,8 @@ class Client:
         self._in_flight = in_flight or InFlight()
         self._on_tokens = on_tokens
         self._openai = Http(url, key).openai(timeout_s=timeout_s)
-        self._model, self._endpoint, self._profile, self._k, self._server = (
-            model,
-            endpoint,
-            profile,
-            k,
-            server,
-        )
+        self._model, self._endpoint, self._server = model, endpoint, server
+        self._profile, self._k = profile, k
 
     async def __aenter__(self) -> Self:
         """Keep connections open for all prompts."""

@@ -114,13 +114,12 @@ async def _ask(
     await asyncio.gather(*(worker() for _ in range(1 if by_counters else profile.concurrency)))
     answers = [by_number[number] for number in range(len(wanted))]
     delta = await settled(server.counters) - before
-    names = ("drafts", "draft_tokens", "accepted", "generated", "prompted", "finished", "cached")
     cell = CellName(endpoint=endpoint, language="en", workload="instruct", drafter=spec.drafter, k=spec.k)
     records = [answer.record for answer in answers]
     findings = validity.findings(
         cell,
         records,
-        moved={name: getattr(delta, name) for name in names},
+        moved=delta.kept(),
         requests=len(answers),
         cache="warm",  # the cache is not judged here
         patches=(),

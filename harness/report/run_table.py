@@ -64,6 +64,11 @@ SPEED = (
 )
 
 
+def positions(k: int) -> list[Column]:
+    """Acceptance at each position in percent; the deepest goes first."""
+    return [Column(f"pos {i}", f"pos_{i}", share, rank=POSITION + i) for i in range(k)]
+
+
 def written(columns: Sequence[Column], rows: Iterable[Values]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a table, as text."""
     return [column.header for column in columns], [[c.text(row) for c in columns] for row in rows]
@@ -196,7 +201,7 @@ def acceptance_table(cells: Sequence[CellRecord]) -> Table:
         Column("tau", "tau", number, rank=3),
         Column("acc/draft", "accepted_per_draft", number, rank=CONDITIONAL - 1),
         Column("tok acc", "token_acceptance", share, rank=CONDITIONAL - 2),
-        *(Column(f"pos {i}", f"pos_{i}", share, rank=POSITION + i) for i in range(deepest)),
+        *positions(deepest),
         *(Column(f"{i}|{i - 1}", f"conditional_{i}", share, rank=CONDITIONAL + i) for i in range(1, deepest)),
     ]
     return columns, [_values(cell) for cell in cells]

@@ -244,9 +244,8 @@ def tally_of(
         drafted: draft tokens proposed, if known.
     """
     at_least = tuple(itertools.accumulate(reversed(histogram)))[::-1]
-    overshoot = (
-        1 + sum(at_least) + undrafted - output_tokens
-    )  # `overshoot_of`, since sum (j+1) h[j] = sum A[j]
+    # `overshoot_of`, since sum (j+1) h[j] = sum A[j]
+    overshoot = 1 + sum(at_least) + undrafted - output_tokens
     return Tally(
         at_least=at_least,
         undrafted=undrafted,

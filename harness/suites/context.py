@@ -28,7 +28,7 @@ from harness.suites.beside_none import (
 )
 from harness.suites.long_prompts import LENGTHS, Made, effort, long_prompts, planned
 from harness.suites.runner import Bench, Kind, Outcome, Suite
-from harness.text.numbers import duration, interval, number, percent, share, signed, signed_interval
+from harness.text.numbers import duration, interval, number, percent, signed, signed_interval
 from harness.text.render import Piece, by_text
 
 
@@ -141,9 +141,8 @@ def sentences(found: Sequence[Length]) -> list[str]:
     for one in others:
         moved, at = change(first, one), f"at {one.tokens} tokens of context"
         if moved is None:
-            said.append(
-                f"{at} acceptance is not compared: fewer than {MIN_PROMPTS} prompts have a decode step"
-            )
+            few = f"fewer than {MIN_PROMPTS} prompts have a decode step"
+            said.append(f"{at} acceptance is not compared: {few}")
         elif moved.moved:
             shown = f"{percent(moved.change)}, 95 % CI {signed_interval(moved.change_ci())}"
             rates = f"tokens per step {moved.r0:.2f} -> {moved.r1:.2f} ({shown})"
@@ -190,10 +189,7 @@ def report(found: Sequence[Length], missing: str) -> tuple[Piece, ...]:
         Column("change %", "change%", signed),
         Column("95 % CI", "ci%", signed_interval, rank=2),
         Column("", "moved", lambda moved: "≠" if moved else "", align="l"),
-        *(
-            Column(f"pos {i}", f"pos_{i}", share, rank=run_table.POSITION + i)
-            for i in range(found[0].record.cell.k)
-        ),
+        *run_table.positions(found[0].record.cell.k),
         Column("none step ms", "none_step_ms", run_table.tenths, rank=7),
         Column("step ms", "step_ms", run_table.tenths, rank=4),
         Column("speed-up", "speed_up", number, rank=1),
@@ -202,10 +198,8 @@ def report(found: Sequence[Length], missing: str) -> tuple[Piece, ...]:
         Column("TTFT ms", "ttft_ms", run_table.count, rank=5),
         Column("same text", "same_text", run_table.count, rank=6),
     ]
-    head = (
-        f"{marked(found[0].record)}: one request at a time; change against the first length, speed-up over "
-    )
-    head += "`none`; positions in %"
+    head = f"{marked(found[0].record)}: one request at a time; change against the first length, "
+    head += "speed-up over `none`; positions in %"
     soft = [(f"{one.tokens}", f.text) for one in found for f in one.record.findings if not f.hard]
     soft += [(f"{one.tokens}", text) for one in found for text in one.record.trusted]
     notes = [f"note: at {', '.join(at)} tokens: {text}" for text, at in by_text(soft).items()]

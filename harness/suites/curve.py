@@ -15,7 +15,7 @@ from harness.config.stack import Stack
 from harness.engine.spelling import SCHEDULE, check, takes_schedule
 from harness.errors import BadInput, DraftgateError
 from harness.judge.curve import Curve, Grid, busy, curve, sentences, sound
-from harness.judge.in_turn import SCHEDULED, Measured, advice, candidates, measured, with_first
+from harness.judge.in_turn import SCHEDULED, advice, candidates, measured, with_first
 from harness.measure.measurement import Measurement
 from harness.results.records import CellRecord
 from harness.results.timing import times_of, work_of
@@ -60,9 +60,8 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
     total = first_s + blocks * seconds(following) + (blocks - 1) * again_s
     ks = ", ".join(map(str, sorted({one.name.k for one in every})))
     text = f"curve: k {ks} at {', '.join(map(str, levels))} in flight, {len(servers)} servers: "
-    text += (
-        f"each once, about {duration(first_s)}; then what that leaves open {blocks - 1} times again, in turn"
-    )
+    text += f"each once, about {duration(first_s)}; "
+    text += f"then what that leaves open {blocks - 1} times again, in turn"
     return [f"{text}{', and a schedule of k' * bool(following)}; about {duration(total)} in all"]
 
 

@@ -18,7 +18,7 @@ from harness.results.records import CellRecord, PromptRecord
 from harness.results.timing import wall_of
 from harness.run import Run
 from harness.suites.runner import Bench, Kind, Outcome, Suite
-from harness.text.numbers import duration, number, share, signed, signed_interval
+from harness.text.numbers import duration, number, signed, signed_interval
 from harness.text.render import Block, Piece, by_text
 
 LEVELS = (1, 4, 16, 64)
@@ -222,10 +222,7 @@ def table(levels: Sequence[Level], bound: Bound) -> Block:
         Column("change %", "change%", signed),
         Column("95 % CI", "ci%", signed_interval, rank=4),
         Column("", "mark", align="l"),
-        *(
-            Column(f"pos {i}", f"pos_{i}", share, rank=run_table.POSITION + i)
-            for i in range(levels[0].record.cell.k)
-        ),
+        *run_table.positions(levels[0].record.cell.k),
         Column("req/s", "per_second", number, rank=9),
         Column("goodput", "goodput", number, rank=1),
         *(column for column in run_table.SPEED if column.name != "mean_prompt_tok_s"),

@@ -319,12 +319,8 @@ def _by_seed(
     bench: Bench, server: Server, cell: Cell, prompts: Sequence[Prompt], *, first: int
 ) -> tuple[dict[str, list[Ids]], int]:
     """The first tokens by prompt, of seeds from `first` on; and how many draft tokens were proposed."""
-    update = {
-        "sampling": Sampling(temperature=TEMPERATURE),
-        "max_tokens": TOKENS,
-        "concurrency": CONCURRENCY,
-    }
-    profile = cell.profile.model_copy(update=update)
+    update = {"max_tokens": TOKENS, "concurrency": CONCURRENCY}
+    profile = cell.profile.model_copy(update={"sampling": Sampling(temperature=TEMPERATURE), **update})
     answers = _asked(bench, server, cell, prompts, profile=profile, repeats=range(first, first + SEEDS))
     found: dict[str, list[Ids]] = {prompt.id: [] for prompt in prompts}
     for answer in answers:

@@ -130,10 +130,8 @@ def results_of(data: Any) -> list[Values]:
                     }
                 )
     except (KeyError, AttributeError, TypeError, ValueError):
-        what = (
-            "this version of lm-eval writes its results in another way: install the one of the extra quality"
-        )
-        raise ServerFailed(what, code="lm-eval-failed") from None
+        what = "this version of lm-eval writes its results in another way"
+        raise ServerFailed(f"{what}: install the one of the extra quality", code="lm-eval-failed") from None
     return rows
 
 

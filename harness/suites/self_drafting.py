@@ -70,12 +70,10 @@ class SelfCheck(Record):
     def sentence(self) -> str:
         """What is broken, in one sentence."""
         what = "; ".join(f"{check.name}: {check.text}" for check in self.broken)
-        patch = (
-            f" (patches in force: {', '.join(self.patches)})" if self.patches else " (no patch is in force)"
-        )
+        named = f"patches in force: {', '.join(self.patches)}" if self.patches else "no patch is in force"
         return (
             f"the instrument is broken: {self.engine} with this target does not give what is known, so "
-            f"nothing measured here would be true: {what}{patch}; patch the engine"
+            f"nothing measured here would be true: {what} ({named}); patch the engine"
         )
 
 

@@ -213,10 +213,8 @@ class _Level:
 
     def _next(self, done: int, most: int) -> None:
         """Measure one more trial, of values that were not tried yet."""
-        tried, seed = (
-            self._tried(),
-            self._search.space.seed * 1000 + len(self._study.get_trials(deepcopy=False)),
-        )
+        tried, asked = self._tried(), len(self._study.get_trials(deepcopy=False))
+        seed = self._search.space.seed * 1000 + asked
         self._study.sampler = self._sampler(seed=seed, n_startup_trials=_RANDOM)
         trial = self._study.ask(self._kinds)
         if canonical(self._values(trial)) in tried:
