@@ -120,12 +120,8 @@ def judge(old: SpeedRecord, new: SpeedRecord) -> Verdict:
     where only `none` did. Invalid where anything but the subject differs. With too few sessions it is a
     footnote, and no verdict. A session that the old record holds is not one of the new ones.
     """
-    differ = {
-        "identity": old.identity.differences(new.identity),
-        "environment": old.environment.differences(new.environment),
-    }
-    for what, fields in differ.items():
-        for field, (before, after) in fields.items():
+    for what in ("identity", "environment"):
+        for field, (before, after) in getattr(old, what).differences(getattr(new, what)).items():
             return Verdict(
                 kind="invalid",
                 text=f"not comparable: {field} ({what}) was {json.dumps(before)}, is {json.dumps(after)}; "

@@ -220,7 +220,7 @@ def _hidden(shown: Evidence, *, what: str = "differ") -> str:
 
 def _sentence(verdict: Verdict, shown: Evidence) -> str:
     primary, m = shown.primary, shown.m
-    parts = [_change(primary, shown.look)]
+    parts = [change_in_words(primary, shown.look)]
     if verdict.share is not None:
         parts[0] += f" on the common beginning, {verdict.share:.0%} of the tokens"
     if gone := [position for position in shown.positions if position.lost]:
@@ -264,10 +264,11 @@ def _of_whole_answers(shown: Evidence) -> Iterator[str]:
     """A footnote: the table's figures are those of whole answers, the verdict's are not."""
     if shown.whole:
         on = f"compared on the common beginning, {shown.pairs.share:.0%} of the tokens"
-        yield f"{on}; whole answers: {_change(shown.whole)}"
+        yield f"{on}; whole answers: {change_in_words(shown.whole)}"
 
 
-def _change(primary: paired.PairedRatio, look: int | None = None) -> str:
+def change_in_words(primary: paired.PairedRatio, look: int | None = None) -> str:
+    """`tokens per step 1.21 -> 1.12 (-7.9 %, 95 % CI -8.8..-6.9)`."""
     interval = signed_interval(primary.change_ci(look))
     change = f"{percent(primary.change)}, 95 % CI {interval}"
     return f"tokens per step {primary.r0:.2f} -> {primary.r1:.2f} ({change})"

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from harness.config.cells import Cell, with_profile
 from harness.config.prompts import Prompt
+from harness.judge.verdict import change_in_words
 from harness.measure.contexts import Count, lengthened
 from harness.measure.validity import countable, mostly_degenerate
 from harness.report import run_table
@@ -28,7 +29,7 @@ from harness.suites.beside_none import (
 )
 from harness.suites.long_prompts import LENGTHS, Made, effort, long_prompts, planned
 from harness.suites.runner import Bench, Kind, Outcome, Suite
-from harness.text.numbers import duration, interval, number, percent, signed, signed_interval
+from harness.text.numbers import duration, interval, number, signed, signed_interval
 from harness.text.render import Piece, by_text
 
 
@@ -144,8 +145,7 @@ def sentences(found: Sequence[Length]) -> list[str]:
             few = f"fewer than {MIN_PROMPTS} prompts have a decode step"
             said.append(f"{at} acceptance is not compared: {few}")
         elif moved.moved:
-            shown = f"{percent(moved.change)}, 95 % CI {signed_interval(moved.change_ci())}"
-            rates = f"tokens per step {moved.r0:.2f} -> {moved.r1:.2f} ({shown})"
+            rates = change_in_words(moved)
             said.append(f"{at} acceptance is not that of {first.tokens}, beyond its noise: {rates}")
     return said
 
