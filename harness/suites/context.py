@@ -72,13 +72,10 @@ def along_the_context(bench: Bench, cell: Cell) -> Outcome:
 def _measured(bench: Bench, cell: Cell) -> dict[int, CellRecord]:
     """The records of a cell by the length of its prompts, the shortest first."""
     one = with_profile(cell, concurrency=1, cache="off" if cell.profile.cache == "off" else "cold")
-    prompts = long_prompts(bench, SUITE.name, one, _made)
-    return {n: _record(bench, one, n, prompts[n]) for n in prompts}
-
-
-def _record(bench: Bench, cell: Cell, length: int, prompts: Sequence[Prompt]) -> CellRecord:
-    suite = f"{SUITE.name}-{length:05d}"
-    return bench.measured(cell, suite=suite, prompts=prompts, timed=bench.run.timed)
+    return {
+        n: bench.measured(one, suite=f"{SUITE.name}-{n:05d}", prompts=prompts, timed=bench.run.timed)
+        for n, prompts in long_prompts(bench, SUITE.name, one, _made).items()
+    }
 
 
 def _made(prompts: Sequence[Prompt], texts: Sequence[str], tokens: Sequence[int], count: Count) -> Made:

@@ -111,9 +111,7 @@ def _measured(bench: Bench, cell: Cell) -> Side:
 
 def _differ(question: Question, known: Mapping[str, Asked]) -> bool:
     one = known.get(question.id)
-    return one is None or (one.text, one.options, one.right) != (
-        question.text, question.options, question.right,
-    )  # fmt: skip
+    return one is None or one.as_question != dataclasses.replace(question, language=None, subject=None)
 
 
 def _scored(bench: Bench, cell: Cell, questions: Sequence[Question]) -> list[Asked]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -136,9 +137,9 @@ class Answers:
         kinds: list[Kind] = ["fine"]
         if self.plain:
             kinds += [self._lossless(said)]
-        tests = [(side, way) for side in self._others() for way in WAYS if self._pairs(side, way)]
-        for side, way in tests:
-            moved = self._moved(side, way)
+        of = [(side, way, self._moved(side, way)) for side in self._others() for way in WAYS]
+        tests = [test for test in of if test[-1]]
+        for side, way, moved in tests:
             if moved["lost"] or moved["won"]:
                 counts = f"{moved['lost']} lost and {moved['won']} won"
                 said.append(f"{WAYS[way]}: {counts} against {side.name}, p = {moved['p']:.2g}")
@@ -177,17 +178,17 @@ class Answers:
     def _ways(self, side: Side) -> list[tuple[str, Rights]]:
         return [(way, own) for way in WAYS if (own := side.rights(self.questions, way))]
 
-    def _pairs(self, side: Side, way: str) -> list[tuple[bool, bool]]:
-        """Before and after, of the questions that both sides answered this way."""
-        before, after = side.rights(self.questions, way), self.own.rights(self.questions, way)
-        return [(before[name], right) for name, right in after.items() if name in before]
-
     def _moved(self, side: Side, way: str) -> Values:
-        """What this side lost and won against that one, McNemar's p, and the change with its interval."""
-        pairs = self._pairs(side, way)
-        lost, won = pairs.count((True, False)), pairs.count((False, True))
-        both, neither = pairs.count((True, True)), pairs.count((False, False))
-        ends = change_interval(lost, won, both, neither)
+        """What this side lost and won against that one, McNemar's p, and the change with its interval.
+
+        Empty where both sides answered no question this way.
+        """
+        before, after = side.rights(self.questions, way), self.own.rights(self.questions, way)
+        pairs = Counter((before[name], right) for name, right in after.items() if name in before)
+        lost, won = pairs[True, False], pairs[False, True]
+        if not pairs:
+            return {}
+        ends = change_interval(lost, won, pairs[True, True], pairs[False, False])
         return {"lost": lost, "won": won, "p": mcnemar(lost, won), "change_ci": ends}
 
     def rows(self) -> list[Values]:
@@ -207,7 +208,7 @@ class Answers:
             row["unread"] = side.unread(self.questions)
         else:
             row["tied"] = sum(len(best) > 1 for best in side.best(self.questions, way).values())
-        if side is not self.own and self._pairs(side, way):
+        if side is not self.own:
             row |= self._moved(side, way)
         if side is self.plain:
             row |= {"differ": len(self.parted), "sure": sum(not abs(one.gap) <= TIE for one in self.parted)}

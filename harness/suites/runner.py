@@ -44,27 +44,17 @@ OUTCOMES = "verdicts.jsonl"
 """In a run's folder: one line for each outcome. The last line of a suite and a cell counts."""
 _GATES = ("off", "warn", "on", "strict")
 _POLICY: Mapping[Kind, tuple[Action, Action, Action, Action]] = {
-    "fine": ("pass", "pass", "pass", "pass"),
-    "noteworthy": ("pass", "warn", "warn", "warn"),
-    "unsure": ("pass", "warn", "warn", "fail"),
-    "failed": ("pass", "warn", "fail", "fail"),
-    "invalid": ("fail", "warn", "fail", "fail"),
-    "unchecked": ("skip", "skip", "skip", "skip"),
+    "fine": ("pass", "pass", "pass", "pass"),  # the answer is good
+    "noteworthy": ("pass", "warn", "warn", "warn"),  # good, but the reader should know something
+    "unsure": ("pass", "warn", "warn", "fail"),  # the prompts or starts were too few to tell
+    "failed": ("pass", "warn", "fail", "fail"),  # the answer is bad, or nothing is there to compare with
+    "invalid": ("fail", "warn", "fail", "fail"),  # what was measured is not a measurement
+    "unchecked": ("skip", "skip", "skip", "skip"),  # this machine or engine cannot be asked
 }
 
 
 def policy(kind: Kind, gate: str) -> Action:
-    """What the outcome of a case does to the case. It is the same for every suite.
-
-    | kind       | what it means                                          | off  | warn | on   | strict |
-    |------------|--------------------------------------------------------|------|------|------|--------|
-    | fine       | the answer is good                                     | pass | pass | pass | pass   |
-    | noteworthy | good, but the reader should know something             | pass | warn | warn | warn   |
-    | unsure     | the prompts or starts were too few to tell             | pass | warn | warn | fail   |
-    | failed     | the answer is bad, or there is nothing to compare with | pass | warn | fail | fail   |
-    | invalid    | what was measured is not a measurement                 | fail | warn | fail | fail   |
-    | unchecked  | this machine or engine cannot be asked                 | skip | skip | skip | skip   |
-    """
+    """What the outcome of a case does to the case. It is the same for every suite."""
     return _POLICY[kind][_GATES.index(gate)]
 
 

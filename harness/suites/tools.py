@@ -190,12 +190,8 @@ class Pairs:
     def rows(self) -> list[Values]:
         """The figures of calls, of schemas and of all by name."""
         kinds = {prompt: kind_of(self.prompts[prompt]) for prompt in self.flaws}
-        found = []
-        for kind in (CALL, SCHEMA, "all"):
-            own = [prompt for prompt in self.flaws if kind in (kinds[prompt], "all")]
-            if own:
-                found.append(self._row(kind, own))
-        return found
+        own = {of: [p for p in kinds if of in (kinds[p], "all")] for of in (CALL, SCHEMA, "all")}
+        return [self._row(kind, prompts) for kind, prompts in own.items() if prompts]
 
     def _row(self, kind: str, own: Sequence[str]) -> Values:
         before, after = (sum(not self.flaws[prompt][side] for prompt in own) for side in (0, 1))
