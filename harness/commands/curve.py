@@ -38,8 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """
     bound = Bound(ttft_s=options.ttft_ms / 1000, tpot_s=options.tpot_ms / 1000)
     width = width_of(sys.stdout, wide=options.wide)
-    broken: list[BadInput] = []
-    curves = list(of_run(options.folder, broken=broken))
+    curves, broken = of_run(options.folder)
     if not curves:
         raise NoCells("; ".join(map(str, broken)))
     texts = [lay_out(report(*found, bound, may_schedule=False), width) for found in curves]

@@ -119,9 +119,7 @@ def cell_of(found: Imported, *, drafter: str | None, provenance: dict[str, Any])
     most = _sole([_most_tokens(body) for body in bodies])
     sampling = {key: _number(_sole([body.get(key) for body in bodies])) for key in Sampling.model_fields}
     known = {"target": found.target, "max_tokens": most, "concurrency": found.concurrency}
-    own = findings(
-        name, records, moved=None, requests=len(records), cache=UNVERIFIED, patches=(), max_tokens=most
-    )
+    own = findings(name, records, moved=None, cache=UNVERIFIED, patches=(), max_tokens=most)
     no_text = any(r.parts is None for r in found.requests)
     return CellRecord(
         stack=found.tool,

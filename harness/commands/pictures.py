@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.commands.recipe import SUITES, starts_of
-from harness.errors import BadInput, BadRecord
+from harness.errors import BadRecord
 from harness.judge.compare import Comparison
 from harness.judge.curve import Curve
 from harness.judge.over_none import Evidence, of_cell, plain_of
@@ -46,10 +46,9 @@ def _curves(run: Path) -> list[Curve]:
     """The curves of a run. The cells of one that is not whole are rows."""
     if not (run / NAME).is_dir():
         return []
-    broken: list[BadInput] = []
-    found = [curve for curve, _, _ in of_run(run, broken=broken)]
+    found, broken = of_run(run)
     for why in broken:
         if isinstance(why, BadRecord):
             raise why
         complain(f"not drawn: {why}")
-    return found
+    return [curve for curve, _, _ in found]

@@ -132,8 +132,7 @@ def starts_of(folder: Path) -> list[Evidence]:
     found = [of_speed(name, load(path, SpeedRecord)) for path in sorted(folder.glob("speed/*.json"))]
     if not (folder / curve.NAME / "pairs").is_dir():
         return found
-    broken: list[BadInput] = []
-    curves = list(curve.of_run(folder, broken=broken))
+    curves, broken = curve.of_run(folder)
     if damaged := next((one for one in broken if isinstance(one, BadRecord)), None):
         raise damaged
     for _, grid, again in curves:

@@ -151,8 +151,7 @@ def _few(faults: Sequence[str]) -> str:
 
 def _shown(path: Path, *, whole: bool) -> Shown:
     """A run with its curves; the cells of curves that are not whole stand among the others."""
-    wrong: list[BadInput] = []
-    curves = list(of_run(path, broken=wrong)) if (path / CURVE).is_dir() else []
+    curves, wrong = of_run(path) if (path / CURVE).is_dir() else ([], [])
     drawn = [curve for curve, *_ in curves]
     given = read(path, without=lambda entry: in_a_curve(entry, drawn), whole=whole)
     # What is missing of a run that is not finished is no fault of it; else a damaged file says why it is.

@@ -158,7 +158,6 @@ class Measurement:
                 self._cell.name,
                 records,
                 moved=moved if not self._resumed else None,
-                requests=len(records),
                 cache=self._cell.profile.cache,
                 patches=patches_of(self._server),
                 restarts=self._restarts,

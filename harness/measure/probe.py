@@ -120,7 +120,6 @@ async def _ask(
         cell,
         records,
         moved=delta.kept(),
-        requests=len(answers),
         cache="warm",  # the cache is not judged here
         patches=(),
     )

@@ -78,7 +78,6 @@ def findings(
     records: Sequence[PromptRecord],
     *,
     moved: dict[str, int] | None,
-    requests: int,
     cache: str,
     patches: Sequence[Patch],
     restarts: Sequence[str] = (),
@@ -90,10 +89,9 @@ def findings(
 
     Args:
         cell: its name.
-        records: its prompts.
-        moved: by how much /metrics moved while our `requests` requests ran; None if it was not read around
-            all of them (a resumed cell).
-        requests: ours, failed ones included.
+        records: its prompts, a request each, failed ones included.
+        moved: by how much /metrics moved while these requests ran; None if it was not read around all of
+            them (a resumed cell).
         cache: the profile's.
         patches: what the engine plug-in did.
         restarts: why the server was restarted while the cell was measured, each time.
@@ -110,7 +108,7 @@ def findings(
     if remembers and cache != "warm":
         result += _seen_before(records, cache)
     if moved is not None:
-        result += _against_counters(records, moved, requests, cache)
+        result += _against_counters(records, moved, cache)
     tally = total(records)
     if cell.k and not any(r.failed for r in records):
         if not tally.verify_steps:
@@ -177,14 +175,14 @@ def _seen_before(records: Sequence[PromptRecord], cache: str) -> Iterator[Findin
 
 
 def _against_counters(
-    records: Sequence[PromptRecord], moved: dict[str, int], requests: int, cache: str
+    records: Sequence[PromptRecord], moved: dict[str, int], cache: str
 ) -> Iterator[Finding]:
-    if moved["finished"] != requests:
+    if moved["finished"] != len(records):
         yield Finding.fatal(
             "foreign-traffic",
-            f"the server finished {moved['finished']} requests while {requests} of ours ran",
+            f"the server finished {moved['finished']} requests while {len(records)} of ours ran",
             finished=moved["finished"],
-            ours=requests,
+            ours=len(records),
         )
     ours = counted(records)
     if not any(r.failed for r in records):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,23 +84,23 @@ def figures(found: Curve, again: Sequence[Measured]) -> dict[str, object]:
     }  # fmt: skip
 
 
-def of_run(folder: Path, *, broken: list[BadInput] | None = None) -> Iterator[Found]:
-    """The curves whose records a run holds, and what starts in turn said of each.
+def of_run(folder: Path) -> tuple[list[Found], list[BadInput]]:
+    """The curves whose records a run holds, with what starts in turn said of each.
 
-    Args:
-        folder: of the run.
-        broken: takes why a curve, what starts in turn say of it, or a file is left out, or all are.
-
-    Raises:
-        BadInput: it holds none, or one is not whole or no measurement; unless `broken` takes it.
-        BadRecord: a file is damaged, likewise.
+    Beside them each reason why a curve, what starts in turn say of it, or a file is left out, or all are; of
+    a damaged file it is a BadRecord.
     """
+    found, broken = list[Found](), dict[str, BadInput]()
+
+    def leave_out(said: str) -> None:
+        broken.setdefault(said, BadInput(said, code="no-cells"))
+
     first, later = (defaultdict[Any, dict[Any, CellRecord]](dict) for _ in range(2))
     for path in sorted(folder.glob(f"{NAME}/**/*.json")):
         try:
             record = load(path, CellRecord)
         except BadRecord as error:
-            _take(error, broken)
+            broken.setdefault(str(error), error)
             continue
         name, (_, *where, level) = record.cell, record.suite.split("/")
         if not where:
@@ -110,8 +110,7 @@ def of_run(folder: Path, *, broken: list[BadInput] | None = None) -> Iterator[Fo
             k = SCHEDULED if where[0] == WITH_SCHEDULE else name.k
             later[name.place, of][int(number), k, int(level)] = record
     if not broken and not any(drafter != NONE for _, drafter in first):
-        said = f"{folder} holds no records of a curve: pytest bench_suites/test_curve.py makes them"
-        _take(BadInput(said, code="no-cells"), broken)
+        leave_out(f"{folder} holds no records of a curve: pytest bench_suites/test_curve.py makes them")
     for place, drafter in [key for key in first if key[1] != NONE]:
         grid = first.get((place, NONE), {}) | first[place, drafter]
         # Runs of older versions have `none` beside each drafter.
@@ -122,15 +121,8 @@ def of_run(folder: Path, *, broken: list[BadInput] | None = None) -> Iterator[Fo
             what = "what starts in turn say"
             again = measured(sound(with_first(grid, starts))) if starts else []
         except ValueError as error:
-            said = f"{folder}: {what} of {'-'.join(place)}-{drafter} is not whole: {error}"
-            _take(BadInput(said, code="no-cells"), broken)
+            leave_out(f"{folder}: {what} of {'-'.join(place)}-{drafter} is not whole: {error}")
             if what == "the curve":
                 continue
-        yield whole, grid, again
-
-
-def _take(error: BadInput, broken: list[BadInput] | None) -> None:
-    if broken is None:
-        raise error
-    if str(error) not in map(str, broken):
-        broken.append(error)
+        found.append((whole, grid, again))
+    return found, [*broken.values()]

@@ -214,6 +214,6 @@ def test_a_switch_that_does_nothing_is_said(
 ) -> None:
     name = CellName.model_validate(cell_name().model_dump() | {"thinking": thinking})
 
-    found = validity.findings(name, records, moved=None, requests=len(records), cache="cold", patches=())
+    found = validity.findings(name, records, moved=None, cache="cold", patches=())
 
     assert ("thinking" in {finding.code for finding in found}) == said

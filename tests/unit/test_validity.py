@@ -50,7 +50,7 @@ def pair(**changes: Any) -> list[PromptRecord]:
 
 def judged(records: list[PromptRecord], **changes: Any) -> dict[str, Finding]:
     """Findings by code, each at most once."""
-    values: dict[str, Any] = {"moved": moved(), "requests": len(records), "cache": "cold", "patches": ()}
+    values: dict[str, Any] = {"moved": moved(), "cache": "cold", "patches": ()}
     values |= changes
     cell = values.pop("cell", cell_name())
     found = findings(cell, records, **values)
