@@ -157,11 +157,7 @@ def _more_than(differing: int, noise: int, prompts: int) -> float:
 
 
 def judge_sampled(
-    plain: Mapping[str, Sequence[Ids]],
-    drafted: Mapping[str, Sequence[Ids]],
-    *,
-    checked: int,
-    rng: Generator,
+    plain: Mapping[str, Sequence[Ids]], drafted: Mapping[str, Sequence[Ids]], *, checked: int, rng: Generator
 ) -> tuple[Result, str]:
     """At a temperature answers must begin with the same distribution with and without a drafter.
 

@@ -45,13 +45,7 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
 
 
 SUITE = Suite(
-    name="prefix",
-    by_path=True,
-    own_servers=True,
-    drafting=True,
-    beside_none=True,
-    takes=sparing,
-    plan=_plan,
+    name="prefix", by_path=True, own_servers=True, drafting=True, beside_none=True, takes=sparing, plan=_plan
 )
 
 

@@ -36,13 +36,7 @@ from harness.results.files import read_json, write_atomically
 from harness.results.names import BASE, SERVERS
 from harness.run import Run
 from harness.stats.acceptance import METRIC_VERSION
-from harness.suites.known_answers import (
-    DraftToken,
-    Result,
-    judge_guessing,
-    judge_sampled,
-    verified,
-)
+from harness.suites.known_answers import DraftToken, Result, judge_guessing, judge_sampled, verified
 from harness.suites.random_drafter import write as write_random_drafter
 from harness.suites.runner import Bench, Kind, Outcome
 from harness.suites.self_drafting import (

@@ -79,8 +79,7 @@ SUITE = Suite(
 def _against(run: Run) -> Against:
     if run.options.against is None:
         raise BadInput(
-            "the throughput suite compares two stacks: name the old one, --against STACK",
-            code="option-value",
+            "the throughput suite compares two stacks: name the old one, --against STACK", code="option-value"
         )
     return run.options.against
 
