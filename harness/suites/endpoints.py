@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +19,9 @@ from harness.results.files import as_line, write_atomically
 from harness.results.grouping import grouped
 from harness.results.records import CellRecord, PromptRecord
 from harness.run import Run
-from harness.stats.paired import PairedRatio, paired_log_ratio
+from harness.stats.paired import PairedRatio
 from harness.stats.text_quality import degenerate
+from harness.suites.beside_none import committed, decode_steps, paired
 from harness.suites.long_prompts import texts_alone
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import DASH, number, percent, share, signed_interval
@@ -141,23 +141,13 @@ class Audit:
 
     def same_answers(self, variant: str) -> int:
         """Prompts with the same answer in the same steps as over chat."""
-        pairs = self._paired(CHAT, variant)
-        return sum(all(_steps(a) == _steps(b) for a, b in zip(*pair, strict=False)) for pair in pairs)
+        before, after = (grouped(self.records[way].prompts, lambda r: r.prompt) for way in (CHAT, variant))
+        pairs = (zip(own, after[prompt], strict=False) for prompt, own in before.items() if prompt in after)
+        return sum(all(_steps(a) == _steps(b) for a, b in pair) for pair in pairs)
 
     def change(self, old: str, new: str) -> PairedRatio | None:
         """The change of tokens per step, prompt by prompt; None where too few prompts have a decode step."""
-        pairs = [(total(before), total(after)) for before, after in self._paired(old, new)]
-        pairs = [(a, b) for a, b in pairs if a.decode_steps and b.decode_steps]
-        with contextlib.suppress(ValueError):
-            return paired_log_ratio(
-                [a.committed for a, _ in pairs], [a.decode_steps for a, _ in pairs],
-                [b.committed for _, b in pairs], [b.decode_steps for _, b in pairs],
-            )  # fmt: skip
-        return None
-
-    def _paired(self, old: str, new: str) -> list[tuple[list[PromptRecord], list[PromptRecord]]]:
-        before, after = (grouped(self.records[way].prompts, lambda r: r.prompt) for way in (old, new))
-        return [(records, after[prompt]) for prompt, records in before.items() if prompt in after]
+        return paired(self.records[old], self.records[new], committed, decode_steps)
 
     def faults(self) -> list[str]:
         """What is wrong with this measurement. That `raw` lacks the template is not wrong: it should."""

@@ -222,11 +222,8 @@ def lossless(bench: Bench, cell: Cell) -> Outcome:
         return fine.model_copy(update={"kind": "invalid", "sentence": f"not a measurement: {why}"})
     lines = [f"{name}: {outcome}: {text}" for name, outcome, text in found]
     broken = [f"{name}: {text}" for name, outcome, text in found if outcome == "broken"]
-    kind: Kind = "fine"
-    if broken:
-        kind = "failed"
-    elif any(outcome == "not checked" for _, outcome, _ in found):
-        kind = "noteworthy"
+    open_ = any(outcome == "not checked" for _, outcome, _ in found)
+    kind: Kind = "failed" if broken else "noteworthy" if open_ else "fine"
     sentence = f"not lossless: {'; '.join(broken)}" if broken else "; ".join(lines)
     table = "\n".join([str(cell), *lines])
     return fine.model_copy(update={"kind": kind, "sentence": sentence, "table": table})

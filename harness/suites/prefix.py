@@ -132,14 +132,9 @@ def _made(prompts: Sequence[Prompt], texts: Sequence[str], tokens: Sequence[int]
 
 def judged(plain: Side, drafted: Side) -> tuple[Kind, str]:
     """Whether the drafter costs hits, and the sentence that says so, with counts."""
-    flaws = [
-        f"{record.cell}: {first_flaw(record)}"
-        for side in (plain, drafted)
-        for record in (side.cold, side.shared)
-        if not record.valid
-    ]
-    if flaws:
-        return "invalid", f"not a measurement: {flaws[0]}"
+    for record in (plain.cold, plain.shared, drafted.cold, drafted.shared):
+        if not record.valid:
+            return "invalid", f"not a measurement: {record.cell}: {first_flaw(record)}"
     if not (plain.whole and drafted.whole):
         return "unsure", "an interruption filled the cache twice: measure it again without --resume"
     if not all(0 <= side.hits < math.inf for side in (plain, drafted)):
