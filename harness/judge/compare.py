@@ -67,6 +67,11 @@ class Figures:
     findings: tuple[str, ...]
     """What a reader must know of the measurement, and what does not make it invalid."""
 
+    @property
+    def drafts(self) -> bool:
+        """Its cell has a drafter."""
+        return bool(self.entry.cell.k)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PositionChange:
@@ -99,11 +104,6 @@ class CellComparison:
         """The notes, and the speed in words."""
         return (*self.notes, *([self.speed.text] if self.speed else []))
 
-    @property
-    def drafts(self) -> bool:
-        """It has a drafter."""
-        return bool(self.figures.entry.cell.k)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
@@ -112,11 +112,6 @@ class Row:
     figures: Figures
     others: tuple[CellComparison | None, ...]
     notes: tuple[str, ...] = ()
-
-    @property
-    def drafts(self) -> bool:
-        """Its cell of the first side has a drafter."""
-        return bool(self.figures.entry.cell.k)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,7 +147,7 @@ class Comparison:
         logs = [
             a.verdict.primary.estimate
             for row in self.rows
-            if (a := row.others[column]) and a.verdict.primary and (row.drafts or a.drafts)
+            if (a := row.others[column]) and a.verdict.primary and (row.figures.drafts or a.figures.drafts)
         ]
         return (math.expm1(statistics.fmean(logs)), len(logs)) if logs else None
 

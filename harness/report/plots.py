@@ -166,7 +166,7 @@ def in_a_curve(entry: Entry, curves: Sequence[Curve]) -> bool:
 def _worth_a_row(row: Row) -> bool:
     """It drafts, or something is wrong with it: without drafts every step commits one token."""
     kinds = {a.verdict.kind for a in row.others if a}
-    drafts = row.drafts or any(a.drafts for a in row.others if a)
+    drafts = row.figures.drafts or any(a.figures.drafts for a in row.others if a)
     return drafts or bool(row.figures.invalid) or "invalid" in kinds
 
 

@@ -147,7 +147,7 @@ def test_a_pair_shows_what_the_json_says(base: str, worse: str) -> None:
 def test_one_run_shows_tokens_per_step_of_each_cell(base: str) -> None:
     text = picture(comparison(base)).text
     for row in comparison(base).rows:
-        if row.drafts:
+        if row.figures.drafts:
             assert row.figures.tokens_per_step_ci
             low, high = row.figures.tokens_per_step_ci
             shown = f"{number(row.figures.tokens_per_step)} ({number(low)}..{number(high)})"
@@ -160,12 +160,12 @@ def test_points_and_intervals_lie_where_the_figures_are(base: str, worse: str, f
     forest, en, zh = figures[0].axes
     wanted = {
         (round(100 * end, 6))
-        for row in found.rows if row.drafts
+        for row in found.rows if row.figures.drafts
         for a in row.others if a and a.verdict.interval
         for end in a.verdict.interval
     }  # fmt: skip
     assert wanted <= {round(x, 6) for bar in forest.containers for x in bar[2][0].get_segments()[0][:, 0]}
-    for axes, row in zip((en, zh), [row for row in found.rows if row.drafts], strict=True):
+    for axes, row in zip((en, zh), [row for row in found.rows if row.figures.drafts], strict=True):
         assert row.others[0]
         for bar, side in zip(axes.containers, (row.figures, row.others[0].figures), strict=True):
             assert bar[0].get_ydata() == pytest.approx([100 * (rate or 0) for rate in side.acceptance])
