@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from harness.stats.paired import ALPHA_OK, ALPHA_PRIMARY, MOST, PairedRatio
+from harness.stats.paired import ALPHA_OK, ALPHA_PRIMARY, MOST, POWER, PairedRatio
 
 OLD, NEW = 0, 1
 MARGIN = 0.03
@@ -110,8 +110,8 @@ def power(blocks: int, loss: float, *, scatter: float = SCATTER) -> float:
     return float(min(significant, special.ndtr((-LOG_MARGIN - change) / se)))
 
 
-def detectable(blocks: int, *, scatter: float = SCATTER, chance: float = 0.8) -> float:
-    """The smallest loss, a fraction, that so many blocks call regressed with that chance.
+def detectable(blocks: int, *, scatter: float = SCATTER) -> float:
+    """The smallest loss, a fraction, that so many blocks call regressed with chance POWER.
 
     Raises:
         ValueError: as `power`.
@@ -119,7 +119,7 @@ def detectable(blocks: int, *, scatter: float = SCATTER, chance: float = 0.8) ->
     low, high = 0.0, _ALL
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if power(blocks, middle, scatter=scatter) >= chance else (middle, high)
+        low, high = (low, middle) if power(blocks, middle, scatter=scatter) >= POWER else (middle, high)
     return high
 
 
@@ -136,9 +136,9 @@ def settled_by(change: PairedRatio) -> int | None:
     scatter, loss = scatter_of(change), min(-math.expm1(change.estimate), _ALL)
     for blocks in range(change.m + 1, MOST_BLOCKS + 1) if scatter else ():
         if change.estimate > -LOG_MARGIN:
-            t = special.stdtrit(blocks - 1, 1 - ALPHA_OK) + special.stdtrit(blocks - 1, 0.8)
+            t = special.stdtrit(blocks - 1, 1 - ALPHA_OK) + special.stdtrit(blocks - 1, POWER)
             if change.estimate - t * scatter / math.sqrt(blocks) > -LOG_MARGIN:
                 return blocks
-        elif power(blocks, loss, scatter=scatter) >= 0.8:  # noqa: PLR2004
+        elif power(blocks, loss, scatter=scatter) >= POWER:
             return blocks
     return None

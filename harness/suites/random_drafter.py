@@ -20,7 +20,7 @@ from harness.errors import BadInput
 _INTERMEDIATE = 64
 
 
-def write(folder: Path, *, target: Path, tokens: Sequence[int], k: int, seed: int = 0) -> None:
+def write(folder: Path, *, target: Path, tokens: Sequence[int], k: int) -> None:
     """Write config.json and model.safetensors.
 
     Args:
@@ -28,7 +28,6 @@ def write(folder: Path, *, target: Path, tokens: Sequence[int], k: int, seed: in
         target: the target's folder, whose config.json has the sizes.
         tokens: token ids of the draft vocabulary.
         k: draft tokens a step.
-        seed: of the weights.
 
     Raises:
         BadInput: the target's config.json lacks its sizes.
@@ -65,7 +64,7 @@ def write(folder: Path, *, target: Path, tokens: Sequence[int], k: int, seed: in
         ),
         encoding="utf-8",
     )
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
 
     def normal(*shape: int) -> NDArray[np.uint16]:
         values = random.standard_normal(shape, dtype=np.float32) / np.sqrt(np.float32(shape[-1]))
