@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.errors import BadInput, NoCells
+from harness.errors import NoCells
 from harness.suites.curve_report import of_run, report
 from harness.suites.load import Bound
 from harness.text.arguments import whole

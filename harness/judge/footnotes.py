@@ -13,7 +13,7 @@ from harness.results.names import BASE
 from harness.results.records import CellRecord
 from harness.stats import paired
 from harness.stats.depth import mechanism
-from harness.text.numbers import listed, percent, signed_interval
+from harness.text.numbers import percent, signed_interval
 
 _SHOWN_ABOVE = frozenset({"drafter", "k", "engine", "mends", "execution", "settings"})
 """Fields of the subject that the table, or the notes of the pairs, show elsewhere."""
@@ -122,7 +122,8 @@ def holm_notes(verdicts: Sequence[tuple[str, Verdict]]) -> list[str]:
     gone = [f"{name} (p {p:.2g})" for name, p in regressed if p > paired.ALPHA_CELL]
     together = f"significant at {paired.ALPHA_CELL:g} over all {len(family)} cells together (Holm)"
     text = f"{together}: {len(regressed) - len(gone)} of {len(regressed)} regressed"
-    return [f"{text}; not {listed(gone, _FEW)}" if gone else text]
+    more = [f"and {len(gone) - _FEW} more"] if len(gone) > _FEW else []
+    return [f"{text}; not {', '.join([*gone[:_FEW], *more])}" if gone else text]
 
 
 def temperature(record: CellRecord) -> float | None:
