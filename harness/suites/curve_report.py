@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.config.stack import NONE
 from harness.engine.spelling import SCHEDULE
-from harness.errors import BadInput, BadRecord
+from harness.errors import BadInput, BadRecord, NoCells
 from harness.judge.curve import Curve, Grid, Point, busy, curve, sentences, sound
 from harness.judge.in_turn import SCHEDULED, Measured, advice, measured, with_first
 from harness.judge.throughput import figures as throughput_figures
@@ -93,7 +93,7 @@ def of_run(folder: Path) -> tuple[list[Found], list[BadInput]]:
     found, broken = list[Found](), dict[str, BadInput]()
 
     def leave_out(said: str) -> None:
-        broken.setdefault(said, BadInput(said, code="no-cells"))
+        broken.setdefault(said, NoCells(said))
 
     first, later = (defaultdict[Any, dict[Any, CellRecord]](dict) for _ in range(2))
     for path in sorted(folder.glob(f"{NAME}/**/*.json")):

@@ -17,7 +17,7 @@ from harness.config.cells import Cell, with_profile
 from harness.config.prompts import hash_of
 from harness.config.questions import Question, read_questions
 from harness.config.stack import Sampling
-from harness.errors import BadInput
+from harness.errors import BadInput, NoCells
 from harness.measure import probe
 from harness.measure.choices import log_likelihoods
 from harness.results.files import as_line, write_atomically
@@ -141,15 +141,15 @@ def _earlier(run: Run, cell: Cell, questions: Mapping[str, Question]) -> Side | 
     folder = run.options.compare
     path = folder / SUITE.name / f"{cell}.json"
     if not path.is_file():
-        raise BadInput(f"--compare: {path} is not there: run the quality suite there too", code="no-cells")
+        raise NoCells(f"--compare: {path} is not there: run the quality suite there too")
     side, _ = read_side(f"{folder.resolve().name}: {cell.spec.label}", path)
     if side.record.identity.max_tokens != cell.profile.max_tokens:
         what = f"--compare: {path} has answers of {side.record.identity.max_tokens} tokens at most, and these"
-        raise BadInput(f"{what} have {cell.profile.max_tokens}: use --max-tokens", code="no-cells")
+        raise NoCells(f"{what} have {cell.profile.max_tokens}: use --max-tokens")
     same = {name for name, question in questions.items() if not _differ(question, side.asked)}
     if not same:
         what = f"--compare: {path} has answers to none of these questions: name a run that was asked the same"
-        raise BadInput(what, code="no-cells")
+        raise NoCells(what)
     prompts = tuple(r for r in side.record.prompts if r.prompt in same)
     return dataclasses.replace(
         side,
