@@ -114,6 +114,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
         output, _ = process.communicate(timeout=900)
     except BaseException:
         process.kill()
+        process.communicate()  # left unreaped, it would fail the next test that forks this process
         raise
     assert "Traceback" not in output, output
     return process.returncode, output
