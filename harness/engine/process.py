@@ -20,8 +20,10 @@ from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
 _TAIL_BYTES = 200_000
 _QUOTED_LINES, _LINE_LENGTH = 12, 300
-_REASON = re.compile(r"(?:^|\s)((?:[A-Za-z_][\w.]*)?(?:Error|Exception|Exit|error)\b: *\S.*)")
-_CONSEQUENCES = ("Engine core initialization failed", "Engine process failed")
+_REASON = re.compile(
+    r"(?:^|\s)((?:[A-Za-z_][\w.]*)?(?:Error|Exception|Exit|error)\b: *\S.*|Worker proc \S+ died .*)"
+)
+_CONSEQUENCES = ("root cause", "Engine process failed", "Executor failed")
 """Errors that only say that there was another one."""
 
 

@@ -151,10 +151,27 @@ ENGINE_CORE = """\
 (APIServer pid=4242) RuntimeError: Engine core initialization failed. See root cause above.
 """
 
+WORKER = """\
+(VllmWorker-0 pid=4260) ERROR 11-30 14:04:40 [executor.py:953] WorkerProc failed to start.
+(VllmWorker-0 pid=4260) ERROR 11-30 14:04:40 [executor.py:953] ValueError: Too little memory on node 0
+(EngineCore pid=4250) ERROR 11-30 14:04:40 [core.py:1510] EngineCore failed to start.
+(EngineCore pid=4250) ERROR 11-30 14:04:40 [core.py:1510] Exception: WorkerProc initialization failed. See \
+stack trace for root cause.
+(APIServer pid=4242) RuntimeError: Engine core initialization failed. See root cause above.
+"""
+
+KILLED = """\
+(EngineCore pid=4250) ERROR 14:07:47 Worker proc VllmWorker-0 died unexpectedly (exit code: None)
+(EngineCore pid=4250) ERROR 11-30 14:07:47 [core.py:1512] RuntimeError: Executor failed.
+(APIServer pid=4242) EngineDeadError: An issue. See stack trace (above) for the root cause.
+"""
+
 
 @pytest.mark.parametrize(
     ("log", "line"),
     [
+        pytest.param(WORKER, "ValueError: Too little memory on node 0", id="worker"),
+        pytest.param(KILLED, "Worker proc VllmWorker-0 died unexpectedly (exit code: None)", id="killed"),
         pytest.param(BIND, "OSError: [Errno 98] Address already in use", id="bind"),
         pytest.param(
             MISSING_MODEL,
