@@ -20,6 +20,10 @@ _MOST_TOKENS = 2**31
 _MOST_COUNTED = 2**53
 _SHOWN = 60
 """Characters of a value in a message."""
+_LEAST_GAP_S = 1e-4
+"""Between two pieces, on average: no forward pass is that short. Pieces that were held back come so."""
+_FEW, _MOST_AT_FIRST = 20, 0.25
+"""Tokens that may come at first at one time, and their share of an answer's: a busy client reads late."""
 
 _CALLS = "tool_calls"
 _PARTS = {
@@ -69,6 +73,8 @@ class Stream:
     """Of each of these; those of a chunk without text are of the text before."""
     _ahead: int = 0
     """Tokens before any text."""
+    _at_first: int = 0
+    """Pieces that came with the first one."""
     _lost: bool = False
     """A delta held something in such fields alone, after the one that opens the answer."""
     _events: int = 0
@@ -191,6 +197,8 @@ class Stream:
             self._written += pieces
             self.first = self.first or now
             self.last = now
+            if now - self.first <= _LEAST_GAP_S * (len(self.pieces) - 1):
+                self._at_first = len(self.pieces)
         if choice.get("finish_reason") and (not self.finish or self.finish in ENDS):
             self.finish = str(choice["finish_reason"])
 
@@ -203,6 +211,16 @@ class Stream:
             self._tokens[-1] += tokens
         else:
             self._ahead += tokens
+
+    def held_back(self, tokens: int) -> bool:
+        """Whether many of an answer's tokens came at first at one time, so that the first one's is not known.
+
+        A proxy that buffers sends them so, and a server that does not stream.
+        """
+        at_first = sum(self.pieces[: self._at_first])
+        if not self.ids and self.pieces:  # then they are alike, as far as we know
+            at_first = tokens * self._at_first // len(self.pieces)
+        return at_first > max(_FEW, _MOST_AT_FIRST * tokens)
 
     def fault(self) -> str | None:
         """Why what came is not a whole answer; None where it is one."""

@@ -20,7 +20,7 @@ from harness.report.sentence import MARKS
 from harness.results.names import REFERENCE
 from harness.results.records import CellRecord, PromptRecord
 from harness.results.stretches import PARTS, Part, Span, Stretch, name_of, parts_of, stretches_of
-from harness.results.timing import speed_of
+from harness.results.timing import in_ms, speed_of
 from harness.results.whole import said_of
 from harness.text.numbers import DASH, number, ranged, share, signed, signed_interval
 from harness.text.render import Block, Piece, by_text, lay_out, visible
@@ -104,8 +104,8 @@ def answer_values(prompts: Sequence[PromptRecord]) -> Values:
         **{f"conditional_{i}": rate for i, rate in enumerate(tally.conditional)},
         "tok_s": speed.aggregate if speed else None,
         "mean_prompt_tok_s": speed.mean_prompt if speed else None,
-        "ttft_ms": speed.ttft_s * 1000 if speed else None,
-        "tpot_ms": speed.tpot_s * 1000 if speed else None,
+        "ttft_ms": in_ms(speed.ttft_s) if speed else None,
+        "tpot_ms": in_ms(speed.tpot_s) if speed else None,
     }
 
 

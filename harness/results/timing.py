@@ -28,10 +28,15 @@ class Speed:
     """Aggregate tok/s: output tokens of all prompts / wall time of the passes over them."""
     mean_prompt: float
     """Mean of the prompts' own rates, output tokens / total seconds, in tok/s."""
-    ttft_s: float
-    """Time to first token, median over prompts."""
-    tpot_s: float
+    ttft_s: float | None
+    """Time to first token, median over prompts. None, as the next, where it is not known of half of them."""
+    tpot_s: float | None
     """Time per output token after the first: summed seconds / summed tokens, over prompts."""
+
+
+def in_ms(seconds: float | None) -> float | None:
+    """The same in milliseconds."""
+    return None if seconds is None else seconds * 1000
 
 
 class Timed(Protocol):
@@ -74,23 +79,24 @@ def wall_of(records: Iterable[Timed]) -> float:
 def speed_of(records: Iterable[PromptRecord]) -> Speed | None:
     """The speed of a cell; None where nothing was timed."""
     known = [
-        (r, r.output_tokens, ttft, total)
+        (r, r.output_tokens, total)
         for r in records
-        if (ttft := r.ttft_s) is not None and (total := r.total_s) is not None and r.began_s is not None
-        if ttft <= total >= _LEAST_S and r.finish in ENDS
+        if (total := r.total_s) is not None and r.began_s is not None
+        if (r.ttft_s or 0) <= total >= _LEAST_S and r.finish in ENDS
     ]
     if not known:
         return None
-    timed, tokens, ttfts, totals = zip(*known, strict=True)
-    later = sum(tokens) - len(tokens)
+    timed, tokens, totals = zip(*known, strict=True)
     wall = wall_of(timed)
-    if not wall or later <= 0:
+    if not wall or sum(tokens) <= len(tokens):
         return None
+    firsts = [(ttft, total - ttft, n - 1) for r, n, total in known if (ttft := r.ttft_s) is not None]
+    ttfts, after, later = zip(*firsts, strict=True) if 2 * len(firsts) > len(known) else ((), (), ())
     return Speed(
         aggregate=sum(tokens) / wall,
         mean_prompt=statistics.fmean(map(operator.truediv, tokens, totals)),
-        ttft_s=statistics.median(ttfts),
-        tpot_s=sum(map(operator.sub, totals, ttfts)) / later,
+        ttft_s=statistics.median(ttfts) if ttfts else None,
+        tpot_s=sum(after) / sum(later) if sum(later) else None,
     )
 
 

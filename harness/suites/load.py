@@ -150,8 +150,11 @@ def goodput(records: Sequence[PromptRecord], bound: Bound) -> float | None:
     """Requests answered without an error and within `bound` / wall time of the level.
 
     Requests that keep their latency objectives per second: DistServe (Zhong et al. 2024), and what
-    `--goodput` of vLLM's own benchmark counts. None where nothing was timed.
+    `--goodput` of vLLM's own benchmark counts. None where nothing was timed, or no first token seen.
     """
+    answered = [r for r in records if not r.failed]
+    if answered and all(r.ttft_s is None for r in answered):
+        return None
     return _rate(records, [bound.kept(r) for r in records])
 
 

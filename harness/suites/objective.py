@@ -6,7 +6,7 @@ from harness.config.space import Space
 from harness.measure.validity import countable, mostly_degenerate, total
 from harness.results.records import CellRecord, PromptRecord
 from harness.results.stretches import sums_of
-from harness.results.timing import speed_of
+from harness.results.timing import in_ms, speed_of
 from harness.stats.blocks import LOG_MARGIN, NEW, OLD
 from harness.stats.paired import paired_log_ratio, sequential_thresholds
 from harness.suites.load import Bound, goodput
@@ -50,8 +50,8 @@ def unmet(record: CellRecord, space: Space, default: CellRecord | None = None) -
     speed, bounds = speed_of(record.prompts), space.bounds
     of_requests = space.objective == "goodput"
     limits = {
-        "TTFT in ms": (1000 * speed.ttft_s if speed else None, None if of_requests else bounds.ttft_ms),
-        "TPOT in ms": (1000 * speed.tpot_s if speed else None, None if of_requests else bounds.tpot_ms),
+        "TTFT in ms": (in_ms(speed.ttft_s) if speed else None, None if of_requests else bounds.ttft_ms),
+        "TPOT in ms": (in_ms(speed.tpot_s) if speed else None, None if of_requests else bounds.tpot_ms),
         "memory in MiB": (record.provenance.get(MEMORY), bounds.memory_mib),
         "the share of other texts": (other_text(record, default), bounds.other_text),
     }

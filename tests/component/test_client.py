@@ -93,6 +93,13 @@ def test_a_good_stream_becomes_a_record(ask: Ask) -> None:
     assert 0 < record.ttft_s <= record.total_s
 
 
+def test_an_answer_that_comes_at_one_time_does_not_show_its_first_token(ask: Ask) -> None:
+    record = ask(as_events(chunk("a", (1,) * 24, finish="stop"), usage(24), "[DONE]"), k=0)
+
+    assert (record.finish, record.output_tokens, record.ttft_s, record.findings) == ("stop", 24, None, ())
+    assert record.total_s
+
+
 def test_the_hashes_are_of_the_text_and_of_the_rendered_tokens(ask: Ask) -> None:
     record = ask(as_events(*GOOD))
 

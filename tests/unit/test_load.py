@@ -54,6 +54,14 @@ def test_what_was_not_timed_has_no_rate() -> None:
     assert rows[0][header.index("req/s") :] == ["—"] * 5
 
 
+def test_without_first_tokens_no_goodput_is_known() -> None:
+    unseen = [timed("a", ttft_s=None), timed("b", 1.0, ttft_s=None)]  # type: ignore[arg-type]
+
+    assert load.goodput([*unseen, failed_record("c")], BOUND) is None
+    assert load.goodput([failed_record("c")], BOUND) == load.per_second([failed_record("c")])
+    assert load.per_second(unseen)
+
+
 def test_the_bound_is_said() -> None:
     assert str(Bound()) == "TTFT <= 2000 ms and TPOT <= 200 ms"
 

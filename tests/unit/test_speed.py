@@ -77,7 +77,7 @@ def test_failed_and_untimed_prompts_do_not_count() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"began_s": None}, {"ttft_s": None}, {"total_s": None}, {"total_s": 0.0}, {"output_tokens": 1}],
+    [{"began_s": None}, {"total_s": None}, {"total_s": 0.0}, {"output_tokens": 1}],
 )
 def test_what_was_not_timed_has_no_speed(changes: dict[str, Any]) -> None:
     assert speed_of([prompt_record(**changes)]) is None
@@ -97,3 +97,17 @@ def test_waiting_for_the_counters_between_two_prompts_is_nobodys_time() -> None:
 
     assert speed is not None
     assert speed.aggregate == 10.0
+
+
+def test_answers_that_do_not_show_their_first_token_count_in_tokens_per_second_alone() -> None:
+    shown = prompt_record("a", output_tokens=21, began_s=0.0, ttft_s=0.5, total_s=2.5)
+    unseen = prompt_record("b", output_tokens=11, began_s=2.5, ttft_s=None, total_s=1.5)
+
+    speed, most, none = (speed_of(r) for r in ([shown, unseen], [shown, shown, unseen], [unseen]))
+
+    assert speed is not None
+    assert (speed.aggregate, speed.ttft_s, speed.tpot_s) == (8.0, None, None)
+    assert most is not None
+    assert (most.ttft_s, most.tpot_s) == (0.5, pytest.approx(0.1))
+    assert none is not None
+    assert (none.mean_prompt, none.ttft_s, none.tpot_s) == (pytest.approx(11 / 1.5), None, None)

@@ -343,3 +343,63 @@ def test_openai_still_has_the_class_that_reads_streams_and_no_version_is_allowed
 
     assert callable(reader.aiter_bytes)
     assert f"<{major + 1}" in asked
+
+
+# When its tokens came
+
+
+def came(
+    monkeypatch: pytest.MonkeyPatch, *clumps: list[int], step_s: float = 0.005, ids: bool = True
+) -> Stream:
+    """An answer of pieces with so many tokens. Those of a clump come at one time, the next a step later."""
+    clock, stream = 100.0, Stream()
+    monkeypatch.setattr("harness.measure.stream.time.perf_counter", lambda: clock)
+    for clump in clumps:
+        for tokens in clump:
+            clock += 0.00002
+            stream.take(json.dumps(chunk("a", tuple(range(tokens)) if ids else ())))
+        clock += 0.005
+    return stream
+
+
+@pytest.mark.parametrize("ids", [True, False])
+@pytest.mark.parametrize(
+    "clumps",
+    [
+        pytest.param([[96]], id="all in one piece"),
+        pytest.param([[1] * 96], id="a proxy held the pieces back"),
+        pytest.param([[1] * 60, *[[1]] * 36], id="or most of them"),
+        pytest.param([[1] * 32, [1] * 32, [1] * 32], id="they came in clumps"),
+    ],
+)
+def test_of_tokens_that_came_together_nobody_knows_when_the_first_was_there(
+    clumps: list[list[int]], monkeypatch: pytest.MonkeyPatch, *, ids: bool
+) -> None:
+    assert came(monkeypatch, *clumps, ids=ids).held_back(96)
+
+
+def test_a_large_first_piece_holds_tokens_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert came(monkeypatch, [60], *[[1]] * 36).held_back(96)
+
+
+@pytest.mark.parametrize(
+    ("clumps", "tokens"),
+    [
+        pytest.param([[1]] * 96, 96, id="a step at a time"),
+        pytest.param([[1], *[[3]] * 31, [2]], 96, id="drafted"),
+        pytest.param([[1], *[[10]] * 9, [5]], 96, id="pieces of ten, as --stream-interval makes them"),
+        pytest.param([[1, 3], *[[1]] * 92], 96, id="a busy client read the first two steps at once"),
+        pytest.param([[1], [1] * 60, *[[1]] * 35], 96, id="what waited later"),
+        pytest.param([[1]], 1, id="one token"),
+        pytest.param([[1] * 20], 20, id="too few to say"),
+        pytest.param([], 0, id="nothing"),
+    ],
+)
+def test_of_tokens_that_came_as_they_were_made_it_is_known(
+    clumps: list[list[int]], tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not came(monkeypatch, *clumps).held_back(tokens)
+
+
+def test_pieces_without_token_ids_hold_characters_of_several_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not came(monkeypatch, *[[3]] * 32, ids=False).held_back(96)

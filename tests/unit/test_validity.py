@@ -297,6 +297,17 @@ def test_what_an_answer_holds_beside_content_is_told_once() -> None:
     assert not any(f.hard for f in found.values())
 
 
+def test_answers_that_do_not_show_their_first_token_are_told() -> None:
+    unseen = prompt_record(ttft_s=None, total_s=2.0)
+    found = judged([unseen, prompt_record(ttft_s=0.1, total_s=2.0), prompt_record(ttft_s=None, total_s=None)],
+                   moved=None)  # fmt: skip
+
+    assert (found["first-token-unseen"].hard, found["first-token-unseen"].values) == (
+        False,
+        {"count": 1, "of": 3},
+    )
+
+
 def test_half_of_the_answers_is_not_most_of_them() -> None:
     two = [prompt_record(), prompt_record("instruct-002", text=LOOP)]
     three = [*two, prompt_record("instruct-003", text=LOOP)]
