@@ -20,6 +20,10 @@ settings.load_profile("draftgate")
 gc.disable()  # what is imported and collected stays: looking for garbage in it takes a quarter of the time
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.getini("filterwarnings").insert(0, "error")  # those that follow it stay what they are
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()

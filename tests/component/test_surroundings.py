@@ -139,6 +139,19 @@ def test_a_cell_is_measured_where_nothing_can_be_printed(bench: Bench) -> None:
     assert said.count("cannot write to standard output") == 1
 
 
+def test_a_cell_is_measured_where_python_leaves_assertions_out(bench: Bench) -> None:
+    bench.env |= {"PYTHONOPTIMIZE": "1"}  # pytest warns of it before it reads anything else
+    fine(bench, bench())
+
+
+def test_draftgate_bench_finds_its_plugins_where_pytest_may_load_none_by_itself(bench: Bench) -> None:
+    bench.env |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    python, _, _, *words = bench.command("-n", "0")
+    words = [word for word in words if word != "bench_suites/test_acceptance.py"]
+    bench.command = lambda *_, **__: [python, "-m", "harness.cli", "bench", "acceptance", *words]  # type: ignore[method-assign]
+    fine(bench, bench())
+
+
 def test_a_cell_is_measured_where_nobody_reads_on(bench: Bench) -> None:
     fine(bench, bench(above=("sh", "-c", '"$@" | head -1', "sh")))
 
