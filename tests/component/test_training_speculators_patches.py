@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("speculators")
 
 from speculators.models.metrics import compute_accuracy_single_step  # noqa: E402
+from torch.optim import _muon  # noqa: E402
 
 from training.recipe import find_recipe, load_recipe  # noqa: E402
 from training.trainer import speculators_patches, stage  # noqa: E402
@@ -38,6 +39,20 @@ def test_the_figures_are_those_of_speculators(
     assert 0 < counted[0] < counted[1]
     if ours is not None:
         assert torch.equal(ours, theirs)
+
+
+def test_on_a_cpu_muon_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(_muon, "_zeropower_via_newtonschulz", _muon._zeropower_via_newtonschulz)  # put back
+    weight = torch.nn.Parameter(torch.zeros(16, 16))
+    weight.grad = torch.randn(16, 16)
+    exact = weight.grad.double().as_subclass(speculators_patches.InFloat32)
+    wanted = _muon._zeropower_via_newtonschulz(exact, (3.4445, -4.775, 2.0315), 5, 1e-7)
+
+    speculators_patches.muon_in_float32()
+    torch.optim.Muon([weight], lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False).step()
+
+    assert torch.allclose(-weight.double(), wanted, atol=1e-5)  # bfloat16 is wrong by 1e-3
 
 
 @pytest.mark.parametrize(

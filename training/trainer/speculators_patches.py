@@ -2,7 +2,8 @@
 
 `run_on_cpu`: speculators assumes an accelerator in five places: the device to which it moves model and
 batches, the one to which it loads checkpoints, its step timer, autocast's device, and pinned memory in the
-data loader. Tests and small trials run on a CPU.
+data loader. Tests and small trials run on a CPU. And torch's Muon computes in bfloat16: on a CPU without
+AVX-512 a gradient of 576 x 1536 takes 6.7 s so, and 0.3 s in float32.
 
 `compile_as_one_graph`: two things keep an EAGLE-3 training step from compiling as one graph that never
 waits for the GPU. First, speculators counts right guesses with `masked_select`, and at every ttt step the
@@ -20,6 +21,15 @@ import torch
 import torch._inductor.config
 from speculators.models.eagle3 import metrics
 from speculators.train import checkpointer, dataloader, trainer
+from torch.optim import _muon
+
+
+class InFloat32(torch.Tensor):  # type: ignore[misc]
+    """A gradient that stays what it is where Muon turns it into bfloat16."""
+
+    def bfloat16(self) -> torch.Tensor:
+        """A copy: what follows changes it in place."""
+        return self.as_subclass(torch.Tensor).clone()
 
 
 def run_on_cpu() -> None:
@@ -40,6 +50,18 @@ def run_on_cpu() -> None:
         setup(self)
 
     trainer.Trainer.setup_trainer = setup_trainer
+    muon_in_float32()
+
+
+def muon_in_float32() -> None:
+    """Let torch's Muon orthogonalise gradients as they are."""
+    orthogonalised = _muon._zeropower_via_newtonschulz  # noqa: SLF001
+
+    def kept(grad: torch.Tensor, *args: Any) -> torch.Tensor:
+        found: torch.Tensor = orthogonalised(grad.as_subclass(InFloat32), *args)
+        return found
+
+    _muon._zeropower_via_newtonschulz = kept  # noqa: SLF001
 
 
 def compile_as_one_graph(*, replayed: bool) -> None:
