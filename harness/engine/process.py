@@ -20,8 +20,9 @@ from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
 _TAIL_BYTES = 200_000
 _QUOTED_LINES, _LINE_LENGTH = 12, 300
+_DIED = "Worker proc"
 _REASON = re.compile(
-    r"(?:^|\s)((?:[A-Za-z_][\w.]*)?(?:Error|Exception|Exit|error)\b: *\S.*|Worker proc \S+ died .*)"
+    rf"(?:^|\s)((?:[A-Za-z_][\w.]*)?(?:Error|Exception|Exit|error)\b: *\S.*|{_DIED} \S+ died .*)"
 )
 _CONSEQUENCES = ("root cause", "Engine process failed", "Executor failed")
 """Errors that only say that there was another one."""
@@ -170,7 +171,10 @@ def memory_below(pid: int) -> float:
 
 
 def reason(lines: Sequence[str]) -> str:
-    """The line of a log that says why: the last error that is not just a consequence of another."""
+    """The line of a log that says why: the last error that is not just a consequence of another.
+
+    That a worker died says it where no error does.
+    """
     candidates = []
     for i, line in enumerate(lines):
         found = _REASON.search(line)
@@ -180,4 +184,5 @@ def reason(lines: Sequence[str]) -> str:
                 text = re.sub(r"^\(.*?\)\s*", "", lines[i + 1].strip()) or text
             candidates.append(text)
     causes = [text for text in candidates if not any(other in text for other in _CONSEQUENCES)]
-    return (causes or candidates or lines or ["it wrote nothing"])[-1][:400]
+    errors = [text for text in causes if not text.startswith(_DIED)]
+    return (errors or causes or candidates or lines or ["it wrote nothing"])[-1][:400]

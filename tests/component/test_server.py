@@ -160,6 +160,14 @@ stack trace for root cause.
 (APIServer pid=4242) RuntimeError: Engine core initialization failed. See root cause above.
 """
 
+RAISED = """\
+(Worker_PP0 pid=1667) ERROR 11-30 16:33:58 [multiproc_executor.py:1063] AttributeError: it has no 'drafter'
+(EngineCore pid=1661) ERROR 11-30 16:33:58 [core.py:1510] RuntimeError: Worker failed with error 'it has no \
+'drafter'', please check the stack trace above for the root cause
+(EngineCore pid=1661) ERROR 11-30 16:34:00 [multiproc_executor.py:315] Worker proc VllmWorker-0 died \
+unexpectedly (exit code: None), shutting down executor.
+"""
+
 KILLED = """\
 (EngineCore pid=4250) ERROR 14:07:47 Worker proc VllmWorker-0 died unexpectedly (exit code: None)
 (EngineCore pid=4250) ERROR 11-30 14:07:47 [core.py:1512] RuntimeError: Executor failed.
@@ -171,6 +179,7 @@ KILLED = """\
     ("log", "line"),
     [
         pytest.param(WORKER, "ValueError: Too little memory on node 0", id="worker"),
+        pytest.param(RAISED, "AttributeError: it has no 'drafter'", id="raised"),
         pytest.param(KILLED, "Worker proc VllmWorker-0 died unexpectedly (exit code: None)", id="killed"),
         pytest.param(BIND, "OSError: [Errno 98] Address already in use", id="bind"),
         pytest.param(
