@@ -223,7 +223,8 @@ def _soft_findings(
         note("thinking", answered, "answers have no reasoning, though thinking is on")
     note("no-text", [r for r in answered if r.output_tokens > 1 and not r.text], "answers have no text")
     unseen = [r for r in answered if r.total_s is not None and r.ttft_s is None]
-    note("first-token-unseen", unseen, "answers do not show when their first token was there")
+    what = "answers do not show when their first token came (does a proxy hold them back?)"
+    note("first-token-unseen", unseen, f"{what}: TTFT and TPOT are without them")
     unread = [(r, f.values["fields"]) for r in answered for f in r.findings if f.code == "unread-field"]
     fields = ", ".join(sorted({str(names) for _, names in unread}))
     what = f"answers came with fields that draftgate does not know, so they are not in its text: {fields}"
