@@ -147,9 +147,12 @@ def test_a_cell_is_measured_where_python_leaves_assertions_out(bench: Bench) -> 
 def test_draftgate_bench_finds_its_plugins_where_pytest_may_load_none_by_itself(bench: Bench) -> None:
     bench.env |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     python, _, _, *words = bench.command("-n", "0")
-    words = [word for word in words if word != "bench_suites/test_acceptance.py"]
-    bench.command = lambda *_, **__: [python, "-m", "harness.cli", "bench", "acceptance", *words]  # type: ignore[method-assign]
-    fine(bench, bench())
+    words.remove("bench_suites/test_acceptance.py")
+    command = [python, "-m", "harness.cli", "bench", "acceptance", *words]
+    done = subprocess.run(
+        command, cwd=bench.folder, env=bench.env, capture_output=True, text=True, check=False, timeout=120
+    )
+    fine(bench, (done.returncode, done.stdout + done.stderr))
 
 
 def test_a_cell_is_measured_where_nobody_reads_on(bench: Bench) -> None:
