@@ -198,9 +198,9 @@ class Client:
         try:
             if error is None:
                 notes = (stream.note(prompt.id),) if stream.unread else ()
-                if stream.held_back(count_of(stream.usage or {}, "completion_tokens")):
-                    record["ttft_s"] = None
                 given = {**record, **self._counts(stream, stream.usage or {}, moved), "findings": notes}
+                if stream.held_back(given["output_tokens"]):
+                    given["ttft_s"] = None
                 return PromptRecord.model_validate(given)
         except _NotReportedError as problem:
             error, reason = f"its acceptance does not add up: {problem}", {"reason": NOT_REPORTED}

@@ -23,7 +23,7 @@ _SHOWN = 60
 _LEAST_GAP_S = 1e-4
 """Between two pieces, on average: no forward pass is that short. Pieces that were held back come so."""
 _FEW, _MOST_AT_FIRST = 20, 0.25
-"""Tokens that may come at first at one time, and their share of an answer's: a busy client reads late."""
+"""An answer may begin with so many tokens at one time, or this share of its own: a busy client reads late."""
 
 _CALLS = "tool_calls"
 _PARTS = {
@@ -213,9 +213,12 @@ class Stream:
             self._ahead += tokens
 
     def held_back(self, tokens: int) -> bool:
-        """Whether many of an answer's tokens came at first at one time, so that the first one's is not known.
+        """Whether the answer began with many tokens at one time: then the time of the first is not known.
 
         A proxy that buffers sends them so, and a server that does not stream.
+
+        Args:
+            tokens: of the whole answer.
         """
         at_first = sum(self.pieces[: self._at_first])
         if not self.ids and self.pieces:  # then they are alike, as far as we know

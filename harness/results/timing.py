@@ -29,7 +29,7 @@ class Speed:
     mean_prompt: float
     """Mean of the prompts' own rates, output tokens / total seconds, in tok/s."""
     ttft_s: float | None
-    """Time to first token, median over prompts. None, as the next, where it is not known of half of them."""
+    """Time to first token, median over the prompts that show it. None, as the next, where at most half do."""
     tpot_s: float | None
     """Time per output token after the first: summed seconds / summed tokens, over prompts."""
 

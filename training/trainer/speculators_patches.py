@@ -1,9 +1,9 @@
-"""Changes to speculators 0.9.0 in this process, each to be removed when speculators no longer needs it.
+"""Changes to speculators 0.9.0 and torch in this process, each to be removed when it is no longer needed.
 
 `run_on_cpu`: speculators assumes an accelerator in five places: the device to which it moves model and
 batches, the one to which it loads checkpoints, its step timer, autocast's device, and pinned memory in the
 data loader. Tests and small trials run on a CPU. And torch's Muon computes in bfloat16: on a CPU without
-AVX-512 a gradient of 576 x 1536 takes 6.7 s so, and 0.3 s in float32.
+AVX-512 it needs 6.7 s for a gradient of 576 x 1536, and 0.3 s in float32.
 
 `compile_as_one_graph`: two things keep an EAGLE-3 training step from compiling as one graph that never
 waits for the GPU. First, speculators counts right guesses with `masked_select`, and at every ttt step the
