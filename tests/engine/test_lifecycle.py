@@ -19,7 +19,7 @@ from tests.engine.conftest import Draftgate, engines_of, family_of, running_of
 
 MOUNT, UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
 CELL = (
-    "-m", "chat and en and ngram and k4", "--prompts", "6", "--max-tokens", "24", "--gate", "off",
+    "-m", "chat and en and ngram and k4", "--prompts", "6", "--max-tokens", "48", "--gate", "off",
     "--concurrency", "1",
 )  # fmt: skip
 """One prompt at a time: with four in flight the last four of six end as one, before a signal can come."""
@@ -35,11 +35,11 @@ def wait_for(what: str, condition: object, *, within_s: float) -> None:
         time.sleep(0.02)
 
 
-def interrupt(draftgate: Draftgate, number: signal.Signals, *, after_prompts: int) -> tuple[int, str]:
-    """Start a run, end it with a signal once so many prompts are on disk; exit code and output."""
+def interrupt(draftgate: Draftgate, number: signal.Signals) -> tuple[int, str]:
+    """Start a run, end it with a signal once a prompt is on disk; exit code and output."""
     process = draftgate.start(*CELL)
     try:
-        wait_for("prompts", lambda: len(draftgate.lines()) >= after_prompts, within_s=STARTED_S)
+        wait_for("a prompt", lambda: len(draftgate.lines()) >= 1, within_s=STARTED_S)
         family = family_of(process.pid)
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
@@ -59,14 +59,17 @@ def interrupt(draftgate: Draftgate, number: signal.Signals, *, after_prompts: in
         pytest.param(signal.SIGKILL, marks=pytest.mark.nightly),
     ],
 )
-def test_no_engine_is_left_and_resume_repeats_no_prompt(draftgate: Draftgate, number: signal.Signals) -> None:
-    code, output = interrupt(draftgate, number, after_prompts=2)
+def test_no_engine_is_left_and_resume_repeats_no_prompt(
+    draftgate_in_memory: Draftgate, number: signal.Signals
+) -> None:
+    draftgate = draftgate_in_memory
+    code, output = interrupt(draftgate, number)
     wait_for("the engine's end", lambda: not engines_of(draftgate.results), within_s=15)
     before = draftgate.lines()
 
     assert code != 0
     assert "Traceback" not in output
-    assert 2 <= len(before) < 6
+    assert 1 <= len(before) < 6
 
     code, output = draftgate.run(
         *CELL, "--resume", "--benchmark-json", str(draftgate.results / "benchmark.json")
