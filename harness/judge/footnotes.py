@@ -98,7 +98,7 @@ def subject_notes(old: CellRecord, new: CellRecord, across: Collection[str] = ()
     for field, (before, after) in old.subject.differences(new.subject).items():
         if field not in on_both - _SHOWN_ABOVE:
             continue
-        texts = [brief(without(before, meant)), brief(without(after, meant))]
+        texts = [brief(one) for one in apart(without(before, meant), without(after, meant))]
         if field == "resolved_config":  # thousands of characters: only the parts that differ
             parts = [[p for p in text.split(", ") if p.partition("=")[0] not in meant] for text in texts]
             own = [[p for p in parts[i] if p not in set(parts[1 - i])] for i in (0, 1)]
@@ -107,6 +107,19 @@ def subject_notes(old: CellRecord, new: CellRecord, across: Collection[str] = ()
             continue
         was, now = (t if len(t) <= _LONG else t[: _LONG - 3] + "..." for t in texts)
         yield f"{field.replace('_', ' ')}: {was} -> {now}"
+
+
+def apart(old: Any, new: Any) -> tuple[Any, Any]:
+    """Two values; of two mappings what only one has, or has otherwise, also of those in them."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return old, new
+    both = {key: apart(old[key], new[key]) for key in old if key in new and old[key] != new[key]}
+    own = (
+        {key: value for key, value in one.items() if key not in other}
+        for one, other in ((old, new), (new, old))
+    )
+    before, after = ({key: pair[i] for key, pair in both.items()} | one for i, one in enumerate(own))
+    return before, after
 
 
 def holm_notes(verdicts: Sequence[tuple[str, Verdict]]) -> list[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.cli import main
-from harness.judge.footnotes import holm_notes, weights_notes
+from harness.judge.footnotes import holm_notes, subject_notes, weights_notes
 from harness.judge.pairing import execution_notes
 from harness.judge.verdict import Kind, Verdict, judge
 from harness.report.run_table import report, verdict_report
@@ -150,6 +151,26 @@ def test_different_paths_are_said_wherever_a_speed_up_is_shown(
         shown = capsys.readouterr().out
         said.append(note in (file.read_text(encoding="utf-8") if "--output" in written else shown))
     assert said == [bool(v1)] * 4
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"logits_processors": ["waits:Waits"]}, '{} -> {"logits_processors": ["waits:Waits"]}'),
+        (
+            {"compilation_config": {"mode": 3, "cudagraph_mode": "FULL", "sizes": [1, 2, 4, 8, 16, 32, 64]}},
+            '{"compilation_config": {"mode": 0}} -> {"compilation_config": {"mode": 3}}',
+        ),
+        ({"compilation_config": "O2"}, None),
+    ],
+)
+def test_of_two_engines_settings_only_what_differs_is_said(more: dict[str, Any], said: str | None) -> None:
+    """However long the rest of them is."""
+    rest = {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL", "sizes": [1, 2, 4, 8, 16, 32, 64]}}
+    sides = [cell(drafter(3), subject={"engine_args": args}) for args in (rest, rest | more)]
+    [note] = [note for note in subject_notes(*sides) if note.startswith("engine args")]
+    before = json.dumps(rest)[:77] + "..."
+    assert note == f"engine args: {said or before + ' -> ' + json.dumps(more)}"
 
 
 def test_another_way_to_verify_drafts_is_refused_unless_it_is_the_subject() -> None:
