@@ -99,12 +99,18 @@ class Bound:
     def __str__(self) -> str:
         return f"TTFT <= {self.ttft_s * 1000:g} ms and TPOT <= {self.tpot_s * 1000:g} ms"
 
-    def kept(self, record: PromptRecord) -> bool:
-        """The request was answered without an error, and in time."""
-        if record.failed or record.ttft_s is None or record.total_s is None:
+    def kept(self, record: PromptRecord) -> bool | None:
+        """The request was answered without an error, and in time; None where its times leave that open."""
+        if record.failed:
             return False
-        later, seconds = record.output_tokens - 1, record.total_s - record.ttft_s
-        return record.ttft_s <= self.ttft_s and seconds >= 0 and (later < 1 or seconds <= self.tpot_s * later)
+        later, first, whole = record.output_tokens - 1, record.ttft_s, record.total_s
+        if whole is None:
+            return None
+        if first is None:  # it came at some time before the end
+            if whole > self.ttft_s + self.tpot_s * later:
+                return False
+            return True if whole <= min(self.ttft_s, self.tpot_s * later) else None
+        return first <= self.ttft_s and whole >= first and (later < 1 or whole - first <= self.tpot_s * later)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,12 +156,11 @@ def goodput(records: Sequence[PromptRecord], bound: Bound) -> float | None:
     """Requests answered without an error and within `bound` / wall time of the level.
 
     Requests that keep their latency objectives per second: DistServe (Zhong et al. 2024), and what
-    `--goodput` of vLLM's own benchmark counts. None where nothing was timed, or no first token seen.
+    `--goodput` of vLLM's own benchmark counts. None where nothing was timed, or the times of an answer, whose
+    first token was not seen, leave open whether it is a good one.
     """
-    answered = [r for r in records if not r.failed]
-    if answered and all(r.ttft_s is None for r in answered):
-        return None
-    return _rate(records, [bound.kept(r) for r in records])
+    kept = [bound.kept(r) for r in records]
+    return None if None in kept else _rate(records, map(bool, kept))
 
 
 def _rate(records: Sequence[PromptRecord], good: Iterable[bool]) -> float | None:

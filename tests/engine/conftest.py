@@ -165,7 +165,7 @@ def draftgate(tmp_path: Path) -> Draftgate:
 
 @pytest.fixture
 def draftgate_in_memory(tmp_path: Path) -> Iterator[Draftgate]:
-    """Where lines are on disk at once: on a slow disk the last prompt may be answered before the second is."""
+    """Where lines are on disk at once: on a slow disk the last prompt is answered before the second is."""
     memory = Path("/dev/shm")  # noqa: S108
     folder = tempfile.mkdtemp(dir=memory if memory.is_dir() else tmp_path)
     yield Draftgate(Path(folder) / "results")

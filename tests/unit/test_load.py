@@ -58,8 +58,17 @@ def test_without_first_tokens_no_goodput_is_known() -> None:
     unseen = [timed("a", ttft_s=None), timed("b", 1.0, ttft_s=None)]  # type: ignore[arg-type]
 
     assert load.goodput([*unseen, failed_record("c")], BOUND) is None
+    assert load.goodput([timed("seen"), unseen[1]], BOUND) is None
     assert load.goodput([failed_record("c")], BOUND) == load.per_second([failed_record("c")])
     assert load.per_second(unseen)
+
+
+def test_of_an_answer_whose_first_token_was_not_seen_its_end_may_tell() -> None:
+    """The first one may take 1 s, the 20 after it 2 s."""
+    ends = (0.9, 1.1, 2.9, 3.1)
+    records = [timed("a", ttft_s=None, total_s=end) for end in ends]  # type: ignore[arg-type]
+
+    assert [BOUND.kept(r) for r in records] == [True, None, None, False]
 
 
 def test_the_bound_is_said() -> None:
