@@ -19,7 +19,7 @@ from harness.engine import supervisor
 from harness.text.redaction import MOSTLY_RANDOM, without_keys
 
 _TAIL_BYTES = 200_000
-_QUOTED_LINES, _LINE_LENGTH = 12, 300
+_QUOTED_LINES, _LINE_LENGTH, _LONGEST_REASON = 12, 300, 400
 _DIED = "Worker proc"
 _REASON = re.compile(
     rf"(?:^|\s)((?:[A-Za-z_][\w.]*)?(?:Error|Exception|Exit|error)\b: *\S.*|{_DIED} \S+ died .*)"
@@ -170,19 +170,31 @@ def memory_below(pid: int) -> float:
     return round(total / 2**20, 1)
 
 
-def reason(lines: Sequence[str]) -> str:
-    """The line of a log that says why: the last error that is not just a consequence of another.
+def with_error(what: str, log: Path | None) -> str:
+    """What happened, and the last error in the log of the process, where there is one."""
+    error = last_error(tail(log)) if log else None
+    return f"{what}; the last error in its log: {error}" if error else what
 
-    That a worker died says it where no error does.
+
+def reason(lines: Sequence[str]) -> str:
+    """The line of a log that says why: its last error, or its last line."""
+    return last_error(lines) or (lines or ["it wrote nothing"])[-1][:_LONGEST_REASON]
+
+
+def last_error(lines: Sequence[str]) -> str | None:
+    """The last error of a log that is not just a consequence of another; None where there is no error.
+
+    That a worker died is told where no error says why.
     """
     candidates = []
     for i, line in enumerate(lines):
-        found = _REASON.search(line)
-        if found:
-            text = found[1].strip()
+        match = _REASON.search(line)
+        if match:
+            text = match[1].strip()
             if "validation error" in line and i + 1 < len(lines):
                 text = re.sub(r"^\(.*?\)\s*", "", lines[i + 1].strip()) or text
             candidates.append(text)
     causes = [text for text in candidates if not any(other in text for other in _CONSEQUENCES)]
     errors = [text for text in causes if not text.startswith(_DIED)]
-    return (errors or causes or candidates or lines or ["it wrote nothing"])[-1][:400]
+    found = errors or causes or candidates
+    return found[-1][:_LONGEST_REASON] if found else None

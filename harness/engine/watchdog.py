@@ -31,7 +31,7 @@ from pydantic import Field
 from harness.engine import metrics
 from harness.engine.http import Http, NoAnswer
 from harness.engine.metrics import Load
-from harness.engine.process import processes_below, tail
+from harness.engine.process import processes_below, tail, with_error
 from harness.engine.server import Server, unhealthy
 from harness.errors import BadInput, ServerFailed
 from harness.results.files import write_atomically
@@ -258,6 +258,8 @@ class Guard:
         with self._lock:
             if self.stalled:  # another thread was first
                 return self.stalled
+            if stall.kind == "dead" and self._server:
+                stall = dataclasses.replace(stall, reason=with_error(stall.reason, self._server.log))
             self.stalled = stall = dataclasses.replace(stall, evidence=self._keep(stall))
         try:
             if self.on_stall:

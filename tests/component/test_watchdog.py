@@ -414,6 +414,27 @@ def test_after_a_failed_request_the_server_is_asked_whether_it_lives(
     assert guard.stalled == found
 
 
+@pytest.mark.parametrize(
+    ("log", "why"),
+    [
+        ("INFO all is well\nRuntimeError: out of blocks\nEngineDeadError: see root cause above\n", True),
+        ("INFO all is well\n", False),  # as after a SIGKILL
+    ],
+)
+def test_of_a_server_that_died_the_last_error_in_its_log_is_told(
+    vllm: VllmLike, tmp_path: Path, log: str, *, why: bool
+) -> None:
+    vllm.replies["/health"] = Reply(status=503)
+    (tmp_path / "server.log").write_text(log)
+    server = dataclasses.replace(attached(vllm.url), log=tmp_path / "server.log")
+    with guarded(server, folder=tmp_path) as guard:
+        found = guard.look()
+
+    assert found
+    assert ("out of blocks" in found.reason) is why
+    assert found.reason.startswith("its /health answers 503")
+
+
 def test_evidence_that_was_cut_off_is_named(vllm: VllmLike, tmp_path: Path) -> None:
     with guarded(attached(vllm.url), stall_seconds=0.2, folder=tmp_path, note="x") as guard:
         until(lambda: guard.stalled)
