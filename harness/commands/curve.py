@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from harness.engine.forward import kept_in
 from harness.errors import NoCells
-from harness.suites.curve_report import of_run, report
+from harness.suites.curve_report import alone, of_run, report
 from harness.suites.load import Bound
 from harness.text.arguments import whole
 from harness.text.console import complain, show, width_of
@@ -41,7 +42,11 @@ def run(options: argparse.Namespace) -> int:
     curves, broken = of_run(options.folder)
     if not curves:
         raise NoCells("; ".join(map(str, broken)))
-    texts = [lay_out(report(*found, bound, may_schedule=False), width) for found in curves]
+    timed = kept_in(options.folder)
+    texts = [
+        lay_out((*report(*found, bound, may_schedule=False), *alone(found[0], timed)), width)
+        for found in curves
+    ]
     show("\n\n".join(texts) + "\n")
     for why in broken:
         complain(str(why))

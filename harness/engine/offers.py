@@ -37,6 +37,10 @@ class Offers:
     """Of its speculative configuration."""
     arguments: frozenset[str] = frozenset()
     """Of `vllm serve`, by their names in Python, and a few that it does not take."""
+    engine_arguments: frozenset[str] = frozenset()
+    """Those of them that are the engine's own, not the server's."""
+    forward: bool = False
+    """It can time forward passes without a server (`vllm bench forward`)."""
 
     @property
     def dynamic_k(self) -> frozenset[str]:
@@ -79,6 +83,8 @@ def offers_of(folder: Path) -> Offers:
         verification=literals.get("RejectionSampleMethod", frozenset()),
         drafter_fields=frozenset(_fields(tree, "SpeculativeConfig")),
         arguments=_arguments(folder),
+        engine_arguments=frozenset(_fields(_tree(folder / "engine" / "arg_utils.py"), "EngineArgs")),
+        forward=(folder / "benchmarks" / "forward" / "main.py").is_file(),
     )
 
 

@@ -86,6 +86,11 @@ class Curve:
         """The k with the largest utility; k = 0 has 1."""
         return max((p for p in self.points if p.in_flight == in_flight), key=lambda p: p.utility)
 
+    def best_drafting(self, in_flight: int) -> Point:
+        """The best k of a load that drafts at all."""
+        there = (p for p in self.points if p.in_flight == in_flight and p.k)
+        return max(there, key=lambda p: p.utility)
+
     def holds(self, cell: CellName) -> bool:
         """A record of that name is one of its points, or of `none` beside them."""
         own = self.deepest.cell
@@ -229,8 +234,7 @@ def sentences(found: Curve) -> list[str]:
 
 
 def _advice(found: Curve, in_flight: int) -> str:
-    drafting = [p for p in found.points if p.in_flight == in_flight and p.k]
-    best = max(drafting, key=lambda p: p.utility)
+    best = found.best_drafting(in_flight)
     how = f"k = {best.k}, utility {best.utility:.2f}"
     return how if found.best(in_flight).k else f"off (the best is {how})"
 

@@ -10,8 +10,9 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from harness.config.cells import Cell, with_k, with_profile, without_drafts
+from harness.config.cells import Cell, ServerSpec, with_k, with_profile, without_drafts
 from harness.config.stack import Stack
+from harness.engine import forward
 from harness.engine.spelling import SCHEDULE, check, takes_schedule
 from harness.errors import BadInput, DraftgateError
 from harness.judge.curve import Curve, Grid, busy, curve, sentences, sound
@@ -21,7 +22,7 @@ from harness.results.records import CellRecord
 from harness.results.timing import times_of, work_of
 from harness.run import Run
 from harness.suites.beside_none import sparing
-from harness.suites.curve_report import NAME, ONCE, PAIRS, WITH_SCHEDULE, Found, figures, report
+from harness.suites.curve_report import NAME, ONCE, PAIRS, WITH_SCHEDULE, Found, alone, figures, report
 from harness.suites.load import Bound
 from harness.suites.runner import Bench, Kind, Outcome, Suite
 from harness.text.numbers import duration
@@ -58,11 +59,19 @@ def _plan(run: Run, cells: Sequence[Cell]) -> list[str]:
         again_s += seconds(column[1:][-2:]) + run.pace.starts_s(column[1:][-3:-2], first=False)
     following = [column[-1] for column in columns if takes_schedule(column[-1].spec) and len(levels) > 1]
     total = first_s + blocks * seconds(following) + (blocks - 1) * again_s
+    alone = [
+        one
+        for column in columns
+        if forward.times_forward(column[-1].spec)
+        for one in column[:1] + column[-2:]
+    ]
+    total += run.pace.starts_s(alone, first=False)
     ks = ", ".join(map(str, sorted({one.name.k for one in every})))
     text = f"curve: k {ks} at {', '.join(map(str, levels))} in flight, {len(servers)} servers: "
     text += f"each once, about {duration(first_s)}; "
     text += f"then what that leaves open {blocks - 1} times again, in turn"
-    return [f"{text}{', and a schedule of k' * bool(following)}; about {duration(total)} in all"]
+    text += ", and a schedule of k" * bool(following) + ", and forward passes alone" * bool(alone)
+    return [f"{text}; about {duration(total)} in all"]
 
 
 def _largest(cell: Cell, stack: Stack, words: str) -> bool:
@@ -137,7 +146,10 @@ def k_by_load(bench: Bench, cell: Cell) -> Outcome:
     changes = {
         "kind": kind,
         "sentence": "; ".join([*noisy, *sentences(own), *advice(again)]),
-        "table": report(own, grid, again, bound, may_schedule=takes_schedule(cell.spec)),
+        "table": (
+            *report(own, grid, again, bound, may_schedule=takes_schedule(cell.spec)),
+            *alone(own, forward.kept_in(run.folder)),
+        ),
         "figures": figures(own, again),
     }
     return found.model_copy(update=changes)
@@ -197,7 +209,28 @@ class _Blocks:
                 self._found.setdefault(cell, (*own, in_turn))
             except ValueError as error:
                 self._found[cell] = error
+        self._alone({cell: found for cell, (found, _) in curves.items()})
         return self._found
+
+    def _alone(self, curves: Mapping[Cell, Curve]) -> None:
+        """Time the forward passes of `none` and of the best k of each load, where the engine can."""
+        for cell, found in curves.items():
+            plain, *drafted = self._columns[cell]
+            answers = [r for n in self._levels for r in self._seen[0, plain, n].prompts if not r.failed]
+            context = round(sum(r.prompt_tokens + r.output_tokens / 2 for r in answers) / len(answers))
+            best = {found.best_drafting(level).k for level in found.levels}
+            own = [plain, *(one for one in drafted if one.name.k in best)]
+            if all(forward.times_forward(one.spec) for one in own):
+                self._bench.slot.close()
+                self._timed_alone([one.spec for one in own], context)
+
+    def _timed_alone(self, specs: Sequence[ServerSpec], context: int) -> None:
+        folder, say = self._bench.run.folder / "servers", self._bench.say
+        try:
+            for spec in specs:
+                forward.measured(spec, self._levels, context=context, folder=folder, say=say)
+        except DraftgateError as error:  # the curve has its times from requests all the same
+            say(f"draftgate: {str(error).splitlines()[0]}")
 
     def _lasting(self, plain: Cell) -> dict[int, int]:
         """How often each load's requests are asked, so that a pass of `none` lasts."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.config.stack import NONE
+from harness.engine.forward import Forward
 from harness.engine.spelling import SCHEDULE
 from harness.errors import BadInput, BadRecord, NoCells
 from harness.judge.curve import Curve, Grid, Point, busy, curve, sentences, sound
@@ -52,6 +53,38 @@ def report(
         schedule = json.dumps(found.schedule())
         lines.append(f"for [drafters.{cell.drafter}] of the stack: {SCHEDULE} = {schedule}")
     return (Block(title=title, header=_HEADER, rows=tuple(rows), ranks=_RANKS), *lines)
+
+
+def alone(found: Curve, timed: Iterable[Forward]) -> tuple[Piece, ...]:
+    """The table of forward passes without a server; nothing where `none` or the drafter has none."""
+    cell = found.deepest.cell
+    ours = [one for one in timed if one.variant == cell.variant and one.drafter in (NONE, cell.drafter)]
+    passes = {one.k: one for one in ours}
+    if not {0} < passes.keys():
+        return ()
+    rows = [
+        (
+            str(p.in_flight),
+            str(p.k),
+            number(seconds, scale=1e3),
+            number(ratio := seconds / passes[0].seconds[p.in_flight]),
+            number(p.added),
+            number(p.gained / ratio),
+        )
+        for p in found.points
+        if p.k in passes
+        and (seconds := passes[p.k].seconds.get(p.in_flight))
+        and p.in_flight in passes[0].seconds
+    ]
+    at = f"forward passes alone, {passes[0].context} tokens in the cache of each request"
+    title = f"{'-'.join(cell.place)} {cell.drafter}: {at}"
+    header = ("in flight", "k", "ms/pass", "pass x", "time x", "utility of passes")
+    out = "sampling, the check of drafts, the scheduler, HTTP and compiled code are left out"
+    note = (
+        f"timed by vllm bench forward: {out}, and every draft counts as accepted; pass x is over the pass of"
+    )
+    note += " k = 0, time x is that of served requests"
+    return Block(title=title, header=header, rows=tuple(rows), ranks=(0, 0, 1, 0, 2, 0)), note
 
 
 def _row(point: Point) -> tuple[str, ...]:
