@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.engine.forward import kept_in
-from harness.errors import NoCells
+from harness.engine.forward import Forward, kept_in
+from harness.errors import BadRecord, NoCells
 from harness.suites.curve_report import alone, of_run, report
 from harness.suites.load import Bound
 from harness.text.arguments import whole
@@ -42,7 +42,11 @@ def run(options: argparse.Namespace) -> int:
     curves, broken = of_run(options.folder)
     if not curves:
         raise NoCells("; ".join(map(str, broken)))
-    timed = kept_in(options.folder)
+    timed = list[Forward]()
+    try:
+        timed = kept_in(options.folder)
+    except BadRecord as error:
+        broken.append(error)
     texts = [
         lay_out((*report(*found, bound, may_schedule=False), *alone(found[0], timed)), width)
         for found in curves

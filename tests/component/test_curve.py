@@ -85,6 +85,11 @@ def test_forward_passes_stand_beside_served_times_where_the_engine_times_them(
         line.split() for line in capsys.readouterr().out.splitlines() if line.split()[2:4] == ["4.00", "2.00"]
     )
     assert row[:2] == ["1", "2"]
+    (run / "servers" / "none.forward.json").write_text("{")
+    assert main(["curve", str(run)]) == 2
+    said = capsys.readouterr()
+    assert "tok/step" in said.out
+    assert "none.forward.json, line 1" in said.err
 
 
 @pytest.mark.parametrize(
