@@ -91,6 +91,8 @@ class Pairs:
     """Of both sides, if the caller has them already."""
     silenced: int = 0
     """Prompts with an answer that has a decode step on the old side, and none on the new one."""
+    silent: int = 0
+    """Prompts with one answer on both sides that has no decode step: they are alike, and not in `prompts`."""
     same_start: bool = False
     """Where texts part, what comes before may be compared: one drafter and k, and nothing is sampled."""
     share: float | None = None
@@ -228,12 +230,19 @@ def pair(
         same_drafter=_same_drafter(old, new),
         counts=counts,
         silenced=len({*silenced}),
+        silent=len(_silent(old) & _silent(new)),
         same_start=bool(old.cell.k)
         and not differ
         and not rendered
         and (old.cell.drafter, old.cell.k) == (new.cell.drafter, new.cell.k)
         and old.identity.sampling.get("temperature") == 0,
     )
+
+
+def _silent(record: CellRecord) -> set[tuple[str, str | None, str]]:
+    """The prompts with an answer that has no decode step, and the answer."""
+    there = (r for r in record.prompts if not (r.failed or countable(r)))
+    return {(r.prompt, r.prompt_text_hash, r.text_hash) for r in there}
 
 
 def _silenced(old: Sequence[PromptRecord], new: Sequence[PromptRecord]) -> tuple[list[str], int]:

@@ -130,9 +130,12 @@ def judge_pairs(
         test_positions: whether a lost position may decide.
 
     Raises:
-        Refused: there are fewer than 8 of them, one side has no decode step, or no such look was planned.
+        Refused: there are fewer than 8 of them, one side has no decode step, or no such look was planned. Of
+            prompts that are identical, half may lack a decode step.
     """
-    if len(pairs.prompts) < paired.MIN_PROMPTS:
+    m = len(pairs.prompts)
+    alike = m + pairs.silent if pairs.identical and 2 * m >= paired.MIN_PROMPTS else m
+    if alike < paired.MIN_PROMPTS:
         raise Refused(
             f"{len(pairs.prompts)} {pairs.unit} are too few for a verdict: it needs "
             f"{paired.MIN_PROMPTS} or more"

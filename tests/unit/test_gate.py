@@ -703,3 +703,44 @@ def test_prompts_not_asked_after_an_early_stop_are_not_missing() -> None:
     assert judge(old, some(new, 16)).kind == "invalid"
     stopped = judge(old, some(new, 16, stopped_at=16))
     assert (stopped.kind, stopped.prompts) == ("regressed", 16)
+
+
+def ended_at_once(record: CellRecord, *places: int) -> CellRecord:
+    """The same cell, but the answers to these prompts have one token: they end before a decode step."""
+    none = {
+        "output_tokens": 1,
+        "histogram": (0, 0, 0, 0, 0),
+        "undrafted": 0,
+        "steps": None,
+        "token_ids": None,
+    }
+    prompts = tuple(p.model_copy(update=none) if i in places else p for i, p in enumerate(record.prompts))
+    return record.model_copy(update={"prompts": prompts})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind"),
+    [
+        pytest.param((0,), (0,), "identical", id="one on both sides"),
+        pytest.param((0, 1, 2, 3), (0, 1, 2, 3), "identical", id="half of them"),
+        pytest.param((0, 1, 2, 3, 4), (0, 1, 2, 3, 4), "invalid", id="more than half"),
+        pytest.param((0,), (1,), "invalid", id="another one"),
+        pytest.param((), (0,), "invalid", id="a new one"),
+    ],
+)
+def test_eight_prompts_are_identical_although_some_answers_end_before_a_decode_step_on_both_sides(
+    old: tuple[int, ...], new: tuple[int, ...], kind: Kind
+) -> None:
+    record = some(cell(drafter(5)), 8)
+    before, after = ended_at_once(record, *old), ended_at_once(record, *new)
+    assert judge(before, after).kind == kind
+    other = tuple(p.model_copy(update={"text_hash": "other"}) for p in after.prompts[: len(new)])
+    assert (
+        judge(before, after.model_copy(update={"prompts": other + after.prompts[len(new) :]})).kind
+        == "invalid"
+    )
+
+
+def test_of_fewer_than_eight_prompts_with_a_decode_step_no_loss_is_judged() -> None:
+    old, new = (some(cell(table), 8) for table in (drafter(5), worse(drafter(5), 0.5)))
+    assert judge(ended_at_once(old, 0), ended_at_once(new, 0)).kind == "invalid"
