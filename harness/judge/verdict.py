@@ -137,8 +137,8 @@ def judge_pairs(
     alike = m + pairs.silent if pairs.identical and 2 * m >= paired.MIN_PROMPTS else m
     if alike < paired.MIN_PROMPTS:
         raise Refused(
-            f"{m} {pairs.unit} are too few for a verdict: it needs {paired.MIN_PROMPTS} or more with a decode "
-            "step on both sides (--prompts asks more)"
+            f"{m} {pairs.unit} are too few for a verdict: it needs {paired.MIN_PROMPTS} or more with a "
+            "decode step on both sides (--prompts asks more)"
         )
     if look not in (None, *paired.LOOKS):
         looks = ", ".join(map(str, paired.LOOKS))
