@@ -218,15 +218,13 @@ def temperatures_of(shares: Mapping[str, float]) -> dict[float, float]:
         except ValueError:
             temperature = -1.0
         if not 0 <= temperature < float("inf"):
-            raise BadRecipe(f"responses.temperatures: {name!r} is not a temperature (a number from 0 up)")
+            raise BadRecipe(f"{name!r} is not a temperature (a number from 0 up)")
         if not 0 <= share < float("inf"):
-            raise BadRecipe(
-                f"responses.temperatures: {share} is not a share of the answers (a number from 0 up)"
-            )
+            raise BadRecipe(f"{share} is not a share of the answers (a number from 0 up)")
         found[temperature] += share
     total = sum(found.values())
     if not total:
-        raise BadRecipe("responses.temperatures: the shares add up to nothing: raise one")
+        raise BadRecipe("the shares add up to nothing: raise one")
     return {temperature: share / total for temperature, share in sorted(found.items()) if share}
 
 
@@ -258,7 +256,10 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """
     document = changed_document(path, changes)
     recipe = document.model(Recipe)
-    temperatures_of(recipe.responses.temperatures)
+    try:
+        temperatures_of(recipe.responses.temperatures)
+    except BadRecipe as error:
+        raise document.wrong(("responses", "temperatures"), str(error), code=error.code) from None
     check_arguments(("engine", "args"), recipe.engine.args, document)
     check_plain(recipe, path)
     return recipe

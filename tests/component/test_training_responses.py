@@ -184,7 +184,7 @@ def test_temperatures_add_up_to_one_and_0_is_0_0() -> None:
     ],
 )
 def test_temperatures_that_make_no_sense(shares: dict[str, float], word: str) -> None:
-    with refused(BadInput, "training-option", "responses.temperatures", word):
+    with refused(BadInput, "training-option", word):
         temperatures_of(shares)
 
 

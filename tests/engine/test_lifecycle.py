@@ -20,7 +20,7 @@ from tests.engine.conftest import Draftgate, engines_of, family_of, running_of
 MOUNT, UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
 CELL = (
     "-m", "chat and en and ngram and k4", "--prompts", "6", "--max-tokens", "48", "--gate", "off",
-    "--concurrency", "1",
+    "--concurrency", "1", "--self-check", "off",
 )  # fmt: skip
 """One prompt at a time: with four in flight the last four of six end as one, before a signal can come."""
 STARTED_S = 480
@@ -106,7 +106,7 @@ def test_an_engine_whose_run_and_supervisor_are_killed_together_ends_by_itself(
     text = text.replace("[engine.args]", f"[engine]\nfork = {fork}\n[engine.args]")
     stack = tmp_path / "killed.toml"
     stack.write_text(text.replace('"../drafters', f'"{DATA}/drafters'), encoding="utf-8")
-    process = draftgate.start(*CELL, "--stack", str(stack), "--self-check", "off")
+    process = draftgate.start(*CELL, "--stack", str(stack))
     try:
         wait_for("prompts", lambda: len(draftgate.lines()) >= 1, within_s=STARTED_S)
         family = family_of(process.pid)

@@ -100,7 +100,7 @@ def test_a_value_of_another_kind_or_said_twice_is_refused(
 )
 def test_what_a_later_stage_would_refuse_is_refused_first(plain: Path, more: str, code: str) -> None:
     plain.write_text(PLAIN + more)
-    with refused(BadInput, code):
+    with refused(BadInput, code, plain.name):
         load_recipe(plain)
 
 
