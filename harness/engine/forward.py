@@ -8,7 +8,6 @@ compiled, and every draft counts as accepted.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import secrets
 import sys
@@ -111,7 +110,7 @@ def measured(spec: ServerSpec, in_flight: Iterable[int], *, context: int, folder
     finally:
         process.stop(child)
         output.unlink(missing_ok=True)
-    write_atomically(kept, json.dumps(timed.model_dump(mode="json", by_alias=True), indent=1) + "\n")
+    write_atomically(kept, timed.model_dump_json(by_alias=True, indent=1) + "\n")
     return timed
 
 

@@ -104,6 +104,12 @@ def test_what_a_later_stage_would_refuse_is_refused_first(plain: Path, more: str
         load_recipe(plain)
 
 
+def test_a_temperature_that_makes_no_sense_is_refused_by_its_key(plain: Path) -> None:
+    plain.write_text(f"{PLAIN}[responses]\ntemperatures = {{ hot = 1 }}\n")
+    with refused(BadInput, "training-option", plain.name, "responses.temperatures", "'hot'"):
+        load_recipe(plain)
+
+
 def test_a_value_is_set_once(plain: Path) -> None:
     with refused(BadInput, "training-option", "train.epochs"):
         load_recipe(plain, ["train.epochs=1", "train.epochs = 2"])
