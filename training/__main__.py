@@ -18,7 +18,7 @@ from harness.text.arguments import Parser
 from harness.text.console import Rarely, Say, end_like_ctrl_c, redraws, settle_in
 from training import stages
 from training.recipe import find_recipe, load_recipe
-from training.servers import open_slot
+from training.servers import open_servers
 
 INVALID, INTERRUPTED = 2, 130
 EXTRA = ("datasets", "hs_connectors", "matplotlib", "speculators", "tomli_w", "torch", "transformers")
@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> None:
     base = stages.Context(
         recipe=recipe,
         work=options.work,
-        slot=open_slot(options.work, say),
+        servers=open_servers(recipe, options.work, say),
         say=say,
         stall_seconds=options.stall_seconds,
         keep_hidden_states=options.keep_hidden_states,
@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> None:
     try:
         stages.carry_out(pipeline.STAGES, base, only=options.only, start=options.start)
     finally:
-        base.slot.close()
+        base.servers.close()
 
 
 def _target(options: argparse.Namespace) -> None:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import itertools
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from harness.results.files import as_line, writing
+from harness.results.files import as_line, writable, writing
 from harness.text.console import Say
-from training import program
-from training.answers.rows import Row, arranged, contents_of, digest, index, within
+from training.answers.rows import Row, arranged, contents_of, index, within
 from training.errors import BadData
 from training.recipe import Recipe
 
-COLUMNS = frozenset({"input_ids", "loss_mask", "seq_len"})
-SHUFFLE_SEED = 0
-"""prepare-data shuffles with it, twice."""
-ROWS_PER_WORKER = 2000
-MOST_WORKERS = 8
+IntegerArray = npt.NDArray[np.integer[Any]]
 
 
 @dataclasses.dataclass
@@ -34,21 +31,18 @@ class Frequencies:
     """By language."""
 
 
-def run(
-    folder: Path, responses_file: Path, recipe: Recipe, *, target: str, say: Say
-) -> dict[str, int | float | str]:
+def run(folder: Path, responses_file: Path, recipe: Recipe, *, say: Say) -> dict[str, int | float | str]:
     """The stage: make `data/` and held_out.jsonl from responses.jsonl. A second try starts over.
 
     Args:
         folder: the stage's own.
         responses_file: what the stage before it wrote.
         recipe: its `dataset` table is used.
-        target: the folder or hub id of the target, whose processor prepare-data loads.
         say: gets a line before anything slow.
 
     Raises:
         BadInput: a row of responses.jsonl is damaged, or the disk is full.
-        TrainingFailed: too few rows are left, or speculators changed them.
+        TrainingFailed: too few rows are left.
     """
     length = recipe.dataset.seq_length
     rows, unsupervised = index(responses_file, length)
@@ -62,11 +56,10 @@ def run(
         )
     rows = arranged(rows, trained, seed=recipe.prompts.seed)
     part, data = folder / "data.part", folder / "data"
-    for left_over in (part, data):  # prepare-data would keep old rows, and the trainer old counts
+    for left_over in (part, data):
         shutil.rmtree(left_over, ignore_errors=True)
     say(f"preparing {len(rows)} rows")
-    frequencies = _prepare(folder, responses_file, rows, trained, length=length, target=target)
-    verify(part, rows)
+    frequencies = _write(part, responses_file, rows, trained, length=length)
     vocabulary = write_vocabulary(part, frequencies.training, recipe.dataset.draft_vocab_size)
     held_out = _write_held_out(folder, responses_file, rows[trained:], recipe.check.held_out)
     part.replace(data)
@@ -108,85 +101,47 @@ def coverage(tokens: Mapping[int, int], vocabulary: frozenset[int] | None) -> fl
     return round(covered / total, 5) if total else 0.0
 
 
-def positions_after_shuffle(count: int) -> list[int]:
-    """For each row of prepare-data's input, its number in the output."""
-    shuffle = np.random.default_rng(SHUFFLE_SEED).permutation(count)
-    numbers = np.empty(count, dtype=np.int64)
-    numbers[shuffle[shuffle]] = np.arange(count)  # it shuffles as it reads, and again at the end
-    return [int(number) for number in numbers]
-
-
-def _prepare(
-    folder: Path, responses_file: Path, rows: Sequence[Row], trained: int, *, length: int, target: str
+def _write(
+    part: Path, responses_file: Path, rows: Sequence[Row], trained: int, *, length: int
 ) -> Frequencies:
-    """Run prepare-data into `data.part`, with its rows in the order of `rows`, and count the tokens."""
+    """Write the rows in their order, and count the tokens of the answers."""
     frequencies = Frequencies()
-    source, cache = folder / "rows.jsonl", folder / "cache"
-    numbers = positions_after_shuffle(len(rows))
-    with writing(source) as file:
-        contents = contents_of(responses_file, (rows[number] for number in numbers))
-        for number, content in zip(numbers, contents, strict=True):
-            ids, mask = within(content, length)
-            row = rows[number]
-            counter = frequencies.training if number < trained else frequencies.validation[row.language]
-            counter.update(token for token, m in zip(ids, mask, strict=True) if m)
-            file.write(as_line({"input_ids": ids, "loss_mask": mask}))
-    environment = {
-        "HF_DATASETS_CACHE": str(cache),
-        **({"HF_HUB_OFFLINE": "1"} if target.startswith("/") else {}),
-    }
-    workers = max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // 2, len(rows) // ROWS_PER_WORKER))
-    try:
-        program.speculators(
-            [
-                "prepare-data",
-                *("--model", target),
-                *("--data", str(source)),
-                *("--output", str(folder / "data.part")),
-                *("--seq-length", str(length)),
-                *("--seed", str(SHUFFLE_SEED)),
-                *("--num-preprocessing-workers", str(workers)),
-                "--skip-token-freq",  # it would count the validation's tokens too
-            ],
-            log=folder / "log.txt",
-            environment=environment,
-        )
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
-        source.unlink(missing_ok=True)
+    ids_of, mask_of = list[IntegerArray](), list[IntegerArray]()
+    for number, (row, content) in enumerate(zip(rows, contents_of(responses_file, rows), strict=True)):
+        ids, mask = within(content, length)
+        counter = frequencies.training if number < trained else frequencies.validation[row.language]
+        counter.update(itertools.compress(ids, mask))
+        ids_of.append(np.asarray(ids, dtype=np.int32))
+        mask_of.append(np.asarray(mask, dtype=np.int8))
+    save(part, ids_of, mask_of)
     return frequencies
 
 
-def verify(data: Path, rows: Sequence[Row]) -> None:
-    """Check that speculators wrote these rows, in this order.
+def save(
+    folder: Path, ids: Sequence[Sequence[int] | IntegerArray], masks: Sequence[Sequence[int] | IntegerArray]
+) -> None:
+    """Write a data set as the trainer reads it.
+
+    Args:
+        folder: it is made.
+        ids: the token ids of each row.
+        masks: 1 for each token of an answer, 0 for those of a prompt; shaped as `ids`.
 
     Raises:
-        TrainingFailed: it did not.
+        BadInput: the disk is full.
     """
-    from datasets import load_from_disk  # noqa: PLC0415 - only where speculators is installed
+    import datasets  # noqa: PLC0415 - seconds
 
-    try:
-        written = load_from_disk(str(data))
-    except (OSError, ValueError) as error:
-        raise BadData(f"{data}: not a data set that can be read: {error}; see log.txt there") from None
-    missing = sorted(COLUMNS - set(written.column_names))
-    if missing:
-        there = ", ".join(written.column_names) or "none"
-        raise BadData(
-            f"{data}: the columns {', '.join(missing)} are missing; there are: {there}. Use the version of "
-            "speculators that draftgate's extra `train` names"
-        )
-    if len(written) != len(rows):
-        raise BadData(f"{data}: speculators made {len(written)} rows of {len(rows)}; see log.txt there")
-    number = 0
-    for batch in written.with_format("numpy").iter(batch_size=500):
-        for ids, mask in zip(batch["input_ids"], batch["loss_mask"], strict=True):
-            if digest(ids, mask) != rows[number].digest:
-                raise BadData(
-                    f"{data}: row {number} is not {rows[number].id}: this version of speculators shuffles in "
-                    "another way, or changes rows. Use the version that draftgate's extra `train` names"
-                )
-            number += 1
+    datasets.disable_progress_bars()
+    integer = datasets.Value("int64")
+    kinds = {"input_ids": datasets.Sequence(integer), "loss_mask": datasets.Sequence(integer)}
+    made = datasets.Dataset.from_dict(
+        {"input_ids": ids, "loss_mask": masks, "seq_len": [len(row) for row in ids]},
+        features=datasets.Features(kinds | {"seq_len": integer}),
+    )
+    made.set_format("torch")
+    with writable(folder):
+        made.save_to_disk(str(folder))
 
 
 def write_vocabulary(data: Path, tokens: Mapping[int, int], size: int | None) -> frozenset[int] | None:

@@ -28,7 +28,7 @@ class TrainingStopped(TrainingFailed):
 
 
 class BadData(TrainingFailed):
-    """There are too few rows, or speculators changed them."""
+    """There are too few rows."""
 
     code = "training-data"
 

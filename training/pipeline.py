@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from tabulate import tabulate
 
 from harness.config.cells import ServerSpec
 from harness.engine.server import Server
-from harness.engine.slot import Slot
 from harness.engine.watchdog import MOST_STALLS, Guard, guarded
 from harness.errors import ServerFailed
 from harness.text.console import Say
@@ -24,11 +23,11 @@ from training.errors import Stalled
 from training.export import export
 from training.hidden import disk_space
 from training.recipe import Recipe, Source
-from training.servers import base_spec, open_slot
+from training.servers import base_spec
 from training.sources import gather
 from training.sources.magpie import Magpie
 from training.stages import Context, Stage
-from training.trainer import stage
+from training.trainer import rehearsal, stage
 
 TOKENS_PER_ANSWER = 250
 """A guess, for the outlook of a dry run."""
@@ -39,9 +38,10 @@ def _target(context: Context) -> tuple[ServerSpec, str]:
 
 
 @contextlib.contextmanager
-def _serve(context: Context, slots: Sequence[Slot] = ()) -> Iterator[list[tuple[Server, Stall]]]:
-    """The target's servers under the watchdog, one in each slot; new ones after a stall."""
-    slots, spec = (context.slot, *slots), _target(context)[0]
+def _serve(context: Context) -> Iterator[list[tuple[Server, Stall]]]:
+    """The servers that answer, under the watchdog; new ones after a stall. The training gets ready, too."""
+    rehearsal.begin(context)
+    slots, spec = context.servers.answering, _target(context)[0]
     with ThreadPoolExecutor(len(slots)) as pool:
         servers = list(pool.map(lambda slot: slot.get(spec), slots))
     try:
@@ -55,8 +55,7 @@ def _serve(context: Context, slots: Sequence[Slot] = ()) -> Iterator[list[tuple[
                 for server, guard in zip(servers, guards, strict=True)
             ]
     except Stalled:
-        for slot in slots:
-            slot.close()
+        context.servers.end_answering()
         raise
 
 
@@ -65,24 +64,26 @@ def _stalled(guard: Guard) -> str | None:
 
 
 def _prompts(context: Context) -> dict[str, Any]:
-    """Starts a server once a source asks the target, and a new one after each stall."""
+    """Starts the servers once a source asks the target, and new ones after each stall."""
     with contextlib.ExitStack() as opened:
         served: list[tuple[Magpie, Stall]] = []
+
+        def reason() -> str | None:
+            return next(filter(None, (stalled() for _, stalled in served)), None)
 
         def ask(source: Source, first: int, number: int) -> list[str | None]:
             for attempt in range(1, MOST_STALLS + 1):
                 if not served:
-                    [(server, stalled)] = opened.enter_context(_serve(context))
-                    served.append((Magpie(server, context.recipe), stalled))
-                write, stalled = served[0]
+                    for server, stalled in opened.enter_context(_serve(context)):
+                        served.append((Magpie(server, context.recipe), stalled))
                 try:
-                    return write(source, first, number)
+                    return gather.together([write for write, _ in served], source, first, number)
                 except ServerFailed:
-                    if not stalled() or attempt == MOST_STALLS:
+                    if not (why := reason()) or attempt == MOST_STALLS:
                         raise
-                    context.say(f"the server stalled ({attempt} of {MOST_STALLS}): {stalled()}")
+                    context.say(f"the server stalled ({attempt} of {MOST_STALLS}): {why}")
                     opened.close()
-                    context.slot.close()
+                    context.servers.end_answering()
                     served.clear()
             raise AssertionError
 
@@ -90,25 +91,19 @@ def _prompts(context: Context) -> dict[str, Any]:
 
 
 def _responses(context: Context) -> dict[str, Any]:
-    with contextlib.ExitStack() as opened:
-        others = [
-            opened.enter_context(open_slot(context.work, context.say))
-            for _ in range(1, context.recipe.responses.servers)
-        ]
-        return generate.run(
-            context.folder,
-            context.upstream["prompts"] / "prompts.jsonl",
-            context.recipe,
-            target=_target(context)[1],
-            serve=lambda: _serve(context, others),
-            say=context.say,
-        )
+    return generate.run(
+        context.folder,
+        context.upstream["prompts"] / "prompts.jsonl",
+        context.recipe,
+        target=_target(context)[1],
+        serve=lambda: _serve(context),
+        say=context.say,
+    )
 
 
 def _dataset(context: Context) -> dict[str, Any]:
     answers = context.upstream["responses"] / "responses.jsonl"
-    target = _target(context)[1]
-    return dataset.run(context.folder, answers, context.recipe, target=target, say=context.say)
+    return dataset.run(context.folder, answers, context.recipe, say=context.say)
 
 
 STAGES = (

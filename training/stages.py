@@ -6,6 +6,7 @@ goes on in its folder. A stage writes `stage.json` last, and is done once that i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,12 +19,12 @@ from typing import Any
 from filelock import FileLock
 
 from harness.config.cells import canonical
-from harness.engine.slot import Slot
 from harness.errors import BadRecord
 from harness.results.files import json_object, write_atomically
 from harness.text.console import Say
 from training.errors import BadRecipe
 from training.recipe import Recipe
+from training.servers import Servers
 
 DONE, LOCK = "stage.json", ".lock"
 _SCHEMA = 1
@@ -36,10 +37,14 @@ class Context:
     recipe: Recipe
     work: Path
     """The folder that holds all folders."""
-    slot: Slot
+    servers: Servers
     say: Say
     stall_seconds: float = 180
     keep_hidden_states: bool = False
+    alone: bool = False
+    """No later stage will run."""
+    rehearsal: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
+    """Closing it waits for what `training.trainer.rehearsal` began."""
     folder: Path = Path()
     """The stage's own folder."""
     upstream: dict[str, Path] = dataclasses.field(default_factory=dict)
@@ -123,7 +128,9 @@ def carry_out(
         elif only is not None and name != only:
             raise BadRecipe(f"--only {only}: {name} is not done yet; run without --only first")
         else:
-            context = dataclasses.replace(base, folder=planned.folder, upstream=dict(upstream))
+            context = dataclasses.replace(
+                base, folder=planned.folder, upstream=dict(upstream), alone=only is not None
+            )
             record = _do(planned, context, again=again)
         records[name] = record
         upstream[name] = planned.folder

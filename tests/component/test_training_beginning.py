@@ -10,13 +10,15 @@ pytest.importorskip("speculators")
 
 import numpy as np  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
+from speculators.train.config import TrainConfig  # noqa: E402
 
 from harness.config.variants import Target  # noqa: E402
 from harness.errors import BadInput  # noqa: E402
 from tests.factories.eagle3 import tiny_eagle3  # noqa: E402
 from tests.factories.refusals import refused  # noqa: E402
 from training.export.export import export  # noqa: E402
-from training.trainer import warm_start  # noqa: E402
+from training.recipe import find_recipe, load_recipe  # noqa: E402
+from training.trainer import stage, warm_start  # noqa: E402
 from training.validate.eagle3 import EMBEDDINGS  # noqa: E402
 
 
@@ -67,6 +69,21 @@ def test_it_keeps_its_own_vocabulary(exported: tuple[Path, Path], tmp_path: Path
 def test_a_hub_id_is_passed_on(tmp_path: Path) -> None:
     found = warm_start.arguments("org/drafter", target="/nowhere", to=tmp_path / "start")
     assert found == {"from_pretrained": "org/drafter"}
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_the_trainer_takes_its_arguments(
+    exported: tuple[Path, Path], tmp_path: Path, *, started: bool
+) -> None:
+    drafter, target = exported
+    (target / "config.json").write_text('{"num_hidden_layers": 8}', encoding="utf-8")
+    changes = [f"train.from_pretrained={drafter}"] if started else []
+    settings = stage.trainer_settings(
+        load_recipe(find_recipe("smoke-cpu"), changes),
+        tmp_path / "train", data=tmp_path, hidden=tmp_path, target=str(target), cpu=True,
+    )  # fmt: skip
+    config = TrainConfig.resolve(settings["arguments"])
+    assert bool(config.draft.from_pretrained) == started
 
 
 @pytest.mark.parametrize("broken", ["", "{}", "{"])

@@ -17,7 +17,7 @@ from training.errors import TrainingFailed
 from training.hidden import disk_space
 from training.pipeline import STAGES
 from training.recipe import find_recipe, load_recipe
-from training.servers import open_slot
+from training.servers import open_servers
 from training.stages import Context
 from training.trainer import stage
 
@@ -181,10 +181,11 @@ def test_the_exact_room_is_looked_for_before_server_and_trainer(
     monkeypatch.setattr(stage, "is_cpu", lambda *_: True)
     monkeypatch.setattr(stage, "base_spec", lambda *_, **__: (None, str(target)))
     full(monkeypatch)
+    recipe = load_recipe(find_recipe("smoke-cpu"))
     context = Context(
-        recipe=load_recipe(find_recipe("smoke-cpu")),
+        recipe=recipe,
         work=tmp_path,
-        slot=open_slot(tmp_path, lambda _: None),
+        servers=open_servers(recipe, tmp_path, lambda _: None),
         say=lambda _: None,
         folder=tmp_path / "train-0",
         upstream={"dataset": data.parent},

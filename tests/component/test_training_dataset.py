@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import dataclasses
 import json
-import sys
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -14,18 +12,10 @@ from hypothesis import given, strategies as st
 from harness.errors import BadInput
 from harness.results.files import as_line
 from tests.factories.refusals import refused
-from training import dataset, program
-from training.answers.rows import Row, arranged, contents_of, digest, index
+from training import dataset
+from training.answers.rows import Row, arranged, contents_of, index
 from training.errors import TrainingFailed
 from training.recipe import Recipe
-
-# A stand-in for speculators' prepare-data that ends well and writes nothing, or what a test left it.
-FAKE_PREPARE = """
-import os, shutil, sys
-assert sys.argv[1] == "prepare-data", sys.argv
-if os.environ.get("FAKE_DATA"):
-    shutil.copytree(os.environ["FAKE_DATA"], sys.argv[sys.argv.index("--output") + 1])
-"""
 
 
 def recipe(**tables: Any) -> Recipe:
@@ -73,7 +63,6 @@ def row(name: str, language: str = "en", temperature: float = 0.0) -> Row:
         tokens=8,
         supervised=5,
         cut=False,
-        digest=b"",
         offset=0,
         size=0,
     )
@@ -178,15 +167,6 @@ def test_coverage_is_the_share_of_tokens_not_of_kinds() -> None:
     assert dataset.coverage(Counter(), frozenset({1})) == 0.0
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 100])
-def test_the_layout_undoes_both_shuffles(count: int) -> None:
-    datasets = pytest.importorskip("datasets")
-    given_rows = datasets.Dataset.from_dict({"place": dataset.positions_after_shuffle(count)})
-    for _ in range(2):
-        given_rows = given_rows.shuffle(seed=dataset.SHUFFLE_SEED)
-    assert given_rows["place"][:] == list(range(count))
-
-
 def test_the_vocabulary_is_the_trainers_and_its_frequencies_are_never_old(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("speculators")
@@ -198,20 +178,11 @@ def test_the_vocabulary_is_the_trainers_and_its_frequencies_are_never_old(tmp_pa
     assert dataset.write_vocabulary(tmp_path, tokens, None) is None
 
 
-# The stage, with a stand-in for speculators
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder; what is in it becomes prepare-data's output."""
-    script = tmp_path / "fake_speculators.py"
-    script.write_text(FAKE_PREPARE, encoding="utf-8")
-    monkeypatch.setattr(program, "SPECULATORS", (sys.executable, str(script)))
-    return tmp_path / "made"
+# The stage
 
 
 def run(folder: Path, responses: Path, **tables: Any) -> dict[str, Any]:
-    return dataset.run(folder, responses, recipe(**tables), target="/none", say=lambda _: None)
+    return dataset.run(folder, responses, recipe(**tables), say=lambda _: None)
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -219,60 +190,6 @@ def test_too_few_rows(tmp_path: Path, count: int) -> None:
     path = write(tmp_path, *(response(f"en{i}") for i in range(count)), response("en9", loss_mask=[0] * 11))
     with refused(TrainingFailed, "training-data", f"{count} ", "another 1 "):
         run(tmp_path / "stage", path)
-
-
-def test_speculators_wrote_nothing_that_can_be_read(tmp_path: Path, fake: Path) -> None:
-    pytest.importorskip("datasets")
-    path = write(tmp_path, *(response(f"en{i}") for i in range(4)))
-    stage = tmp_path / "stage"
-    stage.mkdir()
-    with refused(TrainingFailed, "training-data"):
-        run(stage, path)
-    assert sorted(p.name for p in stage.iterdir()) == ["log.txt"]
-
-
-@pytest.mark.parametrize(
-    ("columns", "missing"),
-    [(["input_ids", "loss_mask"], " seq_len "), (["text"], "input_ids, loss_mask, seq_len")],
-)
-def test_speculators_wrote_other_columns(tmp_path: Path, columns: list[str], missing: str) -> None:
-    datasets = pytest.importorskip("datasets")
-    datasets.Dataset.from_dict({column: [[1]] for column in columns}).save_to_disk(tmp_path / "data")
-    with refused(TrainingFailed, "training-data", missing, ", ".join(columns)):
-        dataset.verify(tmp_path / "data", [row("a")])
-
-
-def test_speculators_wrote_other_rows(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    ids, mask = [[1, 2], [3, 4, 5]], [[0, 1], [0, 1, 1]]
-    made = datasets.Dataset.from_dict({"input_ids": ids, "loss_mask": mask, "seq_len": [2, 3]})
-    made.save_to_disk(tmp_path / "data")
-    right = [
-        dataclasses.replace(row(f"r{i}"), digest=digest(*pair))
-        for i, pair in enumerate(zip(ids, mask, strict=True))
-    ]
-    dataset.verify(tmp_path / "data", right)
-    with refused(TrainingFailed, "training-data", "row 0", "r1"):
-        dataset.verify(tmp_path / "data", right[::-1])
-    with refused(TrainingFailed, "training-data", "2 rows of 3"):
-        dataset.verify(tmp_path / "data", [*right, row("c")])
-    right[1] = dataclasses.replace(right[1], digest=digest(ids[1], [1, 1, 1]))
-    with refused(TrainingFailed, "training-data", "row 1", "r1"):
-        dataset.verify(tmp_path / "data", right)
-
-
-# The stage, with speculators
-
-
-def model_folder(folder: Path) -> str:
-    """A tokenizer of a few words, all that prepare-data needs of a target."""
-    tokenizers = pytest.importorskip("tokenizers")
-    transformers = pytest.importorskip("transformers")
-    unknown, end = "<unk>", "<end>"
-    words = {word: i for i, word in enumerate([unknown, end, *(f"w{i}" for i in range(60))])}
-    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token=unknown))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=model, eos_token=end).save_pretrained(folder)
-    return str(folder)
 
 
 def test_the_validation_is_speculators_validation(tmp_path: Path) -> None:
@@ -296,9 +213,9 @@ def test_the_validation_is_speculators_validation(tmp_path: Path) -> None:
         dataset={"seq_length": 10, "draft_vocab_size": 4, "validation": 0.3}, check={"held_out": 3}
     )
     said: list[str] = []
-    counts = dataset.run(stage, path, settings, target=model_folder(tmp_path / "model"), say=said.append)
+    counts = dataset.run(stage, path, settings, say=said.append)
 
-    assert sorted(p.name for p in stage.iterdir()) == ["data", "held_out.jsonl", "log.txt"]
+    assert sorted(p.name for p in stage.iterdir()) == ["data", "held_out.jsonl"]
     halves = {
         split: ArrowDataset(
             max_len=64, datapath=stage / "data", train_ratio=counts["train_ratio"], split=split

@@ -24,6 +24,7 @@ from training.answers import filter as answer_filter, generate
 from training.answers.progress import Answers, errors_of
 from training.errors import Stalled, TrainingFailed
 from training.recipe import Recipe, temperatures_of
+from training.servers import EarlySlot, Servers
 from training.sources.dedup import Prompt
 from training.stages import Context
 
@@ -765,9 +766,10 @@ def test_several_servers_are_of_one_kind_and_a_stall_ends_all(
     monkeypatch.setattr(pipeline, "_target", lambda _: (spec, "/t"))
     with vllm_like() as one, vllm_like() as two:
         slots: list[Any] = [Held(server(url=vllm.url, log=tmp_path / "log")) for vllm in (one, two)]
-        context = Context(recipe=recipe(), work=tmp_path, slot=slots[0], say=lambda _: None)
+        servers = Servers(answering=tuple(slots), hidden=EarlySlot(lambda _: one.none, lambda _: None))
+        context = Context(recipe=recipe(), work=tmp_path, servers=servers, say=lambda _: None, alone=True)
         ends = pytest.raises(Stalled) if stalls else contextlib.nullcontext()
-        with ends, pipeline._serve(context, slots[1:]) as served:
+        with ends, pipeline._serve(context) as served:
             assert [of.url for of, _ in served] == [one.url, two.url]
             assert [stalled() for _, stalled in served] == [None, None]
             if stalls:

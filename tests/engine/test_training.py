@@ -23,7 +23,7 @@ import pytest
 from harness.report.card import HELD_OUT
 from tests.engine.conftest import ROOT, engines_of
 from training.recipe import find_recipe, load_recipe
-from training.servers import open_slot
+from training.servers import open_servers
 from training.stages import Context
 from training.trainer import stage
 from training.trainer.checkpoints import Checkpoints, Step
@@ -343,13 +343,13 @@ def test_hidden_states_reach_the_trainer(tiny: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     recipe = load_recipe(find_recipe("smoke-cpu"), changes)
     said: list[str] = []
-    slot = open_slot(tmp_path, said.append)
+    servers = open_servers(recipe, tmp_path, said.append)
     folder = tmp_path / "train"
     folder.mkdir()
     context = Context(
         recipe=recipe,
         work=tmp_path,
-        slot=slot,
+        servers=servers,
         say=said.append,
         folder=folder,
         upstream={"dataset": tiny / "dataset-tiny", "responses": tiny},
@@ -358,7 +358,7 @@ def test_hidden_states_reach_the_trainer(tiny: Path, tmp_path: Path) -> None:
     try:
         report = stage.run(context)
     finally:
-        slot.close()
+        servers.close()
     print(report["times"])
 
     told = report["extraction"]

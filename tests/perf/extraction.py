@@ -28,7 +28,7 @@ from training.hidden.disk_space import hidden_folder
 from training.hidden.extract import server_spec
 from training.pipeline import STAGES
 from training.recipe import find_recipe, load_recipe
-from training.servers import base_spec, is_cpu, open_slot
+from training.servers import base_spec, is_cpu, open_servers
 from training.stages import Context
 from training.trainer import stage
 
@@ -46,7 +46,7 @@ def apart(context: Context) -> dict[str, float]:
     base, target = base_spec(context.recipe, say=context.say)
     folder = hidden_folder(context, target, tokens=0)
     cpu = is_cpu(context.recipe)
-    server = context.slot.get(
+    server = context.servers.hidden.get(
         server_spec(context.recipe, base, target=target, folder=folder, cpu=cpu, shared=True)
     )
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0)
@@ -61,7 +61,7 @@ def apart(context: Context) -> dict[str, float]:
         transfer.delete(handle)
         asked.append(between - began)
         waited.append(time.perf_counter() - between)
-    context.slot.close()  # the training starts its own, and counts that
+    context.servers.close()  # the training starts its own, and counts that
     return {
         "request_ms": 1000 * statistics.median(asked),
         "file_ms": 1000 * statistics.median(waited),
@@ -84,14 +84,14 @@ def once(context: Context, mode: str, folder: Path) -> tuple[dict[str, Any], dic
     mine = Context(
         recipe=recipe,
         work=context.work,
-        slot=context.slot,
+        servers=context.servers,
         say=context.say,
         folder=folder,
         upstream=context.upstream,
     )
     parts = apart(mine) if mode == "online" else {}
     report = stage.run(mine)
-    context.slot.close()
+    context.servers.close()
     return report, parts
 
 
@@ -109,13 +109,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes = [*options.changes, f"train.epochs={options.epochs}"]
     recipe = load_recipe(find_recipe(options.recipe), changes)
     say = speaker(work / "extraction.log")
-    slot = open_slot(work, say)
-    base = Context(recipe=recipe, work=work, slot=slot, say=say)
+    servers = open_servers(recipe, work, say)
+    base = Context(recipe=recipe, work=work, servers=servers, say=say, alone=True)
     reports: dict[str, Any] = {}
     parts: dict[str, float] = {}
     try:
         stages.carry_out(STAGES[:3], base)  # up to the data set
-        slot.close()
+        servers.close()
         base.upstream |= {p.stage.name: p.folder for p in stages.plan(recipe, STAGES, work)[:3]}
         for mode in options.modes:
             reports[mode], found = once(base, mode, work / "extraction" / mode)
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             told = json.dumps({"apart": parts, **reports}, indent=1)
             (work / f"extraction-{'-'.join(options.modes)}.json").write_text(told)
     finally:
-        slot.close()
+        servers.close()
     table(reports, parts)
     return 0
 

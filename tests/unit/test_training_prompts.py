@@ -28,7 +28,7 @@ from training.recipe import Recipe, Source
 from training.sources import datasets, gather
 from training.sources.decontamination import BENCHMARK, BenchmarkPrompts, id_of, normalised
 from training.sources.dedup import FATES
-from training.sources.gather import collect, run
+from training.sources.gather import collect, run, together
 from training.sources.magpie import Magpie, Opening, opening, usable
 from training.sources.templates import SHIPPED, Templates
 
@@ -723,6 +723,19 @@ def test_requests_differ_by_number_alone_and_are_not_too_many(monkeypatch: pytes
     sent = completions.requests[0] | completions.requests[0]["extra_body"]  # as openai's client does
     assert (sent["prompt"], sent["stop"], sent["temperature"]) == ("<start>user\n", ["<end>"], 0.9)
     assert sent["stop_token_ids"] == [1]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 13])
+def test_several_writers_give_what_one_gives(number: int) -> None:
+    asked: list[int] = []
+
+    def write(_: Source, first: int, count: int) -> list[str | None]:
+        asked.append(count)
+        return [str(n) if n % 3 else None for n in range(first, first + count)]
+
+    source = Source(kind="self", weight=1)
+    assert together([write] * 3, source, 5, number) == together([write], source, 5, number)
+    assert (sum(asked[:3]), max(asked[:3]) - min(asked[:3]) <= 1) == (number, True)
 
 
 def test_a_failed_request_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

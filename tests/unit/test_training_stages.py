@@ -13,7 +13,7 @@ from training import stages
 from training.__main__ import speaker
 from training.benchmark import newest
 from training.recipe import Recipe, find_recipe, load_recipe
-from training.servers import open_slot
+from training.servers import open_servers
 from training.stages import Context, Stage
 
 
@@ -50,7 +50,7 @@ def base(tmp_path: Path) -> Context:
     return Context(
         recipe=recipe,
         work=tmp_path,
-        slot=open_slot(tmp_path, lambda _: None),
+        servers=open_servers(recipe, tmp_path, lambda _: None),
         say=lambda _: None,
     )
 

@@ -56,7 +56,6 @@ class Row:
     supervised: int
     cut: bool
     """It was longer than the trainer reads."""
-    digest: bytes
     offset: int
     size: int
 
@@ -89,7 +88,6 @@ def index(path: Path, length: int) -> tuple[list[Row], int]:
                 tokens=len(ids),
                 supervised=sum(mask),
                 cut=len(answer.input_ids) > length,
-                digest=digest(ids, mask),
                 offset=line.offset,
                 size=line.size,
             )
@@ -103,7 +101,7 @@ def within(data: dict[str, Any], length: int) -> tuple[list[int], list[int]]:
 
 
 def digest(ids: Sequence[int], mask: Sequence[int]) -> bytes:
-    """A hash of tokens and mask; lists and arrays of the same values have the same."""
+    """A hash of all tokens and the mask."""
     both = np.asarray([ids, mask], dtype=np.int64)
     return hashlib.blake2b(both.tobytes(), digest_size=16).digest()
 

@@ -7,7 +7,8 @@ import itertools
 import math
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,8 @@ def _from_target(share: Share, intake: Intake, *, recipe: Recipe, ask: Ask, say:
             written = line.model(_Written)
             if share.missing:
                 intake.take(share, written.text)
-    largest = max(4 * recipe.responses.concurrency, SMALLEST_BATCH)
+    in_flight = recipe.responses.concurrency * recipe.responses.servers
+    largest = max(4 * in_flight, SMALLEST_BATCH)
     most = MOST_ASKED * share.wanted
     while share.missing and share.made < most:
         likely = max(SMALLEST_BATCH, math.ceil(share.missing * OVER_ASK))
@@ -189,3 +191,20 @@ def _from_target(share: Share, intake: Intake, *, recipe: Recipe, ask: Ask, say:
             f"{share.kept} new prompts. A higher temperature may give more"
         )
     say("\n")
+
+
+def together(writers: Sequence[Ask], source: Source, first: int, number: int) -> list[str | None]:
+    """What one writer would give for these requests; each of several has an equal part of them.
+
+    Raises:
+        ServerFailed: a request failed.
+    """
+    each, more = divmod(number, len(writers))
+    sizes = [each + (i < more) for i in range(len(writers))]
+    firsts = itertools.accumulate(sizes, initial=first)
+    with ThreadPoolExecutor(len(writers), thread_name_prefix="magpie") as pool:
+        parts = [
+            pool.submit(writer, source, start, size)
+            for writer, start, size in zip(writers, firsts, sizes, strict=False)
+        ]
+    return [text for part in parts for text in part.result()]

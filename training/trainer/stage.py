@@ -65,6 +65,8 @@ def run(context: Context) -> dict[str, Any]:
     cpu = is_cpu(recipe)
     base, target = base_spec(recipe, say=say)
     hidden = hidden_folder(context, target, tokens=sum(lengths))
+    context.servers.end_answering()
+    context.rehearsal.close()
     _alone(folder)
     store = Checkpoints(folder / "checkpoints", keep_last=recipe.train.keep_last)
     resumed = store.open()
@@ -72,25 +74,28 @@ def run(context: Context) -> dict[str, Any]:
     if resumed:
         say(f"going on after step {resumed.global_step}")
     settings = trainer_settings(recipe, folder, data=data, hidden=hidden, target=target, cpu=cpu)
-    spec = server_spec(recipe, base, target=target, folder=hidden, cpu=cpu, shared=True)
+    # Ahead of the trainer, each request says where its file goes, so the server need not know the folder.
+    ahead = recipe.hidden_states.mode == "ahead"
+    where = context.work / "servers" if ahead else hidden
+    spec = server_spec(recipe, base, target=target, folder=where, cpu=cpu, shared=True)
     progress = Progress(wanted=len(lengths))
     times: dict[str, float] = {}
     began = time.monotonic()
-    if recipe.hidden_states.mode == "online":
-        server = context.slot.get(spec)
+    if not ahead:
+        server = context.servers.hidden.get(spec)
         times["server_ready_s"] = time.monotonic() - began
         settings["arguments"] += ["--vllm-endpoint", f"{server.url}/v1"]
-        with _trainer(settings, folder, recipe) as trainer:
-            _follow(trainer, folder, say)
+        with trainer(settings, folder, recipe) as child:
+            _follow(child, folder, say)
     else:
-        with _trainer(settings, folder, recipe) as trainer:
-            ahead = Prefetcher(
+        with trainer(settings, folder, recipe) as child:
+            prefetcher = Prefetcher(
                 rows=lambda row: rows[row]["input_ids"],
                 order=lambda: trainers_order(lengths, split=split, recipe=recipe),
                 folder=hidden,
                 spec=spec,
-                slot=context.slot,
-                trainer=trainer,
+                slot=context.servers.hidden,
+                trainer=child,
                 metrics_file=folder / "metrics.jsonl",
                 progress=progress,
                 concurrency=recipe.hidden_states.concurrency,
@@ -99,34 +104,16 @@ def run(context: Context) -> dict[str, Any]:
                 say=say,
             )
             with FileLock(hidden.with_suffix(".lock")):  # another recipe may want the same files
-                ahead.run()
+                prefetcher.run()
             finished(hidden, ended=True)
-            context.slot.close()  # its memory is the trainer's now
-            times |= {"server_ready_s": ahead.server_s, "extraction_s": ahead.seconds}
-            times |= {"extracted_s": time.monotonic() - began, "stalls": ahead.stalls}
-            _follow(trainer, folder, say)
+            context.servers.close()  # its memory is the trainer's now
+            times |= {"server_ready_s": prefetcher.server_s, "extraction_s": prefetcher.seconds}
+            times |= {"extracted_s": time.monotonic() - began, "stalls": prefetcher.stalls}
+            _follow(child, folder, say)
     times["total_s"] = time.monotonic() - began
     _judge(folder)
-    if recipe.hidden_states.mode == "ahead":
-        samples = offline.held_out(
-            context.upstream["dataset"],
-            context.upstream["responses"] / "responses.jsonl",
-            hidden,
-            first=split,
-            length=recipe.dataset.seq_length,
-        )
-        try:
-            offline.run(
-                folder,
-                recipe,
-                checkpoint=store.best,
-                target=Path(target),
-                samples=samples,
-                device="cpu" if cpu else "cuda",
-                say=say,
-            )
-        except (BadInput, RuntimeError) as error:  # no reason to throw the drafter away
-            say(f"no prediction of what serving gives: {error}")
+    if ahead:
+        _predict(context, store.best, hidden, first=split, target=target)
     if not context.keep_hidden_states:
         shutil.rmtree(hidden, ignore_errors=True)
     report = metrics.report(
@@ -135,6 +122,30 @@ def run(context: Context) -> dict[str, Any]:
     write_atomically(folder / "report.json", json.dumps(report, indent=1) + "\n")
     metrics.curves(folder / "metrics.jsonl", folder / "curves.png", title=recipe.name)
     return report
+
+
+def _predict(context: Context, checkpoint: Path, hidden: Path, *, first: int, target: str) -> None:
+    """Write what serving should give; `first` is the number of the first row of the validation."""
+    recipe = context.recipe
+    samples = offline.held_out(
+        context.upstream["dataset"],
+        context.upstream["responses"] / "responses.jsonl",
+        hidden,
+        first=first,
+        length=recipe.dataset.seq_length,
+    )
+    try:
+        offline.run(
+            context.folder,
+            recipe,
+            checkpoint=checkpoint,
+            target=Path(target),
+            samples=samples,
+            device="cpu" if is_cpu(recipe) else "cuda",
+            say=context.say,
+        )
+    except (BadInput, RuntimeError) as error:  # no reason to throw the drafter away
+        context.say(f"no prediction of what serving gives: {error}")
 
 
 def _alone(folder: Path) -> None:
@@ -165,6 +176,7 @@ def trainer_settings(
     }
     if train.from_pretrained:
         arguments |= warm_start.arguments(train.from_pretrained, target=target, to=folder / "start")
+        del arguments["num_layers"]  # the trainer refuses what would shape a drafter that is there
     if recipe.hidden_states.mode == "ahead":
         arguments["on_missing"] = "warn"
     arguments |= (ON_CPU if cpu else ON_GPU) | train.args
@@ -192,13 +204,13 @@ def command(recipe: Recipe, settings: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator[subprocess.Popen[bytes]]:
+def trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator[subprocess.Popen[bytes]]:
     """The trainer's process. If this process ends first, it asks the trainer to save and end."""
     (folder / "outcome.json").unlink(missing_ok=True)
     file = folder / "settings.json"
     write_atomically(file, json.dumps(settings, indent=1) + "\n")
     with (folder / "log.txt").open("ab") as log:
-        trainer = subprocess.Popen(
+        child = subprocess.Popen(
             command(recipe, file),
             stdout=log,
             stderr=log,
@@ -212,21 +224,21 @@ def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator
             },
         )
     try:
-        yield trainer
+        yield child
     finally:
-        if trainer.poll() is None:
-            trainer.send_signal(signal.SIGINT)  # it saves a checkpoint
+        if child.poll() is None:
+            child.send_signal(signal.SIGINT)  # it saves a checkpoint
             try:
-                trainer.wait(timeout=150)
+                child.wait(timeout=150)
             except subprocess.TimeoutExpired:
-                trainer.kill()
-                trainer.wait()
-        if trainer.stdin:
-            trainer.stdin.close()
+                child.kill()
+                child.wait()
+        if child.stdin:
+            child.stdin.close()
 
 
-def _follow(trainer: subprocess.Popen[bytes], folder: Path, say: Say) -> None:
-    while trainer.poll() is None:
+def _follow(child: subprocess.Popen[bytes], folder: Path, say: Say) -> None:
+    while child.poll() is None:
         time.sleep(0.5)
         say(f"\r{metrics.last_line(folder / 'metrics.jsonl')}")
 

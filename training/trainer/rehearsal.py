@@ -1,0 +1,65 @@
+"""Gets ready to train while the target still answers, where one GPU has room for both.
+
+The server of the hidden states starts, and a trainer compiles its step for a data set of nothing. The real
+one then finds in torch's caches what it would have compiled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from pathlib import Path
+
+from training.dataset import save, train_ratio, write_vocabulary
+from training.hidden.extract import server_spec
+from training.recipe import Recipe
+from training.servers import base_spec, fit_together, is_cpu
+from training.stages import Context
+from training.trainer import stage
+from training.trainer.checkpoints import Checkpoints
+
+LONGEST_S = 150.0
+"""The trainer waits so long for its rehearsal. Then it compiles by itself."""
+
+
+def begin(context: Context) -> None:
+    """Start both in the background, once; nothing where a stage runs alone or the GPU has no room."""
+    recipe = context.recipe
+    if context.alone or context.servers.hidden.begun or recipe.hidden_states.mode != "ahead":
+        return
+    if is_cpu(recipe) or not fit_together(recipe):
+        return
+    base, target = base_spec(recipe, say=context.say)
+    where = context.work / "servers"
+    context.servers.hidden.begin(
+        server_spec(recipe, base, target=target, folder=where, cpu=False, shared=True)
+    )
+    if recipe.train.compile and recipe.train.gpus == 1:
+        _compile(context, target)
+
+
+def _compile(context: Context, target: str) -> None:
+    recipe, folder = context.recipe, context.work / f"rehearsal-{context.recipe.name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    data = folder / "data"
+    _save_nothing(data, recipe)
+    Checkpoints(folder / "checkpoints", keep_last=1).open()
+    settings = stage.trainer_settings(
+        recipe, folder, data=data, hidden=folder / "hidden", target=target, cpu=False
+    )
+    child = context.rehearsal.enter_context(stage.trainer({**settings, "rehearsal": True}, folder, recipe))
+    context.rehearsal.callback(_wait, child)
+
+
+def _save_nothing(data: Path, recipe: Recipe) -> None:
+    """A data set with a row of one token for each split, and any draft vocabulary of the right size."""
+    rows = 2 + int(1 / (1 - train_ratio(recipe.dataset.validation)))
+    save(data, [[0]] * rows, [[1]] * rows)
+    size = recipe.dataset.draft_vocab_size
+    write_vocabulary(data, dict.fromkeys(range(size or 1), 1), size)
+
+
+def _wait(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(timeout=LONGEST_S)
