@@ -47,6 +47,7 @@ def test_an_exported_drafter_gets_the_targets_embeddings_back(
     whole = load_file(Path(found["from_pretrained"]) / "model.safetensors")
     own = load_file(target / "model.safetensors")["model.embed_tokens.weight"]
     assert torch.equal(whole[EMBEDDINGS], own)
+    assert {value.dtype for value in whole.values() if value.is_floating_point()} == {torch.float32}
     assert set(whole) == {*load_file(drafter / "model.safetensors"), EMBEDDINGS}
 
 

@@ -1,4 +1,4 @@
-"""Prepares a drafter to start from: adds embeddings, and keeps the vocabulary that it was trained with."""
+"""Prepares a drafter to start from: adds embeddings, keeps its vocabulary, and is float32 again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def arguments(drafter: str, *, target: str, to: Path) -> dict[str, Any]:
 
     An exported drafter has no embeddings, since the engine shares the target's with it. speculators would
     start from uninitialised memory instead. It would also choose a draft vocabulary from the new data, but
-    the drafter's head was trained with the old one.
+    the drafter's head was trained with the old one. And it would train in the drafter's own type, bfloat16,
+    which rounds small steps away.
 
     Args:
         drafter: a folder, or a hub id, which is passed on as it is.
@@ -44,6 +45,11 @@ def arguments(drafter: str, *, target: str, to: Path) -> dict[str, Any]:
         ) from None
     if EMBEDDINGS not in tensors:
         tensors[EMBEDDINGS] = load_model_layers([EMBEDDINGS], target)[EMBEDDINGS].contiguous()
+    # It was rounded to be served. The trainer would go on in the type that it finds.
+    tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    for table in (config, config.get("transformer_layer_config")):
+        if isinstance(table, dict):
+            table["dtype"] = "float32"
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
     (to / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
