@@ -21,6 +21,8 @@ from training.export import export
 from training.stages import Context
 
 STACKS = DATA / "stacks"
+IN_FLIGHT = "4"
+"""Requests: nothing is timed here."""
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -34,9 +36,9 @@ def run(context: Context) -> dict[str, Any]:
     drafter = context.upstream["export"] / recipe.drafter
     stack = write_stack(context, drafter)
     results = context.folder / "results"
-    # A new drafter has no baseline. The parity suite needs none.
-    options = ["--stack", str(stack), "--profile", recipe.check.profile, "--update-baselines"]
-    options += ["--baselines", str(context.folder / "baselines")]
+    # A new drafter has no baseline, and nothing will be compared with this one. The parity suite needs none.
+    options = ["--stack", str(stack), "--profile", recipe.check.profile, "--update-baselines", "--no-confirm"]
+    options += ["--baselines", str(context.folder / "baselines"), "--concurrency", IN_FLIGHT]
     if recipe.check.prompts:
         options += ["--prompts", str(recipe.check.prompts)]
     if recipe.check.max_tokens:

@@ -40,10 +40,11 @@ def _target(context: Context) -> tuple[ServerSpec, str]:
 @contextlib.contextmanager
 def _serve(context: Context) -> Iterator[list[tuple[Server, Stall]]]:
     """The servers that answer, under the watchdog; new ones after a stall. The training gets ready, too."""
-    rehearsal.begin(context)
     slots, spec = context.servers.answering, _target(context)[0]
     with ThreadPoolExecutor(len(slots)) as pool:
-        servers = list(pool.map(lambda slot: slot.get(spec), slots))
+        starting = [pool.submit(slot.get, spec) for slot in slots]
+        rehearsal.begin(context)
+    servers = [one.result() for one in starting]
     try:
         with contextlib.ExitStack() as watched:
             guards = [
@@ -109,7 +110,7 @@ def _dataset(context: Context) -> dict[str, Any]:
 STAGES = (
     Stage(
         name="prompts",
-        version=2,
+        version=3,
         inputs=lambda r: [r.target.model_dump(), gather.inputs(r)],
         run=_prompts,
     ),

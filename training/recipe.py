@@ -66,8 +66,8 @@ class Source(Table):
     split: str = "train"
     field: str = "prompt"
     """For `hub`: the column that holds the prompt."""
-    temperature: float = Field(default=1.0, ge=0)
-    """For `self`: how prompts are sampled."""
+    temperature: float = Field(default=1.0, gt=0)
+    """For `self`: how prompts are sampled. At 0 the target would write one prompt again and again."""
 
     @model_validator(mode="after")
     def _named(self) -> Source:

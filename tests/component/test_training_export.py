@@ -251,7 +251,7 @@ def context(folder: Path, stages: dict[str, Path], verifier: Path) -> Any:
     target = known.target.model_copy(update={"model": str(verifier), "served_name": "org/tiny"})
     values: dict[str, Any] = {
         "recipe": known.model_copy(update={"target": target}), "work": folder, "folder": folder / "export",
-        "upstream": stages, "slot": None, "say": lambda _: None, "stall_seconds": 1.0,
+        "upstream": stages, "servers": None, "say": lambda _: None, "stall_seconds": 1.0,
         "keep_hidden_states": False,
     }  # fmt: skip
     return Context(**values)

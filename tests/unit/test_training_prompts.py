@@ -48,7 +48,7 @@ def recipe_of(*sources: dict[str, Any], count: int = 20, **more: Any) -> Recipe:
             "drafter": "test",
             "target": {"model": "embedded:smollm2-135m-instruct"},
             "prompts": {"count": count, "sources": [{"weight": 1, **s} for s in sources], **more},
-            "responses": {"concurrency": 4},
+            "responses": {"concurrency": 64},
         }
     )
 
@@ -687,10 +687,13 @@ class Completions:
             raise self._problem
         if self._answer is not None:
             return self._answer
-        choice = types.SimpleNamespace(
-            text=f"What is the square root of {request['seed']}?", finish_reason="stop"
-        )
-        return types.SimpleNamespace(choices=[choice])
+        choices = [
+            types.SimpleNamespace(
+                index=i, text=f"What is the square root of {request['seed'] + i}?", finish_reason="stop"
+            )
+            for i in range(request["n"])
+        ]
+        return types.SimpleNamespace(choices=choices[::-1])  # those that end first come first
 
 
 def asking(monkeypatch: pytest.MonkeyPatch, completions: Completions) -> Magpie:
@@ -715,11 +718,12 @@ def test_requests_differ_by_number_alone_and_are_not_too_many(monkeypatch: pytes
     ask = asking(monkeypatch, completions)
     source = Source(kind="self", weight=1, temperature=0.9)
 
-    first, second = ask(source, 0, 12), ask(source, 12, 3)
+    first, second = ask(source, 0, 90), ask(source, 90, 7)
 
-    assert len({*first, *second}) == 15
-    assert ask(source, 12, 3) == second
-    assert completions.most == 4
+    assert len({*first, *second}) == 97
+    assert ask(source, 0, 97) == [*first, *second]
+    assert ask(source, 90, 7) == second
+    assert completions.most * completions.requests[0]["n"] == 64
     sent = completions.requests[0] | completions.requests[0]["extra_body"]  # as openai's client does
     assert (sent["prompt"], sent["stop"], sent["temperature"]) == ("<start>user\n", ["<end>"], 0.9)
     assert sent["stop_token_ids"] == [1]

@@ -18,6 +18,8 @@ from training.recipe import Recipe, Source
 from training.tokenizer import tokenizer_of
 
 MAX_TOKENS = 128
+OF_ONE = 16
+"""Prompts that one request asks for: a request costs the client more than a prompt costs a small target."""
 LEAST_CHARACTERS = 10
 LEAST_LETTERS = 0.6
 """Share of the characters that are not white space."""
@@ -98,7 +100,7 @@ class Magpie:
         self._start = start or opening(tokenizer_of(target), target)
 
     def __call__(self, source: Source, first: int, number: int) -> list[str | None]:
-        """Requests `first` to `first + number - 1`: a prompt each, None where it is of no use.
+        """Texts `first` to `first + number - 1` of all that the source can give; None for what is no prompt.
 
         Raises:
             ServerFailed: a request failed; nothing of this call is returned.
@@ -106,10 +108,10 @@ class Magpie:
         return asyncio.run(self._all(source, first, number))
 
     async def _all(self, source: Source, first: int, number: int) -> list[str | None]:
-        room = asyncio.Semaphore(self._recipe.responses.concurrency)
+        room = asyncio.Semaphore(max(1, self._recipe.responses.concurrency // OF_ONE))
         client = self._server.http.openai(timeout_s=self._recipe.engine.request_timeout_s, retries=2)
 
-        async def one(n: int) -> str | None:
+        async def some(n: int) -> list[str | None]:
             async with room:
                 try:
                     answer = await client.completions.create(**self.request(source, n))
@@ -119,8 +121,9 @@ class Magpie:
                         f"the target's server wrote no prompt: {why}; read its log", code="too-few-prompts"
                     ) from None
             try:
-                choice = answer.choices[0]
-                return usable(choice.text, choice.finish_reason, self._start)
+                choices = {choice.index: choice for choice in answer.choices}
+                ordered = [choices[index] for index in range(OF_ONE)]
+                return [usable(choice.text, choice.finish_reason, self._start) for choice in ordered]
             except (AttributeError, LookupError, TypeError):  # openai's client lets any JSON pass, and text
                 raise ServerFailed(
                     f"the target's server wrote no prompt, but {str(answer)[:300]}; read its log",
@@ -130,10 +133,12 @@ class Magpie:
         async with client:
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(one(n)) for n in range(first, first + number)]
+                    requests = range(first // OF_ONE, -(-(first + number) // OF_ONE))
+                    tasks = [group.create_task(some(n)) for n in requests]
             except ExceptionGroup as errors:
                 raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
+        texts = [text for task in tasks for text in task.result()]
+        return texts[first % OF_ONE :][:number]
 
     def request(self, source: Source, number: int) -> dict[str, Any]:
         """The arguments of one request: every sampling parameter, so that no server default applies."""
@@ -149,7 +154,7 @@ class Magpie:
             "model": self._server.model,
             "prompt": self._start.prompt,
             "max_tokens": MAX_TOKENS,
-            "n": 1,
+            "n": OF_ONE,
             "seed": int.from_bytes(hashlib.sha256(label.encode()).digest()[:4]) // 2,
             "stop": [self._start.end],
             "extra_body": extra,

@@ -10,6 +10,7 @@ import contextlib
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from training.dataset import save, train_ratio, write_vocabulary
 from training.hidden.extract import server_spec
@@ -42,22 +43,26 @@ def begin(context: Context) -> None:
 def _compile(context: Context, target: str) -> None:
     recipe, folder = context.recipe, context.work / f"rehearsal-{context.recipe.name}"
     shutil.rmtree(folder, ignore_errors=True)
-    data = folder / "data"
-    _save_nothing(data, recipe)
-    Checkpoints(folder / "checkpoints", keep_last=1).open()
-    settings = stage.trainer_settings(
-        recipe, folder, data=data, hidden=folder / "hidden", target=target, cpu=False
-    )
-    child = context.rehearsal.enter_context(stage.trainer({**settings, "rehearsal": True}, folder, recipe))
+    settings = settings_of(recipe, folder, target=target, cpu=False)
+    child = context.rehearsal.enter_context(stage.trainer(settings, folder, recipe))
     context.rehearsal.callback(_wait, child)
 
 
-def _save_nothing(data: Path, recipe: Recipe) -> None:
-    """A data set with a row of one token for each split, and any draft vocabulary of the right size."""
+def settings_of(recipe: Recipe, folder: Path, *, target: str, cpu: bool) -> dict[str, Any]:
+    """The settings of a trainer that compiles and ends, for a data set that is written into `folder`.
+
+    It has a row of one token for each split, and any draft vocabulary of the right size.
+    """
+    data = folder / "data"
     rows = 2 + int(1 / (1 - train_ratio(recipe.dataset.validation)))
     save(data, [[0]] * rows, [[1]] * rows)
     size = recipe.dataset.draft_vocab_size
     write_vocabulary(data, dict.fromkeys(range(size or 1), 1), size)
+    Checkpoints(folder / "checkpoints", keep_last=1).open()
+    settings = stage.trainer_settings(
+        recipe, folder, data=data, hidden=folder / "hidden", target=target, cpu=cpu
+    )
+    return settings | {"rehearsal": True}
 
 
 def _wait(child: subprocess.Popen[bytes]) -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from training.stages import Context
 from training.trainer import metrics, warm_start
 from training.trainer.checkpoints import Checkpoints, forget_after
 from training.validate import offline
+from training.validate.eagle3 import Sample
 
 PASSED_ON = {"num_layers", "ttt_steps", "epochs", "lr", "total_seq_len", "seed", "max_steps", "num_workers"}
 """Settings of a recipe that have the same names in speculators' trainer."""
@@ -68,18 +69,15 @@ def run(context: Context) -> dict[str, Any]:
     context.servers.end_answering()
     context.rehearsal.close()
     _alone(folder)
-    store = Checkpoints(folder / "checkpoints", keep_last=recipe.train.keep_last)
-    resumed = store.open()
-    forget_after(folder / "metrics.jsonl", resumed)
-    if resumed:
-        say(f"going on after step {resumed.global_step}")
+    store = _opened(context)
     settings = trainer_settings(recipe, folder, data=data, hidden=hidden, target=target, cpu=cpu)
-    # Ahead of the trainer, each request says where its file goes, so the server need not know the folder.
     ahead = recipe.hidden_states.mode == "ahead"
+    # Ahead of the trainer, each request says where its file goes, so the server need not know the folder.
     where = context.work / "servers" if ahead else hidden
     spec = server_spec(recipe, base, target=target, folder=where, cpu=cpu, shared=True)
     progress = Progress(wanted=len(lengths))
     times: dict[str, float] = {}
+    samples: list[Sample] = []
     began = time.monotonic()
     if not ahead:
         server = context.servers.hidden.get(spec)
@@ -109,11 +107,12 @@ def run(context: Context) -> dict[str, Any]:
             context.servers.close()  # its memory is the trainer's now
             times |= {"server_ready_s": prefetcher.server_s, "extraction_s": prefetcher.seconds}
             times |= {"extracted_s": time.monotonic() - began, "stalls": prefetcher.stalls}
+            samples = _held_out(context, hidden, first=split)  # while the trainer trains
             _follow(child, folder, say)
     times["total_s"] = time.monotonic() - began
     _judge(folder)
     if ahead:
-        _predict(context, store.best, hidden, first=split, target=target)
+        _predict(context, store.best, samples, target=target)
     if not context.keep_hidden_states:
         shutil.rmtree(hidden, ignore_errors=True)
     report = metrics.report(
@@ -124,28 +123,48 @@ def run(context: Context) -> dict[str, Any]:
     return report
 
 
-def _predict(context: Context, checkpoint: Path, hidden: Path, *, first: int, target: str) -> None:
-    """Write what serving should give; `first` is the number of the first row of the validation."""
-    recipe = context.recipe
-    samples = offline.held_out(
-        context.upstream["dataset"],
-        context.upstream["responses"] / "responses.jsonl",
-        hidden,
-        first=first,
-        length=recipe.dataset.seq_length,
-    )
+def _held_out(context: Context, hidden: Path, *, first: int) -> list[Sample]:
+    """What the prediction needs; nothing where it cannot be read. The validation begins at row `first`."""
+    try:
+        return list(
+            offline.held_out(
+                context.upstream["dataset"],
+                context.upstream["responses"] / "responses.jsonl",
+                hidden,
+                first=first,
+                length=context.recipe.dataset.seq_length,
+            )
+        )
+    except BadInput as error:  # no reason to throw the drafter away
+        context.say(f"no prediction of what serving gives: {error}")
+        return []
+
+
+def _predict(context: Context, checkpoint: Path, samples: Sequence[Sample], *, target: str) -> None:
+    """Write what serving should give."""
     try:
         offline.run(
             context.folder,
-            recipe,
+            context.recipe,
             checkpoint=checkpoint,
             target=Path(target),
             samples=samples,
-            device="cpu" if is_cpu(recipe) else "cuda",
+            device="cpu" if is_cpu(context.recipe) else "cuda",
             say=context.say,
         )
     except (BadInput, RuntimeError) as error:  # no reason to throw the drafter away
         context.say(f"no prediction of what serving gives: {error}")
+
+
+def _opened(context: Context) -> Checkpoints:
+    """The checkpoints of an earlier try, if any; what it counted after the last one is forgotten."""
+    folder = context.folder
+    store = Checkpoints(folder / "checkpoints", keep_last=context.recipe.train.keep_last)
+    resumed = store.open()
+    forget_after(folder / "metrics.jsonl", resumed)
+    if resumed:
+        context.say(f"going on after step {resumed.global_step}")
+    return store
 
 
 def _alone(folder: Path) -> None:
