@@ -47,6 +47,7 @@ def _run(options: argparse.Namespace) -> None:
     recipe = load_recipe(find_recipe(options.recipe), options.changes)
     check_extra()
     from training import pipeline  # noqa: PLC0415 - it imports what the extra installs
+    from training.trainer import stage  # noqa: PLC0415
 
     stages.known(pipeline.STAGES, options.only, options.start)
     if options.dry_run:
@@ -69,6 +70,7 @@ def _run(options: argparse.Namespace) -> None:
     try:
         stages.carry_out(pipeline.STAGES, base, only=options.only, start=options.start)
     finally:
+        stage.end_rehearsal(base, wait_s=0)
         base.servers.close()
 
 

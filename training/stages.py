@@ -6,11 +6,11 @@ goes on in its folder. A stage writes `stage.json` last, and is done once that i
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,8 +43,8 @@ class Context:
     keep_hidden_states: bool = False
     alone: bool = False
     """No later stage will run."""
-    rehearsal: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
-    """Closing it waits for what `training.trainer.rehearsal` began."""
+    rehearsal: list[subprocess.Popen[bytes]] = dataclasses.field(default_factory=list)
+    """A trainer that compiles ahead of the real one; see `training.trainer.rehearsal`."""
     folder: Path = Path()
     """The stage's own folder."""
     upstream: dict[str, Path] = dataclasses.field(default_factory=dict)

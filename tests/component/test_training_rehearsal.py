@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,29 +33,22 @@ class Began(EarlySlot):
         self.specs.append(spec)
 
 
-@dataclasses.dataclass
-class Trainer:
-    """A trainer that has ended at once."""
-
-    settings: dict[str, Any]
-
-    def wait(self, timeout: float) -> int:  # noqa: ARG002
-        return 0
-
-
 @pytest.fixture
-def trainers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Trainer]:
-    found: list[Trainer] = []
+def trainers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
+    """The settings of each trainer that starts; a program that ends when it is killed stands for it."""
+    found: list[dict[str, Any]] = []
 
-    @contextlib.contextmanager
-    def trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator[Trainer]:
-        found.append(Trainer(settings))
-        yield found[-1]
+    def start(settings: dict[str, Any], folder: Path, recipe: Recipe) -> subprocess.Popen[bytes]:
+        del folder, recipe
+        found.append(settings)
+        return subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+        )
 
     target = tmp_path / "target"
     target.mkdir()
     (target / "config.json").write_text('{"num_hidden_layers": 30, "hidden_size": 576}', encoding="utf-8")
-    monkeypatch.setattr(stage, "trainer", trainer)
+    monkeypatch.setattr(stage, "start", start)
     monkeypatch.setattr(rehearsal, "is_cpu", lambda _: False)
     monkeypatch.setattr(rehearsal, "base_spec", lambda *_, **__: (server_spec(speculative=None), str(target)))
     return found
@@ -68,15 +62,17 @@ def context(tmp_path: Path, *changes: str, alone: bool = False) -> tuple[Context
 
 
 def test_the_hidden_states_server_starts_and_a_step_is_compiled(
-    tmp_path: Path, trainers: list[Trainer]
+    tmp_path: Path, trainers: list[dict[str, Any]]
 ) -> None:
     where, slot = context(tmp_path)
     for _ in range(2):
         rehearsal.begin(where)
     assert [spec.drafter for spec in slot.specs] == ["hidden-states"]
     (one,) = trainers
-    assert (one.settings["rehearsal"], one.settings["compile"]) == (True, True)
-    where.rehearsal.close()
+    assert (one["rehearsal"], one["compile"]) == (True, True)
+    (child,) = where.rehearsal
+    stage.end_rehearsal(where, wait_s=0)
+    assert (child.returncode, where.rehearsal) == (-signal.SIGKILL, [])
 
 
 @pytest.mark.parametrize(
@@ -89,14 +85,16 @@ def test_the_hidden_states_server_starts_and_a_step_is_compiled(
     ],
 )
 def test_nothing_begins_where_it_is_of_no_use_or_has_no_room(
-    tmp_path: Path, trainers: list[Trainer], changes: tuple[str, ...], *, alone: bool
+    tmp_path: Path, trainers: list[dict[str, Any]], changes: tuple[str, ...], *, alone: bool
 ) -> None:
     where, slot = context(tmp_path, *changes, alone=alone)
     rehearsal.begin(where)
     assert (slot.specs, trainers) == ([], [])
 
 
-def test_a_step_that_is_not_compiled_needs_no_rehearsal(tmp_path: Path, trainers: list[Trainer]) -> None:
+def test_a_step_that_is_not_compiled_needs_no_rehearsal(
+    tmp_path: Path, trainers: list[dict[str, Any]]
+) -> None:
     where, slot = context(tmp_path, "train.compile=false")
     rehearsal.begin(where)
     assert (len(slot.specs), trainers) == (1, [])
@@ -108,7 +106,7 @@ def test_a_real_trainer_rehearses_on_a_data_set_of_nothing(tmp_path: Path, name:
     recipe = load_recipe(find_recipe(name), ["train.total_seq_len=256"])
     _, target = base_spec(recipe, say=lambda _: None)
     settings = rehearsal.settings_of(recipe, tmp_path, target=target, cpu=True)
-    with stage.trainer(settings, tmp_path, recipe) as child:
+    with stage.start(settings, tmp_path, recipe) as child:
         assert child.wait(timeout=300) == 0
     assert json.loads((tmp_path / "outcome.json").read_text())["kind"] == "done"
     assert not list((tmp_path / "checkpoints").glob("*/*.safetensors"))

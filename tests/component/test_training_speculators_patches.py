@@ -82,6 +82,6 @@ def test_the_trainer_compiles_where_the_recipe_wants_it_and_there_is_a_gpu(
     tells = "import os; print(os.environ.get('TORCH_COMPILE_DISABLE', 'compiles'), flush=True)"
     monkeypatch.delenv("TORCH_COMPILE_DISABLE", raising=False)
     monkeypatch.setattr(stage, "command", lambda *_: [sys.executable, "-c", tells])
-    with stage.trainer(settings, tmp_path, recipe) as process:
+    with stage._trainer(settings, tmp_path, recipe) as process:
         process.wait()
     assert (tmp_path / "log.txt").read_text() == ("compiles\n" if compiled else "1\n")

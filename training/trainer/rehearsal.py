@@ -6,9 +6,7 @@ one then finds in torch's caches what it would have compiled.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,6 @@ from training.servers import base_spec, fit_together, is_cpu
 from training.stages import Context
 from training.trainer import stage
 from training.trainer.checkpoints import Checkpoints
-
-LONGEST_S = 150.0
-"""The trainer waits so long for its rehearsal. Then it compiles by itself."""
 
 
 def begin(context: Context) -> None:
@@ -44,8 +39,7 @@ def _compile(context: Context, target: str) -> None:
     recipe, folder = context.recipe, context.work / f"rehearsal-{context.recipe.name}"
     shutil.rmtree(folder, ignore_errors=True)
     settings = settings_of(recipe, folder, target=target, cpu=False)
-    child = context.rehearsal.enter_context(stage.trainer(settings, folder, recipe))
-    context.rehearsal.callback(_wait, child)
+    context.rehearsal.append(stage.start(settings, folder, recipe))
 
 
 def settings_of(recipe: Recipe, folder: Path, *, target: str, cpu: bool) -> dict[str, Any]:
@@ -63,8 +57,3 @@ def settings_of(recipe: Recipe, folder: Path, *, target: str, cpu: bool) -> dict
         recipe, folder, data=data, hidden=folder / "hidden", target=target, cpu=cpu
     )
     return settings | {"rehearsal": True}
-
-
-def _wait(child: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(timeout=LONGEST_S)

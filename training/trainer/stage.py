@@ -67,7 +67,7 @@ def run(context: Context) -> dict[str, Any]:
     base, target = base_spec(recipe, say=say)
     hidden = hidden_folder(context, target, tokens=sum(lengths))
     context.servers.end_answering()
-    context.rehearsal.close()
+    end_rehearsal(context)
     _alone(folder)
     store = _opened(context)
     settings = trainer_settings(recipe, folder, data=data, hidden=hidden, target=target, cpu=cpu)
@@ -83,10 +83,10 @@ def run(context: Context) -> dict[str, Any]:
         server = context.servers.hidden.get(spec)
         times["server_ready_s"] = time.monotonic() - began
         settings["arguments"] += ["--vllm-endpoint", f"{server.url}/v1"]
-        with trainer(settings, folder, recipe) as child:
+        with _trainer(settings, folder, recipe) as child:
             _follow(child, folder, say)
     else:
-        with trainer(settings, folder, recipe) as child:
+        with _trainer(settings, folder, recipe) as child:
             prefetcher = Prefetcher(
                 rows=lambda row: rows[row]["input_ids"],
                 order=lambda: trainers_order(lengths, split=split, recipe=recipe),
@@ -156,6 +156,19 @@ def _predict(context: Context, checkpoint: Path, samples: Sequence[Sample], *, t
         context.say(f"no prediction of what serving gives: {error}")
 
 
+def end_rehearsal(context: Context, *, wait_s: float = 150.0) -> None:
+    """Wait for the rehearsal, but not for ever; the trainer compiles by itself what is not compiled then."""
+    while context.rehearsal:
+        child = context.rehearsal.pop()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=wait_s)
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        if child.stdin:
+            child.stdin.close()
+
+
 def _opened(context: Context) -> Checkpoints:
     """The checkpoints of an earlier try, if any; what it counted after the last one is forgotten."""
     folder = context.folder
@@ -222,14 +235,13 @@ def command(recipe: Recipe, settings: Path) -> list[str]:
     return [sys.executable, *several, "-m", "training.trainer.process", str(settings)]
 
 
-@contextlib.contextmanager
-def trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator[subprocess.Popen[bytes]]:
-    """The trainer's process. If this process ends first, it asks the trainer to save and end."""
+def start(settings: dict[str, Any], folder: Path, recipe: Recipe) -> subprocess.Popen[bytes]:
+    """Start a trainer. If this process ends, it ends too."""
     (folder / "outcome.json").unlink(missing_ok=True)
     file = folder / "settings.json"
     write_atomically(file, json.dumps(settings, indent=1) + "\n")
     with (folder / "log.txt").open("ab") as log:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             command(recipe, file),
             stdout=log,
             stderr=log,
@@ -242,6 +254,12 @@ def trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator[
                 "PYTHONWARNINGS": "ignore:resource_tracker",  # it would warn about killed loader workers
             },
         )
+
+
+@contextlib.contextmanager
+def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator[subprocess.Popen[bytes]]:
+    """The trainer's process. At the end it is asked to save."""
+    child = start(settings, folder, recipe)
     try:
         yield child
     finally:
