@@ -8,6 +8,7 @@ they err.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import zlib
 from collections import Counter
@@ -46,14 +47,45 @@ _SCRIPTS = {
 KNOWN = ("en", "zh")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Signs:
-    """What the end of an answer shows."""
+    """What the end of an answer shows. Each sign is looked for when it is asked for."""
 
-    loop: bool
-    """Its end is one piece, three times or more."""
-    repeated: float
-    cost: float
+    text: str
+
+    @functools.cached_property
+    def loop(self) -> bool:
+        """Its end is one piece, three times or more."""
+        text = self.text
+        for period in range(1, len(text) // LOOP_TIMES + 1):
+            length = 0
+            while length < len(text) - period and text[-1 - length] == text[-1 - length - period]:
+                length += 1
+            repeated = length + period
+            long_enough = repeated >= max(LOOP_TIMES * period, len(text) * LOOP_SHARE)
+            if length and long_enough and repeated + 2 * len(_HAN.findall(text[-repeated:])) >= LOOP_LEAST:
+                return True
+        return False
+
+    @functools.cached_property
+    def repeated(self) -> float:
+        """The share of the second half's n-grams that come back."""
+        units = _UNITS.findall(self.text)
+        seen: Counter[tuple[str, ...]] = Counter()
+        looked_at = again = 0
+        for end in range(N, len(units) + 1):
+            gram = tuple(units[end - N : end])
+            if end > len(units) // 2:
+                looked_at += 1
+                again += seen[gram] >= LOOP_TIMES - 1
+            seen[gram] += 1
+        return again / looked_at if looked_at else 0.0
+
+    @functools.cached_property
+    def cost(self) -> float:
+        """What the second half adds for a compressor, per byte of it."""
+        whole, half = (t.encode(errors="replace") for t in (self.text, self.text[: len(self.text) // 2]))
+        return (_deflated(whole) - _deflated(half)) / (len(whole) - len(half)) if whole else 1.0
 
     @property
     def stuck(self) -> bool:
@@ -64,43 +96,12 @@ class Signs:
 def signs(text: str) -> Signs:
     """The signs of the end of an answer, without the numbers before the items of a list."""
     text = text.rstrip().removesuffix(_CUT).rstrip()[-WINDOW:]
-    text = _NUMBER.sub("", _LAST_NUMBER.sub("", text))
-    return Signs(loop=_loops(text), repeated=_repeated(text), cost=_cost(text))
+    return Signs(_NUMBER.sub("", _LAST_NUMBER.sub("", text)))
 
 
 def degenerate(text: str) -> bool:
     """Whether the answer got stuck."""
     return signs(text).stuck
-
-
-def _loops(text: str) -> bool:
-    for period in range(1, len(text) // LOOP_TIMES + 1):
-        length = 0
-        while length < len(text) - period and text[-1 - length] == text[-1 - length - period]:
-            length += 1
-        repeated = length + period
-        long_enough = repeated >= max(LOOP_TIMES * period, len(text) * LOOP_SHARE)
-        if length and long_enough and repeated + 2 * len(_HAN.findall(text[-repeated:])) >= LOOP_LEAST:
-            return True
-    return False
-
-
-def _repeated(text: str) -> float:
-    units = _UNITS.findall(text)
-    seen: Counter[tuple[str, ...]] = Counter()
-    looked_at = again = 0
-    for end in range(N, len(units) + 1):
-        gram = tuple(units[end - N : end])
-        if end > len(units) // 2:
-            looked_at += 1
-            again += seen[gram] >= LOOP_TIMES - 1
-        seen[gram] += 1
-    return again / looked_at if looked_at else 0.0
-
-
-def _cost(text: str) -> float:
-    whole, half = text.encode(errors="replace"), text[: len(text) // 2].encode(errors="replace")
-    return (_deflated(whole) - _deflated(half)) / (len(whole) - len(half)) if whole else 1.0
 
 
 def _deflated(data: bytes) -> int:
