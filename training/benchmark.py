@@ -22,7 +22,7 @@ from training.stages import Context
 
 STACKS = DATA / "stacks"
 IN_FLIGHT = "4"
-"""Requests: nothing is timed here."""
+"""Requests at a time. No time is measured here, so they may share the server."""
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def run(context: Context) -> dict[str, Any]:
         options += ["--prompts", str(recipe.check.prompts)]
     if recipe.check.max_tokens:
         options += ["--max-tokens", str(recipe.check.max_tokens)]
-    if recipe.train.algorithm == "eagle3":  # the parity suite compares this very drafter with what is known
+    if recipe.train.predictable:  # the parity suite compares this very drafter with what is known
         options += ["--self-check", "off"]
     marks = f"{recipe.drafter} and chat"
     if recipe.check.languages:

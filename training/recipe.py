@@ -172,6 +172,11 @@ class Train(Table):
     args: _Arguments = Field(default_factory=dict)
     """More of the trainer's own arguments, by their names."""
 
+    @property
+    def predictable(self) -> bool:
+        """The validation can predict what serving gives: of EAGLE-3 drafters alone."""
+        return self.algorithm == "eagle3"
+
 
 class Check(Table):
     """How the drafter is measured once it is served."""

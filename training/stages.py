@@ -128,9 +128,8 @@ def carry_out(
         elif only is not None and name != only:
             raise BadRecipe(f"--only {only}: {name} is not done yet; run without --only first")
         else:
-            context = dataclasses.replace(
-                base, folder=planned.folder, upstream=dict(upstream), alone=only is not None
-            )
+            alone = base.alone or only is not None
+            context = dataclasses.replace(base, folder=planned.folder, upstream=dict(upstream), alone=alone)
             record = _do(planned, context, again=again)
         records[name] = record
         upstream[name] = planned.folder

@@ -149,7 +149,7 @@ def test_workers_of_both_loaders_start_before_the_first_epoch_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ahead: bool, first: list[str]
 ) -> None:
     events: list[str] = []
-    trainer = Trainer(tmp_path, step=0, ahead=ahead, compile=False)
+    trainer = Trainer(tmp_path, step=0, ahead=ahead, compile=False, rehearsal=False)
     trainer.current_epoch, trainer._resume_local_step = 0, 0
     trainer.train_loader, trainer.val_loader = Loader(events, "train"), Loader(events, "val")
     epoch = lambda *_, **__: events.append("epoch")  # noqa: E731

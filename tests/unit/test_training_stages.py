@@ -70,6 +70,23 @@ def test_all_once_then_nothing(kitchen: Kitchen, base: Context) -> None:
     assert kitchen.done == ["first", "second"]
 
 
+@pytest.mark.parametrize(
+    ("before", "only", "alone"), [(False, None, False), (True, None, True), (False, "first", True)]
+)
+def test_a_stage_knows_that_no_other_will_follow(
+    base: Context, only: str | None, *, before: bool, alone: bool
+) -> None:
+    seen = list[bool]()
+
+    def run(context: Context) -> dict[str, Any]:
+        seen.append(context.alone)
+        return {}
+
+    first = Stage(name="first", version=1, inputs=lambda _: None, run=run)
+    stages.carry_out((first,), dataclasses.replace(base, alone=before), only=only)
+    assert seen == [alone]
+
+
 def test_a_change_redoes_that_stage_and_those_after_it(kitchen: Kitchen, base: Context) -> None:
     stages.carry_out(kitchen.stages, base)
     stages.carry_out(kitchen.stages, changed(base, lr=0.5))

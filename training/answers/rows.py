@@ -101,7 +101,7 @@ def within(data: dict[str, Any], length: int) -> tuple[list[int], list[int]]:
 
 
 def digest(ids: Sequence[int], mask: Sequence[int]) -> bytes:
-    """A hash of all tokens and the mask."""
+    """A hash of tokens and mask; lists and arrays of the same values have the same."""
     both = np.asarray([ids, mask], dtype=np.int64)
     return hashlib.blake2b(both.tobytes(), digest_size=16).digest()
 

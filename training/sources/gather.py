@@ -35,7 +35,7 @@ OVER_ASK = 1.15
 SMALLEST_BATCH = 16
 
 Ask = Callable[[Source, int, int], list[str | None]]
-"""Samples requests `first` to `first + number - 1` of a `self` source; see `magpie.Magpie`."""
+"""Gives texts `first` to `first + number - 1` of a `self` source; see `magpie.Magpie`."""
 
 
 class _Written(BaseModel):
@@ -194,7 +194,7 @@ def _from_target(share: Share, intake: Intake, *, recipe: Recipe, ask: Ask, say:
 
 
 def together(writers: Sequence[Ask], source: Source, first: int, number: int) -> list[str | None]:
-    """What one writer would give for these requests; each of several has an equal part of them.
+    """The texts that one writer would give; each of several is asked for an equal part of them.
 
     Raises:
         ServerFailed: a request failed.
@@ -203,8 +203,5 @@ def together(writers: Sequence[Ask], source: Source, first: int, number: int) ->
     sizes = [each + (i < more) for i in range(len(writers))]
     firsts = itertools.accumulate(sizes, initial=first)
     with ThreadPoolExecutor(len(writers), thread_name_prefix="magpie") as pool:
-        parts = [
-            pool.submit(writer, source, start, size)
-            for writer, start, size in zip(writers, firsts, sizes, strict=False)
-        ]
-    return [text for part in parts for text in part.result()]
+        parts = pool.map(lambda write, at, size: write(source, at, size), writers, firsts, sizes)
+    return [text for part in parts for text in part]

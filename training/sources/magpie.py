@@ -19,7 +19,7 @@ from training.tokenizer import tokenizer_of
 
 MAX_TOKENS = 128
 OF_ONE = 16
-"""Prompts that one request asks for: a request costs the client more than a prompt costs a small target."""
+"""Prompts that one request asks for. To a client a request costs more than a prompt to a small target."""
 LEAST_CHARACTERS = 10
 LEAST_LETTERS = 0.6
 """Share of the characters that are not white space."""

@@ -124,12 +124,12 @@ class SteppedTrainer(trainer.Trainer):  # type: ignore[misc]
         if epoch == self.current_epoch:  # the first one of this process
             # Now, while the server starts, so that the GPU need not wait. The workers will fetch their first
             # samples twice.
-            if self.settings["ahead"] and not self.settings.get("rehearsal"):
+            if self.settings["ahead"] and not self.settings["rehearsal"]:
                 for loader in filter(None, (self.train_loader, self.val_loader)):
                     loader_workers.start(loader)
             if self.settings["compile"]:
                 self._compile()
-            if self.settings.get("rehearsal"):  # torch's caches are all it was for
+            if self.settings["rehearsal"]:  # torch's caches are all it was for
                 raise Stop("done", "compiled")
         Waiting.idle_since = time.perf_counter()
         super().train_epoch(epoch, step_callback=self._stepped)

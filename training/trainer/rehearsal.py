@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from training.dataset import save, train_ratio, write_vocabulary
-from training.hidden.extract import server_spec
 from training.recipe import Recipe
 from training.servers import base_spec, fit_together, is_cpu
 from training.stages import Context
@@ -27,10 +26,7 @@ def begin(context: Context) -> None:
     if is_cpu(recipe) or not fit_together(recipe):
         return
     base, target = base_spec(recipe, say=context.say)
-    where = context.work / "servers"
-    context.servers.hidden.begin(
-        server_spec(recipe, base, target=target, folder=where, cpu=False, shared=True)
-    )
+    context.servers.hidden.begin(stage.hidden_spec(context, base, target=target, cpu=False))
     if recipe.train.compile and recipe.train.gpus == 1:
         _compile(context, target)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from harness.config.cells import ServerSpec
 from harness.engine import process
 from harness.engine.facts import options
 from harness.engine.http import without_proxy
@@ -28,7 +29,7 @@ from training.hidden.disk_space import hidden_folder
 from training.hidden.extract import Progress, finished, layers_of, server_spec, trainers_order
 from training.hidden.prefetch import Prefetcher
 from training.recipe import Recipe
-from training.servers import base_spec, is_cpu
+from training.servers import MOST_MEMORY, base_spec, is_cpu
 from training.stages import Context
 from training.trainer import metrics, warm_start
 from training.trainer.checkpoints import Checkpoints, forget_after
@@ -72,12 +73,10 @@ def run(context: Context) -> dict[str, Any]:
     store = _opened(context)
     settings = trainer_settings(recipe, folder, data=data, hidden=hidden, target=target, cpu=cpu)
     ahead = recipe.hidden_states.mode == "ahead"
-    # Ahead of the trainer, each request says where its file goes, so the server need not know the folder.
-    where = context.work / "servers" if ahead else hidden
-    spec = server_spec(recipe, base, target=target, folder=where, cpu=cpu, shared=True)
+    spec = hidden_spec(context, base, target=target, online=None if ahead else hidden, cpu=cpu)
     progress = Progress(wanted=len(lengths))
     times: dict[str, float] = {}
-    samples: list[Sample] = []
+    samples: list[Sample] | None = None
     began = time.monotonic()
     if not ahead:
         server = context.servers.hidden.get(spec)
@@ -111,7 +110,7 @@ def run(context: Context) -> dict[str, Any]:
             _follow(child, folder, say)
     times["total_s"] = time.monotonic() - began
     _judge(folder)
-    if ahead:
+    if samples is not None:
         _predict(context, store.best, samples, target=target)
     if not context.keep_hidden_states:
         shutil.rmtree(hidden, ignore_errors=True)
@@ -123,8 +122,27 @@ def run(context: Context) -> dict[str, Any]:
     return report
 
 
-def _held_out(context: Context, hidden: Path, *, first: int) -> list[Sample]:
-    """What the prediction needs; nothing where it cannot be read. The validation begins at row `first`."""
+def hidden_spec(
+    context: Context, base: ServerSpec, *, target: str, online: Path | None = None, cpu: bool
+) -> ServerSpec:
+    """The server of the hidden states.
+
+    Args:
+        context: of a stage.
+        base: the server that answers.
+        target: the target's folder.
+        online: where the files go in the mode of that name. In the other one each request says where its own
+            goes, so the server can start before the folder is known.
+        cpu: the engine is a CPU one.
+    """
+    folder = online or context.work / "servers"
+    return server_spec(context.recipe, base, target=target, folder=folder, cpu=cpu, shared=True)
+
+
+def _held_out(context: Context, hidden: Path, *, first: int) -> list[Sample] | None:
+    """What the prediction needs; None where it cannot be read. The validation begins at row `first`."""
+    if not context.recipe.train.predictable:
+        return []
     try:
         return list(
             offline.held_out(
@@ -137,7 +155,7 @@ def _held_out(context: Context, hidden: Path, *, first: int) -> list[Sample]:
         )
     except BadInput as error:  # no reason to throw the drafter away
         context.say(f"no prediction of what serving gives: {error}")
-        return []
+        return None
 
 
 def _predict(context: Context, checkpoint: Path, samples: Sequence[Sample], *, target: str) -> None:
@@ -159,14 +177,18 @@ def _predict(context: Context, checkpoint: Path, samples: Sequence[Sample], *, t
 def end_rehearsal(context: Context, *, wait_s: float = 150.0) -> None:
     """Wait for the rehearsal, but not for ever; the trainer compiles by itself what is not compiled then."""
     while context.rehearsal:
-        child = context.rehearsal.pop()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(timeout=wait_s)
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-        if child.stdin:
-            child.stdin.close()
+        _end(context.rehearsal.pop(), wait_s=wait_s)
+
+
+def _end(child: subprocess.Popen[bytes], *, wait_s: float) -> None:
+    """Wait for a trainer to end. After that time it is killed, with all that it started."""
+    try:
+        child.wait(timeout=wait_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    if child.stdin:
+        child.stdin.close()
 
 
 def _opened(context: Context) -> Checkpoints:
@@ -216,10 +238,11 @@ def trainer_settings(
     return {
         "arguments": options(arguments),
         "device": "cpu" if cpu else "cuda",
-        "gpu_memory": None if cpu else 0.95 - recipe.hidden_states.gpu_memory,
+        "gpu_memory": None if cpu else MOST_MEMORY - recipe.hidden_states.gpu_memory,
         "compile": compiled,
         "replayed": compiled and train.gpus == 1,
         "ahead": recipe.hidden_states.mode == "ahead",
+        "rehearsal": False,
         "checkpoints": str(folder / "checkpoints"),
         **train.model_dump(include=OURS),
         "metrics": str(folder / "metrics.jsonl"),
@@ -265,13 +288,7 @@ def _trainer(settings: dict[str, Any], folder: Path, recipe: Recipe) -> Iterator
     finally:
         if child.poll() is None:
             child.send_signal(signal.SIGINT)  # it saves a checkpoint
-            try:
-                child.wait(timeout=150)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        if child.stdin:
-            child.stdin.close()
+        _end(child, wait_s=150)
 
 
 def _follow(child: subprocess.Popen[bytes], folder: Path, say: Say) -> None:

@@ -134,7 +134,7 @@ def run(
     Raises:
         BadInput: checkpoint or samples cannot be used.
     """
-    if recipe.train.algorithm != "eagle3":
+    if not recipe.train.predictable:
         say(f"no prediction of what serving gives: {recipe.train.algorithm} drafters are not run here")
         return None
     say("predicting what serving gives on the held-out prompts")
