@@ -6,11 +6,9 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -161,15 +159,6 @@ class Draftgate:
 @pytest.fixture
 def draftgate(tmp_path: Path) -> Draftgate:
     return Draftgate(tmp_path / "results")
-
-
-@pytest.fixture
-def draftgate_in_memory(tmp_path: Path) -> Iterator[Draftgate]:
-    """Where lines are on disk at once: on a slow disk the last prompt is answered before the second is."""
-    memory = Path("/dev/shm")  # noqa: S108
-    folder = tempfile.mkdtemp(dir=memory if memory.is_dir() else tmp_path)
-    yield Draftgate(Path(folder) / "results")
-    shutil.rmtree(folder)  # no TemporaryDirectory: the end of a fork of this process would remove it
 
 
 def family_of(pid: int) -> list[psutil.Process]:
