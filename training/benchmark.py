@@ -11,7 +11,6 @@ import tomli_w
 
 from harness.config.shipped import DATA, SUITES
 from harness.config.stack import find_stack, load_stack
-from harness.config.toml import Document
 from harness.engine import process
 from harness.report.card import values_of
 from harness.results.names import SERVERS
@@ -74,16 +73,22 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def write_stack(context: Context, drafter: Path) -> Path:
-    """Write the recipe's stack with the new drafter added to it; the file."""
+    """Write the recipe's stack with the recipe's target and the new drafter; the file."""
     recipe = context.recipe
-    base = find_stack(recipe.check.stack, STACKS)
-    stack = load_stack(base)
+    stack = load_stack(find_stack(recipe.check.stack, STACKS))
     if recipe.drafter in stack.drafters:
-        context.say(f"{base.name} has a drafter called {recipe.drafter} too; the new one is measured")
-    tables = Document(base).tables
+        context.say(f"{stack.name} has a drafter called {recipe.drafter} too; the new one is measured")
+    target = recipe.target.model_copy(update={"dtype": stack.target.dtype})  # what suits the machine
+    # Not the file's own text: its paths start at its own folder.
+    tables = stack.model_copy(update={"target": target}).model_dump(
+        mode="json", by_alias=True, exclude_unset=True, exclude_none=True
+    )
+    for table in tables["drafters"].values():
+        del table["name"]
     method = "eagle3" if recipe.train.algorithm == "peagle" else recipe.train.algorithm
-    new = {"method": method, "model": str(drafter.resolve()), "k": list(recipe.check.k)}
-    tables.setdefault("drafters", {})[recipe.drafter] = new
+    tables["drafters"][recipe.drafter] = {
+        "method": method, "model": str(drafter.resolve()), "k": list(recipe.check.k),
+    }  # fmt: skip
     path = context.folder / f"{stack.name}.toml"
     path.write_text(tomli_w.dumps(tables), encoding="utf-8")
     return path

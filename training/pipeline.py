@@ -133,7 +133,7 @@ STAGES = (
         run=stage.run,
     ),
     Stage(name="export", version=1, inputs=lambda r: [r.drafter, r.about], run=export.run),
-    Stage(name="check", version=1, inputs=lambda r: r.check.model_dump(), run=benchmark.run),
+    Stage(name="check", version=2, inputs=lambda r: r.check.model_dump(), run=benchmark.run),
 )
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from harness.config.stack import load_stack
+from harness.config.variants import Target
 from harness.errors import BadInput
 from tests.factories.refusals import refused
 from training import stages
 from training.__main__ import speaker
-from training.benchmark import newest
+from training.benchmark import newest, write_stack
 from training.recipe import Recipe, find_recipe, load_recipe
 from training.servers import open_servers
 from training.stages import Context, Stage
@@ -187,3 +189,29 @@ def test_progress_that_no_terminal_shows_is_a_line_now_and_then(capsys: pytest.C
     *progress, last = capsys.readouterr().err.splitlines()
     assert last == "started"
     assert len(progress) <= 1
+
+
+def test_a_drafter_is_checked_under_the_target_of_its_recipe(base: Context, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "mine.toml").write_text(
+        'schema = 1\nname = "mine"\nendpoints = ["chat"]\nlanguages = ["en"]\n'
+        '[target]\nmodel = "hub/another"\ndtype = "bfloat16"\n'
+        '[drafters.none]\n[drafters.mine]\nmethod = "eagle3"\nmodel = "./head"\nk = [2]\n'
+    )
+    recipe = base.recipe.model_copy(
+        update={
+            "target": Target(model=str(tmp_path / "changed"), dtype="float32", trust_remote_code=True),
+            "check": base.recipe.check.model_copy(update={"stack": str(own / "mine.toml")}),
+        }
+    )
+    folder = tmp_path / "check"
+    folder.mkdir()
+
+    checked = load_stack(
+        write_stack(dataclasses.replace(base, recipe=recipe, folder=folder), tmp_path / "drafter")
+    )
+
+    assert checked.target == Target(model=str(tmp_path / "changed"), dtype="bfloat16", trust_remote_code=True)
+    assert checked.drafters["mine"].model == str(own / "head")
+    assert checked.drafters[recipe.drafter].model == str(tmp_path / "drafter")
