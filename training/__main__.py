@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settle_in()
     words = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(words)
+    end_like_ctrl_c()
     try:
         options.act(options)
     except KeyboardInterrupt:
@@ -77,7 +78,6 @@ def _run(options: argparse.Namespace) -> None:
 def _target(options: argparse.Namespace) -> None:
     from training.targets import make, recipe  # noqa: PLC0415
 
-    end_like_ctrl_c()
     path = find_recipe(options.recipe, recipe.TARGETS)
     check_extra()
     made = make.run(path, options.changes, output=options.output, dry_run=options.dry_run, say=speaker())
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         help="serve a target and ask it in each modality",
         description="Serve a target, and ask it in English, in Chinese, about an image and a recording.",
     )
-    smoke.set_defaults(act=_smoke)
+    smoke.set_defaults(act=_smoke, kept="to ask again")
     smoke.add_argument("folder", metavar="FOLDER", help="of the target; or embedded:NAME")
     whose = "whose engine serves it: a name, or a TOML file (%(default)s)"
     smoke.add_argument("--stack", default=DEFAULT_STACK, help=whose)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ import tomli_w
 
 from harness.config.shipped import DATA, SUITES
 from harness.config.stack import find_stack, load_stack
-from harness.engine import process
 from harness.report.card import values_of
 from harness.results.names import SERVERS
 from harness.results.records import CellRecord, load
-from training.errors import TrainingFailed
+from training import program
+from training.errors import TrainingFailed, TrainingStopped
 from training.export import export
 from training.stages import Context
 
@@ -51,21 +50,17 @@ def run(context: Context) -> dict[str, Any]:
     suites = [str(SUITES / "test_acceptance.py"), str(SUITES / "test_parity.py")]
     say(f"measuring {recipe.drafter} with stack {stack}")
     log_file = context.folder / "log.txt"
-    with log_file.open("ab") as log:
-        ended = subprocess.run(
-            [sys.executable, "-m", "pytest", *suites, *options],
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            check=False,
-            cwd=SUITES.parent,
-        )
+    failed: TrainingStopped | None = None
+    try:
+        command = [sys.executable, "-m", "pytest", *suites, *options]
+        program.run(command, what="pytest on the served drafter", log=log_file, folder=SUITES.parent)
+    except TrainingStopped as error:
+        failed = error  # what was measured goes into the card all the same
     files = newest(results)
     served = [values_of(load(file, CellRecord), run=str(file.parent.relative_to(results))) for file in files]
     export.add_served(drafter, served)
-    if ended.returncode:
-        failed = f"the served drafter did not pass (pytest's exit code {ended.returncode})"
-        raise TrainingFailed(process.obituary(failed, log_file), code="drafter-did-not-pass")
+    if failed:
+        raise TrainingFailed(str(failed), code="drafter-did-not-pass")
     return {
         f"{file.parent.name}/{file.stem}": one["tokens_per_step"]
         for file, one in zip(files, served, strict=True)

@@ -26,6 +26,7 @@ def run(
     log: Path,
     watch: Callable[[], None] = lambda: None,
     environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> None:
     """Run a program to its end.
 
@@ -35,6 +36,7 @@ def run(
         log: what it writes is added there.
         watch: called twice a second while it runs; what it raises ends the program.
         environment: added to ours.
+        folder: where it runs; ours by default.
 
     Raises:
         TrainingFailed: it failed; the message quotes the end of its log.
@@ -52,6 +54,7 @@ def run(
             "PYTHONUNBUFFERED": "1",
             **(environment or {}),
         },
+        folder=folder,
     )
     try:
         while child.poll() is None:

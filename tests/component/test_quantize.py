@@ -15,6 +15,8 @@ from training.targets.folder import Model, Tensor
 from training.targets.patterns import takes
 from training.targets.recipe import TARGETS, Quantize, load_target_recipe
 
+pytestmark = pytest.mark.usefixtures("own_signals")
+
 RECIPE = """\
 schema = 1
 name = "small"

@@ -15,6 +15,8 @@ from tests.factories.tiny_target import tiny_target
 from training import __main__ as cli
 from training.targets import memory
 
+pytestmark = pytest.mark.usefixtures("own_signals")
+
 RECIPE = """\
 schema = 1
 name = "changed"

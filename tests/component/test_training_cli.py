@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,8 @@ from training.recipe import find_recipe, load_recipe
 from training.servers import open_servers
 from training.stages import Context
 from training.trainer import stage
+
+pytestmark = pytest.mark.usefixtures("own_signals")
 
 NAMES = ["prompts", "responses", "dataset", "train", "export", "check"]
 
@@ -192,3 +195,18 @@ def test_the_exact_room_is_looked_for_before_server_and_trainer(
     )
     with refused(TrainingFailed, "disk-space", "5,000 tokens", "23 MB"):
         stage.run(context)
+
+
+@pytest.mark.parametrize(("command", "act"), [("run", "_run"), ("target", "_target"), ("smoke", "_smoke")])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_ended_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    act: str,
+    number: signal.Signals,
+) -> None:
+    monkeypatch.setattr(cli, act, lambda _: signal.raise_signal(number))
+
+    assert cli.main([command, "it"]) == cli.INTERRUPTED
+    assert f"python -m training {command} it" in capsys.readouterr().err

@@ -282,3 +282,44 @@ def test_of_several_processes_the_first_alone_takes_the_lock(
         monkeypatch.setenv("RANK", "0")
         with pytest.raises(Timeout):
             process.main(settings)
+
+
+CHECKS = """
+import sys
+from pathlib import Path
+from training import benchmark
+from training.recipe import find_recipe, load_recipe
+from training.servers import open_servers
+from training.stages import Context
+
+folder = Path(sys.argv[1])
+benchmark.SUITES = folder / "bench_suites"
+recipe = load_recipe(find_recipe("smoke-cpu"))
+given = {"recipe": recipe, "work": folder, "folder": folder, "upstream": {"export": folder}}
+benchmark.run(Context(servers=open_servers(recipe, folder, print), say=print, **given))
+"""
+MEASURES = """
+import harness.suites, os, pathlib, time
+pathlib.Path("pid.part").write_text(str(os.getpid()))
+os.rename("pid.part", "pid")
+time.sleep(600)
+"""
+
+
+def test_what_measures_a_new_drafter_ends_with_its_training(tmp_path: Path) -> None:
+    (tmp_path / "bench_suites").mkdir()
+    (tmp_path / "bench_suites" / "test_acceptance.py").write_text(MEASURES)
+    (tmp_path / "bench_suites" / "test_parity.py").touch()
+    training = subprocess.Popen([sys.executable, "-c", CHECKS, str(tmp_path)])
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "pid").exists():
+            assert training.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        measuring = psutil.Process(int((tmp_path / "pid").read_text()))
+        training.kill()
+        measuring.wait(timeout=60)
+    finally:
+        training.kill()
+        training.wait()
