@@ -181,6 +181,20 @@ def test_a_report_adds_up_what_several_trainers_did(tmp_path: Path) -> None:
     assert (report["samples"], report["empty_samples"]) == (15, 2)
 
 
+def test_a_report_counts_steps_that_were_not_logged(tmp_path: Path) -> None:
+    """Every tenth is: the last nine are in the validation's line alone."""
+    path = tmp_path / "metrics.jsonl"
+    counted = {"epoch": 0, "began": 0.0, "waited_s": 0.0, "empty_samples": 0, "empty_steps": 0}
+    told = [
+        {**counted, "train": {"loss": 2.0}, "step": 0, "at": 1.0, "samples": 2},
+        {**counted, "train": {"loss": 1.0}, "step": 10, "at": 2.0, "samples": 22},
+        {**counted, "val": {"loss_epoch": 1.5}, "step": 19, "at": 4.0, "samples": 38},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in told))
+    report = metrics.report(path, times={}, extraction=Progress(wanted=9), mode="ahead")
+    assert (report["steps"], report["samples"], report["step_seconds"]) == (19, 38, 1.0)
+
+
 def ahead(folder: Path) -> Prefetcher:
     nothing: Any = None
     return Prefetcher(

@@ -70,8 +70,11 @@ def report(path: Path, *, times: dict[str, float], extraction: Progress, mode: s
     waited for data; `times` has the wait before the first step. Of a resumed training, each of its trainers
     counts from its own first step to its last.
     """
-    steps = [line for line in lines(path) if "train" in line]
+    told = lines(path)
+    steps = [line for line in told if "train" in line]
     last = steps[-1] if steps else {}
+    # Not every step is logged; a validation counts those before it.
+    ends = {line.get("began", 0.0): line for line in told}
     trainers: dict[float, list[dict[str, Any]]] = defaultdict(list)
     for line in steps:
         trainers[line.get("began", 0.0)].append(line)
@@ -84,12 +87,12 @@ def report(path: Path, *, times: dict[str, float], extraction: Progress, mode: s
     return {
         "mode": mode,
         "times": {name: round(value, 1) for name, value in times.items()},
-        "steps": last.get("step", -1) + 1,
+        "steps": max((line["step"] + ("train" in line) for line in told), default=0),
         "epochs": last.get("epoch", -1) + 1,
         "step_seconds": round(seconds, 1),
         "fetch_frac": round(waited / seconds, 4) if seconds > 0 else None,
         "trainers": len(spans),
-        **{name: sum(end[name] for _, end in spans) for name in COUNTED},
+        **{name: sum(end.get(name, 0) for end in ends.values()) for name in COUNTED},
         "extraction": {
             **dataclasses.asdict(extraction),
             "samples_per_s": round(extraction.written / extracted, 1) if extracted else None,
