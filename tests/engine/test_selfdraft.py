@@ -57,6 +57,7 @@ def test_with_the_patch_self_drafting_is_as_it_must_be(
     assert "draftgate: patched expand_batch_to_tokens" in engine.log.read_text()
 
 
+@pytest.mark.nightly  # a minute on slow cores; `make test-engine` runs it on older engines, which it is about
 @pytest.mark.parametrize("engine", [("self", 3, "1")], indirect=True, ids=["mended"])
 def test_an_engine_that_has_counters_alone_is_checked_by_its_stream(engine: Server) -> None:
     """vLLM before 0.29, GPU engines among them, does not tell each request's acceptance."""
