@@ -20,7 +20,10 @@ from tests.factories.records import server_spec
 
 
 class Fake:
-    """The interpreter, and the file that freezes its engine."""
+    """The interpreter, the file that freezes its engine, and the source that an older engine has not.
+
+    Without `observability` its drafters' acceptance is on /metrics alone.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,6 +39,9 @@ class Fake:
             f'exec {sys.executable} {self.script} "$@"\n'
         )
         self.python.chmod(0o755)
+        self.observability = folder / "config" / "observability.py"
+        self.observability.parent.mkdir()
+        self.observability.write_text("per_request_spec_decode_metrics: str")
         model = folder / "tiny"
         model.mkdir()
         (model / "config.json").write_text("{}")

@@ -227,13 +227,14 @@ def test_one_attached_server_takes_one_process_however_workers_are_asked_for(
         ("-n", "2", "-m", "klingon"),
         ("-n", "2", "-k", "klingon"),
         ("--server-url", "http://127.0.0.1:1"),
-        ("bench_suites/test_load.py", "-m", "k2"),
+        ("bench_suites/test_load.py", "-m", "k2"),  # its acceptance is on /metrics alone
         ("--concurrency", "2"),
     ],
 )
 def test_a_selection_that_cannot_be_is_said_before_anything_starts_and_leaves_nothing(
     fake: Fake, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
+    fake.observability.unlink()
     code, output = bench(fake, tmp_path, *words)
 
     assert code == pytest.ExitCode.USAGE_ERROR, output

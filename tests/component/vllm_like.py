@@ -259,6 +259,7 @@ def main() -> None:
     It has four tokens: where the server drafts, two of them were drafted, in one step.
     """
     said = dict(itertools.pairwise(sys.argv))
+    tells = "--per-request-spec-decode-metrics" in said
     k = json.loads(said.get("--speculative-config", "{}")).get("num_speculative_tokens", 0)
     k *= "FAKE_DRAFTS_NOTHING" not in os.environ
     freeze, vllm = Path(os.environ["FAKE_FREEZE"]), VllmLike(k)
@@ -293,7 +294,9 @@ def main() -> None:
             counts = {"num_drafts": 1, "num_draft_tokens": k, "num_accepted_tokens": 2}
             vllm.count(**{f"spec_decode_{name}_total": n for name, n in counts.items()})
             vllm.count(**{position(i): 1 for i in range(2)})
-        yield event(usage(4))
+        one = spec(acceptance_histogram=[0, 0, 1] + [0] * (k - 2), num_draft_tokens=k,
+                   per_step_accepted=[2], per_step_drafted=[k])  # fmt: skip
+        yield event(usage(4, one if k and tells else None))
 
     vllm.replies[CHAT] = lambda asked: Reply(
         answer(asked), 500 if asked["messages"][-1]["content"] == "refuse" else 200
