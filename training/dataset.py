@@ -18,6 +18,7 @@ from harness.text.console import Say
 from training.answers.rows import Row, arranged, contents_of, index, within
 from training.errors import BadData
 from training.recipe import Recipe
+from training.trainer import warm_start
 
 IntegerArray = npt.NDArray[np.integer[Any]]
 
@@ -61,6 +62,8 @@ def run(folder: Path, responses_file: Path, recipe: Recipe, *, say: Say) -> dict
     say(f"preparing {len(rows)} rows")
     frequencies = _write(part, responses_file, rows, trained, length=length)
     vocabulary = write_vocabulary(part, frequencies.training, recipe.dataset.draft_vocab_size)
+    if (start := recipe.train.from_pretrained) and start.startswith("/"):  # that drafter keeps its own
+        vocabulary = warm_start.vocabulary(start)
     held_out = _write_held_out(folder, responses_file, rows[trained:], recipe.check.held_out)
     part.replace(data)
     by_language = sorted(frequencies.validation.items())

@@ -11,10 +11,14 @@ from typing import Any
 
 from tabulate import tabulate
 
-from harness.config.cells import ServerSpec
+from harness.config.cells import ServerSpec, canonical
+from harness.config.prompts import hash_of
+from harness.config.stack import find_stack, load_stack
+from harness.engine.models import sha256_of
 from harness.engine.server import Server
 from harness.engine.watchdog import MOST_STALLS, Guard, guarded
 from harness.errors import ServerFailed
+from harness.provenance.record import weights_hash
 from harness.text.console import Say
 from training import benchmark, dataset, stages
 from training.answers import generate
@@ -107,11 +111,26 @@ def _dataset(context: Context) -> dict[str, Any]:
     return dataset.run(context.folder, answers, context.recipe, say=context.say)
 
 
+def _model(reference: str | None) -> list[str]:
+    """What a folder of the user's holds; empty for a model that its name tells."""
+    folder = Path(reference or "")
+    if not folder.is_absolute():
+        return []
+    texts = (file for kind in ("*.json", "*.jinja", "*.model") for file in sorted(folder.glob(kind)))
+    return [weights_hash(str(folder)), *(f"{file.name} {sha256_of(file)}" for file in texts)]
+
+
+def _stack(recipe: Recipe) -> str:
+    """The hash of the stack that measures; a record must not hold its environment."""
+    stack = load_stack(find_stack(recipe.check.stack, benchmark.STACKS))
+    return hash_of(canonical(stack.model_dump(mode="json")))
+
+
 STAGES = (
     Stage(
         name="prompts",
         version=3,
-        inputs=lambda r: [r.target.model_dump(), gather.inputs(r)],
+        inputs=lambda r: [r.target.model_dump(), _model(r.target.model), gather.inputs(r)],
         run=_prompts,
     ),
     Stage(
@@ -121,19 +140,23 @@ STAGES = (
         run=_responses,
     ),
     Stage(
-        name="dataset", version=1, inputs=lambda r: [r.dataset.model_dump(), r.check.held_out], run=_dataset
+        name="dataset",
+        version=1,
+        inputs=lambda r: [r.dataset.model_dump(), r.check.held_out, *_model(r.train.from_pretrained)],
+        run=_dataset,
     ),
     Stage(
         name="train",
         version=1,
         inputs=lambda r: [
             r.train.model_dump(exclude={"num_workers", "keep_last", "compile"}),
+            _model(r.train.from_pretrained),
             r.hidden_states.model_dump(include={"mode", "layers", "args"}),
         ],
         run=stage.run,
     ),
     Stage(name="export", version=1, inputs=lambda r: [r.drafter, r.about], run=export.run),
-    Stage(name="check", version=2, inputs=lambda r: r.check.model_dump(), run=benchmark.run),
+    Stage(name="check", version=2, inputs=lambda r: [r.check.model_dump(), _stack(r)], run=benchmark.run),
 )
 
 

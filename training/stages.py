@@ -1,7 +1,8 @@
 """Runs the stages of a recipe, each once, in a folder named by the hash of all that the stage depends on.
 
 Recipes that agree on a stage and on all stages before it share its folder. A stage that was interrupted
-goes on in its folder. A stage writes `stage.json` last, and is done once that is there.
+goes on in its folder. A stage writes `stage.json` last, and is done once that is there. Where a stage before
+it was done again since, sampled answers are others, in the same folder: then the stage starts anew.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from harness.config.cells import canonical
+from harness.engine.models import sha256_of
 from harness.errors import BadRecord
 from harness.results.files import json_object, write_atomically
 from harness.text.console import Say
@@ -26,7 +28,7 @@ from training.errors import BadRecipe
 from training.recipe import Recipe
 from training.servers import Servers
 
-DONE, LOCK = "stage.json", ".lock"
+DONE, BEGUN, LOCK = "stage.json", "begun.json", ".lock"
 _SCHEMA = 1
 
 
@@ -69,24 +71,49 @@ class Planned:
 
     stage: Stage
     folder: Path
+    before: tuple[Path, ...]
+    """The folders of the stages before it."""
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """The record of what it did; None while it is not done."""
-        try:
-            record = json_object((self.folder / DONE).read_bytes(), str(self.folder / DONE))
-        except (OSError, BadRecord):
+        """The record of what it did; None while it is not done with what the stages before it made."""
+        record = _read(self.folder / DONE)
+        if record is None or record.get("schema") != _SCHEMA:
             return None
-        return record if record.get("schema") == _SCHEMA else None
+        return record if record.get("made_from") == self.made_from else None
+
+    @property
+    def made_from(self) -> list[str | None]:
+        """The hash of the record of each stage before it; None of one that has none."""
+        records = [folder / DONE for folder in self.before]
+        return [sha256_of(file) if file.is_file() else None for file in records]
+
+    def clear(self) -> None:
+        """Empty its folder. Its record goes first, so that half a folder never counts as done."""
+        (self.folder / DONE).unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """What a stage noted; None where it did not, or the file is damaged."""
+    try:
+        return json_object(file.read_bytes(), str(file))
+    except (OSError, BadRecord):
+        return None
 
 
 def plan(recipe: Recipe, stages: tuple[Stage, ...], work: Path) -> list[Planned]:
     """Every stage with its folder."""
-    found, key = [], ""
+    found, key = list[Planned](), ""
     for stage in stages:
         depends_on = [stage.name, stage.version, stage.inputs(recipe), key]
         key = hashlib.sha256(canonical(depends_on).encode()).hexdigest()[:12]
-        found.append(Planned(stage=stage, folder=work / f"{stage.name}-{key}"))
+        before = tuple(planned.folder for planned in found)
+        found.append(Planned(stage=stage, folder=work / f"{stage.name}-{key}", before=before))
     return found
 
 
@@ -113,10 +140,12 @@ def carry_out(
         start: run this stage and all after it, also those that are done. An interrupted one goes on.
 
     Raises:
-        BadInput: an unknown stage, or one before `only` that is not done.
+        BadInput: an unknown stage, one before `only` that is not done, or both of `only` and `start`.
         DraftgateError: a stage failed.
     """
     known(stages, only, start)
+    if only and start:
+        raise BadRecipe(f"--only {only} --from {start}: give one of them")
     records: dict[str, Any] = {}
     upstream: dict[str, Path] = {}
     again = False
@@ -138,16 +167,6 @@ def carry_out(
     return records
 
 
-def _clear(folder: Path) -> None:
-    """Empty a stage's folder. Its record goes first, so that half a folder never counts as done."""
-    (folder / DONE).unlink()
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
-
-
 def _do(planned: Planned, context: Context, *, again: bool) -> dict[str, Any]:
     name, folder, say = planned.stage.name, planned.folder, context.say
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,8 +175,10 @@ def _do(planned: Planned, context: Context, *, again: bool) -> dict[str, Any]:
         if done is not None and not again:  # another recipe did it while we waited for the lock
             say(f"{name}: done meanwhile ({folder})")
             return done
-        if done is not None:  # an interrupted stage goes on instead
-            _clear(folder)
+        noted = _read(folder / BEGUN) or _read(folder / DONE) or {"made_from": planned.made_from}
+        if done is not None or noted.get("made_from") != planned.made_from:
+            planned.clear()  # an interrupted stage goes on instead
+        write_atomically(folder / BEGUN, json.dumps({"made_from": planned.made_from}) + "\n")
         say(f"{name}: {folder}")
         began = time.monotonic()
         counts = planned.stage.run(context)
@@ -167,6 +188,8 @@ def _do(planned: Planned, context: Context, *, again: bool) -> dict[str, Any]:
             "key": folder.name.rpartition("-")[2],
             "inputs": planned.stage.inputs(context.recipe),
             "upstream": {stage: path.name for stage, path in context.upstream.items()},
+            "made_from": planned.made_from,
+            "ended": time.time(),
             "seconds": round(time.monotonic() - began, 1),
             "counts": counts,
         }

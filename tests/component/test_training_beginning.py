@@ -17,6 +17,7 @@ from harness.errors import BadInput  # noqa: E402
 from tests.factories.eagle3 import tiny_eagle3  # noqa: E402
 from tests.factories.refusals import refused  # noqa: E402
 from training.export.export import export  # noqa: E402
+from training.hidden.extract import layers_of  # noqa: E402
 from training.recipe import find_recipe, load_recipe  # noqa: E402
 from training.trainer import stage, warm_start  # noqa: E402
 from training.validate.eagle3 import EMBEDDINGS  # noqa: E402
@@ -94,3 +95,27 @@ def test_what_is_no_drafter_is_refused(tmp_path: Path, broken: str) -> None:
     (folder / "config.json").write_text(broken)
     with refused(BadInput, "damaged-drafter", "train.from_pretrained"):
         warm_start.arguments(str(folder), target="/nowhere", to=tmp_path / "start")
+
+
+def test_a_drafter_that_is_trained_further_keeps_its_layers(exported: tuple[Path, Path]) -> None:
+    drafter, target = exported
+    config = json.loads((drafter / "config.json").read_text())
+    (drafter / "config.json").write_text(json.dumps(config | {"eagle_aux_hidden_state_layer_ids": [0, 1]}))
+    recipe = load_recipe(find_recipe("smoke-cpu"), [f"train.from_pretrained={drafter}"])
+
+    assert layers_of(recipe, str(target)) == (0, 1)
+    others = load_recipe(
+        find_recipe("smoke-cpu"), [f"train.from_pretrained={drafter}", "hidden_states.layers=[1]"]
+    )
+    with refused(BadInput, "training-option", "[1]", "[0, 1]"):
+        layers_of(others, str(target))
+
+
+def test_a_drafter_that_is_trained_further_keeps_its_vocabulary(exported: tuple[Path, Path]) -> None:
+    drafter, _ = exported
+    kept = load_file(drafter / "model.safetensors")["t2d"]
+
+    found = warm_start.vocabulary(str(drafter))
+
+    assert found is not None
+    assert sorted(found) == [at for at, one in enumerate(kept.tolist()) if one]

@@ -10,14 +10,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tomli_w
 
+from harness.config.stack import find_stack, load_stack
+from harness.config.variants import Target
 from harness.engine.slot import Slot
 from tests.factories.refusals import refused
 from training import __main__ as cli, stages
+from training.benchmark import STACKS
 from training.errors import TrainingFailed
 from training.hidden import disk_space
 from training.pipeline import STAGES
-from training.recipe import find_recipe, load_recipe
+from training.recipe import Source, find_recipe, load_recipe
 from training.servers import open_servers
 from training.stages import Context
 from training.trainer import stage
@@ -84,7 +88,7 @@ def test_a_dry_run_shows_what_is_done_and_how_several_gpus_are_used(
 ) -> None:
     first = stages.plan(load_recipe(find_recipe("smoke-cpu")), STAGES, tmp_path)[0]
     first.folder.mkdir()
-    (first.folder / stages.DONE).write_text(json.dumps({"schema": 1, "seconds": 12.3}))
+    (first.folder / stages.DONE).write_text(json.dumps({"schema": 1, "made_from": [], "seconds": 12.3}))
     _, out, _ = run(capsys, tmp_path, "smoke-cpu", "--dry-run", "--set", "train.gpus=4")
 
     assert re.search(r"^prompts +done in 12 s", out, re.MULTILINE)
@@ -210,3 +214,42 @@ def test_a_command_that_is_ended_says_how_to_go_on(
 
     assert cli.main([command, "it"]) == cli.INTERRUPTED
     assert f"python -m training {command} it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("what", "first"),
+    [("target", "prompts"), ("source", "prompts"), ("start", "train"), ("stack", "check")],
+)
+def test_a_file_that_is_named_and_was_written_anew_is_another(tmp_path: Path, what: str, first: str) -> None:
+    for name in ("target", "start", "a", "b"):
+        (tmp_path / name).mkdir()
+    for name in ("target", "start"):
+        (tmp_path / name / "config.json").write_text("{}")
+    for name in ("a", "b"):
+        (tmp_path / name / "p.jsonl").write_text('{"text": "x"}\n')
+    stack = load_stack(find_stack("smollm2-cpu", STACKS)).model_dump(
+        mode="json", by_alias=True, exclude_unset=True
+    )
+    stack["drafters"] = {"none": {}}
+    (tmp_path / "s.toml").write_text(tomli_w.dumps(stack))
+    recipe = load_recipe(find_recipe("smoke-cpu"))
+    sources = [Source(kind="jsonl", path=str(tmp_path / name / "p.jsonl"), weight=1) for name in ("a", "b")]
+    recipe = recipe.model_copy(
+        update={
+            "target": Target(model=str(tmp_path / "target")),
+            "prompts": recipe.prompts.model_copy(update={"sources": tuple(sources)}),
+            "train": recipe.train.model_copy(update={"from_pretrained": str(tmp_path / "start")}),
+            "check": recipe.check.model_copy(update={"stack": str(tmp_path / "s.toml")}),
+        }
+    )
+    before = stages.plan(recipe, STAGES, tmp_path)
+
+    if what in ("target", "start"):
+        (tmp_path / what / "model.safetensors").write_text("other weights")
+    elif what == "source":
+        (tmp_path / "a" / "p.jsonl").write_text('{"text": "y"}\n')
+    else:
+        (tmp_path / "s.toml").write_text(tomli_w.dumps(stack | {"about": "another"}))
+
+    pairs = zip(before, stages.plan(recipe, STAGES, tmp_path), strict=True)
+    assert next(old.stage.name for old, new in pairs if old.folder != new.folder) == first

@@ -255,3 +255,19 @@ def test_the_validation_is_speculators_validation(tmp_path: Path) -> None:
         "text": f"prompt of {held_out[0]['id']}",
         "finish_reason": "stop",
     }
+
+
+def test_coverage_is_that_of_the_vocabulary_a_drafter_brings(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("speculators")
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    drafter = tmp_path / "drafter"
+    drafter.mkdir()
+    save_file({"t2d": torch.zeros(60, dtype=torch.bool)}, drafter / "model.safetensors")
+    path = write(tmp_path, *(response(f"en{i}") for i in range(40)))
+
+    new = run(tmp_path / "new", path)
+    kept = run(tmp_path / "kept", path, train={"from_pretrained": str(drafter)})
+
+    assert (new["coverage"], kept["coverage"]) == (1.0, 0.0)

@@ -14,7 +14,7 @@ pytest.importorskip("speculators")
 from safetensors.torch import save_file  # noqa: E402
 from speculators.train.distributed_batch_sampler import MultipackDistributedBatchSamplerV2  # noqa: E402
 
-from training.hidden.disk_space import folder_with_space  # noqa: E402
+from training.hidden.disk_space import folder_with_space, hidden_folder  # noqa: E402
 from training.hidden.extract import (  # noqa: E402
     ENDED,
     MISSING,
@@ -25,7 +25,8 @@ from training.hidden.extract import (  # noqa: E402
 )
 from training.hidden.reader import PrefetchedTransfer  # noqa: E402
 from training.recipe import find_recipe, load_recipe  # noqa: E402
-from training.servers import base_spec  # noqa: E402
+from training.servers import base_spec, open_servers  # noqa: E402
+from training.stages import Context  # noqa: E402
 
 RECIPE = load_recipe(find_recipe("smoke-cpu"))
 
@@ -125,6 +126,51 @@ def test_a_new_try_asks_again_for_what_was_lost(tmp_path: Path) -> None:
     finished(tmp_path, ended=False)
     assert not (tmp_path / ENDED).exists()
     assert not list(tmp_path.glob(f"*{MISSING}"))
+
+
+def sharing(tmp_path: Path, *, keep: bool = False) -> Context:
+    """A training whose data another one may have too; a target with two layers of four values."""
+    states = RECIPE.hidden_states.model_copy(update={"folder": str(tmp_path / "states"), "layers": (0, 1)})
+    return Context(
+        recipe=RECIPE.model_copy(update={"hidden_states": states}), work=tmp_path, keep_hidden_states=keep,
+        servers=open_servers(RECIPE, tmp_path, lambda _: None), say=lambda _: None,
+        upstream={"dataset": tmp_path / "dataset-1"},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def shared_data(tmp_path: Path) -> str:
+    (tmp_path / "config.json").write_text('{"hidden_size": 4, "num_hidden_layers": 2}')
+    (tmp_path / "dataset-1" / "data").mkdir(parents=True)
+    (tmp_path / "dataset-1" / "data" / "0.arrow").write_text("rows")
+    return str(tmp_path)
+
+
+def test_a_training_that_ends_leaves_another_its_hidden_states(tmp_path: Path, shared_data: str) -> None:
+    with hidden_folder(sharing(tmp_path), shared_data, tokens=1) as mine:
+        with hidden_folder(sharing(tmp_path), shared_data, tokens=1) as others:
+            assert others == mine
+        assert mine.is_dir()
+    assert not mine.exists()
+
+
+def test_hidden_states_stay_where_a_training_fails_or_they_are_to_be_kept(
+    tmp_path: Path, shared_data: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt), hidden_folder(sharing(tmp_path), shared_data, tokens=1) as mine:
+        raise KeyboardInterrupt
+    assert mine.is_dir()
+    with hidden_folder(sharing(tmp_path, keep=True), shared_data, tokens=1):
+        pass
+    assert mine.is_dir()
+
+
+def test_hidden_states_of_other_rows_are_no_earlier_try(tmp_path: Path, shared_data: str) -> None:
+    with hidden_folder(sharing(tmp_path, keep=True), shared_data, tokens=1) as before:
+        pass
+    (tmp_path / "dataset-1" / "data" / "0.arrow").write_text("sampled anew")
+    with hidden_folder(sharing(tmp_path), shared_data, tokens=1) as after:
+        assert after != before
 
 
 def test_room_is_looked_for_where_the_recipe_says(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from harness.config.cells import ServerSpec
 from training import stages
 from training.__main__ import speaker
 from training.hidden.disk_space import hidden_folder
@@ -38,13 +39,27 @@ SAMPLES = 60
 def apart(context: Context) -> dict[str, float]:
     """Median milliseconds of one sample's request and of the wait for its file, one in flight."""
     import datasets  # noqa: PLC0415
+
+    rows = datasets.load_from_disk(str(context.upstream["dataset"] / "data")).with_format(None)
+    base, target = base_spec(context.recipe, say=context.say)
+    with hidden_folder(context, target, tokens=0) as folder:
+        asked, waited = _asked_one_by_one(context, base, rows, target=target, folder=folder)
+    context.servers.close()  # the training starts its own, and counts that
+    return {
+        "request_ms": 1000 * statistics.median(asked),
+        "file_ms": 1000 * statistics.median(waited),
+        "file_over_90_ms": sum(w > 0.09 for w in waited) / len(waited),
+    }
+
+
+def _asked_one_by_one(
+    context: Context, base: ServerSpec, rows: Any, *, target: str, folder: Path
+) -> tuple[list[float], list[float]]:
+    """Seconds of each request, and of the wait for its file."""
     import openai  # noqa: PLC0415
     from hs_connectors.transfer import FileTransfer  # noqa: PLC0415
     from speculators.data_generation.vllm_client import generate_hidden_states  # noqa: PLC0415
 
-    rows = datasets.load_from_disk(str(context.upstream["dataset"] / "data")).with_format(None)
-    base, target = base_spec(context.recipe, say=context.say)
-    folder = hidden_folder(context, target, tokens=0)
     cpu = is_cpu(context.recipe)
     server = context.servers.hidden.get(
         server_spec(context.recipe, base, target=target, folder=folder, cpu=cpu, shared=True)
@@ -61,12 +76,7 @@ def apart(context: Context) -> dict[str, float]:
         transfer.delete(handle)
         asked.append(between - began)
         waited.append(time.perf_counter() - between)
-    context.servers.close()  # the training starts its own, and counts that
-    return {
-        "request_ms": 1000 * statistics.median(asked),
-        "file_ms": 1000 * statistics.median(waited),
-        "file_over_90_ms": sum(w > 0.09 for w in waited) / len(waited),
-    }
+    return asked, waited
 
 
 def once(context: Context, mode: str, folder: Path) -> tuple[dict[str, Any], dict[str, float]]:

@@ -120,7 +120,7 @@ def test_a_record_that_cannot_be_read_counts_for_nothing(kitchen: Kitchen, base:
     planned = stages.plan(base.recipe, kitchen.stages, base.work)
     (planned[0].folder / stages.DONE).write_text(text)
     stages.carry_out(kitchen.stages, base)
-    assert kitchen.done == ["first", "second", "first"]
+    assert kitchen.done == ["first", "second", "first", "second"]
 
 
 def test_only_one_stage(kitchen: Kitchen, base: Context) -> None:
@@ -153,6 +153,35 @@ def test_from_a_stage_that_was_cut_off_goes_on(kitchen: Kitchen, base: Context) 
     kitchen.fail = None
     stages.carry_out(kitchen.stages, base, start="second")
     assert (second.folder / "results").exists()
+
+
+def test_what_was_made_from_an_earlier_try_is_made_again_from_nothing(
+    kitchen: Kitchen, base: Context
+) -> None:
+    stages.carry_out(kitchen.stages, base)
+    _, second = stages.plan(base.recipe, kitchen.stages, base.work)
+    stages.carry_out(kitchen.stages, base, only="first")
+    assert second.record is None
+
+    kitchen.fail = "second"
+    with pytest.raises(KeyboardInterrupt):
+        stages.carry_out(kitchen.stages, base)
+    (second.folder / "checkpoint").touch()
+    with pytest.raises(KeyboardInterrupt):
+        stages.carry_out(kitchen.stages, base)
+    assert (second.folder / "checkpoint").exists()  # it goes on
+    with pytest.raises(KeyboardInterrupt):
+        stages.carry_out(kitchen.stages, base, start="first")
+    assert not (second.folder / "checkpoint").exists()
+
+    kitchen.fail = None
+    stages.carry_out(kitchen.stages, base)
+    assert kitchen.done == ["first", "second", "first", "first", "second"]
+
+
+def test_one_stage_alone_and_all_from_another_are_refused_together(kitchen: Kitchen, base: Context) -> None:
+    with refused(BadInput, "training-option", "--only second --from first"):
+        stages.carry_out(kitchen.stages, base, only="second", start="first")
 
 
 @pytest.mark.parametrize("how", ["only", "start"])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from harness.engine.models import resolve
+from harness.config.prompts import hash_of
+from harness.engine.models import resolve, sha256_of
 from harness.text.console import Say
 from training.errors import TrainingFailed
 from training.hidden.extract import extracted_layers, finished, text_config
@@ -46,8 +50,12 @@ def size_of(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"  # noqa: PLR2004
 
 
-def hidden_folder(context: Context, target: str, *, tokens: int) -> Path:
+@contextlib.contextmanager
+def hidden_folder(context: Context, target: str, *, tokens: int) -> Iterator[Path]:
     """The folder for the hidden states of a dataset. What an earlier try wrote there stays.
+
+    Recipes with the same data share it. Where the block ends well it is removed, unless another training
+    still reads it: the last one removes it then.
 
     Raises:
         TrainingFailed: there is too little room.
@@ -55,14 +63,24 @@ def hidden_folder(context: Context, target: str, *, tokens: int) -> Path:
     recipe = context.recipe
     needed = needed_bytes(recipe, target, tokens)
     layers = "-".join(map(str, extracted_layers(recipe, target)))
-    name = f"draftgate-{context.upstream['dataset'].name}-{layers}"
+    dataset = context.upstream["dataset"]
+    # Sampled answers are others in another work folder, or after a second try, under the same key.
+    rows = hash_of("".join(map(sha256_of, sorted(dataset.glob("data/*.arrow")))))
+    name = f"draftgate-{dataset.name}-{rows[:8]}-{layers}"
     folder, free = folder_with_space(needed, given=recipe.hidden_states.folder, work=context.work, name=name)
     hidden = folder / name
     if recipe.hidden_states.mode == "ahead" and needed * SPARE > free:
         raise TrainingFailed(_no_room(folder, free, needed, f"{tokens:,} tokens"), code="disk-space")
-    hidden.mkdir(parents=True, exist_ok=True)
-    finished(hidden, ended=False)
-    return hidden
+    folder.mkdir(parents=True, exist_ok=True)
+    with hidden.with_suffix(".users").open("ab") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        hidden.mkdir(exist_ok=True)
+        finished(hidden, ended=False)
+        yield hidden
+        if not context.keep_hidden_states:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(hidden, ignore_errors=True)
 
 
 def folder_with_space(

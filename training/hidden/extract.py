@@ -24,7 +24,9 @@ from safetensors import SafetensorError, safe_open
 from harness.config.cells import ServerSpec
 from harness.engine.server import Server
 from harness.text.redaction import without_keys
+from training.errors import BadRecipe
 from training.recipe import Recipe
+from training.trainer import warm_start
 
 TRIES = 3
 ENDED = "extraction-ended"
@@ -57,9 +59,23 @@ def text_config(target: str) -> dict[str, Any]:
 
 
 def layers_of(recipe: Recipe, target: str) -> tuple[int, ...]:
-    """The target's layers that the drafter sees: the recipe's, else the three that speculators chooses."""
-    if recipe.hidden_states.layers:
-        return recipe.hidden_states.layers
+    """The target's layers that the drafter sees.
+
+    They are those of the drafter that the training starts from, which speculators keeps whatever it is told;
+    else the recipe's, else the three that speculators chooses.
+
+    Raises:
+        BadInput: the recipe names others than that drafter has.
+    """
+    wanted, start = recipe.hidden_states.layers, recipe.train.from_pretrained
+    kept = warm_start.layers(start) if start else None
+    if kept and wanted and kept != wanted:
+        raise BadRecipe(
+            f"hidden_states.layers: {list(wanted)}, but {start} was trained with {list(kept)}, and stays so: "
+            "leave the key out, or train a new drafter"
+        )
+    if kept or wanted:
+        return kept or wanted or ()
     count = text_config(target)["num_hidden_layers"]
     return (2, count // 2, count - 3)
 

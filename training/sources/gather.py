@@ -53,7 +53,7 @@ def inputs(recipe: Recipe) -> dict[str, Any]:
     shipped = sorted(BENCHMARK.glob("*/*.jsonl"))
     found: dict[str, Any] = {
         "prompts": recipe.prompts.model_dump(mode="json"),
-        "files": {Path(s.path).name: sha256_of(file_of(s)) for s in recipe.prompts.sources if s.path},
+        "files": [sha256_of(file_of(s)) for s in recipe.prompts.sources if s.path],
         "benchmark": hashlib.sha256("".join(map(sha256_of, shipped)).encode()).hexdigest(),
     }
     if any(source.kind == "self" for source in recipe.prompts.sources):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -66,54 +65,52 @@ def run(context: Context) -> dict[str, Any]:
     split = train_rows(len(lengths), train_ratio(recipe.dataset.validation))
     cpu = is_cpu(recipe)
     base, target = base_spec(recipe, say=say)
-    hidden = hidden_folder(context, target, tokens=sum(lengths))
-    context.servers.end_answering()
-    end_rehearsal(context)
-    _alone(folder)
-    store = _opened(context)
-    settings = trainer_settings(recipe, folder, data=data, hidden=hidden, target=target, cpu=cpu)
-    ahead = recipe.hidden_states.mode == "ahead"
-    spec = hidden_spec(context, base, target=target, online=None if ahead else hidden, cpu=cpu)
-    progress = Progress(wanted=len(lengths))
-    times: dict[str, float] = {}
-    samples: list[Sample] | None = None
-    began = time.monotonic()
-    if not ahead:
-        server = context.servers.hidden.get(spec)
-        times["server_ready_s"] = time.monotonic() - began
-        settings["arguments"] += ["--vllm-endpoint", f"{server.url}/v1"]
-        with _trainer(settings, folder, recipe) as child:
-            _follow(child, folder, say)
-    else:
-        with _trainer(settings, folder, recipe) as child:
-            prefetcher = Prefetcher(
-                rows=lambda row: rows[row]["input_ids"],
-                order=lambda: trainers_order(lengths, split=split, recipe=recipe),
-                folder=hidden,
-                spec=spec,
-                slot=context.servers.hidden,
-                trainer=child,
-                metrics_file=folder / "metrics.jsonl",
-                progress=progress,
-                concurrency=recipe.hidden_states.concurrency,
-                max_missing=recipe.hidden_states.max_missing,
-                stall_seconds=context.stall_seconds,
-                say=say,
-            )
-            with FileLock(hidden.with_suffix(".lock")):  # another recipe may want the same files
-                prefetcher.run()
-            finished(hidden, ended=True)
-            context.servers.close()  # its memory is the trainer's now
-            times |= {"server_ready_s": prefetcher.server_s, "extraction_s": prefetcher.seconds}
-            times |= {"extracted_s": time.monotonic() - began, "stalls": prefetcher.stalls}
-            samples = _held_out(context, hidden, first=split)  # while the trainer trains
-            _follow(child, folder, say)
-    times["total_s"] = time.monotonic() - began
-    _judge(folder)
-    if samples is not None:
-        _predict(context, store.best, samples, target=target)
-    if not context.keep_hidden_states:
-        shutil.rmtree(hidden, ignore_errors=True)
+    with hidden_folder(context, target, tokens=sum(lengths)) as hidden:
+        context.servers.end_answering()
+        end_rehearsal(context)
+        _alone(folder)
+        store = _opened(context)
+        settings = trainer_settings(recipe, folder, data=data, hidden=hidden, target=target, cpu=cpu)
+        ahead = recipe.hidden_states.mode == "ahead"
+        spec = hidden_spec(context, base, target=target, online=None if ahead else hidden, cpu=cpu)
+        progress = Progress(wanted=len(lengths))
+        times: dict[str, float] = {}
+        samples: list[Sample] | None = None
+        began = time.monotonic()
+        if not ahead:
+            server = context.servers.hidden.get(spec)
+            times["server_ready_s"] = time.monotonic() - began
+            settings["arguments"] += ["--vllm-endpoint", f"{server.url}/v1"]
+            with _trainer(settings, folder, recipe) as child:
+                _follow(child, folder, say)
+        else:
+            with _trainer(settings, folder, recipe) as child:
+                prefetcher = Prefetcher(
+                    rows=lambda row: rows[row]["input_ids"],
+                    order=lambda: trainers_order(lengths, split=split, recipe=recipe),
+                    folder=hidden,
+                    spec=spec,
+                    slot=context.servers.hidden,
+                    trainer=child,
+                    metrics_file=folder / "metrics.jsonl",
+                    progress=progress,
+                    concurrency=recipe.hidden_states.concurrency,
+                    max_missing=recipe.hidden_states.max_missing,
+                    stall_seconds=context.stall_seconds,
+                    say=say,
+                )
+                with FileLock(hidden.with_suffix(".lock")):  # another recipe may want the same files
+                    prefetcher.run()
+                finished(hidden, ended=True)
+                context.servers.close()  # its memory is the trainer's now
+                times |= {"server_ready_s": prefetcher.server_s, "extraction_s": prefetcher.seconds}
+                times |= {"extracted_s": time.monotonic() - began, "stalls": prefetcher.stalls}
+                samples = _held_out(context, hidden, first=split)  # while the trainer trains
+                _follow(child, folder, say)
+        times["total_s"] = time.monotonic() - began
+        _judge(folder)
+        if samples is not None:
+            _predict(context, store.best, samples, target=target)
     report = metrics.report(
         folder / "metrics.jsonl", times=times, extraction=progress, mode=recipe.hidden_states.mode
     )

@@ -7,8 +7,57 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from harness.errors import BadRecord
+from harness.results.files import json_object
 from training.errors import BadDrafter
 from training.validate.eagle3 import EMBEDDINGS
+
+
+def layers(drafter: str) -> tuple[int, ...] | None:
+    """The target's layers that a drafter in a folder sees; None where it does not say or is on the hub.
+
+    Raises:
+        BadInput: the folder holds no drafter.
+    """
+    found = _config(drafter).get("eagle_aux_hidden_state_layer_ids") if drafter.startswith("/") else None
+    return tuple(found) if found else None
+
+
+def vocabulary(drafter: str) -> frozenset[int] | None:
+    """The draft vocabulary of a drafter in a folder; None where it has the target's, or is on the hub.
+
+    Raises:
+        BadInput: the folder holds no drafter.
+    """
+    if not drafter.startswith("/"):
+        return None
+    table = _tensors(drafter).get("t2d")
+    return None if table is None else frozenset(table.nonzero().flatten().tolist())
+
+
+def _config(drafter: str) -> dict[str, Any]:
+    file = Path(drafter) / "config.json"
+    try:
+        return json_object(file.read_bytes(), str(file))
+    except (OSError, BadRecord) as error:
+        raise _none(drafter, error) from None
+
+
+def _tensors(drafter: str) -> dict[str, Any]:
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    try:
+        tensors: dict[str, Any] = load_file(Path(drafter) / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _none(drafter, error) from None
+    return tensors
+
+
+def _none(drafter: str, error: Exception) -> BadDrafter:
+    return BadDrafter(
+        f"train.from_pretrained: {drafter} holds no drafter of speculators ({error}): name another"
+    )
 
 
 def arguments(drafter: str, *, target: str, to: Path) -> dict[str, Any]:
@@ -30,19 +79,14 @@ def arguments(drafter: str, *, target: str, to: Path) -> dict[str, Any]:
     if not drafter.startswith("/"):
         return {"from_pretrained": drafter}
     import numpy as np  # noqa: PLC0415
-    from safetensors import SafetensorError  # noqa: PLC0415
-    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+    from safetensors.torch import save_file  # noqa: PLC0415
     from speculators.utils.loading import load_model_layers  # noqa: PLC0415
 
-    source = Path(drafter)
+    config, tensors = _config(drafter), _tensors(drafter)
     try:
-        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-        tensors = load_file(source / "model.safetensors")
         config["speculators_config"]["verifier"]["name_or_path"] = target
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise BadDrafter(
-            f"train.from_pretrained: {source} holds no drafter of speculators ({error}): name another"
-        ) from None
+    except (KeyError, TypeError) as error:
+        raise _none(drafter, error) from None
     if EMBEDDINGS not in tensors:
         tensors[EMBEDDINGS] = load_model_layers([EMBEDDINGS], target)[EMBEDDINGS].contiguous()
     # It was rounded to be served. The trainer would go on in the type that it finds.
