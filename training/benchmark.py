@@ -9,13 +9,15 @@ from typing import Any
 import tomli_w
 
 from harness.config.shipped import DATA, SUITES
-from harness.config.stack import find_stack, load_stack
+from harness.config.stack import Stack, find_stack, load_stack
 from harness.report.card import values_of
 from harness.results.names import SERVERS
+from harness.results.prediction import VALIDATION
 from harness.results.records import CellRecord, load
 from training import program
-from training.errors import TrainingFailed, TrainingStopped
+from training.errors import BadRecipe, TrainingFailed, TrainingStopped
 from training.export import export
+from training.recipe import SERVED_AS, Recipe
 from training.stages import Context
 
 STACKS = DATA / "stacks"
@@ -41,7 +43,7 @@ def run(context: Context) -> dict[str, Any]:
         options += ["--prompts", str(recipe.check.prompts)]
     if recipe.check.max_tokens:
         options += ["--max-tokens", str(recipe.check.max_tokens)]
-    if recipe.train.predictable:  # the parity suite compares this very drafter with what is known
+    if (drafter / VALIDATION).is_file():  # the parity suite compares this very drafter with what is known
         options += ["--self-check", "off"]
     marks = f"{recipe.drafter} and chat"
     if recipe.check.languages:
@@ -67,10 +69,27 @@ def run(context: Context) -> dict[str, Any]:
     }
 
 
+def stack_of(recipe: Recipe) -> Stack:
+    """The stack that measures the drafter.
+
+    Raises:
+        BadInput: there is none, or it has not what the recipe asks for.
+    """
+    stack = load_stack(find_stack(recipe.check.stack, STACKS))
+    for key, wanted, there in (
+        ("profile", (recipe.check.profile,), stack.profiles),
+        ("languages", recipe.check.languages or (), stack.languages),
+    ):
+        if lacking := [name for name in wanted if name not in there]:
+            known = ", ".join(there)
+            raise BadRecipe(f"check.{key}: stack {stack.name} has no {lacking[0]}; it has: {known}")
+    return stack
+
+
 def write_stack(context: Context, drafter: Path) -> Path:
     """Write the recipe's stack with the recipe's target and the new drafter; the file."""
     recipe = context.recipe
-    stack = load_stack(find_stack(recipe.check.stack, STACKS))
+    stack = stack_of(recipe)
     if recipe.drafter in stack.drafters:
         context.say(f"{stack.name} has a drafter called {recipe.drafter} too; the new one is measured")
     target = recipe.target.model_copy(update={"dtype": stack.target.dtype})  # what suits the machine
@@ -80,7 +99,7 @@ def write_stack(context: Context, drafter: Path) -> Path:
     )
     for table in tables["drafters"].values():
         del table["name"]
-    method = "eagle3" if recipe.train.algorithm == "peagle" else recipe.train.algorithm
+    method = SERVED_AS.get(recipe.train.algorithm, recipe.train.algorithm)
     tables["drafters"][recipe.drafter] = {
         "method": method, "model": str(drafter.resolve()), "k": list(recipe.check.k),
     }  # fmt: skip

@@ -13,7 +13,6 @@ from tabulate import tabulate
 
 from harness.config.cells import ServerSpec, canonical
 from harness.config.prompts import hash_of
-from harness.config.stack import find_stack, load_stack
 from harness.engine.models import sha256_of
 from harness.engine.server import Server
 from harness.engine.watchdog import MOST_STALLS, Guard, guarded
@@ -122,8 +121,7 @@ def _model(reference: str | None) -> list[str]:
 
 def _stack(recipe: Recipe) -> str:
     """The hash of the stack that measures; a record must not hold its environment."""
-    stack = load_stack(find_stack(recipe.check.stack, benchmark.STACKS))
-    return hash_of(canonical(stack.model_dump(mode="json")))
+    return hash_of(canonical(benchmark.stack_of(recipe).model_dump(mode="json")))
 
 
 STAGES = (
@@ -150,7 +148,6 @@ STAGES = (
         version=1,
         inputs=lambda r: [
             r.train.model_dump(exclude={"num_workers", "keep_last", "compile"}),
-            _model(r.train.from_pretrained),
             r.hidden_states.model_dump(include={"mode", "layers", "args"}),
         ],
         run=stage.run,

@@ -18,7 +18,13 @@ from harness.errors import BadInput
 from harness.results.records import MOST_K
 from training.errors import BadRecipe
 
+SERVED_AS = {"peagle": "eagle3"}
+"""What vLLM calls a method, where that is not the trainer's name of it."""
+MOST_SEED = 2**32 - 1
+"""numpy takes no larger one."""
 RECIPES = Path(__file__).parent / "recipes"
+MOST_SHARE = 1e9
+"""Of prompts or answers, relative to the others."""
 _T = TypeVar("_T")
 
 
@@ -57,7 +63,7 @@ class Source(Table):
     templates and words; `jsonl`: a file with `text` or `messages`; `hub`: a data set by name."""
     language: Name = "en"
     workload: Name = "instruct"
-    weight: float = Field(gt=0)
+    weight: float = Field(gt=0, le=MOST_SHARE)
     """Its share of the prompts, relative to the other sources' weights."""
     path: Reference | None = None
     """For `template` and `jsonl`: relative to the recipe, or a name in training/prompts."""
@@ -83,7 +89,7 @@ class Prompts(Table):
 
     count: int = Field(gt=0)
     sources: Annotated[tuple[Source, ...], AfterValidator(_sources_once)] = Field(min_length=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     max_characters: int = Field(default=2000, gt=0)
     overlap_words: int = Field(default=8, gt=1)
     """A prompt that shares a run of so many words with a benchmark prompt is dropped."""
@@ -154,7 +160,7 @@ class Train(Table):
     lr: float = Field(default=1e-3, gt=0)
     total_seq_len: int = Field(default=8192, gt=8)
     """Tokens of one packed step."""
-    seed: int = 42
+    seed: int = Field(default=42, ge=0, le=MOST_SEED)
     checkpoint_steps: int = Field(default=200, gt=0)
     keep_last: int = Field(default=2, gt=0)
     patience: int | None = Field(default=None, gt=0)
@@ -224,8 +230,8 @@ def temperatures_of(shares: Mapping[str, float]) -> dict[float, float]:
             temperature = -1.0
         if not 0 <= temperature < float("inf"):
             raise BadRecipe(f"{name!r} is not a temperature (a number from 0 up)")
-        if not 0 <= share < float("inf"):
-            raise BadRecipe(f"{share} is not a share of the answers (a number from 0 up)")
+        if not 0 <= share <= MOST_SHARE:
+            raise BadRecipe(f"{share} is not a share of the answers (a number from 0 to {MOST_SHARE:g})")
         found[temperature] += share
     total = sum(found.values())
     if not total:
@@ -262,10 +268,15 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     document = changed_document(path, changes)
     recipe = document.model(Recipe)
     try:
-        temperatures_of(recipe.responses.temperatures)
+        greedy = 0.0 in temperatures_of(recipe.responses.temperatures)
     except BadRecipe as error:
         raise document.wrong(("responses", "temperatures"), str(error), code=error.code) from None
-    check_arguments(("engine", "args"), recipe.engine.args, document)
+    for place in ("engine", "hidden_states"):
+        check_arguments((place, "args"), getattr(recipe, place).args, document)
+    # Greedy answers alone have a prediction, which serving is compared with.
+    if greedy and recipe.train.predictable and (most := max(recipe.check.k)) > recipe.train.ttt_steps:
+        what = f"the training foresees {recipe.train.ttt_steps} tokens (train.ttt_steps), and k is {most}"
+        raise document.wrong(("check", "k"), f"{what}: check a smaller k, or raise ttt_steps")
     check_plain(recipe, path)
     return recipe
 
@@ -294,7 +305,8 @@ def check_plain(recipe: Table, path: Path) -> None:
         BadInput: one cannot.
     """
     try:
-        text = json.dumps(recipe.model_dump(), allow_nan=False)
+        text = json.dumps(recipe.model_dump(), allow_nan=False, ensure_ascii=False)
+        text.encode()
         if "\\u0000" in text:
             raise ValueError("a text holds a NUL")  # noqa: TRY301 - one sentence for all
     except (ValueError, TypeError) as error:

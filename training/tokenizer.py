@@ -17,7 +17,7 @@ def tokenizer_of(target: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(target)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - the tokenizers' code raises whatever it trips over
         raise BadInput(
             f"{target}: its tokenizer cannot be loaded ({reason_of(error)}): copy the folder anew, or name "
             "another",

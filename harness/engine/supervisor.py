@@ -26,7 +26,15 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 def main(command: list[str]) -> int:
     """Run `command`; its exit code, or 128 + signal."""
-    return supervise(lambda: os.execvp(command[0], command))  # noqa: S606 - no shell is wanted
+    return supervise(lambda: _become(command))
+
+
+def _become(command: list[str]) -> None:
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
+    except OSError as error:
+        os.write(2, f"{command[0]} cannot be run: {error.strerror}\n".encode())
+        os._exit(126)  # as a shell says it
 
 
 def supervise(work: Callable[[], object]) -> int:

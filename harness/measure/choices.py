@@ -11,11 +11,18 @@ from harness.errors import ServerFailed
 from harness.measure.probe import Tokens, prompt_logprobs
 from harness.stats.same_text import common_tokens
 
-_SAYS = re.compile(
-    r"(?i:answer|option|答案|選項|选项)\s*(?:is|是|為|为)?\s*[:：]?\s*[(（\"'*]*([A-Z])(?![A-Za-z])"
+_ALONE = r"([A-Z])(?![A-Za-z+#]|['’][A-Za-z])"
+"""A letter that is no part of a word or a name, like those of `I'm` and `C++`."""
+_SAYS = tuple(
+    re.compile(rf"(?i:{what})\s*(?i:is|是|為|为)?\s*[:：]?\s*[(（\"'*]*{_ALONE}")
+    for what in ("answer|答案", "option|選項|选项")
 )
-"""`The answer is B`, `答案是 B`."""
-_BEGINS = re.compile(r"[\W_]*([A-Z])(?![A-Za-z])[\W_]*(.*)", re.DOTALL)
+"""`The answer is B`, `答案是 B`; only where nothing calls itself so, `option B`."""
+_BEGINS = re.compile(rf"[\W_]*{_ALONE}[\W_]*(.*)", re.DOTALL)
+_NOT = re.compile(
+    r"\s+(?:is|was)(?:n't|\s+(?:wrong|incorrect|false|not)\b)|\s*是?(?:錯|错|不[是對对正])", re.IGNORECASE
+)
+"""An option that is named to be ruled out."""
 _SAME = 1e-6
 """Two log-likelihoods that differ by less are the same."""
 
@@ -72,9 +79,12 @@ def chosen(question: Question, text: str) -> int | None:
         letter, rest = begins.groups()
         at = letters.find(letter)
         a_word = rest[:1].islower() and text[begins.start(1) + 1 : begins.start(1) + 2] == " "
-        if at >= 0 and (not a_word or rest.casefold().startswith(options[at])):
+        repeated = at >= 0 and rest.casefold().startswith(options[at])
+        if repeated or (at >= 0 and not a_word and not _NOT.match(text, begins.end(1))):
             return at
-    if (says := _SAYS.search(text)) and (at := letters.find(says[1])) >= 0:
-        return at
+    for says in _SAYS:
+        for found in says.finditer(text):
+            if (at := letters.find(found[1])) >= 0 and not _NOT.match(text, found.end()):
+                return at
     named = [at for at, option in enumerate(options) if option in text.casefold()]
     return named[0] if len(named) == 1 else None

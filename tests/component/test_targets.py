@@ -13,7 +13,7 @@ import pytest
 from harness.engine.models import sha256_of
 from tests.factories.tiny_target import tiny_target
 from training import __main__ as cli
-from training.targets import memory
+from training.targets import ablate, memory
 
 pytestmark = pytest.mark.usefixtures("own_signals")
 
@@ -331,6 +331,31 @@ def test_a_layer_that_does_not_exist_is_refused_with_its_line(
     assert "recipe.toml, line " in err
 
 
+def test_the_state_after_the_last_layer_has_no_direction_to_take(
+    styles: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """transformers gives it behind the final norm."""
+    err = refused(styles, capsys, "target-names", "--set", "ablate.direction_layer=2", recipe=ABLATE)
+    assert "key ablate.direction_layer" in err
+
+
+def test_texts_that_had_a_part_in_the_change_are_not_held_out(
+    styles: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = json.dumps([str(styles / "lists.jsonl")])
+    err = refused(styles, capsys, "target-prompts", "--set", f"divergence.files={texts}", recipe=ABLATE)
+    assert "key divergence.files" in err
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((8, 8), -2), ((8, 20), -2), ((4, 8, 20), -2), ((4, 20, 8), -1), ((4, 8, 8), None)]
+)
+def test_a_matrix_is_written_along_the_axis_that_its_shape_tells(
+    shape: tuple[int, ...], axis: int | None
+) -> None:
+    assert ablate._axis(shape, 8) == axis
+
+
 @pytest.mark.parametrize("prose", [["a", "b"], ["b", "a"], ["c", "a"]])
 def test_two_prompt_files_that_are_the_same_or_share_prompts_are_refused(
     room: Path, capsys: pytest.CaptureFixture[str], prose: list[str]
@@ -370,6 +395,51 @@ def test_a_merge_with_another_shape_is_refused(room: Path, capsys: pytest.Captur
     assert "model.norm.weight" in refused(room, capsys, "target-folder", recipe=MERGE)
 
 
+def test_a_merge_with_a_tensor_more_is_refused(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_target(room / "other", tied=False)
+    err = refused(room, capsys, "target-folder", recipe=MERGE)
+    assert "lm_head.weight" in err
+    assert "key merge.model" in err
+
+
+def test_a_merge_with_a_quantised_checkpoint_names_that_one(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_target(room / "other")
+    quantise(room / "other")
+    err = refused(room, capsys, "target-folder", recipe=MERGE)
+    assert "key merge.model" in err
+    assert str(room / "other") in err
+
+
+@pytest.mark.parametrize(
+    ("change", "code"), [("target.dtype=bf16", "wrong-field"), ("about=\udcff", "training-option")]
+)
+def test_a_value_that_nothing_can_use_is_refused_at_once(
+    room: Path, capsys: pytest.CaptureFixture[str], change: str, code: str
+) -> None:
+    refused(room, capsys, code, "--dry-run", "--set", change)
+
+
+def test_files_of_one_name_are_all_measured(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = []
+    for name in "ab":
+        (room / name / "texts").mkdir(parents=True)
+        files.append(room / name / "texts" / "en.jsonl")
+        files[-1].write_text(f'{{"text": "one of {name}"}}\n{{"text": "another of {name}"}}\n')
+    assert make(room, capsys, "--set", f"divergence.files={json.dumps([*map(str, files)])}")[0] == 0
+    assert records(room)["divergence"]["texts"] == 4
+
+
+def test_too_few_texts_are_told_with_their_file_before_anything_is_made(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (room / "few.jsonl").write_text('{"text": "one alone"}\n')
+    files = json.dumps([str(room / "few.jsonl")])
+    err = refused(room, capsys, "too-few-prompts", "--dry-run", "--set", f"divergence.files={files}")
+    assert "few.jsonl" in err
+
+
 def command(room: Path, body: str) -> str:
     """A recipe whose program is this Python."""
     (room / "own.py").write_text(
@@ -396,6 +466,7 @@ def test_a_program_of_the_users_makes_the_target(room: Path, capsys: pytest.Capt
         (f"{COPY}; (out / 'model.safetensors').write_bytes(b'half')", "target-folder"),
         (f"{COPY}; (out / 'config.json').write_text('{{}}')", "target-folder"),
         (f"{COPY}; (base / 'model.safetensors').open('ab').write(b'x')", "command-failed"),
+        (f"{COPY}; (base / 'config.json').open('a').write(' ')", "command-failed"),
     ],
 )
 def test_what_a_program_leaves_is_checked(
@@ -403,6 +474,15 @@ def test_what_a_program_leaves_is_checked(
 ) -> None:
     err = refused(room, capsys, code, recipe=command(room, body))
     assert "exit(3)" not in body or "no such thing" in err
+
+
+def test_a_program_that_the_system_cannot_run_is_a_sentence(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (room / "own").write_text("no first line that names an interpreter")
+    (room / "own").chmod(0o755)
+    program = f"command.program={json.dumps([str(room / 'own')])}"
+    refused(room, capsys, "command-failed", "--set", program, recipe=command(room, COPY))
 
 
 def test_a_program_that_is_not_there_is_refused(room: Path, capsys: pytest.CaptureFixture[str]) -> None:

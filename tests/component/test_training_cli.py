@@ -16,8 +16,7 @@ from harness.config.stack import find_stack, load_stack
 from harness.config.variants import Target
 from harness.engine.slot import Slot
 from tests.factories.refusals import refused
-from training import __main__ as cli, stages
-from training.benchmark import STACKS
+from training import __main__ as cli, benchmark, stages
 from training.errors import TrainingFailed
 from training.hidden import disk_space
 from training.pipeline import STAGES
@@ -218,7 +217,7 @@ def test_a_command_that_is_ended_says_how_to_go_on(
 
 @pytest.mark.parametrize(
     ("what", "first"),
-    [("target", "prompts"), ("source", "prompts"), ("start", "train"), ("stack", "check")],
+    [("target", "prompts"), ("source", "prompts"), ("start", "dataset"), ("stack", "check")],
 )
 def test_a_file_that_is_named_and_was_written_anew_is_another(tmp_path: Path, what: str, first: str) -> None:
     for name in ("target", "start", "a", "b"):
@@ -227,7 +226,7 @@ def test_a_file_that_is_named_and_was_written_anew_is_another(tmp_path: Path, wh
         (tmp_path / name / "config.json").write_text("{}")
     for name in ("a", "b"):
         (tmp_path / name / "p.jsonl").write_text('{"text": "x"}\n')
-    stack = load_stack(find_stack("smollm2-cpu", STACKS)).model_dump(
+    stack = load_stack(find_stack("smollm2-cpu", benchmark.STACKS)).model_dump(
         mode="json", by_alias=True, exclude_unset=True
     )
     stack["drafters"] = {"none": {}}
@@ -253,3 +252,47 @@ def test_a_file_that_is_named_and_was_written_anew_is_another(tmp_path: Path, wh
 
     pairs = zip(before, stages.plan(recipe, STAGES, tmp_path), strict=True)
     assert next(old.stage.name for old, new in pairs if old.folder != new.folder) == first
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [
+        ("check.stack=nonexistent", "unknown-name", "nonexistent"),
+        ("check.profile=gaet", "training-option", "gaet"),
+        ('check.languages=["en", "xx"]', "training-option", "xx"),
+        ("hidden_states.layers=[99]", "training-option", "99"),
+        ("train.from_pretrained=/no/such", "damaged-drafter", "/no/such"),
+    ],
+)
+@pytest.mark.usefixtures("target")
+def test_what_a_late_stage_would_refuse_is_refused_before_the_first(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, change: str, code: str, says: str
+) -> None:
+    exit_code, _, err = run(capsys, tmp_path / "work", "smoke-cpu", "--set", change)
+
+    assert exit_code == 2
+    assert f"[{code}]" in err
+    assert says in err
+
+
+@pytest.mark.parametrize("foretold", [False, True])
+def test_a_drafter_of_which_nothing_is_foretold_is_measured_behind_a_self_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, foretold: bool
+) -> None:
+    recipe = load_recipe(find_recipe("smoke-cpu"))
+    drafter = tmp_path / "export" / recipe.drafter
+    drafter.mkdir(parents=True)
+    if foretold:
+        (drafter / "validation.jsonl").touch()
+    asked: list[list[str]] = []
+    monkeypatch.setattr(benchmark.program, "run", lambda command, **_: asked.append(command))
+    monkeypatch.setattr(benchmark.export, "add_served", lambda *_: None)
+    servers = open_servers(recipe, tmp_path, lambda _: None)
+    context = Context(
+        recipe=recipe, work=tmp_path, folder=tmp_path, servers=servers, say=lambda _: None,
+        upstream={"export": tmp_path / "export"},
+    )  # fmt: skip
+
+    benchmark.run(context)
+
+    assert ("--self-check" in asked[0]) is foretold

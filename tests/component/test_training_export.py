@@ -16,7 +16,7 @@ from tests.factories.eagle3 import tiny_eagle3
 from tests.factories.records import cell_record, prompt_record
 from tests.factories.refusals import refused
 from training.errors import TrainingFailed
-from training.export import export
+from training.export import export, model_card
 from training.recipe import find_recipe, load_recipe
 from training.stages import Context
 from training.validate.eagle3 import Eagle3, Sample
@@ -222,6 +222,12 @@ def test_served_figures_go_into_records_and_card(tiny: tuple[Path, Path], tmp_pa
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "9.87" in card
     assert "Chinese" in card
+
+
+def test_the_card_of_a_drafter_names_its_method_as_vllm_does() -> None:
+    text = model_card.text({"recipe": {"train": {"algorithm": "peagle"}}})
+
+    assert '{"method": "eagle3"' in text
 
 
 def stages_in(folder: Path, tiny: tuple[Path, Path]) -> dict[str, Path]:

@@ -66,6 +66,19 @@ def test_a_gpus_engine_is_forked_unless_the_recipe_says_otherwise(
     assert dict(spec.env).get("VLLM_WORKER_MULTIPROC_METHOD") == method
 
 
+def test_an_argument_of_this_server_replaces_the_engines_however_it_is_spelled(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 30}')
+    states = RECIPE.hidden_states.model_copy(update={"args": {"max-model-len": 4096}})
+    recipe = RECIPE.model_copy(update={"hidden_states": states})
+    base, _ = base_spec(RECIPE, say=lambda _: None)
+    assert "max_model_len" in base.args
+
+    spec = server_spec(recipe, base, target=str(tmp_path), folder=tmp_path, cpu=True, shared=True)
+
+    assert spec.args["max-model-len"] == 4096
+    assert "max_model_len" not in spec.args
+
+
 def test_a_whole_file_passes(tmp_path: Path) -> None:
     check(sample(tmp_path / "hs_0.safetensors", 5), tokens=5)
 

@@ -264,8 +264,8 @@ def test_a_damaged_self_check_is_made_again(tmp_path: Path, damaged: Damaged) ->
 
 def test_a_stage_whose_record_is_damaged_is_not_done(tmp_path: Path, damaged: Damaged) -> None:
     stage = Stage(name="s", version=1, inputs=lambda _: None, run=lambda _: {})
-    planned = Planned(stage=stage, folder=tmp_path)
-    (tmp_path / "stage.json").write_text(json.dumps({"schema": 1, "stage": "s"}))
+    planned = Planned(stage=stage, folder=tmp_path, before=())
+    (tmp_path / "stage.json").write_text(json.dumps({"schema": 1, "made_from": []}))
     assert planned.record is not None
     damaged(tmp_path / "stage.json")
 

@@ -221,6 +221,31 @@ def test_an_answer_names_an_option_by_letter_or_by_text(text: str, option: int |
     assert chosen(CITY, text) == option
 
 
+@pytest.mark.parametrize(
+    ("options", "text", "option"),
+    [
+        ("a b c d e f g h i j", "I'm sorry, but I can't help with that.", None),
+        ("a b c d e f g h i j", "I’ve no idea; the answer is B.", 1),
+        ("Java C++ Rust Go", "C++", 1),
+        ("D'Alembert Euler Gauss Lagrange", "D'Alembert", 0),
+        ("red green blue", "Option A is wrong. The answer is B. green", 1),
+        ("red green blue", "Option A isn't it, option C is.", 2),
+        ("red green blue", "A 是錯的，答案是 B", 1),
+        ("red green blue", "The answer is not A.", None),
+        ("right wrong", "The answer is B. wrong", 1),
+        ("对 错误", "B. 错误", 1),
+        ("对 错误", "B 错误", 1),
+        ("here not-here", "B. Not-here", 1),
+        ("red green blue", "'B'", 1),
+        ("red green blue", "Answer: 'B'", 1),
+    ],
+)
+def test_a_letter_counts_where_it_names_an_option(options: str, text: str, option: int | None) -> None:
+    question = dataclasses.replace(CITY, options=tuple(options.split()))
+
+    assert chosen(question, text) == option
+
+
 def test_the_likeliest_option_is_that_of_the_largest_sum_or_of_the_largest_per_character() -> None:
     question = dataclasses.replace(CITY, options=("ab", "abcdefgh", "x"))
 

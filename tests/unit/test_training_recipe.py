@@ -70,6 +70,11 @@ def test_what_is_wrong_is_named_with_its_line(plain: Path, old: str, new: str, s
         ('kind = "self"', 'kind = "self"\nworkload = "../up"', 8, "prompts.sources.0.workload"),
         ("weight = 1", 'weight = 1\n[[prompts.sources]]\nkind = "self"\nweight = 2', 8, "prompts.sources"),
         ("weight = 1", "weight = 1\n[train]\ncompile = 1", 12, "train.compile"),
+        ("weight = 1", "weight = 1e308", 8, "prompts.sources.0.weight"),
+        ("count = 10", "count = 10\nseed = -1", 8, "prompts.seed"),
+        ("weight = 1", "weight = 1\n[train]\nseed = -1", 12, "train.seed"),
+        ("weight = 1", "weight = 1\n[train]\nseed = 4294967296", 12, "train.seed"),
+        ("weight = 1", "weight = 1\n[train]\nttt_steps = 5\n[check]\nk = [5, 6]", 14, "check.k"),
         ("weight = 1", "weight = 1\n[check]\nk = [4, 4]", 12, "check.k"),
         ("weight = 1", "weight = 1\n[check]\nk = []", 12, "check.k"),
         ("weight = 1", "weight = 1\n[check]\nk = [0]", 12, "check.k.0"),
@@ -94,6 +99,8 @@ def test_a_value_of_another_kind_or_said_twice_is_refused(
         ("[responses]\ntemperatures = {hot = 1}\n", "training-option"),
         ("[responses]\ntemperatures = {}\n", "training-option"),
         ("[engine.args]\nmax_model_len = 1\nmax-model-len = 2\n", "stack-argument"),
+        ("[hidden_states.args]\napi-key = 's'\n", "stack-argument"),
+        ("[responses]\ntemperatures = {'0' = 1e308, '1' = 1e308}\n", "training-option"),
         ("[target]\nmodel = 'org/other'\n", "damaged-file"),
         ("<<<<<<< HEAD\n", "damaged-file"),
     ],
@@ -108,6 +115,17 @@ def test_a_temperature_that_makes_no_sense_is_refused_by_its_key(plain: Path) ->
     plain.write_text(f"{PLAIN}[responses]\ntemperatures = {{ hot = 1 }}\n")
     with refused(BadInput, "training-option", plain.name, "responses.temperatures", "'hot'"):
         load_recipe(plain)
+
+
+def test_a_drafter_without_greedy_answers_is_foretold_nothing(plain: Path) -> None:
+    plain.write_text(f"{PLAIN}[train]\nttt_steps = 3\n[responses]\ntemperatures = {{ '0.7' = 1 }}\n")
+
+    assert load_recipe(plain).check.k == (4,)
+
+
+def test_a_text_that_is_none_is_refused(plain: Path) -> None:
+    with refused(BadInput, "training-option", plain.name):
+        load_recipe(plain, ["about=\udcff"])
 
 
 def test_a_value_is_set_once(plain: Path) -> None:

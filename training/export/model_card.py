@@ -10,6 +10,7 @@ from tabulate import tabulate
 from harness.report import card
 from harness.text.numbers import DASH, duration, number, share
 from harness.text.render import markdown, visible
+from training.recipe import SERVED_AS
 
 Get = Callable[[str], Any]
 """Finds the record at a path like `recipe.train.lr`; None where there is none."""
@@ -51,6 +52,7 @@ def _head(get: Get) -> str:
 def _use(get: Get) -> str:
     k = get("recipe.train.ttt_steps")
     method, target = (visible(str(get(name) or DASH)) for name in ("recipe.train.algorithm", "target"))
+    method = SERVED_AS.get(method, method)
     settings = f'{{"method": "{method}", "model": "FOLDER"'
     return (
         "## Use\n\n"

@@ -22,6 +22,7 @@ import aiohttp
 from safetensors import SafetensorError, safe_open
 
 from harness.config.cells import ServerSpec
+from harness.config.engine_arguments import spelled
 from harness.engine.server import Server
 from harness.text.redaction import without_keys
 from training.errors import BadRecipe
@@ -74,9 +75,11 @@ def layers_of(recipe: Recipe, target: str) -> tuple[int, ...]:
             f"hidden_states.layers: {list(wanted)}, but {start} was trained with {list(kept)}, and stays so: "
             "leave the key out, or train a new drafter"
         )
-    if kept or wanted:
-        return kept or wanted or ()
-    count = text_config(target)["num_hidden_layers"]
+    count: int = text_config(target)["num_hidden_layers"]
+    if found := kept or wanted:
+        if max(found) > count:
+            raise BadRecipe(f"hidden_states.layers: the target has {count} layers, and none is {max(found)}")
+        return found
     return (2, count // 2, count - 3)
 
 
@@ -103,7 +106,9 @@ def server_spec(
     args = {**base.args, "kv_transfer_config": connector}
     if shared and not cpu:
         args["gpu_memory_utilization"] = recipe.hidden_states.gpu_memory
-    args |= recipe.hidden_states.args
+    own = recipe.hidden_states.args
+    replaced = {spelled(name) for name in own}
+    args = {name: value for name, value in args.items() if spelled(name) not in replaced} | own
     env = dict(base.env)
     if not cpu:
         # Otherwise the engine imports all of vLLM again while the trainer waits. vLLM itself starts a new

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
+from training.targets import divergence
 from training.targets.divergence import loaded
 from training.targets.folder import Model, Tensor, refuse_quantized, write_changed
 from training.targets.job import Job, Plan
@@ -27,6 +28,8 @@ _WRITES = {
     ),
 }
 _EMBEDDINGS = re.compile(r"(.+\.)?embed_tokens\.weight")
+_NORM_BEHIND = re.compile(r"\blayers\.\d+\.post_(feedforward|mlp)_layernorm\.")
+"""As in Gemma: what a layer writes is scaled value by value before it joins the residual stream."""
 _OTHER = re.compile(r"vision|visual|audio")
 
 
@@ -40,13 +43,14 @@ def plan(job: Job) -> Plan:
     refuse_quantized(job.model, job.document)
     written = _written(job)
     one, other = _prompts(job)
-    return Plan(
-        rows=[
-            ["prompts", f"{len(one)} against {len(other)}"],
-            ["direction of", f"layer {job.recipe.change.direction_layer}"],
-            ["matrices that lose it", f"{len(written)}, {sum(t.values for t in written):,} values"],
-        ]
-    )
+    rows = [
+        ["prompts", f"{len(one)} against {len(other)}"],
+        ["direction of", f"layer {job.recipe.change.direction_layer}"],
+        ["matrices that lose it", f"{len(written)}, {sum(t.values for t in written):,} values"],
+    ]
+    if any(_NORM_BEHIND.search(name) for name in job.model.tensors):
+        rows.append(["norms behind them", "they turn what is written, so a part of the direction stays"])
+    return Plan(rows=rows)
 
 
 def make(job: Job) -> dict[str, Any]:
@@ -92,7 +96,12 @@ def _without(before: Any, direction: Any, job: Job) -> Any:
 
 
 def _axis(shape: Sequence[int], width: int) -> int | None:
-    """Along which axis a tensor writes: [.., hidden, in], in some architectures [.., in, hidden]."""
+    """Along which axis a tensor writes: [.., hidden, in], in some architectures [experts, in, hidden].
+
+    None where none does, or experts are square, so that nothing tells which it is.
+    """
+    if len(shape) > 2 and shape[-2] == shape[-1]:  # noqa: PLR2004
+        return None
     places = (-2, -1) if len(shape) > 1 else (-1,)
     return next((axis for axis in places if shape[axis] == width), None)
 
@@ -110,6 +119,9 @@ def _written(job: Job) -> list[Tensor]:
         if lacking := sorted(set(asked) - set(layers)):
             what = f"the target has no layer {lacking[0]}: its layers are 0 to {max(layers, default=-1)}"
             raise job.document.wrong(("ablate", key), what, code="target-names")
+    if wanted.direction_layer == max(layers):
+        what = "the state after the last layer is seen behind the final norm alone: take an earlier layer"
+        raise job.document.wrong(("ablate", "direction_layer"), what, code="target-names")
     tensors: list[Tensor] = []
     for layer in wanted.layers or sorted(layers):
         for part in _WRITES:
@@ -148,6 +160,10 @@ def _prompts(job: Job) -> tuple[list[str], list[str]]:
     """
     files = job.recipe.change.prompts
     one, other = (texts_of(file) for file in files)
+    for file, held_out in divergence.texts(job.recipe).items():
+        if set(map(str.strip, held_out)) & set(map(str.strip, (*one, *other))):
+            what = f"{file} has texts of ablate.prompts: name texts that have no part in the change"
+            raise job.document.wrong(("divergence", "files"), what, code="target-prompts")
     if shared := set(map(str.strip, one)) & set(map(str.strip, other)):
         names = " and ".join(Path(file).name for file in files)
         what = (

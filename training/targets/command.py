@@ -10,6 +10,7 @@ from typing import Any
 from harness.errors import BadInput
 from training import program
 from training.errors import TrainingFailed
+from training.export.manifest import files_of
 from training.targets.job import Job, Plan
 
 
@@ -33,7 +34,7 @@ def make(job: Job) -> dict[str, Any]:
     Raises:
         BadInput: it fails; it changes the unchanged target.
     """
-    words, before = job.recipe.change.program, job.model.sha256()
+    words, before = job.recipe.change.program, files_of(job.model.folder)
     with tempfile.TemporaryDirectory() as kept:
         log = Path(kept) / "command.log"
         try:
@@ -41,7 +42,7 @@ def make(job: Job) -> dict[str, Any]:
         except TrainingFailed as error:
             quoted = str(error).replace(f"the end of {log}", "its last lines")
             raise BadInput(quoted, code="command-failed") from None
-    if job.model.sha256() != before:
+    if files_of(job.model.folder) != before:
         raise BadInput(
             f"{words[0]} changed the unchanged target, {job.model.folder}: copy that anew, and let the "
             "program write into its second folder alone",

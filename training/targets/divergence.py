@@ -111,19 +111,38 @@ def measure(base: Model, changed: Path, recipe: TargetRecipe, *, scratch: Path) 
     }
 
 
-def _token_ids(tokenizer: Path, recipe: TargetRecipe) -> dict[str, list[list[int]]]:
-    read = tokenizer_of(str(tokenizer))
-    wanted = recipe.divergence
-    found = {}
-    for file in wanted.files:
+def texts(recipe: TargetRecipe) -> dict[str, list[str]]:
+    """The recipe's texts, by what their files are called in the card.
+
+    Raises:
+        BadInput: a file is damaged, or has fewer than two texts.
+    """
+    found: dict[str, list[str]] = {}
+    for number, file in enumerate(recipe.divergence.files):
         path = Path(file)
-        ids = [read(text)["input_ids"][: wanted.tokens] for text in texts_of(file, most=wanted.texts)]
-        found[f"{path.parent.name}/{path.stem}"] = [one for one in ids if len(one) > 1]
-    if min(map(len, found.values())) < 2:  # noqa: PLR2004
+        name = f"{path.parent.name}/{path.stem}"
+        of = texts_of(file, most=recipe.divergence.texts)
+        _enough(file, of)
+        found[f"{name}-{number}" if name in found else name] = of
+    return found
+
+
+def _enough(file: str, of: Sequence[Any]) -> None:
+    if len(of) < 2:  # noqa: PLR2004
         raise BadInput(
-            "a scatter over texts needs at least 2 in each file of divergence.files: add texts",
+            f"divergence.files: {file} has {len(of)} texts of two tokens or more, and a scatter over texts "
+            "needs 2: add some",
             code="too-few-prompts",
         )
+
+
+def _token_ids(tokenizer: Path, recipe: TargetRecipe) -> dict[str, list[list[int]]]:
+    read = tokenizer_of(str(tokenizer))
+    found = {}
+    for name, of in texts(recipe).items():
+        ids = [read(text)["input_ids"][: recipe.divergence.tokens] for text in of]
+        found[name] = [one for one in ids if len(one) > 1]
+        _enough(name, found[name])
     return found
 
 

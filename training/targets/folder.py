@@ -149,7 +149,7 @@ def _tensors(file: Path) -> list[Tensor]:
         raise _no_model(file.parent, f"{file.name} cannot be read ({error})") from None
 
 
-def refuse_quantized(model: Model, document: Document) -> None:
+def refuse_quantized(model: Model, document: Document, key: tuple[str, ...] = ("target", "model")) -> None:
     """Refuse a target whose weights are quantised: what is changed in them is not what the engine computes.
 
     Raises:
@@ -160,7 +160,7 @@ def refuse_quantized(model: Model, document: Document) -> None:
     if found or scale:
         method = found.get("quant_method", "unknown") if isinstance(found, dict) else found or scale
         raise document.wrong(
-            ("target", "model"),
+            key,
             f"{model.folder} is quantised already ({method}): change the target that it was made from",
             code="target-folder",
         )

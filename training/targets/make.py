@@ -62,6 +62,7 @@ def run(path: Path, changes: Sequence[str], *, output: Path | None, dry_run: boo
         raise BadInput(
             f"{output} is there already: remove it, or name another --output", code="would-overwrite"
         )
+    divergence.texts(recipe)
     base = open_model(find_target(recipe.target, say=say, fetch=not dry_run))
     job = Job(recipe=recipe, document=document, model=base, output=output, say=say, fetch=not dry_run)
     kind = KINDS[recipe.kind]

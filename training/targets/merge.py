@@ -13,7 +13,7 @@ def plan(job: Job) -> Plan:
     """How many tensors are merged.
 
     Raises:
-        BadInput: the other checkpoint is no model, is quantised, or has a tensor less or of another shape.
+        BadInput: the other checkpoint is no model, is quantised, or has other tensors or shapes.
     """
     other = _other(job)
     values = sum(tensor.values for tensor in job.model.tensors.values())
@@ -42,7 +42,7 @@ def _other(job: Job) -> Model:
     towards = job.recipe.target.model_copy(update={"model": job.recipe.change.model, "revision": None})
     other = folder.open_model(folder.find_target(towards, say=job.say, fetch=job.fetch))
     refuse_quantized(job.model, job.document)
-    refuse_quantized(other, job.document)
+    refuse_quantized(other, job.document, key=("merge", "model"))
     for tensor in job.model.tensors.values():
         there = other.tensors.get(tensor.name)
         if there is None or there.shape != tensor.shape:
@@ -50,4 +50,7 @@ def _other(job: Job) -> Model:
             raise job.document.wrong(
                 ("merge", "model"), f"{tensor.name} of {other.folder} is {what}", code="target-folder"
             )
+    if more := sorted(set(other.tensors) - set(job.model.tensors)):
+        what = f"{more[0]} of {other.folder} is no tensor of the target ({len(more)} such): name one alike"
+        raise job.document.wrong(("merge", "model"), what, code="target-folder")
     return other

@@ -18,6 +18,7 @@ from training.sources.datasets import local
 
 REGEX = "re:"
 """Begins a pattern that is a regular expression; another is a whole name. llm-compressor reads them so."""
+DTYPES = ("auto", "bfloat16", "float16", "half", "float32", "float")
 TARGETS = RECIPES / "targets"
 """The recipes that come with draftgate."""
 PROMPTS = RECIPES.parent / "prompts"
@@ -157,6 +158,9 @@ def load_target_recipe(path: Path, changes: Sequence[str] = ()) -> tuple[TargetR
         raise document.wrong(("kind",), f"there is no table [{recipe.kind}], which says how")
     for other in set(document.tables) & set(get_args(_Kind)) - {recipe.kind}:
         raise document.wrong((other,), f"the recipe is of kind {recipe.kind!r}: take this table out")
+    if recipe.target.dtype not in DTYPES:
+        what = f"hidden states and divergence are computed in {', '.join(DTYPES)}: name one of these"
+        raise document.wrong(("target", "dtype"), what)
     check_plain(recipe, path)
     return recipe, document
 
