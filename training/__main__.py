@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.config.stack import DEFAULT_STACK
 from harness.errors import BadInput, DraftgateError, shown
-from harness.text.arguments import Parser
+from harness.text.arguments import Parser, seconds
 from harness.text.console import Rarely, Say, end_like_ctrl_c, redraws, settle_in
 from training import stages
 from training.recipe import find_recipe, load_recipe
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     start = "this stage and all after it, also those that are done"
     add("--from", dest="start", metavar="STAGE", help=start)
     stalled = "a server with work that does nothing for this long is restarted (%(default)s)"
-    add("--stall-seconds", type=float, default=180, help=stalled)
+    add("--stall-seconds", type=seconds, default=180, help=stalled)
     add("--keep-hidden-states", action="store_true", help="leave them on the RAM disk for another recipe")
     target = commands.add_parser(
         "target", help="make a changed target", description="Make a changed target from a recipe."

@@ -296,3 +296,11 @@ def test_a_drafter_of_which_nothing_is_foretold_is_measured_behind_a_self_check(
     benchmark.run(context)
 
     assert ("--self-check" in asked[0]) is foretold
+
+
+@pytest.mark.parametrize("value", ["nan", "-5", "0", "soon"])
+def test_a_time_that_is_none_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, value: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(capsys, tmp_path, "smoke-cpu", "--dry-run", "--stall-seconds", value)

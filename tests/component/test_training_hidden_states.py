@@ -14,6 +14,8 @@ pytest.importorskip("speculators")
 from safetensors.torch import save_file  # noqa: E402
 from speculators.train.distributed_batch_sampler import MultipackDistributedBatchSamplerV2  # noqa: E402
 
+from harness.errors import BadInput  # noqa: E402
+from tests.factories.refusals import refused  # noqa: E402
 from training.hidden.disk_space import folder_with_space, hidden_folder  # noqa: E402
 from training.hidden.extract import (  # noqa: E402
     ENDED,
@@ -184,6 +186,12 @@ def test_hidden_states_of_other_rows_are_no_earlier_try(tmp_path: Path, shared_d
     (tmp_path / "dataset-1" / "data" / "0.arrow").write_text("sampled anew")
     with hidden_folder(sharing(tmp_path), shared_data, tokens=1) as after:
         assert after != before
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path, shared_data: str) -> None:
+    (tmp_path / "states").touch()
+    with refused(BadInput, "cannot-write", "states"), hidden_folder(sharing(tmp_path), shared_data, tokens=1):
+        pass
 
 
 def test_room_is_looked_for_where_the_recipe_says(tmp_path: Path) -> None:

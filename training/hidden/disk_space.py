@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness.config.prompts import hash_of
 from harness.engine.models import resolve, sha256_of
+from harness.results.files import writable
 from harness.text.console import Say
 from training.errors import TrainingFailed
 from training.hidden.extract import extracted_layers, finished, text_config
@@ -58,6 +59,7 @@ def hidden_folder(context: Context, target: str, *, tokens: int) -> Iterator[Pat
     still reads it: the last one removes it then.
 
     Raises:
+        BadInput: the folder cannot be made.
         TrainingFailed: there is too little room.
     """
     recipe = context.recipe
@@ -71,7 +73,8 @@ def hidden_folder(context: Context, target: str, *, tokens: int) -> Iterator[Pat
     hidden = folder / name
     if recipe.hidden_states.mode == "ahead" and needed * SPARE > free:
         raise TrainingFailed(_no_room(folder, free, needed, f"{tokens:,} tokens"), code="disk-space")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with hidden.with_suffix(".users").open("ab") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         hidden.mkdir(exist_ok=True)

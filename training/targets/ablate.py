@@ -126,7 +126,7 @@ def _written(job: Job) -> list[Tensor]:
     for layer in wanted.layers or sorted(layers):
         for part in _WRITES:
             if part not in layers[layer]:
-                what = f"layer {layer} has no {part} output that draftgate knows by name"
+                what = f"layer {layer} has no {part} output that draftgate knows by name and shape"
                 raise job.document.wrong(("ablate", "layers"), what, code="target-names")
             tensors += layers[layer][part]
     if wanted.embeddings:
