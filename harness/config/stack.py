@@ -328,8 +328,10 @@ def _check_drafter(drafter: Drafter, document: Document) -> None:
     for tokens in k:
         if not 0 < tokens <= MOST_K:
             raise wrong(f"k is {tokens}, it must be from 1 to {MOST_K}")
-    if isinstance(drafter.selected, tuple) and not set(drafter.selected) <= set(k):
-        raise wrong(f"selected names a k that is not among them: {list(drafter.selected)}")
+    chosen = drafter.selected
+    if isinstance(chosen, tuple) and not (chosen and set(chosen) <= set(k)):
+        among = f"names a k that is not among them: {list(chosen)}"
+        raise wrong(f"selected {among if chosen else 'is empty: write false, or some of its k'}")
     if len(set(k)) != len(k):
         raise wrong(f"k holds a value twice: {list(k)}", code="stack-name")
     if "num_speculative_tokens" in drafter.settings:

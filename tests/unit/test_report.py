@@ -426,6 +426,18 @@ def test_a_damaged_baseline_is_named_too() -> None:
     assert page.data["baseline_faults"]
 
 
+def test_a_baseline_that_is_damaged_among_its_prompts_hides_no_other() -> None:
+    folder = Path("baselines")
+    for language in ("en", "zh"):
+        write_cell(folder, cell(language))
+    broken = folder / "chat-zh-instruct-ngram-k4.json"
+    text = broken.read_text(encoding="utf-8")
+    broken.write_text(text[: text.rindex('"seed"')], encoding="utf-8")
+    page = report(write_run(Path("run"), cell(), cell("zh")), "--baseline", folder, output=OUT, code=2)
+    assert [c["became"] for c in page.data["cells"]] == ["identical", "alone"]
+    assert str(broken) in page.data["baseline_faults"][0]
+
+
 def test_runs_without_a_cell_in_common_are_shown_alone_with_the_reason() -> None:
     page = report(write_run(Path("a"), cell()), write_run(Path("b"), cell("zh", "suffix", 2)), output=OUT)
     assert cells(page) + cells(page, 1) == ["chat-en-instruct-ngram-k4", "chat-zh-instruct-suffix-k2"]

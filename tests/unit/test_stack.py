@@ -255,6 +255,7 @@ def test_a_text_is_no_number_and_a_number_no_boolean(loaded: Loader, text: str, 
         ("[4, -1]", "k is -1, it must be from 1 to"),
         ("[4, 0]", "k is 0, it must be from 1 to"),
         ("[2, 4, 2]", r"k holds a value twice: \[2, 4, 2\]"),
+        ("[2, 4]\nselected = []", "selected is empty"),
         ("[2, 4]\nselected = [4, 8]", r"selected names a k that is not among them: \[4, 8\]"),
     ],
 )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from harness.errors import BadInput
+from harness.errors import BadInput, BadRecord
 from harness.judge import curve, in_turn
 from harness.judge.collect import Entry
 from harness.judge.compare import CellComparison, Comparison, Row, compare
@@ -88,6 +88,8 @@ def compared(base: Given | None, run: Given, across: Sequence[str]) -> Compared:
     old = dataclasses.replace(base.side, entries=near or base.side.entries)
     try:
         comparison = compare([old, run.side], across=tuple(dict.fromkeys((*run.side.subject, *across))))
+    except BadRecord:
+        raise
     except BadInput as error:
         if error.code == "compare-option":  # no pair of cells could be compared so
             raise
