@@ -17,7 +17,7 @@ from harness.results.records import CellRecord, load
 from training import program
 from training.errors import BadRecipe, TrainingFailed, TrainingStopped
 from training.export import export
-from training.recipe import SERVED_AS, Recipe
+from training.recipe import Recipe, served_as
 from training.stages import Context
 
 STACKS = DATA / "stacks"
@@ -73,7 +73,7 @@ def stack_of(recipe: Recipe) -> Stack:
     """The stack that measures the drafter.
 
     Raises:
-        BadInput: there is none, or it has not what the recipe asks for.
+        BadInput: there is none, or it lacks what the recipe asks for.
     """
     stack = load_stack(find_stack(recipe.check.stack, STACKS))
     for key, wanted, there in (
@@ -99,10 +99,11 @@ def write_stack(context: Context, drafter: Path) -> Path:
     )
     for table in tables["drafters"].values():
         del table["name"]
-    method = SERVED_AS.get(recipe.train.algorithm, recipe.train.algorithm)
     tables["drafters"][recipe.drafter] = {
-        "method": method, "model": str(drafter.resolve()), "k": list(recipe.check.k),
-    }  # fmt: skip
+        "method": served_as(recipe.train.algorithm),
+        "model": str(drafter.resolve()),
+        "k": list(recipe.check.k),
+    }
     path = context.folder / f"{stack.name}.toml"
     path.write_text(tomli_w.dumps(tables), encoding="utf-8")
     return path

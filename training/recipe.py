@@ -18,11 +18,9 @@ from harness.errors import BadInput
 from harness.results.records import MOST_K
 from training.errors import BadRecipe
 
-SERVED_AS = {"peagle": "eagle3"}
-"""What vLLM calls a method, where that is not the trainer's name of it."""
+RECIPES = Path(__file__).parent / "recipes"
 MOST_SEED = 2**32 - 1
 """numpy takes no larger one."""
-RECIPES = Path(__file__).parent / "recipes"
 MOST_SHARE = 1e9
 """Of prompts or answers, relative to the others."""
 _T = TypeVar("_T")
@@ -214,6 +212,11 @@ class Recipe(Table):
     hidden_states: HiddenStates = HiddenStates()
     train: Train = Train()
     check: Check = Check()
+
+
+def served_as(algorithm: str) -> str:
+    """What vLLM calls a method, by the trainer's name of it."""
+    return "eagle3" if algorithm == "peagle" else algorithm
 
 
 def temperatures_of(shares: Mapping[str, float]) -> dict[float, float]:

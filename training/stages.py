@@ -189,7 +189,7 @@ def _do(planned: Planned, context: Context, *, again: bool) -> dict[str, Any]:
             "inputs": planned.stage.inputs(context.recipe),
             "upstream": {stage: path.name for stage, path in context.upstream.items()},
             "made_from": planned.made_from,
-            "ended": time.time(),
+            "ended": time.time(),  # so that no two tries leave the same record
             "seconds": round(time.monotonic() - began, 1),
             "counts": counts,
         }

@@ -35,6 +35,12 @@ def underscored(args: Mapping[str, Any]) -> dict[str, Any]:
     return {spelled(name): value for name, value in args.items()}
 
 
+def replaced(args: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of vLLM with those of `own` in their place, however either spells a name."""
+    changed = underscored(own)
+    return {name: value for name, value in args.items() if spelled(name) not in changed} | dict(own)
+
+
 def drafts_from_answers(method: str | None, settings: Mapping[str, Any]) -> bool:
     """The drafter drafts from earlier answers, to any request: suffix decoding, unless it keeps none."""
     return method == "suffix" and settings.get("suffix_decoding_max_cached_requests") != 0

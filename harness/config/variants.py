@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from harness.config.engine_arguments import check_arguments, spelled, underscored
+from harness.config.engine_arguments import check_arguments, replaced
 from harness.config.toml import Document, Program, Reference, Table
 
 
@@ -69,10 +69,8 @@ class Variant(Target, Engine):
         of_engine = {name: given[name] for name in given.keys() & Engine.model_fields.keys()}
         if "model" in given:
             of_target = {"revision": None} | of_target
-        own = self.model_extra or {}
-        changed = underscored(own)
-        args = {name: value for name, value in engine.args.items() if spelled(name) not in changed}
-        of_engine |= {"args": args | own, "env": engine.env | self.env}
+        args = replaced(engine.args, self.model_extra or {})
+        of_engine |= {"args": args, "env": engine.env | self.env}
         return target.model_copy(update=of_target), engine.model_copy(update=of_engine)
 
 

@@ -17,7 +17,7 @@ _SAYS = tuple(
     re.compile(rf"(?i:{what})\s*(?i:is|是|為|为)?\s*[:：]?\s*[(（\"'*]*{_ALONE}")
     for what in ("answer|答案", "option|選項|选项")
 )
-"""`The answer is B`, `答案是 B`; only where nothing calls itself so, `option B`."""
+"""`The answer is B`, `答案是 B`; where an answer says nothing like it, `option B`."""
 _BEGINS = re.compile(rf"[\W_]*{_ALONE}[\W_]*(.*)", re.DOTALL)
 _NOT = re.compile(
     r"\s+(?:is|was)(?:n't|\s+(?:wrong|incorrect|false|not)\b)|\s*是?(?:錯|错|不[是對对正])", re.IGNORECASE

@@ -20,7 +20,7 @@ from tests.factories.records import server_spec
 
 
 class Fake:
-    """The interpreter, the file that freezes its engine, and the source that an older engine has not.
+    """The interpreter, the file that freezes its engine, and the source that an older engine lacks.
 
     Without `observability` its drafters' acceptance is on /metrics alone.
     """

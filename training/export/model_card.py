@@ -10,7 +10,7 @@ from tabulate import tabulate
 from harness.report import card
 from harness.text.numbers import DASH, duration, number, share
 from harness.text.render import markdown, visible
-from training.recipe import SERVED_AS
+from training.recipe import served_as
 
 Get = Callable[[str], Any]
 """Finds the record at a path like `recipe.train.lr`; None where there is none."""
@@ -52,8 +52,7 @@ def _head(get: Get) -> str:
 def _use(get: Get) -> str:
     k = get("recipe.train.ttt_steps")
     method, target = (visible(str(get(name) or DASH)) for name in ("recipe.train.algorithm", "target"))
-    method = SERVED_AS.get(method, method)
-    settings = f'{{"method": "{method}", "model": "FOLDER"'
+    settings = f'{{"method": "{served_as(method)}", "model": "FOLDER"'
     return (
         "## Use\n\n"
         f"    vllm serve {target} --speculative-config "

@@ -22,7 +22,7 @@ import aiohttp
 from safetensors import SafetensorError, safe_open
 
 from harness.config.cells import ServerSpec
-from harness.config.engine_arguments import spelled
+from harness.config.engine_arguments import replaced
 from harness.engine.server import Server
 from harness.text.redaction import without_keys
 from training.errors import BadRecipe
@@ -106,9 +106,7 @@ def server_spec(
     args = {**base.args, "kv_transfer_config": connector}
     if shared and not cpu:
         args["gpu_memory_utilization"] = recipe.hidden_states.gpu_memory
-    own = recipe.hidden_states.args
-    replaced = {spelled(name) for name in own}
-    args = {name: value for name, value in args.items() if spelled(name) not in replaced} | own
+    args = replaced(args, recipe.hidden_states.args)
     env = dict(base.env)
     if not cpu:
         # Otherwise the engine imports all of vLLM again while the trainer waits. vLLM itself starts a new

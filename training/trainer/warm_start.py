@@ -24,13 +24,11 @@ def layers(drafter: str) -> tuple[int, ...] | None:
 
 
 def vocabulary(drafter: str) -> frozenset[int] | None:
-    """The draft vocabulary of a drafter in a folder; None where it has the target's, or is on the hub.
+    """The draft vocabulary of a drafter in a folder; None where it has the target's.
 
     Raises:
         BadInput: the folder holds no drafter.
     """
-    if not drafter.startswith("/"):
-        return None
     table = _tensors(drafter).get("t2d")
     return None if table is None else frozenset(table.nonzero().flatten().tolist())
 
